@@ -1,0 +1,59 @@
+"""pyml_core: tensors and kernels for language models on CPUs. Quantised matrix products and attention on NumPy arrays.
+
+    import numpy as np, pyml_core
+    weight = pyml_core.pack(pyml_core.quantize(np.random.randn(512, 256).astype("f4"), "q8_0"), "q8_0", (512, 256))
+    print(pyml_core.matmul(np.ones((1, 256), "f4"), weight).shape)
+"""
+
+from __future__ import annotations
+
+from . import _build_check, _native
+
+_build_check.check(_native.SOURCE_HASH)
+
+from .cpu import cpu_info, default_threads, level, levels, use_level  # noqa: E402
+from .dtypes import BLOCK_TYPES, BlockType, dequantize, quantize  # noqa: E402
+from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
+from .kv_layout import PAGE_TOKENS, KVLayout, PageTable  # noqa: E402
+from .ops import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
+from .program import Buffer, Operation, OpTiming, Program, Slice  # noqa: E402
+from .tensor import PackedMatrix, Tensor, pack  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BLOCK_TYPES",
+    "PAGE_TOKENS",
+    "BlockType",
+    "Buffer",
+    "Cancelled",
+    "KVLayout",
+    "OpTiming",
+    "Operation",
+    "OutOfMemoryError",
+    "PackedMatrix",
+    "PageTable",
+    "Program",
+    "PymlError",
+    "ShapeError",
+    "Slice",
+    "Tensor",
+    "activate",
+    "argmax",
+    "attention",
+    "cpu_info",
+    "default_threads",
+    "dequantize",
+    "gated",
+    "layer_norm",
+    "level",
+    "levels",
+    "matmul",
+    "pack",
+    "quantize",
+    "rms_norm",
+    "rope",
+    "softmax",
+    "top_k",
+    "use_level",
+]

@@ -1,0 +1,33 @@
+"""Is the compiled module made from the sources beside it? Shared by the build hook and by the import of pyml_core."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+_SUFFIXES = (".c", ".h", ".inc", ".pyx", ".pxd")
+
+
+def source_hash(package: Path) -> str | None:
+    """SHA-256 (64 hex digits) of every C and Cython source under ``package``, in the order of their names.
+
+    None where there is no ``csrc`` folder, as in an installed wheel: nothing can be out of date there.
+    """
+    if not (package / "csrc").is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(path for path in package.rglob("*") if path.suffix in _SUFFIXES):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def check(built_from: str) -> None:
+    """Raise ImportError if the sources beside this file differ from those that ``built_from`` is the hash of."""
+    current = source_hash(Path(__file__).parent)
+    if current is not None and current != built_from:
+        raise ImportError(
+            "pyml_core's C or Cython sources have changed since its compiled module was built: "
+            "run `hatch run kernels` (or `pip install -e packages/pyml-core`)"
+        )

@@ -1,0 +1,494 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, freethreading_compatible=False
+"""The thin wall between Python and C: checks, pointers, and the GIL. No arithmetic here; see csrc/.
+
+Everything that native code reads has been checked on this side: types, widths, contiguity, ids and positions in range, pages
+enough for the positions.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from dataclasses import replace
+
+import numpy as np
+
+from .dtypes import BLOCK_TYPES
+from .errors import Cancelled, OutOfMemoryError, ShapeError
+from .kv_layout import PAGE_TOKENS, PageTable
+
+
+cdef extern from *:
+    const char *PYML_SOURCE_HASH
+
+
+cdef extern from "pyml.h":
+    enum:
+        PANEL, CHUNK, BLOCK, MAX_PHASES, MAX_THREADS
+        TYPE_F32
+        OP_EMBED, OP_ADD_POSITIONS, OP_RMS_NORM, OP_LAYER_NORM, OP_LINEAR, OP_ACTIVATE, OP_GATED, OP_SOFT_CAP, OP_SELECT
+        OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_QUANTIZE
+        ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU
+
+    ctypedef struct pyml_buffer:
+        float *f
+        int64_t width, stride8, blocks
+        int8_t *codes
+        float *scales
+        int32_t *sums
+        int32_t *half_sums
+        bint outputs
+
+    ctypedef struct pyml_matrix:
+        int32_t type
+        int64_t n, k
+        const uint8_t *data
+        int64_t panel_bytes
+
+    ctypedef struct pyml_op:
+        int32_t kind
+        pyml_buffer *input "in"
+        pyml_buffer *in2
+        pyml_buffer *out
+        const pyml_matrix *matrices
+        int32_t n_matrices
+        const float *weight
+        const float *weight2
+        float eps, scale, cap
+        int32_t layer, n_heads, window, activation
+        bint accumulate
+
+    ctypedef struct pyml_slice:
+        uint8_t **pages
+        int64_t start, count, row
+
+    ctypedef struct pyml_tile:
+        int32_t slice, first, count
+
+    ctypedef struct pyml_kv:
+        int64_t n_layers, n_kv_heads, head_dim, head_bytes, layer_bytes
+        bint f16
+
+    ctypedef struct pyml_run:
+        int64_t tokens, outputs
+        const int32_t *ids
+        const int32_t *positions
+        const int32_t *token_slice
+        const int32_t *output_rows
+        const pyml_slice *slices
+        int64_t n_slices
+        const pyml_tile *tiles
+        int64_t n_tiles, tile_tokens
+        pyml_kv kv
+        float *partials
+        int64_t partials_floats
+        int32_t threads
+
+    ctypedef struct pyml_kernels:
+        void (*unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *) nogil
+
+    ctypedef struct pyml_lap:
+        uint64_t busy
+        uint64_t phase[4]
+
+    ctypedef struct pyml_program:
+        int64_t n_ops
+        pyml_op *ops
+        const pyml_kernels *kernels
+        int32_t threads
+        int64_t scratch_bytes
+        int cancel
+        int (*poll)(void *) noexcept nogil
+        void *poll_argument
+        pyml_run run
+        int64_t *begin_ns
+        int64_t *end_ns
+        pyml_lap *laps
+        uint64_t run_ticks
+
+    int pyml_level_count()
+    const char *pyml_level_name(int)
+    int pyml_level_compiled(int)
+    int pyml_level_supported(int)
+    const pyml_kernels *pyml_level_kernels(int)
+    int64_t pyml_panel_bytes(int, int64_t)
+    int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t)
+    bint pyml_program_allocate(pyml_program *)
+    void pyml_program_free(pyml_program *)
+    bint pyml_program_run(pyml_program *, bint) nogil
+    void pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *) nogil
+
+
+SOURCE_HASH = (<bytes>PYML_SOURCE_HASH).decode()
+THREADS_MAX = MAX_THREADS
+
+cdef enum:
+    PARTIALS_FLOATS = 1 << 20  # 4 MB: attention's per-block results when key blocks are split over threads
+    TILE_ROWS = 24             # rows (tokens times grouped heads) that share a key block's loads
+
+_KINDS = {
+    "embed": OP_EMBED, "add_positions": OP_ADD_POSITIONS, "rms_norm": OP_RMS_NORM, "layer_norm": OP_LAYER_NORM,
+    "linear": OP_LINEAR, "activate": OP_ACTIVATE, "gated": OP_GATED, "soft_cap": OP_SOFT_CAP, "select": OP_SELECT,
+    "rope_angles": OP_ROPE_ANGLES, "prepare_qkv": OP_PREPARE_QKV, "attention": OP_ATTENTION,
+}
+_ACTIVATIONS = {"gelu_tanh": ACT_GELU_TANH, "gelu_erf": ACT_GELU_ERF, "silu": ACT_SILU}
+_PHASES = {"prepare_qkv": ("QKnorm", "RoPE", "append"), "attention": ("QK^T", "softmax", "A*V")}
+
+
+def levels():
+    """[(name, compiled, supported by this CPU)] of every CPU level, from the plainest to the best."""
+    return [
+        (pyml_level_name(i).decode(), bool(pyml_level_compiled(i)), bool(pyml_level_supported(i)))
+        for i in range(pyml_level_count())
+    ]
+
+
+cdef int _level_index(str name) except -1:
+    for i in range(pyml_level_count()):
+        if pyml_level_name(i).decode() == name:
+            if not (pyml_level_compiled(i) and pyml_level_supported(i)):
+                raise ShapeError(f"CPU level {name}: not available here")
+            return i
+    raise ShapeError(f"CPU level {name}: unknown")
+
+
+def aligned_empty(shape, dtype):
+    """An uninitialised array whose data is aligned to 64 bytes, with 64 bytes to spare behind it."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape, dtype=np.int64))
+    raw = np.empty(count * dtype.itemsize + 128, np.uint8)
+    start = -raw.__array_interface__["data"][0] % 64
+    return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+cdef void *_address(array) except NULL:
+    return <void *><size_t>(<object>array.__array_interface__["data"][0])
+
+
+def pack(const uint8_t[::1] stored, int type_id, int64_t n, int64_t k, int threads):
+    """Stored rows (checked by the caller: n rows of k elements) as panels; see csrc/pack.c."""
+    cdef int64_t panel = pyml_panel_bytes(type_id, k)
+    packed = aligned_empty(((n + PANEL - 1) // PANEL * panel,), np.uint8)
+    if n == 0 or k == 0:
+        return packed
+    cdef const uint8_t *source = &stored[0]
+    cdef uint8_t *target = <uint8_t *>_address(packed)
+    with nogil:
+        pyml_pack_threaded(threads, type_id, n, k, source, target)
+    return packed
+
+
+cdef int _fill_matrix(pyml_matrix *m, object packed) except -1:
+    m.type = BLOCK_TYPES[packed.dtype].ggml_id
+    m.n, m.k = packed.shape
+    m.panel_bytes = pyml_panel_bytes(m.type, m.k)
+    if m.panel_bytes < 0 or packed.data.nbytes != (m.n + PANEL - 1) // PANEL * m.panel_bytes:
+        raise ShapeError(f"packed matrix {packed.shape} {packed.dtype}: not in panels")
+    m.data = <const uint8_t *>_address(packed.data)
+    return 0
+
+
+def unpack_rows(packed, rows, str level):
+    """Rows of a PackedMatrix (indices checked by the caller) as float32 (len(rows), K)."""
+    cdef pyml_matrix m
+    _fill_matrix(&m, packed)
+    index = np.ascontiguousarray(rows, np.int64)
+    out = np.empty((len(index), packed.shape[1]), np.float32)
+    cdef const int64_t *wanted
+    cdef float *target
+    cdef int64_t count = len(index)
+    cdef const pyml_kernels *kernels = pyml_level_kernels(_level_index(level))
+    if out.size:
+        wanted = <const int64_t *>_address(index)
+        target = <float *>_address(out)
+        with nogil:
+            kernels.unpack_rows(&m, wanted, count, target)
+    return out
+
+
+cdef int _poll(void *argument) noexcept nogil:
+    with gil:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            (<NativeProgram>argument).interrupt = error
+            return 1
+    return 0
+
+
+cdef class NativeProgram:
+    """A Program's operations with their pointers, ready to run. Keeps every array it points to alive."""
+
+    cdef pyml_program p
+    cdef pyml_buffer *buffers
+    cdef pyml_matrix *matrices
+    cdef pyml_buffer *result
+    cdef int64_t max_tokens, vocabulary, positions
+    cdef bint needs_pages
+    cdef int64_t kv_page_bytes
+    cdef list alive
+    cdef object program, ids, position, token_slice, output_rows
+    cdef list operations   # the Operation of each native operation
+    cdef pyml_slice *slices
+    cdef pyml_tile *tiles
+    cdef int64_t slices_room
+    cdef public object interrupt
+
+    def __cinit__(self, program, str level, int threads):
+        cdef int64_t n_matrices = sum(self._count_matrices(op) for op in program.operations)
+        self.program = program
+        self.alive = []
+        self.operations = []
+        self.max_tokens = program.max_tokens
+        self.vocabulary = self.positions = 1 << 31
+        self.p.kernels = pyml_level_kernels(_level_index(level))
+        self.p.threads = self.p.run.threads = threads
+        self.buffers = <pyml_buffer *>calloc(len(program.buffers) + 1, sizeof(pyml_buffer))
+        self.matrices = <pyml_matrix *>calloc(n_matrices + 1, sizeof(pyml_matrix))
+        self.p.ops = <pyml_op *>calloc(2 * len(program.operations) + 1, sizeof(pyml_op))
+        if not self.buffers or not self.matrices or not self.p.ops:
+            raise MemoryError
+        self._set_geometry(program)
+        for buf in program.buffers:
+            self._allocate_buffer(buf, buf is program.result)
+        self.result = &self.buffers[program.result.index]
+        cdef int64_t matrix = 0
+        for op in program.operations:
+            matrix += self._add(op, matrix)
+        if self.p.run.kv.head_dim:
+            self.p.run.partials = <float *>self._new(PARTIALS_FLOATS, np.float32)
+            self.p.run.partials_floats = PARTIALS_FLOATS
+        for i in range(self.p.n_ops):
+            self.p.scratch_bytes = max(
+                self.p.scratch_bytes, pyml_scratch_for(&self.p.ops[i], &self.p.run.kv, self.p.run.tile_tokens))
+        if not pyml_program_allocate(&self.p):
+            raise MemoryError
+        self.p.poll = _poll
+        self.p.poll_argument = <void *>self
+        self.ids, self.position, self.token_slice, self.output_rows = np.zeros((4, self.max_tokens), np.int32)
+        self.p.run.ids = <const int32_t *>_address(self.ids)
+        self.p.run.positions = <const int32_t *>_address(self.position)
+        self.p.run.token_slice = <const int32_t *>_address(self.token_slice)
+        self.p.run.output_rows = <const int32_t *>_address(self.output_rows)
+        self.slices_room = self.max_tokens
+        self.slices = <pyml_slice *>calloc(self.slices_room, sizeof(pyml_slice))
+        self.tiles = <pyml_tile *>calloc(self.max_tokens, sizeof(pyml_tile))
+        if not self.slices or not self.tiles:
+            raise MemoryError
+        self.p.run.slices = self.slices
+        self.p.run.tiles = self.tiles
+
+    def __dealloc__(self):
+        pyml_program_free(&self.p)
+        free(self.p.ops)
+        free(self.buffers)
+        free(self.matrices)
+        free(self.slices)
+        free(self.tiles)
+
+    @staticmethod
+    def _count_matrices(op):
+        return len(op.params["matrices"]) if op.kind == "linear" else 1 if op.kind == "embed" else 0
+
+    cdef void *_new(self, count, dtype) except NULL:
+        array = aligned_empty((count,), dtype)
+        self.alive.append(array)
+        return _address(array)
+
+    cdef const float *_floats(self, array) except? NULL:
+        if array is None:
+            return NULL
+        self.alive.append(array)
+        return <const float *>_address(array)
+
+    cdef int _set_geometry(self, program) except -1:
+        kv = program.kv
+        if kv is None:
+            return 0
+        self.p.run.kv.n_layers = kv.n_layers
+        self.p.run.kv.n_kv_heads = kv.n_kv_heads
+        self.p.run.kv.head_dim = kv.head_dim
+        self.p.run.kv.head_bytes = kv.head_bytes
+        self.p.run.kv.layer_bytes = kv.layer_bytes
+        self.p.run.kv.f16 = kv.dtype == "f16"
+        self.kv_page_bytes = kv.page_bytes
+        groups = [op.params["n_heads"] // kv.n_kv_heads for op in program.operations if op.kind == "attention"]
+        self.p.run.tile_tokens = max(1, TILE_ROWS // max(groups, default=1))
+        return 0
+
+    cdef int _allocate_buffer(self, buf, bint is_result) except -1:
+        cdef pyml_buffer *b = &self.buffers[buf.index]
+        b.width = buf.width
+        b.outputs = buf.rows == "outputs"
+        if not is_result:
+            b.f = <float *>self._new(self.max_tokens * buf.width, np.float32)
+        if buf.quantized:
+            if buf.width % BLOCK:
+                raise ShapeError(f"{buf.name}: expected a width that is a multiple of {BLOCK} for a quantised matrix, "
+                                 f"got {buf.width}")
+            b.blocks = buf.width // BLOCK
+            b.stride8 = buf.width + 64  # rows a power of two apart would share cache sets
+            b.codes = <int8_t *>self._new(self.max_tokens * b.stride8, np.int8)
+            b.scales = <float *>self._new(self.max_tokens * b.blocks, np.float32)
+            b.sums = <int32_t *>self._new(self.max_tokens * b.blocks, np.int32)
+            b.half_sums = <int32_t *>self._new(self.max_tokens * b.blocks * 2, np.int32)
+        return 0
+
+    cdef int64_t _add(self, op, int64_t matrix) except -1:
+        cdef pyml_op *o = &self.p.ops[self.p.n_ops]
+        cdef int64_t used = 0
+        q = op.params
+        o.kind = _KINDS[op.kind]
+        o.out = &self.buffers[op.output.index]
+        if op.inputs:
+            o.input = &self.buffers[op.inputs[0].index]
+        if len(op.inputs) > 1:
+            o.in2 = &self.buffers[op.inputs[1].index]
+        o.eps = q.get("eps", 0.0)
+        o.scale = q.get("scale", 1.0)
+        o.cap = q.get("cap", q.get("soft_cap", 0.0))
+        o.layer = q.get("layer", 0)
+        o.n_heads = q.get("n_heads", 0)
+        o.window = q.get("window", 0)
+        o.accumulate = q.get("accumulate", False)
+        o.activation = _ACTIVATIONS.get(q.get("activation"), 0)
+        if op.kind in ("linear", "embed"):
+            weights = q["matrices"] if op.kind == "linear" else (q["table"],)
+            o.matrices = &self.matrices[matrix]
+            o.n_matrices = len(weights)
+            for weight in weights:
+                _fill_matrix(&self.matrices[matrix + used], weight)
+                self.alive.append(weight)
+                used += 1
+        if op.kind == "linear":
+            o.weight = self._floats(q["bias"])
+        elif op.kind == "embed":
+            self.vocabulary = min(self.vocabulary, q["table"].shape[0])
+        elif op.kind == "add_positions":
+            o.weight = self._floats(q["table"])
+            self.positions = min(self.positions, q["table"].shape[0])
+        elif op.kind in ("rms_norm", "layer_norm"):
+            o.weight = self._floats(q["weight"])
+            o.weight2 = self._floats(q.get("bias"))
+        elif op.kind == "rope_angles":
+            o.weight = self._floats(q["inv_freq"])
+        elif op.kind == "prepare_qkv":
+            o.weight = self._floats(q["q_norm"])
+            o.weight2 = self._floats(q["k_norm"])
+            self.needs_pages = True
+        elif op.kind == "attention":
+            self.needs_pages = True
+        self.operations.append(op)
+        self.p.n_ops += 1
+        # These write a row in pieces, by several threads: its int8 copy is made when all of it is there.
+        if op.kind in ("attention", "linear", "prepare_qkv", "rope_angles", "soft_cap") and op.output.quantized:
+            self.p.ops[self.p.n_ops].kind = OP_QUANTIZE
+            self.p.ops[self.p.n_ops].out = o.out
+            self.operations.append(op)
+            self.p.n_ops += 1
+        return used
+
+    cdef int _load_batch(self, list slices) except -1:
+        cdef int32_t[::1] ids = self.ids, position = self.position, token_slice = self.token_slice
+        cdef int32_t[::1] output_rows = self.output_rows
+        cdef int64_t row = 0, wanted = 0, tile = 0, s = 0, i, count, start, pages, token, last
+        cdef uint64_t[::1] table
+        if len(slices) > self.slices_room:
+            raise ShapeError(f"run: expected at most {self.slices_room} slices, got {len(slices)}")
+        for part in slices:
+            tokens = part.ids
+            count = len(tokens)
+            start = part.start
+            if count < 1 or row + count > self.max_tokens:
+                raise ShapeError(f"run: expected 1 to {self.max_tokens} tokens in all, got {row + count}")
+            if start < 0 or start + count > self.positions:
+                raise ShapeError(f"run: positions {start}..{start + count - 1} are outside 0..{self.positions - 1}")
+            if self.needs_pages:
+                pages = len(part.pages)
+                if pages * PAGE_TOKENS < start + count:
+                    raise ShapeError(f"run: {start + count} positions need more than {pages} KV pages")
+                table = part.pages.addresses
+                self.slices[s].pages = <uint8_t **>&table[0]
+            self.slices[s].start = start
+            self.slices[s].count = count
+            self.slices[s].row = row
+            for i in range(count):
+                token = tokens[i]
+                if token < 0 or token >= self.vocabulary:
+                    raise ShapeError(f"run: token id {token} is outside the vocabulary of {self.vocabulary}")
+                ids[row + i] = <int32_t>token
+                position[row + i] = <int32_t>(start + i)
+                token_slice[row + i] = <int32_t>s
+            last = -1
+            for index in part.outputs:
+                i = index
+                if i <= last or i >= count:
+                    raise ShapeError(f"run: wanted positions must ascend within 0..{count - 1}, got {i}")
+                last = i
+                output_rows[wanted] = <int32_t>(row + i)
+                wanted += 1
+            for i in range(0, count, max(1, self.p.run.tile_tokens)):
+                self.tiles[tile].slice = <int32_t>s
+                self.tiles[tile].first = <int32_t>i
+                self.tiles[tile].count = <int32_t>min(count - i, max(1, self.p.run.tile_tokens))
+                tile += 1
+            row += count
+            s += 1
+        self.p.run.tokens, self.p.run.outputs = row, wanted
+        self.p.run.n_slices, self.p.run.n_tiles = s, tile
+        return 0
+
+    def run(self, slices, bint timed=False):
+        """Run every operation once; float32 rows of the last one's output.
+
+        Raises:
+            ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called.
+        """
+        cdef bint done
+        slices = [part if not self.needs_pages or isinstance(part.pages, PageTable) else _with_table(part, self.kv_page_bytes)
+                  for part in slices]
+        self._load_batch(slices)
+        rows = self.p.run.outputs if self.result.outputs else self.p.run.tokens
+        out = np.empty((rows, self.result.width), np.float32)
+        self.result.f = <float *>_address(out)
+        self.interrupt = None
+        self.p.cancel = 0
+        if self.p.run.tokens:
+            with nogil:
+                done = pyml_program_run(&self.p, timed)
+            if not done:
+                if self.interrupt is not None:
+                    raise self.interrupt
+                raise Cancelled("the run was cancelled")
+        return out
+
+    def cancel(self):
+        """Stop the run in progress, from any thread."""
+        self.p.cancel = 1
+
+    def timings(self):
+        """[(operation, begin_ns, end_ns, busy share 0..1, {phase: ms})] of the last timed run."""
+        cdef int64_t i, t
+        cdef double ticks_a_ns, span = self.p.end_ns[self.p.n_ops - 1] - self.p.begin_ns[0]
+        result = []
+        ticks_a_ns = self.p.run_ticks / span if span > 0 else 1.0
+        for i in range(self.p.n_ops):
+            op = self.operations[i]
+            wall = self.p.end_ns[i] - self.p.begin_ns[i]
+            busy = [self.p.laps[i * self.p.threads + t].busy for t in range(self.p.threads)]
+            names = _PHASES.get(op.kind, ()) if self.p.ops[i].kind != OP_QUANTIZE else ()
+            ticks = [sum(self.p.laps[i * self.p.threads + t].phase[n] for t in range(self.p.threads))
+                     for n in range(len(names))]
+            total = sum(ticks)
+            phases = {name: wall * 1e-6 * part / total if total else 0.0 for name, part in zip(names, ticks)}
+            share = sum(busy) / ticks_a_ns / (wall * self.p.threads) if wall else 0.0
+            result.append((op, self.p.begin_ns[i], self.p.end_ns[i], min(1.0, share), phases))
+        return result
+
+
+def _with_table(part, page_bytes):
+    """A slice whose pages are plain arrays, with their address table."""
+    for page in part.pages:
+        if page.dtype != np.uint8 or not page.flags.c_contiguous or page.nbytes != page_bytes:
+            raise ShapeError(f"run: expected KV pages of {page_bytes} contiguous bytes, got {page.nbytes}")
+    return replace(part, pages=PageTable(part.pages))

@@ -1,0 +1,124 @@
+"""What this CPU has, which level of kernels is used, and how many threads are right.
+
+Levels, each compiled from the same C sources: ``scalar``; ``avx2`` (AVX2 + FMA + F16C); ``avx_vnni`` (that and AVX-VNNI);
+``avx512`` (F, BW, VL, DQ); ``avx512_vnni`` (that and VNNI). The best one that the CPU and its operating system support is used;
+the environment variable ``PYML_CPU_LEVEL`` caps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import _native
+from .errors import PymlError
+
+_forced: str | None = None
+
+
+def levels() -> list[str]:
+    """Names of the levels that can run here, from the plainest to the best."""
+    return [name for name, compiled, supported in _native.levels() if compiled and supported]
+
+
+def level() -> str:
+    """The level in use: the best, or what ``PYML_CPU_LEVEL`` caps it to.
+
+    Raises:
+        PymlError: ``PYML_CPU_LEVEL`` is unknown, not compiled in, or not supported by this CPU.
+    """
+    if _forced is not None:
+        return _forced
+    return _checked(os.environ.get("PYML_CPU_LEVEL"))
+
+
+def _checked(wanted: str | None) -> str:
+    available = levels()
+    if not wanted:
+        return available[-1]
+    known = [name for name, _, _ in _native.levels()]
+    if wanted not in known:
+        raise PymlError(f"PYML_CPU_LEVEL: expected one of {', '.join(known)}, got {wanted!r}")
+    if wanted not in available:
+        raise PymlError(f"PYML_CPU_LEVEL: this CPU does not support {wanted!r}; it has {', '.join(available)}")
+    return wanted
+
+
+@contextlib.contextmanager
+def use_level(name: str) -> Iterator[None]:
+    """Programs made inside run at this level (tests and benchmarks); not for several threads at once."""
+    global _forced
+    before, _forced = _forced, _checked(name)
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def default_threads() -> int:
+    """Threads that are right here: the CPUs this process may use, capped by its cgroup's quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    return max(1, min(cpus, math.ceil(quota) if quota else cpus, _native.THREADS_MAX))
+
+
+def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> float | None:
+    """The smallest CPU quota of this process's control groups (v2, then v1), or None."""
+    quotas = []
+    try:
+        entries = proc.read_text().splitlines()
+    except OSError:
+        return None
+    for entry in entries:
+        _, controllers, path = (entry.split(":", 2) + ["", ""])[:3]
+        base = root if not controllers else root / controllers
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        folder = base / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place != root and root not in place.parents:
+                break
+            quotas += [quota for quota in (_quota_v2(place), _quota_v1(place)) if quota]
+    return min(quotas, default=None)
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()[:2]
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def cpu_info() -> dict[str, Any]:
+    """What was found and chosen: architecture, model name, levels (compiled, supported), the level in use, default threads."""
+    return {
+        "machine": platform.machine(),
+        "model": _model_name(),
+        "level": level(),
+        "levels": {name: {"compiled": compiled, "supported": supported} for name, compiled, supported in _native.levels()},
+        "threads": default_threads(),
+    }
+
+
+def _model_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()

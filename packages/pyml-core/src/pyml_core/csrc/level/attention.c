@@ -1,0 +1,278 @@
+/* attention.c: QK-norm, RoPE and append; and attention over the KV pages.
+ *
+ * Letters: R rows (a token's query heads that share a key/value head, times the tokens of a tile), D head_dim, G query heads a
+ * key/value head, P = 64 positions of a page.
+ *
+ * The unit of work is a tile (some tokens of one sequence) and a key/value head. Key blocks are the pages, at fixed absolute
+ * positions. Each block is reduced from scratch (scores, maximum, exponentials, their sum, weighted values) and merged into the
+ * running result in ascending order, so that an output does not depend on who computed which block, nor on the tokens around it:
+ *
+ *     m' = max(m, m_b);  o = o e^(m - m') + o_b e^(m_b - m');  l = l e^(m - m') + l_b e^(m_b - m')
+ *
+ * Where there are fewer units than threads (decoding), blocks are split over threads too: stage 0 leaves each block's result in
+ * run->partials, stage 1 merges them in the same order by the same code.
+ */
+#include "kernels.h"
+
+/* ---- prepare: q in place; k and v to the pages */
+
+enum { PHASE_NORM, PHASE_ROPE, PHASE_APPEND };
+enum { PHASE_SCORES, PHASE_SOFTMAX, PHASE_VALUES };
+
+INLINE uint64_t lap(pyml_thread *thread, int phase, uint64_t since) { /* charge the time since then to a phase */
+    if (!thread->timed) return 0;
+    uint64_t now = pyml_ticks();
+    thread->phase[phase] += now - since;
+    return now;
+}
+
+static void rotate(float *x, const float *cosines, int64_t half) {
+    const float *sines = cosines + half;
+    for (int64_t i = 0; i < half; i += PANEL) {
+        int64_t n = least(PANEL, half - i);
+        vf a = f_load_n(x + i, n), b = f_load_n(x + half + i, n), c = f_load_n(cosines + i, n), s = f_load_n(sines + i, n);
+        f_store_n(x + i, f_sub(f_mul(a, c), f_mul(b, s)), n);
+        f_store_n(x + half + i, f_add(f_mul(b, c), f_mul(a, s)), n);
+    }
+}
+
+/* Store x to out[0], out[step], ...: in f16 (clamped to its range) or as it is. */
+static void append(const pyml_kv *kv, const float *x, uint8_t *out, int64_t step) {
+    vf top = f_set1(65504.0f), bottom = f_set1(-65504.0f);
+    for (int64_t i = 0; i < kv->head_dim; i += PANEL) {
+        int64_t n = least(PANEL, kv->head_dim - i);
+        if (kv->f16) {
+            uint16_t lanes[PANEL];
+            f_store_f16(lanes, f_min(f_max(f_load_n(x + i, n), bottom), top));
+            for (int64_t j = 0; j < n; j++) ((uint16_t *)out)[(i + j) * step] = lanes[j];
+        } else {
+            for (int64_t j = 0; j < n; j++) ((float *)out)[(i + j) * step] = x[i + j];
+        }
+    }
+}
+
+int64_t FN(prepare_qkv_items)(const pyml_op *op, const pyml_run *run, int stage) {
+    return stage ? 0 : run->tokens * (op->n_heads + run->kv.n_kv_heads);
+}
+
+void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)stage;
+    const pyml_kv *kv = &run->kv;
+    int64_t units = op->n_heads + kv->n_kv_heads, d = kv->head_dim, element = kv->f16 ? 2 : 4;
+    for (int64_t item = begin; item < end; item++) {
+        int64_t row = item / units, unit = item % units;
+        float *x = op->in->f + row * op->in->width + unit * d; /* q heads, then k heads, lie in order */
+        const float *norm = unit < op->n_heads ? op->weight : op->weight2;
+        uint64_t time = thread->timed ? pyml_ticks() : 0;
+        if (norm) {
+            FN(normalize_head)(x, norm, op->eps, d);
+            time = lap(thread, PHASE_NORM, time);
+        }
+        if (op->in2) {
+            rotate(x, op->in2->f + row * op->in2->width, op->in2->width / 2);
+            time = lap(thread, PHASE_ROPE, time);
+        }
+        if (unit >= op->n_heads) {
+            int64_t head = unit - op->n_heads, position = run->positions[row], at = position % PAGE;
+            uint8_t *keys = run->slices[run->token_slice[row]].pages[position / PAGE] + op->layer * kv->layer_bytes +
+                            head * kv->head_bytes;
+            uint8_t *values = keys + kv->n_kv_heads * kv->head_bytes;
+            append(kv, x, keys + (at / PANEL * d * PANEL + at % PANEL) * element, PANEL);
+            append(kv, x + kv->n_kv_heads * d, values + at * d * element, 1);
+            lap(thread, PHASE_APPEND, time);
+        }
+    }
+}
+
+/* ---- attention */
+
+/* How one operation's work is cut: blocks of a tile split into `splits` items where units alone would leave threads idle. */
+typedef struct {
+    int64_t splits, blocks, rows, width; /* blocks: most of any tile; width: floats of a partial row: o, m, l */
+} cut;
+
+INLINE int64_t padded_dim(int64_t d) { return (d + PANEL - 1) / PANEL * PANEL; }
+
+INLINE int64_t first_block(const pyml_op *op, int64_t position) {
+    return op->window && position >= op->window ? (position - op->window + 1) / PAGE : 0;
+}
+
+static cut cut_work(const pyml_op *op, const pyml_run *run) {
+    cut c = {.splits = 1, .rows = run->tile_tokens * (op->n_heads / run->kv.n_kv_heads)};
+    c.width = padded_dim(run->kv.head_dim) + PANEL;
+    int64_t units = run->n_tiles * run->kv.n_kv_heads;
+    if (run->threads == 1 || units >= 2 * run->threads) return c;
+    for (int64_t i = 0; i < run->n_tiles; i++) {
+        const pyml_tile *tile = &run->tiles[i];
+        int64_t start = run->slices[tile->slice].start + tile->first;
+        int64_t blocks = (start + tile->count - 1) / PAGE + 1 - first_block(op, start);
+        if (blocks > c.blocks) c.blocks = blocks;
+    }
+    if (units * c.blocks * c.rows * c.width <= run->partials_floats) c.splits = least(c.blocks, (4 * run->threads + units - 1) / units);
+    return c;
+}
+
+int64_t FN(attention_items)(const pyml_op *op, const pyml_run *run, int stage) {
+    cut c = cut_work(op, run);
+    int64_t units = run->n_tiles * run->kv.n_kv_heads;
+    return stage == 0 ? units * c.splits : stage == 1 && c.splits > 1 ? units : 0;
+}
+
+/* One tile's working memory. Row r is token r / G, query head (head * G + r % G). */
+typedef struct {
+    const pyml_op *op;
+    const pyml_run *run;
+    pyml_thread *thread;
+    const pyml_slice *slice;
+    int64_t start, tokens, group, rows, head, row; /* start: position of the tile's first token; row: its buffer row */
+    float *q;      /* [R][D] */
+    float *p;      /* [R][64]: scores, then their exponentials */
+    float *block;  /* [R][width]: o_b, then m_b and l_b */
+    float *result; /* [R][width]: o, then m and l */
+    int64_t width;
+} tile_state;
+
+INLINE void fma_pages(const tile_state *s, const float *a, int64_t lda, const uint8_t *b, int64_t ldb, int64_t next, int64_t panels,
+                      int64_t k, float *out, int64_t ld_out) {
+    int64_t element = s->run->kv.f16 ? 2 : 4;
+    for (int64_t p = 0; p < panels; p += TILE_PANELS) {
+        const void *from[TILE_PANELS];
+        for (int i = 0; i < TILE_PANELS; i++) from[i] = b + (p + i) * next * element;
+#define PAGES(np, type) fma_rows(np, type, a, lda, from, ldb, k, out + p * PANEL, ld_out, s->rows, true)
+        if (p + TILE_PANELS <= panels) {
+            if (s->run->kv.f16) PAGES(TILE_PANELS, TYPE_F16);
+            else PAGES(TILE_PANELS, TYPE_F32);
+        } else {
+            if (s->run->kv.f16) PAGES(1, TYPE_F16);
+            else PAGES(1, TYPE_F32);
+        }
+#undef PAGES
+    }
+}
+
+/* One row's exponentials, their maximum and sum; keys low..high-1 of the block are seen. */
+static void softmax_row(const pyml_op *op, float *p, int64_t low, int64_t high, float *m, float *l) {
+    static const float lane[PANEL] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vf minus_infinity = f_set1(-INFINITY), score[PAGE / PANEL], top = minus_infinity, sum = f_set1(0.0f);
+    for (int i = 0; i < PAGE / PANEL; i++) {
+        vf v = f_mul(f_load(p + i * PANEL), f_set1(op->scale));
+        if (op->cap > 0) v = f_mul(f_set1(op->cap), f_tanh(f_div(v, f_set1(op->cap))));
+        vf key = f_add(f_load(lane), f_set1((float)(i * PANEL)));
+        v = f_greater(f_set1((float)high), key, v, minus_infinity);
+        score[i] = f_greater(key, f_set1((float)low - 0.5f), v, minus_infinity);
+        top = f_max(top, score[i]);
+    }
+    *m = f_top(top);
+    for (int i = 0; i < PAGE / PANEL; i++) {
+        vf e = *m == -INFINITY ? f_set1(0.0f) : f_exp(f_sub(score[i], f_set1(*m)));
+        sum = f_add(sum, e);
+        f_store(p + i * PANEL, e);
+    }
+    *l = f_sum(sum);
+}
+
+static void merge_row(float *result, const float *block, int64_t width) {
+    int64_t d = width - PANEL;
+    float m_b = block[d], l_b = block[d + 1], *m = &result[d], *l = &result[d + 1];
+    if (m_b == -INFINITY) return;
+    if (*m == -INFINITY) {
+        memcpy(result, block, (size_t)width * sizeof(float));
+        return;
+    }
+    float top = *m > m_b ? *m : m_b;
+    vf keep = f_exp(f_set1(*m - top)), add = f_exp(f_set1(m_b - top));
+    for (int64_t i = 0; i < d; i += PANEL)
+        f_store(result + i, f_fma(f_load(block + i), add, f_mul(f_load(result + i), keep)));
+    _Alignas(64) float sum[PANEL];
+    f_store(sum, f_fma(f_set1(l_b), add, f_mul(f_set1(*l), keep)));
+    *l = sum[0];
+    *m = top;
+}
+
+/* Scores, softmax and weighted values of one key block into s->block. */
+static void attend_block(const tile_state *s, int64_t b) {
+    const pyml_kv *kv = &s->run->kv;
+    const pyml_op *op = s->op;
+    int64_t d = kv->head_dim, key0 = b * PAGE, last = s->start + s->tokens - 1;
+    const uint8_t *keys = s->slice->pages[b] + op->layer * kv->layer_bytes + s->head * kv->head_bytes;
+    const uint8_t *values = keys + kv->n_kv_heads * kv->head_bytes;
+    int64_t seen = least(PAGE, last + 1 - key0); /* by any row: keys after it have weight 0 */
+    int64_t panels = (seen + PANEL - 1) / PANEL;
+
+    uint64_t time = s->thread->timed ? pyml_ticks() : 0;
+    fma_pages(s, s->q, d, keys, PANEL, d * PANEL, panels, d, s->p, PAGE);
+    time = lap(s->thread, PHASE_SCORES, time);
+    for (int64_t r = 0; r < s->rows; r++) {
+        int64_t position = s->start + r / s->group;
+        int64_t low = op->window && position >= op->window ? position - op->window + 1 - key0 : 0;
+        float *out = s->block + r * s->width + s->width - PANEL;
+        softmax_row(op, s->p + r * PAGE, low < 0 ? 0 : low, position + 1 - key0, &out[0], &out[1]);
+    }
+    time = lap(s->thread, PHASE_SOFTMAX, time);
+    fma_pages(s, s->p, PAGE, values, d, PANEL, padded_dim(d) / PANEL, seen, s->block, s->width);
+    lap(s->thread, PHASE_VALUES, time);
+}
+
+static void reset(float *result, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; r++) result[r * width + width - PANEL] = -INFINITY;
+}
+
+/* o / l to the output buffer. */
+static void finish(const tile_state *s) {
+    int64_t d = s->run->kv.head_dim;
+    pyml_buffer *buffer = s->op->out;
+    for (int64_t r = 0; r < s->rows; r++) {
+        const float *o = s->result + r * s->width;
+        float *out = buffer->f + (s->row + r / s->group) * buffer->width + (s->head * s->group + r % s->group) * d;
+        vf l = f_set1(o[s->width - PANEL + 1]);
+        for (int64_t i = 0; i < d; i += PANEL) f_store_n(out + i, f_div(f_load(o + i), l), least(PANEL, d - i));
+    }
+}
+
+static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int64_t unit, const cut *c) {
+    const pyml_tile *tile = &run->tiles[run->n_tiles - 1 - unit / run->kv.n_kv_heads]; /* late tiles are the long ones: first */
+    int64_t d = run->kv.head_dim;
+    tile_state s = {
+        .op = op, .run = run, .thread = thread, .slice = &run->slices[tile->slice],
+        .tokens = tile->count, .group = op->n_heads / run->kv.n_kv_heads, .head = unit % run->kv.n_kv_heads, .width = c->width,
+    };
+    s.start = s.slice->start + tile->first;
+    s.row = s.slice->row + tile->first;
+    s.rows = s.tokens * s.group;
+    s.p = (float *)thread->scratch;
+    s.block = s.p + c->rows * PAGE;
+    s.result = s.block + c->rows * c->width;
+    s.q = s.result + c->rows * c->width;
+    for (int64_t r = 0; r < s.rows; r++)
+        memcpy(s.q + r * d, op->in->f + (s.row + r / s.group) * op->in->width + (s.head * s.group + r % s.group) * d,
+               (size_t)d * sizeof(float));
+    return s;
+}
+
+void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    cut c = cut_work(op, run);
+    int64_t block_floats = c.rows * c.width, per_split = c.splits > 1 ? (c.blocks + c.splits - 1) / c.splits : 0;
+    for (int64_t item = begin; item < end; item++) {
+        int64_t unit = stage == 0 ? item / c.splits : item;
+        tile_state s = open_tile(op, run, thread, unit, &c);
+        int64_t from = first_block(op, s.start), to = (s.start + s.tokens - 1) / PAGE + 1;
+        float *partials = run->partials + unit * c.blocks * block_floats; /* [blocks][rows][width] */
+        if (c.splits > 1 && stage == 0) {
+            int64_t first = from + item % c.splits * per_split;
+            for (int64_t b = first; b < least(first + per_split, to); b++) {
+                s.block = partials + (b - from) * block_floats;
+                attend_block(&s, b);
+            }
+            continue;
+        }
+        reset(s.result, s.rows, s.width);
+        for (int64_t b = from; b < to; b++) {
+            if (stage == 1) s.block = partials + (b - from) * block_floats;
+            else attend_block(&s, b);
+            uint64_t time = thread->timed ? pyml_ticks() : 0;
+            for (int64_t r = 0; r < s.rows; r++) merge_row(s.result + r * s.width, s.block + r * s.width, s.width);
+            lap(thread, PHASE_VALUES, time);
+        }
+        finish(&s);
+    }
+}

@@ -1,0 +1,188 @@
+/* rows.c: operations on one row at a time: embedding, norms, activations, and the int8 copy that quantised matrices read.
+ *
+ * Whoever writes a row of a buffer that a quantised matrix reads quantises it too, while it is in the cache (end_row).
+ */
+#include "kernels.h"
+
+int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) { return stage ? 0 : rows_of(op->out, run); }
+
+#define FOR_LANES(width) for (int64_t i = 0, n = 0; n = least(PANEL, (width) - i), i < (width); i += PANEL)
+
+/* Lanes 0..n-1 of v, zero elsewhere: keeps a tail out of a sum. */
+INLINE vf first_of(vf v, int64_t n) {
+    if (n == PANEL) return v;
+    _Alignas(64) float lanes[PANEL] = {0};
+    f_store_n(lanes, v, n);
+    return f_load(lanes);
+}
+
+#define SMALLEST_TOP 1e-36f /* below it 127 / top may be infinite */
+
+/* Per block of 32: scale = max|x| / 127, code = round(x / scale) to nearest even, and the sums of the codes. */
+static void quantize_row(pyml_buffer *b, int64_t row) {
+    const float *x = b->f + row * b->width;
+    int8_t *codes = b->codes + row * b->stride8;
+    for (int64_t block = 0; block < b->blocks; block++, x += BLOCK, codes += BLOCK) {
+        vf low = f_load(x), high = f_load(x + PANEL);
+        float top = f_top(f_max(f_abs(low), f_abs(high)));
+        vf inverse = f_set1(top > SMALLEST_TOP ? 127.0f / top : 0.0f);
+        vi a = i_round(f_mul(low, inverse)), c = i_round(f_mul(high, inverse));
+        i_store_s8(codes, a);
+        i_store_s8(codes + PANEL, c);
+        int32_t first = i_sum(a), second = i_sum(c);
+        int64_t at = row * b->blocks + block;
+        b->scales[at] = top / 127.0f;
+        b->sums[at] = first + second;
+        b->half_sums[2 * at] = first;
+        b->half_sums[2 * at + 1] = second;
+    }
+}
+
+INLINE void end_row(const pyml_op *op, int64_t row) {
+    if (op->out->codes) quantize_row(op->out, row);
+}
+
+void FN(quantize)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)run, (void)thread, (void)stage;
+    for (int64_t row = begin; row < end; row++) quantize_row(op->out, row);
+}
+
+void FN(embed)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)thread, (void)stage;
+    for (int64_t row = begin; row < end; row++) {
+        float *out = op->out->f + row * op->out->width;
+        int64_t id = run->ids[row];
+        FN(unpack_rows)(op->matrices, &id, 1, out);
+        FOR_LANES(op->out->width) f_store_n(out + i, f_mul(f_load_n(out + i, n), f_set1(op->scale)), n);
+        end_row(op, row);
+    }
+}
+
+void FN(add_positions)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)thread, (void)stage;
+    for (int64_t row = begin; row < end; row++) {
+        float *out = op->out->f + row * op->out->width;
+        const float *table = op->weight + run->positions[row] * op->out->width;
+        FOR_LANES(op->out->width) f_store_n(out + i, f_add(f_load_n(out + i, n), f_load_n(table + i, n)), n);
+        end_row(op, row);
+    }
+}
+
+/* 1 / sqrt(mean(x^2) + eps) */
+INLINE float inverse_rms(const float *x, int64_t width, float eps) {
+    vf squares = f_set1(0.0f);
+    FOR_LANES(width) {
+        vf v = f_load_n(x + i, n);
+        squares = f_fma(v, v, squares);
+    }
+    return 1.0f / sqrtf(f_sum(squares) / (float)width + eps);
+}
+
+void FN(normalize_head)(float *x, const float *weight, float eps, int64_t width) {
+    vf scale = f_set1(inverse_rms(x, width, eps));
+    FOR_LANES(width) f_store_n(x + i, f_mul(f_mul(f_load_n(x + i, n), scale), f_load_n(weight + i, n)), n);
+}
+
+void FN(rms_norm)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)run, (void)thread, (void)stage;
+    int64_t width = op->in->width;
+    for (int64_t row = begin; row < end; row++) {
+        const float *x = op->in->f + row * width;
+        float *out = op->out->f + row * width;
+        vf scale = f_set1(inverse_rms(x, width, op->eps));
+        FOR_LANES(width) {
+            vf v = f_mul(f_mul(f_load_n(x + i, n), scale), f_load_n(op->weight + i, n));
+            if (op->accumulate) v = f_add(f_load_n(out + i, n), v);
+            f_store_n(out + i, v, n);
+        }
+        end_row(op, row);
+    }
+}
+
+void FN(layer_norm)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)run, (void)thread, (void)stage;
+    int64_t width = op->in->width;
+    for (int64_t row = begin; row < end; row++) {
+        const float *x = op->in->f + row * width;
+        float *out = op->out->f + row * width;
+        vf sum = f_set1(0.0f), squares = sum;
+        FOR_LANES(width) sum = f_add(sum, f_load_n(x + i, n));
+        vf mean = f_set1(f_sum(sum) / (float)width);
+        FOR_LANES(width) {
+            vf v = first_of(f_sub(f_load_n(x + i, n), mean), n);
+            squares = f_fma(v, v, squares);
+        }
+        vf scale = f_set1(1.0f / sqrtf(f_sum(squares) / (float)width + op->eps));
+        FOR_LANES(width) {
+            vf v = f_mul(f_sub(f_load_n(x + i, n), mean), scale);
+            f_store_n(out + i, f_fma(v, f_load_n(op->weight + i, n), f_load_n(op->weight2 + i, n)), n);
+        }
+        end_row(op, row);
+    }
+}
+
+INLINE vf activation(const int kind, vf x) {
+    if (kind == ACT_SILU) return f_mul(x, f_sigmoid(x));
+    if (kind == ACT_GELU_ERF)
+        return f_mul(f_mul(x, f_set1(0.5f)), f_add(f_set1(1.0f), f_erf(f_mul(x, f_set1(0.70710678f)))));
+    /* gelu_tanh: 0.5 x (1 + tanh u) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3) */
+    vf cubic = f_fma(f_mul(f_mul(x, x), x), f_set1(0.044715f), x);
+    return f_mul(x, f_sigmoid(f_mul(cubic, f_set1(1.5957691216f))));
+}
+
+INLINE void activate_rows(const int kind, const bool gated, const pyml_op *op, int64_t begin, int64_t end) {
+    int64_t width = op->out->width;
+    for (int64_t row = begin; row < end; row++) {
+        const float *x = op->in->f + row * op->in->width;
+        float *out = op->out->f + row * width;
+        FOR_LANES(width) {
+            vf v = activation(kind, f_load_n(x + i, n));
+            if (gated) v = f_mul(v, f_load_n(x + width + i, n));
+            f_store_n(out + i, v, n);
+        }
+        end_row(op, row);
+    }
+}
+
+#define ACTIVATION_OP(name, gated)                                                                                                \
+    void FN(name)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {            \
+        (void)run, (void)thread, (void)stage;                                                                                      \
+        if (op->activation == ACT_SILU) activate_rows(ACT_SILU, gated, op, begin, end);                                            \
+        else if (op->activation == ACT_GELU_ERF) activate_rows(ACT_GELU_ERF, gated, op, begin, end);                               \
+        else activate_rows(ACT_GELU_TANH, gated, op, begin, end);                                                                  \
+    }
+
+ACTIVATION_OP(activate, false)
+ACTIVATION_OP(gated, true)
+
+void FN(soft_cap)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)run, (void)thread, (void)stage;
+    vf cap = f_set1(op->cap);
+    for (int64_t row = begin; row < end; row++) {
+        float *x = op->out->f + row * op->out->width;
+        FOR_LANES(op->out->width) f_store_n(x + i, f_mul(cap, f_tanh(f_div(f_load_n(x + i, n), cap))), n);
+        end_row(op, row);
+    }
+}
+
+void FN(select)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)thread, (void)stage;
+    int64_t width = op->out->width;
+    for (int64_t row = begin; row < end; row++) {
+        memcpy(op->out->f + row * width, op->in->f + run->output_rows[row] * width, (size_t)width * sizeof(float));
+        end_row(op, row);
+    }
+}
+
+void FN(rope_angles)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)thread, (void)stage;
+    int64_t half = op->out->width / 2;
+    for (int64_t row = begin; row < end; row++) {
+        float *cosines = op->out->f + row * op->out->width, *sines = cosines + half;
+        for (int64_t i = 0; i < half; i++) {
+            float angle = (float)run->positions[row] * op->weight[i];
+            cosines[i] = cosf(angle) * op->scale;
+            sines[i] = sinf(angle) * op->scale;
+        }
+    }
+}

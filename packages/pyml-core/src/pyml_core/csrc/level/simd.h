@@ -1,0 +1,92 @@
+/* simd.h: sixteen lanes, whatever the machine's vectors are.
+ *
+ * Kernels are written once, for vectors of 16 float32 (vf), 16 int32 (vi) and 64 bytes (vb); each CPU level says here what these
+ * are. Every function has one meaning at every level; only the rounding of fused multiply-add differs at the scalar level.
+ *
+ *   vf  f_load f_store f_load_n f_store_n f_set1 f_add f_sub f_mul f_div f_fma f_max f_min f_sqrt f_abs f_from_i
+ *       f_load_f16 f_load_bf16 f_store_f16 f_greater f_scale2 f_sum f_top
+ *   vi  i_set1 i_load i_round i_store_s8 i_sum i_add i_shift_left i_dot i_dot_wide
+ *   vb  b_load b_store b_and b_or b_xor b_set1 b_shr b_shl b_lookup
+ */
+#ifndef PYML_SIMD_H
+#define PYML_SIMD_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define PYML_JOIN_(a, b) a##_##b
+#define PYML_JOIN(a, b) PYML_JOIN_(a, b)
+#define FN(name) PYML_JOIN(name, PYML_LEVEL) /* a name of this level's own */
+#define PYML_STRING_(a) #a
+#define PYML_STRING(a) PYML_STRING_(a)
+#define LEVEL_NAME PYML_STRING(PYML_LEVEL)
+
+#if defined(__AVX2__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline /* sixteen lanes of plain C are much code: let the compiler choose */
+#endif
+#define PREFETCH(address) __builtin_prefetch((address), 0, 3)
+
+#if defined(__AVX512F__)
+#include "simd_avx512.h"
+#elif defined(__AVX2__)
+#include "simd_avx2.h"
+#else
+#include "simd_scalar.h"
+#endif
+
+/* a * 2^n for |n| <= 126 and a near 1 is exact; out of range it saturates through the caller's clamps. */
+
+/* e^x. Cody-Waite reduction and a polynomial of degree 6 (coefficients of Cephes' expf); 0 below -87, about 1 ulp above. */
+INLINE vf f_exp(vf x) {
+    vf low = f_set1(-87.0f);
+    vf clamped = f_min(f_max(x, low), f_set1(88.0f));
+    vi n = i_round(f_mul(clamped, f_set1(1.44269504f)));
+    vf whole = f_from_i(n);
+    vf r = f_fma(whole, f_set1(-0.693359375f), clamped);
+    r = f_fma(whole, f_set1(2.12194440e-4f), r);
+    vf p = f_set1(1.9875691500e-4f);
+    p = f_fma(p, r, f_set1(1.3981999507e-3f));
+    p = f_fma(p, r, f_set1(8.3334519073e-3f));
+    p = f_fma(p, r, f_set1(4.1665795894e-2f));
+    p = f_fma(p, r, f_set1(1.6666665459e-1f));
+    p = f_fma(p, r, f_set1(5.0000001201e-1f));
+    vf result = f_add(f_fma(f_mul(r, r), p, r), f_set1(1.0f));
+    return f_greater(low, x, f_set1(0.0f), f_scale2(result, n));
+}
+
+INLINE vf f_sigmoid(vf x) { return f_div(f_set1(1.0f), f_add(f_set1(1.0f), f_exp(f_sub(f_set1(0.0f), x)))); }
+
+/* tanh x = sign(x) (1 - e) / (1 + e), e = exp(-2|x|); near 0, where that cancels, the odd polynomial of Cephes' tanhf. */
+INLINE vf f_tanh(vf x) {
+    vf a = f_abs(x);
+    vf e = f_exp(f_mul(a, f_set1(-2.0f)));
+    vf far = f_div(f_sub(f_set1(1.0f), e), f_add(f_set1(1.0f), e));
+    far = f_greater(f_set1(0.0f), x, f_sub(f_set1(0.0f), far), far);
+    vf z = f_mul(x, x);
+    vf p = f_set1(-5.70498872745e-3f);
+    p = f_fma(p, z, f_set1(2.06390887954e-2f));
+    p = f_fma(p, z, f_set1(-5.37397155531e-2f));
+    p = f_fma(p, z, f_set1(1.33314422036e-1f));
+    p = f_fma(p, z, f_set1(-3.33332819422e-1f));
+    vf near = f_fma(f_mul(p, z), x, x);
+    return f_greater(f_set1(0.625f), a, near, far);
+}
+
+/* erf x: Abramowitz and Stegun 7.1.26, absolute error under 1.5e-7. */
+INLINE vf f_erf(vf x) {
+    vf a = f_abs(x);
+    vf t = f_div(f_set1(1.0f), f_fma(a, f_set1(0.3275911f), f_set1(1.0f)));
+    vf p = f_set1(1.061405429f);
+    p = f_fma(p, t, f_set1(-1.453152027f));
+    p = f_fma(p, t, f_set1(1.421413741f));
+    p = f_fma(p, t, f_set1(-0.284496736f));
+    p = f_fma(p, t, f_set1(0.254829592f));
+    vf e = f_exp(f_sub(f_set1(0.0f), f_mul(x, x)));
+    vf positive = f_sub(f_set1(1.0f), f_mul(f_mul(p, t), e));
+    return f_greater(f_set1(0.0f), x, f_sub(f_set1(0.0f), positive), positive);
+}
+
+#endif

@@ -1,0 +1,86 @@
+/* simd_avx512.h: the sixteen lanes of simd.h on AVX-512 F/BW/VL/DQ, with or without VNNI. */
+#include <immintrin.h>
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __m512i vb;
+
+#define ENTER_FLOATING_POINT() _mm_setcsr(0x1f80)
+
+#define PYML_TILE_TOKENS 6
+enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 2 }; /* accumulators of a matmul tile: 12 int32 and 12 float32 of 32 registers */
+
+INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
+
+INLINE vf f_load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void f_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+INLINE vf f_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+INLINE void f_store_n(float *p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
+INLINE vf f_set1(float x) { return _mm512_set1_ps(x); }
+INLINE vf f_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+INLINE vf f_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+INLINE vf f_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+INLINE vf f_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+INLINE vf f_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vf f_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vf f_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+INLINE vf f_sqrt(vf a) { return _mm512_sqrt_ps(a); }
+INLINE vf f_abs(vf a) { return _mm512_abs_ps(a); }
+INLINE vf f_from_i(vi a) { return _mm512_cvtepi32_ps(a); }
+INLINE vf f_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+INLINE vf f_load_bf16(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
+}
+INLINE void f_store_f16(uint16_t *p, vf v) { _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+INLINE vf f_greater(vf a, vf b, vf then, vf otherwise) { /* a > b ? then : otherwise */
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), otherwise, then);
+}
+INLINE vf f_scale2(vf a, vi n) { /* a * 2^n by adding to the exponent */
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(n, 23)));
+}
+INLINE float f_sum(vf v) { /* lanes 0+8, then +4, +2, +1: one fixed tree */
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+INLINE float f_top(vf v) { return _mm512_reduce_max_ps(v); }
+
+INLINE vi i_set1(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE vi i_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+INLINE vi i_load4(const void *p) { /* the same four bytes in every lane */
+    int32_t word;
+    memcpy(&word, p, 4);
+    return _mm512_set1_epi32(word);
+}
+INLINE vi i_round(vf a) { return _mm512_cvtps_epi32(a); }
+INLINE void i_store_s8(int8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
+INLINE int32_t i_sum(vi v) { return _mm512_reduce_add_epi32(v); }
+
+INLINE vb b_load(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }
+INLINE void b_store(uint8_t *p, vb v) { _mm512_storeu_si512((void *)p, v); }
+INLINE vb b_set1(uint8_t x) { return _mm512_set1_epi8((char)x); }
+INLINE vb b_and(vb a, vb b) { return _mm512_and_si512(a, b); }
+INLINE vb b_or(vb a, vb b) { return _mm512_or_si512(a, b); }
+#define b_shr(v, n) _mm512_srli_epi16((v), (n)) /* bits cross bytes: mask afterwards */
+#define b_shl(v, n) _mm512_slli_epi16((v), (n))
+INLINE vb b_lookup(const uint8_t table[16], vb index) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), index);
+}
+
+/* acc + the sum over 4 bytes of unsigned w times signed a, in every lane. `i_dot` is for w < 64, `i_dot_wide` for all w. */
+#if defined(__AVX512VNNI__)
+enum { WIDE_BIAS = 128 }; /* i_dot_wide takes code + 128 as it is: the caller subtracts 128 * sum(a) */
+INLINE vi i_dot(vi acc, vb w, vi a) { return _mm512_dpbusd_epi32(acc, w, a); }
+INLINE vi i_dot_wide(vi acc, vb w, vi a) { return _mm512_dpbusd_epi32(acc, w, a); }
+#else
+enum { WIDE_BIAS = 0 }; /* i_dot_wide takes the bias off itself: 255 * 127 * 2 would saturate 16 bits, 128 * 127 * 2 does not */
+INLINE vi i_dot(vi acc, vb w, vi a) {
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1)));
+}
+INLINE vi i_dot_wide(vi acc, vb w, vi a) {
+    __m512i code = _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80));
+    __m512i signed_a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(code), _mm512_setzero_si512(), a);
+    return i_dot(acc, _mm512_abs_epi8(code), signed_a);
+}
+#endif

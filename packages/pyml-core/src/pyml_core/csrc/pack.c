@@ -1,0 +1,142 @@
+/* pack.c: from the stored rows of blocks to panels of 16 rows.
+ *
+ * A panel holds 16 consecutive rows of a weight, side by side, so that one activation meets 16 outputs in one vector.
+ * f32, f16, bf16: [K][16] elements. Quantised types: a panel is a sequence of chunks of up to 256 k, and a chunk a sequence of
+ * planes, one for each field of the stored block, in the order of the table below; every plane is padded to 64 bytes:
+ *
+ *   u16 fields (d, m, dmin)  [blocks][16 rows] u16
+ *   scale bytes              [bytes][16 rows] u8
+ *   code words               [words][16 rows] u32, the stored 4-byte words transposed over the rows
+ *
+ * Nothing is recomputed: panels keep the stored bits. Two exceptions help the kernels and are undone by unpacking: q8_0's codes
+ * are stored unsigned (code ^ 0x80), and the high bits of q5_0 and q5_1 are spread so that bit g of byte i belongs to element
+ * 4g + i. Rows past the matrix's last one are zero.
+ */
+#include "pyml.h"
+
+#include <string.h>
+
+typedef enum { U16, BYTES, WORDS, WORDS_XOR_80, WORDS_SPREAD } field_kind;
+
+typedef struct {
+    field_kind kind;
+    int offset; /* in the stored block */
+    int count;  /* u16s, bytes or words */
+} field;
+
+typedef struct {
+    int type, block, bytes, n_fields;
+    field fields[4];
+} block_type;
+
+/* Source of the stored layouts: ggml's ggml-common.h. */
+static const block_type table[] = {
+    {TYPE_Q8_0, 32, 34, 2, {{U16, 0, 1}, {WORDS_XOR_80, 2, 8}}},
+    {TYPE_Q4_0, 32, 18, 2, {{U16, 0, 1}, {WORDS, 2, 4}}},
+    {TYPE_IQ4_NL, 32, 18, 2, {{U16, 0, 1}, {WORDS, 2, 4}}},
+    {TYPE_Q4_1, 32, 20, 3, {{U16, 0, 1}, {U16, 2, 1}, {WORDS, 4, 4}}},
+    {TYPE_Q5_0, 32, 22, 3, {{U16, 0, 1}, {WORDS_SPREAD, 2, 1}, {WORDS, 6, 4}}},
+    {TYPE_Q5_1, 32, 24, 4, {{U16, 0, 1}, {U16, 2, 1}, {WORDS_SPREAD, 4, 1}, {WORDS, 8, 4}}},
+    {TYPE_Q2_K, 256, 84, 3, {{U16, 80, 2}, {BYTES, 0, 16}, {WORDS, 16, 16}}},
+    {TYPE_Q3_K, 256, 110, 4, {{U16, 108, 1}, {BYTES, 96, 12}, {WORDS, 0, 8}, {WORDS, 32, 16}}},
+    {TYPE_Q4_K, 256, 144, 3, {{U16, 0, 2}, {BYTES, 4, 12}, {WORDS, 16, 32}}},
+    {TYPE_Q5_K, 256, 176, 4, {{U16, 0, 2}, {BYTES, 4, 12}, {WORDS, 16, 8}, {WORDS, 48, 32}}},
+    {TYPE_Q6_K, 256, 210, 4, {{U16, 208, 1}, {BYTES, 192, 16}, {WORDS, 128, 16}, {WORDS, 0, 32}}},
+};
+
+static const block_type *find(int type) {
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (table[i].type == type) return &table[i];
+    return NULL;
+}
+
+static int element_bytes(int type) { return type == TYPE_F32 ? 4 : type == TYPE_F16 || type == TYPE_BF16 ? 2 : 0; }
+
+static int64_t plane_bytes(const field *f, int64_t blocks) {
+    int64_t bytes = blocks * f->count * PANEL * (f->kind == U16 ? 2 : f->kind == BYTES ? 1 : 4);
+    return (bytes + 63) / 64 * 64;
+}
+
+int pyml_chunk_bytes(int type, int64_t k) {
+    const block_type *t = find(type);
+    int64_t bytes = 0;
+    for (int i = 0; i < t->n_fields; i++) bytes += plane_bytes(&t->fields[i], k / t->block);
+    return (int)bytes;
+}
+
+int64_t pyml_panel_bytes(int type, int64_t k) {
+    int element = element_bytes(type);
+    if (element) return (k * PANEL * element + 63) / 64 * 64;
+    const block_type *t = find(type);
+    if (!t || k % t->block) return -1;
+    int64_t bytes = k / CHUNK * pyml_chunk_bytes(type, CHUNK);
+    if (k % CHUNK) bytes += pyml_chunk_bytes(type, k % CHUNK);
+    return bytes;
+}
+
+int64_t pyml_stored_row_bytes(int type, int64_t k) {
+    int element = element_bytes(type);
+    if (element) return k * element;
+    const block_type *t = find(type);
+    return !t || k % t->block ? -1 : k / t->block * t->bytes;
+}
+
+/* Bit 4g + i of a stored word goes to bit g of byte i. */
+static uint32_t spread(uint32_t word) {
+    uint32_t result = 0;
+    for (int g = 0; g < 8; g++)
+        for (int i = 0; i < 4; i++) result |= (word >> (4 * g + i) & 1) << (8 * i + g);
+    return result;
+}
+
+static void pack_field(const field *f, const block_type *t, int64_t blocks, int row, const uint8_t *stored, uint8_t *plane) {
+    for (int64_t b = 0; b < blocks; b++) {
+        const uint8_t *source = stored + b * t->bytes + f->offset;
+        for (int i = 0; i < f->count; i++) {
+            int64_t at = (b * f->count + i) * PANEL + row;
+            if (f->kind == U16) {
+                memcpy(plane + 2 * at, source + 2 * i, 2);
+            } else if (f->kind == BYTES) {
+                plane[at] = source[i];
+            } else {
+                uint32_t word;
+                memcpy(&word, source + 4 * i, 4);
+                if (f->kind == WORDS_XOR_80) word ^= 0x80808080u;
+                if (f->kind == WORDS_SPREAD) word = spread(word);
+                memcpy(plane + 4 * at, &word, 4);
+            }
+        }
+    }
+}
+
+static void pack_quantized_panel(const block_type *t, int64_t k, int64_t rows, const uint8_t *stored, uint8_t *packed) {
+    int64_t row_bytes = k / t->block * t->bytes;
+    for (int64_t k0 = 0; k0 < k; k0 += CHUNK) {
+        int64_t blocks = (k - k0 < CHUNK ? k - k0 : CHUNK) / t->block;
+        for (int i = 0; i < t->n_fields; i++) {
+            for (int64_t row = 0; row < rows; row++)
+                pack_field(&t->fields[i], t, blocks, (int)row, stored + row * row_bytes + k0 / t->block * t->bytes, packed);
+            packed += plane_bytes(&t->fields[i], blocks);
+        }
+    }
+}
+
+static void pack_plain_panel(int element, int64_t k, int64_t rows, const uint8_t *stored, uint8_t *packed) {
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < k; i++)
+            memcpy(packed + (i * PANEL + row) * element, stored + (row * k + i) * element, (size_t)element);
+}
+
+/* Pack panels begin..end of a matrix (n, k). `packed` is the whole matrix's memory, `stored` its first row. */
+void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, int64_t begin, int64_t end) {
+    int64_t panel_bytes = pyml_panel_bytes(type, k), row_bytes = pyml_stored_row_bytes(type, k);
+    int element = element_bytes(type);
+    for (int64_t p = begin; p < end; p++) {
+        int64_t rows = n - p * PANEL < PANEL ? n - p * PANEL : PANEL;
+        const uint8_t *source = stored + p * PANEL * row_bytes;
+        uint8_t *target = packed + p * panel_bytes;
+        memset(target, 0, (size_t)panel_bytes);
+        if (element) pack_plain_panel(element, k, rows, source, target);
+        else pack_quantized_panel(find(type), k, rows, source, target);
+    }
+}

@@ -1,0 +1,151 @@
+/* program.c: the run loop. Every thread walks the same list of operations, takes items of work from a shared counter, and waits
+ * for the others at a barrier before the next operation.
+ */
+#define _GNU_SOURCE
+#include "pyml.h"
+
+#include <fenv.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { STAGES = 2, GRABS = 32 /* times that a thread goes to the counter, about */ };
+
+typedef struct {
+    _Alignas(64) atomic_llong next;
+} counter;
+
+static int64_t now_ns(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+#if defined(CLOCK_MONOTONIC_COARSE)
+#define CHEAP_CLOCK CLOCK_MONOTONIC_COARSE
+#else
+#define CHEAP_CLOCK CLOCK_MONOTONIC
+#endif
+
+static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* Scratch that an operation needs of each thread: see linear.c (sums and unpacked chunks) and attention.c (a tile). */
+int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
+    if (op->kind == OP_LINEAR) return 256 * 2 * PANEL * 4 + 2 * (CHUNK / 4 * 64 + 2 * CHUNK / 16 * PANEL * 4) + 64;
+    if (op->kind != OP_ATTENTION) return 0;
+    int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = (kv->head_dim + PANEL - 1) / PANEL * PANEL + PANEL;
+    return aligned(rows * (PAGE + 2 * width + kv->head_dim) * (int64_t)sizeof(float));
+}
+
+bool pyml_program_allocate(pyml_program *p) {
+    p->scratch_bytes = aligned(p->scratch_bytes + 64);
+    p->scratch = aligned_alloc(64, (size_t)(p->scratch_bytes * p->threads));
+    p->counters = aligned_alloc(64, sizeof(counter) * (size_t)(p->n_ops * STAGES + 1));
+    p->begin_ns = calloc((size_t)p->n_ops + 1, sizeof *p->begin_ns);
+    p->end_ns = calloc((size_t)p->n_ops + 1, sizeof *p->end_ns);
+    p->laps = calloc((size_t)(p->n_ops * p->threads) + 1, sizeof *p->laps);
+    return p->scratch && p->counters && p->begin_ns && p->end_ns && p->laps;
+}
+
+void pyml_program_free(pyml_program *p) {
+    free(p->scratch), free(p->counters), free(p->begin_ns), free(p->end_ns), free(p->laps);
+}
+
+typedef struct {
+    pyml_program *program;
+    pyml_pool *pool;
+    bool timed;
+    int64_t polled; /* when, on the calling thread */
+} job;
+
+static void poll(job *j) {
+    pyml_program *p = j->program;
+    if (!p->poll) return;
+    int64_t now = now_ns(CHEAP_CLOCK);
+    if (now - j->polled < 50 * 1000 * 1000) return;
+    j->polled = now;
+    if (p->poll(p->poll_argument)) p->cancel = 1;
+}
+
+static void work(void *argument, int index) {
+    job *j = argument;
+    pyml_program *p = j->program;
+    pyml_thread thread = {.index = index, .scratch = p->scratch + index * p->scratch_bytes, .timed = j->timed};
+    p->kernels->enter();
+    for (int64_t i = 0; i < p->n_ops; i++) {
+        const pyml_op *op = &p->ops[i];
+        if (j->timed && index == 0) p->begin_ns[i] = now_ns(CLOCK_MONOTONIC);
+        uint64_t busy = 0;
+        memset(thread.phase, 0, sizeof thread.phase);
+        for (int stage = 0; stage < STAGES; stage++) {
+            int64_t items = p->kernels->items[op->kind](op, &p->run, stage);
+            if (items == 0) break;
+            int64_t grab = items / (p->threads * GRABS);
+            if (grab < 1) grab = 1;
+            atomic_llong *next = &((counter *)p->counters)[i * STAGES + stage].next;
+            uint64_t began = j->timed ? pyml_ticks() : 0;
+            for (;;) {
+                if (index == 0) poll(j);
+                int64_t begin = atomic_fetch_add_explicit(next, grab, memory_order_relaxed);
+                if (begin >= items || p->cancel) break;
+                p->kernels->work[op->kind](op, &p->run, &thread, stage, begin, begin + grab < items ? begin + grab : items);
+            }
+            if (j->timed) busy += pyml_ticks() - began;
+            pyml_pool_barrier(j->pool);
+        }
+        if (!j->timed) continue;
+        pyml_lap *lap = &p->laps[i * p->threads + index];
+        lap->busy = busy;
+        memcpy(lap->phase, thread.phase, sizeof lap->phase);
+        if (index == 0) p->end_ns[i] = now_ns(CLOCK_MONOTONIC);
+    }
+}
+
+bool pyml_program_run(pyml_program *p, bool timed) {
+    pyml_pool *pool = pyml_pool_get(p->threads);
+    if (!pool) return false;
+    job j = {p, pool, timed, now_ns(CHEAP_CLOCK)};
+    fenv_t callers;
+    fegetenv(&callers);
+    memset(p->counters, 0, sizeof(counter) * (size_t)(p->n_ops * STAGES));
+    pyml_pool_lock(pool);
+    uint64_t began = pyml_ticks();
+    pyml_pool_run(pool, work, &j);
+    p->run_ticks = pyml_ticks() - began;
+    pyml_pool_unlock(pool);
+    fesetenv(&callers);
+    return !p->cancel;
+}
+
+/* ---- packing, by all threads */
+
+typedef struct {
+    int type;
+    int64_t n, k, panels;
+    const uint8_t *stored;
+    uint8_t *packed;
+    atomic_llong next;
+} packing;
+
+static void pack_some(void *argument, int index) {
+    (void)index;
+    packing *p = argument;
+    for (;;) {
+        int64_t begin = atomic_fetch_add(&p->next, 16);
+        if (begin >= p->panels) return;
+        pyml_pack_panels(p->type, p->n, p->k, p->stored, p->packed, begin, begin + 16 < p->panels ? begin + 16 : p->panels);
+    }
+}
+
+void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed) {
+    packing p = {type, n, k, (n + PANEL - 1) / PANEL, stored, packed, 0};
+    pyml_pool *pool = pyml_pool_get(threads);
+    if (!pool) {
+        pack_some(&p, 0);
+        return;
+    }
+    pyml_pool_lock(pool);
+    pyml_pool_run(pool, pack_some, &p);
+    pyml_pool_unlock(pool);
+}

@@ -1,0 +1,190 @@
+/* pyml.h: what the compiled half of pyml shares: buffers, matrices, operations, a run, and the table of kernels.
+ *
+ * Letters: T tokens of a run, P wanted positions, K input width, N output width, D head_dim, H key/value heads.
+ * Everything here is plain C11 without vector types, so that it means the same in every CPU level's objects.
+ */
+#ifndef PYML_H
+#define PYML_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    PANEL = 16,     /* rows of a weight, or keys, side by side */
+    CHUNK = 256,    /* k of a quantised panel that are unpacked at a time */
+    BLOCK = 32,     /* activations that share a scale */
+    PAGE = 64,      /* positions in a KV page: one key block of attention */
+    MAX_PHASES = 4, /* parts of a fused operation that are timed apart */
+    MAX_THREADS = 256
+};
+
+/* Block types, numbered as GGUF numbers them. */
+enum {
+    TYPE_F32 = 0, TYPE_F16 = 1, TYPE_Q4_0 = 2, TYPE_Q4_1 = 3, TYPE_Q5_0 = 6, TYPE_Q5_1 = 7, TYPE_Q8_0 = 8,
+    TYPE_Q2_K = 10, TYPE_Q3_K = 11, TYPE_Q4_K = 12, TYPE_Q5_K = 13, TYPE_Q6_K = 14, TYPE_IQ4_NL = 20, TYPE_BF16 = 30
+};
+
+/* An activation: rows of width float32, and an int8 copy where a quantised matrix reads it. */
+typedef struct {
+    float *f;            /* [rows][width] */
+    int64_t width;
+    int64_t stride8;     /* bytes between rows of codes */
+    int64_t blocks;      /* width / 32 */
+    int8_t *codes;       /* [rows][stride8], or NULL: no int8 copy */
+    float *scales;       /* [rows][blocks] */
+    int32_t *sums;       /* [rows][blocks]       sum of a block's codes */
+    int32_t *half_sums;  /* [rows][2 * blocks]   the same for its halves of 16 */
+    bool outputs;        /* a row a wanted position instead of a row a token */
+} pyml_buffer;
+
+/* A weight (N, K) in panels of 16 rows; see pack.c for what a panel holds. */
+typedef struct {
+    int32_t type;
+    int64_t n, k;
+    const uint8_t *data;
+    int64_t panel_bytes;
+} pyml_matrix;
+
+enum {
+    OP_EMBED, OP_ADD_POSITIONS, OP_RMS_NORM, OP_LAYER_NORM, OP_LINEAR, OP_ACTIVATE, OP_GATED, OP_SOFT_CAP, OP_SELECT,
+    OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_QUANTIZE, OP_KINDS
+};
+
+enum { ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU };
+
+typedef struct {
+    int32_t kind;
+    pyml_buffer *in, *in2, *out;
+    const pyml_matrix *matrices; /* linear: outputs side by side; embed: the table */
+    int32_t n_matrices;
+    const float *weight, *weight2; /* norms: weight and bias; prepare_qkv: q_norm and k_norm; linear: bias; tables */
+    float eps, scale, cap;
+    int32_t layer, n_heads, window, activation;
+    bool accumulate;
+} pyml_op;
+
+/* One sequence's part of a run. */
+typedef struct {
+    uint8_t *const *pages; /* KV pages */
+    int64_t start;         /* position of its first token */
+    int64_t count;         /* its tokens */
+    int64_t row;           /* row of its first token in the token buffers */
+} pyml_slice;
+
+/* Some consecutive tokens of one slice: the unit that attention hands out (times H heads). */
+typedef struct {
+    int32_t slice, first, count;
+} pyml_tile;
+
+typedef struct {
+    int64_t n_layers, n_kv_heads, head_dim;
+    int64_t head_bytes, layer_bytes; /* see kv_layout.py */
+    bool f16;
+} pyml_kv;
+
+/* Everything that an operation needs to know of the run it is in. */
+typedef struct {
+    int64_t tokens, outputs;
+    const int32_t *ids;         /* [T] */
+    const int32_t *positions;   /* [T] */
+    const int32_t *token_slice; /* [T] slice of each token */
+    const int32_t *output_rows; /* [P] token row of each wanted position */
+    const pyml_slice *slices;
+    int64_t n_slices;
+    const pyml_tile *tiles;
+    int64_t n_tiles;
+    int64_t tile_tokens;        /* most tokens in a tile */
+    pyml_kv kv;
+    float *partials;            /* attention's per-block results when key blocks are split over threads */
+    int64_t partials_floats;
+    int32_t threads;
+} pyml_run;
+
+/* What one thread has of its own. */
+typedef struct {
+    int32_t index;
+    uint8_t *scratch;             /* SCRATCH_BYTES, aligned */
+    bool timed;
+    uint64_t phase[MAX_PHASES];   /* ticks in the parts of the current operation */
+} pyml_thread;
+
+/* An operation's work is cut into items; threads take them in order from a shared counter.
+ * `stage` numbers the passes of an operation that needs a barrier in its middle. */
+typedef int64_t (*pyml_items_fn)(const pyml_op *, const pyml_run *, int stage);
+typedef void (*pyml_work_fn)(const pyml_op *, const pyml_run *, pyml_thread *, int stage, int64_t begin, int64_t end);
+
+typedef struct {
+    const char *name;
+    pyml_items_fn items[OP_KINDS];
+    pyml_work_fn work[OP_KINDS];
+    void (*unpack_rows)(const pyml_matrix *, const int64_t *rows, int64_t count, float *out);
+    void (*enter)(void); /* floating-point state: round to nearest, no flush to zero */
+} pyml_kernels;
+
+/* dispatch.c */
+int pyml_level_count(void);
+const char *pyml_level_name(int level);
+int pyml_level_compiled(int level);
+int pyml_level_supported(int level); /* by this CPU and its operating system */
+const pyml_kernels *pyml_level_kernels(int level);
+
+/* pack.c */
+int64_t pyml_panel_bytes(int type, int64_t k);              /* -1: unknown type or k no multiple of its block */
+int64_t pyml_stored_row_bytes(int type, int64_t k);
+void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, int64_t begin, int64_t end);
+int pyml_chunk_bytes(int type, int64_t k);                  /* of one chunk of k <= 256 (quantised types) */
+
+/* program.c */
+typedef struct {
+    uint64_t busy, phase[MAX_PHASES]; /* ticks of one thread in one operation */
+} pyml_lap;
+
+typedef struct {
+    int64_t n_ops;
+    pyml_op *ops;
+    const pyml_kernels *kernels;
+    int32_t threads;
+    int64_t scratch_bytes;        /* each thread's */
+    volatile int cancel;          /* set from any thread; seen within one item of work */
+    int (*poll)(void *);          /* asked on the calling thread every 50 ms; true cancels */
+    void *poll_argument;
+    pyml_run run;
+    uint8_t *scratch;             /* [threads][scratch_bytes] */
+    void *counters;
+    /* filled by a timed run: */
+    int64_t *begin_ns, *end_ns;   /* [n_ops] */
+    pyml_lap *laps;               /* [n_ops][threads] */
+    uint64_t run_ticks;           /* of the whole run: what a tick is worth in ns */
+} pyml_program;
+
+int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t tile_tokens);
+bool pyml_program_allocate(pyml_program *);                 /* scratch, counters, laps; false: out of memory */
+void pyml_program_free(pyml_program *);
+bool pyml_program_run(pyml_program *, bool timed);          /* false: cancelled */
+void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed);
+
+/* pool.c */
+typedef struct pyml_pool pyml_pool;
+pyml_pool *pyml_pool_get(int threads);                      /* NULL: out of memory or threads not to be had */
+int pyml_pool_threads(const pyml_pool *);
+void pyml_pool_lock(pyml_pool *);                           /* one job at a time */
+void pyml_pool_unlock(pyml_pool *);
+void pyml_pool_run(pyml_pool *, void (*job)(void *, int), void *argument); /* on every thread, the caller being number 0 */
+void pyml_pool_barrier(pyml_pool *);
+
+static inline uint64_t pyml_ticks(void) {
+#if defined(__x86_64__)
+    uint32_t low, high;
+    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+    return ((uint64_t)high << 32) | low;
+#elif defined(__aarch64__)
+    uint64_t ticks;
+    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
+    return ticks;
+#else
+    return 0;
+#endif
+}
+
+#endif

@@ -1,0 +1,188 @@
+"""The packed layout of a weight matrix: panels of 16 rows, side by side, in the order in which a kernel streams them.
+
+Rows are cut into panels of 16 (in the last one, what belongs to rows past the matrix's end is zero). A panel is a
+sequence of chunks of up to 256 columns. A chunk is a sequence of planes, one for each field of the block type in the
+table below; a plane holds that field of all blocks of the chunk, unit by unit, each unit of all 16 rows side by side:
+``[blocks * units][16 rows]``, filled up with zeros to a multiple of 64 bytes. So one 64-byte load reads the same four
+weights' codes (or two scales) of 16 rows. Stored bits stay as they are, but for two fields that are re-ordered for the
+kernels' sake (:class:`Field`).
+
+This is the specification in NumPy; the compiled packer is tested against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .dtypes import ByteSource, U8Array, as_bytes, block_type, check_shape, checked_bytes
+from .errors import ShapeError
+
+PANEL_ROWS = 16
+CHUNK_COLUMNS = 256
+ALIGNMENT = 64
+
+_UNITS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A part of a stored block that becomes a plane.
+
+    Attributes:
+        name: as in ggml's block struct.
+        offset: where it starts in the stored block, in bytes.
+        unit: bytes that stay together: 2 for float16 scales, 1 for packed scales, 4 for words of codes.
+        count: units a block.
+        recode: ``"biased"``: int8 codes become unsigned (xor 0x80); ``"bits"``: the 32 fifth bits of q5_0 and q5_1 are
+            re-ordered so that bit g of byte i is the stored bit 4 g + i, next to word g of the codes.
+    """
+
+    name: str
+    offset: int
+    unit: int
+    count: int
+    recode: str = ""
+
+
+_F = Field
+FIELDS: dict[str, tuple[Field, ...]] = {
+    "f32": (_F("x", 0, 4, 1),),
+    "f16": (_F("x", 0, 2, 1),),
+    "bf16": (_F("x", 0, 2, 1),),
+    "q8_0": (_F("d", 0, 2, 1), _F("qs", 2, 4, 8, "biased")),
+    "q4_0": (_F("d", 0, 2, 1), _F("qs", 2, 4, 4)),
+    "iq4_nl": (_F("d", 0, 2, 1), _F("qs", 2, 4, 4)),
+    "q4_1": (_F("d", 0, 2, 1), _F("m", 2, 2, 1), _F("qs", 4, 4, 4)),
+    "q5_0": (_F("d", 0, 2, 1), _F("qh", 2, 4, 1, "bits"), _F("qs", 6, 4, 4)),
+    "q5_1": (_F("d", 0, 2, 1), _F("m", 2, 2, 1), _F("qh", 4, 4, 1, "bits"), _F("qs", 8, 4, 4)),
+    "q2_K": (_F("d, dmin", 80, 2, 2), _F("scales", 0, 1, 16), _F("qs", 16, 4, 16)),
+    "q3_K": (_F("d", 108, 2, 1), _F("scales", 96, 1, 12), _F("hmask", 0, 4, 8), _F("qs", 32, 4, 16)),
+    "q4_K": (_F("d, dmin", 0, 2, 2), _F("scales", 4, 1, 12), _F("qs", 16, 4, 32)),
+    "q5_K": (_F("d, dmin", 0, 2, 2), _F("scales", 4, 1, 12), _F("qh", 16, 4, 8), _F("qs", 48, 4, 32)),
+    "q6_K": (_F("d", 208, 2, 1), _F("scales", 192, 1, 16), _F("qh", 128, 4, 16), _F("ql", 0, 4, 32)),
+}
+
+
+def padded_rows(rows: int) -> int:
+    """``rows`` rounded up to whole panels."""
+    return -(-rows // PANEL_ROWS) * PANEL_ROWS
+
+
+def panel_nbytes(dtype: str, columns: int) -> int:
+    """Bytes of one panel of a matrix with so many columns (K)."""
+    kind = block_type(dtype)
+    kind.nbytes((columns,))
+    return sum(_padded(PANEL_ROWS * f.unit * f.count * blocks) for f, _, blocks in _planes(dtype, columns))
+
+
+def packed_nbytes(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes of a packed matrix of shape (N, K), in Python integers."""
+    rows, columns = matrix_shape(shape)
+    return padded_rows(rows) // PANEL_ROWS * panel_nbytes(dtype, columns)
+
+
+def pack(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> U8Array:
+    """The stored matrix (N, K) in panels: flat uint8, aligned to 64 bytes.
+
+    Raises:
+        ShapeError: no matrix of at least one row and column, or not the bytes of one.
+    """
+    rows, columns = matrix_shape(shape)
+    stored = checked_bytes(buffer, dtype, (rows, columns)).reshape(rows, -1)
+    packed = aligned_empty(packed_nbytes(dtype, shape)).reshape(-1, panel_nbytes(dtype, columns))
+    packed[:] = 0
+    whole = rows // PANEL_ROWS
+    _fill_panels(stored[: whole * PANEL_ROWS], PANEL_ROWS, dtype, columns, packed[:whole])
+    if rows % PANEL_ROWS:
+        _fill_panels(stored[whole * PANEL_ROWS :], rows % PANEL_ROWS, dtype, columns, packed[whole:])
+    return packed.reshape(-1)
+
+
+def unpack(packed: ByteSource, dtype: str, shape: Sequence[int]) -> U8Array:
+    """The stored bytes of a packed matrix (N, K): the inverse of :func:`pack`, flat uint8.
+
+    Raises:
+        ShapeError: not the bytes of such a packed matrix.
+    """
+    rows, columns = matrix_shape(shape)
+    data = as_bytes(packed)
+    expected = packed_nbytes(dtype, shape)
+    if data.size != expected:
+        raise ShapeError(f"packed {dtype} of shape {(rows, columns)}: expected {expected} bytes, got {data.size}")
+    panels = data.reshape(-1, panel_nbytes(dtype, columns))
+    kind = block_type(dtype)
+    stored = np.empty((len(panels), PANEL_ROWS, columns // kind.block_size, kind.type_size), np.uint8)
+    offset = 0
+    for field, first, blocks in _planes(dtype, columns):
+        size = PANEL_ROWS * field.unit * field.count * blocks
+        plane = panels[:, offset : offset + size].view(_UNITS[field.unit])
+        units = plane.reshape(len(panels), blocks, field.count, PANEL_ROWS).transpose(0, 3, 1, 2)
+        part = np.ascontiguousarray(units).view(np.uint8)
+        stored[:, :, first : first + blocks, _span(field)] = _decode(part, field.recode)
+        offset += _padded(size)
+    return stored.reshape(len(panels) * PANEL_ROWS, -1)[:rows].reshape(-1)
+
+
+def aligned_empty(nbytes: int) -> U8Array:
+    """Uninitialised memory that starts at a multiple of 64 bytes."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes]
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """(N, K) as Python integers; ShapeError if it is no matrix of at least one row and column."""
+    dims = check_shape(shape)
+    if len(dims) != 2 or 0 in dims:
+        raise ShapeError(f"matrix: expected a shape (N, K) of at least (1, 1), got {dims}")
+    return dims[0], dims[1]
+
+
+def _planes(dtype: str, columns: int) -> Iterator[tuple[Field, int, int]]:
+    """The planes of a panel in order: field, first block, number of blocks."""
+    block_size = block_type(dtype).block_size
+    for start in range(0, columns, CHUNK_COLUMNS):
+        blocks = min(CHUNK_COLUMNS, columns - start) // block_size
+        for field in FIELDS[dtype]:
+            yield field, start // block_size, blocks
+
+
+def _fill_panels(stored: U8Array, rows: int, dtype: str, columns: int, out: U8Array) -> None:
+    """Pack rows, so many a panel, into zeroed panels."""
+    kind = block_type(dtype)
+    source = stored.reshape(len(out), rows, columns // kind.block_size, kind.type_size)
+    offset = 0
+    for field, first, blocks in _planes(dtype, columns):
+        part = _encode(source[:, :, first : first + blocks, _span(field)], field.recode)
+        units = part.view(_UNITS[field.unit]).transpose(0, 2, 3, 1)
+        size = PANEL_ROWS * field.unit * field.count * blocks
+        plane = out[:, offset : offset + size].view(_UNITS[field.unit])
+        plane.reshape(len(out), blocks, field.count, PANEL_ROWS)[..., :rows] = units
+        offset += _padded(size)
+
+
+def _span(field: Field) -> slice:
+    return slice(field.offset, field.offset + field.unit * field.count)
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _encode(part: U8Array, recode: str) -> U8Array:
+    if recode == "biased":
+        return part ^ np.uint8(0x80)
+    if recode == "bits":
+        bits = np.unpackbits(part, axis=-1, bitorder="little").reshape(*part.shape[:-1], 8, 4)
+        return np.packbits(bits.swapaxes(-1, -2), axis=-1, bitorder="little").reshape(part.shape)
+    return part
+
+
+def _decode(part: U8Array, recode: str) -> U8Array:
+    if recode == "bits":
+        bits = np.unpackbits(part, axis=-1, bitorder="little").reshape(*part.shape[:-1], 4, 8)
+        return np.packbits(bits.swapaxes(-1, -2).reshape(*part.shape[:-1], 32), axis=-1, bitorder="little")
+    return _encode(part, recode)

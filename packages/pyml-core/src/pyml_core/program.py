@@ -1,0 +1,406 @@
+"""Program: a model declared once as a flat list of named operations over preallocated buffers.
+
+Letters: T = tokens of a run (all slices together), P = positions of a run that want logits, W = width of a buffer,
+K = input width and N = output width of a matrix.
+
+Python declares; nothing here computes. :meth:`Program.run` hands the list to the compiled run loop, which executes it in
+one call without the GIL (``csrc/program.c``); :func:`pyml_core.reference.run` executes the same list in plain NumPy and is
+what the compiled one is tested against.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native, cpu
+from .errors import ShapeError
+from .kv_layout import KVLayout, PageTable
+
+if TYPE_CHECKING:
+    from .tensor import PackedMatrix
+
+F32Array = npt.NDArray[np.float32]
+
+ACTIVATIONS = ("gelu_tanh", "gelu_erf", "silu")
+
+
+@dataclass(eq=False)
+class Buffer:
+    """One activation of the model: float32 of shape (rows, width), where rows is T or P.
+
+    Attributes:
+        name: for messages and traces.
+        width: W, elements a row.
+        rows: ``"tokens"`` (one row a token of the run) or ``"outputs"`` (one row a position that wants logits).
+        quantized: a quantised matrix reads this buffer, so that whatever writes it also writes an int8 copy
+            (codes per row, a scale and a sum of codes per block of 32).
+    """
+
+    name: str
+    width: int
+    rows: str = "tokens"
+    quantized: bool = False
+    index: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One step of a program.
+
+    Attributes:
+        kind: what is done, a method name of :class:`Program` (``"linear"``, ``"rms_norm"``, ...).
+        name: dotted name, unique in its program (``"layers.3.attention.qkv"``).
+        inputs: buffers read.
+        output: the buffer written (None where the KV cache alone is written).
+        params: everything else: weights, eps, scale, ...
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[Buffer, ...]
+    output: Buffer | None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Slice:
+    """Consecutive tokens of one sequence in a run.
+
+    Attributes:
+        pages: the sequence's KV pages, enough for ``start + len(ids)`` positions (see :mod:`pyml_core.kv_layout`);
+            a :class:`PageTable` is used as it is, other sequences are looked up page by page at every run.
+        start: position of the first token, which is also the number of positions already in the pages.
+        ids: token ids.
+        outputs: indices into ``ids`` of the positions that want logits, ascending.
+    """
+
+    pages: PageTable | Sequence[npt.NDArray[np.uint8]]
+    start: int
+    ids: Sequence[int] | npt.NDArray[np.int32]
+    outputs: Sequence[int] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class OpTiming:
+    """What one operation of a timed run took.
+
+    Attributes:
+        operation: which.
+        start_ns: when it began (monotonic clock).
+        ms: wall time.
+        phases: the wall time of a fused operation shared out by the threads' ticks, in ms (``prepare_qkv``: QKnorm, RoPE,
+            append; ``attention``: QK^T, softmax, A*V); empty for others.
+        bytes: weights, KV pages and activations read and written.
+        flops: multiplications and additions (2 a multiply-add), integer ones included.
+        busy: share of the threads' time that was work, 0..1; the rest was waiting for the slowest.
+    """
+
+    operation: Operation
+    start_ns: int
+    ms: float
+    phases: Mapping[str, float]
+    bytes: int
+    flops: int
+    busy: float
+
+
+class Program:
+    """A flat list of operations, run as one call.
+
+    Args:
+        max_tokens: most tokens (T) of one run; buffers are allocated for so many rows.
+        kv: geometry of the sequences' KV pages, or None for a program without attention.
+        threads: worker threads, 1 to 256; None takes :func:`pyml_core.cpu.default_threads`.
+
+    Each method below appends one operation and returns the buffer that it writes.
+    """
+
+    def __init__(self, max_tokens: int, kv: KVLayout | None = None, threads: int | None = None) -> None:
+        if max_tokens < 1:
+            raise ShapeError(f"max_tokens: expected at least 1, got {max_tokens}")
+        self.max_tokens = max_tokens
+        self.kv = kv
+        self.threads = cpu.default_threads() if threads is None else threads
+        if not 1 <= self.threads <= _native.THREADS_MAX:
+            raise ShapeError(f"threads: expected 1 to {_native.THREADS_MAX}, got {self.threads}")
+        self.level = cpu.level()
+        self.buffers: list[Buffer] = []
+        self.operations: list[Operation] = []
+        self.result: Buffer | None = None
+        self._native: _native.NativeProgram | None = None
+        self._lock = threading.Lock()
+
+    # ---- buffers
+
+    def buffer(self, name: str, width: int, rows: str = "tokens") -> Buffer:
+        """Declare an activation of ``width`` float32 a row, one row a token (or ``rows="outputs"``: a wanted position)."""
+        if width < 1:
+            raise ShapeError(f"{name}: expected a width of at least 1, got {width}")
+        if rows not in ("tokens", "outputs"):
+            raise ShapeError(f"{name}: expected rows 'tokens' or 'outputs', got {rows!r}")
+        buf = Buffer(name, width, rows, index=len(self.buffers))
+        self.buffers.append(buf)
+        return buf
+
+    # ---- operations over rows
+
+    def embed(self, name: str, table: PackedMatrix, out: Buffer, scale: float = 1.0) -> Buffer:
+        """``out[t] = scale * table[ids[t]]``: embedding look-up; table (vocab, W)."""
+        self._check_width(name, table.shape[1], out)
+        return self._add("embed", name, (), out, table=table, scale=float(scale))
+
+    def add_positions(self, name: str, table: F32Array, out: Buffer) -> Buffer:
+        """``out[t] += table[position[t]]``: learned positions (GPT-2); table (context, W) float32."""
+        table = self._vector_or_table(name, table, 2)
+        self._check_width(name, table.shape[1], out)
+        return self._add("add_positions", name, (), out, table=table)
+
+    def rms_norm(
+        self, name: str, x: Buffer, weight: F32Array, eps: float, out: Buffer, add_to: Buffer | None = None
+    ) -> Buffer:
+        """``x / sqrt(mean(x^2) + eps) * weight`` into ``out``; with ``add_to``: ``add_to += that`` (and ``out`` must be it).
+
+        Source: Zhang and Sennrich 2019, arXiv 1910.07467.
+        """
+        weight = self._vector_or_table(name, weight, 1)
+        self._check_width(name, weight.shape[0], x)
+        self._check_width(name, x.width, out)
+        if add_to is not None and add_to is not out:
+            raise ShapeError(f"{name}: add_to must be the output buffer")
+        return self._add("rms_norm", name, (x,), out, weight=weight, eps=float(eps), accumulate=add_to is not None)
+
+    def layer_norm(self, name: str, x: Buffer, weight: F32Array, bias: F32Array, eps: float, out: Buffer) -> Buffer:
+        """``(x - mean) / sqrt(var + eps) * weight + bias`` into ``out``. Source: Ba et al. 2016, arXiv 1607.06450."""
+        weight = self._vector_or_table(name, weight, 1)
+        bias = self._vector_or_table(name, bias, 1)
+        self._check_width(name, weight.shape[0], x)
+        self._check_width(name, bias.shape[0], x)
+        self._check_width(name, x.width, out)
+        return self._add("layer_norm", name, (x,), out, weight=weight, bias=bias, eps=float(eps))
+
+    def linear(
+        self,
+        name: str,
+        x: Buffer,
+        matrices: Sequence[PackedMatrix],
+        out: Buffer,
+        bias: F32Array | None = None,
+        accumulate: bool = False,
+    ) -> Buffer:
+        """``out = x @ concat(matrices).T + bias``, or ``out += ...`` with ``accumulate``.
+
+        Every matrix is (N_i, K); their outputs lie side by side in ``out`` (W = sum of N_i), so that Q, K and V, or gate and
+        up, are one operation even where their block types differ. Quantised matrices read x's int8 copy.
+        """
+        total = 0
+        for matrix in matrices:
+            self._check_width(name, matrix.shape[1], x)
+            total += matrix.shape[0]
+            if matrix.quantized:
+                x.quantized = True
+        self._check_width(name, total, out)
+        if x.rows != out.rows:
+            raise ShapeError(f"{name}: input has a row a {x.rows[:-1]}, output a row a {out.rows[:-1]}")
+        if bias is not None:
+            bias = self._vector_or_table(name, bias, 1)
+            self._check_width(name, bias.shape[0], out)
+        return self._add("linear", name, (x,), out, matrices=tuple(matrices), bias=bias, accumulate=accumulate)
+
+    def activate(self, name: str, x: Buffer, activation: str, out: Buffer) -> Buffer:
+        """``out = activation(x)``: ``gelu_tanh``, ``gelu_erf`` or ``silu``. In place where out is x."""
+        self._check_activation(name, activation)
+        self._check_width(name, x.width, out)
+        return self._add("activate", name, (x,), out, activation=activation)
+
+    def gated(self, name: str, gate_up: Buffer, activation: str, out: Buffer) -> Buffer:
+        """``out = activation(gate) * up`` where ``gate_up`` is [gate | up], twice as wide as ``out``.
+
+        Source: Shazeer 2020, arXiv 2002.05202.
+        """
+        self._check_activation(name, activation)
+        self._check_width(name, 2 * out.width, gate_up)
+        return self._add("gated", name, (gate_up,), out, activation=activation)
+
+    def soft_cap(self, name: str, x: Buffer, cap: float) -> Buffer:
+        """``x = cap * tanh(x / cap)`` in place (Gemma 2's final logits)."""
+        if not cap > 0:
+            raise ShapeError(f"{name}: expected a cap above 0, got {cap}")
+        return self._add("soft_cap", name, (x,), x, cap=float(cap))
+
+    def select(self, name: str, x: Buffer, out: Buffer) -> Buffer:
+        """``out[p] = x[row of wanted position p]``: from a row a token to a row a wanted position."""
+        self._check_width(name, x.width, out)
+        if x.rows != "tokens" or out.rows != "outputs":
+            raise ShapeError(f"{name}: select goes from rows 'tokens' to rows 'outputs'")
+        return self._add("select", name, (x,), out)
+
+    # ---- attention
+
+    def rope_angles(self, name: str, inv_freq: F32Array, scale: float = 1.0) -> Buffer:
+        """A new buffer with [cos | sin] of ``position * inv_freq`` times ``scale`` for every token, 2 * len(inv_freq) wide."""
+        inv_freq = self._vector_or_table(name, inv_freq, 1)
+        out = self.buffer(name, 2 * inv_freq.shape[0])
+        return self._add("rope_angles", name, (), out, inv_freq=inv_freq, scale=float(scale))
+
+    def prepare_qkv(
+        self,
+        name: str,
+        qkv: Buffer,
+        layer: int,
+        n_heads: int,
+        rope: Buffer | None = None,
+        q_norm: F32Array | None = None,
+        k_norm: F32Array | None = None,
+        eps: float = 1e-6,
+    ) -> Buffer:
+        """Make q ready and append k and v to the KV pages: per head norm (QK-norm), rotation (half-split RoPE), append.
+
+        ``qkv`` is [q heads | k heads | v heads], ``(n_heads + 2 H) * D`` wide; q is changed in place. RoPE rotates the first
+        ``rope.width`` elements of a head: ``x1 cos - x2 sin | x2 cos + x1 sin`` (Su et al. 2021, arXiv 2104.09864, in the
+        half-split order of GPT-NeoX). k and v are rounded to the cache's type.
+        """
+        kv = self._attention_geometry(name, layer, n_heads, qkv)
+        if rope is not None and rope.width > kv.head_dim:
+            raise ShapeError(f"{name}: RoPE rotates {rope.width} elements, head_dim is {kv.head_dim}")
+        norms = []
+        for weight in (q_norm, k_norm):
+            if weight is not None:
+                weight = self._vector_or_table(name, weight, 1)
+                if weight.shape[0] != kv.head_dim:
+                    raise ShapeError(f"{name}: expected a QK-norm of {kv.head_dim} weights, got {weight.shape[0]}")
+            norms.append(weight)
+        inputs = (qkv,) if rope is None else (qkv, rope)
+        return self._add(
+            "prepare_qkv", name, inputs, qkv,
+            layer=layer, n_heads=n_heads, q_norm=norms[0], k_norm=norms[1], eps=float(eps),
+        )  # fmt: skip
+
+    def attention(
+        self,
+        name: str,
+        qkv: Buffer,
+        layer: int,
+        n_heads: int,
+        out: Buffer,
+        scale: float,
+        window: int = 0,
+        soft_cap: float = 0.0,
+    ) -> Buffer:
+        """Causal attention of every token's q (in ``qkv``) over its sequence's pages; ``out`` is (T, n_heads * D).
+
+        Query head h reads key/value head ``h // (n_heads / H)``. ``window`` w > 0: a token at position i sees positions
+        ``i - w + 1 .. i``. ``soft_cap`` c > 0: scores become ``c * tanh(score / c)`` before the mask. Softmax is taken online
+        over key blocks of 64 at absolute positions, merged in ascending order (Milakov and Gimelshein 2018, arXiv 1805.02867;
+        Dao et al. 2022, arXiv 2205.14135).
+        """
+        kv = self._attention_geometry(name, layer, n_heads, qkv)
+        self._check_width(name, n_heads * kv.head_dim, out)
+        if window < 0:
+            raise ShapeError(f"{name}: expected a window of at least 0, got {window}")
+        return self._add(
+            "attention", name, (qkv,), out,
+            layer=layer, n_heads=n_heads, scale=float(scale), window=int(window), soft_cap=float(soft_cap),
+        )  # fmt: skip
+
+    # ---- running
+
+    def run(self, slices: Sequence[Slice]) -> F32Array:
+        """Execute every operation once for these slices: append their keys and values, and compute the last output.
+
+        Returns the last operation's output, (P, W) float32 (or (T, W) where it has a row a token): the wanted positions of all
+        slices in order. Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt.
+
+        Raises:
+            ShapeError: slices that do not fit the program. Cancelled: by :meth:`cancel`.
+        """
+        with self._lock:
+            return self._compiled().run(slices)
+
+    def run_timed(self, slices: Sequence[Slice]) -> tuple[F32Array, list[OpTiming]]:
+        """:meth:`run`, with what every operation took. The numbers are the same."""
+        with self._lock:
+            native = self._compiled()
+            result = native.run(slices, True)
+            raw = native.timings()
+        tokens, outputs = sum(len(part.ids) for part in slices), sum(len(part.outputs) for part in slices)
+        timings = []
+        for op, begin, end, busy, phases in raw:
+            moved, flops = self._cost(op, slices, tokens, outputs)
+            timings.append(OpTiming(op, begin, (end - begin) * 1e-6, phases, moved, flops, busy))
+        return result, timings
+
+    def cancel(self) -> None:
+        """Stop the run in progress, from any thread: it raises Cancelled within one item of work."""
+        if self._native is not None:
+            self._native.cancel()
+
+    def _compiled(self) -> _native.NativeProgram:
+        if self._native is None:
+            if self.result is None:
+                raise ShapeError("the program has no operations")
+            self._native = _native.NativeProgram(self, self.level, self.threads)
+        return self._native
+
+    def _cost(self, op: Operation, slices: Sequence[Slice], tokens: int, outputs: int) -> tuple[int, int]:
+        """Bytes moved and arithmetic operations of one operation in a run of these slices."""
+        if op.output is None:
+            return 0, 0
+        rows = outputs if op.output.rows == "outputs" else tokens
+        moved = 4 * rows * (op.output.width + sum(buf.width for buf in op.inputs))
+        flops = rows * op.output.width
+        if op.kind == "linear":
+            moved += sum(matrix.nbytes for matrix in op.params["matrices"])
+            flops *= 2 * op.inputs[0].width
+        elif op.kind == "attention" and self.kv is not None:
+            window, keys, pairs = op.params["window"], 0, 0
+            for part in slices:
+                start, count = part.start, len(part.ids)
+                seen = [min(position + 1, window or position + 1) for position in (range(start, start + count))]
+                pairs += sum(seen)
+                keys += min(start + count, seen[-1] + count - 1)
+            moved += 2 * keys * self.kv.n_kv_heads * self.kv.head_dim * self.kv.numpy_dtype.itemsize
+            flops = 4 * pairs * op.params["n_heads"] * self.kv.head_dim
+        return moved, flops
+
+    # ---- checks
+
+    def _add(self, kind: str, name: str, inputs: tuple[Buffer, ...], out: Buffer | None, **params: Any) -> Buffer:
+        if self._native is not None:
+            raise ShapeError(f"{name}: the program has run already; declare every operation before its first run")
+        self.operations.append(Operation(kind, name, inputs, out, params))
+        if out is None:
+            raise ShapeError(f"{name}: an operation needs an output")
+        self.result = out
+        return out
+
+    @staticmethod
+    def _check_width(name: str, expected: int, buf: Buffer) -> None:
+        if buf.width != expected:
+            raise ShapeError(f"{name}: expected {buf.name} to be {expected} wide, it is {buf.width}")
+
+    @staticmethod
+    def _check_activation(name: str, activation: str) -> None:
+        if activation not in ACTIVATIONS:
+            raise ShapeError(f"{name}: expected an activation of {', '.join(ACTIVATIONS)}, got {activation!r}")
+
+    @staticmethod
+    def _vector_or_table(name: str, array: F32Array, ndim: int) -> F32Array:
+        if array.ndim != ndim:
+            raise ShapeError(f"{name}: expected a weight of {ndim} dimensions, got shape {array.shape}")
+        return np.ascontiguousarray(array, np.float32)
+
+    def _attention_geometry(self, name: str, layer: int, n_heads: int, qkv: Buffer) -> KVLayout:
+        if self.kv is None:
+            raise ShapeError(f"{name}: attention needs a program with a KV layout")
+        if not 0 <= layer < self.kv.n_layers:
+            raise ShapeError(f"{name}: layer {layer} is not in the KV layout's {self.kv.n_layers}")
+        if n_heads % self.kv.n_kv_heads:
+            raise ShapeError(f"{name}: {n_heads} heads do not divide into {self.kv.n_kv_heads} key/value heads")
+        self._check_width(name, (n_heads + 2 * self.kv.n_kv_heads) * self.kv.head_dim, qkv)
+        return self.kv

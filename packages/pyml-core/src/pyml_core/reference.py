@@ -1,0 +1,528 @@
+"""Every operation in plain NumPy: the specification that the compiled kernels are tested against.
+
+Letters: T = tokens, P = positions that want logits, W = width of a row, N and K = outputs and inputs of a matrix,
+S = elements of a sub-block that share a scale (16 or 32), H = key/value heads, D = head_dim, L = positions attended to.
+
+Everything takes and returns float32 arrays. Inside, formulas are evaluated in float64 and rounded once at the end, so
+that what a kernel differs by is its own rounding. The exception is :func:`linear` with quantised weights, whose int8
+arithmetic and order of accumulation are part of the specification and are followed step by step.
+
+:func:`run` interprets a :class:`~pyml_core.program.Program` with these functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import panels
+from .dtypes import ByteSource, Expanded, F32Array, I8Array, U8Array, block_type, expand
+from .errors import ShapeError
+from .kv_layout import PAGE_TOKENS, PANEL, KVLayout
+from .program import Buffer, Operation, Program, Slice
+from .tensor import PackedMatrix, Tensor
+
+F64Array = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int32]
+Weight = Tensor | PackedMatrix
+
+ACTIVATION_BLOCK = 32
+"""Activations that share a scale in their int8 copy."""
+
+_F16_MAX = float(np.finfo(np.float16).max)
+_LINEAR_ROWS = 8192  # rows of a weight that are expanded at a time, which bounds the temporaries
+
+
+# ---- embeddings
+
+
+def embed(table: Weight, ids: npt.ArrayLike, scale: float = 1.0) -> F32Array:
+    """``out[t] = scale * table[ids[t]]``: (T, W) from a table (vocab, W); the product is taken in float32.
+
+    Raises:
+        ShapeError: an id that is no row of the table.
+    """
+    rows = table.unpack(ids) if isinstance(table, PackedMatrix) else table.take_rows(ids)
+    return rows.to_f32() * np.float32(scale)
+
+
+def add_positions(x: F32Array, table: F32Array, positions: npt.ArrayLike) -> F32Array:
+    """``x[t] + table[positions[t]]``: learned positions; x (T, W), table (context, W).
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
+
+    Raises:
+        ShapeError: a position that is no row of the table.
+    """
+    return x + Tensor.from_array(table).take_rows(positions).to_f32()
+
+
+# ---- norms
+
+
+def rms_norm(x: F32Array, weight: F32Array, eps: float) -> F32Array:
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis. Source: Zhang and Sennrich 2019, arXiv 1910.07467."""
+    x64 = x.astype(np.float64)
+    return _f32(x64 / np.sqrt(np.mean(x64 * x64, axis=-1, keepdims=True) + eps) * weight)
+
+
+def layer_norm(x: F32Array, weight: F32Array, bias: F32Array, eps: float) -> F32Array:
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` over the last axis. Source: Ba et al. 2016, arXiv 1607.06450."""
+    x64 = x.astype(np.float64)
+    centred = x64 - x64.mean(axis=-1, keepdims=True)
+    return _f32(centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + eps) * weight + bias)
+
+
+# ---- linear layers
+
+
+class QuantizedRows(NamedTuple):
+    """The int8 copy of activations (T, K): ``x`` is about ``scales * codes`` block by block.
+
+    Attributes:
+        codes: int8 (T, K), from -127 to 127.
+        scales: float32 (T, K / 32).
+        sums: int32 (T, K / 32), the sum of a block's codes.
+    """
+
+    codes: I8Array
+    scales: F32Array
+    sums: IntArray
+
+
+def quantize_activations(x: F32Array) -> QuantizedRows:
+    """Round every block of 32 of a row to int8: scale = max|x| / 127, code = round-half-even(x * (127 / max|x|)).
+
+    All in float32. A block so small that 127 / max|x| is infinite (all zeros among them) has codes 0. Input that is not
+    finite has a scale that is not finite, and arbitrary codes.
+
+    Raises:
+        ShapeError: the width is no multiple of 32.
+    """
+    rows, width = x.shape
+    if width % ACTIVATION_BLOCK:
+        raise ShapeError(f"activations: expected a width of a multiple of {ACTIVATION_BLOCK}, got {width}")
+    blocks = x.astype(np.float32, copy=False).reshape(rows, width // ACTIVATION_BLOCK, ACTIVATION_BLOCK)
+    largest = np.abs(blocks).max(axis=-1)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = np.float32(127) / largest
+        inverse[np.isinf(inverse)] = 0
+        codes = np.nan_to_num(np.rint(blocks * inverse[..., None])).astype(np.int8)
+    sums = codes.sum(axis=-1, dtype=np.int32)
+    return QuantizedRows(codes.reshape(rows, width), largest / np.float32(127), sums)
+
+
+def linear(x: F32Array, weight: Weight, bias: F32Array | None = None) -> F32Array:
+    """``x @ weight.T + bias``: (T, N) from x (T, K) and a weight (N, K).
+
+    f32, f16 and bf16 weights: ordinary arithmetic. Quantised weights: x is rounded by :func:`quantize_activations`; the
+    products of every sub-block of S weights are summed exactly in integers, then in float32, block after block::
+
+        sum = fma(sum_k(code_w * code_x), scale_w * scale_x, sum)
+        sum = fma(minimum_w, scale_x * sum_k(code_x), sum)           where the type has minima
+
+    and the bias is added last.
+
+    Raises:
+        ShapeError: x is not (T, K).
+    """
+    if x.ndim != 2 or x.shape[1] != weight.shape[1]:
+        raise ShapeError(f"linear: expected an input of shape (T, {weight.shape[1]}), got {x.shape}")
+    stored = weight.unpack() if isinstance(weight, PackedMatrix) else weight
+    quantized = block_type(stored.dtype).quantized
+    rows = quantize_activations(x) if quantized else None
+    x64 = x.astype(np.float64)
+    out = np.empty((x.shape[0], stored.shape[0]), np.float32)
+    for start in range(0, out.shape[1], _LINEAR_ROWS):
+        part = stored.rows(start, min(start + _LINEAR_ROWS, out.shape[1]))
+        if rows is not None:
+            product = _int8_product(rows, expand(part.data, part.dtype, part.shape))
+        else:
+            product = _f32(x64 @ part.to_f32().astype(np.float64).T)
+        out[:, start : start + part.shape[0]] = product
+    return out if bias is None else out + bias
+
+
+def _int8_product(x: QuantizedRows, weight: Expanded) -> F32Array:
+    n_sub = weight.scale.shape[1]
+    codes_x = _by_sub_block(x.codes, n_sub)
+    codes_w = _by_sub_block(weight.codes, n_sub)
+    sub_blocks_a_scale = n_sub // x.scales.shape[1]
+    total = np.zeros((len(x.codes), len(weight.codes)), np.float32)
+    for s in range(n_sub):
+        scale_x = x.scales[:, s // sub_blocks_a_scale, None]
+        dots = codes_x[s] @ codes_w[s].T  # below 2^24, so float32 holds these integers exactly
+        total = _fma(dots, scale_x * weight.scale[:, s], total)
+        if weight.minimum is not None:
+            total = _fma(weight.minimum[:, s], scale_x * codes_x[s].sum(axis=1, keepdims=True), total)
+    return total
+
+
+def _by_sub_block(codes: I8Array, n_sub: int) -> F32Array:
+    """(rows, K) as float32 (K / S, rows, S)."""
+    rows, width = codes.shape
+    return np.ascontiguousarray(codes.reshape(rows, n_sub, width // n_sub).swapaxes(0, 1), np.float32)
+
+
+def _fma(a: F32Array, b: F32Array, c: F32Array) -> F32Array:
+    """``a * b + c`` rounded once: the product is exact in float64 (but for the rare sum that float64 itself rounds)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _f32(a.astype(np.float64) * b + c)
+
+
+# ---- activations
+
+
+def gelu_tanh(x: F32Array) -> F32Array:
+    """``x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``. Source: Hendrycks and Gimpel 2016, arXiv 1606.08415."""
+    x64 = x.astype(np.float64)
+    return _f32(x64 * _sigmoid(2 * math.sqrt(2 / math.pi) * (x64 + 0.044715 * x64**3)))
+
+
+def gelu_erf(x: F32Array) -> F32Array:
+    """``x / 2 * (1 + erf(x / sqrt(2)))``, the exact GELU. Source: Hendrycks and Gimpel 2016, arXiv 1606.08415."""
+    x64 = x.astype(np.float64)
+    return _f32(x64 / 2 * _erfc(-x64 / math.sqrt(2)))
+
+
+def silu(x: F32Array) -> F32Array:
+    """``x / (1 + exp(-x))``. Source: Elfwing et al. 2017, arXiv 1702.03118."""
+    x64 = x.astype(np.float64)
+    return _f32(x64 * _sigmoid(x64))
+
+
+ACTIVATIONS: dict[str, Callable[[F32Array], F32Array]] = {"gelu_tanh": gelu_tanh, "gelu_erf": gelu_erf, "silu": silu}
+
+
+def activate(x: F32Array, activation: str) -> F32Array:
+    """The activation of this name, element by element; ShapeError for a name that is none."""
+    if activation not in ACTIVATIONS:
+        raise ShapeError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    return ACTIVATIONS[activation](x)
+
+
+def gated(gate_up: F32Array, activation: str) -> F32Array:
+    """``activation(gate) * up`` of [gate | up]: (T, W) from (T, 2 W). Source: Shazeer 2020, arXiv 2002.05202."""
+    gate, up = np.split(gate_up, 2, axis=-1)
+    return activate(gate, activation) * up
+
+
+def soft_cap(x: F32Array, cap: float) -> F32Array:
+    """``cap * tanh(x / cap)``. Source: Gemma Team 2024, arXiv 2408.00118."""
+    return _f32(cap * np.tanh(x.astype(np.float64) / cap))
+
+
+def _sigmoid(x: F64Array) -> F64Array:
+    small = np.exp(-np.abs(x))
+    return np.asarray(np.where(x >= 0, 1.0, small) / (1 + small), np.float64)
+
+
+def _erfc(x: F64Array) -> F64Array:
+    return np.fromiter(map(math.erfc, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
+
+
+# ---- positions
+
+
+def rope_angles(positions: npt.ArrayLike, inv_freq: F32Array, scale: float = 1.0) -> F32Array:
+    """``[cos(a) | sin(a)] * scale`` with ``a = position * inv_freq`` rounded to float32: (T, 2 F) from F frequencies.
+
+    The angle is a float32 as in Hugging Face transformers, whose numbers long prompts are compared with.
+
+    Source: Su et al. 2021, arXiv 2104.09864.
+    """
+    angles = (np.asarray(positions, np.float32)[:, None] * inv_freq.astype(np.float32, copy=False)).astype(np.float64)
+    return _f32(np.concatenate([np.cos(angles), np.sin(angles)], axis=1)) * np.float32(scale)
+
+
+def rope(x: F32Array, angles: F32Array) -> F32Array:
+    """Rotate the first 2 F of D elements of every head: ``x1 cos - x2 sin | x2 cos + x1 sin | rest``.
+
+    x (T, heads, D), angles [cos | sin] (T, 2 F) of :func:`rope_angles`; x1 and x2 are elements 0..F-1 and F..2F-1 (the
+    half-split order of GPT-NeoX). Source: Su et al. 2021, arXiv 2104.09864.
+    """
+    width = angles.shape[1]
+    cos, sin = np.split(angles.astype(np.float64)[:, None, :], 2, axis=-1)
+    x1, x2 = np.split(x[..., :width].astype(np.float64), 2, axis=-1)
+    return np.concatenate([_f32(x1 * cos - x2 * sin), _f32(x2 * cos + x1 * sin), x[..., width:]], axis=-1)
+
+
+# ---- the KV cache
+
+
+def round_to_cache(x: F32Array, layout: KVLayout) -> npt.NDArray[np.generic]:
+    """x as the cache stores it: float16 rounds to nearest even, and clamps to +-65504; float32 keeps it."""
+    return (np.clip(x, -_F16_MAX, _F16_MAX) if layout.dtype == "f16" else x).astype(layout.numpy_dtype)
+
+
+def append_kv(
+    layout: KVLayout, pages: Sequence[U8Array], layer: int, start: int, keys: F32Array, values: F32Array
+) -> None:
+    """Write keys and values, each (T, H, D), to a sequence's pages at positions ``start .. start + T - 1``."""
+    rounded = zip(round_to_cache(keys, layout), round_to_cache(values, layout), strict=True)
+    for position, (key, value) in enumerate(rounded, start):
+        page, row = pages[position // PAGE_TOKENS], position % PAGE_TOKENS
+        layout.keys(page, layer)[:, row // PANEL, :, row % PANEL] = key
+        layout.values(page, layer)[:, row, :] = value
+
+
+def read_kv(layout: KVLayout, pages: Sequence[U8Array], layer: int, length: int) -> tuple[F32Array, F32Array]:
+    """Keys and values of positions ``0 .. length - 1`` of a sequence, each float32 (H, L, D)."""
+    shape = (layout.n_kv_heads, -1, layout.head_dim)
+    used = pages[: -(-length // PAGE_TOKENS)]
+    keys = np.concatenate([layout.keys(page, layer).swapaxes(2, 3).reshape(shape) for page in used], axis=1)
+    values = np.concatenate([layout.values(page, layer) for page in used], axis=1)
+    return keys[:, :length].astype(np.float32), values[:, :length].astype(np.float32)
+
+
+def prepare_qkv(
+    qkv: F32Array,
+    layout: KVLayout,
+    n_heads: int,
+    angles: F32Array | None = None,
+    q_norm: F32Array | None = None,
+    k_norm: F32Array | None = None,
+    eps: float = 1e-6,
+) -> tuple[F32Array, F32Array, F32Array]:
+    """q (T, n_heads, D), k and v (T, H, D) of [q heads | k heads | v heads]; q and k are normed per head, then rotated.
+
+    Source of the norm per head: Henry et al. 2020, arXiv 2010.04245, with RMSNorm as in Gemma 3.
+    """
+    heads = qkv.reshape(len(qkv), -1, layout.head_dim)
+    q, k, v = np.split(heads, [n_heads, n_heads + layout.n_kv_heads], axis=1)
+    if q_norm is not None:
+        q = rms_norm(q, q_norm, eps)
+    if k_norm is not None:
+        k = rms_norm(k, k_norm, eps)
+    if angles is not None:
+        q, k = rope(q, angles), rope(k, angles)
+    return q, k, v
+
+
+# ---- attention
+
+
+def softmax(x: npt.NDArray[np.floating[Any]]) -> F32Array:
+    """``exp(x) / sum(exp(x))`` over the last axis; -inf has weight 0."""
+    return _f32(_softmax64(x.astype(np.float64)))
+
+
+def attention(
+    q: F32Array,
+    keys: F32Array,
+    values: F32Array,
+    start: int,
+    scale: float,
+    window: int = 0,
+    soft_cap: float = 0.0,
+) -> F32Array:
+    """Causal attention of T tokens from position ``start`` on: q and result (T, heads, D), keys and values (H, L, D).
+
+    ``softmax(mask(cap(scale * q k^T))) v``, head h reading key/value head ``h // (heads / H)``. Position i sees
+    positions up to i, from ``i - window + 1`` on if ``window`` > 0; ``soft_cap`` c > 0 caps scores to
+    ``c tanh(score / c)`` first.
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762; grouped heads: Ainslie et al. 2023, arXiv 2305.13245; sliding window:
+    Beltagy et al. 2020, arXiv 2004.05150.
+    """
+    tokens, heads, _ = q.shape
+    group = heads // keys.shape[0]
+    row = np.arange(start, start + tokens)[:, None]
+    column = np.arange(keys.shape[1])[None, :]
+    seen = column <= row
+    if window > 0:
+        seen &= column > row - window
+    out = np.empty(q.shape, np.float32)
+    for head in range(heads):
+        scores = scale * (q[:, head].astype(np.float64) @ keys[head // group].astype(np.float64).T)
+        if soft_cap > 0:
+            scores = soft_cap * np.tanh(scores / soft_cap)
+        weights = _softmax64(np.where(seen, scores, -np.inf))
+        out[:, head] = weights @ values[head // group].astype(np.float64)
+    return out
+
+
+def _softmax64(x: F64Array) -> F64Array:
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float64)
+
+
+# ---- choosing
+
+
+def select(x: F32Array, rows: npt.ArrayLike) -> F32Array:
+    """``out[p] = x[rows[p]]``: (P, W) from (T, W)."""
+    return x[np.asarray(rows, np.intp)]
+
+
+def argmax(x: F32Array) -> npt.NDArray[np.intp]:
+    """Index of the largest element of every row; the lowest index of equals."""
+    return np.asarray(np.argmax(x, axis=-1), np.intp)
+
+
+def top_k(x: F32Array, k: int) -> tuple[npt.NDArray[np.intp], F32Array]:
+    """Indices and values (..., k) of the k largest elements of every row, largest first; of equals the lowest index.
+
+    Raises:
+        ShapeError: k is not from 1 to the width of a row.
+    """
+    if not 1 <= k <= x.shape[-1]:
+        raise ShapeError(f"top_k: expected k from 1 to {x.shape[-1]}, got {k}")
+    index = np.argsort(-x, axis=-1, kind="stable")[..., :k]
+    return index, np.take_along_axis(x, index, axis=-1)
+
+
+# ---- packing
+
+
+def pack_panels(tensor: Tensor) -> U8Array:
+    """The bytes of a weight (N, K) in panels of 16 rows; the layout is that of :mod:`pyml_core.panels`."""
+    return panels.pack(tensor.data, tensor.dtype, tensor.shape)
+
+
+def unpack_panels(data: ByteSource, dtype: str, shape: Sequence[int]) -> Tensor:
+    """The stored weight (N, K) again, from its panels: the inverse of :func:`pack_panels`."""
+    return Tensor(panels.unpack(data, dtype, shape), dtype, panels.matrix_shape(shape))
+
+
+# ---- programs
+
+
+def run(program: Program, slices: Sequence[Slice]) -> F32Array:
+    """Run a program in NumPy: what :meth:`Program.run` computes, including what it appends to the slices' KV pages.
+
+    Returns:
+        The last operation's output, float32 (P, W): the wanted positions of all slices in order (or (T, W), all tokens
+        in order, if that output has a row a token).
+
+    Raises:
+        ShapeError: an id or position outside its table.
+    """
+    batch = _Batch(program, slices)
+    for operation in program.operations:
+        if operation.output is not None:
+            batch.values[operation.output] = _RUN[operation.kind](batch, operation)
+    if program.result is None:
+        raise ShapeError("program: expected at least one operation, got none")
+    return batch.values[program.result]
+
+
+class _Batch:
+    """The state of one run: a value for every buffer, and where each slice's tokens are in it."""
+
+    def __init__(self, program: Program, slices: Sequence[Slice]) -> None:
+        lengths = [len(part.ids) for part in slices]
+        self.kv = program.kv
+        self.slices = slices
+        self.ids = np.concatenate([np.asarray(part.ids, np.int64) for part in slices])
+        self.positions = np.concatenate([np.arange(s.start, s.start + n) for s, n in zip(slices, lengths, strict=True)])
+        ends = np.cumsum(lengths).tolist()
+        self.spans = [slice(end - n, end) for end, n in zip(ends, lengths, strict=True)]
+        self.outputs = [span.start + row for span, part in zip(self.spans, slices, strict=True) for row in part.outputs]
+        self.values: dict[Buffer, F32Array] = {}
+
+    def input(self, operation: Operation, index: int = 0) -> F32Array:
+        return self.values[operation.inputs[index]]
+
+    def output(self, operation: Operation) -> F32Array:
+        """What the output buffer holds already."""
+        if operation.output is None or operation.output not in self.values:
+            raise ShapeError(f"{operation.name}: adds to a buffer that nothing was written to")
+        return self.values[operation.output]
+
+    def layout(self, operation: Operation) -> KVLayout:
+        if self.kv is None:
+            raise ShapeError(f"{operation.name}: attention needs a program with a KV layout")
+        return self.kv
+
+
+def _run_embed(batch: _Batch, op: Operation) -> F32Array:
+    return embed(op.params["table"], batch.ids, op.params["scale"])
+
+
+def _run_add_positions(batch: _Batch, op: Operation) -> F32Array:
+    return add_positions(batch.output(op), op.params["table"], batch.positions)
+
+
+def _run_rms_norm(batch: _Batch, op: Operation) -> F32Array:
+    out = rms_norm(batch.input(op), op.params["weight"], op.params["eps"])
+    return batch.output(op) + out if op.params["accumulate"] else out
+
+
+def _run_layer_norm(batch: _Batch, op: Operation) -> F32Array:
+    return layer_norm(batch.input(op), op.params["weight"], op.params["bias"], op.params["eps"])
+
+
+def _run_linear(batch: _Batch, op: Operation) -> F32Array:
+    x, bias = batch.input(op), op.params["bias"]
+    out = np.concatenate([linear(x, matrix) for matrix in op.params["matrices"]], axis=1)
+    if bias is not None:
+        out = out + bias
+    return batch.output(op) + out if op.params["accumulate"] else out
+
+
+def _run_activate(batch: _Batch, op: Operation) -> F32Array:
+    return activate(batch.input(op), op.params["activation"])
+
+
+def _run_gated(batch: _Batch, op: Operation) -> F32Array:
+    return gated(batch.input(op), op.params["activation"])
+
+
+def _run_soft_cap(batch: _Batch, op: Operation) -> F32Array:
+    return soft_cap(batch.input(op), op.params["cap"])
+
+
+def _run_select(batch: _Batch, op: Operation) -> F32Array:
+    return select(batch.input(op), batch.outputs)
+
+
+def _run_rope_angles(batch: _Batch, op: Operation) -> F32Array:
+    return rope_angles(batch.positions, op.params["inv_freq"], op.params["scale"])
+
+
+def _run_prepare_qkv(batch: _Batch, op: Operation) -> F32Array:
+    layout, qkv = batch.layout(op), batch.input(op)
+    angles = batch.input(op, 1) if len(op.inputs) > 1 else None
+    norms = (op.params["q_norm"], op.params["k_norm"], op.params["eps"])
+    q, k, v = prepare_qkv(qkv, layout, op.params["n_heads"], angles, *norms)
+    for part, span in zip(batch.slices, batch.spans, strict=True):
+        append_kv(layout, part.pages, op.params["layer"], part.start, k[span], v[span])
+    q = q.reshape(len(qkv), -1)
+    return np.concatenate([q, qkv[:, q.shape[1] :]], axis=1)
+
+
+def _run_attention(batch: _Batch, op: Operation) -> F32Array:
+    layout, qkv, p = batch.layout(op), batch.input(op), op.params
+    width = p["n_heads"] * layout.head_dim
+    q = qkv[:, :width].reshape(len(qkv), p["n_heads"], layout.head_dim)
+    out = np.empty((len(qkv), width), np.float32)
+    for part, span in zip(batch.slices, batch.spans, strict=True):
+        keys, values = read_kv(layout, part.pages, p["layer"], part.start + len(part.ids))
+        heads = attention(q[span], keys, values, part.start, p["scale"], p["window"], p["soft_cap"])
+        out[span] = heads.reshape(-1, width)
+    return out
+
+
+_RUN: dict[str, Callable[[_Batch, Operation], F32Array]] = {
+    "embed": _run_embed,
+    "add_positions": _run_add_positions,
+    "rms_norm": _run_rms_norm,
+    "layer_norm": _run_layer_norm,
+    "linear": _run_linear,
+    "activate": _run_activate,
+    "gated": _run_gated,
+    "soft_cap": _run_soft_cap,
+    "select": _run_select,
+    "rope_angles": _run_rope_angles,
+    "prepare_qkv": _run_prepare_qkv,
+    "attention": _run_attention,
+}
+
+
+def _f32(x: npt.NDArray[np.floating[Any]]) -> F32Array:
+    return np.asarray(x, np.float32)

@@ -1,0 +1,235 @@
+"""Tensor: stored bytes with a block type and a shape. PackedMatrix: a weight in the layout that its kernel streams.
+
+Letters: N = rows (outputs of a linear layer), K = columns (its inputs).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native, cpu, panels
+from .dtypes import (
+    ByteSource,
+    F32Array,
+    U8Array,
+    as_bytes,
+    block_type,
+    check_shape,
+    checked_bytes,
+    dequantize,
+    quantize,
+)
+from .errors import ShapeError
+
+_CONVERT_ELEMENTS = 1 << 22  # elements converted at a time, which bounds the float32 copy
+
+_NUMPY_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}  # bfloat16 is ml_dtypes'
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """An array as it is stored in a model file: bytes, block type and shape.
+
+    Args:
+        data: the bytes, flat and contiguous; not copied (any bytes-like object or contiguous array; kept as uint8).
+        dtype: block type, see :data:`pyml_core.dtypes.BLOCK_TYPES`.
+        shape: logical shape, row-major, the last axis being the row that blocks run along; a weight is (N, K).
+
+    Raises:
+        ShapeError: unknown ``dtype``, a shape that does not fit it, or another number of bytes than the shape needs.
+    """
+
+    data: U8Array
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", check_shape(self.shape))
+        object.__setattr__(self, "data", checked_bytes(self.data, self.dtype, self.shape))
+
+    @classmethod
+    def from_array(cls, array: npt.NDArray[Any]) -> Tensor:
+        """A tensor of the array's numbers (float32, float16 or ml_dtypes' bfloat16), sharing its memory if contiguous.
+
+        Raises:
+            ShapeError: another dtype.
+        """
+        array = np.asarray(array)
+        dtype = _NUMPY_DTYPES.get(array.dtype.name)
+        if dtype is None:
+            raise ShapeError(f"tensor: expected an array of {', '.join(_NUMPY_DTYPES)}, got {array.dtype}")
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return cls(as_bytes(np.ascontiguousarray(native)), dtype, array.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes."""
+        return self.data.size
+
+    def to_f32(self) -> F32Array:
+        """The numbers as float32 of this shape (f32: a view)."""
+        return dequantize(self.data, self.dtype, self.shape)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` of the first axis, sharing this tensor's memory.
+
+        Raises:
+            ShapeError: not ``0 <= start <= stop <= shape[0]``.
+        """
+        length = self._length()
+        if not 0 <= start <= stop <= length:
+            raise ShapeError(f"rows: expected 0 <= start <= stop <= {length}, got {start}, {stop}")
+        row = self._row_nbytes()
+        return Tensor(self.data[start * row : stop * row], self.dtype, (stop - start, *self.shape[1:]))
+
+    def take_rows(self, index: npt.ArrayLike) -> Tensor:
+        """A copy of the rows of the first axis with these indices, in their order.
+
+        Raises:
+            ShapeError: ``index`` is no list of integers from 0 to ``shape[0] - 1``.
+        """
+        index = row_index(index, self._length())
+        data = self.data.reshape(self._length(), self._row_nbytes())[index]
+        return Tensor(data.reshape(-1), self.dtype, (len(index), *self.shape[1:]))
+
+    def reshape(self, *shape: int) -> Tensor:
+        """The same bytes under another shape of as many elements; quantised blocks must still fill whole rows.
+
+        Raises:
+            ShapeError: another number of elements, or rows of another width in a quantised type.
+        """
+        if block_type(self.dtype).quantized and shape[-1:] != self.shape[-1:]:
+            raise ShapeError(f"reshape: expected rows of {self.shape[-1]} {self.dtype} elements, got shape {shape}")
+        return Tensor(self.data, self.dtype, shape)
+
+    def convert(self, dtype: str) -> Tensor:
+        """This tensor in another block type, by way of float32; itself if it has that type already.
+
+        Raises:
+            ShapeError: ``dtype`` cannot be written (see :func:`pyml_core.dtypes.quantize`) or does not fit the rows.
+        """
+        if dtype == self.dtype:
+            return self
+        if dtype == "f32":
+            return Tensor.from_array(self.to_f32())
+        width = self.shape[-1] if self.shape else 1
+        flat = Tensor(self.data, self.dtype, (math.prod(self.shape) // max(width, 1), width))
+        row = block_type(dtype).nbytes((width,))
+        out = np.empty((flat.shape[0], row), np.uint8)
+        step = max(1, _CONVERT_ELEMENTS // max(width, 1))
+        for start in range(0, len(out), step):
+            part = flat.rows(start, min(start + step, len(out)))
+            out[start : start + step] = quantize(part.to_f32(), dtype).reshape(-1, row)
+        return Tensor(out, dtype, self.shape)
+
+    def _length(self) -> int:
+        if not self.shape:
+            raise ShapeError("tensor: a scalar has no rows")
+        return self.shape[0]
+
+    def _row_nbytes(self) -> int:
+        return block_type(self.dtype).nbytes(self.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMatrix:
+    """A weight (N, K) in panels of 16 rows (:mod:`pyml_core.panels`), as the kernels read it; made by :func:`pack`.
+
+    Attributes:
+        data: the packed bytes, flat, aligned to 64 bytes.
+        dtype: block type; packing keeps the stored bits.
+        shape: (N, K).
+    """
+
+    data: U8Array
+    dtype: str
+    shape: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Packed bytes, which is what a pass over the matrix reads."""
+        return self.data.size
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes of the same weight as a :class:`Tensor`."""
+        return block_type(self.dtype).nbytes(self.shape)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether products with it use int8 activations (else float32)."""
+        return block_type(self.dtype).quantized
+
+    @property
+    def row_padded(self) -> int:
+        """N rounded up to whole panels."""
+        return panels.padded_rows(self.shape[0])
+
+    def unpack(self, rows: npt.ArrayLike | None = None) -> Tensor:
+        """The stored tensor again, or a copy of these rows of it, in their order: shape (len(rows), K).
+
+        Raises:
+            ShapeError: ``rows`` is no list of integers from 0 to N - 1.
+        """
+        columns = self.shape[1]
+        if rows is None:
+            return Tensor(panels.unpack(self.data, self.dtype, self.shape), self.dtype, self.shape)
+        index = row_index(rows, self.shape[0])
+        wanted, where = np.unique(index // panels.PANEL_ROWS, return_inverse=True)
+        if not len(wanted):
+            return Tensor(np.empty(0, np.uint8), self.dtype, (0, columns))
+        part = self.data.reshape(-1, panels.panel_nbytes(self.dtype, columns))[wanted]
+        shape = (len(wanted) * panels.PANEL_ROWS, columns)
+        stored = Tensor(panels.unpack(part, self.dtype, shape), self.dtype, shape)
+        return stored.take_rows(where * panels.PANEL_ROWS + index % panels.PANEL_ROWS)
+
+    def dequantize(self, rows: npt.ArrayLike | None = None) -> F32Array:
+        """The weights as float32 (N, K), or these rows of them (len(rows), K).
+
+        Raises:
+            ShapeError: ``rows`` is no list of integers from 0 to N - 1.
+        """
+        index = np.arange(self.shape[0]) if rows is None else row_index(rows, self.shape[0])
+        return _native.unpack_rows(self, index, cpu.level())
+
+
+def pack(source: Tensor | ByteSource, dtype: str | None = None, shape: Sequence[int] | None = None) -> PackedMatrix:
+    """Pack a weight (N, K): a :class:`Tensor`, stored bytes with ``dtype`` and ``shape``, or a float array (N, K).
+
+    Raises:
+        ShapeError: no matrix, or bytes that do not fit type and shape.
+    """
+    if not isinstance(source, Tensor):
+        if (dtype is None) != (shape is None):
+            raise ShapeError("pack: expected dtype and shape together, got one of them")
+        if dtype is not None and shape is not None:
+            source = Tensor(as_bytes(source), dtype, tuple(shape))
+        elif isinstance(source, np.ndarray):
+            source = Tensor.from_array(source)
+        else:
+            raise ShapeError(f"pack: expected dtype and shape with a {type(source).__name__}, got none")
+    elif dtype is not None or shape is not None:
+        raise ShapeError("pack: a Tensor has its own dtype and shape")
+    rows, columns = panels.matrix_shape(source.shape)
+    kind = block_type(source.dtype).ggml_id
+    packed = _native.pack(source.data, kind, rows, columns, cpu.default_threads())
+    return PackedMatrix(packed, source.dtype, (rows, columns))
+
+
+def row_index(index: npt.ArrayLike, length: int) -> npt.NDArray[np.intp]:
+    """``index`` as an array of integers from 0 to ``length - 1``; ShapeError if it is no list of such."""
+    array = np.asarray(index)
+    if array.size == 0:
+        array = array.astype(np.intp)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ShapeError(f"rows: expected a list of integers, got {array.dtype} of shape {array.shape}")
+    bad = array[(array < 0) | (array >= length)]
+    if bad.size:
+        raise ShapeError(f"rows: expected indices from 0 to {length - 1}, got {bad[0]}")
+    return array.astype(np.intp)
