@@ -467,22 +467,28 @@ cdef class NativeProgram:
         self.p.cancel = 1
 
     def timings(self):
-        """[(operation, begin_ns, end_ns, busy share 0..1, {phase: ms})] of the last timed run."""
-        cdef int64_t i, t
-        cdef double ticks_a_ns, span = self.p.end_ns[self.p.n_ops - 1] - self.p.begin_ns[0]
+        """[(operation, begin_ns, end_ns, busy share 0..1, {phase: ms})] of the last timed run.
+
+        The time of making an output's int8 copy belongs to the operation that wrote it.
+        """
+        cdef int64_t i, first, t, span = self.p.end_ns[self.p.n_ops - 1] - self.p.begin_ns[0]
+        cdef double ticks_a_ns = self.p.run_ticks / <double>span if span > 0 else 1.0
         result = []
-        ticks_a_ns = self.p.run_ticks / span if span > 0 else 1.0
+        first = 0
         for i in range(self.p.n_ops):
-            op = self.operations[i]
-            wall = self.p.end_ns[i] - self.p.begin_ns[i]
-            busy = [self.p.laps[i * self.p.threads + t].busy for t in range(self.p.threads)]
-            names = _PHASES.get(op.kind, ()) if self.p.ops[i].kind != OP_QUANTIZE else ()
-            ticks = [sum(self.p.laps[i * self.p.threads + t].phase[n] for t in range(self.p.threads))
+            if i + 1 < self.p.n_ops and self.p.ops[i + 1].kind == OP_QUANTIZE:
+                continue
+            op = self.operations[first]
+            wall = self.p.end_ns[i] - self.p.begin_ns[first]
+            busy = sum(self.p.laps[n * self.p.threads + t].busy for n in range(first, i + 1) for t in range(self.p.threads))
+            names = _PHASES.get(op.kind, ())
+            ticks = [sum(self.p.laps[first * self.p.threads + t].phase[n] for t in range(self.p.threads))
                      for n in range(len(names))]
             total = sum(ticks)
             phases = {name: wall * 1e-6 * part / total if total else 0.0 for name, part in zip(names, ticks)}
-            share = sum(busy) / ticks_a_ns / (wall * self.p.threads) if wall else 0.0
-            result.append((op, self.p.begin_ns[i], self.p.end_ns[i], min(1.0, share), phases))
+            share = min(1.0, busy / ticks_a_ns / (wall * self.p.threads)) if wall else 0.0
+            result.append((op, self.p.begin_ns[first], self.p.end_ns[i], share, phases))
+            first = i + 1
         return result
 
 

@@ -1,0 +1,180 @@
+"""What the tests of pyml-core's compiled half share: random weights, small models, and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core import BLOCK_TYPES, KVLayout, PackedMatrix, PageTable, Program, Slice, Tensor, pack, quantize, reference
+from pyml_core.program import Buffer
+
+F32Array = npt.NDArray[np.float32]
+
+QUANTIZED = [name for name, kind in BLOCK_TYPES.items() if kind.quantized]
+PLAIN = ["f32", "f16", "bf16"]
+SIZES = (1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 67, 127, 129, 193, 255)
+
+# Where a block's float16 fields are; the rest of a quantised block may be any bytes.
+HALVES = {
+    "q8_0": (0,), "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "iq4_nl": (0,),
+    "q2_K": (80, 82), "q3_K": (108,), "q4_K": (0, 2), "q5_K": (0, 2), "q6_K": (208,),
+}  # fmt: skip
+
+
+def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> F32Array:
+    return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def with_halves(name: str, blocks: npt.NDArray[np.uint8], values: Callable[[int], npt.ArrayLike]) -> Tensor:
+    """Blocks (rows, blocks a row, bytes) as a tensor, with ``values(count)`` in every float16 field."""
+    kind, (rows, count) = BLOCK_TYPES[name], blocks.shape[:2]
+    flat = blocks.reshape(rows * count, kind.type_size).copy()
+    for offset in HALVES[name]:
+        halves = np.broadcast_to(np.asarray(values(len(flat)), np.float16), len(flat))
+        flat[:, offset : offset + 2] = np.ascontiguousarray(halves).view(np.uint8).reshape(-1, 2)
+    return Tensor(flat.reshape(-1), name, (rows, count * kind.block_size))
+
+
+def random_weight(name: str, rows: int, columns: int, rng: np.random.Generator) -> Tensor:
+    """A weight of any codes and packed scales, with float16 fields of either sign."""
+    if name in PLAIN:
+        return Tensor(quantize(normal(rng, rows, columns), name), name, (rows, columns))
+    kind = BLOCK_TYPES[name]
+    blocks = rng.integers(0, 256, (rows, columns // kind.block_size, kind.type_size), dtype=np.uint8)
+    return with_halves(name, blocks, lambda count: rng.uniform(-0.02, 0.02, count))
+
+
+def columns_of(name: str) -> tuple[int, ...]:
+    """Widths of a weight: one block, part of a chunk, whole chunks, and chunks with a rest."""
+    if name in PLAIN:
+        return (1, 7, 33, 255, 256, 300)
+    return (32, 96, 256, 288, 544) if BLOCK_TYPES[name].block_size == 32 else (256, 768)
+
+
+def nmse(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    error = np.sum((got.astype(np.float64) - expected) ** 2)
+    return float(error / max(np.sum(np.square(expected, dtype=np.float64)), 1e-300))
+
+
+def assert_near(got: npt.NDArray[Any], expected: npt.NDArray[Any], bound: float = 1e-11) -> None:
+    """The same shape, finite, and a normalised mean square error within the bound.
+
+    The promise is 1e-7 for float and 1e-6 for int8 arithmetic; rounding alone stays below 1e-11, so that one wrong element in
+    a million shows.
+    """
+    assert got.shape == expected.shape
+    assert got.dtype == np.float32
+    assert np.isfinite(got).all()
+    error = nmse(got, expected)
+    assert error <= bound, f"normalised mean square error {error:.3g}"
+
+
+def same_bits(a: F32Array, b: F32Array) -> bool:
+    return a.shape == b.shape and np.array_equal(a.view(np.uint32), b.view(np.uint32))
+
+
+Declare = Callable[[Program, Buffer], object]
+
+
+def both(x: F32Array, declare: Declare, threads: int = 1) -> tuple[F32Array, F32Array]:
+    """The result of a program whose first buffer holds x, compiled and in NumPy."""
+    program = Program(len(x), threads=threads)
+    source = program.buffer("x", x.shape[1])
+    program.embed("x", pack(np.ascontiguousarray(x)), source)
+    declare(program, source)
+    batch = [Slice((), 0, np.arange(len(x), dtype=np.int32), range(len(x)))]
+    return program.run(batch), reference.run(program, batch)
+
+
+def compiled(x: F32Array, declare: Declare, threads: int = 1) -> F32Array:
+    """The compiled result alone."""
+    program = Program(len(x), threads=threads)
+    source = program.buffer("x", x.shape[1])
+    program.embed("x", pack(np.ascontiguousarray(x)), source)
+    declare(program, source)
+    return program.run([Slice((), 0, np.arange(len(x), dtype=np.int32), range(len(x)))])
+
+
+def linear(*weights: PackedMatrix, **options: Any) -> Declare:
+    """A linear layer of these matrices into a new buffer."""
+
+    def declare(program: Program, x: Buffer) -> None:
+        out = program.buffer("out", sum(weight.shape[0] for weight in weights))
+        program.linear("linear", x, weights, out, **options)
+
+    return declare
+
+
+def new_pages(layout: KVLayout, positions: int) -> PageTable:
+    return PageTable(layout.new_page() for _ in range(-(-positions // 64)))
+
+
+def copy_pages(layout: KVLayout, pages: Sequence[npt.NDArray[np.uint8]]) -> PageTable:
+    copies = PageTable()
+    for page in pages:
+        copies.append(layout.new_page())
+        copies[len(copies) - 1][:] = page
+    return copies
+
+
+class Model:
+    """Two layers with one of everything: both norms, mixed block types, RoPE, window, soft-cap, gate, tied head."""
+
+    VOCABULARY, WIDTH, HIDDEN = 77, 96, 128
+
+    def __init__(
+        self,
+        threads: int = 2,
+        heads: tuple[int, int, int] = (4, 2, 40),
+        kv_dtype: str = "f16",
+        window: int = 50,
+        soft_cap: float = 0.0,
+        max_tokens: int = 256,
+    ) -> None:
+        n_heads, n_kv_heads, dim = heads
+        rng = np.random.default_rng(5)
+
+        def matrix(rows: int, columns: int, dtype: str) -> PackedMatrix:
+            return pack(Tensor.from_array(normal(rng, rows, columns, scale=columns**-0.5)).convert(dtype))
+
+        self.kv = KVLayout(2, n_kv_heads, dim, kv_dtype)
+        self.program = p = Program(max_tokens, self.kv, threads)
+        width, qkv_width = self.WIDTH, (n_heads + 2 * n_kv_heads) * dim
+        table = matrix(self.VOCABULARY, width, "q8_0")
+        x = p.embed("embedding", table, p.buffer("x", width), 10.0)
+        p.add_positions("positions", normal(rng, 4096, width), x)
+        rope = p.rope_angles("rope", (1e4 ** (-np.arange(dim // 4) / (dim // 4))).astype(np.float32))
+        y, qkv, attended = p.buffer("y", width), p.buffer("qkv", qkv_width), p.buffer("attended", n_heads * dim)
+        gate_up, hidden = p.buffer("gate_up", 2 * self.HIDDEN), p.buffer("hidden", self.HIDDEN)
+        for layer in range(2):
+            p.rms_norm(f"{layer}.norm", x, 1 + normal(rng, width), 1e-6, y)
+            parts = [matrix(n_heads * dim, width, "q4_0"), matrix(2 * n_kv_heads * dim, width, "q8_0")]
+            p.linear(f"{layer}.qkv", y, parts, qkv, normal(rng, qkv_width))
+            norms = (1 + normal(rng, dim), 1 + normal(rng, dim)) if layer else (None, None)
+            p.prepare_qkv(f"{layer}.prepare", qkv, layer, n_heads, rope, *norms)
+            p.attention(f"{layer}.attend", qkv, layer, n_heads, attended, dim**-0.5, window * layer, soft_cap)
+            p.linear(f"{layer}.out", attended, [matrix(width, n_heads * dim, "f16")], x, accumulate=True)
+            p.layer_norm(f"{layer}.norm2", x, 1 + normal(rng, width), normal(rng, width), 1e-6, y)
+            halves = [matrix(self.HIDDEN, width, "f32"), matrix(self.HIDDEN, width, "q8_0")]
+            p.linear(f"{layer}.gate_up", y, halves, gate_up)
+            p.gated(f"{layer}.gate", gate_up, ("gelu_tanh", "silu")[layer], hidden)
+            p.linear(f"{layer}.down", hidden, [matrix(width, self.HIDDEN, "q8_0")], y)
+            p.rms_norm(f"{layer}.post", y, 1 + normal(rng, width), 1e-6, x, add_to=x)
+        last = p.buffer("last", width, "outputs")
+        p.select("select", x, last)
+        logits = p.buffer("logits", self.VOCABULARY, "outputs")
+        p.linear("head", last, [table], logits)
+        p.soft_cap("cap", logits, 30.0)
+
+    def ids(self, count: int, seed: int = 1) -> npt.NDArray[np.int32]:
+        return np.random.default_rng(seed).integers(0, self.VOCABULARY, count, dtype=np.int32)
+
+    def pages(self, positions: int) -> PageTable:
+        return new_pages(self.kv, positions)
+
+    def run(self, pages: PageTable, start: int, ids: npt.NDArray[np.int32], outputs: Sequence[int] | None = None) -> F32Array:
+        """Logits of every position, or of some."""
+        return self.program.run([Slice(pages, start, ids, range(len(ids)) if outputs is None else outputs)])

@@ -1,0 +1,31 @@
+"""pyml_nn: layers, KV cache and architectures of language models on pyml_core's kernels. Ids in, logits out."""
+
+from __future__ import annotations
+
+from .config import ConfigError
+from .kv_cache import CacheFileError, ContextOverflowError, KVCache
+from .memory import MemoryPlan, available_memory
+from .model import Model
+from .models import ARCHITECTURES, architecture_of
+from .trace import Event, Trace, attention_lines, forward_lines, matmul_lines
+from .weights import ArrayWeights, WeightsError, WeightSource
+
+__all__ = [
+    "ARCHITECTURES",
+    "ArrayWeights",
+    "CacheFileError",
+    "ConfigError",
+    "ContextOverflowError",
+    "Event",
+    "KVCache",
+    "MemoryPlan",
+    "Model",
+    "Trace",
+    "WeightSource",
+    "WeightsError",
+    "architecture_of",
+    "attention_lines",
+    "available_memory",
+    "forward_lines",
+    "matmul_lines",
+]

@@ -1,0 +1,69 @@
+"""Self-attention: projection to q, k and v, their preparation, attention over the KV cache, projection back.
+
+Letters: T = tokens of a run, H = key/value heads, D = head_dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .linear import Linear
+from .norm import RMSNorm
+
+if TYPE_CHECKING:
+    from pyml_core.program import Buffer
+
+    from .scratch import Scratch
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Causal attention with grouped heads.
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762; Ainslie et al. 2023, arXiv 2305.13245.
+
+    Attributes:
+        qkv: from the hidden size to [q heads | k heads | v heads], ``(n_heads + 2 H) * D`` wide.
+        out: from ``n_heads * D`` to the hidden size.
+        n_heads: query heads; H and D are the program's KV layout's.
+        scale: factor of the scores, usually ``D ** -0.5``.
+        window: a token sees the last ``window`` positions, itself included; 0 is all.
+        soft_cap: scores become ``cap * tanh(score / cap)``; 0 is none.
+        q_norm: norm of every query head (QK-norm), or None.
+        k_norm: norm of every key head, or None.
+    """
+
+    qkv: Linear
+    out: Linear
+    n_heads: int
+    scale: float
+    window: int = 0
+    soft_cap: float = 0.0
+    q_norm: RMSNorm | None = None
+    k_norm: RMSNorm | None = None
+
+    def declare(
+        self,
+        scratch: Scratch,
+        name: str,
+        x: Buffer,
+        out: Buffer,
+        accumulate: bool,
+        layer: int,
+        rope: Buffer | None = None,
+    ) -> Buffer:
+        """Declare attention of x (T, hidden) into ``out``, or added to it; ``rope`` holds the run's angles, if any."""
+        program = scratch.program
+        head_dim = self.out.matrices[0].shape[1] // self.n_heads
+        norm = self.q_norm or self.k_norm
+        qkv = self.qkv.declare(program, f"{name}.qkv", x, scratch.buffer("qkv", self.qkv.width))
+        program.prepare_qkv(
+            f"{name}.prepare", qkv, layer, self.n_heads, rope,
+            None if self.q_norm is None else self.q_norm.weight,
+            None if self.k_norm is None else self.k_norm.weight,
+            1e-6 if norm is None else norm.eps,
+        )  # fmt: skip
+        attended = scratch.buffer("attended", self.n_heads * head_dim)
+        program.attention(f"{name}.attend", qkv, layer, self.n_heads, attended, self.scale, self.window, self.soft_cap)
+        return self.out.declare(program, f"{name}.out", attended, out, accumulate)

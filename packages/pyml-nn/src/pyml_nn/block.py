@@ -1,0 +1,82 @@
+"""Transformer blocks: attention and feed-forward as branches of the residual stream.
+
+Letters: T = tokens of a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from .attention import Attention
+from .feed_forward import FeedForward, GatedFeedForward
+from .norm import LayerNorm, RMSNorm
+
+if TYPE_CHECKING:
+    from pyml_core.program import Buffer
+
+    from .scratch import Scratch
+
+
+class Body(Protocol):
+    """What a branch computes between its norms: declares ``out = body(x)``, or ``out += body(x)``."""
+
+    def __call__(self, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
+        """Declare the body under this name."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PreNormBlock:
+    """``h += attention(norm(h)); h += feed_forward(norm(h))``. Source: Xiong et al. 2020, arXiv 2002.04745."""
+
+    attention_norm: LayerNorm | RMSNorm
+    attention: Attention
+    feed_forward_norm: LayerNorm | RMSNorm
+    feed_forward: FeedForward | GatedFeedForward
+
+    def declare(self, scratch: Scratch, layer: int, hidden: Buffer, rope: Buffer | None = None) -> None:
+        """Declare both branches on the residual stream ``hidden`` (T, hidden size)."""
+        attend = partial(self.attention.declare, scratch, layer=layer, rope=rope)
+        feed = partial(self.feed_forward.declare, scratch)
+        _branch(scratch, f"layers.{layer}.attention", hidden, self.attention_norm, attend)
+        _branch(scratch, f"layers.{layer}.feed_forward", hidden, self.feed_forward_norm, feed)
+
+
+@dataclass(frozen=True, eq=False)
+class SandwichBlock:
+    """``h += norm(attention(norm(h))); h += norm(feed_forward(norm(h)))``. Source: Gemma 2, arXiv 2408.00118."""
+
+    attention_norm: RMSNorm
+    attention: Attention
+    attention_post_norm: RMSNorm
+    feed_forward_norm: RMSNorm
+    feed_forward: FeedForward | GatedFeedForward
+    feed_forward_post_norm: RMSNorm
+
+    def declare(self, scratch: Scratch, layer: int, hidden: Buffer, rope: Buffer | None = None) -> None:
+        """Declare both branches on the residual stream ``hidden`` (T, hidden size)."""
+        attend = partial(self.attention.declare, scratch, layer=layer, rope=rope)
+        feed = partial(self.feed_forward.declare, scratch)
+        _branch(scratch, f"layers.{layer}.attention", hidden, self.attention_norm, attend, self.attention_post_norm)
+        _branch(
+            scratch, f"layers.{layer}.feed_forward", hidden, self.feed_forward_norm, feed, self.feed_forward_post_norm
+        )
+
+
+def _branch(
+    scratch: Scratch,
+    name: str,
+    hidden: Buffer,
+    norm: LayerNorm | RMSNorm,
+    body: Body,
+    post_norm: RMSNorm | None = None,
+) -> None:
+    """``hidden += post_norm(body(norm(hidden)))``; without a post norm the body adds to ``hidden`` itself."""
+    normed = norm.declare(scratch.program, f"{name}.norm", hidden, scratch.buffer("normed", hidden.width))
+    if post_norm is None:
+        body(name, normed, hidden, accumulate=True)
+        return
+    out = body(name, normed, scratch.buffer("branch", hidden.width), accumulate=False)
+    post_norm.declare(scratch.program, f"{name}.post_norm", out, hidden, add_to=hidden)

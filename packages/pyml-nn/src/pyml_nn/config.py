@@ -1,0 +1,273 @@
+"""Reading a model's configuration: every key is understood, known to be harmless, or an error.
+
+A key that would change the mathematics must never be passed over in silence, so a reader takes keys one by one, checks
+type and range, and at the end refuses what nobody has taken.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pyml_core.errors import PymlError
+
+T = TypeVar("T")
+
+MAX_LAYERS = 1024
+MAX_HEADS = 4096
+MAX_WIDTH = 1 << 20
+MAX_VOCAB = 1 << 24
+MAX_CONTEXT = 1 << 24  # positions beyond are no longer exact in float32, which RoPE computes in
+
+
+class ConfigError(PymlError, ValueError):
+    """A configuration that is malformed, out of range, or asks for what pyml does not compute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimensions:
+    """The sizes that every decoder has; architectures add their own fields.
+
+    Attributes:
+        vocab_size: rows of the embedding and of the head.
+        context_length: most positions that the model was made for.
+        hidden_size: width of the residual stream.
+        intermediate_size: width inside the feed-forward.
+        n_layers: number of blocks.
+        n_heads: query heads a layer.
+        n_kv_heads: key/value heads a layer; query heads share them in equal groups.
+        head_dim: width of a head; ``n_heads * head_dim`` need not be ``hidden_size``.
+        norm_eps: what norms add to the variance or mean square.
+        tie_word_embeddings: whether a head that the weights lack is the embedding.
+    """
+
+    vocab_size: int
+    context_length: int
+    hidden_size: int
+    intermediate_size: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    tie_word_embeddings: bool
+
+    def __post_init__(self) -> None:
+        if self.n_heads % self.n_kv_heads:
+            raise ConfigError(
+                f"attention heads: {self.n_heads} query heads do not divide into {self.n_kv_heads} key/value heads"
+            )
+
+
+class Fields:
+    """A configuration's keys, each read once, with its type and range checked.
+
+    Args:
+        values: the configuration.
+        where: what messages call it (``"config.json"``).
+        prefix: what messages put before a key (``"llama."`` in GGUF metadata).
+
+    A null value counts as an absent key. Every reader raises :class:`ConfigError` naming the key, what was expected and
+    what was found.
+    """
+
+    def __init__(self, values: Any, where: str, prefix: str = "") -> None:
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{where}: expected an object of keys and values, found {show(values)}")
+        self._values: dict[str, Any] = {str(key): value for key, value in values.items()}
+        self._taken: set[str] = set()
+        self.where = where
+        self.prefix = prefix
+
+    def error(self, key: str, problem: str) -> ConfigError:
+        """The error that names this key."""
+        return ConfigError(f"{self.where}: {self.prefix}{key}: {problem}")
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there and not null."""
+        return self._values.get(key) is not None
+
+    def is_null(self, key: str) -> bool:
+        """Whether the key is there with the value null."""
+        return key in self._values and self._values[key] is None
+
+    def raw(self, key: str) -> Any:
+        """The value as it is; None where it is absent."""
+        self._taken.add(key)
+        return self._values.get(key)
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        """An integer from ``low`` to ``high``; without a default the key is required."""
+        expected = f"an integer from {low} to {high}"
+        value = self._value(key, default, expected)
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= int(value) <= high:
+            raise self.error(key, f"expected {expected}, found {show(value)}")
+        return int(value)
+
+    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
+        """A finite number from ``low`` to ``high``; without a default the key is required."""
+        expected = f"a number from {low:g} to {high:g}"
+        value = self._value(key, default, expected)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= _float(value) <= high:
+            raise self.error(key, f"expected {expected}, found {show(value)}")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self._value(key, default, "true or false")
+        if not isinstance(value, bool):
+            raise self.error(key, f"expected true or false, found {show(value)}")
+        return value
+
+    def choice(self, key: str, choices: Mapping[str, T], default: str | None = None) -> T:
+        """The entry of ``choices`` that the key's text names."""
+        value = self._value(key, default, f"one of {', '.join(choices)}")
+        if not isinstance(value, str) or value not in choices:
+            raise self.error(key, f"expected one of {', '.join(choices)}, found {show(value)}")
+        return choices[value]
+
+    def section(self, key: str) -> Fields | None:
+        """The nested configuration under this key, or None where it is absent."""
+        value = self.raw(key)
+        return None if value is None else Fields(value, f"{self.where}: {self.prefix}{key}")
+
+    def fixed(self, key: str, *allowed: Any) -> None:
+        """Refuse every value but null and these: the key is understood and pyml computes nothing else."""
+        value = self.raw(key)
+        if value is not None and not any(_same(value, good) for good in allowed):
+            wanted = " or ".join([*map(show, allowed), "null"])
+            raise self.error(key, f"expected {wanted} (pyml supports nothing else here), found {show(value)}")
+
+    def close(self, harmless: Collection[str] = ()) -> None:
+        """Raise for the first key that was neither read nor is ``harmless``; unset (null) keys do not count."""
+        for key, value in self._values.items():
+            if value is not None and key not in self._taken and key not in harmless:
+                raise self.error(key, f"unknown key (found {show(value)}); it may change what the model computes")
+
+    def _value(self, key: str, default: Any, expected: str) -> Any:
+        value = self.raw(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise self.error(key, f"missing, expected {expected}")
+        return value
+
+
+def _same(value: Any, good: Any) -> bool:
+    """Equal as a configuration means it: true is not 1."""
+    return isinstance(value, bool) == isinstance(good, bool) and bool(value == good)
+
+
+def _float(value: numbers.Real) -> float:
+    """A number as a float; NaN, which no range holds, where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def show(value: Any) -> str:
+    """A value for a message: short, whatever it is."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, numbers.Integral):
+        return str(int(value)) if abs(int(value)) < 1 << 64 else "an integer of more than 64 bits"
+    if isinstance(value, numbers.Real):
+        return f"{_float(value):g}"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    if isinstance(value, Collection) and not len(value):
+        return f"an empty {type(value).__name__}"
+    return f"a {type(value).__name__}"
+
+
+def hf_fields(values: Any, where: str, model_types: Collection[str]) -> Fields:
+    """The fields of a Hugging Face ``config.json`` of one of these model types, after the checks common to all.
+
+    Raises:
+        ConfigError: another model type, custom code (``auto_map``), a quantisation scheme, an encoder, ...
+    """
+    fields = Fields(values, where)
+    for key in ("auto_map", "trust_remote_code", "custom_pipelines"):
+        if key in fields._values:
+            raise fields.error(key, "refused: it asks for the repository's own code to be run, and pyml runs none")
+    fields.choice("model_type", dict.fromkeys(model_types))
+    fields.fixed("is_encoder_decoder", False)
+    fields.fixed("add_cross_attention", False)
+    fields.fixed("cross_attention_hidden_size")
+    fields.fixed("pruned_heads", {})
+    fields.fixed("quantization_config")
+    fields.fixed("compression_config")
+    fields.fixed("per_layer_config")
+    return fields
+
+
+def gguf_fields(metadata: Mapping[str, Any], architecture: str) -> Fields:
+    """The fields ``<architecture>.*`` of GGUF metadata; ConfigError if the file is of another architecture."""
+    found = metadata.get("general.architecture")
+    if found != architecture:
+        raise ConfigError(f"GGUF metadata: general.architecture: expected {architecture!r}, found {show(found)}")
+    prefix = architecture + "."
+    values = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    fields = Fields(values, "GGUF metadata", prefix)
+    fields.fixed("attention.causal", True)
+    fields.fixed("expert_count", 0)
+    fields.fixed("expert_used_count", 0)
+    return fields
+
+
+def hf_head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
+    """``head_dim``, else the hidden size divided by the heads; ConfigError if that leaves a rest."""
+    if not fields.has("head_dim") and hidden_size % n_heads:
+        raise fields.error(
+            "num_attention_heads", f"{n_heads} does not divide hidden_size ({hidden_size}), and there is no head_dim"
+        )
+    return fields.integer("head_dim", 1, MAX_WIDTH, default=max(1, hidden_size // n_heads))
+
+
+def gguf_head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
+    """``attention.key_length``, else the hidden size divided by the heads; values must be as wide as keys."""
+    if not fields.has("attention.key_length") and hidden_size % n_heads:
+        raise fields.error("attention.head_count", f"{n_heads} does not divide embedding_length ({hidden_size})")
+    head_dim = fields.integer("attention.key_length", 1, MAX_WIDTH, default=max(1, hidden_size // n_heads))
+    if fields.integer("attention.value_length", 1, MAX_WIDTH, default=head_dim) != head_dim:
+        raise fields.error("attention.value_length", f"expected as many as attention.key_length ({head_dim})")
+    return head_dim
+
+
+def gguf_vocab_size(fields: Fields, metadata: Mapping[str, Any]) -> int:
+    """Size of the vocabulary: ``<architecture>.vocab_size``, else the number of the tokenizer's tokens."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    count = len(tokens) if isinstance(tokens, Collection) and not isinstance(tokens, str) else None
+    return fields.integer("vocab_size", 1, MAX_VOCAB, default=count)
+
+
+# fmt: off
+HARMLESS_HF = frozenset({
+    "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_commit_hash",
+    "_experts_implementation", "_experts_implementation_internal", "_flash_attn_2_enabled", "_name_or_path",
+    "_num_labels", "architectures", "attention_dropout", "attn_implementation", "attn_pdrop", "bad_words_ids",
+    "begin_suppress_tokens", "bos_token_id", "cache_implementation", "chunk_size_feed_forward",
+    "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "embd_pdrop",
+    "encoder_no_repeat_ngram_size", "eos_token_id", "experts_implementation", "exponential_decay_length_penalty",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout",
+    "id2label", "initializer_range", "is_decoder", "is_llama_config", "label2id", "length_penalty", "max_length",
+    "max_new_tokens", "max_sequence_length", "min_length", "model_type", "n_special", "name_or_path",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_logits", "output_past", "output_scores", "pad_token_id", "predict_special_tokens",
+    "prefix", "pretraining_tp", "problem_type", "remove_invalid_values", "repetition_penalty", "resid_pdrop",
+    "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params",
+    "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_last_hidden_states", "tokenizer_class", "top_k",
+    "top_p", "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
+    "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "use_return_dict",
+})
+# fmt: on
+"""Keys of config.json that say nothing about what the model computes for given ids."""
+
+HARMLESS_GGUF = frozenset({"rope.scaling.finetuned", "rope.scaling.original_context_length", "tensor_data_layout"})
+"""Keys of GGUF metadata (after the architecture's name) that change nothing in the supported cases."""

@@ -1,0 +1,71 @@
+"""Feed-forward layers, plain and gated.
+
+Letters: T = tokens of a run, I = intermediate size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .linear import Linear
+
+if TYPE_CHECKING:
+    from pyml_core.program import Buffer
+
+    from .scratch import Scratch
+
+
+ACTIVATIONS = {
+    "gelu": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Hugging Face's names of activations -> the kernels'."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeedForward:
+    """``down(activation(up(x)))``.
+
+    Attributes:
+        up: from the hidden size to I.
+        activation: ``gelu_tanh``, ``gelu_erf`` or ``silu``.
+        down: from I to the hidden size.
+    """
+
+    up: Linear
+    activation: str
+    down: Linear
+
+    def declare(self, scratch: Scratch, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
+        """Declare the feed-forward of x (T, hidden) into ``out``, or added to it."""
+        up = self.up.declare(scratch.program, f"{name}.up", x, scratch.buffer("up", self.up.width))
+        scratch.program.activate(f"{name}.activation", up, self.activation, up)
+        return self.down.declare(scratch.program, f"{name}.down", up, out, accumulate)
+
+
+@dataclass(frozen=True, eq=False)
+class GatedFeedForward:
+    """``down(activation(gate(x)) * up(x))``. Source: Shazeer 2020, arXiv 2002.05202.
+
+    Attributes:
+        gate_up: from the hidden size to [gate | up], 2 I wide.
+        activation: ``gelu_tanh``, ``gelu_erf`` or ``silu``.
+        down: from I to the hidden size.
+    """
+
+    gate_up: Linear
+    activation: str
+    down: Linear
+
+    def declare(self, scratch: Scratch, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
+        """Declare the feed-forward of x (T, hidden) into ``out``, or added to it."""
+        width = self.gate_up.width
+        gate_up = self.gate_up.declare(scratch.program, f"{name}.gate_up", x, scratch.buffer("gate_up", width))
+        gated = scratch.buffer("gated", width // 2)
+        scratch.program.gated(f"{name}.activation", gate_up, self.activation, gated)
+        return self.down.declare(scratch.program, f"{name}.down", gated, out, accumulate)

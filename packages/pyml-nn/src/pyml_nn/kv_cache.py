@@ -1,0 +1,275 @@
+"""The keys and values of one sequence: pages that grow, are shared between forks, and can be saved.
+
+Letters: P = positions in a page (64), H = key/value heads, D = head_dim, T = positions held.
+
+Source: pages shared copy-on-write are those of Kwon et al. 2023, arXiv 2309.06180.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.cpu import level
+from pyml_core.errors import PymlError, ShapeError
+from pyml_core.kv_layout import PAGE_TOKENS, PANEL, KVLayout, PageTable
+
+U8Array = npt.NDArray[np.uint8]
+
+FORMAT = "pyml-kv-cache"
+VERSION = "1"
+
+
+class ContextOverflowError(PymlError):
+    """More positions were asked for than a cache may hold; nothing has been computed."""
+
+
+class CacheFileError(PymlError):
+    """A saved cache that is damaged or belongs to another model, type or CPU level."""
+
+
+class KVCache:
+    """Keys and values of one sequence.
+
+    Args:
+        layout: geometry of a page.
+        max_length: most positions it may hold (T); memory is taken a page at a time as they come.
+        model: fingerprint of the model that fills it; saved with it, and compared when it is loaded or used.
+        cpu_level: level of the kernels that fill it, saved and compared likewise; None: the one in use.
+
+    A cache is used by one thread at a time. Pages shared with a fork are copied when one of the two writes to them.
+    """
+
+    def __init__(self, layout: KVLayout, max_length: int, model: str = "", cpu_level: str | None = None) -> None:
+        if max_length < 1:
+            raise ShapeError(f"KV cache max_length: expected at least 1, got {max_length}")
+        self.layout = layout
+        self.max_length = max_length
+        self.model = model
+        self.cpu_level = cpu_level or level()
+        self.pages = PageTable()
+        self._n_shared = 0  # the first so many pages may belong to a fork as well
+        self._ids: list[int] = []
+
+    @property
+    def length(self) -> int:
+        """Positions held."""
+        return len(self._ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pages that it refers to, those shared with forks included."""
+        return len(self.pages) * self.layout.page_bytes
+
+    @property
+    def ids(self) -> list[int]:
+        """Token ids of the positions held (a copy)."""
+        return list(self._ids)
+
+    def check_room(self, count: int) -> None:
+        """Raise :class:`ContextOverflowError` if ``count`` more positions would be more than :attr:`max_length`."""
+        if len(self._ids) + count > self.max_length:
+            raise ContextOverflowError(
+                f"context: {count} tokens after {len(self._ids)} make {len(self._ids) + count} positions, "
+                f"expected at most {self.max_length}"
+            )
+
+    def reserve(self, count: int) -> None:
+        """Make room for ``count`` more positions: pages of this cache's own from :attr:`length` on.
+
+        Raises:
+            ContextOverflowError: they would be more than :attr:`max_length`.
+        """
+        self.check_room(count)
+        start = len(self._ids)
+        end = start + count
+        first = start // PAGE_TOKENS
+        if first < self._n_shared:
+            self.pages[first] = _copy(self.layout, self.pages[first])
+            self._n_shared = first
+        while len(self.pages) * PAGE_TOKENS < end:
+            self.pages.append(self.layout.new_page())
+
+    def append(self, ids: Sequence[int]) -> None:
+        """Count these tokens as held: a run has written their keys and values to the reserved pages."""
+        if len(self._ids) + len(ids) > len(self.pages) * PAGE_TOKENS:
+            raise ShapeError(f"KV cache: {len(ids)} tokens were appended without being reserved")
+        self._ids.extend(ids)
+
+    def trim(self, length: int) -> None:
+        """Forget every position from ``length`` on; ShapeError if it holds fewer."""
+        self._check_length(length)
+        del self._ids[length:]
+        self.pages.truncate(_pages_for(length))
+        self._n_shared = min(self._n_shared, len(self.pages))
+
+    def fork(self, length: int | None = None) -> KVCache:
+        """A cache of the first ``length`` positions (None: all) that shares their pages; each then goes its own way."""
+        length = self.length if length is None else length
+        self._check_length(length)
+        fork = KVCache(self.layout, self.max_length, self.model, self.cpu_level)
+        fork.pages = PageTable(self.pages[: _pages_for(length)])
+        fork._ids = self._ids[:length]
+        fork._n_shared = len(fork.pages)
+        self._n_shared = max(self._n_shared, fork._n_shared)
+        return fork
+
+    def _check_length(self, length: int) -> None:
+        if not 0 <= operator.index(length) <= self.length:
+            raise ShapeError(f"KV cache: expected a length from 0 to {self.length}, got {length}")
+
+    # ---- files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write keys, values and token ids to one safetensors file, put in place only when it is complete.
+
+        Tensors are ``layers.N.keys`` and ``layers.N.values``, each (T, H, D) in the cache's type. Metadata: format,
+        version, model fingerprint, type, CPU level, token ids.
+
+        Raises:
+            CacheFileError: the file cannot be written.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+
+        tensors = {}
+        for layer in range(self.layout.n_layers):
+            tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"] = self._logical(layer)
+        metadata = self._expected_metadata() | {"ids": json.dumps(self._ids)}
+        path = Path(path)
+        try:
+            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            os.close(handle)
+            try:
+                save_file(tensors, temporary, metadata)
+                Path(temporary).replace(path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        except (OSError, SafetensorError) as error:
+            raise CacheFileError(f"{path}: cannot save the KV cache: {error}") from None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        layout: KVLayout,
+        max_length: int,
+        model: str = "",
+        cpu_level: str | None = None,
+        vocab_size: int = 1 << 31,
+    ) -> KVCache:
+        """Read what :meth:`save` wrote; everything in the file is checked before it is used.
+
+        Args:
+            path: the file.
+            layout: geometry that it must have.
+            max_length: most positions that the new cache may hold.
+            model: fingerprint that it must have.
+            cpu_level: level that it must come from; None: the one in use.
+            vocab_size: token ids must be below.
+
+        Raises:
+            CacheFileError: no such file, not a safetensors file, another version, model, type, geometry or CPU level,
+                token ids that are none, more of them than ``max_length``, or numbers that are not finite.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        cache = cls(layout, max_length, model, cpu_level)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                ids = cache._check_metadata(file.metadata() or {}, vocab_size)
+                cache._check_tensors(file, len(ids))
+                cache.reserve(len(ids))
+                for layer in range(layout.n_layers):
+                    cache._fill(
+                        layer, file.get_tensor(f"layers.{layer}.keys"), file.get_tensor(f"layers.{layer}.values")
+                    )
+        except (OSError, SafetensorError, ValueError, CacheFileError) as error:
+            raise CacheFileError(f"{os.fspath(path)}: cannot load the KV cache: {error}") from None
+        cache.append(ids)
+        return cache
+
+    def _expected_metadata(self) -> dict[str, str]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "dtype": self.layout.dtype,
+            "level": self.cpu_level,
+        }
+
+    def _check_metadata(self, metadata: Mapping[str, str], vocab_size: int) -> list[int]:
+        """The token ids."""
+        for key, expected in self._expected_metadata().items():
+            if metadata.get(key) != expected:
+                raise CacheFileError(f"metadata {key}: expected {expected!r}, found {metadata.get(key)!r:.100}")
+        try:
+            ids = json.loads(metadata.get("ids", ""))
+        except (ValueError, RecursionError):
+            raise CacheFileError("metadata ids: expected a JSON list of token ids") from None
+        if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < vocab_size for token in ids):
+            raise CacheFileError(f"metadata ids: expected a list of token ids from 0 to {vocab_size - 1}")
+        if len(ids) > self.max_length:
+            raise CacheFileError(f"metadata ids: {len(ids)} tokens, the context holds at most {self.max_length}")
+        return ids
+
+    def _check_tensors(self, file: Any, length: int) -> None:
+        expected = (length, self.layout.n_kv_heads, self.layout.head_dim)
+        names = set(file.keys())
+        for layer in range(self.layout.n_layers):
+            for name in (f"layers.{layer}.keys", f"layers.{layer}.values"):
+                if name not in names:
+                    raise CacheFileError(f"tensor {name}: missing")
+                names.remove(name)
+                part = file.get_slice(name)
+                if tuple(part.get_shape()) != expected:
+                    raise CacheFileError(f"tensor {name}: expected shape {expected}, found {tuple(part.get_shape())}")
+                if part.get_dtype() != self.layout.dtype.upper():
+                    raise CacheFileError(
+                        f"tensor {name}: expected {self.layout.dtype.upper()}, found {part.get_dtype()}"
+                    )
+        if names:
+            raise CacheFileError(f"tensor {min(names)[:100]}: unknown")
+
+    # ---- between pages and (T, H, D)
+
+    def _logical(self, layer: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """One layer's keys and values, each (T, H, D)."""
+        shape = (len(self.pages) * PAGE_TOKENS, self.layout.n_kv_heads, self.layout.head_dim)
+        keys, values = np.empty(shape, self.layout.numpy_dtype), np.empty(shape, self.layout.numpy_dtype)
+        for index, page in enumerate(self.pages):
+            rows = slice(index * PAGE_TOKENS, (index + 1) * PAGE_TOKENS)
+            # (H, P/16, D, 16) -> (P/16, 16, H, D)
+            keys[rows] = self.layout.keys(page, layer).transpose(1, 3, 0, 2).reshape(PAGE_TOKENS, *shape[1:])
+            values[rows] = self.layout.values(page, layer).transpose(1, 0, 2)
+        return keys[: self.length], values[: self.length]
+
+    def _fill(self, layer: int, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+        for what, array in (("keys", keys), ("values", values)):
+            if not np.isfinite(array).all():
+                raise CacheFileError(f"tensor layers.{layer}.{what}: expected finite numbers")
+        for index, page in enumerate(self.pages):
+            rows = slice(index * PAGE_TOKENS, (index + 1) * PAGE_TOKENS)
+            padded = np.zeros((PAGE_TOKENS, *keys.shape[1:]), keys.dtype)
+            padded[: len(keys[rows])] = keys[rows]
+            # (P/16, 16, H, D) -> (H, P/16, D, 16)
+            self.layout.keys(page, layer)[...] = padded.reshape(-1, PANEL, *keys.shape[1:]).transpose(2, 0, 3, 1)
+            self.layout.values(page, layer)[:, : len(values[rows])] = values[rows].transpose(1, 0, 2)
+
+
+def _pages_for(length: int) -> int:
+    return -(-length // PAGE_TOKENS)
+
+
+def _copy(layout: KVLayout, page: U8Array) -> U8Array:
+    copy = layout.new_page()
+    copy[...] = page
+    return copy

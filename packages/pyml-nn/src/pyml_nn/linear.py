@@ -1,0 +1,57 @@
+"""Linear layers and the embedding: matrices with what is needed to declare them in a program.
+
+Letters: N = outputs, K = inputs, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from pyml_core.program import Buffer, Program
+    from pyml_core.tensor import PackedMatrix
+
+F32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """``x @ concat(matrices).T + bias``: one or more matrices (N_i, K) that read the same input, as one operation.
+
+    Attributes:
+        matrices: their outputs lie side by side; block types may differ.
+        bias: float32 (sum of N_i), or None.
+    """
+
+    matrices: tuple[PackedMatrix, ...]
+    bias: F32Array | None = None
+
+    @property
+    def width(self) -> int:
+        """Outputs: the sum of N_i."""
+        return sum(matrix.shape[0] for matrix in self.matrices)
+
+    def declare(self, program: Program, name: str, x: Buffer, out: Buffer, accumulate: bool = False) -> Buffer:
+        """Declare ``out = ...``, or ``out += ...`` with ``accumulate``; x is (T, K), out (T, width)."""
+        return program.linear(name, x, self.matrices, out, self.bias, accumulate)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A row of the table for every token id, times ``scale``.
+
+    Attributes:
+        table: (V, width).
+        scale: 1 but in Gemma.
+    """
+
+    table: PackedMatrix
+    scale: float = 1.0
+
+    def declare(self, program: Program, name: str, out: Buffer) -> Buffer:
+        """Declare the look-up of a run's ids into ``out`` (T, width)."""
+        return program.embed(name, self.table, out, self.scale)

@@ -1,0 +1,120 @@
+"""How much memory a model needs, and how much there is."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyml_core.errors import OutOfMemoryError
+from pyml_core.kv_layout import KVLayout
+
+from .config import Dimensions
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a model takes with one sequence of a given length.
+
+    Attributes:
+        weights: all packed weights.
+        kv_cache: keys and values of the sequence.
+        activations: buffers of a program run.
+    """
+
+    weights: int
+    kv_cache: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv_cache + self.activations
+
+    def check(self, available: int | None = None) -> None:
+        """Raise :class:`OutOfMemoryError` with both figures if that exceeds ``available`` (None: what there is)."""
+        available = available_memory() if available is None else available
+        if self.total > available:
+            raise OutOfMemoryError(
+                f"memory: expected at least {megabytes(self.total)} to be free (weights {megabytes(self.weights)}, "
+                f"KV cache {megabytes(self.kv_cache)}, activations {megabytes(self.activations)}), "
+                f"found {megabytes(available)}"
+            )
+
+
+def kv_layout(config: Dimensions, dtype: str) -> KVLayout:
+    """The KV cache's geometry: 16 bits an element, 32 where the whole model computes in f32."""
+    return KVLayout(config.n_layers, config.n_kv_heads, config.head_dim, "f32" if dtype == "f32" else "f16")
+
+
+def activation_bytes(config: Dimensions, max_tokens: int) -> int:
+    """An upper estimate of a program's buffers: float32 and int8 copies of what a layer works on, a row of logits."""
+    row = (
+        4 * config.hidden_size
+        + 2 * (config.n_heads + config.n_kv_heads) * config.head_dim
+        + 3 * config.intermediate_size
+        + 2 * config.head_dim
+    )
+    return 5 * row * max_tokens + 4 * config.vocab_size
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process can still take.
+
+    That is what Linux says is available to all, or less where a control group (version 1 or 2, at any level above the
+    process) or its own address space (``ulimit -v``) allows less. ``root`` is where ``/proc`` and ``/sys`` are.
+    """
+    return max(0, min(_limits(root), default=1 << 62))
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes for a message."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def _limits(root: Path) -> Iterator[int]:
+    available = _field(root / "proc/meminfo", "MemAvailable:")
+    if available is not None:
+        yield available * 1024
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controllers == "":
+            yield from _group_limits(root / "sys/fs/cgroup", path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            yield from _group_limits(root / "sys/fs/cgroup/memory", path, *names)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = _number(root / "proc/self/statm")
+    if limit != resource.RLIM_INFINITY and pages is not None:
+        yield limit - pages * resource.getpagesize()
+
+
+def _group_limits(mount: Path, path: str, limit_file: str, usage_file: str) -> Iterator[int]:
+    """What is left in a control group and in those above it."""
+    # Inside a container the path may be the host's, of which only the mount's own root is visible.
+    folder = mount / path.lstrip("/")
+    for group in (folder, *folder.parents):
+        limit, usage = _number(group / limit_file), _number(group / usage_file)
+        if group.is_relative_to(mount) and limit is not None and usage is not None:
+            # Pages of files that were not used lately count as usage, but are given up at need.
+            yield limit - usage + (_field(group / "memory.stat", "inactive_file") or 0)
+
+
+def _number(path: Path) -> int | None:
+    """The number that a file starts with, if it does."""
+    words = " ".join(_lines(path)[:1]).split()
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def _field(path: Path, key: str) -> int | None:
+    """The number after a key in a file of ``key number`` lines."""
+    words = next((words for line in _lines(path) if (words := line.split())[:1] == [key]), [])
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

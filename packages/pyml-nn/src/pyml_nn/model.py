@@ -1,0 +1,335 @@
+"""What every model shares: reading and packing its weights, declaring its program, running batches of sequence slices.
+
+Letters: V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import time
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.errors import Cancelled, PymlError, ShapeError
+from pyml_core.program import Program, Slice
+from pyml_core.tensor import PackedMatrix
+
+from .config import Dimensions, show
+from .kv_cache import KVCache
+from .linear import Linear
+from .memory import MemoryPlan, activation_bytes, kv_layout
+from .norm import LayerNorm, RMSNorm
+from .scratch import Scratch
+from .trace import TimedRun, Trace, traces_of
+from .weights import NameRules, Spec, Weights, WeightSource
+
+if TYPE_CHECKING:
+    import os
+
+    from pyml_core.program import Buffer
+    from pyml_core.tensor import Tensor
+
+F32Array = npt.NDArray[np.float32]
+Request = tuple[KVCache, Sequence[int], Sequence[int] | None]
+C = TypeVar("C", bound=Dimensions)
+
+
+class Model(ABC, Generic[C]):
+    """A decoder-only language model: token ids in, logits out.
+
+    Args:
+        config: sizes and everything else that its architecture's configuration says.
+        weights: where its weights are read from, one at a time; a mapping of names to arrays does as well.
+        dtype: ``auto`` (a GGUF file's types as stored, a checkpoint's matrices as q8_0), ``f32``, ``bf16``, ``q8_0`` or
+            ``q4_0``; see :func:`pyml_nn.weights.matrix_type`.
+        threads: worker threads; None takes what suits the machine.
+        max_tokens: most tokens that one run of the program sees; longer inputs are cut into such chunks.
+
+    Attributes:
+        config: as given.
+        kv_layout: geometry of the KV caches.
+        n_params: numbers in the weights, a tied head counted once.
+        weight_bytes: bytes of the weights as packed, which is what one decode step reads.
+        fingerprint: tells this model (configuration, weights and dtype) from others.
+
+    Raises:
+        WeightsError: a weight is missing, unknown or of another shape.
+        OutOfMemoryError: the weights would not fit in memory; nothing has been read.
+    """
+
+    rules: ClassVar[NameRules] = NameRules()
+
+    def __init__(
+        self,
+        config: C,
+        weights: WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
+        dtype: str = "auto",
+        threads: int | None = None,
+        max_tokens: int = 512,
+    ) -> None:
+        reader = Weights(weights, self.specs(config), self.rules, dtype)
+        MemoryPlan(reader.packed_bytes(), 0, activation_bytes(config, max_tokens)).check()
+        self.config = config
+        self.kv_layout = kv_layout(config, dtype)
+        self._program: Program | None = Program(max_tokens, self.kv_layout, threads)
+        self._max_tokens = max_tokens
+        self._cancels = 0
+        self.declare(reader, Scratch(self._program))
+        self.n_params = reader.n_params
+        self.weight_bytes = _weight_bytes(self._program)
+        self.fingerprint = reader.fingerprint(json.dumps(asdict(config), sort_keys=True))
+
+    @staticmethod
+    @abstractmethod
+    def specs(config: C) -> dict[str, Spec]:
+        """Every weight of a model of this configuration: internal name -> names in files, shape."""
+
+    @abstractmethod
+    def declare(self, weights: Weights, scratch: Scratch) -> None:
+        """Read and pack the weights in the order of their use, and declare the program that uses them."""
+
+    # ---- facts
+
+    @property
+    def program(self) -> Program:
+        """The declared program; PymlError once the model is closed."""
+        if self._program is None:
+            raise PymlError("model: it is closed")
+        return self._program
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below; the width of a row of logits (V)."""
+        return self.config.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """Most positions of a sequence."""
+        return self.config.context_length
+
+    @classmethod
+    def memory_plan(
+        cls,
+        config: C,
+        weights: WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
+        dtype: str,
+        context_len: int,
+        max_tokens: int = 512,
+    ) -> MemoryPlan:
+        """What the model would take with one sequence of ``context_len`` positions; no weight is read.
+
+        Raises:
+            WeightsError: the weights do not fit the configuration.
+        """
+        reader = Weights(weights, cls.specs(config), cls.rules, dtype)
+        cache = kv_layout(config, dtype).bytes_for(context_len)
+        return MemoryPlan(reader.packed_bytes(), cache, activation_bytes(config, max_tokens))
+
+    def memory_needed(self, context_len: int) -> int:
+        """Bytes of this model with one sequence of ``context_len`` positions."""
+        cache = self.kv_layout.bytes_for(context_len)
+        return self.weight_bytes + cache + activation_bytes(self.config, self._max_tokens)
+
+    # ---- sequences
+
+    def new_cache(self, max_length: int | None = None) -> KVCache:
+        """An empty KV cache of at most ``max_length`` positions (None: as many as the model was made for).
+
+        Raises:
+            ShapeError: more than :attr:`context_length`.
+        """
+        return KVCache(self.kv_layout, self._checked_length(max_length), self.fingerprint, self.program.level)
+
+    def load_cache(self, path: str | os.PathLike[str], max_length: int | None = None) -> KVCache:
+        """A KV cache that :meth:`KVCache.save` wrote for this model; CacheFileError if it is damaged or another's."""
+        length = self._checked_length(max_length)
+        return KVCache.load(path, self.kv_layout, length, self.fingerprint, self.program.level, self.vocab_size)
+
+    def forward(self, batch: Sequence[Request]) -> list[F32Array]:
+        """Continue several sequences at once.
+
+        Args:
+            batch: a ``(cache, ids, positions)`` for every sequence: its KV cache, the token ids that follow what the
+                cache holds, and the indices into ``ids`` whose logits are wanted (None: the last one).
+
+        Returns:
+            For every sequence float32 logits of shape (len(positions), V), in the order of its positions.
+
+        The caches are advanced when all is done; after an error or a cancel they are as they were.
+
+        Raises:
+            ShapeError: no ids, an id outside the vocabulary, a position outside the ids, a cache given twice or of
+                another model.
+            ContextOverflowError: a cache would grow beyond its ``max_length``; nothing has been computed.
+            Cancelled: :meth:`cancel` was called meanwhile.
+        """
+        parts = [self._checked(index, *request) for index, request in enumerate(batch)]
+        if not parts:
+            return []
+        if len(parts) > 1 and len({id(part.cache) for part in parts}) < len(parts):
+            raise ShapeError("forward: expected every cache once in a batch, found one twice")
+        for part in parts:
+            part.cache.check_room(len(part.ids))
+        for part in parts:
+            part.cache.reserve(len(part.ids))
+        rows = self._run(parts)
+        results = []
+        start = 0
+        for part in parts:
+            part.cache.append(part.ids)
+            stop = start + len(part.wanted)
+            result = rows[start:stop]
+            results.append(result if part.order is None else result[part.order])
+            start = stop
+        return results
+
+    def trace(self) -> Trace:
+        """A context manager that records what :meth:`forward` does meanwhile: ``with model.trace() as t: ...``."""
+        return Trace(self)
+
+    def cancel(self) -> None:
+        """Make the calls of :meth:`forward` that are running, in whichever threads, raise :class:`Cancelled`."""
+        self._cancels += 1
+        if self._program is not None:
+            self._program.cancel()
+
+    def close(self) -> None:
+        """Let go of the weights; the model cannot be used any more."""
+        self._program = None
+
+    # ---- running
+
+    def _checked_length(self, max_length: int | None) -> int:
+        length = self.context_length if max_length is None else max_length
+        if not 1 <= length <= self.context_length:
+            raise ShapeError(
+                f"context: expected 1 to {self.context_length} positions (the model's context), got {length}"
+            )
+        return length
+
+    def _checked(self, index: int, cache: KVCache, ids: Sequence[int], positions: Sequence[int] | None) -> _Part:
+        if cache.model != self.fingerprint:
+            raise ShapeError(f"slice {index}: expected a cache of this model (Model.new_cache), found another's")
+        tokens = _integers(ids, self.config.vocab_size, index, "token ids")
+        if not tokens:
+            raise ShapeError(f"slice {index}: expected at least one token id, found none")
+        if positions is None:
+            return _Part(cache, tokens, [len(tokens) - 1], None)
+        wanted = _integers(positions, len(tokens), index, "positions")
+        ascending = sorted(set(wanted))
+        if ascending == wanted:
+            return _Part(cache, tokens, wanted, None)
+        return _Part(cache, tokens, ascending, [bisect_left(ascending, position) for position in wanted])
+
+    def _run(self, parts: list[_Part]) -> F32Array:
+        """Logits of all wanted positions in order."""
+        runs = _runs(parts, self._max_tokens)
+        traces = traces_of(self)
+        if not traces:
+            return self._run_all(runs, None)
+        timed: list[TimedRun] = []
+        start_ns = time.perf_counter_ns()
+        rows = self._run_all(runs, timed)
+        end_ns = time.perf_counter_ns()
+        kind = "decode" if all(len(part.ids) == 1 and part.cache.length for part in parts) else "prefill"
+        for trace in traces:
+            trace.record(kind, start_ns, end_ns, timed)
+        return rows
+
+    def _run_all(self, runs: list[list[Slice]], timed: list[TimedRun] | None) -> F32Array:
+        """The rows of all runs; with their times if there is a list for them."""
+        if len(runs) == 1:
+            return self._run_one(runs[0], timed)
+        cancels = self._cancels
+        rows = np.empty((sum(len(part.outputs) for run in runs for part in run), self.config.vocab_size), np.float32)
+        done = 0
+        for slices in runs:
+            if self._cancels != cancels:
+                raise Cancelled("model: cancelled between two chunks")
+            out = self._run_one(slices, timed)
+            rows[done : done + len(out)] = out
+            done += len(out)
+        return rows
+
+    def _run_one(self, slices: list[Slice], timed: list[TimedRun] | None) -> F32Array:
+        if timed is None:
+            return self.program.run(slices)
+        out, timings = self.program.run_timed(slices)
+        timed.append(TimedRun(sum(len(part.ids) for part in slices), len(out), timings))
+        return out
+
+
+class _Part(NamedTuple):
+    """One sequence of a batch, checked.
+
+    Attributes:
+        cache: its KV cache.
+        ids: the tokens that follow.
+        wanted: indices into ids, ascending, each once.
+        order: index into ``wanted`` of every position that was asked for, or None where that is ``wanted`` itself.
+    """
+
+    cache: KVCache
+    ids: list[int]
+    wanted: list[int]
+    order: list[int] | None
+
+
+def _integers(values: Sequence[int], end: int, index: int, what: str) -> list[int]:
+    """Values from 0 to ``end - 1`` as a list; ShapeError naming the slice if they are anything else."""
+    try:
+        numbers = [operator.index(value) for value in values]
+    except TypeError:
+        raise ShapeError(f"slice {index}: expected a list of {what}") from None
+    if numbers and (min(numbers) < 0 or max(numbers) >= end):
+        wrong = next(number for number in numbers if not 0 <= number < end)
+        raise ShapeError(f"slice {index}: expected {what} from 0 to {end - 1}, found {show(wrong)}")
+    return numbers
+
+
+def _runs(parts: list[_Part], max_tokens: int) -> list[list[Slice]]:
+    """A batch cut into runs of at most ``max_tokens`` tokens, in order."""
+    runs: list[list[Slice]] = [[]]
+    room = max_tokens
+    for part in parts:
+        start, length = 0, len(part.ids)
+        while start < length:
+            if not room:
+                runs.append([])
+                room = max_tokens
+            stop = min(length, start + room)
+            first, last = bisect_left(part.wanted, start), bisect_left(part.wanted, stop)
+            outputs = [position - start for position in part.wanted[first:last]]
+            runs[-1].append(Slice(part.cache.pages, part.cache.length + start, part.ids[start:stop], outputs))
+            room -= stop - start
+            start = stop
+    return runs
+
+
+def declare_head(
+    scratch: Scratch, hidden: Buffer, norm: LayerNorm | RMSNorm, head: PackedMatrix, soft_cap: float = 0.0
+) -> Buffer:
+    """Declare the end of a model: the wanted positions alone, their norm, their logits (``soft_cap`` 0: not capped)."""
+    program = scratch.program
+    selected = program.select("select", hidden, scratch.buffer("selected", hidden.width, "outputs"))
+    normed = norm.declare(program, "final_norm", selected, scratch.buffer("final_normed", hidden.width, "outputs"))
+    logits = Linear((head,)).declare(program, "head", normed, scratch.buffer("logits", head.shape[0], "outputs"))
+    return program.soft_cap("head.soft_cap", logits, soft_cap) if soft_cap else logits
+
+
+def _weight_bytes(program: Program) -> int:
+    """Bytes of everything that a program's operations read besides their buffers, shared matrices counted once."""
+    found: dict[int, int] = {}
+    for operation in program.operations:
+        for value in operation.params.values():
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, PackedMatrix | np.ndarray):
+                    found[id(item)] = item.nbytes
+    return sum(found.values())

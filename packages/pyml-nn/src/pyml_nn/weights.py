@@ -1,0 +1,303 @@
+"""Weights: where they come from, what they are called, which block type they get, that none is missing or left over.
+
+A model gives every weight one internal name (``layers.3.attention.q.weight``) with its name in Hugging Face
+checkpoints, its name in GGUF files and its shape. :class:`Weights` compares that list with a source before anything is
+read, and then hands the weights out one at a time, packed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.errors import PymlError
+from pyml_core.tensor import PackedMatrix, Tensor, pack
+
+from .config import show
+from .linear import Linear
+
+F32Array = npt.NDArray[np.float32]
+
+DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
+"""What a model's matrices can be asked to be stored as."""
+
+
+class WeightsError(PymlError):
+    """Weights that do not fit the model: missing, left over, or of another shape."""
+
+
+@runtime_checkable
+class WeightSource(Protocol):
+    """Named tensors, read one at a time: a GGUF file, a folder of safetensors, arrays in memory."""
+
+    def names(self) -> list[str]:
+        """Every tensor's name."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """One tensor; PymlError naming it if there is none."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """One tensor's shape, without reading it."""
+        ...
+
+    def dtype(self, name: str) -> str:
+        """One tensor's block type, without reading it."""
+        ...
+
+
+class ArrayWeights:
+    """Weights held in memory.
+
+    Args:
+        arrays: tensors by name; NumPy arrays of float32, float16 or bfloat16 (ml_dtypes), or :class:`pyml_core.Tensor`.
+    """
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any] | Tensor]) -> None:
+        self._tensors = {
+            name: array if isinstance(array, Tensor) else Tensor.from_array(array) for name, array in arrays.items()
+        }
+
+    def names(self) -> list[str]:
+        """Every tensor's name."""
+        return list(self._tensors)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise WeightsError(f"{name}: there is no such tensor") from None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """One tensor's shape."""
+        return self.read(name).shape
+
+    def dtype(self, name: str) -> str:
+        """One tensor's block type."""
+        return self.read(name).dtype
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One weight that a model wants.
+
+    Attributes:
+        hf: its name in Hugging Face checkpoints, without the prefix of the whole model.
+        gguf: its name in GGUF files.
+        shape: the shape that the model computes with.
+        optional: the model can do without.
+        hf_transposed: checkpoints hold it as (K, N) (GPT-2's Conv1D).
+    """
+
+    hf: str
+    gguf: str
+    shape: tuple[int, ...]
+    optional: bool = False
+    hf_transposed: bool = False
+
+
+@dataclass(frozen=True)
+class NameRules:
+    """What an architecture's files put around its weights.
+
+    Attributes:
+        hf_prefixes: prefixes of checkpoint names, of which the first that fits is left out.
+        ignored: regular expressions of whole names (as the file has them) that a model has no use for.
+    """
+
+    hf_prefixes: tuple[str, ...] = ("model.",)
+    ignored: tuple[str, ...] = ()
+
+
+class Weights:
+    """The weights of one model in one source: checked as a whole, then read one by one.
+
+    Args:
+        source: where tensors are read from; a mapping of names to arrays does as well.
+        specs: internal name -> what the model wants.
+        rules: how names are written.
+        dtype: one of :data:`DTYPES`; see :func:`matrix_type`.
+
+    Attributes:
+        gguf: whether the source uses GGUF's names and conventions (else Hugging Face's).
+        n_params: numbers read so far, each shared matrix once.
+
+    Raises:
+        WeightsError: an unknown dtype; a weight missing, unknown, given twice, or of another shape.
+    """
+
+    def __init__(
+        self,
+        source: WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
+        specs: Mapping[str, Spec],
+        rules: NameRules,
+        dtype: str = "auto",
+    ) -> None:
+        if dtype not in DTYPES:
+            raise WeightsError(f"dtype: expected one of {', '.join(DTYPES)}, found {show(dtype)}")
+        self._source = ArrayWeights(source) if isinstance(source, Mapping) else source
+        self._dtype = dtype
+        self._specs = specs
+        self._digest = hashlib.blake2b(digest_size=16)
+        self.n_params = 0
+        names = self._source.names()
+        self.gguf = "token_embd.weight" in names
+        self._file_names = self._match(names, rules)
+        for name in self._file_names:
+            self._check_shape(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the source has this (optional) weight."""
+        return name in self._file_names
+
+    def matrix(self, name: str, rows: npt.NDArray[np.intp] | None = None) -> PackedMatrix:
+        """One matrix, packed; its rows in the order of ``rows`` where the file has them in another."""
+        tensor = self._read(name)
+        if rows is not None:
+            tensor = tensor.take_rows(rows)
+        return pack(tensor.convert(matrix_type(tensor.dtype, tensor.shape, self._dtype, self.gguf)))
+
+    def array(self, name: str) -> F32Array:
+        """One norm, bias or position table as float32, which such weights always are."""
+        return self._read(name).to_f32()
+
+    def linear(self, *names: str, rows: Mapping[str, npt.NDArray[np.intp]] | None = None) -> Linear:
+        """A linear layer of ``<name>.weight`` side by side, with ``<name>.bias`` where there is one.
+
+        Args:
+            names: internal names without ``.weight``.
+            rows: orders of rows by name, see :meth:`matrix`; biases follow.
+        """
+        rows = rows or {}
+        matrices = tuple(self.matrix(f"{name}.weight", rows.get(name)) for name in names)
+        if not any(self.has(f"{name}.bias") for name in names):
+            return Linear(matrices)
+        biases = []
+        for name, matrix in zip(names, matrices, strict=True):
+            bias = self.array(f"{name}.bias") if self.has(f"{name}.bias") else np.zeros(matrix.shape[0], np.float32)
+            biases.append(bias[rows[name]] if name in rows else bias)
+        return Linear(matrices, np.concatenate(biases))
+
+    def head(self, name: str, embedding: PackedMatrix, tied: bool) -> PackedMatrix:
+        """The head's matrix, or the embedding's where the source has none and ``tied`` allows it.
+
+        Raises:
+            WeightsError: there is none, and the head is not tied.
+        """
+        if self.has(name):
+            return self.matrix(name)
+        if not tied:
+            raise WeightsError(f"{self._wanted_name(name)}: missing, and the configuration does not tie the head")
+        return embedding
+
+    def packed_bytes(self) -> int:
+        """About how many bytes all weights will take once packed; nothing is read."""
+        total = 0
+        for name, file_name in self._file_names.items():
+            shape = self._specs[name].shape
+            if is_matrix(name, shape):
+                dtype = matrix_type(self._source.dtype(file_name), shape, self._dtype, self.gguf)
+                total += BLOCK_TYPES[dtype].nbytes((-(-shape[0] // 16) * 16, shape[1]))
+            else:
+                total += BLOCK_TYPES["f32"].nbytes(shape)
+        return total
+
+    def fingerprint(self, config_text: str) -> str:
+        """32 hexadecimal digits that tell this model from others: configuration, types, samples of what was read."""
+        digest = self._digest.copy()
+        digest.update(f"{self._dtype} {config_text}".encode())
+        return digest.hexdigest()
+
+    # ---- names and shapes
+
+    def _match(self, names: Sequence[str], rules: NameRules) -> dict[str, str]:
+        """Internal name -> the file's name."""
+        wanted = {(spec.gguf if self.gguf else spec.hf): name for name, spec in self._specs.items()}
+        ignored = re.compile("|".join(rules.ignored)) if rules.ignored else None
+        found: dict[str, str] = {}
+        for file_name in names:
+            if ignored is not None and ignored.fullmatch(file_name):
+                continue
+            name = wanted.get(file_name if self.gguf else _without_prefix(file_name, rules.hf_prefixes))
+            if name is None:
+                raise WeightsError(f"{file_name}: unknown tensor, which the model would leave out")
+            if name in found:
+                raise WeightsError(f"{file_name}: the same weight as {found[name]}, expected it once")
+            found[name] = file_name
+        for name, spec in self._specs.items():
+            if name not in found and not spec.optional:
+                raise WeightsError(f"{self._wanted_name(name)}: missing, expected a tensor of shape {spec.shape}")
+        return {name: found[name] for name in self._specs if name in found}
+
+    def _wanted_name(self, name: str) -> str:
+        return self._specs[name].gguf if self.gguf else self._specs[name].hf
+
+    def _transposed(self, name: str) -> bool:
+        return self._specs[name].hf_transposed and not self.gguf
+
+    def _check_shape(self, name: str) -> None:
+        shape = self._specs[name].shape
+        expected = shape[::-1] if self._transposed(name) else shape
+        file_name = self._file_names[name]
+        found = tuple(self._source.shape(file_name))
+        if found != expected:
+            raise WeightsError(f"{file_name}: expected shape {expected}, found {found}")
+
+    def _read(self, name: str) -> Tensor:
+        file_name = self._file_names[name]
+        tensor = self._source.read(file_name)
+        self._digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        for sample in _samples(tensor.data):
+            self._digest.update(sample)
+        self.n_params += int(np.prod(tensor.shape, dtype=np.int64))
+        return transposed(tensor) if self._transposed(name) else tensor
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a weight is packed and multiplied with; norms, biases and position tables are float32 arrays."""
+    return len(shape) == 2 and name != "positions"
+
+
+def matrix_type(stored: str, shape: tuple[int, ...], dtype: str, gguf: bool) -> str:
+    """The block type that a matrix is packed in.
+
+    Args:
+        stored: the block type in the file.
+        shape: (N, K).
+        dtype: one of :data:`DTYPES`. ``"auto"`` keeps a GGUF file's types and makes a checkpoint's matrices q8_0.
+        gguf: whether the file is a GGUF file.
+
+    Rows that are no multiple of a block stay in 16 bits: f16 where they are stored so, else bf16.
+    """
+    wanted = (stored if gguf else "q8_0") if dtype == "auto" else dtype
+    if shape[-1] % BLOCK_TYPES[wanted].block_size:
+        return "f16" if stored == "f16" else "bf16"
+    return wanted
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """A float matrix's transpose, in the same type."""
+    bits = tensor.data.view({2: np.uint16, 4: np.uint32}[BLOCK_TYPES[tensor.dtype].type_size]).reshape(tensor.shape)
+    return Tensor(np.ascontiguousarray(bits.T).reshape(-1).view(np.uint8), tensor.dtype, tensor.shape[::-1])
+
+
+def _without_prefix(name: str, prefixes: Sequence[str]) -> str:
+    for prefix in prefixes:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def _samples(data: npt.NDArray[np.uint8], pieces: int = 16, size: int = 256) -> list[bytes]:
+    """A few pieces of the bytes, evenly spread, the last ones included."""
+    starts = np.linspace(0, max(0, len(data) - size), pieces).astype(np.int64)
+    return [data[start : start + size].tobytes() for start in dict.fromkeys(starts.tolist())]

@@ -1,0 +1,25 @@
+"""Fixtures: what runs a model's program, and tiny models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyml_core import Program, reference
+
+sys.path.insert(0, str(Path(__file__).parent))  # nn_models, beside this file
+
+
+@pytest.fixture(params=["reference", "native"])
+def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Programs run in NumPy and in the compiled run loop."""
+    if request.param == "reference":
+
+        def run(program: Program, slices: Any) -> Any:
+            return reference.run(program, slices)
+
+        monkeypatch.setattr(Program, "run", run)
+    return str(request.param)

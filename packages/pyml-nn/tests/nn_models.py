@@ -1,0 +1,118 @@
+"""Tiny models: configurations as config.json has them, random weights by checkpoint names, both as GGUF has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core import Tensor
+from pyml_nn.models import architecture_of, llama
+from pyml_nn.weights import transposed
+
+F32Array = npt.NDArray[np.float32]
+
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2", "vocab_size": 61, "n_positions": 200, "n_embd": 30, "n_layer": 2, "n_head": 3, "n_inner": 50,
+    "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new",
+}  # fmt: skip
+LLAMA: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 61, "max_position_embeddings": 200, "hidden_size": 36, "intermediate_size": 50,
+    "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 10, "hidden_act": "silu",
+    "rms_norm_eps": 1e-5, "rope_theta": 5000.0, "tie_word_embeddings": False,
+}  # fmt: skip
+LLAMA_BIAS: dict[str, Any] = {
+    **LLAMA, "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 6, "tie_word_embeddings": True,
+    "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+}  # fmt: skip
+MISTRAL: dict[str, Any] = {**LLAMA, "model_type": "mistral", "sliding_window": 9}
+GEMMA3: dict[str, Any] = {
+    "model_type": "gemma3_text", "vocab_size": 61, "max_position_embeddings": 200, "hidden_size": 36,
+    "intermediate_size": 50, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 14,
+    "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+    "query_pre_attn_scalar": 14, "sliding_window": 9, "sliding_window_pattern": 3,
+}  # fmt: skip
+CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma3": GEMMA3}
+
+
+def random_weights(values: dict[str, Any], seed: int = 0) -> dict[str, F32Array]:
+    """Weights for a configuration, by checkpoint names."""
+    module = architecture_of(values, "config.json")
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for spec in module.Model.specs(module.Config.from_hf(values)).values():
+        if spec.optional or not spec.hf:
+            continue
+        shape = spec.shape[::-1] if spec.hf_transposed else spec.shape
+        weight = rng.standard_normal(shape) * (0.2 if len(shape) == 2 else 0.3)
+        if len(shape) == 1 and not spec.hf.endswith("bias") and module.__name__.rpartition(".")[2] != "gemma3":
+            weight += 1  # a norm
+        weights[spec.hf] = weight.astype(np.float32)
+    return weights
+
+
+def make(values: dict[str, Any], **arguments: Any) -> Any:
+    """A model of this configuration with random weights, in f32 unless told otherwise."""
+    module = architecture_of(values, "config.json")
+    arguments.setdefault("dtype", "f32")
+    arguments.setdefault("threads", 1)
+    weights = arguments.pop("weights", None) or random_weights(values)
+    return module.Model(module.Config.from_hf(values), weights, **arguments)
+
+
+def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
+    """What a GGUF file of this configuration says."""
+    module = architecture_of(values, "config.json")
+    config = module.Config.from_hf(values)
+    architecture = {"gpt2": "gpt2", "gemma3_text": "gemma3"}.get(values["model_type"], "llama")
+    eps = "layer_norm_epsilon" if architecture == "gpt2" else "layer_norm_rms_epsilon"
+    metadata = {
+        "general.architecture": architecture,
+        f"{architecture}.vocab_size": config.vocab_size,
+        f"{architecture}.context_length": config.context_length,
+        f"{architecture}.embedding_length": config.hidden_size,
+        f"{architecture}.feed_forward_length": config.intermediate_size,
+        f"{architecture}.block_count": config.n_layers,
+        f"{architecture}.attention.head_count": config.n_heads,
+        f"{architecture}.attention.{eps}": config.norm_eps,
+    }
+    if architecture != "gpt2":
+        metadata |= {
+            f"{architecture}.attention.head_count_kv": config.n_kv_heads,
+            f"{architecture}.attention.key_length": config.head_dim,
+            f"{architecture}.attention.value_length": config.head_dim,
+            f"{architecture}.rope.freq_base": config.rope.theta,
+        }
+        if config.rope.scaling is not None:
+            metadata |= {
+                f"{architecture}.rope.scaling.type": "linear",
+                f"{architecture}.rope.scaling.factor": config.rope.scaling.factor,
+            }
+        if config.window:
+            metadata[f"{architecture}.attention.sliding_window"] = config.window
+    if architecture == "gemma3":
+        metadata["gemma3.attention.sliding_window_pattern"] = values["sliding_window_pattern"]
+    return metadata
+
+
+def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[str, F32Array]:
+    """The same weights as a GGUF file holds them."""
+    module = architecture_of(values, "config.json")
+    config = module.Config.from_hf(values)
+    result = {}
+    for name, spec in module.Model.specs(config).items():
+        if spec.hf not in weights:
+            continue
+        weight = weights[spec.hf]
+        if spec.hf_transposed:
+            weight = transposed(Tensor.from_array(weight)).to_f32()
+        if values["model_type"] == "gemma3_text" and "norm" in name:
+            weight = weight + np.float32(1)
+        for part, heads in ((".attention.q.", config.n_heads), (".attention.k.", config.n_kv_heads)):
+            if module is llama and part in name:
+                # llama.cpp's convert_hf_to_gguf.py, LlamaModel.permute
+                halves = weight.reshape(heads, 2, config.head_dim // 2, *weight.shape[1:])
+                weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
+        result[spec.gguf] = weight
+    return result

@@ -1,0 +1,349 @@
+"""Configurations: real ones are understood, bad ones are refused with a message that names the key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nn_models import GEMMA3, GPT2, LLAMA, MISTRAL, gguf_metadata
+
+from pyml_core.errors import PymlError
+from pyml_nn.config import ConfigError, show
+from pyml_nn.models import ARCHITECTURES, architecture_of, gemma3, gpt2, llama
+from pyml_nn.rope import LinearScaling, Llama3Scaling, Rope
+
+SMOLLM2 = {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
+    "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576, "initializer_range": 0.041666666666666664,
+    "intermediate_size": 1536, "is_llama_config": True, "max_position_embeddings": 8192, "model_type": "llama",
+    "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3, "pad_token_id": 2, "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None, "rope_theta": 100000,
+    "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers.js_config": {"kv_cache_dtype": {}},
+    "transformers_version": "4.42.3", "use_cache": True, "vocab_size": 49152,
+}  # fmt: skip
+LLAMA_3_2 = {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 128000,
+    "eos_token_id": [128001, 128008, 128009], "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048,
+    "initializer_range": 0.02, "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": False,
+    "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,
+    "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+    "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                     "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+    "rope_theta": 500000.0, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.45.0",
+    "use_cache": True, "vocab_size": 128256,
+}  # fmt: skip
+MISTRAL_7B = {
+    "architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+    "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 32768,
+    "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16", "transformers_version": "4.34.0", "use_cache": True, "vocab_size": 32000,
+}  # fmt: skip
+GPT2_HUB = {
+    "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 50256,
+    "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05,
+    "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024,
+    "resid_pdrop": 0.1, "summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
+    "summary_type": "cls_index", "summary_use_proj": True,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "vocab_size": 50257,
+}  # fmt: skip
+GEMMA_270M = {
+    "_sliding_window_pattern": 6, "architectures": ["Gemma3ForCausalLM"], "attention_bias": False,
+    "attention_dropout": 0.0, "attn_logit_softcapping": None, "bos_token_id": 2, "eos_token_id": 1,
+    "final_logit_softcapping": None, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 640,
+    "initializer_range": 0.02, "intermediate_size": 2048,
+    "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 3, "max_position_embeddings": 32768,
+    "model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 18, "num_key_value_heads": 1,
+    "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000.0,
+    "rope_scaling": None, "rope_theta": 1000000.0, "sliding_window": 512, "torch_dtype": "bfloat16",
+    "transformers_version": "4.55.0.dev0", "use_bidirectional_attention": False, "use_cache": True,
+    "vocab_size": 262144,
+}  # fmt: skip
+GEMMA_4B = {
+    "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999, "eoi_token_index": 256000,
+    "eos_token_id": [1, 106], "image_token_index": 262144, "initializer_range": 0.02, "mm_tokens_per_image": 256,
+    "model_type": "gemma3", "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0",
+    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+                    "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+                    "sliding_window": 1024},
+    "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+}  # fmt: skip
+
+
+# ---- configurations that are understood
+
+
+def test_smollm2() -> None:
+    config = llama.Config.from_hf(SMOLLM2)
+    assert (config.n_heads, config.n_kv_heads, config.head_dim, config.n_layers) == (9, 3, 64, 30)
+    assert config.rope == Rope(64, 100_000.0)
+    assert (config.tie_word_embeddings, config.window, config.attention_bias) == (True, 0, False)
+
+
+def test_llama_3_scaling_in_both_spellings() -> None:
+    config = llama.Config.from_hf(LLAMA_3_2)
+    assert config.rope == Rope(64, 500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192))
+    new = dict(LLAMA_3_2)
+    scaling = new.pop("rope_scaling")
+    assert isinstance(scaling, dict)
+    new["rope_parameters"] = {**scaling, "rope_theta": new.pop("rope_theta")}
+    assert llama.Config.from_hf(new) == config
+    assert llama.Config.from_hf({**new, "rope_theta": 500000.0, "rope_scaling": scaling}) == config
+
+
+def test_mistral_window() -> None:
+    assert llama.Config.from_hf(MISTRAL_7B).window == 4096
+    assert llama.Config.from_hf({**MISTRAL_7B, "sliding_window": None}).window == 0
+    without = {key: value for key, value in MISTRAL_7B.items() if key != "sliding_window"}
+    assert llama.Config.from_hf(without).window == 4096  # transformers' default
+
+
+def test_gpt2() -> None:
+    config = gpt2.Config.from_hf(GPT2_HUB)
+    assert (config.head_dim, config.intermediate_size, config.tie_word_embeddings) == (64, 3072, True)
+    assert config.activation == "gelu_tanh"
+
+
+def test_gemma3_in_old_and_new_spelling() -> None:
+    config = gemma3.Config.from_hf(GEMMA_270M)
+    assert [layer for layer, sliding in enumerate(config.sliding) if not sliding] == [5, 11, 17]
+    assert (config.rope, config.local_rope) == (Rope(256, 1e6), Rope(256, 1e4))
+    assert (config.window, config.query_scale, config.final_soft_cap) == (512, 1 / 16, 0.0)
+    oldest = {key: value for key, value in GEMMA_270M.items() if key not in ("layer_types", "_sliding_window_pattern")}
+    assert gemma3.Config.from_hf({**oldest, "sliding_window_pattern": 6}) == config
+    new = {key: value for key, value in GEMMA_270M.items() if not key.startswith("rope_")}
+    new["rope_parameters"] = {
+        "full_attention": {"rope_theta": 1000000.0, "rope_type": "default"},
+        "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+    }
+    assert gemma3.Config.from_hf(new) == config
+
+
+def test_gemma3_nested_text_config_takes_the_defaults_of_transformers() -> None:
+    config = gemma3.Config.from_hf(GEMMA_4B)
+    assert (config.n_heads, config.n_kv_heads, config.head_dim, config.vocab_size) == (8, 4, 256, 262_208)
+    assert config.rope == Rope(256, 1e6, LinearScaling(8.0))
+    assert config.local_rope == Rope(256, 1e4)  # scaling is for global layers only
+    assert config.sliding == tuple((layer + 1) % 6 != 0 for layer in range(34))
+
+
+@pytest.mark.parametrize("values", [GPT2, LLAMA, MISTRAL, GEMMA3], ids=lambda values: str(values["model_type"]))
+def test_gguf_metadata_says_the_same(values: dict[str, Any]) -> None:
+    module = architecture_of(values, "config.json")
+    config = module.Config.from_hf(values)
+    metadata = gguf_metadata(values)
+    found = module.Config.from_gguf(metadata)
+    for field in ("vocab_size", "hidden_size", "n_layers", "n_kv_heads", "head_dim", "rope", "sliding", "query_scale"):
+        assert getattr(found, field, None) == getattr(config, field, None)
+
+
+def test_gguf_vocabulary_size_from_the_tokens() -> None:
+    metadata = gguf_metadata(LLAMA)
+    del metadata["llama.vocab_size"]
+    assert llama.Config.from_gguf({**metadata, "tokenizer.ggml.tokens": ["a"] * 7}).vocab_size == 7
+    with pytest.raises(ConfigError, match=r"llama\.vocab_size: missing"):
+        llama.Config.from_gguf(metadata)
+
+
+def test_gguf_gemma3_27b_has_a_scale_of_its_own() -> None:
+    metadata = gguf_metadata({**GEMMA3, "num_hidden_layers": 62, "hidden_size": 672})
+    assert gemma3.Config.from_gguf(metadata).query_scale == (672 / 4) ** -0.5
+    assert gemma3.Config.from_gguf({**metadata, "gemma3.block_count": 26}).query_scale == 14**-0.5
+
+
+def test_gguf_numbers_may_be_numpy_scalars() -> None:
+    metadata = gguf_metadata(LLAMA)
+    metadata["llama.block_count"] = np.uint32(5)
+    metadata["llama.rope.freq_base"] = np.float32(5000.0)
+    config = llama.Config.from_gguf(metadata)
+    assert (type(config.n_layers), config.n_layers, config.rope.theta) == (int, 5, 5000.0)
+
+
+def test_architectures() -> None:
+    assert architecture_of({"model_type": "mistral"}, "config.json") is llama
+    assert architecture_of({"general.architecture": "gemma3", "model_type": 3}, "m.gguf") is gemma3
+    for name in (None, "bert", 7, ["llama"]):
+        with pytest.raises(ConfigError, match="model_type: expected one of gpt2, gemma3, "):
+            architecture_of({"model_type": name}, "config.json")
+    assert set(ARCHITECTURES) == {"gpt2", "gemma3", "gemma3_text", "llama", "mistral"}
+
+
+# ---- configurations that are refused: (change, what the message must name)
+
+MISSING = object()
+BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
+    ({"num_attention_heads": 0}, "num_attention_heads: expected an integer from 1 to 4096, found 0"),
+    ({"num_attention_heads": -4}, "num_attention_heads: .* found -4"),
+    ({"num_attention_heads": MISSING}, "num_attention_heads: missing"),
+    ({"head_dim": 0}, "head_dim: .* found 0"),
+    ({"head_dim": 9}, "head_dim: RoPE rotates pairs, expected an even number, found 9"),
+    ({"head_dim": None, "hidden_size": 35}, r"num_attention_heads: 6 does not divide hidden_size \(35\)"),
+    ({"num_key_value_heads": 4}, "attention heads: 6 query heads do not divide into 4 key/value heads"),
+    ({"num_key_value_heads": 0}, "num_key_value_heads: .* found 0"),
+    ({"num_hidden_layers": 10**9}, "num_hidden_layers: expected an integer from 1 to 1024, found 1000000000"),
+    ({"num_hidden_layers": True}, "num_hidden_layers: expected an integer .* found true"),
+    ({"num_hidden_layers": 2.0}, "num_hidden_layers: expected an integer .* found 2"),
+    ({"num_hidden_layers": "2"}, "num_hidden_layers: expected an integer .* found '2'"),
+    ({"hidden_size": 10**6000}, "hidden_size: .* found an integer of more than 64 bits"),
+    ({"hidden_size": [36]}, "hidden_size: .* found a list"),
+    ({"vocab_size": 1 << 31}, "vocab_size: .* found 2147483648"),
+    ({"max_position_embeddings": 1 << 31}, "max_position_embeddings: .* found 2147483648"),
+    ({"rope_theta": float("nan")}, "rope_theta: expected a number from 1 to 1e.12, found nan"),
+    ({"rope_theta": float("inf")}, "rope_theta: .* found inf"),
+    ({"rope_theta": 0}, "rope_theta: .* found 0"),
+    ({"rope_theta": "10000"}, "rope_theta: .* found '10000'"),
+    ({"rope_theta": 10**400}, "rope_theta: .* found an integer of more than 64 bits"),
+    ({"rms_norm_eps": -1e-6}, "rms_norm_eps: expected a number from 0 to 1, found -1e-06"),
+    ({"rms_norm_eps": True}, "rms_norm_eps: .* found true"),
+    ({"hidden_act": "relu"}, "hidden_act: expected one of gelu, .* found 'relu'"),
+    ({"hidden_act": {"a": 1}}, "hidden_act: .* found a dict"),
+    ({"attention_bias": 1}, "attention_bias: expected true or false, found 1"),
+    ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: .* found 'yes'"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling: rope_type: .* found 'yarn'"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_scaling: type: .* found 'dynamic'"),
+    ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor: missing"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": float("nan")}}, "rope_scaling: factor: .* found nan"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "beta_fast": 32}}, "beta_fast: unknown key"),
+    (
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}},
+        "high_freq_factor: expected more than low_freq_factor",
+    ),
+    ({"rope_scaling": "linear"}, "rope_scaling: expected an object of keys and values, found 'linear'"),
+    (
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+        "rope_scaling: says something else than rope_parameters",
+    ),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: expected 1 or null .* found 0.5"),
+    ({"model_type": "qwen2"}, "model_type: expected one of llama, mistral, found 'qwen2'"),
+    ({"auto_map": {"AutoConfig": "x.py"}}, "auto_map: refused"),
+    ({"trust_remote_code": False}, "trust_remote_code: refused"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config: expected null .* found a dict"),
+    ({"is_encoder_decoder": True}, "is_encoder_decoder: expected false or null"),
+    ({"pruned_heads": {"0": [1]}}, "pruned_heads: expected an empty dict or null"),
+    ({"rope_interleaved": True}, "rope_interleaved: expected false or null"),
+    ({"residual_multiplier": 0.22}, r"residual_multiplier: unknown key \(found 0.22\)"),
+    ({"sliding_window": 100}, "sliding_window: unknown key"),  # Llama has none
+    ({"num_local_experts": 8}, "num_local_experts: unknown key"),
+]
+
+
+def changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in {**values, **change}.items() if value is not MISSING}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_LLAMA)
+def test_bad_llama_config(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        llama.Config.from_hf(changed(LLAMA, change))
+    assert isinstance(caught.value, PymlError)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+BAD_GEMMA3: list[tuple[dict[str, Any], str]] = [
+    ({"layer_types": ["full_attention"]}, "layer_types: expected a list of 3 of sliding_attention, full_attention"),
+    ({"layer_types": ["full_attention", "chunked", "full_attention"]}, "layer_types: expected a list of 3"),
+    ({"layer_types": [["full_attention"]] * 3}, "layer_types: expected a list of 3"),
+    ({"layer_types": "full_attention"}, "layer_types: expected a list of 3"),
+    ({"sliding_window": None}, "sliding_window: expected at least 1"),
+    ({"sliding_window": 0}, "sliding_window: expected an integer from 1"),
+    ({"sliding_window_pattern": 0}, "sliding_window_pattern: expected an integer from 1"),
+    ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar: .* found 0"),
+    ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping: expected null .* found 50"),
+    ({"final_logit_softcapping": -30.0}, "final_logit_softcapping: .* found -30"),
+    ({"use_bidirectional_attention": True}, "use_bidirectional_attention: expected false or null"),
+    ({"rope_local_base_freq": float("nan")}, "rope_local_base_freq: .* found nan"),
+    ({"rope_parameters": {"rope_type": "default"}}, "rope_parameters: rope_type: unknown key"),
+    ({"rope_parameters": {"full_attention": {"rope_type": "su"}}}, "full_attention: rope_type: .* found 'su'"),
+    ({"rope_parameters": {"full_attention": 4}}, "full_attention: expected an object of keys and values, found 4"),
+    ({"hidden_activation": "quick_gelu"}, "hidden_activation: .* found 'quick_gelu'"),
+    ({"num_experts": 4}, "num_experts: unknown key"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_GEMMA3)
+def test_bad_gemma3_config(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        gemma3.Config.from_hf(changed(GEMMA3, change))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**GEMMA_4B, "text_config": None}, "text_config: expected an object of keys and values, found null"),
+        ({**GEMMA_4B, "text_config": {"model_type": "llama"}}, "text_config: model_type: .* found 'llama'"),
+        ({**GEMMA_4B, "text_config": {**GEMMA3, "depth": 3}}, "text_config: depth: unknown key"),
+        ({**GEMMA_4B, "logit_scale": 3.0}, "logit_scale: unknown key"),
+        ([], "expected an object of keys and values, found an empty list"),
+    ],
+)
+def test_bad_nested_gemma3_config(values: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        gemma3.Config.from_hf(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_head": 4}, "hidden size: 30 does not divide into 4 attention heads"),
+        ({"n_embd": 0}, "n_embd: .* found 0"),
+        ({"n_inner": -1}, "n_inner: .* found -1"),
+        ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon: .* found '1e-5'"),
+        ({"add_cross_attention": True}, "add_cross_attention: expected false or null"),
+        ({"scale_attn_weights": 0}, "scale_attn_weights: expected true or false, found 0"),
+        ({"rope_theta": 10000.0}, "rope_theta: unknown key"),
+    ],
+)
+def test_bad_gpt2_config(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        gpt2.Config.from_hf(changed(GPT2, change))
+
+
+@pytest.mark.parametrize(
+    ("values", "change", "message"),
+    [
+        (LLAMA, {"general.architecture": "qwen2"}, "general.architecture: expected 'llama', found 'qwen2'"),
+        (LLAMA, {"general.architecture": MISSING}, "general.architecture: expected 'llama', found null"),
+        (LLAMA, {"llama.attention.head_count": 0}, "llama.attention.head_count: .* found 0"),
+        (LLAMA, {"llama.attention.head_count": 7}, "attention heads: 7 query heads do not divide"),
+        (LLAMA, {"llama.attention.head_count_kv": [2, 2]}, "llama.attention.head_count_kv: .* found a list"),
+        (LLAMA, {"llama.attention.value_length": 8}, "llama.attention.value_length: expected as many as"),
+        (LLAMA, {"llama.attention.key_length": MISSING, "llama.embedding_length": 35}, "llama.attention.head_count: 6"),
+        (LLAMA, {"llama.block_count": MISSING}, "llama.block_count: missing"),
+        (LLAMA, {"llama.block_count": 1 << 40}, "llama.block_count: .* found 1099511627776"),
+        (LLAMA, {"llama.context_length": True}, "llama.context_length: .* found true"),
+        (LLAMA, {"llama.expert_count": 8}, "llama.expert_count: expected 0 or null"),
+        (LLAMA, {"llama.rope.dimension_count": 4}, r"llama.rope.dimension_count: expected the whole head \(10\)"),
+        (LLAMA, {"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type: .* found 'yarn'"),
+        (LLAMA, {"llama.rope.freq_base": float("nan")}, "llama.rope.freq_base: .* found nan"),
+        (LLAMA, {"llama.logit_scale": 0.1}, "llama.logit_scale: unknown key"),
+        (LLAMA, {"llama.attention.causal": False}, "llama.attention.causal: expected true or null"),
+        (GEMMA3, {"gemma3.attention.sliding_window": MISSING}, "gemma3.attention.sliding_window: missing"),
+        (GEMMA3, {"gemma3.final_logit_softcapping": 30.0}, "gemma3.final_logit_softcapping: expected null"),
+        (GPT2, {"gpt2.attention.head_count_kv": 1}, "gpt2.attention.head_count_kv: expected 3 or null"),
+        (GPT2, {"gpt2.use_parallel_residual": True}, "gpt2.use_parallel_residual: unknown key"),
+    ],
+)
+def test_bad_gguf_metadata(values: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    module = architecture_of(values, "config.json")
+    with pytest.raises(ConfigError, match=message):
+        module.Config.from_gguf(changed(gguf_metadata(values), change))
+
+
+def test_show_is_short_whatever_it_is() -> None:
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    values: tuple[Any, ...] = (deep, "x" * 10**6, 10**10_000, {1: 2}, b"x", float("-inf"), object())
+    for value in values:
+        assert len(show(value)) < 80
+    plain: list[Any] = [None, True, 3, 2.5, "a", {}]
+    assert [show(value) for value in plain] == [
+        "null",
+        "true",
+        "3",
+        "2.5",
+        "'a'",
+        "an empty dict",
+    ]

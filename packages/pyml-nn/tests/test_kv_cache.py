@@ -1,0 +1,319 @@
+"""The KV cache: growing, sharing pages, and its file, of which every damaged kind is refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from pyml_core import KVLayout, PymlError, ShapeError, level
+from pyml_nn.kv_cache import CacheFileError, ContextOverflowError, KVCache
+
+LAYOUT = KVLayout(2, 3, 10, "f16")
+LENGTH = 70
+
+
+def fill(cache: KVCache, ids: list[int], seed: int = 0) -> None:
+    """What a run does: write keys and values of these tokens, whole pages at random here."""
+    rng = np.random.default_rng(seed)
+    start = cache.length
+    cache.reserve(len(ids))
+    for index in range(start // 64, len(cache.pages)):
+        page = cache.pages[index].view(cache.layout.numpy_dtype)
+        page[...] = rng.standard_normal(page.shape)
+    cache.append(ids)
+
+
+def filled(length: int = LENGTH, layout: KVLayout = LAYOUT, model: str = "model") -> KVCache:
+    cache = KVCache(layout, 200, model)
+    fill(cache, list(range(length)))
+    return cache
+
+
+def contents(cache: KVCache) -> list[Any]:
+    """Keys and values of the positions held, by layer."""
+    result = []
+    for layer in range(cache.layout.n_layers):
+        keys = [cache.layout.keys(page, layer).transpose(1, 3, 0, 2).reshape(64, 3, 10) for page in cache.pages]
+        values = [cache.layout.values(page, layer).swapaxes(0, 1) for page in cache.pages]
+        result += [np.concatenate(part)[: cache.length].copy() for part in (keys, values) if part]
+    return result
+
+
+def test_grows_a_page_at_a_time() -> None:
+    cache = KVCache(LAYOUT, 200)
+    assert (cache.length, cache.nbytes, cache.ids) == (0, 0, [])
+    sizes = []
+    for token in range(130):
+        cache.reserve(1)
+        cache.append([token])
+        sizes.append(cache.nbytes // LAYOUT.page_bytes)
+    assert sizes == [1] * 64 + [2] * 64 + [3] * 2
+    assert cache.ids == list(range(130))
+    assert cache.nbytes == LAYOUT.bytes_for(130)
+
+
+def test_overflow() -> None:
+    cache = KVCache(LAYOUT, 70)
+    fill(cache, [0] * 69)
+    cache.reserve(1)
+    with pytest.raises(ContextOverflowError, match="2 tokens after 69 make 71 positions, expected at most 70"):
+        cache.reserve(2)
+    with pytest.raises(ShapeError, match="max_length: expected at least 1, got 0"):
+        KVCache(LAYOUT, 0)
+
+
+def test_appending_without_room() -> None:
+    cache = KVCache(LAYOUT, 200)
+    cache.reserve(64)
+    with pytest.raises(ShapeError, match="65 tokens were appended without being reserved"):
+        cache.append([0] * 65)
+
+
+def test_ids_are_a_copy() -> None:
+    cache = filled()
+    cache.ids.append(5)
+    assert cache.length == LENGTH
+
+
+def test_trim() -> None:
+    cache = filled(150)
+    for length, pages in ((150, 3), (129, 3), (128, 2), (65, 2), (64, 1), (1, 1), (0, 0)):
+        cache.trim(length)
+        assert (cache.length, cache.ids, len(cache.pages)) == (length, list(range(length)), pages)
+    for length in (1, -1):
+        with pytest.raises(ShapeError, match=f"expected a length from 0 to 0, got {length}"):
+            cache.trim(length)
+
+
+def test_fork_shares_pages_until_one_writes() -> None:
+    cache = filled(150)
+    before = contents(cache)
+    fork = cache.fork(100)
+    assert (fork.length, fork.max_length, fork.model) == (100, 200, "model")
+    assert [fork.pages[i] is cache.pages[i] for i in (0, 1)] == [True, True]
+    fill(fork, [7], seed=1)
+    assert [fork.pages[i] is cache.pages[i] for i in (0, 1)] == [True, False]
+    for now, then in zip(contents(cache), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_the_original_copies_what_a_fork_holds() -> None:
+    cache = filled(100)
+    fork = cache.fork()
+    before = contents(fork)
+    fill(cache, [7], seed=1)
+    assert [fork.pages[i] is cache.pages[i] for i in (0, 1)] == [True, False]
+    for now, then in zip(contents(fork), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_forks_of_forks_after_trims() -> None:
+    cache = filled(150)
+    before = contents(cache)
+    first = cache.fork(130)
+    second = first.fork(70)
+    first.trim(64)
+    fill(first, [1], seed=1)  # begins a page of its own
+    second.trim(10)
+    fill(second, [2], seed=2)  # copies the first page
+    third = cache.fork(64)
+    fill(third, [3], seed=3)
+    fill(cache, [4], seed=4)
+    for now, then in zip(contents(cache), before, strict=True):
+        np.testing.assert_array_equal(now[:128], then[:128])
+    assert first.pages[0] is cache.pages[0]
+    assert second.pages[0] is not cache.pages[0]
+    assert len({id(c.pages[1]) for c in (cache, first, third)}) == 3
+
+
+def test_an_unshared_page_is_written_in_place() -> None:
+    cache = filled(10)
+    page = cache.pages[0]
+    fill(cache, [1])
+    assert cache.pages[0] is page
+
+
+@pytest.mark.parametrize("length", [-1, 71])
+def test_bad_fork(length: int) -> None:
+    with pytest.raises(ShapeError, match=f"expected a length from 0 to 70, got {length}"):
+        filled().fork(length)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 128, 130])
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_save_and_load(length: int, dtype: str, tmp_path: Path) -> None:
+    layout = KVLayout(2, 3, 10, dtype)
+    cache = filled(length, layout)
+    path = tmp_path / "cache.safetensors"
+    path.write_text("what was there before")
+    cache.save(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cache.safetensors"]
+    loaded = KVCache.load(path, layout, 150, "model")
+    assert (loaded.length, loaded.ids, loaded.max_length, loaded.nbytes) == (length, cache.ids, 150, cache.nbytes)
+    for now, then in zip(contents(loaded), contents(cache), strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
+    cache = filled()
+    cache.save(str(tmp_path / "cache"))
+    tensors = load_file(tmp_path / "cache")
+    assert {name: (tensor.shape, tensor.dtype.name) for name, tensor in tensors.items()} == {
+        f"layers.{layer}.{kind}": ((LENGTH, 3, 10), "float16") for layer in (0, 1) for kind in ("keys", "values")
+    }
+    for name, tensor in zip(("layers.0.keys", "layers.0.values"), contents(cache), strict=False):
+        np.testing.assert_array_equal(tensors[name], tensor)
+
+
+def test_saving_where_that_is_impossible(tmp_path: Path) -> None:
+    for path in (tmp_path / "no" / "folder", tmp_path):
+        with pytest.raises(CacheFileError, match="cannot save the KV cache"):
+            filled().save(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+Change = Callable[[dict[str, Any], dict[str, str]], None]
+
+
+def metadata(key: str, value: str | None) -> Change:
+    def change(tensors: dict[str, Any], metadata: dict[str, str]) -> None:
+        metadata.pop(key)
+        if value is not None:
+            metadata[key] = value
+
+    return change
+
+
+def tensor(name: str, edit: Callable[[Any], Any]) -> Change:
+    def change(tensors: dict[str, Any], metadata: dict[str, str]) -> None:
+        tensors[name] = edit(tensors[name]) if name in tensors else edit(None)
+
+    return change
+
+
+def set_one(value: float) -> Callable[[Any], Any]:
+    def edit(array: Any) -> Any:
+        array = array.copy()
+        array[-1, -1, -1] = value
+        return array
+
+    return edit
+
+
+HOSTILE: dict[str, tuple[Change, str]] = {
+    "format": (metadata("format", "pt"), "metadata format: expected 'pyml-kv-cache', found 'pt'"),
+    "no format": (metadata("format", None), "metadata format: expected 'pyml-kv-cache', found None"),
+    "version": (metadata("version", "2"), "metadata version: expected '1', found '2'"),
+    "model": (metadata("model", "m" * 5000), "metadata model: expected 'model', found 'mmm"),
+    "dtype": (metadata("dtype", "f32"), "metadata dtype: expected 'f16', found 'f32'"),
+    "level": (metadata("level", "avx1024"), "metadata level: expected .* found 'avx1024'"),
+    "no ids": (metadata("ids", None), "metadata ids: expected a JSON list"),
+    "ids no JSON": (metadata("ids", "[1, 2"), "metadata ids: expected a JSON list"),
+    "ids deep": (metadata("ids", "[" * 100_000), "metadata ids: expected a JSON list"),
+    "ids huge number": (metadata("ids", "[" + "1" * 5000 + "]"), "metadata ids: expected a JSON list"),
+    "ids no list": (metadata("ids", '{"0": 1}'), "metadata ids: expected a list of token ids from 0 to 99"),
+    "ids negative": (metadata("ids", json.dumps([-1] * LENGTH)), "metadata ids: expected a list of token ids"),
+    "ids too large": (metadata("ids", json.dumps([100] * LENGTH)), "metadata ids: expected a list of token ids"),
+    "ids true": (metadata("ids", json.dumps([True] * LENGTH)), "metadata ids: expected a list of token ids"),
+    "ids fractions": (metadata("ids", json.dumps([1.0] * LENGTH)), "metadata ids: expected a list of token ids"),
+    "ids too many": (metadata("ids", json.dumps([1] * 201)), "201 tokens, the context holds at most 200"),
+    "ids too few": (metadata("ids", "[1, 2]"), r"layers\.0\.keys: expected shape \(2, 3, 10\), found \(70, 3, 10\)"),
+    "missing tensor": (lambda tensors, _: tensors.pop("layers.1.values"), r"tensor layers\.1\.values: missing"),
+    "extra tensor": (tensor("layers.2.keys", lambda _: np.zeros(1)), r"tensor layers\.2\.keys: unknown"),
+    "another layout": (tensor("layers.0.keys", lambda array: array.reshape(70, 10, 3)), r"keys: expected shape"),
+    "rows missing": (tensor("layers.1.values", lambda array: array[:69]), r"layers\.1\.values: expected shape"),
+    "type": (tensor("layers.1.keys", lambda array: array.astype("f4")), r"layers\.1\.keys: expected F16, found F32"),
+    "bits": (tensor("layers.1.keys", lambda array: array.view("u2")), r"layers\.1\.keys: expected F16, found U16"),
+    "NaN": (tensor("layers.1.keys", set_one(np.nan)), r"tensor layers\.1\.keys: expected finite numbers"),
+    "infinity": (tensor("layers.0.values", set_one(-np.inf)), r"tensor layers\.0\.values: expected finite numbers"),
+}  # fmt: skip
+
+
+def load(path: Path) -> KVCache:
+    return KVCache.load(path, LAYOUT, 200, "model", level(), vocab_size=100)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    filled().save(path)
+    change, message = HOSTILE[kind]
+    tensors, header = load_file(path), saved_metadata(path)
+    change(tensors, header)
+    save_file(tensors, path, header)
+    with pytest.raises(CacheFileError, match=message) as caught:
+        load(path)
+    assert isinstance(caught.value, PymlError)
+    assert str(caught.value).startswith(f"{path}: cannot load the KV cache: ")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 250
+
+
+def saved_metadata(path: Path) -> dict[str, str]:
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header: dict[str, str] = json.loads(data[8 : 8 + size])["__metadata__"]
+    return header
+
+
+def header_of(text: str) -> Callable[[bytes], bytes]:
+    return lambda data: struct.pack("<Q", len(text)) + text.encode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"\x00" * 8,
+        lambda data: b"GGUF" + data,
+        lambda data: struct.pack("<Q", 1 << 62) + data[8:],
+        lambda data: struct.pack("<Q", 100_000_001) + data[8:],
+        lambda data: data + b"\x00",
+        lambda data: data[:8] + b"\xff" + data[9:],
+        header_of("{}"),
+        header_of("[]"),
+        header_of('{"__metadata__": {"format": 7}}'),
+        header_of('{"layers.0.keys": {"dtype": "F16", "shape": [4294967296, 4294967296], "data_offsets": [0, 0]}}'),
+    ],
+)
+def test_damaged_file(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    filled().save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CacheFileError, match="cannot load the KV cache: "):
+        load(path)
+
+
+def test_every_truncation(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    filled(1).save(path)
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(CacheFileError):
+            load(path)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(CacheFileError, match="cannot load the KV cache: "):
+            load(path)
+
+
+def test_another_level(tmp_path: Path) -> None:
+    cache = KVCache(LAYOUT, 200, "model", cpu_level="neon")
+    fill(cache, [1])
+    cache.save(tmp_path / "cache")
+    assert KVCache.load(tmp_path / "cache", LAYOUT, 200, "model", "neon").ids == [1]
+    with pytest.raises(CacheFileError, match=r"metadata level: expected .* found 'neon'"):
+        load(tmp_path / "cache")

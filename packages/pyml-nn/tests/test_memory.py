@@ -1,0 +1,58 @@
+"""Available memory, from files as Linux writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyml_nn.memory import available_memory
+
+GIB = 1 << 30
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": f"MemTotal: {16 << 20} kB\nMemFree: 1 kB\nMemAvailable: {8 << 20} kB\n"}
+
+
+def test_of_the_whole_machine(tmp_path: Path) -> None:
+    assert available_memory(write(tmp_path, MEMINFO)) == 8 * GIB
+
+
+def test_nothing_known(tmp_path: Path) -> None:
+    assert available_memory(tmp_path) == 1 << 62
+
+
+def test_cgroup_v2_and_those_above_it(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/a/b\n",
+        "sys/fs/cgroup/a/b/memory.max": "max\n",
+        "sys/fs/cgroup/a/b/memory.current": f"{GIB}\n",
+        "sys/fs/cgroup/a/memory.max": f"{3 * GIB}\n",
+        "sys/fs/cgroup/a/memory.current": f"{2 * GIB}\n",
+        "sys/fs/cgroup/a/memory.stat": f"anon 1\nfile 2\ninactive_file {GIB // 2}\n",
+    }
+    assert available_memory(write(tmp_path, MEMINFO | files)) == GIB + GIB // 2
+
+
+def test_cgroup_v2_of_a_container(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/docker/0123\n",  # the host's path, of which the container sees the root only
+        "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
+        "sys/fs/cgroup/memory.current": f"{GIB}\n",
+    }
+    assert available_memory(write(tmp_path, MEMINFO | files)) == GIB
+
+
+def test_cgroup_v1(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "9:memory:/x\n3:cpu,cpuacct:/x\n",
+        "sys/fs/cgroup/memory/x/memory.limit_in_bytes": f"{2 * GIB}\n",
+        "sys/fs/cgroup/memory/x/memory.usage_in_bytes": f"{3 * GIB}\n",
+    }
+    assert available_memory(write(tmp_path, MEMINFO | files)) == 0
