@@ -1,0 +1,123 @@
+"""The JSON files of a model folder, read strictly: bounded, UTF-8, no key twice, no NaN, nothing executed."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import ModelFileError
+from .reading import ModelFile, quoted
+
+MAX_JSON = 16 << 20
+"""Most bytes of a configuration file; other JSON files have limits of their own."""
+
+_MAX_DIGITS = 40  # of a number without fraction; the longest that anything here needs has 19
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that is no character by itself
+_CODE_KEYS = ("auto_map", "trust_remote_code")  # what asks for Python code out of the repository
+
+
+def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in ``data``.
+
+    Raises:
+        ModelFileError: it is no UTF-8, no JSON, no object, or holds a key twice, a number that is not finite or not
+            sensible, or more levels than can be read; ``where`` (a file's name) is put in front.
+    """
+
+    def fail(message: str) -> NoReturn:
+        raise ModelFileError(f"{where}: {message}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice, times = Counter(key for key, _ in pairs).most_common(1)[0]
+            fail(f"expected each key once, got {quoted(twice)} {times} times")
+        return found
+
+    def integer(text: str) -> int:
+        if len(text) > _MAX_DIGITS:
+            fail(f"expected numbers of at most {_MAX_DIGITS} digits, got one of {len(text)}")
+        return int(text)
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            fail(f"expected finite numbers, got {text[:40]}")
+        return value
+
+    def constant(text: str) -> NoReturn:
+        fail(f"expected finite numbers, got {text}")
+
+    try:
+        found = json.loads(
+            data.decode(),
+            object_pairs_hook=unique,
+            parse_int=integer,
+            parse_float=number,
+            parse_constant=constant,
+        )
+        if _SURROGATE.search(data):
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        fail("expected whole Unicode characters, got half a surrogate pair")
+    except UnicodeDecodeError as error:
+        fail(f"expected UTF-8, got byte {data[error.start]:#04x} at offset {error.start}")
+    except json.JSONDecodeError as error:
+        fail(f"expected JSON: {error}")
+    except RecursionError:
+        fail("expected JSON of a few levels, got too many to read")
+    if not isinstance(found, dict):
+        fail(f"expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+    """The JSON object that is the whole content of a file of at most ``limit`` bytes.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFileError: it is too large, or no such object (see :func:`parse_json_object`).
+    """
+    with ModelFile(path) as file:
+        if file.size > limit:
+            raise file.error(f"expected at most {limit} bytes, got {file.size}")
+        data = file.read_bytes(0, file.size)
+    return parse_json_object(data, str(path))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder, which says what the model is.
+
+    Raises:
+        ModelNotFoundError: there is none.
+        ModelFileError: it is malformed, does not name its ``model_type``, or asks for code out of the repository.
+    """
+    config = read_json(folder / "config.json")
+    _refuse_code(config, folder / "config.json")
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or not kind:
+        raise ModelFileError(f"{folder / 'config.json'}: expected a name in 'model_type', got {quoted(repr(kind))}")
+    return config
+
+
+def read_optional(folder: Path, name: str) -> dict[str, Any]:
+    """``generation_config.json``, ``tokenizer_config.json`` or their like; an empty dict if the folder has none.
+
+    Raises:
+        ModelFileError: it is malformed, or asks for code out of the repository.
+    """
+    if not (folder / name).exists():
+        return {}
+    config = read_json(folder / name)
+    _refuse_code(config, folder / name)
+    return config
+
+
+def _refuse_code(config: dict[str, Any], path: Path) -> None:
+    for key in _CODE_KEYS:
+        if config.get(key):
+            raise ModelFileError(f"{path}: asks to run code out of the repository ({key!r}), which pyml never does")

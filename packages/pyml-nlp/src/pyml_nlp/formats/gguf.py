@@ -1,0 +1,356 @@
+"""GGUF files (versions 2 and 3): a bounded parser in plain Python, and a source of weights.
+
+A file is: ``"GGUF" | version u32 | tensors u64 | metadata entries u64``; the entries, each ``key string | type u32 |
+value``; the tensors' descriptions, each ``name string | dimensions u32 | dimension u64 ... | ggml type u32 | offset
+u64``; padding; the data. A string is ``length u64 | UTF-8``, an array ``type u32 | length u64 | values``; all
+little-endian.
+
+Every length and count is compared with the bytes that are left in the file, and with a constant, before anything is
+read or allocated for it; sizes are Python integers, which do not wrap; and every tensor must lie in the file, in order,
+before the first one is read. What llama.cpp's reader refuses is refused here.
+
+Source: ``docs/gguf.md`` of the ggml repository; limits and refusals as in llama.cpp's ``gguf.cpp`` and ollama's
+``fs/gguf``.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import struct
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.tensor import Tensor
+
+from .reading import MAX_DIMS, MAX_ELEMENTS, ModelFile, TensorInfo, quoted
+
+T = TypeVar("T")
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_HEADER = 256 << 20  # bytes before the data
+MAX_KEY = 65535  # bytes of a metadata key (the format's own limit)
+MAX_NAME = 63  # bytes of a tensor's name (ggml's GGML_MAX_NAME - 1)
+MAX_STRING = 16 << 20  # bytes of a string value or element
+MAX_ARRAY = 64 << 20  # elements of an array
+MAX_ALIGNMENT = 64 << 10
+DEFAULT_ALIGNMENT = 32
+
+_MIN_ENTRY_BYTES = 8 + 1 + 4 + 1
+_MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
+_WINDOW = 64 << 10  # bytes of the header read at first; doubled whenever they are used up
+
+_UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
+# By metadata type, the code of a number for struct and NumPy.
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
+
+_DTYPES = {block.ggml_id: block for block in BLOCK_TYPES.values()}
+_UNSUPPORTED = {
+    4: "Q4_2",
+    5: "Q4_3",
+    9: "Q8_1",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    29: "IQ1_M",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    39: "MXFP4",
+}
+
+
+class _Header:
+    """The cursor over a file's header: each method reads one thing at :attr:`position` and steps over it."""
+
+    def __init__(self, file: ModelFile) -> None:
+        self.file = file
+        self.data = b""
+        self.position = 0
+
+    def skip(self, nbytes: int, what: str) -> int:
+        """Step over ``nbytes`` bytes, which are then in :attr:`data`, and return where they start."""
+        start = self.position
+        self._fill(start + nbytes, what)
+        self.position += nbytes
+        return start
+
+    def _fill(self, end: int, what: str) -> None:
+        have = len(self.data)
+        if end <= have:
+            return
+        if end > self.file.size:
+            raise self.file.error(f"truncated: expected {what} up to byte {end}, the file has {self.file.size} bytes")
+        if end > MAX_HEADER:
+            raise self.file.error(f"expected a header of at most {MAX_HEADER} bytes, {what} ends at byte {end}")
+        have_next = min(max(end, 2 * have, _WINDOW), self.file.size, MAX_HEADER)
+        self.data += self.file.read_bytes(have, have_next - have)
+
+    def number(self, code: str, what: str) -> Any:
+        """A number of this struct code."""
+        layout = struct.Struct("<" + code)
+        return layout.unpack_from(self.data, self.skip(layout.size, what))[0]
+
+    def string(self, limit: int, what: str) -> str:
+        """A string of 0 to ``limit`` bytes."""
+        length = self.number("Q", f"the length of {what}")
+        if length > limit:
+            raise self.file.error(f"{what}: expected at most {limit} bytes, got a length of {length}")
+        raw = self.data[self.skip(length, what) : self.position]
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise self.file.error(f"{what}: expected UTF-8, got {quoted(raw)}") from None
+
+    def value(self, kind: int, what: str) -> Any:
+        """A metadata value of this type."""
+        if kind == _STRING:
+            return self.string(MAX_STRING, what)
+        if kind == _ARRAY:
+            return self._array(what)
+        if kind not in _NUMBERS:
+            raise self.file.error(f"{what}: expected a metadata type of 0 to 12, got {kind}")
+        number = self.number(_NUMBERS[kind], what)
+        if kind == _BOOL:
+            if number > 1:
+                raise self.file.error(f"{what}: expected a bool of 0 or 1, got {number}")
+            return bool(number)
+        if isinstance(number, float) and not math.isfinite(number):
+            raise self.file.error(f"{what}: expected a finite number, got {number}")
+        return number
+
+    def _array(self, what: str) -> npt.NDArray[Any] | list[str]:
+        kind = self.number("I", f"the element type of {what}")
+        count = self.number("Q", f"the length of {what}")
+        if kind != _STRING and kind not in _NUMBERS:
+            raise self.file.error(f"{what}: expected an array of numbers, bools or strings, got element type {kind}")
+        if count > MAX_ARRAY:
+            raise self.file.error(f"{what}: expected at most {MAX_ARRAY} elements, got {count}")
+        if kind == _STRING:
+            return self._strings(count, what)
+        dtype = np.dtype("<" + _NUMBERS[kind])
+        start = self.skip(count * dtype.itemsize, what)
+        array = np.frombuffer(self.data, dtype, count, start).copy()
+        if kind == _BOOL:
+            if array.size and array.max() > 1:
+                raise self.file.error(f"{what}: expected bools of 0 or 1, got {array.max()}")
+            return array.astype(np.bool_)
+        if dtype.kind == "f" and not np.isfinite(array).all():
+            raise self.file.error(f"{what}: expected finite numbers, got {array[~np.isfinite(array)][0]}")
+        return array
+
+    def _strings(self, count: int, what: str) -> list[str]:
+        most = (self.file.size - self.position) // 8
+        if count > most:
+            raise self.file.error(f"{what}: expected at most {most} strings in the bytes that are left, got {count}")
+        position = first = self.position
+        ends: list[int] = []  # each is where the next string's length begins
+        append, length_at, data = ends.append, struct.Struct("<Q").unpack_from, self.data
+        while len(ends) < count:
+            try:  # the loop over a vocabulary's hundreds of thousands of strings: nothing but the walk
+                for _ in range(count - len(ends)):
+                    position += length_at(data, position)[0] + 8
+                    append(position)
+            except (struct.error, OverflowError):  # behind the window, or far behind the end of the file
+                self._fill(position + 8, what)
+                data = self.data
+        longest = max(map(operator.sub, ends, chain([first], ends)), default=8) - 8
+        if longest > MAX_STRING:
+            raise self.file.error(f"{what}: expected strings of at most {MAX_STRING} bytes, got a length of {longest}")
+        self.skip(position - first, what)
+        data = self.data
+        try:
+            return [data[start + 8 : end].decode() for start, end in zip(chain([first], ends), ends, strict=False)]
+        except UnicodeDecodeError as error:
+            raise self.file.error(f"{what}: expected UTF-8, got {quoted(error.object)}") from None
+
+
+class GGUFFile(ModelFile):
+    """A GGUF file: its metadata and, as a source of weights, its tensors, read one at a time.
+
+    Attributes:
+        version: 2 or 3.
+        metadata: values by key: str, int, float, bool, a NumPy array, or a list of str.
+        tensors: what the file says about each tensor, in its order.
+        alignment: bytes; every tensor starts at a multiple of it in the data.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFileError: it is malformed, or something in it is not supported.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        try:
+            self._parse()
+        except BaseException:
+            self.close()
+            raise
+
+    def _parse(self) -> None:
+        header = _Header(self)
+        magic = self.read_bytes(0, min(len(MAGIC), self.size))
+        if magic != MAGIC:
+            raise self.error(f"Invalid GGUF magic: expected {MAGIC!r}, got {magic!r}")
+        header.skip(len(MAGIC), "the magic")
+        self.version: int = header.number("I", "the version")
+        if self.version not in VERSIONS:
+            swapped = int.from_bytes(self.version.to_bytes(4, "little"), "big") in VERSIONS
+            hint = " (a big-endian file)" if swapped else ""
+            raise self.error(f"Unsupported GGUF version: {self.version}{hint}, expected 2 or 3")
+        n_tensors = header.number("Q", "the number of tensors")
+        n_entries = header.number("Q", "the number of metadata entries")
+        for count, least, things in (
+            (n_entries, _MIN_ENTRY_BYTES, "metadata entries"),
+            (n_tensors, _MIN_TENSOR_BYTES, "tensors"),
+        ):
+            most = (self.size - header.position) // least
+            if count > most:
+                raise self.error(f"expected at most {most} {things} in {self.size} bytes, got {count}")
+        self.metadata: dict[str, Any] = {}
+        self._read_metadata(header, n_entries)
+        self.alignment: int = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        self.tensors: dict[str, TensorInfo] = {}
+        self._read_tensors(header, n_tensors)
+
+    def _read_metadata(self, header: _Header, count: int) -> None:
+        for index in range(count):
+            key = header.string(MAX_KEY, f"the key of metadata entry {index}")
+            if not key:
+                raise self.error(f"metadata entry {index}: expected a key, got an empty one")
+            if key in self.metadata:
+                raise self.error(f"metadata {quoted(key)}: expected once, got it twice")
+            kind = header.number("I", f"the type of metadata {quoted(key)}")
+            if key == "general.alignment" and kind != _UINT32:
+                raise self.error(f"metadata 'general.alignment': expected type {_UINT32} (u32), got type {kind}")
+            self.metadata[key] = header.value(kind, f"metadata {quoted(key)}")
+        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if alignment < 1 or alignment & (alignment - 1) or alignment > MAX_ALIGNMENT:
+            raise self.error(
+                f"metadata 'general.alignment': expected a power of two up to {MAX_ALIGNMENT}, got {alignment}"
+            )
+        parts = self.metadata.get("split.count", 1)
+        if type(parts) is not int or parts > 1:
+            raise self.error(
+                f"metadata 'split.count': expected 1, got {quoted(repr(parts))}: merge a split model's parts into one "
+                "file first (llama-gguf-split)"
+            )
+
+    def _read_tensors(self, header: _Header, count: int) -> None:
+        end = 0  # of the previous tensor, from the start of the data
+        for index in range(count):
+            name = header.string(MAX_NAME, f"the name of tensor {index}")
+            if name in self.tensors:
+                raise self.error(f"tensor {quoted(name)}: expected once, got it twice")
+            info = self._read_tensor(header, name)
+            expected = _padded(end, self.alignment)
+            if info.offset != expected:
+                raise self.error(
+                    f"tensor {quoted(name)}: expected offset {expected}, the previous tensor's end aligned to "
+                    f"{self.alignment}, got {info.offset}"
+                )
+            end = info.offset + info.nbytes
+            self.tensors[name] = info
+        start = _padded(header.position, self.alignment)
+        for name, info in self.tensors.items():
+            first = start + info.offset
+            if info.nbytes and first + info.nbytes > self.size:
+                raise self.error(
+                    f"Tensor {quoted(name)} data exceeds file bounds: expected bytes {first} to {first + info.nbytes}, "
+                    f"the file has {self.size}"
+                )
+            self.tensors[name] = TensorInfo(name, info.dtype, info.shape, first, info.nbytes)
+
+    def _read_tensor(self, header: _Header, name: str) -> TensorInfo:
+        """A tensor's description, its offset from the start of the data."""
+        what = f"tensor {quoted(name)}"
+        n_dims = header.number("I", f"the dimensions of {what}")
+        if n_dims > MAX_DIMS:
+            raise self.error(f"{what}: expected at most {MAX_DIMS} dimensions, got {n_dims}")
+        shape = tuple(header.number("Q", f"the dimensions of {what}") for _ in range(n_dims))[::-1]
+        ggml_id = header.number("I", f"the type of {what}")
+        offset = header.number("Q", f"the offset of {what}")
+        if ggml_id not in _DTYPES:
+            raise self.error(
+                f"{what}: Unsupported GGML type: {_UNSUPPORTED.get(ggml_id, 'GGML type')} ({ggml_id}), "
+                f"expected one of {', '.join(BLOCK_TYPES)}"
+            )
+        block = _DTYPES[ggml_id]
+        if math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
+            raise self.error(f"{what}: expected at most {MAX_ELEMENTS} elements, got shape {shape}")
+        row = shape[-1] if shape else 1
+        if row % block.block_size:
+            raise self.error(
+                f"{what}: expected rows of a multiple of {block.block_size} elements in {block.name}, got shape {shape}"
+            )
+        return TensorInfo(name, block.name, shape, offset, block.nbytes(shape))
+
+    def require(self, key: str, kind: type[T]) -> T:
+        """The metadata value of this key.
+
+        Raises:
+            ModelFileError: it is missing, or no ``kind`` (a bool is no int; an int is a float).
+        """
+        if key not in self.metadata:
+            raise self.error(f"Missing metadata: {key}")
+        value = self.metadata[key]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.error(f"metadata {quoted(key)}: expected {kind.__name__}, got {type(value).__name__}")
+        return value
+
+    def names(self) -> list[str]:
+        """Every tensor's name, in the file's order."""
+        return list(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, row-major (a weight is (N, K)).
+
+        Raises:
+            ModelFileError: there is no such tensor.
+        """
+        return self._info(name).shape
+
+    def dtype(self, name: str) -> str:
+        """A tensor's block type.
+
+        Raises:
+            ModelFileError: there is no such tensor.
+        """
+        return self._info(name).dtype
+
+    def read(self, name: str) -> Tensor:
+        """A tensor, in memory of its own.
+
+        Raises:
+            ModelFileError: there is no such tensor, or the file has become shorter or unreadable.
+            OutOfMemoryError: there is no memory for it.
+        """
+        info = self._info(name)
+        return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
+
+    def _info(self, name: str) -> TensorInfo:
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise self.error(f"there is no tensor {quoted(name)}") from None
+
+
+def _padded(offset: int, alignment: int) -> int:
+    return (offset + alignment - 1) // alignment * alignment

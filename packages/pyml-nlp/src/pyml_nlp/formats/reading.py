@@ -1,0 +1,133 @@
+"""Bounded, positional reading of one file: what both weight formats are read through.
+
+Files are read with ``preadv`` and never mapped: a mapped file that is truncated by another process kills the reader
+with SIGBUS, which no Python code can turn into an error line; a short read can be.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.errors import OutOfMemoryError
+
+from ..errors import ModelFileError, ModelNotFoundError
+
+U8Array = npt.NDArray[np.uint8]
+
+MAX_DIMS = 4
+MAX_ELEMENTS = 1 << 60
+"""Most elements of a tensor, dimensions of zero counted as one, so that no array arithmetic can overflow."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies in its file.
+
+    Attributes:
+        name: as in the file.
+        dtype: block type of :data:`pyml_core.dtypes.BLOCK_TYPES`; in safetensors also others (``"i64"``), which cannot
+            be read as weights.
+        shape: row-major, the last axis being the row.
+        offset: bytes from the start of the file.
+        nbytes: bytes in the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def quoted(name: str | bytes) -> str:
+    """A name out of a file for a message: quoted, on one line, printable, and not too long."""
+    text = repr(name[:100])
+    return text if len(name) <= 100 else f"{text[:-1]}...{text[-1]}"
+
+
+class ModelFile:
+    """A regular file, opened once: its size is the descriptor's, and a read gives all the bytes asked for or an error.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFileError: it is a folder, a device or a pipe, or it cannot be opened.
+    """
+
+    _fd = -1
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            # O_NONBLOCK: opening a pipe must not wait for a writer. It means nothing for regular files.
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            status = os.fstat(self._fd)
+        except FileNotFoundError:
+            raise ModelNotFoundError(f"{self.path}: there is no such file") from None
+        except (OSError, ValueError) as error:
+            raise self.error(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise self.error("expected a regular file, got a folder, device or pipe")
+        self.size = status.st_size
+
+    def error(self, message: str) -> ModelFileError:
+        """The error with this message, the file's name in front."""
+        return ModelFileError(f"{self.path}: {message}")
+
+    def read_bytes(self, offset: int, nbytes: int) -> bytes:
+        """``nbytes`` bytes from ``offset``; the caller has compared both with :attr:`size`.
+
+        Raises:
+            ModelFileError: the file has become shorter, or the system could not read it.
+        """
+        return self.read_array(offset, nbytes).tobytes()
+
+    def read_array(self, offset: int, nbytes: int, what: str = "header") -> U8Array:
+        """The same as an array of its own; ``what`` names it in messages.
+
+        Raises:
+            ModelFileError: as for :meth:`read_bytes`.
+            OutOfMemoryError: there is no memory for so many bytes.
+        """
+        try:
+            array = np.empty(nbytes, np.uint8)
+        except MemoryError:
+            raise OutOfMemoryError(f"{self.path}: no memory for the {nbytes} bytes of {what}") from None
+        view = array.data
+        done = 0
+        while done < nbytes:
+            try:
+                count = os.preadv(self._fd, [view[done:]], offset + done)
+            except OSError as error:
+                raise self.error(f"cannot read {what}: {error.strerror}") from None
+            if count == 0:
+                raise self.error(
+                    f"truncated while in use: expected {nbytes} bytes at offset {offset} for {what}, got {done}"
+                )
+            done += count
+        return array
+
+    def close(self) -> None:
+        """Close the file; reading is over."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

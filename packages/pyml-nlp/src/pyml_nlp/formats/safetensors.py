@@ -1,0 +1,327 @@
+"""safetensors files and folders in Hugging Face layout, as sources of weights.
+
+A file is: ``header length u64 | header, a JSON object | data``. The header maps each tensor's name to ``{"dtype":
+"F32", "shape": [2, 3], "data_offsets": [0, 24]}``, offsets counted from the start of the data, and ``"__metadata__"``
+to an object of strings.
+
+The header is checked here, more strictly than by the reference reader (which takes keys that are there twice, and keys
+that it does not know), and tensors are then read with ``preadv`` from the checked offsets, one at a time. The
+safetensors library would map the file, and with it take the risk of SIGBUS, for what is a single call here.
+
+Source: the section "Format" of the safetensors README, and ``Metadata::validate`` of its ``tensor.rs``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pyml_core.tensor import Tensor
+
+from ..errors import ModelFileError, ModelNotFoundError
+from .config import parse_json_object, read_config, read_json, read_optional
+from .reading import MAX_DIMS, MAX_ELEMENTS, ModelFile, TensorInfo, quoted
+
+MAX_HEADER = 100_000_000
+MAX_INDEX = 64 << 20
+MAX_RANK = 8  # dimensions of any tensor; of one that is read as a weight, MAX_DIMS
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+
+_WEIGHTS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class SafetensorsFile(ModelFile):
+    """One safetensors file, its header checked.
+
+    Attributes:
+        tensors: what the header says about each tensor, in its order.
+        metadata: the strings of ``__metadata__``.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFileError: it is malformed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        try:
+            self._parse()
+        except BaseException:
+            self.close()
+            raise
+
+    def _parse(self) -> None:
+        if self.size < 8:
+            raise self.error(f"expected at least the 8 bytes of a header length, the file has {self.size}")
+        length = int.from_bytes(self.read_bytes(0, 8), "little")
+        if length > MAX_HEADER:
+            raise self.error(f"expected a header of at most {MAX_HEADER} bytes, got a length of {length}")
+        if length > self.size - 8:
+            raise self.error(f"truncated: expected a header of {length} bytes, the file has {self.size} bytes")
+        data = self.read_bytes(8, length)
+        if data[:1] != b"{":
+            raise self.error(f"expected a header that begins with '{{', got {data[:1]!r}")
+        header = parse_json_object(data, f"{self.path}: header")
+        self.metadata: dict[str, str] = self._checked_metadata(header.pop("__metadata__", {}))
+        self.tensors: dict[str, TensorInfo] = {
+            name: self._tensor(name, entry, 8 + length) for name, entry in header.items()
+        }
+        self._check_coverage(8 + length)
+
+    def _checked_metadata(self, found: Any) -> dict[str, str]:
+        if not isinstance(found, dict):
+            raise self.error(f"header: expected an object in '__metadata__', got {type(found).__name__}")
+        for key, value in found.items():
+            if not isinstance(value, str):
+                raise self.error(
+                    f"header: expected a string in '__metadata__' {quoted(key)}, got {type(value).__name__}"
+                )
+        return found
+
+    def _tensor(self, name: str, entry: Any, start: int) -> TensorInfo:
+        what = f"tensor {quoted(name)}"
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            got = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+            raise self.error(f"{what}: expected an object with dtype, shape and data_offsets, got {quoted(str(got))}")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in _BITS:
+            raise self.error(f"{what}: expected a dtype of {', '.join(_BITS)}, got {quoted(repr(dtype))}")
+        # `type is int`: True is an int in Python, and is no dimension.
+        if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
+            raise self.error(f"{what}: expected a shape of whole numbers of at least 0, got {quoted(repr(shape))}")
+        if len(shape) > MAX_RANK:
+            raise self.error(f"{what}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
+        if math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
+            raise self.error(f"{what}: expected at most {MAX_ELEMENTS} elements, got shape {quoted(repr(shape))}")
+        if (
+            not isinstance(offsets, list)
+            or len(offsets) != 2
+            or not all(type(offset) is int and offset >= 0 for offset in offsets)
+            or offsets[0] > offsets[1]
+        ):
+            raise self.error(f"{what}: expected data_offsets [begin, end], got {quoted(repr(offsets))}")
+        begin, end = offsets
+        if start + end > self.size:
+            raise self.error(f"{what}: truncated: expected data up to byte {start + end}, the file has {self.size}")
+        bits = math.prod(shape) * _BITS[dtype]
+        if bits % 8 or bits // 8 != end - begin:
+            raise self.error(
+                f"{what}: expected {bits / 8:g} bytes for {dtype} of shape {quoted(repr(shape))}, "
+                f"got data_offsets {begin} to {end}, {end - begin} bytes"
+            )
+        return TensorInfo(name, _WEIGHTS.get(dtype, dtype.lower()), tuple(shape), start + begin, end - begin)
+
+    def _check_coverage(self, start: int) -> None:
+        """Tensors must follow each other without a gap or overlap, and fill the file."""
+        position = start
+        for info in sorted(self.tensors.values(), key=lambda info: (info.offset, info.nbytes)):
+            if info.offset != position:
+                fault = "overlaps another tensor" if info.offset < position else "leaves a gap before it"
+                raise self.error(
+                    f"tensor {quoted(info.name)}: {fault}: expected data_offsets from {position - start}, "
+                    f"got {info.offset - start}"
+                )
+            position += info.nbytes
+        if position != self.size:
+            raise self.error(
+                f"expected the tensors to fill the file, {self.size - position} bytes at its end are no one's"
+            )
+
+    def read(self, name: str) -> Tensor:
+        """A tensor, in memory of its own.
+
+        Raises:
+            ModelFileError: there is no such tensor, it is no f32, f16 or bf16, or the file has become shorter.
+            OutOfMemoryError: there is no memory for it.
+        """
+        info = self.tensors.get(name)
+        if info is None:
+            raise self.error(f"there is no tensor {quoted(name)}")
+        if info.dtype not in _WEIGHTS.values():
+            raise self.error(
+                f"tensor {quoted(name)}: expected weights of {', '.join(_WEIGHTS)}, got {info.dtype.upper()}"
+            )
+        if len(info.shape) > MAX_DIMS:
+            raise self.error(f"tensor {quoted(name)}: expected at most {MAX_DIMS} dimensions, got shape {info.shape}")
+        return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
+
+
+class SafetensorsFolder:
+    """A folder in Hugging Face layout: ``config.json`` and ``model.safetensors``, or the shards that its index names.
+
+    Attributes:
+        path: the folder.
+        config: ``config.json``.
+        generation_config: ``generation_config.json``, empty if there is none.
+        tensors: what the files say about each tensor.
+
+    Raises:
+        ModelNotFoundError: there is no such folder, or no weights in it.
+        ModelFileError: something in it is malformed, contradicts the rest, or is refused.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise ModelNotFoundError(f"{self.path}: there is no such folder")
+        self.config: dict[str, Any] = read_config(self.path)
+        self.generation_config: dict[str, Any] = read_optional(self.path, "generation_config.json")
+        self._home: dict[str, SafetensorsFile] = {}
+        self._files: list[SafetensorsFile] = []
+        try:
+            if (self.path / INDEX).exists():
+                self._open_shards()
+            else:
+                self._open(self._single())
+        except BaseException:
+            self.close()
+            raise
+        self.tensors: dict[str, TensorInfo] = {name: file.tensors[name] for name, file in self._home.items()}
+
+    def _single(self) -> str:
+        if (self.path / SINGLE).exists():
+            return SINGLE
+        names = sorted(entry.name for entry in self.path.iterdir())
+        if others := [name for name in names if name.endswith(".safetensors")]:
+            raise ModelNotFoundError(f"{self.path}: expected {SINGLE} or {INDEX}, got {quoted(', '.join(others))}")
+        if pickled := [name for name in names if name.endswith(PICKLED)]:
+            raise ModelFileError(
+                f"{self.path}: only pickled weights ({quoted(', '.join(pickled))}), which could run any code and are "
+                f"never read: convert them to {SINGLE}"
+            )
+        raise ModelNotFoundError(f"{self.path}: there are no weights here, expected {SINGLE} or {INDEX}")
+
+    def _open(self, name: str) -> SafetensorsFile:
+        file = SafetensorsFile(self.path / name)
+        self._files.append(file)
+        for tensor in file.tensors:
+            if tensor in self._home:
+                raise file.error(
+                    f"tensor {quoted(tensor)}: expected in one shard, it is in {self._home[tensor].path.name} too"
+                )
+            self._home[tensor] = file
+        return file
+
+    def _open_shards(self) -> None:
+        index = self.path / INDEX
+        weight_map = read_weight_map(index)
+        shards = sorted(set(weight_map.values()))
+        extra = sorted({entry.name for entry in self.path.glob("model*.safetensors")} - set(shards))
+        if extra:
+            raise ModelFileError(f"{index}: does not name {quoted(', '.join(extra))}, which lies beside it")
+        for shard in shards:
+            if not (self.path / shard).exists():
+                raise ModelNotFoundError(f"{index}: names the shard {quoted(shard)}, which is missing")
+            for tensor in self._open(shard).tensors:
+                if weight_map.get(tensor) != shard:
+                    said = f"to be in {weight_map[tensor]}" if tensor in weight_map else "nothing about it"
+                    raise ModelFileError(f"{self.path / shard}: tensor {quoted(tensor)}: {INDEX} says {said}")
+        if absent := [tensor for tensor in weight_map if tensor not in self._home]:
+            raise ModelFileError(
+                f"{self.path / weight_map[absent[0]]}: there is no tensor {quoted(absent[0])}, which {INDEX} names"
+            )
+
+    def names(self) -> list[str]:
+        """Every tensor's name."""
+        return list(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape.
+
+        Raises:
+            ModelFileError: there is no such tensor.
+        """
+        return self._file(name).tensors[name].shape
+
+    def dtype(self, name: str) -> str:
+        """A tensor's type: f32, f16, bf16, or one that cannot be read as weights (``"i64"``).
+
+        Raises:
+            ModelFileError: there is no such tensor.
+        """
+        return self._file(name).tensors[name].dtype
+
+    def read(self, name: str) -> Tensor:
+        """A tensor; see :meth:`SafetensorsFile.read`."""
+        return self._file(name).read(name)
+
+    def _file(self, name: str) -> SafetensorsFile:
+        try:
+            return self._home[name]
+        except KeyError:
+            raise ModelFileError(f"{self.path}: there is no tensor {quoted(name)}") from None
+
+    def close(self) -> None:
+        """Close the files; reading is over."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Which shard each tensor is in, from ``model.safetensors.index.json``; every name is that of a file beside it.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFileError: it is malformed, or a name leads out of the folder.
+    """
+    found = read_json(index, MAX_INDEX)
+    weight_map = found.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFileError(
+            f"{index}: expected an object of tensors and files in 'weight_map', got {quoted(repr(weight_map))}"
+        )
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str):
+            raise ModelFileError(f"{index}: expected a file name for {quoted(tensor)}, got {quoted(repr(shard))}")
+        if not is_shard_name(shard):
+            raise ModelFileError(
+                f"{index}: expected the name of a .safetensors file in this folder for {quoted(tensor)}, "
+                f"got {quoted(shard)}"
+            )
+    return weight_map
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether this is the plain name of a safetensors file: no path, no drive, nothing hidden or unprintable."""
+    return (
+        name.endswith(".safetensors")
+        and name.isprintable()
+        and not name.startswith(".")
+        and not set(name) & set('/\\:*?"<>|')
+    )

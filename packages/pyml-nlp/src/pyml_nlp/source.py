@@ -1,0 +1,242 @@
+"""From what a user calls a model to files on this machine: a GGUF file, a folder, a hub id, or the default model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pyml_core.errors import PymlError
+
+from .default_model import default_model
+from .errors import ModelFileError, ModelNotFoundError
+from .formats.safetensors import INDEX, PICKLED, SINGLE, read_weight_map
+
+Note = Callable[[str], None]
+
+_log = logging.getLogger("pyml.source")
+
+_HUB_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_HUB_ID = re.compile(rf"({_HUB_PART}/{_HUB_PART})(?:/((?:{_HUB_PART}/)*[\w.+-]+\.gguf))?", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_SMALL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    INDEX,
+]
+"""All that a model needs beside its weights. Weights come after these, so that whoever has them has everything."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's files on this machine.
+
+    Attributes:
+        kind: ``"gguf"``: ``path`` is a GGUF file; ``"folder"``: a folder in Hugging Face layout.
+        path: the file or folder.
+        name: what to call the model in messages: the hub id or the path.
+    """
+
+    kind: Literal["gguf", "folder"]
+    path: Path
+    name: str
+
+
+def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info) -> Source:
+    """Find a model, and download it if it has to be.
+
+    Args:
+        model: a ``.gguf`` file; a folder; a hub id ``organisation/name``, or ``organisation/name/file.gguf`` for one
+            GGUF file of a repository. None: ``PYML_MODEL``, or else the embedded default. What exists as a path is a
+            path.
+        note: takes the line that says whether a hub model is in the cache or has to be downloaded.
+
+    ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HOME`` and ``HF_HUB_OFFLINE`` mean what they mean to huggingface-hub. A model
+    that is in its cache is used without any question to the hub.
+
+    Raises:
+        ModelNotFoundError: there is no such model, or it cannot be had; the message says what to do.
+        ModelFileError: it is in a form that is not read.
+    """
+    if model is None:
+        model = os.environ.get("PYML_MODEL") or None
+    if model is None:
+        path = default_model()
+        return Source("gguf", path, path.name)
+    text = os.fspath(model)
+    if not text:
+        raise ModelNotFoundError("expected a .gguf file, a model folder or a hub id, got an empty name")
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return Source("folder", path, text)
+    if path.exists():
+        if path.suffix == ".safetensors":
+            raise ModelFileError(
+                f"{path}: expected a .gguf file or a model folder; give the folder that this file is in"
+            )
+        return Source("gguf", path, text)
+    match = _HUB_ID.fullmatch(text)
+    if match is None or (match[2] is None and text.endswith(".gguf")):
+        raise ModelNotFoundError(
+            f"{text}: there is no such file or folder, and a hub id would be organisation/name or "
+            "organisation/name/file.gguf"
+        )
+    if match[2] is not None:
+        return Source("gguf", _Hub(match[1], note).gguf(match[2]), text)
+    return Source("folder", _Hub(match[1], note).folder(), text)
+
+
+class _Hub:
+    """One repository of the hub, by way of huggingface-hub, which is imported only here: that can take a second."""
+
+    def __init__(self, repository: str, note: Note) -> None:
+        self._id = repository
+        self._note = note
+
+    def folder(self) -> Path:
+        """The folder of the repository's files, from the cache or downloaded: all of one commit."""
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            cached = Path(snapshot_download(self._id, allow_patterns=_SMALL_FILES, local_files_only=True))
+        except LocalEntryNotFoundError:
+            pass
+        else:
+            if (cached / "config.json").exists() and all((cached / name).exists() for name in _weights(cached)):
+                self._note(f"Using cached model: {self._id}")
+                return cached
+        self._check_online()
+        self._note(f"Downloading model: {self._id}")
+        with self._download():
+            self._check_usable([file.rfilename for file in HfApi().model_info(self._id).siblings or []])
+            folder = Path(snapshot_download(self._id, allow_patterns=_SMALL_FILES))
+            weights = _weights(folder)
+            snapshot_download(self._id, allow_patterns=weights, revision=folder.name)  # named after the commit
+            for name in weights:
+                if not (folder / name).exists():
+                    raise ModelNotFoundError(f"{self._id}: the repository has no {name}, which its index names")
+                _check_hash(folder / name)
+        return folder
+
+    def gguf(self, name: str) -> Path:
+        """One GGUF file of the repository, from the cache or downloaded."""
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        cached = try_to_load_from_cache(self._id, name)
+        if isinstance(cached, str):
+            self._note(f"Using cached model: {self._id}/{name}")
+            return Path(cached)
+        self._check_online()
+        self._note(f"Downloading model: {self._id}/{name}")
+        with self._download():
+            try:
+                path = Path(hf_hub_download(self._id, name))
+            except LocalEntryNotFoundError:  # an EntryNotFoundError too, but for want of a connection
+                raise
+            except EntryNotFoundError:
+                raise ModelNotFoundError(f"{self._id}: the repository has no file {name}") from None
+            _check_hash(path)
+        return path
+
+    def _check_usable(self, names: list[str]) -> None:
+        """Before anything is downloaded: that there are a configuration and safetensors, or what there is instead."""
+        if "config.json" in names and (SINGLE in names or INDEX in names):
+            return
+        if gguf := [name for name in names if name.endswith(".gguf")]:
+            raise ModelNotFoundError(f"{self._id}: holds GGUF files; name one of them: {self._id}/{gguf[0]}")
+        if pickled := [name for name in names if name.endswith(PICKLED)]:
+            raise ModelFileError(
+                f"{self._id}: holds only pickled weights ({pickled[0]}), which could run any code and are never read: "
+                f"use a repository with {SINGLE}"
+            )
+        raise ModelNotFoundError(f"{self._id}: holds no config.json with {SINGLE}, and no GGUF file")
+
+    def _check_online(self) -> None:
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            raise ModelNotFoundError(
+                f"{self._id}: not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE forbids to download it: "
+                "unset that, or give a local file or folder"
+            )
+
+    @contextmanager
+    def _download(self) -> Iterator[None]:
+        """Progress bars only on a terminal, and every failure as one line that says what to do."""
+        from huggingface_hub import constants
+        from huggingface_hub import errors as hub
+        from huggingface_hub.utils.tqdm import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
+
+        silence = not sys.stderr.isatty() and not are_progress_bars_disabled()
+        if silence:
+            disable_progress_bars()
+        try:
+            yield
+        except PymlError:
+            raise
+        except hub.GatedRepoError:
+            raise ModelNotFoundError(
+                f"{self._id}: a gated model: accept its terms at {constants.ENDPOINT}/{self._id}, then set HF_TOKEN "
+                "to an access token of that account"
+            ) from None
+        except hub.RepositoryNotFoundError:
+            raise ModelNotFoundError(
+                f"{self._id}: neither a local file or folder nor a model on {constants.ENDPOINT}; if it is "
+                "private, set HF_TOKEN"
+            ) from None
+        # Anything else comes out of huggingface-hub's HTTP library, which is another one from version to version.
+        except Exception as error:
+            reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelNotFoundError(
+                f"{self._id}: not in the cache, and cannot be downloaded from {constants.ENDPOINT}: {reason}; check "
+                "the network and try again, or give a local file or folder"
+            ) from None
+        finally:
+            if silence:
+                enable_progress_bars()
+
+
+def _weights(folder: Path) -> list[str]:
+    """The weights' files that a folder with these small files has to have."""
+    if (folder / INDEX).exists():
+        return sorted(set(read_weight_map(folder / INDEX).values()))
+    return [SINGLE]
+
+
+def _check_hash(path: Path) -> None:
+    """Compare a file with the SHA-256 by which the cache names large files; huggingface-hub compares sizes only.
+
+    A file with another hash is removed from the cache.
+    """
+    blob = path.resolve()
+    if blob == path or not _SHA256.fullmatch(blob.name):
+        return
+    with blob.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != blob.name:
+        path.unlink()
+        blob.unlink()
+        raise ModelFileError(f"{path}: damaged in transfer: expected SHA-256 {blob.name}, got {found}; try again")
