@@ -314,6 +314,12 @@ def test_bad_gpt2_config(change: dict[str, Any], message: str) -> None:
         (LLAMA, {"llama.block_count": 1 << 40}, "llama.block_count: .* found 1099511627776"),
         (LLAMA, {"llama.context_length": True}, "llama.context_length: .* found true"),
         (LLAMA, {"llama.expert_count": 8}, "llama.expert_count: expected 0 or null"),
+        (
+            LLAMA,
+            {"llama.expert_count": np.zeros(2, np.int32)},
+            "llama.expert_count: expected 0 or null .* found a ndarray",
+        ),
+        (LLAMA, {"llama.block_count": np.zeros(2, np.int32)}, "llama.block_count: .* found a ndarray"),
         (LLAMA, {"llama.rope.dimension_count": 4}, r"llama.rope.dimension_count: expected the whole head \(10\)"),
         (LLAMA, {"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type: .* found 'yarn'"),
         (LLAMA, {"llama.rope.freq_base": float("nan")}, "llama.rope.freq_base: .* found nan"),

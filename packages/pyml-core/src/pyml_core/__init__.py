@@ -1,5 +1,7 @@
 """pyml_core: tensors and kernels for language models on CPUs. Quantised matrix products and attention on NumPy arrays.
 
+Example::
+
     import numpy as np, pyml_core
     weight = pyml_core.pack(pyml_core.quantize(np.random.randn(512, 256).astype("f4"), "q8_0"), "q8_0", (512, 256))
     print(pyml_core.matmul(np.ones((1, 256), "f4"), weight).shape)

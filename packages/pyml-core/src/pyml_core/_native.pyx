@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from .dtypes import BLOCK_TYPES
-from .errors import Cancelled, OutOfMemoryError, ShapeError
+from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError
 from .kv_layout import PAGE_TOKENS, PageTable
 
 
@@ -116,6 +116,7 @@ cdef extern from "pyml.h":
     bint pyml_program_allocate(pyml_program *)
     void pyml_program_free(pyml_program *)
     bint pyml_program_run(pyml_program *, bint) nogil
+    void *pyml_pool_get(int)
     void pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *) nogil
 
 
@@ -227,16 +228,15 @@ cdef class NativeProgram:
     cdef bint needs_pages
     cdef int64_t kv_page_bytes
     cdef list alive
-    cdef object program, ids, position, token_slice, output_rows
+    cdef object ids, position, token_slice, output_rows
     cdef list operations   # the Operation of each native operation
     cdef pyml_slice *slices
     cdef pyml_tile *tiles
     cdef int64_t slices_room
-    cdef public object interrupt
+    cdef object interrupt  # what a signal handler raised
 
     def __cinit__(self, program, str level, int threads):
         cdef int64_t n_matrices = sum(self._count_matrices(op) for op in program.operations)
-        self.program = program
         self.alive = []
         self.operations = []
         self.max_tokens = program.max_tokens
@@ -247,7 +247,7 @@ cdef class NativeProgram:
         self.matrices = <pyml_matrix *>calloc(n_matrices + 1, sizeof(pyml_matrix))
         self.p.ops = <pyml_op *>calloc(2 * len(program.operations) + 1, sizeof(pyml_op))
         if not self.buffers or not self.matrices or not self.p.ops:
-            raise MemoryError
+            raise OutOfMemoryError("no memory for the program's tables")
         self._set_geometry(program)
         for buf in program.buffers:
             self._allocate_buffer(buf, buf is program.result)
@@ -262,7 +262,7 @@ cdef class NativeProgram:
             self.p.scratch_bytes = max(
                 self.p.scratch_bytes, pyml_scratch_for(&self.p.ops[i], &self.p.run.kv, self.p.run.tile_tokens))
         if not pyml_program_allocate(&self.p):
-            raise MemoryError
+            raise OutOfMemoryError(f"no memory for the scratch space of {threads} threads")
         self.p.poll = _poll
         self.p.poll_argument = <void *>self
         self.ids, self.position, self.token_slice, self.output_rows = np.zeros((4, self.max_tokens), np.int32)
@@ -274,7 +274,7 @@ cdef class NativeProgram:
         self.slices = <pyml_slice *>calloc(self.slices_room, sizeof(pyml_slice))
         self.tiles = <pyml_tile *>calloc(self.max_tokens, sizeof(pyml_tile))
         if not self.slices or not self.tiles:
-            raise MemoryError
+            raise OutOfMemoryError("no memory for the program's tables")
         self.p.run.slices = self.slices
         self.p.run.tiles = self.tiles
 
@@ -388,7 +388,9 @@ cdef class NativeProgram:
             self.p.n_ops += 1
         return used
 
-    cdef int _load_batch(self, list slices) except -1:
+    cdef list _load_batch(self, list slices):
+        """Fill the run's tables; returns the slices' address tables, which cannot be resized as long as it is held."""
+        cdef list tables = []
         cdef int32_t[::1] ids = self.ids, position = self.position, token_slice = self.token_slice
         cdef int32_t[::1] output_rows = self.output_rows
         cdef int64_t row = 0, wanted = 0, tile = 0, s = 0, i, count, start, pages, token, last
@@ -401,13 +403,14 @@ cdef class NativeProgram:
             start = part.start
             if count < 1 or row + count > self.max_tokens:
                 raise ShapeError(f"run: expected 1 to {self.max_tokens} tokens in all, got {row + count}")
-            if start < 0 or start + count > self.positions:
-                raise ShapeError(f"run: positions {start}..{start + count - 1} are outside 0..{self.positions - 1}")
+            if start < 0 or start > self.positions - count:
+                raise ShapeError(f"run: positions {start}..{part.start + count - 1} are outside 0..{self.positions - 1}")
             if self.needs_pages:
                 pages = len(part.pages)
                 if pages * PAGE_TOKENS < start + count:
                     raise ShapeError(f"run: {start + count} positions need more than {pages} KV pages")
                 table = part.pages.addresses
+                tables.append(table)
                 self.slices[s].pages = <uint8_t **>&table[0]
             self.slices[s].start = start
             self.slices[s].count = count
@@ -436,7 +439,7 @@ cdef class NativeProgram:
             s += 1
         self.p.run.tokens, self.p.run.outputs = row, wanted
         self.p.run.n_slices, self.p.run.n_tiles = s, tile
-        return 0
+        return tables
 
     def run(self, slices, bint timed=False):
         """Run every operation once; float32 rows of the last one's output.
@@ -445,9 +448,11 @@ cdef class NativeProgram:
             ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called.
         """
         cdef bint done
+        if pyml_pool_get(self.p.threads) == NULL:
+            raise PymlError(f"{self.p.threads} threads could not be started")
         slices = [part if not self.needs_pages or isinstance(part.pages, PageTable) else _with_table(part, self.kv_page_bytes)
                   for part in slices]
-        self._load_batch(slices)
+        tables = self._load_batch(slices)
         rows = self.p.run.outputs if self.result.outputs else self.p.run.tokens
         out = np.empty((rows, self.result.width), np.float32)
         self.result.f = <float *>_address(out)
@@ -457,9 +462,8 @@ cdef class NativeProgram:
             with nogil:
                 done = pyml_program_run(&self.p, timed)
             if not done:
-                if self.interrupt is not None:
-                    raise self.interrupt
-                raise Cancelled("the run was cancelled")
+                error, self.interrupt = self.interrupt, None
+                raise Cancelled("the run was cancelled") if error is None else error
         return out
 
     def cancel(self):

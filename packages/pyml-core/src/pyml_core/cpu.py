@@ -1,13 +1,14 @@
 """What this CPU has, which level of kernels is used, and how many threads are right.
 
-Levels, each compiled from the same C sources: ``scalar``; ``avx2`` (AVX2 + FMA + F16C); ``avx_vnni`` (that and AVX-VNNI);
-``avx512`` (F, BW, VL, DQ); ``avx512_vnni`` (that and VNNI). The best one that the CPU and its operating system support is used;
-the environment variable ``PYML_CPU_LEVEL`` caps it.
+Levels, each compiled from the same C sources: ``scalar``; ``avx2`` (AVX2 + FMA + F16C); ``avx_vnni`` (that and
+AVX-VNNI); ``avx512`` (F, BW, VL, DQ); ``avx512_vnni`` (that and VNNI). The best one that the CPU and its operating
+system support is used; the environment variable ``PYML_CPU_LEVEL`` caps it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import platform
@@ -34,18 +35,17 @@ def level() -> str:
     """
     if _forced is not None:
         return _forced
-    return _checked(os.environ.get("PYML_CPU_LEVEL"))
+    wanted = os.environ.get("PYML_CPU_LEVEL")
+    return _checked(wanted, "PYML_CPU_LEVEL") if wanted else levels()[-1]
 
 
-def _checked(wanted: str | None) -> str:
+def _checked(wanted: str, source: str) -> str:
     available = levels()
-    if not wanted:
-        return available[-1]
     known = [name for name, _, _ in _native.levels()]
     if wanted not in known:
-        raise PymlError(f"PYML_CPU_LEVEL: expected one of {', '.join(known)}, got {wanted!r}")
+        raise PymlError(f"{source}: expected one of {', '.join(known)}, got {wanted!r}")
     if wanted not in available:
-        raise PymlError(f"PYML_CPU_LEVEL: this CPU does not support {wanted!r}; it has {', '.join(available)}")
+        raise PymlError(f"{source}: this CPU does not support {wanted!r}; it has {', '.join(available)}")
     return wanted
 
 
@@ -53,7 +53,7 @@ def _checked(wanted: str | None) -> str:
 def use_level(name: str) -> Iterator[None]:
     """Programs made inside run at this level (tests and benchmarks); not for several threads at once."""
     global _forced
-    before, _forced = _forced, _checked(name)
+    before, _forced = _forced, _checked(name, "CPU level")
     try:
         yield
     finally:
@@ -67,6 +67,7 @@ def default_threads() -> int:
     return max(1, min(cpus, math.ceil(quota) if quota else cpus, _native.THREADS_MAX))
 
 
+@functools.cache
 def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> float | None:
     """The smallest CPU quota of this process's control groups (v2, then v1), or None."""
     quotas = []
@@ -104,12 +105,12 @@ def _quota_v1(folder: Path) -> float | None:
 
 
 def cpu_info() -> dict[str, Any]:
-    """What was found and chosen: architecture, model name, levels (compiled, supported), the level in use, default threads."""
+    """What was found and chosen: architecture, model, levels (compiled, supported), level in use, default threads."""
     return {
         "machine": platform.machine(),
         "model": _model_name(),
         "level": level(),
-        "levels": {name: {"compiled": compiled, "supported": supported} for name, compiled, supported in _native.levels()},
+        "levels": {name: {"compiled": built, "supported": supported} for name, built, supported in _native.levels()},
         "threads": default_threads(),
     }
 

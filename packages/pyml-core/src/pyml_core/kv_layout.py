@@ -2,8 +2,8 @@
 
 Letters: P = positions in a page (64), H = key/value heads, D = head_dim.
 
-A page is one key block of attention at a fixed absolute position (page ``b`` holds positions ``64 b .. 64 b + 63``), so that
-prefill and decode reduce over the same blocks in the same order. Inside a page, layer by layer and head by head:
+A page is one key block of attention at a fixed absolute position (page ``b`` holds positions ``64 b .. 64 b + 63``), so
+that prefill and decode reduce over the same blocks in the same order. Inside a page, layer by layer and head by head:
 
 - K as ``P/16`` panels of shape ``(D, 16)``: sixteen keys side by side, which the dot products with a query stream;
 - V as ``(P, D)``: one row a position, which the weighted sum streams.
@@ -24,7 +24,7 @@ from .errors import ShapeError
 PAGE_TOKENS = 64
 PANEL = 16
 
-_DTYPES = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
+_DTYPES: dict[str, np.dtype[np.generic]] = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class PageTable(Sequence["npt.NDArray[np.uint8]"]):
 
     def append(self, page: npt.NDArray[np.uint8]) -> None:
         """Add a page at the end."""
+        self.addresses.append(page.__array_interface__["data"][0])  # BufferError while a run reads the table
         self._pages.append(page)
-        self.addresses.append(page.__array_interface__["data"][0])
 
     def __setitem__(self, index: int, page: npt.NDArray[np.uint8]) -> None:
         self._pages[index] = page
@@ -113,8 +113,8 @@ class PageTable(Sequence["npt.NDArray[np.uint8]"]):
 
     def truncate(self, count: int) -> None:
         """Keep the first ``count`` pages."""
-        del self._pages[count:]
         del self.addresses[count:]
+        del self._pages[count:]
 
     def __len__(self) -> int:
         return len(self._pages)

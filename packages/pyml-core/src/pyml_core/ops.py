@@ -33,7 +33,9 @@ def _run(program: Program, rows: int) -> F32Array:
     return program.run([Slice(PageTable(), 0, np.arange(rows, dtype=np.int32))])
 
 
-def matmul(x: npt.ArrayLike, weight: PackedMatrix, bias: F32Array | None = None, threads: int | None = None) -> F32Array:
+def matmul(
+    x: npt.ArrayLike, weight: PackedMatrix, bias: F32Array | None = None, threads: int | None = None
+) -> F32Array:
     """``x @ weight.T + bias``: x (T, K), weight (N, K), result (T, N) float32.
 
     Quantised weights take the int8 path (x quantised per row and block of 32), others compute in float32.
@@ -79,17 +81,21 @@ def gated(gate_up: npt.ArrayLike, activation: str) -> F32Array:
 
 
 def rope(x: npt.ArrayLike, inv_freq: F32Array, start: int = 0, scale: float = 1.0) -> F32Array:
-    """Rotate heads by their positions ``start, start + 1, ...``; x (T, H, D), half-split order. Source: arXiv 2104.09864."""
+    """Rotate heads by their positions ``start, start + 1, ...``; x (T, H, D), half-split order.
+
+    Source: Su et al. 2021, arXiv 2104.09864.
+    """
     heads = np.ascontiguousarray(x, np.float32)
     if heads.ndim != 3 or not heads.size:
         raise ShapeError(f"rope: expected an array (T, H, D), got shape {heads.shape}")
     tokens, n_heads, dim = heads.shape
     flat = np.zeros((tokens, (n_heads + 2) * dim), np.float32)
     flat[:, : n_heads * dim] = heads.reshape(tokens, -1)
-    program, source = _program(flat, KVLayout(1, 1, dim, "f32"))
+    layout = KVLayout(1, 1, dim, "f32")
+    program, source = _program(flat, layout)
     angles = program.rope_angles("angles", inv_freq, scale)
     program.prepare_qkv("rope", source, 0, n_heads, angles)
-    pages = PageTable(program.kv.new_page() for _ in range(-(-(start + tokens) // PAGE_TOKENS))) if program.kv else PageTable()
+    pages = PageTable(layout.new_page() for _ in range(-(-(start + tokens) // PAGE_TOKENS)))
     out = program.run([Slice(pages, start, np.arange(tokens, dtype=np.int32))])
     return out[:, : n_heads * dim].reshape(heads.shape)
 
@@ -114,7 +120,8 @@ def attention(
     """
     queries, keys, values = (np.ascontiguousarray(a, np.float32) for a in (q, k, v))
     if queries.ndim != 3 or keys.ndim != 3 or keys.shape != values.shape or queries.shape[::2] != keys.shape[::2]:
-        raise ShapeError(f"attention: expected q (T, H, D), k and v (T, H_kv, D), got {queries.shape}, {keys.shape}, {values.shape}")
+        found = f"{queries.shape}, {keys.shape}, {values.shape}"
+        raise ShapeError(f"attention: expected q (T, H, D), k and v (T, H_kv, D), got {found}")
     tokens, n_heads, dim = queries.shape
     flat = np.concatenate([a.reshape(tokens, -1) for a in (queries, keys, values)], axis=1)
     layout = KVLayout(1, keys.shape[1], dim, dtype)

@@ -3,9 +3,9 @@
 Letters: T = tokens of a run (all slices together), P = positions of a run that want logits, W = width of a buffer,
 K = input width and N = output width of a matrix.
 
-Python declares; nothing here computes. :meth:`Program.run` hands the list to the compiled run loop, which executes it in
-one call without the GIL (``csrc/program.c``); :func:`pyml_core.reference.run` executes the same list in plain NumPy and is
-what the compiled one is tested against.
+Python declares; nothing here computes. :meth:`Program.run` hands the list to the compiled run loop, which executes it
+in one call without the GIL (``csrc/program.c``); :func:`pyml_core.reference.run` executes the same list in plain NumPy
+and is what the compiled one is tested against.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 F32Array = npt.NDArray[np.float32]
 
 ACTIVATIONS = ("gelu_tanh", "gelu_erf", "silu")
+
+_OVER_TOKENS = ("embed", "add_positions", "rope_angles", "prepare_qkv", "attention")  # their rows are always tokens
 
 
 @dataclass(eq=False)
@@ -57,14 +59,14 @@ class Operation:
         kind: what is done, a method name of :class:`Program` (``"linear"``, ``"rms_norm"``, ...).
         name: dotted name, unique in its program (``"layers.3.attention.qkv"``).
         inputs: buffers read.
-        output: the buffer written (None where the KV cache alone is written).
+        output: the buffer written.
         params: everything else: weights, eps, scale, ...
     """
 
     kind: str
     name: str
     inputs: tuple[Buffer, ...]
-    output: Buffer | None
+    output: Buffer
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -94,8 +96,8 @@ class OpTiming:
         operation: which.
         start_ns: when it began (monotonic clock).
         ms: wall time.
-        phases: the wall time of a fused operation shared out by the threads' ticks, in ms (``prepare_qkv``: QKnorm, RoPE,
-            append; ``attention``: QK^T, softmax, A*V); empty for others.
+        phases: the wall time of a fused operation shared out by the threads' ticks, in ms (``prepare_qkv``: QKnorm,
+            RoPE, append; ``attention``: QK^T, softmax, A*V); empty for others.
         bytes: weights, KV pages and activations read and written.
         flops: multiplications and additions (2 a multiply-add), integer ones included.
         busy: share of the threads' time that was work, 0..1; the rest was waiting for the slowest.
@@ -139,7 +141,7 @@ class Program:
     # ---- buffers
 
     def buffer(self, name: str, width: int, rows: str = "tokens") -> Buffer:
-        """Declare an activation of ``width`` float32 a row, one row a token (or ``rows="outputs"``: a wanted position)."""
+        """Declare an activation of ``width`` float32 a row, a row a token (``rows="outputs"``: a wanted position)."""
         if width < 1:
             raise ShapeError(f"{name}: expected a width of at least 1, got {width}")
         if rows not in ("tokens", "outputs"):
@@ -164,7 +166,7 @@ class Program:
     def rms_norm(
         self, name: str, x: Buffer, weight: F32Array, eps: float, out: Buffer, add_to: Buffer | None = None
     ) -> Buffer:
-        """``x / sqrt(mean(x^2) + eps) * weight`` into ``out``; with ``add_to``: ``add_to += that`` (and ``out`` must be it).
+        """``x / sqrt(mean(x^2) + eps) * weight`` into ``out``; with ``add_to`` (which must be ``out``): added to it.
 
         Source: Zhang and Sennrich 2019, arXiv 1910.07467.
         """
@@ -195,8 +197,8 @@ class Program:
     ) -> Buffer:
         """``out = x @ concat(matrices).T + bias``, or ``out += ...`` with ``accumulate``.
 
-        Every matrix is (N_i, K); their outputs lie side by side in ``out`` (W = sum of N_i), so that Q, K and V, or gate and
-        up, are one operation even where their block types differ. Quantised matrices read x's int8 copy.
+        Every matrix is (N_i, K); their outputs lie side by side in ``out`` (W = sum of N_i), so that Q, K and V, or
+        gate and up, are one operation even where their block types differ. Quantised matrices read x's int8 copy.
         """
         total = 0
         for matrix in matrices:
@@ -205,8 +207,6 @@ class Program:
             if matrix.quantized:
                 x.quantized = True
         self._check_width(name, total, out)
-        if x.rows != out.rows:
-            raise ShapeError(f"{name}: input has a row a {x.rows[:-1]}, output a row a {out.rows[:-1]}")
         if bias is not None:
             bias = self._vector_or_table(name, bias, 1)
             self._check_width(name, bias.shape[0], out)
@@ -243,7 +243,7 @@ class Program:
     # ---- attention
 
     def rope_angles(self, name: str, inv_freq: F32Array, scale: float = 1.0) -> Buffer:
-        """A new buffer with [cos | sin] of ``position * inv_freq`` times ``scale`` for every token, 2 * len(inv_freq) wide."""
+        """A new buffer, 2 * len(inv_freq) wide: [cos | sin] of ``position * inv_freq``, times ``scale``."""
         inv_freq = self._vector_or_table(name, inv_freq, 1)
         out = self.buffer(name, 2 * inv_freq.shape[0])
         return self._add("rope_angles", name, (), out, inv_freq=inv_freq, scale=float(scale))
@@ -261,9 +261,9 @@ class Program:
     ) -> Buffer:
         """Make q ready and append k and v to the KV pages: per head norm (QK-norm), rotation (half-split RoPE), append.
 
-        ``qkv`` is [q heads | k heads | v heads], ``(n_heads + 2 H) * D`` wide; q is changed in place. RoPE rotates the first
-        ``rope.width`` elements of a head: ``x1 cos - x2 sin | x2 cos + x1 sin`` (Su et al. 2021, arXiv 2104.09864, in the
-        half-split order of GPT-NeoX). k and v are rounded to the cache's type.
+        ``qkv`` is [q heads | k heads | v heads], ``(n_heads + 2 H) * D`` wide; q is changed in place. RoPE rotates the
+        first ``rope.width`` elements of a head: ``x1 cos - x2 sin | x2 cos + x1 sin`` (Su et al. 2021, arXiv
+        2104.09864, in the half-split order of GPT-NeoX). k and v are rounded to the cache's type.
         """
         kv = self._attention_geometry(name, layer, n_heads, qkv)
         if rope is not None and rope.width > kv.head_dim:
@@ -295,9 +295,9 @@ class Program:
         """Causal attention of every token's q (in ``qkv``) over its sequence's pages; ``out`` is (T, n_heads * D).
 
         Query head h reads key/value head ``h // (n_heads / H)``. ``window`` w > 0: a token at position i sees positions
-        ``i - w + 1 .. i``. ``soft_cap`` c > 0: scores become ``c * tanh(score / c)`` before the mask. Softmax is taken online
-        over key blocks of 64 at absolute positions, merged in ascending order (Milakov and Gimelshein 2018, arXiv 1805.02867;
-        Dao et al. 2022, arXiv 2205.14135).
+        ``i - w + 1 .. i``. ``soft_cap`` c > 0: scores become ``c * tanh(score / c)`` before the mask. Softmax is taken
+        online over key blocks of 64 at absolute positions, merged in ascending order (Milakov and Gimelshein 2018,
+        arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135).
         """
         kv = self._attention_geometry(name, layer, n_heads, qkv)
         self._check_width(name, n_heads * kv.head_dim, out)
@@ -313,8 +313,8 @@ class Program:
     def run(self, slices: Sequence[Slice]) -> F32Array:
         """Execute every operation once for these slices: append their keys and values, and compute the last output.
 
-        Returns the last operation's output, (P, W) float32 (or (T, W) where it has a row a token): the wanted positions of all
-        slices in order. Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt.
+        Returns the last operation's output, (P, W) float32 (or (T, W) where it has a row a token): the wanted positions
+        of all slices in order. Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt.
 
         Raises:
             ShapeError: slices that do not fit the program. Cancelled: by :meth:`cancel`.
@@ -344,13 +344,12 @@ class Program:
         if self._native is None:
             if self.result is None:
                 raise ShapeError("the program has no operations")
+            self._check_order()
             self._native = _native.NativeProgram(self, self.level, self.threads)
         return self._native
 
     def _cost(self, op: Operation, slices: Sequence[Slice], tokens: int, outputs: int) -> tuple[int, int]:
         """Bytes moved and arithmetic operations of one operation in a run of these slices."""
-        if op.output is None:
-            return 0, 0
         rows = outputs if op.output.rows == "outputs" else tokens
         moved = 4 * rows * (op.output.width + sum(buf.width for buf in op.inputs))
         flops = rows * op.output.width
@@ -370,14 +369,27 @@ class Program:
 
     # ---- checks
 
-    def _add(self, kind: str, name: str, inputs: tuple[Buffer, ...], out: Buffer | None, **params: Any) -> Buffer:
+    def _add(self, kind: str, name: str, inputs: tuple[Buffer, ...], out: Buffer, **params: Any) -> Buffer:
         if self._native is not None:
             raise ShapeError(f"{name}: the program has run already; declare every operation before its first run")
+        for buf in (*inputs, out):
+            if not 0 <= buf.index < len(self.buffers) or self.buffers[buf.index] is not buf:
+                raise ShapeError(f"{name}: {buf.name} is not a buffer of this program")
+            rows = "tokens" if kind in _OVER_TOKENS else out.rows
+            if buf.rows != rows and kind != "select":
+                raise ShapeError(f"{name}: expected {buf.name} to have rows of {rows}, it has rows of {buf.rows}")
         self.operations.append(Operation(kind, name, inputs, out, params))
-        if out is None:
-            raise ShapeError(f"{name}: an operation needs an output")
         self.result = out
         return out
+
+    def _check_order(self) -> None:
+        written: set[Buffer] = set()
+        for op in self.operations:
+            adds = op.kind == "add_positions" or op.params.get("accumulate")
+            for buf in (*op.inputs, op.output) if adds else op.inputs:
+                if buf not in written:
+                    raise ShapeError(f"{op.name}: reads {buf.name}, which nothing was written to")
+            written.add(op.output)
 
     @staticmethod
     def _check_width(name: str, expected: int, buf: Buffer) -> None:
@@ -393,7 +405,7 @@ class Program:
     def _vector_or_table(name: str, array: F32Array, ndim: int) -> F32Array:
         if array.ndim != ndim:
             raise ShapeError(f"{name}: expected a weight of {ndim} dimensions, got shape {array.shape}")
-        return np.ascontiguousarray(array, np.float32)
+        return np.require(array, np.float32, ["C", "A"])
 
     def _attention_geometry(self, name: str, layer: int, n_heads: int, qkv: Buffer) -> KVLayout:
         if self.kv is None:

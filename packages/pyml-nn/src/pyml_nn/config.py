@@ -157,7 +157,9 @@ class Fields:
 
 
 def _same(value: Any, good: Any) -> bool:
-    """Equal as a configuration means it: true is not 1."""
+    """Equal as a configuration means it: true is not 1, and an array (of GGUF metadata) is nothing else."""
+    if not isinstance(value, numbers.Number | str | dict):
+        return False
     return isinstance(value, bool) == isinstance(good, bool) and bool(value == good)
 
 
@@ -194,7 +196,7 @@ def hf_fields(values: Any, where: str, model_types: Collection[str]) -> Fields:
     """
     fields = Fields(values, where)
     for key in ("auto_map", "trust_remote_code", "custom_pipelines"):
-        if key in fields._values:
+        if fields.has(key):
             raise fields.error(key, "refused: it asks for the repository's own code to be run, and pyml runs none")
     fields.choice("model_type", dict.fromkeys(model_types))
     fields.fixed("is_encoder_decoder", False)

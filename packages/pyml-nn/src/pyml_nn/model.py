@@ -56,7 +56,7 @@ class Model(ABC, Generic[C]):
         config: as given.
         kv_layout: geometry of the KV caches.
         n_params: numbers in the weights, a tied head counted once.
-        weight_bytes: bytes of the weights as packed, which is what one decode step reads.
+        weight_bytes: bytes of the weights as packed.
         fingerprint: tells this model (configuration, weights and dtype) from others.
 
     Raises:

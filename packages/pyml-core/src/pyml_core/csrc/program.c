@@ -10,7 +10,11 @@
 #include <string.h>
 #include <time.h>
 
-enum { STAGES = 2, GRABS = 32 /* times that a thread goes to the counter, about */ };
+enum {
+    STAGES = 2,
+    GRABS = 32,     /* times that a thread goes to the counter, about */
+    MANY_ROWS = 64, /* so many make one item of a linear layer long enough to go for each */
+};
 
 typedef struct {
     _Alignas(64) atomic_llong next;
@@ -68,6 +72,12 @@ static void poll(job *j) {
     if (p->poll(p->poll_argument)) p->cancel = 1;
 }
 
+/* Items that a thread takes at a time. The calling thread polls in between, so it must come round often. */
+static int64_t grab_of(const pyml_program *p, const pyml_op *op, int64_t items) {
+    int64_t grab = items / (p->threads * GRABS), rows = op->out->outputs ? p->run.outputs : p->run.tokens;
+    return grab < 1 || (op->kind == OP_LINEAR && rows >= MANY_ROWS) ? 1 : grab;
+}
+
 static void work(void *argument, int index) {
     job *j = argument;
     pyml_program *p = j->program;
@@ -81,8 +91,7 @@ static void work(void *argument, int index) {
         for (int stage = 0; stage < STAGES; stage++) {
             int64_t items = p->kernels->items[op->kind](op, &p->run, stage);
             if (items == 0) break;
-            int64_t grab = items / (p->threads * GRABS);
-            if (grab < 1) grab = 1;
+            int64_t grab = grab_of(p, op, items);
             atomic_llong *next = &((counter *)p->counters)[i * STAGES + stage].next;
             uint64_t began = j->timed ? pyml_ticks() : 0;
             for (;;) {
@@ -120,6 +129,8 @@ bool pyml_program_run(pyml_program *p, bool timed) {
 
 /* ---- packing, by all threads */
 
+enum { PACK_AT_A_TIME = 16 /* panels */ };
+
 typedef struct {
     int type;
     int64_t n, k, panels;
@@ -132,15 +143,15 @@ static void pack_some(void *argument, int index) {
     (void)index;
     packing *p = argument;
     for (;;) {
-        int64_t begin = atomic_fetch_add(&p->next, 16);
+        int64_t begin = atomic_fetch_add(&p->next, PACK_AT_A_TIME), end = begin + PACK_AT_A_TIME;
         if (begin >= p->panels) return;
-        pyml_pack_panels(p->type, p->n, p->k, p->stored, p->packed, begin, begin + 16 < p->panels ? begin + 16 : p->panels);
+        pyml_pack_panels(p->type, p->n, p->k, p->stored, p->packed, begin, end < p->panels ? end : p->panels);
     }
 }
 
 void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed) {
     packing p = {type, n, k, (n + PANEL - 1) / PANEL, stored, packed, 0};
-    pyml_pool *pool = pyml_pool_get(threads);
+    pyml_pool *pool = p.panels > PACK_AT_A_TIME ? pyml_pool_get(threads) : NULL;
     if (!pool) {
         pack_some(&p, 0);
         return;

@@ -43,7 +43,7 @@ static void append(const pyml_kv *kv, const float *x, uint8_t *out, int64_t step
         int64_t n = least(PANEL, kv->head_dim - i);
         if (kv->f16) {
             uint16_t lanes[PANEL];
-            f_store_f16(lanes, f_min(f_max(f_load_n(x + i, n), bottom), top));
+            f_store_f16(lanes, f_min(top, f_max(bottom, f_load_n(x + i, n)))); /* in this order NaN stays NaN */
             for (int64_t j = 0; j < n; j++) ((uint16_t *)out)[(i + j) * step] = lanes[j];
         } else {
             for (int64_t j = 0; j < n; j++) ((float *)out)[(i + j) * step] = x[i + j];
@@ -174,11 +174,11 @@ static void softmax_row(const pyml_op *op, float *p, int64_t low, int64_t high, 
 static void merge_row(float *result, const float *block, int64_t width) {
     int64_t d = width - PANEL;
     float m_b = block[d], l_b = block[d + 1], *m = &result[d], *l = &result[d + 1];
-    if (m_b == -INFINITY) return;
-    if (*m == -INFINITY) {
+    if (*m == -INFINITY) { /* nothing seen so far, and perhaps not now */
         memcpy(result, block, (size_t)width * sizeof(float));
         return;
     }
+    if (m_b == -INFINITY) return;
     float top = *m > m_b ? *m : m_b;
     vf keep = f_exp(f_set1(*m - top)), add = f_exp(f_set1(m_b - top));
     for (int64_t i = 0; i < d; i += PANEL)

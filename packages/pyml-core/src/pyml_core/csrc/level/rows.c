@@ -4,6 +4,8 @@
  */
 #include "kernels.h"
 
+#include <float.h>
+
 int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) { return stage ? 0 : rows_of(op->out, run); }
 
 #define FOR_LANES(width) for (int64_t i = 0, n = 0; n = least(PANEL, (width) - i), i < (width); i += PANEL)
@@ -16,22 +18,24 @@ INLINE vf first_of(vf v, int64_t n) {
     return f_load(lanes);
 }
 
-#define SMALLEST_TOP 1e-36f /* below it 127 / top may be infinite */
-
-/* Per block of 32: scale = max|x| / 127, code = round(x / scale) to nearest even, and the sums of the codes. */
+/* Per block of 32: scale = max|x| / 127, code = round(x / scale) to nearest even, and the sums of the codes.
+ * What is not finite makes the scale NaN, so that it shows in the result. */
 static void quantize_row(pyml_buffer *b, int64_t row) {
     const float *x = b->f + row * b->width;
     int8_t *codes = b->codes + row * b->stride8;
     for (int64_t block = 0; block < b->blocks; block++, x += BLOCK, codes += BLOCK) {
         vf low = f_load(x), high = f_load(x + PANEL);
         float top = f_top(f_max(f_abs(low), f_abs(high)));
-        vf inverse = f_set1(top > SMALLEST_TOP ? 127.0f / top : 0.0f);
-        vi a = i_round(f_mul(low, inverse)), c = i_round(f_mul(high, inverse));
+        float finite = f_sum(f_add(f_mul(low, f_set1(0.0f)), f_mul(high, f_set1(0.0f)))); /* 0, or NaN */
+        if (finite != 0.0f) low = high = f_set1(0.0f);
+        float inverse = 127.0f / top;
+        if (!(inverse <= FLT_MAX)) inverse = 0.0f; /* nothing, or next to it, or not finite */
+        vi a = i_round(f_mul(low, f_set1(inverse))), c = i_round(f_mul(high, f_set1(inverse)));
         i_store_s8(codes, a);
         i_store_s8(codes + PANEL, c);
         int32_t first = i_sum(a), second = i_sum(c);
         int64_t at = row * b->blocks + block;
-        b->scales[at] = top / 127.0f;
+        b->scales[at] = top / 127.0f + finite;
         b->sums[at] = first + second;
         b->half_sums[2 * at] = first;
         b->half_sums[2 * at + 1] = second;

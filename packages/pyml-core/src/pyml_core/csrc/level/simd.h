@@ -39,10 +39,10 @@
 
 /* a * 2^n for |n| <= 126 and a near 1 is exact; out of range it saturates through the caller's clamps. */
 
-/* e^x. Cody-Waite reduction and a polynomial of degree 6 (coefficients of Cephes' expf); 0 below -87, about 1 ulp above. */
+/* e^x. Cody-Waite reduction and a polynomial of degree 6 (coefficients of Cephes' expf): about 1 ulp from -87 to 88, 0 below, e^88 above. */
 INLINE vf f_exp(vf x) {
     vf low = f_set1(-87.0f);
-    vf clamped = f_min(f_max(x, low), f_set1(88.0f));
+    vf clamped = f_min(f_set1(88.0f), f_max(low, x)); /* in this order NaN stays NaN */
     vi n = i_round(f_mul(clamped, f_set1(1.44269504f)));
     vf whole = f_from_i(n);
     vf r = f_fma(whole, f_set1(-0.693359375f), clamped);
