@@ -200,9 +200,9 @@ def test_weights_are_read_once_and_one_at_a_time() -> None:
             super().__init__(arrays)
             self.reads: list[str] = []
 
-        def read(self, name: str) -> Tensor:
+        def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
             self.reads.append(name)
-            return super().read(name)
+            return super().read(name, start, stop)
 
         def shape(self, name: str) -> tuple[int, ...]:
             return super().read(name).shape

@@ -19,7 +19,7 @@ from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: 
 from .kv_layout import PAGE_TOKENS, KVLayout, PageTable  # noqa: E402
 from .ops import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
 from .program import Buffer, Operation, OpTiming, Program, Slice  # noqa: E402
-from .tensor import PackedMatrix, Tensor, pack  # noqa: E402
+from .tensor import PackedMatrix, Tensor, pack, pack_parts  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -52,6 +52,7 @@ __all__ = [
     "levels",
     "matmul",
     "pack",
+    "pack_parts",
     "quantize",
     "rms_norm",
     "rope",

@@ -12,7 +12,15 @@ THREADS_MAX: int
 
 def levels() -> list[tuple[str, bool, bool]]: ...
 def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
-def pack(stored: npt.NDArray[np.uint8], type_id: int, n: int, k: int, threads: int) -> npt.NDArray[np.uint8]: ...
+def pack_into(
+    packed: npt.NDArray[np.uint8],
+    stored: npt.NDArray[np.uint8],
+    type_id: int,
+    first_panel: int,
+    n: int,
+    k: int,
+    threads: int,
+) -> None: ...
 def unpack_rows(packed: PackedMatrix, rows: npt.NDArray[np.intp], level: str) -> npt.NDArray[np.float32]: ...
 
 class NativeProgram:

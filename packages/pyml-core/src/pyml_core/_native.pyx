@@ -166,17 +166,14 @@ cdef void *_address(array) except NULL:
     return <void *><size_t>(<object>array.__array_interface__["data"][0])
 
 
-def pack(const uint8_t[::1] stored, int type_id, int64_t n, int64_t k, int threads):
-    """Stored rows (checked by the caller: n rows of k elements) as panels; see csrc/pack.c."""
-    cdef int64_t panel = pyml_panel_bytes(type_id, k)
-    packed = aligned_empty(((n + PANEL - 1) // PANEL * panel,), np.uint8)
+def pack_into(packed, const uint8_t[::1] stored, int type_id, int64_t first_panel, int64_t n, int64_t k, int threads):
+    """Pack n stored rows of k elements into panels ``first_panel``.. of ``packed``; see csrc/pack.c. Sizes are the caller's."""
     if n == 0 or k == 0:
-        return packed
+        return
     cdef const uint8_t *source = &stored[0]
-    cdef uint8_t *target = <uint8_t *>_address(packed)
+    cdef uint8_t *target = <uint8_t *>_address(packed) + first_panel * pyml_panel_bytes(type_id, k)
     with nogil:
         pyml_pack_threaded(threads, type_id, n, k, source, target)
-    return packed
 
 
 cdef int _fill_matrix(pyml_matrix *m, object packed) except -1:

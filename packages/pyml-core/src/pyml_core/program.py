@@ -359,10 +359,9 @@ class Program:
         elif op.kind == "attention" and self.kv is not None:
             window, keys, pairs = op.params["window"], 0, 0
             for part in slices:
-                start, count = part.start, len(part.ids)
-                seen = [min(position + 1, window or position + 1) for position in (range(start, start + count))]
-                pairs += sum(seen)
-                keys += min(start + count, seen[-1] + count - 1)
+                end = part.start + len(part.ids)
+                pairs += _seen(end, window) - _seen(part.start, window)
+                keys += min(end, (window or end) + len(part.ids) - 1)
             moved += 2 * keys * self.kv.n_kv_heads * self.kv.head_dim * self.kv.numpy_dtype.itemsize
             flops = 4 * pairs * op.params["n_heads"] * self.kv.head_dim
         return moved, flops
@@ -416,3 +415,9 @@ class Program:
             raise ShapeError(f"{name}: {n_heads} heads do not divide into {self.kv.n_kv_heads} key/value heads")
         self._check_width(name, (n_heads + 2 * self.kv.n_kv_heads) * self.kv.head_dim, qkv)
         return self.kv
+
+
+def _seen(positions: int, window: int) -> int:
+    """Keys that the first so many positions of a sequence see, all together."""
+    growing = min(positions, window or positions)
+    return growing * (growing + 1) // 2 + (positions - growing) * window

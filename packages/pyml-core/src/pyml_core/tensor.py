@@ -6,7 +6,7 @@ Letters: N = rows (outputs of a linear layer), K = columns (its inputs).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,10 +216,33 @@ def pack(source: Tensor | ByteSource, dtype: str | None = None, shape: Sequence[
             raise ShapeError(f"pack: expected dtype and shape with a {type(source).__name__}, got none")
     elif dtype is not None or shape is not None:
         raise ShapeError("pack: a Tensor has its own dtype and shape")
-    rows, columns = panels.matrix_shape(source.shape)
-    kind = block_type(source.dtype).ggml_id
-    packed = _native.pack(source.data, kind, rows, columns, cpu.default_threads())
-    return PackedMatrix(packed, source.dtype, (rows, columns))
+    return pack_parts([source], source.dtype, source.shape)
+
+
+def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int]) -> PackedMatrix:
+    """Pack a weight (N, K) that comes in pieces, so that it is never in memory twice.
+
+    Args:
+        parts: consecutive rows, each part a multiple of 16 of them but for the last; all of type ``dtype``.
+        dtype: block type.
+        shape: (N, K).
+
+    Raises:
+        ShapeError: parts that are not these rows.
+    """
+    n_rows, columns = panels.matrix_shape(shape)
+    kind = block_type(dtype).ggml_id
+    packed = _native.aligned_empty((panels.packed_nbytes(dtype, (n_rows, columns)),), np.uint8)
+    done = 0
+    for part in parts:
+        rows = panels.matrix_shape(part.shape)[0]
+        if part.dtype != dtype or part.shape[1] != columns or done + rows > n_rows or done % panels.PANEL_ROWS:
+            raise ShapeError(f"pack: expected rows {done}.. of {dtype} {tuple(shape)}, got {part.dtype} {part.shape}")
+        _native.pack_into(packed, part.data, kind, done // panels.PANEL_ROWS, rows, columns, cpu.default_threads())
+        done += rows
+    if done != n_rows:
+        raise ShapeError(f"pack: expected {n_rows} rows, got {done}")
+    return PackedMatrix(packed, dtype, (n_rows, columns))
 
 
 def row_index(index: npt.ArrayLike, length: int) -> npt.NDArray[np.intp]:

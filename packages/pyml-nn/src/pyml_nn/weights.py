@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pyml_core.dtypes import BLOCK_TYPES
 from pyml_core.errors import PymlError
-from pyml_core.tensor import PackedMatrix, Tensor, pack
+from pyml_core.tensor import PackedMatrix, Tensor, pack, pack_parts
 
 from .config import show
 from .linear import Linear
@@ -27,6 +27,9 @@ F32Array = npt.NDArray[np.float32]
 
 DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
 """What a model's matrices can be asked to be stored as."""
+
+PART_BYTES = 32 << 20
+"""Bytes, as float32, of what is read and packed of a matrix at a time."""
 
 
 class WeightsError(PymlError):
@@ -41,8 +44,8 @@ class WeightSource(Protocol):
         """Every tensor's name."""
         ...
 
-    def read(self, name: str) -> Tensor:
-        """One tensor; PymlError naming it if there is none."""
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """One tensor, or rows ``start`` to ``stop`` of its first axis; PymlError naming it if there is none."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -70,12 +73,13 @@ class ArrayWeights:
         """Every tensor's name."""
         return list(self._tensors)
 
-    def read(self, name: str) -> Tensor:
-        """One tensor."""
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """One tensor, or rows of it."""
         try:
-            return self._tensors[name]
+            tensor = self._tensors[name]
         except KeyError:
             raise WeightsError(f"{name}: there is no such tensor") from None
+        return tensor if start == 0 and stop is None else tensor.rows(start, tensor.shape[0] if stop is None else stop)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """One tensor's shape."""
@@ -161,10 +165,11 @@ class Weights:
 
     def matrix(self, name: str, rows: npt.NDArray[np.intp] | None = None) -> PackedMatrix:
         """One matrix, packed; its rows in the order of ``rows`` where the file has them in another."""
-        tensor = self._read(name)
+        shape = self._specs[name].shape
+        dtype = matrix_type(self._source.dtype(self._file_names[name]), shape, self._dtype, self.gguf)
         if rows is not None:
-            tensor = tensor.take_rows(rows)
-        return pack(tensor.convert(matrix_type(tensor.dtype, tensor.shape, self._dtype, self.gguf)))
+            return pack(self._read(name).take_rows(rows).convert(dtype))
+        return pack_parts((part.convert(dtype) for part in self._parts(name)), dtype, shape)
 
     def array(self, name: str) -> F32Array:
         """One norm, bias or position table as float32, which such weights always are."""
@@ -252,9 +257,19 @@ class Weights:
         if found != expected:
             raise WeightsError(f"{file_name}: expected shape {expected}, found {found}")
 
-    def _read(self, name: str) -> Tensor:
+    def _parts(self, name: str) -> Iterator[Tensor]:
+        """A matrix in parts of whole panels and some megabytes, so that it is never in memory twice."""
+        n_rows, columns = self._specs[name].shape
+        step = max(1, PART_BYTES // BLOCK_TYPES["f32"].nbytes((16, columns))) * 16
+        if self._transposed(name) or n_rows <= step:
+            yield self._read(name)
+            return
+        for start in range(0, n_rows, step):
+            yield self._read(name, start, min(start + step, n_rows))
+
+    def _read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         file_name = self._file_names[name]
-        tensor = self._source.read(file_name)
+        tensor = self._source.read(file_name, start, stop)
         self._digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         for sample in _samples(tensor.data):
             self._digest.update(sample)

@@ -335,14 +335,14 @@ class GGUFFile(ModelFile):
         """
         return self._info(name).dtype
 
-    def read(self, name: str) -> Tensor:
-        """A tensor, in memory of its own.
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """A tensor, or rows ``start`` to ``stop`` of its first axis, in memory of its own.
 
         Raises:
             ModelFileError: there is no such tensor, or the file has become shorter or unreadable.
             OutOfMemoryError: there is no memory for it.
         """
-        info = self._info(name)
+        info = self._info(name).rows(start, stop)
         return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
 
     def _info(self, name: str) -> TensorInfo:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.errors import OutOfMemoryError
+from pyml_core.errors import OutOfMemoryError, ShapeError
 
 from ..errors import ModelFileError, ModelNotFoundError
 
@@ -45,6 +45,23 @@ class TensorInfo:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+
+    def rows(self, start: int, stop: int | None) -> TensorInfo:
+        """The part of the tensor that rows ``start`` to ``stop`` (None: the end) of the first axis are.
+
+        Raises:
+            ShapeError: not ``0 <= start <= stop <= shape[0]``.
+        """
+        if start == 0 and stop is None:
+            return self
+        length = self.shape[0] if self.shape else 0
+        stop = length if stop is None else stop
+        if not 0 <= start <= stop <= length:
+            raise ShapeError(f"{self.name}: expected rows within 0..{length}, got {start}..{stop}")
+        row = self.nbytes // max(length, 1)
+        return replace(
+            self, shape=(stop - start, *self.shape[1:]), offset=self.offset + start * row, nbytes=(stop - start) * row
+        )
 
 
 def quoted(name: str | bytes) -> str:

@@ -155,8 +155,8 @@ class SafetensorsFile(ModelFile):
                 f"expected the tensors to fill the file, {self.size - position} bytes at its end are no one's"
             )
 
-    def read(self, name: str) -> Tensor:
-        """A tensor, in memory of its own.
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """A tensor, or rows ``start`` to ``stop`` of its first axis, in memory of its own.
 
         Raises:
             ModelFileError: there is no such tensor, it is no f32, f16 or bf16, or the file has become shorter.
@@ -171,6 +171,7 @@ class SafetensorsFile(ModelFile):
             )
         if len(info.shape) > MAX_DIMS:
             raise self.error(f"tensor {quoted(name)}: expected at most {MAX_DIMS} dimensions, got shape {info.shape}")
+        info = info.rows(start, stop)
         return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
 
 
@@ -269,9 +270,9 @@ class SafetensorsFolder:
         """
         return self._file(name).tensors[name].dtype
 
-    def read(self, name: str) -> Tensor:
-        """A tensor; see :meth:`SafetensorsFile.read`."""
-        return self._file(name).read(name)
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """A tensor or rows of it; see :meth:`SafetensorsFile.read`."""
+        return self._file(name).read(name, start, stop)
 
     def _file(self, name: str) -> SafetensorsFile:
         try:
