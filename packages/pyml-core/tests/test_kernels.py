@@ -343,7 +343,7 @@ def appended(x: F32Array, level: str) -> npt.NDArray[np.float16]:
     layout = KVLayout(1, 4, 256)
     qkv = np.zeros((64, 12 * 256), np.float32)
     qkv[:, 8 * 256 :] = x.reshape(64, 4 * 256)
-    with use_level(level):
+    with use_level(level), np.errstate(invalid="ignore"):
         done = Prepared(qkv, layout, 4)
     return layout.values(done.pages[0], 0).astype(np.float16).swapaxes(0, 1).reshape(-1)
 

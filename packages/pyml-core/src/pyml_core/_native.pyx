@@ -6,6 +6,7 @@ enough for the positions.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.number cimport PyNumber_Index
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
@@ -397,7 +398,7 @@ cdef class NativeProgram:
         for part in slices:
             tokens = part.ids
             count = len(tokens)
-            start = part.start
+            start = PyNumber_Index(part.start)
             if count < 1 or row + count > self.max_tokens:
                 raise ShapeError(f"run: expected 1 to {self.max_tokens} tokens in all, got {row + count}")
             if start < 0 or start > self.positions - count:
@@ -413,7 +414,7 @@ cdef class NativeProgram:
             self.slices[s].count = count
             self.slices[s].row = row
             for i in range(count):
-                token = tokens[i]
+                token = PyNumber_Index(tokens[i])  # no fraction is cut off
                 if token < 0 or token >= self.vocabulary:
                     raise ShapeError(f"run: token id {token} is outside the vocabulary of {self.vocabulary}")
                 ids[row + i] = <int32_t>token
@@ -421,7 +422,7 @@ cdef class NativeProgram:
                 token_slice[row + i] = <int32_t>s
             last = -1
             for index in part.outputs:
-                i = index
+                i = PyNumber_Index(index)
                 if i <= last or i >= count:
                     raise ShapeError(f"run: wanted positions must ascend within 0..{count - 1}, got {i}")
                 last = i
@@ -449,7 +450,10 @@ cdef class NativeProgram:
             raise PymlError(f"{self.p.threads} threads could not be started")
         slices = [part if not self.needs_pages or isinstance(part.pages, PageTable) else _with_table(part, self.kv_page_bytes)
                   for part in slices]
-        tables = self._load_batch(slices)
+        try:
+            tables = self._load_batch(slices)
+        except (OverflowError, TypeError) as error:
+            raise ShapeError(f"run: expected whole numbers for ids, wanted positions and start: {error}") from None
         rows = self.p.run.outputs if self.result.outputs else self.p.run.tokens
         out = np.empty((rows, self.result.width), np.float32)
         self.result.f = <float *>_address(out)

@@ -84,7 +84,7 @@ def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/s
         for place in (folder, *folder.parents):
             if place != root and root not in place.parents:
                 break
-            quotas += [quota for quota in (_quota_v2(place), _quota_v1(place)) if quota]
+            quotas += [quota for quota in (_quota_v2(place), _quota_v1(place)) if quota and quota > 0]
     return min(quotas, default=None)
 
 

@@ -10,7 +10,9 @@ and is what the compiled one is tested against.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -112,6 +114,17 @@ class OpTiming:
     busy: float
 
 
+_living: weakref.WeakSet[Program] = weakref.WeakSet()
+
+
+def _unlock() -> None:
+    for program in _living:
+        program._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)  # where nobody is in a run, whoever was in the parent
+
+
 class Program:
     """A flat list of operations, run as one call.
 
@@ -137,6 +150,7 @@ class Program:
         self.result: Buffer | None = None
         self._native: _native.NativeProgram | None = None
         self._lock = threading.Lock()
+        _living.add(self)
 
     # ---- buffers
 

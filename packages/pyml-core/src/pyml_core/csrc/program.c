@@ -1,5 +1,6 @@
-/* program.c: the run loop. Every thread walks the same list of operations, takes items of work from a shared counter, and waits
- * for the others at a barrier before the next operation.
+/* program.c: the run loop. Every thread walks the same list of operations, takes items of work, and waits for the others at a
+ * barrier before the next operation. Each thread starts with a range of items of its own, so that it streams weights that lie
+ * one behind the other, and then helps the others with theirs.
  */
 #define _GNU_SOURCE
 #include "pyml.h"
@@ -12,12 +13,13 @@
 
 enum {
     STAGES = 2,
-    GRABS = 32,     /* times that a thread goes to the counter, about */
+    PASSES = 3,     /* a pass is one stage of one operation; its counters are reset two barriers ahead: nobody uses them then */
+    GRABS = 16,     /* times that a thread goes to its counter, about */
     MANY_ROWS = 64, /* so many make one item of a linear layer long enough to go for each */
 };
 
 typedef struct {
-    _Alignas(64) atomic_llong next;
+    _Alignas(64) atomic_llong taken; /* of one thread's range */
 } counter;
 
 static int64_t now_ns(clockid_t clock) {
@@ -45,7 +47,7 @@ int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_toke
 bool pyml_program_allocate(pyml_program *p) {
     p->scratch_bytes = aligned(p->scratch_bytes + 64);
     p->scratch = aligned_alloc(64, (size_t)(p->scratch_bytes * p->threads));
-    p->counters = aligned_alloc(64, sizeof(counter) * (size_t)(p->n_ops * STAGES + 1));
+    p->counters = aligned_alloc(64, sizeof(counter) * (size_t)(PASSES * p->threads));
     p->begin_ns = calloc((size_t)p->n_ops + 1, sizeof *p->begin_ns);
     p->end_ns = calloc((size_t)p->n_ops + 1, sizeof *p->end_ns);
     p->laps = calloc((size_t)(p->n_ops * p->threads) + 1, sizeof *p->laps);
@@ -60,7 +62,8 @@ typedef struct {
     pyml_program *program;
     pyml_pool *pool;
     bool timed;
-    int64_t polled; /* when, on the calling thread */
+    int64_t polled;     /* when, on the calling thread */
+    atomic_llong stop;  /* the pass after which all leave: the calling thread's word for it, so that they agree */
 } job;
 
 static void poll(job *j) {
@@ -73,9 +76,31 @@ static void poll(job *j) {
 }
 
 /* Items that a thread takes at a time. The calling thread polls in between, so it must come round often. */
-static int64_t grab_of(const pyml_program *p, const pyml_op *op, int64_t items) {
-    int64_t grab = items / (p->threads * GRABS), rows = op->out->outputs ? p->run.outputs : p->run.tokens;
+static int64_t grab_of(const pyml_program *p, const pyml_op *op, int64_t range) {
+    int64_t grab = range / GRABS, rows = op->out->outputs ? p->run.outputs : p->run.tokens;
     return grab < 1 || (op->kind == OP_LINEAR && rows >= MANY_ROWS) ? 1 : grab;
+}
+
+static void reset_counters(const pyml_program *p, int64_t pass) {
+    counter *counters = (counter *)p->counters + pass % PASSES * p->threads;
+    for (int i = 0; i < p->threads; i++) atomic_store_explicit(&counters[i].taken, 0, memory_order_relaxed);
+}
+
+/* Take items of this pass until there are none: first of this thread's range, then of the others'. */
+static void take_items(job *j, const pyml_op *op, pyml_thread *thread, int stage, int64_t pass, int64_t items) {
+    pyml_program *p = j->program;
+    counter *counters = (counter *)p->counters + pass % PASSES * p->threads;
+    for (int help = 0; help < p->threads; help++) {
+        int owner = (thread->index + help) % p->threads;
+        int64_t first = items * owner / p->threads, last = items * (owner + 1) / p->threads;
+        int64_t grab = grab_of(p, op, last - first);
+        for (;;) {
+            if (thread->index == 0) poll(j);
+            int64_t begin = first + atomic_fetch_add_explicit(&counters[owner].taken, grab, memory_order_relaxed);
+            if (begin >= last || p->cancel) break;
+            p->kernels->work[op->kind](op, &p->run, thread, stage, begin, begin + grab < last ? begin + grab : last);
+        }
+    }
 }
 
 static void work(void *argument, int index) {
@@ -83,25 +108,22 @@ static void work(void *argument, int index) {
     pyml_program *p = j->program;
     pyml_thread thread = {.index = index, .scratch = p->scratch + index * p->scratch_bytes, .timed = j->timed};
     p->kernels->enter();
+    int64_t pass = 0;
     for (int64_t i = 0; i < p->n_ops; i++) {
         const pyml_op *op = &p->ops[i];
         if (j->timed && index == 0) p->begin_ns[i] = now_ns(CLOCK_MONOTONIC);
         uint64_t busy = 0;
         memset(thread.phase, 0, sizeof thread.phase);
-        for (int stage = 0; stage < STAGES; stage++) {
+        for (int stage = 0; stage < STAGES; stage++, pass++) {
             int64_t items = p->kernels->items[op->kind](op, &p->run, stage);
             if (items == 0) break;
-            int64_t grab = grab_of(p, op, items);
-            atomic_llong *next = &((counter *)p->counters)[i * STAGES + stage].next;
+            if (index == 0) reset_counters(p, pass + 1);
             uint64_t began = j->timed ? pyml_ticks() : 0;
-            for (;;) {
-                if (index == 0) poll(j);
-                int64_t begin = atomic_fetch_add_explicit(next, grab, memory_order_relaxed);
-                if (begin >= items || p->cancel) break;
-                p->kernels->work[op->kind](op, &p->run, &thread, stage, begin, begin + grab < items ? begin + grab : items);
-            }
+            take_items(j, op, &thread, stage, pass, items);
             if (j->timed) busy += pyml_ticks() - began;
+            if (index == 0 && p->cancel) atomic_store(&j->stop, pass);
             pyml_pool_barrier(j->pool);
+            if (atomic_load(&j->stop) == pass) return;
         }
         if (!j->timed) continue;
         pyml_lap *lap = &p->laps[i * p->threads + index];
@@ -114,10 +136,10 @@ static void work(void *argument, int index) {
 bool pyml_program_run(pyml_program *p, bool timed) {
     pyml_pool *pool = pyml_pool_get(p->threads);
     if (!pool) return false;
-    job j = {p, pool, timed, now_ns(CHEAP_CLOCK)};
+    job j = {p, pool, timed, now_ns(CHEAP_CLOCK), INT64_MAX};
     fenv_t callers;
     fegetenv(&callers);
-    memset(p->counters, 0, sizeof(counter) * (size_t)(p->n_ops * STAGES));
+    reset_counters(p, 0);
     pyml_pool_lock(pool);
     uint64_t began = pyml_ticks();
     pyml_pool_run(pool, work, &j);

@@ -292,8 +292,8 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
         if (rows <= TILE_TOKENS) next.lines = (bytes + 64 * (k / q->block) - 1) / (64 * (k / q->block));
         for (int p = 0; p < np; p++) {
             codes[p] = q->unpack(chunk[p], k, &u[p]);
+            next.from[p] = chunk[p] + np * m->panel_bytes;
             chunk[p] += bytes;
-            next.from[p] = chunk[p];
         }
         for (int64_t t = 0; t < rows; t += TILE_TOKENS) {
             int nt = (int)least(TILE_TOKENS, rows - t);

@@ -27,7 +27,7 @@
 #else
 #define INLINE static inline /* sixteen lanes of plain C are much code: let the compiler choose */
 #endif
-#define PREFETCH(address) __builtin_prefetch((address), 0, 3)
+#define PREFETCH(address) __builtin_prefetch((address), 0, 2)
 
 #if defined(__AVX512F__)
 #include "simd_avx512.h"

@@ -1,0 +1,50 @@
+"""pyml_nlp: text from language models on ordinary CPUs.
+
+>>> import pyml_nlp
+>>> lm = pyml_nlp.load("model.gguf")
+>>> lm.generate_text("The capital of France is", max_tokens=8)
+
+Importing this package imports nothing else: every name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .generator import Completion as Completion
+    from .generator import Generation as Generation
+    from .generator import Generator as Generator
+    from .generator import Step as Step
+    from .language_model import LanguageModel as LanguageModel
+    from .loading import load as load
+    from .sampling import Sampling as Sampling
+
+_HOME = {
+    "Completion": "generator",
+    "Generation": "generator",
+    "Generator": "generator",
+    "LanguageModel": "language_model",
+    "Sampling": "sampling",
+    "Step": "generator",
+    "load": "loading",
+}
+
+__all__ = ["Completion", "Generation", "Generator", "LanguageModel", "Sampling", "Step", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pyml-nlp")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

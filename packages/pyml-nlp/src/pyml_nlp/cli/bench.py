@@ -1,0 +1,279 @@
+"""``pyml-bench``: tokens per second of prefill and decode, a row a test, like llama-bench."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import (
+    SETTINGS,
+    check_model,
+    choice,
+    configure_logs,
+    integer,
+    log_options,
+    model_options,
+    positive,
+    verbosity,
+)
+from .output import Output, ProgressBar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pyml_nn.kv_cache import KVCache
+
+    from ..language_model import LanguageModel
+
+SEED = 42  # of the random token ids, the same in every run
+
+
+@dataclass(frozen=True)
+class Test:
+    """One row to be: what is timed after ``depth`` tokens, for ``batch`` sequences side by side.
+
+    Attributes:
+        prompt: tokens of a prefill, or 0.
+        steps: decode steps, or 0.
+    """
+
+    prompt: int
+    steps: int
+    depth: int
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """``pp512``, ``tg64``, ``tg64@d2048``, ``tg64@b8``."""
+        kind = f"pp{self.prompt}" if self.prompt else f"tg{self.steps}"
+        return kind + (f"@d{self.depth}" if self.depth else "") + (f"@b{self.batch}" if self.batch > 1 else "")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one sequence that are timed."""
+        return self.prompt or self.steps
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a test has measured.
+
+    Attributes:
+        tokens_per_s: mean over the repetitions, all sequences together.
+        stddev: of it.
+        ms: mean time of a repetition.
+        gb_per_s: (weights, keys and values read) / time.
+        gflop_per_s: arithmetic of the matrices and of attention / time.
+        samples_ms: time of each repetition.
+    """
+
+    test: str
+    tokens_per_s: float
+    stddev: float
+    ms: float
+    gb_per_s: float
+    gflop_per_s: float
+    threads: int
+    level: str
+    model: str
+    dtype: str
+    samples_ms: list[float] = field(default_factory=list)
+
+
+@click.command("bench", context_settings=SETTINGS)
+@model_options
+@integer("-p", "prompt", default=512, show_default=True, metavar="N", help="Tokens of the prefill test.")
+@integer("-n", "steps", default=64, show_default=True, metavar="N", help="Steps of the decode test.")
+@integer("-d", "depth", default=0, show_default=True, metavar="N", help="Tokens before those timed.")
+@integer("-b", "batch", default=1, show_default=True, metavar="N", help="Sequences side by side.")
+@integer("-r", "repetitions", default=5, show_default=True, metavar="N", help="Repetitions.")
+@click.option("--text", metavar="FILE", help="Feed the tokens of this text. [default: random token ids]")
+@choice("md", "json")("-o", "output_format", default="md", show_default=True, metavar="md|json")
+@log_options
+def command(
+    model: str | None,
+    safetensors: str | None,
+    dtype: str,
+    threads: int | None,
+    prompt: int,
+    steps: int,
+    depth: int,
+    batch: int,
+    repetitions: int,
+    text: str | None,
+    output_format: str,
+    verbose: int,
+    quiet: int,
+) -> None:
+    """Measure MODEL: ppP, the prefill of P tokens, and tgN, N decode steps; -p 0 or -n 0 leaves one out.
+
+    One run that is not timed comes first. Nothing is sampled but the most probable token, and the tokens fed are random
+    ones or those of --text, whatever the model says.
+    """
+    level = verbosity(verbose, quiet)
+    source = check_model(model, safetensors, threads)
+    positive({"-b": batch, "-r": repetitions})
+    for name, value in (("-p", prompt), ("-n", steps), ("-d", depth)):
+        if value < 0:
+            raise click.UsageError(f"{name} must be >= 0, got {value}")
+    tests = [test for test in (Test(prompt, 0, depth, batch), Test(0, steps, depth, batch)) if test.tokens]
+    if not tests:
+        raise click.UsageError("nothing to measure: -p and -n are both 0")
+    configure_logs(level or -1)  # rows say what was measured: nothing else unless it is asked for
+    output = Output()
+
+    from pyml_core import cpu
+
+    from .. import load
+
+    with ProgressBar("Loading", level >= 0) as bar:
+        lm = load(source, dtype, threads, progress=bar)
+    text_ids = None if text is None else _text_ids(lm, Path(text))
+    rows = []
+    for test in tests:
+        samples = measure(lm, test, repetitions, text_ids)
+        rows.append(_row(test, samples, *cost(lm, test), lm.model.program.threads, cpu.level(), lm.name, dtype))
+    output.write(_json(rows) if output_format == "json" else _markdown(rows))
+
+
+def measure(
+    lm: LanguageModel, test: Test, repetitions: int, text_ids: npt.NDArray[np.int64] | None = None
+) -> list[float]:
+    """Seconds of each repetition.
+
+    Raises:
+        PymlError: the test does not fit the context, or the text is too short for it.
+    """
+    from pyml_core.errors import PymlError
+
+    need = test.depth + test.tokens
+    if need > lm.context_length:
+        raise PymlError(f"{test.name}: needs {need} positions, the context holds {lm.context_length}")
+    sequences = _sequences(lm, test, text_ids)
+    caches = [lm.new_cache(need) for _ in range(test.batch)]
+    if test.depth:
+        for cache, ids in zip(caches, sequences, strict=True):
+            lm.forward([(cache, ids[: test.depth], [])])
+    run = _prefill if test.prompt else _decode
+    run(lm, caches, sequences, test)  # not timed
+    samples = []
+    for _ in range(repetitions):
+        for cache in caches:
+            cache.trim(test.depth)
+        start = time.perf_counter()
+        run(lm, caches, sequences, test)
+        samples.append(time.perf_counter() - start)
+    return samples
+
+
+def cost(lm: LanguageModel, test: Test) -> tuple[int, int]:
+    """Bytes of weights, keys and values read in one repetition, and operations of the matrices and of attention in it.
+
+    A run of the model reads every matrix once, and of each sequence the keys and values that its tokens see.
+    """
+    total, chunk = test.batch * test.tokens, lm.prefill_chunk
+    if test.prompt:
+        starts = range(test.depth, test.depth + test.prompt, chunk)
+        slices = [(start, min(chunk, test.depth + test.prompt - start)) for start in starts] * test.batch
+        runs, outputs = -(-total // chunk), test.batch
+        output_runs = len({(test.prompt * (i + 1) - 1) // chunk for i in range(test.batch)})
+    else:
+        slices = [(position, 1) for position in range(test.depth, test.depth + test.steps)] * test.batch
+        outputs = total
+        runs = output_runs = test.steps * -(-test.batch // chunk)
+    read = flops = 0
+    for operation in lm.model.program.operations:
+        params = operation.params
+        if operation.kind == "linear":
+            of_outputs = operation.output is not None and operation.output.rows == "outputs"
+            read += (output_runs if of_outputs else runs) * sum(matrix.nbytes for matrix in params["matrices"])
+            weights = sum(matrix.shape[0] * matrix.shape[1] for matrix in params["matrices"])
+            flops += 2 * (outputs if of_outputs else total) * weights
+        elif operation.kind == "attention":
+            layout, window = lm.kv_layout, params["window"] or 1 << 62
+            position_bytes = 2 * layout.n_kv_heads * layout.head_dim * layout.numpy_dtype.itemsize
+            for start, count in slices:
+                read += position_bytes * (min(start, window - 1) + count)
+                seen = sum(min(position + 1, window) for position in range(start, start + count))
+                flops += 4 * params["n_heads"] * layout.head_dim * seen
+    return read, flops
+
+
+def _prefill(lm: LanguageModel, caches: list[KVCache], sequences: list[list[int]], test: Test) -> None:
+    lm.forward([(cache, ids[test.depth :], None) for cache, ids in zip(caches, sequences, strict=True)])
+
+
+def _decode(lm: LanguageModel, caches: list[KVCache], sequences: list[list[int]], test: Test) -> None:
+    for position in range(test.depth, test.depth + test.steps):
+        batch = [(cache, ids[position : position + 1], None) for cache, ids in zip(caches, sequences, strict=True)]
+        for logits in lm.forward(batch):
+            logits[-1].argmax()
+
+
+def _sequences(lm: LanguageModel, test: Test, text_ids: npt.NDArray[np.int64] | None) -> list[list[int]]:
+    """The tokens of each sequence: random ones, or windows of the text that start evenly spread over it."""
+    import numpy as np
+
+    from pyml_core.errors import PymlError
+
+    need = test.depth + test.tokens
+    if text_ids is None:
+        return np.random.default_rng(SEED).integers(0, lm.vocab_size, (test.batch, need)).tolist()  # type: ignore[no-any-return]
+    if len(text_ids) < need:
+        raise PymlError(f"{test.name}: needs a text of {need} tokens, --text has {len(text_ids)}")
+    starts = np.linspace(0, len(text_ids) - need, test.batch).astype(int)
+    return [text_ids[start : start + need].tolist() for start in starts]
+
+
+def _text_ids(lm: LanguageModel, path: Path) -> npt.NDArray[np.int64]:
+    import numpy as np
+
+    from pyml_core.errors import PymlError
+
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, ValueError) as error:
+        raise PymlError(f"Failed to read text file: {path}: {getattr(error, 'strerror', None) or error}") from None
+    return np.array(lm.ids(text), np.int64)
+
+
+def _row(
+    test: Test, samples: list[float], read: int, flops: int, threads: int, level: str, model: str, dtype: str
+) -> Row:
+    rates = [test.tokens * test.batch / seconds for seconds in samples]
+    mean = statistics.fmean(samples)
+    return Row(
+        test=test.name,
+        tokens_per_s=round(statistics.fmean(rates), 3),
+        stddev=round(statistics.stdev(rates), 3) if len(rates) > 1 else 0.0,
+        ms=round(mean * 1e3, 3),
+        gb_per_s=round(read / mean / 1e9, 3),
+        gflop_per_s=round(flops / mean / 1e9, 3),
+        threads=threads,
+        level=level,
+        model=model,
+        dtype=dtype,
+        samples_ms=[round(seconds * 1e3, 3) for seconds in samples],
+    )
+
+
+def _json(rows: list[Row]) -> str:
+    return json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n"
+
+
+def _markdown(rows: list[Row]) -> str:
+    titles = ("model", "level", "threads", "test", "tokens/s", "ms", "GB/s", "GFLOP/s")
+    lines = [f"| {' | '.join(titles)} |", "|---|---|--:|---|--:|--:|--:|--:|"]
+    for row in rows:
+        rate = f"{row.tokens_per_s:.2f} ± {row.stddev:.2f}"
+        name = row.model.replace("|", "\\|")
+        cells = (name, row.level, str(row.threads), row.test, rate, f"{row.ms:.2f}", f"{row.gb_per_s:.2f}")
+        lines.append(f"| {' | '.join(cells)} | {row.gflop_per_s:.2f} |")
+    return "\n".join(lines) + "\n"

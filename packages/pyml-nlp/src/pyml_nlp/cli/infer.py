@@ -1,0 +1,307 @@
+"""``pyml-infer``: text from a prompt. stdout carries the text and nothing else."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from .main import INTERRUPTED
+from .options import (
+    SETTINGS,
+    check_model,
+    configure_logs,
+    exclusive,
+    first,
+    integer,
+    log_options,
+    model_options,
+    number,
+    positive,
+    utf8,
+    verbosity,
+)
+from .output import Output, ProgressBar
+
+if TYPE_CHECKING:
+    from ..generator import Completion
+    from ..language_model import LanguageModel
+    from ..sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to generate and how to print it, all checked.
+
+    Attributes:
+        prompts: one, or those of a batch file.
+        batch: whether they come from a batch file, whose texts are numbered.
+    """
+
+    prompts: list[str]
+    batch: bool
+    sampling: Sampling
+    max_tokens: int
+    timeout: float | None
+    stream: bool
+    as_json: bool
+    echo: bool
+
+
+@click.command("infer", context_settings=SETTINGS)
+@model_options
+@click.option("--prompt", metavar="TEXT", help="The text to continue. [default: stdin]")
+@click.option("--batch-file", metavar="PATH", help="A file with a prompt a line; prints '[i] text' for each.")
+@integer("--max-tokens", default=256, show_default=True, metavar="N", help="Most tokens to generate.")
+@number("--temperature", default=0.8, show_default=True, metavar="F", help="0: the most probable token.")
+@integer("--top-k", metavar="N", help="Choose among the N most probable tokens.")
+@number("--top-p", metavar="F", help="Choose among the most probable tokens that reach this sum.")
+@number("--repetition-penalty", metavar="F", help="Above 1: make tokens of the text so far less likely.")
+@integer("--seed", metavar="N", help="The same seed gives the same text. [default: random]")
+@click.option("--stream", is_flag=True, help="Print the text as it is generated.")
+@click.option("--echo", is_flag=True, help="Print the prompt before the text.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a prompt.")
+@integer("--context-len", metavar="N", help="Most positions of a sequence. [default: the model's]")
+@number("--timeout", metavar="SECONDS", help="Stop generating after so long, with the text so far.")
+@log_options
+def command(
+    model: str | None,
+    safetensors: str | None,
+    dtype: str,
+    threads: int | None,
+    prompt: str | None,
+    batch_file: str | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    repetition_penalty: float | None,
+    seed: int | None,
+    stream: bool,
+    echo: bool,
+    as_json: bool,
+    context_len: int | None,
+    timeout: float | None,
+    verbose: int,
+    quiet: int,
+) -> int:
+    """Generate text with MODEL: a .gguf file, a folder in Hugging Face layout, or a hub id.
+
+    Without MODEL: the one that PYML_MODEL names, else the embedded default, Gemma 3 270M.
+    """
+    level = verbosity(verbose, quiet)
+    source = check_model(model, safetensors, threads)
+    exclusive({"--prompt <TEXT>": prompt is not None, "--batch-file <PATH>": batch_file is not None})
+    exclusive({"--stream": stream, "--json": as_json})
+    exclusive({"--echo": echo, "--json": as_json})
+    from ..sampling import Sampling, sampling_problems
+
+    first(list(sampling_problems(temperature, top_k, top_p, repetition_penalty, seed)))
+    if max_tokens < 0:
+        raise click.UsageError(f"--max-tokens must be >= 0, got {max_tokens}")
+    positive({"--context-len": context_len, "--timeout": timeout})
+    if stream and batch_file is not None:
+        raise click.UsageError("--stream is not supported with --batch-file")
+    configure_logs(level)
+    task = Task(
+        prompts=[_prompt(prompt, level)] if batch_file is None else _batch(batch_file),
+        batch=batch_file is not None,
+        sampling=Sampling(temperature, top_k, top_p, repetition_penalty, seed),
+        max_tokens=max_tokens,
+        timeout=timeout,
+        stream=stream,
+        as_json=as_json,
+        echo=echo,
+    )
+    output = Output()
+    lm = _load(source, dtype, threads, context_len, level)
+    return _generate_batch(lm, task, output) if task.batch else _generate_one(lm, task, output)
+
+
+# ---- input
+
+
+def _prompt(prompt: str | None, level: int) -> str:
+    prompt = _stdin(level) if prompt is None else utf8("--prompt", prompt)
+    if not prompt.strip():
+        raise click.UsageError("No prompt provided (use --prompt or pipe text to stdin)")
+    return prompt
+
+
+def _stdin(level: int) -> str:
+    if level >= 0:
+        print("Reading prompt from stdin...", file=sys.stderr, flush=True)
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        byte = f"{error.object[error.start]:#04x}"
+        raise click.UsageError(f"stdin: expected UTF-8, got byte {byte} at {error.start}") from None
+
+
+def _batch(path: str) -> list[str]:
+    """The lines that are not blank."""
+    from pyml_core.errors import PymlError
+
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise PymlError(f"Failed to read batch file: {path}: {getattr(error, 'strerror', None) or error}") from None
+    prompts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise PymlError(f"Batch file is empty: {path}")
+    return prompts
+
+
+def _load(source: str | None, dtype: str, threads: int | None, context_len: int | None, level: int) -> LanguageModel:
+    from pyml_core import cpu
+
+    from .. import load, logs
+
+    logs.root.info("[runtime] SIMD: %s", cpu.level())
+    logs.root.info("[runtime] Threads: %d", threads or cpu.default_threads())
+    with ProgressBar("Loading", level >= 0) as bar:
+        return load(source, dtype, threads, context_len, progress=bar)
+
+
+# ---- generation
+
+
+def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
+    from ..generator import Generation, Generator
+
+    generator = Generator(lm, task.sampling, task.timeout)
+    completion = generator.start(lm.ids(task.prompts[0]), task.max_tokens)
+    _log_start(lm, task, completion.cache.max_length)
+    start = time.perf_counter()
+    shown = 0
+    with _interruptible(generator.cancel) as interrupted:
+        try:
+            if task.echo:
+                output.write(task.prompts[0])
+            for step in Generation(generator, completion):
+                if task.stream:
+                    output.write(step.text)
+                    shown += len(step.text)
+        finally:  # what there is, whatever happens
+            if not task.as_json:
+                output.write(completion.text[shown:])
+                output.write("\n" if output.terminal else "")
+    if task.as_json:
+        output.write(_json(completion))
+    seconds = time.perf_counter() - start
+    count = len(completion.tokens)
+    if task.stream:
+        _log_end(f"{count} tokens in {seconds:.2f}s ({count / seconds:.1f} tokens/sec)", completion.finish_reason)
+    else:
+        _log_end(f"Generated in {seconds:.2f}s", completion.finish_reason)
+    return INTERRUPTED if interrupted else 0
+
+
+def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
+    from pyml_core.errors import PymlError
+
+    from ..generator import Generator
+
+    prompts = [lm.ids(prompt) for prompt in task.prompts]
+    generator = Generator(lm, task.sampling, task.timeout)
+    for index, ids in enumerate(prompts):
+        try:
+            generator.check(ids)
+        except PymlError as error:
+            raise type(error)(f"prompt {index}: {error}") from None
+    _log_start(lm, task, min(lm.context_length, max(map(len, prompts)) + task.max_tokens))
+    start = time.perf_counter()
+    ended: dict[int, Completion] = {}
+    with _interruptible(generator.cancel) as interrupted:
+        shown = 0
+        for completion in generator.run_all(prompts, task.max_tokens):
+            ended[completion.sequence] = completion
+            while shown in ended:  # in the order of the file
+                _write_numbered(ended.pop(shown), task, output)
+                shown += 1
+    seconds = time.perf_counter() - start
+    _log_end(f"{len(prompts)} prompts in {seconds:.2f}s ({len(prompts) / seconds:.1f} prompts/sec)", None)
+    return INTERRUPTED if interrupted else 0
+
+
+def _write_numbered(completion: Completion, task: Task, output: Output) -> None:
+    if task.as_json:
+        output.write(_json(completion))
+        return
+    prompt = task.prompts[completion.sequence] if task.echo else ""
+    output.write(f"[{completion.sequence}] {prompt}{completion.text}\n")
+
+
+def _json(completion: Completion) -> str:
+    return (
+        json.dumps(
+            {
+                "index": completion.sequence,
+                "prompt_tokens": len(completion.prompt),
+                "tokens": len(completion.tokens),
+                "text": completion.text,
+                "finish_reason": completion.finish_reason,
+                "prefill_ms": round(completion.prefill_ms, 3),
+                "decode_ms": round(completion.decode_ms, 3),
+            },
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
+
+
+def _log_start(lm: LanguageModel, task: Task, length: int) -> None:
+    from .. import logs
+
+    layout = lm.kv_layout
+    logs.root.info(
+        "  KV cache: %.1f MB (%dlayers x %dheads x %dseq x %ddim x %s x 2)",
+        layout.bytes_for(length) / 1e6, layout.n_layers, layout.n_kv_heads, length, layout.head_dim, layout.dtype,
+    )  # fmt: skip
+    if task.timeout is not None:
+        logs.root.info("  Timeout: %.1fs", task.timeout)
+    if task.batch:
+        logs.root.info("  Batch: %d prompts", len(task.prompts))
+    logs.root.info("---")
+
+
+def _log_end(line: str, finish_reason: str | None) -> None:
+    from .. import logs
+
+    logs.root.info("---")
+    logs.root.info("  %s", line)
+    if finish_reason == "timeout":
+        logs.root.info("  Stopped at the timeout")
+
+
+@contextmanager
+def _interruptible(cancel: Callable[[], None]) -> Iterator[list[int]]:
+    """Ctrl-C ends the generation, keeping its text; the second one ends the program. Yields the signals that came."""
+    signals: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        signals.append(number)
+        if len(signals) > 1:
+            raise KeyboardInterrupt
+        cancel()
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, or the application's own
+        yield signals
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, before)

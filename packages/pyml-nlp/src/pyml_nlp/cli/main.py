@@ -1,0 +1,115 @@
+"""Entry points of the commands, and what becomes of every error: one line on stderr and an exit code.
+
+Exit codes: 2 for anything wrong on the command line; 1 for a file, a model, memory, or output that cannot be written;
+130 after Ctrl-C; 0 else. ``PYML_DEBUG=1`` adds the traceback of any error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import click
+
+INTERRUPTED = 130
+
+
+def main() -> NoReturn:
+    """``pyml``."""
+    sys.exit(run("pyml", sys.argv[1:]))
+
+
+def infer_main() -> NoReturn:
+    """``pyml-infer``, the same as ``pyml infer``."""
+    sys.exit(run("pyml-infer", sys.argv[1:]))
+
+
+def bench_main() -> NoReturn:
+    """``pyml-bench``, the same as ``pyml bench``."""
+    sys.exit(run("pyml-bench", sys.argv[1:]))
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Run the command of this name; returns its exit code, after telling what went wrong."""
+    try:
+        return _run(name, arguments)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except MemoryError as error:
+        return _fail(str(error) or "out of memory", 1)
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    import click
+
+    from .output import OutputClosed
+
+    command = commands() if name == "pyml" else load_command(name.removeprefix("pyml-"))
+    try:
+        return command.main(list(arguments), prog_name=name, standalone_mode=False) or 0
+    except click.NoSuchOption as error:
+        return _fail(f"unexpected argument '{error.option_name}' found", 2)
+    except click.UsageError as error:
+        return _fail(error.format_message(), 2)
+    except click.Abort:
+        return _fail("interrupted", INTERRUPTED)
+    except OutputClosed:
+        return 0  # the reader has seen enough
+
+
+def _unexpected(error: Exception) -> int:
+    if isinstance(error, ImportError):  # a package that is missing, or a kernel that was not rebuilt: it says which
+        return _fail(str(error), 1)
+    from pyml_core.errors import PymlError
+
+    if isinstance(error, PymlError):
+        return _fail(str(error), 1)
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{name}{error.strerror or error}", 1)
+    return _fail(
+        f"internal error: {type(error).__name__}: {error} (please report it; PYML_DEBUG=1 shows the traceback)", 1
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("PYML_DEBUG", "") not in ("", "0"):
+        import traceback
+
+        traceback.print_exc()
+    if sys.stderr is not None:
+        print(f"Error: {' '.join(message.splitlines())}", file=sys.stderr)
+    return code
+
+
+def load_command(name: str) -> click.Command:
+    """The click command of this name, from the module of this name."""
+    command: click.Command = import_module(f".{name}", __package__).command
+    return command
+
+
+def commands() -> click.Group:
+    """``pyml``, whose subcommands are imported when they are called."""
+    import click
+
+    class Commands(click.Group):
+        def list_commands(self, ctx: click.Context) -> list[str]:
+            return ["infer", "bench", "inspect"]
+
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+            return load_command(cmd_name) if cmd_name in self.list_commands(ctx) else None
+
+    group = Commands(
+        "pyml", help="Language models on ordinary CPUs.", context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    return click.version_option(package_name="pyml-nlp", prog_name="pyml")(group)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Option types and checks that the commands share. Messages follow those of clap."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable[[F], F]]:
+    """``click.option`` for values that ``parse`` understands; any other one is a usage error that names it."""
+
+    def callback(_: click.Context, param: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except (ValueError, KeyError):
+            raise click.UsageError(f"invalid value '{value}' for '{param.opts[-1]}': expected {expected}") from None
+
+    def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+        return click.option(*names, type=str, callback=callback, **attributes)
+
+    return option
+
+
+integer = _parsed(int, "a whole number")
+number = _parsed(float, "a number")
+
+
+def choice(*choices: str) -> Callable[..., Callable[[F], F]]:
+    """``click.option`` for one of some words."""
+    return _parsed(dict(zip(choices, choices, strict=True)).__getitem__, f"one of {', '.join(choices)}")
+
+
+def model_options(function: F) -> F:
+    """MODEL, --safetensors, --dtype and --threads."""
+    for decorator in reversed((
+        click.argument("model", required=False, metavar="[MODEL]"),
+        click.option("--safetensors", metavar="ID_OR_DIR", help="A Hugging Face folder or hub id; the same as MODEL."),
+        choice(*DTYPES)(
+            "--dtype", default="auto", metavar="TYPE",
+            help=f"Weights in memory: {', '.join(DTYPES)}. auto: as stored in GGUF, q8_0 from safetensors.",
+        ),
+        integer("-t", "--threads", metavar="N", help="Worker threads. [default: as many as suit]"),
+    )):  # fmt: skip
+        function = decorator(function)
+    return function
+
+
+def log_options(function: F) -> F:
+    """-v, -vv and -q."""
+    function = click.option("-q", "--quiet", count=True, help="Nothing on stderr but errors.")(function)
+    return click.option(
+        "-v", "--verbose", count=True, help="-v: times of prefill and decode steps. -vv: of every part."
+    )(function)
+
+
+def verbosity(verbose: int, quiet: int) -> int:
+    """-1, 0, 1 or 2, for :func:`pyml_nlp.logs.configure_cli`."""
+    exclusive({"--verbose": verbose, "--quiet": quiet})
+    return -1 if quiet else min(verbose, 2)
+
+
+def configure_logs(level: int) -> None:
+    """Set up what is printed on stderr; usage error for a PYML_LOG that cannot be understood."""
+    from .. import logs
+
+    try:
+        logs.configure_cli(level)
+    except logs.LogSpecError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def exclusive(options: Mapping[str, object]) -> None:
+    """Usage error if two of these options were given."""
+    given = [name for name, value in options.items() if value]
+    if len(given) > 1:
+        raise click.UsageError(f"the argument '{given[0]}' cannot be used with '{given[1]}'")
+
+
+def check_model(model: str | None, safetensors: str | None, threads: int | None) -> str | None:
+    """What to load, after checking what :func:`model_options` gave."""
+    exclusive({"[MODEL]": model is not None, "--safetensors <ID_OR_DIR>": safetensors is not None})
+    for name, value in (("MODEL", model), ("--safetensors", safetensors)):
+        if value == "":
+            raise click.UsageError(f"invalid value '' for '{name}': expected a file, a folder or a hub id")
+    positive({"--threads": threads})
+    return safetensors if model is None else model
+
+
+def positive(options: Mapping[str, float | None]) -> None:
+    """Usage error if one of these was given and is not above 0."""
+    for name, value in options.items():
+        if value is not None and not value > 0:
+            zero = "0.0" if isinstance(value, float) else "0"
+            raise click.UsageError(f"{name} must be > {zero}, got {value:g}")
+
+
+def utf8(name: str, text: str) -> str:
+    """The text of an argument, which is UTF-8 whatever the locale says; usage error if it is not."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:  # bytes that the locale could not decode
+        pass
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        raise click.UsageError(f"invalid value for '{name}': expected UTF-8") from None
+
+
+def first(problems: Sequence[tuple[str, str]]) -> None:
+    """Usage error for the first of (option name, problem)."""
+    for name, problem in problems:
+        raise click.UsageError(f"--{name.replace('_', '-')} {problem}")

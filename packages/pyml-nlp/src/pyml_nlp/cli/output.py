@@ -1,0 +1,84 @@
+"""stdout as a stream of UTF-8 whose reader may go away, and the progress bar on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+class OutputClosed(Exception):
+    """Whoever read stdout has closed it."""
+
+
+class Output:
+    """stdout, in UTF-8 whatever the locale, flushed at every write.
+
+    Raises:
+        PymlError: stdout is closed from the beginning.
+    """
+
+    def __init__(self) -> None:
+        if sys.stdout is None:
+            from pyml_core.errors import PymlError
+
+            raise PymlError("stdout: it is closed, the text cannot be written")
+        self._stream = sys.stdout.buffer
+        self.terminal = sys.stdout.isatty()
+
+    def write(self, text: str) -> None:
+        """Write and flush.
+
+        Raises:
+            OutputClosed: nobody reads any more.
+            PymlError: the text cannot be written (a full disk).
+        """
+        if not text:
+            return
+        try:
+            self._stream.write(text.encode("utf-8", "replace"))
+            self._stream.flush()
+        except BrokenPipeError:
+            _discard()
+            raise OutputClosed from None
+        except OSError as error:
+            from pyml_core.errors import PymlError
+
+            _discard()
+            raise PymlError(f"stdout: the text cannot be written: {error.strerror}") from None
+
+
+def _discard() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter can flush it at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+class ProgressBar:
+    """A bar on stderr, if that is a terminal; it is taken away when it is complete or left."""
+
+    def __init__(self, title: str, wanted: bool = True) -> None:
+        self._title = title
+        self._shown = wanted and sys.stderr is not None and sys.stderr.isatty()
+        self._percent = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show ``done`` of ``total``."""
+        percent = 100 * done // max(total, 1)
+        if self._shown and percent != self._percent:
+            self._percent = percent
+            bar = "#" * (percent * 30 // 100)
+            print(f"\r{self._title} [{bar:<30}] {percent:3d}%", end="", file=sys.stderr, flush=True)
+            if done >= total:
+                self._clear()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        if self._percent >= 0:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._percent = -1

@@ -1,0 +1,373 @@
+"""From token ids to text: prefill, then one decode step after another, for one text or several side by side.
+
+``prefill`` runs a prompt and chooses the first token; every ``decode_step`` feeds each running text its last token
+and chooses its next one. They are timed apart. The last token of a text is never fed, because nothing would read the
+result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pyml_core.errors import Cancelled, PymlError
+from pyml_nn.kv_cache import ContextOverflowError, KVCache
+
+from . import logs, memory
+from .sampling import F32Array, Sampling, sample, top_logprobs
+
+if TYPE_CHECKING:
+    from .language_model import LanguageModel
+
+STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
+"""Why a text ended: an end-of-sequence token; max_tokens or the context's end; the deadline; a cancel."""
+
+
+class StreamDecoder(Protocol):
+    """Turns tokens into text as its characters become complete."""
+
+    def push(self, token: int) -> str:
+        """The characters that this token completes."""
+        ...
+
+    def flush(self) -> str:
+        """What is left at the end of the text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One token of a text.
+
+    Attributes:
+        token: its id. The last one may be an end-of-sequence token, which has no text.
+        text: the characters that it completes, possibly none. The texts of all steps together are the whole text, but
+            for what an early end (a deadline, a cancel) cuts short.
+        index: its number in the text, from 0.
+        position: its position in the sequence, prompt included.
+        sequence: which of the texts generated together it belongs to.
+        logprob: natural logarithm of its probability in the model's own distribution, which is the softmax of the
+            logits before penalty, temperature and truncation; None unless logprobs were asked for.
+        top_logprobs: (token id, logprob) of the most probable tokens, most probable first; None unless asked for.
+        finish_reason: of the last step: ``"stop"`` or ``"length"``; None before.
+        model_ms: milliseconds of the model's run (0 for the first token, which comes out of the prefill).
+        sample_ms: milliseconds of choosing it.
+    """
+
+    token: int
+    text: str
+    index: int
+    position: int
+    sequence: int
+    logprob: float | None
+    top_logprobs: tuple[tuple[int, float], ...] | None
+    finish_reason: str | None
+    model_ms: float
+    sample_ms: float
+
+
+class Completion:
+    """One prompt and its text so far.
+
+    Attributes:
+        sequence: its number among the texts generated together; part of the key of the sampling noise.
+        prompt: token ids.
+        max_tokens: most tokens of the text.
+        cache: its keys and values.
+        tokens: ids of the text so far, an end-of-sequence token included.
+        finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs.
+        prefill_ms: time of the prompt's model runs.
+        decode_ms: time of all later steps, and of choosing the first token.
+    """
+
+    def __init__(
+        self, sequence: int, prompt: Sequence[int], max_tokens: int, cache: KVCache, decoder: StreamDecoder
+    ) -> None:
+        self.sequence = sequence
+        self.prompt = list(prompt)
+        self.max_tokens = max_tokens
+        self.cache = cache
+        self.tokens: list[int] = []
+        self.finish_reason: str | None = None
+        self.prefill_ms = 0.0
+        self.decode_ms = 0.0
+        self.seen = {*cache.ids, *prompt}
+        self._decoder = decoder
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """The text so far, in whole characters."""
+        return "".join(self._pieces)
+
+    def take(self, token: int, reason: str | None) -> str:
+        """Add a token, ending the text if there is a reason; returns the characters that it completes."""
+        self.tokens.append(token)
+        self.seen.add(token)
+        self.finish_reason = reason
+        text = "" if reason == STOP else self._decoder.push(token)
+        if reason is not None:
+            text += self._decoder.flush()
+        self._pieces.append(text)
+        return text
+
+    def end(self, reason: str) -> None:
+        """End the text without another token."""
+        self.finish_reason = reason
+        self._pieces.append(self._decoder.flush())
+
+
+class Generator:
+    """Generates texts with one language model and one set of sampling rules.
+
+    Args:
+        lm: the language model.
+        sampling: how tokens are chosen; without a seed it gets a random one, logged at debug.
+        timeout: seconds from now after which every text ends, with what it has.
+        logprobs: None, or how many of the most probable tokens each step reports besides its own token's log
+            probability.
+
+    Raises:
+        PymlError: ``timeout`` not above 0 or ``logprobs`` below 0.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, sampling: Sampling, timeout: float | None = None, logprobs: int | None = None
+    ) -> None:
+        if timeout is not None and not timeout > 0:
+            raise PymlError(f"timeout must be > 0.0, got {timeout:g}")
+        if logprobs is not None and logprobs < 0:
+            raise PymlError(f"logprobs must be >= 0, got {logprobs}")
+        self._lm = lm
+        self.sampling = sampling if sampling.greedy else sampling.seeded()
+        if not sampling.greedy:
+            logs.generator.debug("[sampling] seed=%d", self.sampling.seed)
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._logprobs = logprobs
+        self._cancelled = False
+        self._n_started = 0
+        self.running: list[Completion] = []
+
+    def start(self, prompt: Sequence[int], max_tokens: int, cache: KVCache | None = None) -> Completion:
+        """Prepare a text; nothing is computed.
+
+        Args:
+            prompt: token ids, at least one.
+            max_tokens: most tokens of the text.
+            cache: continue after what it holds; None: a new one, just large enough.
+
+        Raises:
+            ContextOverflowError: the prompt does not fit.
+            OutOfMemoryError: the keys and values of the whole text would not.
+            PymlError: an empty prompt or a negative ``max_tokens``.
+        """
+        if max_tokens < 0:
+            raise PymlError(f"max_tokens must be >= 0, got {max_tokens}")
+        limit = self.check(prompt, cache)
+        held = 0 if cache is None else cache.length
+        wanted = min(limit, held + len(prompt) + max_tokens)
+        self._check_memory(wanted, 0 if cache is None else cache.nbytes)
+        if cache is None:
+            cache = self._lm.new_cache(wanted)
+        completion = Completion(self._n_started, prompt, max_tokens, cache, self._lm.tokenizer.stream_decoder())
+        self._n_started += 1
+        return completion
+
+    def check(self, prompt: Sequence[int], cache: KVCache | None = None) -> int:
+        """Most positions that the prompt and its text may take together.
+
+        Raises:
+            ContextOverflowError: the prompt alone takes more.
+            PymlError: an empty prompt.
+        """
+        if not prompt:
+            raise PymlError("the prompt is empty: expected at least one token")
+        held = 0 if cache is None else cache.length
+        limit = self._lm.context_length if cache is None else min(cache.max_length, self._lm.context_length)
+        if held + len(prompt) > limit:
+            after = f" after {held} in the cache" if held else ""
+            raise ContextOverflowError(
+                f"Sequence length exceeded: max={limit}, actual={held + len(prompt)} "
+                f"(the context holds {limit} tokens, the prompt has {len(prompt)}{after})"
+            )
+        return limit
+
+    def prefill(self, completion: Completion) -> Step | None:
+        """Run the prompt and choose the first token.
+
+        The text ends here without a token if the deadline passes (between chunks of the prompt), if it is cancelled,
+        or if ``max_tokens`` is 0.
+        """
+        logits = None
+        for chunk in self._chunks(completion.prompt):
+            if self._interrupted([completion]):
+                return None
+            try:
+                (logits,), ms = self._lm.timed_forward([(completion.cache, *chunk)])
+            except Cancelled:
+                self._end([completion], CANCELLED)
+                return None
+            completion.prefill_ms += ms
+        logs.generator.debug("[perf] generator.prefill tokens=%d %.3fms", len(completion.prompt), completion.prefill_ms)
+        if logits is None or completion.max_tokens == 0:
+            completion.end(LENGTH)
+            return None
+        step = self._choose(completion, logits[-1], 0.0)
+        completion.decode_ms += step.sample_ms
+        if completion.finish_reason is None:
+            self.running.append(completion)
+        return step
+
+    def decode_step(self) -> list[Step]:
+        """Run one token of every running text together and choose their next ones; texts that end leave ``running``.
+
+        Returns no step, with every text ended, if the deadline has passed or the generator is cancelled.
+        """
+        batch = self.running
+        if self._interrupted(batch):
+            return []
+        try:
+            results, model_ms = self._lm.timed_forward([(c.cache, c.tokens[-1:], None) for c in batch])
+        except Cancelled:
+            self._end(batch, CANCELLED)
+            return []
+        steps = []
+        for completion, logits in zip(batch, results, strict=True):
+            steps.append(self._choose(completion, logits[-1], model_ms))
+        sample_ms = sum(step.sample_ms for step in steps)
+        for completion in batch:
+            completion.decode_ms += model_ms + sample_ms
+        logs.generator.debug(
+            "[perf] generator.decode_step token=%d model=%.3fms sample=%.3fms total=%.3fms",
+            max(step.index for step in steps), model_ms, sample_ms, model_ms + sample_ms,
+        )  # fmt: skip
+        self.running = [completion for completion in batch if completion.finish_reason is None]
+        return steps
+
+    def run(self, completion: Completion) -> Iterator[Step]:
+        """The steps of one text, from its prefill to its end."""
+        step = self.prefill(completion)
+        if step is not None:
+            yield step
+        while completion.finish_reason is None:
+            yield from self.decode_step()
+
+    def run_all(self, prompts: Iterable[Sequence[int]], max_tokens: int, together: int = 8) -> Iterator[Completion]:
+        """Generate a text for every prompt, up to ``together`` of them side by side; each is yielded when it ends.
+
+        A text is the same whatever is generated beside it.
+        """
+        waiting = iter(prompts)
+        more = True
+        while more or self.running:
+            while more and len(self.running) < together:
+                prompt = next(waiting, None)
+                if prompt is None:
+                    more = False
+                    break
+                completion = self.start(prompt, max_tokens)
+                self.prefill(completion)
+                if completion.finish_reason is not None:
+                    yield completion
+            batch = self.running
+            if batch:
+                self.decode_step()
+                yield from (completion for completion in batch if completion.finish_reason is not None)
+
+    def cancel(self) -> None:
+        """End every text with what it has; from any thread or signal handler, also while the model runs."""
+        self._cancelled = True
+        self._lm.cancel()
+
+    # ---- parts
+
+    def _choose(self, completion: Completion, logits: F32Array, model_ms: float) -> Step:
+        start = time.perf_counter()
+        position = completion.cache.length
+        token = sample(logits, self.sampling, completion.sequence, position, completion.seen)
+        logprob, top = None, None
+        if self._logprobs is not None:
+            logprob, top = top_logprobs(logits, token, self._logprobs)
+        reason = None
+        if token in self._lm.eos_ids:
+            reason = STOP
+        elif len(completion.tokens) + 1 >= completion.max_tokens or position >= completion.cache.max_length:
+            reason = LENGTH
+        text = completion.take(token, reason)
+        sample_ms = (time.perf_counter() - start) * 1e3
+        index = len(completion.tokens) - 1
+        return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)
+
+    def _chunks(self, prompt: list[int]) -> Iterator[tuple[list[int], list[int] | None]]:
+        """(ids, positions that want logits). The model itself cuts a prompt; in between, a deadline is looked at."""
+        size = len(prompt) if self._deadline is None else self._lm.prefill_chunk
+        for start in range(0, len(prompt), size):
+            last = start + size >= len(prompt)
+            yield prompt[start : start + size], None if last else []
+
+    def _interrupted(self, completions: list[Completion]) -> bool:
+        if self._cancelled:
+            self._end(completions, CANCELLED)
+            return True
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self._end(completions, TIMEOUT)
+            return True
+        return False
+
+    def _end(self, completions: list[Completion], reason: str) -> None:
+        for completion in completions:
+            completion.end(reason)
+        self.running = [completion for completion in self.running if completion.finish_reason is None]
+
+    def _check_memory(self, positions: int, held: int) -> None:
+        """Count what the running texts will still take besides what this one needs."""
+        layout = self._lm.kv_layout
+        needed = max(0, layout.bytes_for(positions) - held)
+        for other in self.running:
+            needed += max(0, layout.bytes_for(other.cache.max_length) - other.cache.nbytes)
+        memory.require(needed, f"a KV cache of {positions} positions")
+
+
+class Generation:
+    """One text as it is generated: an iterator of its :class:`Step`, and what is known of it so far.
+
+    Attributes:
+        completion: prompt, tokens, text, finish reason and times; see :class:`Completion`.
+    """
+
+    def __init__(self, generator: Generator, completion: Completion) -> None:
+        self.completion = completion
+        self._generator = generator
+        self._steps = generator.run(completion)
+
+    def __iter__(self) -> Generation:
+        return self
+
+    def __next__(self) -> Step:
+        return next(self._steps)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed in use; None where the most probable token is always taken."""
+        return self._generator.sampling.seed
+
+    @property
+    def text(self) -> str:
+        """The text so far, in whole characters."""
+        return self.completion.text
+
+    @property
+    def tokens(self) -> list[int]:
+        """Token ids so far."""
+        return self.completion.tokens
+
+    @property
+    def finish_reason(self) -> str | None:
+        """``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs."""
+        return self.completion.finish_reason
+
+    def cancel(self) -> None:
+        """End the text with what it has; from any thread or signal handler."""
+        self._generator.cancel()

@@ -1,0 +1,226 @@
+"""A model with its tokenizer: the object that :func:`pyml_nlp.load` returns.
+
+Letters: V = vocabulary size.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.errors import PymlError
+
+from . import logs, memory
+from .generator import Generation, Generator
+from .sampling import Sampling
+
+if TYPE_CHECKING:
+    from pyml_core.kv_layout import KVLayout
+    from pyml_nn.kv_cache import KVCache
+    from pyml_nn.model import Model, Request
+    from pyml_nn.trace import Trace
+
+    from .tokenizer import Tokenizer
+
+F32Array = npt.NDArray[np.float32]
+
+
+class LanguageModel:
+    """Text in, text out; or ids in, logits out.
+
+    Args:
+        model: ids to logits.
+        tokenizer: text to ids and back.
+        eos_ids: tokens that end a text.
+        context_length: most positions of a sequence; None: as many as the model was made for.
+        prefill_chunk: most tokens of a prompt that run at once.
+        name: what it was loaded from.
+
+    Attributes:
+        model: the :class:`pyml_nn.Model`.
+        tokenizer: see :mod:`pyml_nlp.tokenizer`.
+        eos_ids: tokens that end a text.
+        context_length: most positions of a sequence.
+        prefill_chunk: most tokens of a prompt that run at once.
+        name: what it was loaded from.
+
+    One thread at a time may use it, but for :meth:`cancel`. It is a context manager that closes itself.
+    """
+
+    def __init__(
+        self,
+        model: Model[Any],
+        tokenizer: Tokenizer,
+        eos_ids: Iterable[int] = (),
+        context_length: int | None = None,
+        prefill_chunk: int = 512,
+        name: str = "",
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.eos_ids = frozenset(eos_ids)
+        self.context_length = model.context_length if context_length is None else context_length
+        self.prefill_chunk = prefill_chunk
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<LanguageModel {self.name}: {self.model.n_params / 1e6:.1f}M params, context {self.context_length}>"
+
+    # ---- facts
+
+    @property
+    def config(self) -> Any:
+        """The architecture's configuration (a frozen dataclass)."""
+        return self.model.config
+
+    @property
+    def vocab_size(self) -> int:
+        """The width of a row of logits (V)."""
+        return self.model.vocab_size
+
+    @property
+    def kv_layout(self) -> KVLayout:
+        """Geometry of the KV caches."""
+        return self.model.kv_layout
+
+    # ---- text
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        *,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        logprobs: int | None = None,
+        timeout: float | None = None,
+        cache: KVCache | None = None,
+    ) -> Generation:
+        """Continue a text, token by token.
+
+        Args:
+            prompt: text, or the token ids as the model wants them (beginning-of-sequence token included).
+            max_tokens: most tokens to generate; an end-of-sequence token counts.
+            temperature: 0 takes the most probable token each time; higher is more random.
+            top_k, top_p, repetition_penalty: see :class:`Sampling`.
+            seed: the same seed gives the same text; None: a random one.
+            logprobs: report each token's log probability and those of so many most probable tokens; None: neither.
+            timeout: seconds after which the text ends with what it has.
+            cache: continue after what this cache holds, and add to it; None: a new one.
+
+        Returns:
+            An iterator of :class:`Step`, with ``text``, ``tokens`` and ``finish_reason`` so far.
+
+        Raises:
+            ContextOverflowError: the prompt does not fit the context. It is raised here, before any work.
+            OutOfMemoryError: the keys and values would not fit in memory.
+            PymlError: an empty prompt or a value out of its range.
+        """
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+        generator = Generator(self, sampling, timeout, logprobs)
+        return Generation(generator, generator.start(self.ids(prompt), max_tokens, cache))
+
+    def generate_text(self, prompt: str | Sequence[int], max_tokens: int = 64, **options: Any) -> str:
+        """The continuation of a text, without the prompt; options as for :meth:`generate`."""
+        generation = self.generate(prompt, max_tokens, **options)
+        for _ in generation:
+            pass
+        return generation.text
+
+    def ids(self, text: str | Sequence[int]) -> list[int]:
+        """Token ids of a text, with what the model wants around them; ids are returned as they are."""
+        return self.tokenizer.encode(text) if isinstance(text, str) else [operator.index(token) for token in text]
+
+    # ---- logits
+
+    def logits(self, text: str | Sequence[int], positions: Sequence[int] | None = None) -> F32Array:
+        """Logits after each position.
+
+        Args:
+            text: text or token ids.
+            positions: indices into the ids, of which negative ones count from the end; None: all.
+
+        Returns:
+            float32 (len(positions), V).
+
+        Raises:
+            ContextOverflowError: more ids than the context holds.
+            OutOfMemoryError: the result and the keys and values would not fit in memory.
+            PymlError: no ids, or ids or positions out of range.
+        """
+        ids = self.ids(text)
+        if positions is None:
+            wanted = list(range(len(ids)))
+        else:
+            wanted = [len(ids) + position if position < 0 else position for position in positions]
+        needed = 4 * len(wanted) * self.vocab_size + self.kv_layout.bytes_for(len(ids))
+        memory.require(needed, f"logits of {len(wanted)} positions")
+        return self.forward([(self.new_cache(), ids, wanted)])[0]
+
+    def forward(self, batch: Sequence[Request]) -> list[F32Array]:
+        """Continue several sequences at once: ``(cache, ids, positions that want logits, or None for the last)`` each.
+
+        Returns float32 (len(positions), V) a sequence, and advances the caches. See :meth:`pyml_nn.Model.forward`.
+        """
+        return self.timed_forward(batch)[0]
+
+    def timed_forward(self, batch: Sequence[Request]) -> tuple[list[F32Array], float]:
+        """:meth:`forward` and its milliseconds; prints the lines about it that the log levels ask for."""
+        timed = logs.wants_timings()
+        start = time.perf_counter()
+        if not timed:
+            results = self.model.forward(batch)
+            return results, (time.perf_counter() - start) * 1e3
+        with self.model.trace() as trace:
+            results = self.model.forward(batch)
+        ms = (time.perf_counter() - start) * 1e3
+        logs.log_events(trace.events)
+        return results, ms
+
+    # ---- caches
+
+    def new_cache(self, max_length: int | None = None) -> KVCache:
+        """An empty KV cache of at most ``max_length`` positions (None: the context); it takes memory as it grows."""
+        return self.model.new_cache(self._length(max_length))
+
+    def load_cache(self, path: str | os.PathLike[str], max_length: int | None = None) -> KVCache:
+        """A KV cache that ``cache.save(path)`` wrote with this very model; an error if it is another's or damaged."""
+        return self.model.load_cache(path, self._length(max_length))
+
+    def _length(self, max_length: int | None) -> int:
+        length = self.context_length if max_length is None else max_length
+        if not 1 <= length <= self.context_length:
+            raise PymlError(f"context: expected 1 to {self.context_length} positions, got {length}")
+        return length
+
+    # ---- watching, stopping, closing
+
+    def trace(self) -> Trace:
+        """Record what the model does: ``with lm.trace() as t: ...``, then ``t.events``."""
+        return self.model.trace()
+
+    def cancel(self) -> None:
+        """Make the model's run in progress, if any, raise :class:`pyml_core.errors.Cancelled`; from any thread."""
+        self.model.cancel()
+
+    def close(self) -> None:
+        """Let go of the weights; nothing can be generated any more. Closing twice is no error."""
+        self.model.close()
+
+    def __enter__(self) -> LanguageModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

