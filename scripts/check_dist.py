@@ -1,0 +1,43 @@
+"""Check what is in the sdists and wheels of a folder: all of the sources in the one, none of the C in the other."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+SOURCE_ONLY = (".c", ".h", ".pyx", ".pxd")
+
+
+def main(folder: Path) -> int:
+    """Print one line a fault; 0 if there is none."""
+    faults = []
+    for package in ("pyml_core", "pyml_nn", "pyml_nlp"):
+        (sdist,) = folder.glob(f"{package}-*.tar.gz")
+        (wheel,) = folder.glob(f"{package}-*.whl")
+        with tarfile.open(sdist) as archive:
+            inner = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+        with zipfile.ZipFile(wheel) as archive:
+            outer = set(archive.namelist())
+        expected = {path for path in inner if path.startswith("src/") and not path.endswith(SOURCE_ONLY)}
+        faults += [f"{wheel.name}: lacks {path}" for path in expected if path.removeprefix("src/") not in outer]
+        faults += [f"{wheel.name}: has {path}" for path in outer if path.endswith(SOURCE_ONLY)]
+        faults += [f"{sdist.name}: has {path}" for path in inner if path.endswith((".so", ".pyc", ".o"))]
+        needed = {"LICENSE", "README.md", "pyproject.toml"}
+        faults += [f"{sdist.name}: lacks {path}" for path in needed - inner]
+        if not any(path.endswith("licenses/LICENSE") for path in outer):
+            faults.append(f"{wheel.name}: lacks the licence")
+        if package == "pyml_core":
+            if "src/pyml_core/csrc/dispatch.c" not in inner:
+                faults.append(f"{sdist.name}: lacks the C sources")
+            if not any(path.startswith("pyml_core/_native.") and path.endswith(".so") for path in outer):
+                faults.append(f"{wheel.name}: lacks its extension")
+            if wheel.stem.endswith("any"):
+                faults.append(f"{wheel.name}: is tagged as if it held no compiled code")
+    print(*faults or ["sdists and wheels hold what they should"], sep="\n")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
