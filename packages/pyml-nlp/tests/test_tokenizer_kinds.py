@@ -148,7 +148,7 @@ def test_gguf_added_tokens_are_their_own_text() -> None:
 
 
 def plain(text: str) -> bool:
-    """Whether SentencePiece itself, which reads no control token in text, cuts the text as the model's tokenizer does."""
+    """Whether SentencePiece itself, which reads no control token in text, cuts the text as its tokenizer does."""
     return not any(special in text for special in ("<s>", "</s>", "<unk>", "<|im_start|>"))
 
 

@@ -21,7 +21,8 @@ LINES = [
     "Привет, мир! Как дела? Всё хорошо, спасибо.",
     "def encode(text: str) -> list[int]:\n    return [vocab[word] for word in text.split()]",
     "1 + 1 = 2, 12 * 12 = 144, 3.14159 and 2024-11-23",
-    "你好，世界。今天天气很好。", "こんにちは世界", "안녕하세요 세계", "emoji 🎉🎉 and 👍🏽", "  two  spaces   three    four",
+    "你好，世界。今天天气很好。", "こんにちは世界", "안녕하세요 세계", "emoji 🎉🎉 and 👍🏽",
+    "  two  spaces   three    four",
 ]  # fmt: skip
 SPECIAL = ["<|endoftext|>", "<|im_start|>"]
 USER_DEFINED = ("<user>", "▁▁", "▁▁▁")
@@ -154,7 +155,7 @@ def byte_level_original(pre_tokenizer: pre_tokenizers.PreTokenizer, **options: A
 
 def library_json(kind: str, model: bytes | None = None) -> dict[str, Any]:
     """A tokenizer.json of one of the families that the library knows: gpt2, llama3, llama2, gemma, metaspace."""
-    vocab, merges = byte_level()
+    vocab, _ = byte_level()
     if kind in ("gpt2", "llama3"):
         engine = byte_level_original(pre_tokenizers.ByteLevel(add_prefix_space=False))
         document: dict[str, Any] = json.loads(engine.to_str())
@@ -190,8 +191,8 @@ def _pieces_json(kind: str, model: bytes) -> dict[str, Any]:
     pairs = [(t[:at], t[at:]) for t in normal for at in range(1, len(t)) if t[:at] in scores and t[at:] in scores]
     merges = sorted(pairs, key=lambda pair: (-scores["".join(pair)], vocab[pair[0]], vocab[pair[1]]))
     added = [
-        {"id": vocab[text], "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": text not in USER_DEFINED}
+        {"id": vocab[text], "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": text not in USER_DEFINED}
         for text in ("<unk>", "<s>", "</s>", "<|im_start|>", *USER_DEFINED)
     ]  # fmt: skip
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}

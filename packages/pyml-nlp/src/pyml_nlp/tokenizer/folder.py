@@ -93,7 +93,10 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
     scores = np.asarray(processor.get_score(numbers))
     if not np.isfinite(scores).all():
         raise ModelFileError(f"{what}: piece {int(np.flatnonzero(~np.isfinite(scores))[0])}: expected a finite score")
-    pieces: list[str] = processor.id_to_piece(numbers)
+    try:
+        pieces: list[str] = processor.id_to_piece(numbers)
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{what}: expected pieces in UTF-8, got {error.object[:40]!r}") from None
     special = set(np.flatnonzero(processor.is_control(numbers)).tolist()) | {processor.unk_id()}
     texts: dict[int, str] = {}
     added: dict[str, int] = {}

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 MAX_LENGTH = 4096
 _MAX_WAYS = 10_000  # bounded ways to match a branch: the work that one position of the text may cost
+_MAX_SIZE = 4096  # items once the bounded repetitions are written out, as the engine may do
 _MAX_REPEAT = 64
 _MAX_DEPTH = 16
 
@@ -46,14 +47,15 @@ class UnsafePattern(ValueError):
 
 @dataclass(frozen=True)
 class _Item:
-    """What one part of a pattern may do: match in so many bounded ways, run on without bound, fail."""
+    """What one part of a pattern may do: match in so many bounded ways, run on without bound, fail; and its size."""
 
     ways: int = 1
+    size: int = 1
     unbounded: bool = False
     can_fail: bool = True
 
 
-_EMPTY = _Item(can_fail=False)
+_EMPTY = _Item(size=0, can_fail=False)
 
 
 def check(pattern: str) -> None:
@@ -106,8 +108,8 @@ class _Parser:
             if item is None and (depth > 0 or _KNOWN.get(texts[number]) not in texts[number + 1 :]):
                 raise UnsafePattern(f"{texts[number]!r} may take back what it has matched")
         done = [item or _Item(unbounded=True) for item in items]
-        ways = sum(item.ways for item in done)
-        return _Item(ways, any(item.unbounded for item in done), all(item.can_fail for item in done))
+        ways, size = sum(item.ways for item in done), sum(item.size for item in done)
+        return _Item(ways, size, any(item.unbounded for item in done), all(item.can_fail for item in done))
 
     def branch(self, depth: int) -> _Item | None:
         """Items in a row; None if something that can fail follows an item without bound."""
@@ -115,9 +117,14 @@ class _Parser:
         while self.rest and self.rest[0] not in "|)":
             item = self.repeated(self.item(depth))
             linear &= not (whole.unbounded and item.can_fail)
-            whole = _Item(whole.ways * item.ways, whole.unbounded or item.unbounded, whole.can_fail or item.can_fail)
-            if whole.ways > _MAX_WAYS:
-                raise UnsafePattern(f"it can match in more than {_MAX_WAYS} ways at one position")
+            whole = _Item(
+                whole.ways * item.ways,
+                whole.size + item.size,
+                whole.unbounded or item.unbounded,
+                whole.can_fail or item.can_fail,
+            )
+            if whole.ways > _MAX_WAYS or whole.size > _MAX_SIZE:
+                raise UnsafePattern(f"it is too large: {whole.ways} ways to match at one position, {whole.size} items")
         return whole if linear else None
 
     def repeated(self, item: _Item) -> _Item:
@@ -129,11 +136,11 @@ class _Parser:
             return item
         low, high = _bounds(quantifier)
         if high is None:
-            return _Item(item.ways, True, low > 0 and item.can_fail)
+            return _Item(item.ways, item.size * (low + 1), True, low > 0 and item.can_fail)
         if max(low, high) > _MAX_REPEAT or (item.unbounded and high > 1):
             raise UnsafePattern(f"{quantifier!r} repeats too much")
         ways = min(sum(item.ways**count for count in range(low, high + 1)), _MAX_WAYS + 1)
-        return _Item(ways, item.unbounded, low > 0 and item.can_fail)
+        return _Item(ways, item.size * high, item.unbounded, low > 0 and item.can_fail)
 
     def item(self, depth: int) -> _Item:
         """One character, class, anchor, look-ahead or group."""

@@ -66,18 +66,22 @@ static const uint8_t *unpack_q5_0(const uint8_t *c, int k, unpacked *u) { return
 static const uint8_t *unpack_q5_1(const uint8_t *c, int k, unpacked *u) { return unpack_nibbles(c, k, u, true, true, false); }
 static const uint8_t *unpack_iq4_nl(const uint8_t *c, int k, unpacked *u) { return unpack_nibbles(c, k, u, false, false, true); }
 
+INLINE vf scaled(vf d, vi n) { return f_mul(d, f_from_i(n)); }
+INLINE vf negated(vf x) { return f_mul(x, f_set1(-1.0f)); } /* keeps the sign of zero */
+
 /* Scales and minima of 6 bits of q4_K and q5_K, twelve bytes for eight blocks of 32. */
 static const uint8_t *unpack_k_scales(const uint8_t *chunk, unpacked *u) {
-    _Alignas(64) float d[2][PANEL];
-    const uint8_t(*s)[PANEL] = (const void *)halves_to_floats(chunk, 2, d);
-    for (int j = 0; j < 8; j++)
-        for (int r = 0; r < PANEL; r++) {
-            int scale = j < 4 ? s[j][r] & 63 : (s[j + 4][r] & 15) | s[j - 4][r] >> 6 << 4;
-            int min = j < 4 ? s[j + 4][r] & 63 : s[j + 4][r] >> 4 | s[j][r] >> 6 << 4;
-            u->scales[j][r] = d[0][r] * (float)scale;
-            u->mins[j][r] = -(d[1][r] * (float)min);
-        }
-    return chunk + 64 + 192;
+    const uint8_t *s = chunk + 64;
+    vf d = f_load_f16((const uint16_t *)chunk), d_min = f_load_f16((const uint16_t *)chunk + PANEL);
+    vi six = i_set1(63), four = i_set1(15);
+    for (int j = 0; j < 4; j++) {
+        vi a = i_load_u8(s + j * PANEL), b = i_load_u8(s + (j + 4) * PANEL), c = i_load_u8(s + (j + 8) * PANEL);
+        f_store(u->scales[j], scaled(d, i_and(a, six)));
+        f_store(u->mins[j], negated(scaled(d_min, i_and(b, six))));
+        f_store(u->scales[j + 4], scaled(d, i_or(i_and(c, four), i_shl(i_shr(a, 6), 4))));
+        f_store(u->mins[j + 4], negated(scaled(d_min, i_or(i_shr(c, 4), i_shl(i_shr(b, 6), 4)))));
+    }
+    return s + 192;
 }
 
 INLINE const uint8_t *unpack_q45_k(const uint8_t *chunk, unpacked *u, const bool fifth) {
@@ -104,10 +108,8 @@ static const uint8_t *unpack_q5_k(const uint8_t *c, int k, unpacked *u) { (void)
 
 static const uint8_t *unpack_q6_k(const uint8_t *chunk, int k, unpacked *u) {
     (void)k;
-    _Alignas(64) float d[1][PANEL];
-    const int8_t(*s)[PANEL] = (const void *)halves_to_floats(chunk, 1, d);
-    for (int j = 0; j < 16; j++)
-        for (int r = 0; r < PANEL; r++) u->scales[j][r] = d[0][r] * (float)s[j][r];
+    vf d = f_load_f16((const uint16_t *)chunk);
+    for (int j = 0; j < 16; j++) f_store(u->scales[j], scaled(d, i_load_s8(chunk + 64 + j * PANEL)));
     const uint8_t *high = chunk + 64 + 256, *low = high + 16 * 64;
     vb nibble = b_set1(15), two = b_set1(0x30);
     for (int n = 0; n < 2; n++)
@@ -143,27 +145,26 @@ INLINE void unpack_two_bits(const uint8_t *plane, const uint8_t *mask, unpacked 
 
 static const uint8_t *unpack_q2_k(const uint8_t *chunk, int k, unpacked *u) {
     (void)k;
-    _Alignas(64) float d[2][PANEL];
-    const uint8_t(*s)[PANEL] = (const void *)halves_to_floats(chunk, 2, d);
-    for (int j = 0; j < 16; j++)
-        for (int r = 0; r < PANEL; r++) {
-            u->scales[j][r] = d[0][r] * (float)(s[j][r] & 15);
-            u->mins[j][r] = -(d[1][r] * (float)(s[j][r] >> 4));
-        }
+    vf d = f_load_f16((const uint16_t *)chunk), d_min = f_load_f16((const uint16_t *)chunk + PANEL);
+    for (int j = 0; j < 16; j++) {
+        vi s = i_load_u8(chunk + 64 + j * PANEL);
+        f_store(u->scales[j], scaled(d, i_and(s, i_set1(15))));
+        f_store(u->mins[j], negated(scaled(d_min, i_shr(s, 4))));
+    }
     unpack_two_bits(chunk + 64 + 256, NULL, u);
     return u->codes;
 }
 
 static const uint8_t *unpack_q3_k(const uint8_t *chunk, int k, unpacked *u) {
     (void)k;
-    _Alignas(64) float d[1][PANEL];
-    const uint8_t(*s)[PANEL] = (const void *)halves_to_floats(chunk, 1, d);
-    for (int j = 0; j < 16; j++)
-        for (int r = 0; r < PANEL; r++) {
-            int low = j < 8 ? s[j][r] & 15 : s[j - 8][r] >> 4, high = s[8 + j % 4][r] >> 2 * (j / 4) & 3;
-            u->scales[j][r] = d[0][r] * (float)((low | high << 4) - 32);
-        }
-    const uint8_t *mask = chunk + 64 + 192;
+    const uint8_t *s = chunk + 64, *mask = s + 192;
+    vf d = f_load_f16((const uint16_t *)chunk);
+    UNROLL for (int j = 0; j < 16; j++) { /* four bits from bytes 0..7, two from 8..11, less 32 */
+        vi low = i_load_u8(s + j % 8 * PANEL), high = i_load_u8(s + (8 + j % 4) * PANEL);
+        low = j < 8 ? i_and(low, i_set1(15)) : i_shr(low, 4);
+        high = i_and(i_shr(high, 2 * (j / 4)), i_set1(3));
+        f_store(u->scales[j], scaled(d, i_add(i_or(low, i_shl(high, 4)), i_set1(-32))));
+    }
     unpack_two_bits(mask + 8 * 64, mask, u);
     return u->codes;
 }

@@ -73,6 +73,16 @@ INLINE float f_top(vf v) {
 
 INLINE vi i_set1(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 INLINE vi i_add(vi x, vi y) { return PYML_BOTH(vi, _mm256_add_epi32); }
+INLINE vi i_and(vi x, vi y) { return PYML_BOTH(vi, _mm256_and_si256); }
+INLINE vi i_or(vi x, vi y) { return PYML_BOTH(vi, _mm256_or_si256); }
+#define i_shr(v, n) ((vi){_mm256_srli_epi32((v).a, (n)), _mm256_srli_epi32((v).b, (n))})
+#define i_shl(v, n) ((vi){_mm256_slli_epi32((v).a, (n)), _mm256_slli_epi32((v).b, (n))})
+INLINE vi i_load_u8(const uint8_t *p) {
+    return (vi){_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)), _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(p + 8)))};
+}
+INLINE vi i_load_s8(const uint8_t *p) {
+    return (vi){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)), _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 8)))};
+}
 INLINE vi i_load4(const void *p) {
     int32_t word;
     memcpy(&word, p, 4);

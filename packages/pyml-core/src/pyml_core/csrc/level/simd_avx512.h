@@ -48,6 +48,12 @@ INLINE float f_top(vf v) { return _mm512_reduce_max_ps(v); }
 
 INLINE vi i_set1(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE vi i_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+INLINE vi i_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+INLINE vi i_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+#define i_shr(v, n) _mm512_srli_epi32((v), (n))
+#define i_shl(v, n) _mm512_slli_epi32((v), (n))
+INLINE vi i_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)); }
+INLINE vi i_load_s8(const uint8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)); }
 INLINE vi i_load4(const void *p) { /* the same four bytes in every lane */
     int32_t word;
     memcpy(&word, p, 4);

@@ -99,6 +99,12 @@ INLINE float f_top(vf a) {
 
 INLINE vi i_set1(int32_t x) { vi r; LANES r.v[i] = x; return r; }
 INLINE vi i_add(vi a, vi b) { LANES a.v[i] += b.v[i]; return a; }
+INLINE vi i_and(vi a, vi b) { LANES a.v[i] &= b.v[i]; return a; }
+INLINE vi i_or(vi a, vi b) { LANES a.v[i] |= b.v[i]; return a; }
+INLINE vi i_shr(vi a, int n) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] >> n); return a; }
+INLINE vi i_shl(vi a, int n) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] << n); return a; }
+INLINE vi i_load_u8(const uint8_t *p) { vi r; LANES r.v[i] = p[i]; return r; }
+INLINE vi i_load_s8(const uint8_t *p) { vi r; LANES r.v[i] = (int8_t)p[i]; return r; }
 INLINE vi i_load4(const void *p) {
     int32_t word;
     memcpy(&word, p, 4);

@@ -1,0 +1,478 @@
+"""Hand-built bad tokenizer files and GGUF metadata: each gives one line that names the fault, and nothing hangs."""
+
+# ruff: noqa: E501 (tables of one case a line)
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import refused
+from tokenizer_makers import (
+    byte_level_metadata,
+    library_json,
+    pieces_metadata,
+    pieces_model,
+    write_json,
+    write_vocab_and_merges,
+)
+
+from pyml_core.errors import PymlError
+from pyml_nlp.tokenizer import load_tokenizer
+from pyml_nlp.tokenizer.gguf import load_gguf
+
+
+def edited(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of a document with the value at a dotted path replaced (``...`` removes it)."""
+    copy = json.loads(json.dumps(document))
+    *parents, last = path.split(".")
+    at = copy
+    for name in parents:
+        at = at[int(name)] if isinstance(at, list) else at[name]
+    key: Any = int(last) if isinstance(at, list) else last
+    if value is ...:
+        del at[key]
+    else:
+        at[key] = value
+    return dict(copy)
+
+
+def split(expression: Any) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": [nested(depth - 1)]} if depth else {"type": "NFC"}
+
+
+def replace(content: Any) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": "a"}, "content": content}
+
+
+def single(*entries: Any) -> dict[str, Any]:
+    return {
+        "type": "TemplateProcessing",
+        "single": list(entries),
+        "pair": [],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [10**6], "tokens": ["<s>"]}},
+    }
+
+
+ADDED = {
+    "id": 9999,
+    "content": "<x>",
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
+A = {"Sequence": {"id": "A", "type_id": 0}}
+SP = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+
+TOKENIZER_JSON: list[tuple[str, Any, str]] = [
+    ("model", ..., "model: expected an object"),
+    ("model", [], "model: expected an object, got list"),
+    ("model.type", "WordPiece", "expected type BPE or Unigram, got 'WordPiece'"),
+    ("model.vocab", [], "vocab: expected an object"),
+    ("model.vocab", {}, "vocabulary of 1 to"),
+    ("model.vocab.the", "1", "expected an id from 0"),
+    ("model.vocab.the", -1, "expected an id from 0"),
+    ("model.vocab.the", True, "expected an id from 0"),
+    ("model.vocab.the", 1.0, "expected an id from 0"),
+    ("model.vocab.the", 2**31, "expected an id from 0"),
+    ("model.vocab.the", 0, "expected one token an id"),
+    ("model.vocab", {"a" * 70000: 0}, "at most 65536 characters, got 70000"),
+    ("model.merges", {}, "merges: expected a list"),
+    ("model.merges.0", "ab", "merge 0: expected two tokens"),
+    ("model.merges.0", "a b c", "merge 0: expected two tokens"),
+    ("model.merges.0", ["a", "b", "c"], "merge 0: expected two tokens"),
+    ("model.merges.0", ["a", 1], "merge 0: expected two tokens"),
+    ("model.merges.0", " b", "merge 0: expected two tokens"),
+    ("model.merges.0", 5, "merge 0: expected two tokens"),
+    ("model.merges.0", ["h", "missing"], "'missing' is not in the vocabulary"),
+    ("model.merges.0", ["the" * 3, "h"], "'thethethe' is not in the vocabulary"),
+    ("model.merges.0", ["!", "~"], "'!~' is not in the vocabulary"),  # the library panics at this one
+    ("model.dropout", 0.1, "dropout: expected none, got 0.1"),
+    ("model.continuing_subword_prefix", "##", "continuing_subword_prefix: expected none"),
+    ("model.end_of_word_suffix", "</w>", "end_of_word_suffix: expected none"),
+    ("model.unk_token", "missing", "unk_token 'missing' is not in the vocabulary"),
+    ("model.unk_token", 3, "unk_token 3 is not in the vocabulary"),
+    ("model.byte_fallback", 1, "byte_fallback: expected true or false"),
+    ("added_tokens", {}, "added_tokens: expected a list"),
+    ("added_tokens.0", "x", "added token: expected an object"),
+    ("added_tokens.0", ADDED, "expected the next free id \\d+, got 9999"),
+    ("added_tokens.0", {**ADDED, "id": -1}, "expected a token id, got -1"),
+    ("added_tokens.0", {**ADDED, "content": ""}, "expected a text of 1 to"),
+    ("added_tokens.0", {**ADDED, "content": None}, "expected a text of 1 to"),
+    ("added_tokens.0", {**ADDED, "special": 1}, "special: expected true or false"),
+    ("pre_tokenizer", split("(a+)+$"), "is refused: '\\(a\\+\\)\\+\\$' may take back"),
+    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split(r"\s+$")]}, "is refused"),
+    ("pre_tokenizer", split(r"(.*)\1"), "is refused"),
+    ("pre_tokenizer", split(5), "expected a pattern"),
+    ("pre_tokenizer", split("[z-a]"), "tokenizer.json: "),
+    ("pre_tokenizer", split(r"\p{Nonsense}"), "tokenizer.json: "),
+    ("pre_tokenizer", {"type": "Exec"}, "pre_tokenizer: expected one of .*, got 'Exec'"),
+    ("pre_tokenizer", {"type": "Digits"}, "tokenizer.json: "),
+    ("pre_tokenizer", "ByteLevel", "pre_tokenizer: expected an object"),
+    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split("a")] * 65}, "at most 64 parts"),
+    ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "normalizer: expected one of .*, got 'Precompiled'"),
+    ("normalizer", nested(20), "normalizer: expected an object"),
+    ("normalizer", {"type": "Sequence", "normalizers": [replace("a" * 10)] * 20}, "at most 60 times longer"),
+    ("normalizer", {"type": "Prepend", "prepend": "a" * 100}, "at most 60 times longer"),
+    ("normalizer", {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""}, "is refused"),
+    ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "a"}, "expected a pattern"),
+    ("normalizer", replace(3), "expected a text"),
+    ("decoder", {"type": "CTC"}, "decoder: expected one of .*, got 'CTC'"),
+    ("decoder", {"type": "Replace", "pattern": {"Regex": "a"}, "content": "b"}, "expected a plain text"),
+    ("decoder", {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 100}, "expected a plain text"),
+    ("decoder", {"type": "Strip", "content": "ab", "start": 1, "stop": 0}, "expected one character"),
+    ("decoder", {"type": "Metaspace", "replacement": ""}, "expected one character"),
+    ("decoder", {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteFallback"}]}, "expected only Strip"),
+    ("decoder", {"type": "Sequence"}, "decoders: expected a list"),
+    ("post_processor", {"type": "Magic"}, "post_processor: expected one of"),
+    ("post_processor", single(SP, A), "expected an id of the vocabulary, got 1000000"),
+    ("post_processor", single(A, A), "expected the text once, got it 2 times"),
+    ("post_processor", single({"SpecialToken": {"id": "?"}}, A), "special_tokens: \\?: expected an object"),
+    ("post_processor", single("x"), "expected SpecialToken or Sequence A"),
+    ("post_processor", {"type": "BertProcessing", "cls": ["<s>"], "sep": []}, "expected an id of the vocabulary, got None"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "message"), TOKENIZER_JSON)
+def test_tokenizer_json(path: str, value: Any, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    document = library_json("gpt2")
+    write_json(tmp_path, edited(document, path, value))
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "tokenizer.json", message)
+    assert capfd.readouterr().err == ""  # no panic of the library, which it would write there
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected JSON"), (b"{", "expected JSON"), (b"\xff{}", "expected UTF-8"), (b"[]", "expected a JSON object, got list"),
+        (b'{"model": 1, "model": 2}', "each key once, got 'model'"), (b'{"a": NaN}', "finite"), (b"[" * 200_000, "levels"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "digits"), (b'{"a": "\\ud800"}', "surrogate"), (b"null", "got NoneType"),
+    ],
+)  # fmt: skip
+def test_tokenizer_json_that_is_no_json(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "tokenizer.json", message)
+
+
+def test_tokenizer_json_of_absurd_size(tmp_path: Path) -> None:
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate((200 << 20) + 1)
+    refused(
+        lambda file: load_tokenizer(file.parent), tmp_path / "tokenizer.json", "at most 209715200 bytes, got 209715201"
+    )
+
+
+@pytest.mark.parametrize(
+    ("vocab", "message"),
+    [
+        ([], "expected a text and a finite|vocabulary of 1 to"), ([["a", 0.0], "b"], "token 1: expected a text"), ([["a", True]], "token 0: expected"),
+        ([["a", "0"]], "token 0: expected"), ([["a", 0.0], ["a", 1.0]], "expected each token once"), ({}, "vocab: expected a list"),
+        ([["a", 1e400]], "finite"), ([["a", 0.0, 1]], "token 0: expected"),
+    ],
+)  # fmt: skip
+def test_unigram(vocab: Any, message: str, tmp_path: Path) -> None:
+    document = library_json("metaspace")
+    text = json.dumps(edited(document, "model.vocab", vocab)).replace("Infinity", "1e400")
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "tokenizer.json", message)
+
+
+@pytest.mark.parametrize("unknown", [-1, 10**6, "0", True, 0.0])
+def test_unigram_unknown(unknown: Any, tmp_path: Path) -> None:
+    write_json(tmp_path, edited(library_json("metaspace"), "model.unk_id", unknown))
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "tokenizer.json", "unk_id: expected 0 to")
+
+
+def test_a_text_that_the_model_cannot_take(tmp_path: Path) -> None:
+    write_json(tmp_path, edited(library_json("metaspace"), "model.unk_id", None))
+    tokenizer = load_tokenizer(tmp_path)
+    with pytest.raises(PymlError, match=r"^text: .*unk_id"):
+        tokenizer.encode("\U0001f9ff")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer_config.json", {"bos_token": 5}, "bos_token: expected the text of a token, got 5"),
+        ("tokenizer_config.json", {"eos_token": {"id": 3}}, "eos_token: expected the text of a token"),
+        ("tokenizer_config.json", {"bos_token": "missing", "add_bos_token": True}, "add_bos_token: the token 'missing' is not in the vocabulary"),
+        ("tokenizer_config.json", {"add_bos_token": "yes", "bos_token": "the"}, "add_bos_token: expected true or false, got 'yes'"),
+        ("tokenizer_config.json", {"chat_template": 5}, "chat_template: expected text, got int"),
+        ("tokenizer_config.json", {"chat_template": "x" * 2_000_000}, "at most 1048576 characters, got 2000000"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["tok.Tok", None]}}, "run code"),
+        ("tokenizer_config.json", {"added_tokens_decoder": []}, "$^"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "added_tokens_decoder: expected an object"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "y"}}}, "expected a token id, got 'x'"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"-1": {"content": "y"}}}, "expected a token id, got '-1'"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"1": 5}}, "'1': expected an object"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9999": {"content": "y"}}}, "expected the next free id"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"1": {"content": "the"}}}, "expected the next free id"),
+        ("tokenizer_config.json", {"additional_special_tokens": "x"}, "additional_special_tokens: expected a list, got str"),
+        ("special_tokens_map.json", {"bos_token": []}, "bos_token: expected the text of a token, got \\[\\]"),
+        ("special_tokens_map.json", {"bos_token": [1]}, "bos_token: expected the text of a token"),
+        ("config.json", {"eos_token_id": "2"}, "eos_token_id: expected a token id, got '2'"),
+        ("config.json", {"eos_token_id": [1, -2]}, "eos_token_id: expected a token id, got -2"),
+        ("generation_config.json", {"eos_token_id": True}, "eos_token_id: expected a token id, got True"),
+        ("generation_config.json", {"eos_token_id": 1.5}, "eos_token_id: expected a token id, got 1.5"),
+        ("added_tokens.json", {"<x>": "5"}, "'<x>': expected a token id, got '5'"),
+        ("chat_template.jinja", b"\xff", "expected UTF-8, got byte 0xff at 0"),
+    ],
+)  # fmt: skip
+def test_small_files(name: str, content: Any, message: str, tmp_path: Path) -> None:
+    write_json(tmp_path, library_json("gpt2"))
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    if message == "$^":  # empty: nothing is said
+        load_tokenizer(tmp_path)
+    else:
+        refused(lambda file: load_tokenizer(file.parent), tmp_path / name, message)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "merges", "message"),
+    [
+        (b"[]", None, "expected a JSON object, got list"), (b"{}", None, "vocabulary of 1 to"), (b'{"a": "0"}', None, "expected an id from 0"),
+        (None, b"a b c\n", "merge 0: expected two tokens"), (None, b"\xff\n", "expected UTF-8"), (None, b"#version: 0.2\nt h e\n", "merge 0"),
+        (None, b"#version: 0.2\nzz yy\n", "'zz' is not in the vocabulary"), (None, b"\n\nmissing x\n", "'missing' is not in the vocabulary"),
+        (None, b"! ~\n", "'!~' is not in the vocabulary"),
+    ],
+)  # fmt: skip
+def test_vocab_and_merges(vocab: bytes | None, merges: bytes | None, message: str, tmp_path: Path) -> None:
+    write_vocab_and_merges(tmp_path)
+    for name, content in (("vocab.json", vocab), ("merges.txt", merges)):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "vocab.json", message)
+
+
+def test_vocab_and_merges_of_a_class_that_is_not_known(tmp_path: Path) -> None:
+    write_vocab_and_merges(tmp_path)
+    write_json(tmp_path, {"tokenizer_class": "BartTokenizer"}, "tokenizer_config.json")
+    refused(
+        lambda file: load_tokenizer(file.parent),
+        tmp_path / "vocab.json",
+        "expected one of GPT2Tokenizer, .*, got 'BartTokenizer'",
+    )
+    write_json(tmp_path, {"tokenizer_class": ["x"]}, "tokenizer_config.json")
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "vocab.json", "tokenizer_class")
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def message(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def piece(text: str, kind: int = 1, score: bytes = b"\0\0\0\0") -> bytes:
+    return message(1, message(1, text.encode()) + b"\x15" + score + b"\x18" + bytes([kind]))
+
+
+def charsmap(units: list[int], texts: bytes = b"x\0") -> bytes:
+    array = np.array(units + [0] * (-len(units) % 256), "<u4").tobytes()
+    return message(3, message(2, len(array).to_bytes(4, "little") + array + texts))
+
+
+UNKNOWN = piece("<unk>", 2)
+
+MODEL: list[tuple[str, bytes, str]] = [
+    ("empty", b"", "got no pieces"),
+    ("text", b"not a model at all", "expected a SentencePiece model"),
+    ("tiktoken", b"IQ== 0\nIg== 1\n", "expected a SentencePiece model|refused"),
+    ("cut", UNKNOWN + piece("a")[:-3], "ends after byte"),
+    ("a length of 2^63", UNKNOWN + b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "ends after byte"),
+    ("an endless number", b"\x18" + b"\xff" * 20, "broken number"),
+    ("field 0", b"\x02\x00", "ends after byte"),
+    ("wire type 3", b"\x0b\x0c", "wire type 3"),
+    ("a number for a message", UNKNOWN + b"\x18\x05", "number in place of a message"),
+    ("no unknown piece", piece("a"), "unk"),
+    ("two unknown pieces", UNKNOWN + piece("<unk2>", 2), "unk"),
+    ("an empty piece", UNKNOWN + piece(""), "empty"),
+    ("a piece twice", UNKNOWN + piece("a") + piece("a"), "a is already defined"),
+    ("a piece with a zero", UNKNOWN + piece("a\0b"), "null"),
+    ("a score that is none", UNKNOWN + piece("a", score=b"\0\0\xc0\x7f"), "score is NaN or Inf|piece 1: expected a finite score"),
+    ("a score without end", UNKNOWN + piece("a", score=b"\0\0\x80\x7f"), "score is NaN or Inf|piece 1: expected a finite score"),
+    ("a byte that is none", UNKNOWN + piece("<0x-1>", 6) + message(2, b"\x98\x02\x01"), "byte piece"),
+    ("some bytes", UNKNOWN + piece("<0x01>", 6) + message(2, b"\x98\x02\x01"), "256"),
+    ("spaces after words", UNKNOWN + message(2, varint(24 << 3) + b"\x01"), "treat_whitespace_as_suffix"),
+    ("spaces as they are", UNKNOWN + message(3, b"\x28\x00"), "escape_whitespaces"),
+    ("a table that is cut", UNKNOWN + message(3, message(2, b"\0")), "normalisation table"),
+    ("a table larger than the file", UNKNOWN + message(3, message(2, b"\0\0\0\x7f")), "normalisation table"),
+    ("a table of no whole block", UNKNOWN + message(3, message(2, b"\x05\0\0\0" + b"\0" * 9)), "normalisation table"),
+    ("texts without an end", UNKNOWN + charsmap([0], b"x"), "normalisation table"),
+    ("a node that points outside", UNKNOWN + charsmap([0x7FFFFC00]), "outside of the array of 256"),
+    ("a node far outside", UNKNOWN + charsmap([0, 0x7FFFFE00]), "outside of the array of 256"),
+    ("a value outside of the texts", UNKNOWN + charsmap([0x100 | 1 << 10, 0x80000000 | 5]), "outside of the 2 bytes"),
+    ("a piece that is no text", UNKNOWN + message(1, message(1, b"a\xff") + b"\x18\x01"), "piece|UTF-8"),
+    ("the same for the way back", UNKNOWN + b"\x2a" + charsmap([0x7FFFFC00])[1:], "outside of the array of 256"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "expected"), [pytest.param(c, m, id=n) for n, c, m in MODEL])
+def test_tokenizer_model(content: bytes, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "tokenizer.model", expected)
+
+
+def test_tokenizer_model_cut_anywhere_or_with_any_byte_changed(tmp_path: Path) -> None:
+    whole = b"".join([UNKNOWN, *(piece(text) for text in "ab▁"), piece("<s>", 3), message(3, b"\x18\x01")])
+    file = tmp_path / "tokenizer.model"
+    contents = [whole[:end] for end in range(len(whole))]
+    contents += [
+        whole[:at] + bytes([byte]) + whole[at + 1 :] for at in range(len(whole)) for byte in (0, 1, 0x7F, 0x80, 0xFF)
+    ]
+    for content in contents:
+        file.write_bytes(content)
+        with contextlib.suppress(PymlError):
+            load_tokenizer(tmp_path).encode("ab a")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"added_tokens_decoder": {"300": {"content": "<x>"}}}, "its id 300 is that of"),
+        ({"added_tokens_decoder": {"9999": {"content": "<x>", "lstrip": True}}}, "lstrip, rstrip and single_word"),
+        ({"legacy": "no"}, "legacy: expected true or false"),
+    ],
+)
+def test_files_beside_a_tokenizer_model(config: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(pieces_model("bpe"))
+    write_json(tmp_path, config, "tokenizer_config.json")
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "tokenizer.model", expected)
+
+
+def test_folders_without_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(PymlError, match=r"expected tokenizer\.json, .*; got none of them"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(PymlError, match="got none of them"):
+        load_tokenizer(tmp_path / "missing")
+    (tmp_path / "tokenizer.json").mkdir()
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "tokenizer.json", "expected a regular file")
+    (tmp_path / "tokenizer.json").rmdir()
+    os.mkfifo(tmp_path / "tokenizer.model")
+    refused(lambda file: load_tokenizer(file.parent), tmp_path / "tokenizer.model", "expected a regular file")
+
+
+def change(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(metadata: dict[str, Any]) -> None:
+        metadata[f"tokenizer.ggml.{key}" if "." not in key else key] = value
+
+    return apply
+
+
+def item(key: str, index: int, value: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(metadata: dict[str, Any]) -> None:
+        array = metadata[f"tokenizer.ggml.{key}"]
+        array = list(array) if isinstance(array, list) else array.copy()
+        array[index] = value
+        metadata[f"tokenizer.ggml.{key}"] = array
+
+    return apply
+
+
+def shorter(key: str) -> Callable[[dict[str, Any]], None]:
+    def apply(metadata: dict[str, Any]) -> None:
+        metadata[f"tokenizer.ggml.{key}"] = metadata[f"tokenizer.ggml.{key}"][:-1]
+
+    return apply
+
+
+BOTH: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (change("model", None), "tokenizer.ggml.model: expected 'llama' or 'gpt2', got None"),
+    (change("model", "t5"), "got 't5'"),
+    (change("model", 5), "got 5"),
+    (change("tokens", None), "tokens: expected an array of strings, got none"),
+    (change("tokens", []), "tokens: expected 1 to"),
+    (change("tokens", "abc"), "tokens: expected an array of strings, got 'abc'"),
+    (change("tokens", np.arange(5)), "tokens: expected an array of strings"),
+    (item("tokens", 5, 7), "tokens: expected an array of strings, got \\d+ of int and str"),
+    (item("tokens", 5, "x" * 70_000), "token 5: expected at most 65536 characters, got 70000"),
+    (shorter("token_type"), "token_type: expected one for each of"),
+    (change("token_type", np.zeros(3, np.int8)), "token_type: expected an array of integers, got 3 of int8"),
+    (change("token_type", np.zeros(3, np.float32)), "token_type: expected an array of integers"),
+    (change("token_type", [True, False]), "token_type: expected an array of integers"),
+    (change("token_type", [["a"]]), "token_type: expected an array of integers"),
+    (item("token_type", 5, 7), "token_type: expected 0 to 6, got"),
+    (item("token_type", 5, -1), "token_type: expected 0 to 6, got"),
+    (change("bos_token_id", 10**6), "bos_token_id: expected an id from 0 to"),
+    (change("bos_token_id", -1), "bos_token_id: expected an id from 0 to"),
+    (change("bos_token_id", "1"), "bos_token_id: expected an id from 0 to"),
+    (change("bos_token_id", True), "bos_token_id: expected an id from 0 to"),
+    (change("eos_token_id", 2**32 - 1), "eos_token_id: expected an id from 0 to"),
+    (change("eot_token_id", 1.0), "eot_token_id: expected an id from 0 to"),
+    (change("add_bos_token", 1), "add_bos_token: expected a bool, got 1"),
+    (change("add_eos_token", "true"), "add_eos_token: expected a bool, got 'true'"),
+    (change("tokenizer.chat_template", 5), "tokenizer.chat_template: expected text"),
+    (change("tokenizer.chat_template", "x" * 2_000_000), "tokenizer.chat_template: expected text of at most 1048576"),
+]  # fmt: skip
+
+LLAMA = [
+    (change("scores", None), "scores: expected an array of floats, got none"),
+    (shorter("scores"), "scores: expected one for each of"),
+    (change("scores", np.zeros(3, np.int8)), "scores: expected an array of floats, got 3 of int8"),
+    (change("scores", ["a"]), "scores: expected an array of floats"),
+    (item("scores", 7, np.nan), "token 7: expected a finite score, got nan"),
+    (item("scores", 7, np.inf), "token 7: expected a finite score, got inf"),
+    (lambda m: change("scores", [1e300] * len(m["tokenizer.ggml.tokens"]))(m), "token 0: expected a finite score, got inf"),
+    (item("tokens", 20, "<0x-1>"), "token 20: expected a byte such as '<0x0A>', got '<0x-1>'"),
+    (item("tokens", 20, "<0xZZ>"), "got '<0xZZ>'"),
+    (item("tokens", 20, "<0xaa>"), "got '<0xaa>'"),
+    (item("tokens", 20, "<0x00>"), "expected 256 different byte tokens or none, got 255"),
+    (item("token_type", 20, 1), "expected 256 different byte tokens or none, got 255"),
+    (item("token_type", 300, 2), "expected at most one unknown token"),
+    (item("tokens", 300, "a\0b"), "token 300: expected no zero character"),
+    (lambda m: item("tokens", 301, m["tokenizer.ggml.tokens"][300])(m), "already defined"),
+    (change("add_space_prefix", 2), "add_space_prefix: expected a bool, got 2"),
+    (change("precompiled_charsmap", [1, 2]), "precompiled_charsmap: expected none"),
+    (change("unknown_token_id", 10**9), "unknown_token_id: expected an id"),
+]  # fmt: skip
+
+GPT2 = [
+    (change("pre", "nonsense"), "pre: expected one of .*gpt-2.*smollm.*, got 'nonsense'"),
+    (change("pre", 5), "tokenizer.ggml.pre: expected text"),
+    (change("merges", None), "merges: expected an array of strings, got none"),
+    (change("merges", [1]), "merges: expected an array of strings, got 1 of int"),
+    (item("merges", 3, "ab"), "merge 3: expected two tokens"),
+    (item("merges", 3, "a b c"), "merge 3: expected two tokens"),
+    (item("merges", 3, "missing x"), "merge 3 'missing x': 'missing' is not in the vocabulary"),
+    (item("merges", 3, "! ~"), "'!~' is not in the vocabulary"),
+    (lambda m: item("tokens", 301, m["tokenizer.ggml.tokens"][300])(m), "is not in the vocabulary|expected each token once"),
+    (lambda m: (change("bos_token_id", None)(m), change("add_bos_token", True)(m)), "expected tokenizer.ggml.bos_token_id too, got none"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "apply", "expected"),
+    [(kind, *case) for kind, more in (("llama", LLAMA), ("gpt2", GPT2)) for case in [*BOTH, *more]],
+)
+def test_gguf_metadata(
+    kind: str, apply: Callable[[dict[str, Any]], None], expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    metadata = pieces_metadata(pieces_model("bpe")) if kind == "llama" else byte_level_metadata("gpt-2")
+    apply(metadata)
+    refused(lambda file: load_gguf(metadata, str(file)), tmp_path / "bad.gguf", expected)
+    assert capfd.readouterr().err == ""
+
+
+def test_empty_tokens_of_gguf_are_placeholders() -> None:
+    for metadata in (pieces_metadata(pieces_model("bpe")), byte_level_metadata("gpt-2")):
+        item("tokens", -1, "")(metadata)
+        tokenizer = load_gguf(metadata, "x")
+        number = tokenizer.vocab_size - 1
+        assert tokenizer.token_bytes(number) == f"[EMPTY_{number}]".encode()

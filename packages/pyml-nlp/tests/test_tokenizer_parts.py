@@ -1,0 +1,292 @@
+"""Parts of the tokenizers: special tokens, the check of expressions, streaming, limits, facts from small files."""
+
+# ruff: noqa: E501 (tables)
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizer_makers import (
+    byte_level_metadata,
+    library_json,
+    pieces_metadata,
+    pieces_model,
+    random_texts,
+    write_json,
+    write_vocab_and_merges,
+)
+
+from pyml_core.errors import PymlError
+from pyml_nlp.tokenizer import MAX_TEXT, TextError, TokenIdError, Tokenizer, load_tokenizer
+from pyml_nlp.tokenizer.byte_level import ALPHABET, PRE_TOKENIZERS, from_bytes, to_bytes
+from pyml_nlp.tokenizer.gguf import load_gguf
+from pyml_nlp.tokenizer.model_proto import check, without_dummy_prefix
+from pyml_nlp.tokenizer.regex_check import UnsafePattern
+from pyml_nlp.tokenizer.regex_check import check as check_pattern
+from pyml_nlp.tokenizer.special import SpecialTokens
+
+
+def leftmost_longest(ids: dict[str, int], text: str) -> list[str | int]:
+    found: list[str | int] = []
+    at = done = 0
+    while at < len(text):
+        best = max((token for token in ids if text.startswith(token, at)), key=len, default="")
+        if not best:
+            at += 1
+            continue
+        found += [text[done:at]] if done < at else []
+        found.append(ids[best])
+        at = done = at + len(best)
+    return found + ([text[done:]] if done < len(text) else [])
+
+
+def test_special_tokens_are_found_leftmost_and_longest() -> None:
+    draw = random.Random(1)
+    for _ in range(300):
+        letters = draw.choice(["ab", "<>|a", "^]-\\[", "▁ \n"])
+        tokens = {"".join(draw.choices(letters, k=draw.randrange(1, 6))) for _ in range(draw.randrange(1, 12))}
+        ids = {token: number for number, token in enumerate(sorted(tokens))}
+        splitter = SpecialTokens(ids)
+        for _ in range(10):
+            text = "".join(draw.choices(letters + "x", k=draw.randrange(0, 40)))
+            assert list(splitter.split(text)) == leftmost_longest(ids, text), (ids, text)
+
+
+def test_no_special_tokens() -> None:
+    assert list(SpecialTokens({}).split("abc")) == ["abc"]
+    assert list(SpecialTokens({"a": 0}).split("")) == []
+
+
+@pytest.mark.parametrize("pattern", sorted({p for rule in PRE_TOKENIZERS.values() for p in rule.splits or ()}))
+def test_published_expressions_are_accepted(pattern: str) -> None:
+    check_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"\d", r"\w+|[^\w\s]+", "[0-9]", r"\p{N}{1,3}", r"[一-龥]+", r"(?:ab)+", r"\s?\p{L}+", r"[^\n]+|[\n]+", "a{2,5}",
+        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+        "[^\r\n\\p{L}\\p{N}]?\\p{L}+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",  # line ends as they are
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s+",
+        r"<sentinel:[0-9]", r"[\p{P}!-/:-@\[-`{-~]", r"(?=[\p{L}])x", r"[[:alpha:]]+",
+    ],
+)  # fmt: skip
+def test_linear_expressions_are_accepted(pattern: str) -> None:
+    check_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("(a+)+$", "take back"), ("(a+)+b", "take back"), ("(a|aa)+$", "take back"), (r"\s+$", "take back"), ("a*b", "take back"),
+        ("(?:a*)*c", "take back"), (r"\s*[\r\n]+", "take back"), (r"\s+(?!\S)|x", "take back"), (r"x(?:\s+(?!\S)|\s+)", "take back"),
+        ("a++b|.", "take back"), ("a+?b", "take back"), (r"\d{1,3}(?=(?:\d{3})*\b)", "not understood"), (r"(?<=a)b", "not understood"),
+        (r"(a)\1", "not understood"), (r"(?<x>a)\k<x>", "not understood"), (r"\g<0>", "not understood"), ("(?~abc)", "not understood"),
+        ("a{1,1000}", "repeats too much"), ("(?:a{60}){60}", "too large"), ("(a|b|c)" * 20, "too large"), ("(a?){60}", "too large"),
+        ("a" * 5000, "characters"), ("(" * 40 + "a" + ")" * 40, "nested"), ("(a", "not closed"), ("a)", "not understood"),
+        ("[a", "not understood"), ("[a&&b]", "not understood"), ("a**", "not understood"), ("*a", "not understood"),
+        (r"\X", "not understood"), ("a{,}", "not understood"), ("(?x: a)", "not understood"), ("(?#c)", "not understood"),
+        (r"(?:a+){2}", "repeats too much"), ("[]", "not understood"), ("a{3}{3}", "not understood"), ("((a{60}){60}){60}", "too large"),
+    ],
+)  # fmt: skip
+def test_other_expressions_are_refused(pattern: str, reason: str) -> None:
+    with pytest.raises(UnsafePattern, match=reason):
+        check_pattern(pattern)
+
+
+def test_the_alphabet_of_bytes() -> None:
+    assert len(set(ALPHABET)) == 256
+    assert ALPHABET[0x20] == "Ġ"
+    assert ALPHABET[0x0A] == "Ċ"
+    assert to_bytes(from_bytes(bytes(range(256)))) == bytes(range(256))
+    assert to_bytes("é ") == "é ".encode()
+
+
+@pytest.fixture(scope="module")
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> list[Tokenizer]:
+    found = [
+        load_gguf(byte_level_metadata("gpt-2"), "test.gguf"),
+        load_gguf(pieces_metadata(pieces_model("bpe")), "test.gguf"),
+    ]
+    for kind in ("gpt2", "gemma", "metaspace"):
+        found.append(load_tokenizer(write_json(tmp_path_factory.mktemp(kind), library_json(kind))))
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "tokenizer.model").write_bytes(pieces_model("unigram"))
+    found.append(load_tokenizer(folder))
+    folder = tmp_path_factory.mktemp("vocab")
+    write_vocab_and_merges(folder)
+    return [*found, load_tokenizer(folder)]
+
+
+def test_streamed_text_has_whole_characters_only(every_kind: list[Tokenizer]) -> None:
+    for tokenizer in every_kind:
+        for text in random_texts(200):
+            stream = tokenizer.stream_decoder()
+            pieces = [stream.push(number) for number in tokenizer.encode(text)]
+            assert "\ufffd" not in "".join(pieces) or "\ufffd" in text or tokenizer.kind == "tokenizer.json"
+            assert "".join([*pieces, stream.flush()]) == tokenizer.decode(tokenizer.encode(text))
+
+
+def test_a_character_comes_with_its_last_byte() -> None:
+    for tokenizer in (
+        load_gguf(byte_level_metadata("gpt-2"), "test.gguf"),
+        load_gguf(pieces_metadata(pieces_model("bpe")), "test.gguf"),
+    ):
+        by_byte = {
+            tokenizer.token_bytes(n): n for n in range(tokenizer.vocab_size) if len(tokenizer.token_bytes(n)) == 1
+        }
+        stream = tokenizer.stream_decoder()
+        assert [stream.push(by_byte[bytes([byte])]) for byte in "ɐ".encode()] == ["", "ɐ"]
+        assert [stream.push(by_byte[bytes([byte])]) for byte in "🜁".encode()] == ["", "", "", "🜁"]
+        assert stream.push(by_byte["🜁".encode()[:1]]) == ""
+        assert stream.flush() == "\ufffd"
+        assert stream.flush() == ""
+
+
+def test_control_tokens_are_skipped_unless_asked_for(every_kind: list[Tokenizer]) -> None:
+    for tokenizer in every_kind:
+        for number in tokenizer.special_ids:
+            assert tokenizer.decode([number]) == ""
+            stream = tokenizer.stream_decoder(skip_special=False)
+            spelled = stream.push(number) + stream.flush()
+            assert spelled == tokenizer.decode([number], skip_special=False)
+            assert spelled == tokenizer.token_bytes(number).decode() != ""
+
+
+def test_bytes_of_tokens_are_those_of_the_text(every_kind: list[Tokenizer]) -> None:
+    for tokenizer in every_kind:
+        for text in random_texts(100):
+            ids = tokenizer.encode(text, add_special=False)
+            joined = b"".join(map(tokenizer.token_bytes, ids)).decode()
+            assert joined in (found := tokenizer.decode(ids, skip_special=False), " " + found)
+
+
+def test_texts_that_cannot_be_encoded(every_kind: list[Tokenizer]) -> None:
+    for tokenizer in every_kind:
+        with pytest.raises(TextError, match=r"surrogate '\\ud800' at 2"):
+            tokenizer.encode("ab\ud800")
+        with pytest.raises(TextError, match=f"at most {MAX_TEXT} characters, got {MAX_TEXT + 1}"):
+            tokenizer.encode("a" * (MAX_TEXT + 1))
+
+
+def test_ids_that_are_none(every_kind: list[Tokenizer]) -> None:
+    for tokenizer in every_kind:
+        for wrong in (-1, 1.0, "a", None):
+            with pytest.raises(TokenIdError):
+                tokenizer.decode([wrong])  # type: ignore[list-item]
+            with pytest.raises(TokenIdError):
+                tokenizer.token_bytes(wrong)  # type: ignore[arg-type]
+        assert tokenizer.decode([tokenizer.vocab_size, 1 << 40]) == ""  # rows that pad a matrix
+        assert tokenizer.token_bytes(tokenizer.vocab_size) == b""
+        ids = tokenizer.encode("the dog")
+        assert tokenizer.decode(np.array(ids)) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("text", ["^", "a", " ", "\n", "<", "<|"])
+def test_a_million_characters(every_kind: list[Tokenizer], text: str) -> None:
+    whole = text * (1_000_000 // len(text))
+    for tokenizer in every_kind[:2]:
+        ids = tokenizer.encode(whole)
+        assert len(ids) > 10_000
+        assert b"".join(map(tokenizer.token_bytes, ids[-50:])).decode(errors="ignore").strip(text + "▁ \ufffd") == ""
+
+
+def test_threads_share_a_tokenizer(every_kind: list[Tokenizer]) -> None:
+    for tokenizer in every_kind:
+        texts = [text + "<|im_start|><s>" for text in random_texts(60)]
+        expected = [[tokenizer.encode(text, parse_special=flag) for text in texts] for flag in (False, True)]
+        wrong: list[str] = []
+
+        def run(
+            flag: bool, tokenizer: Tokenizer = tokenizer, texts: list[str] = texts, expected: Any = expected
+        ) -> None:
+            for text, ids in zip(texts * 3, expected[flag] * 3, strict=True):
+                if tokenizer.encode(text, parse_special=flag) != ids:
+                    wrong.append(text)  # noqa: B023
+
+        threads = [threading.Thread(target=run, args=(bool(number % 2),)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+
+def test_facts_of_the_small_files(tmp_path: Path) -> None:
+    document = library_json("gpt2")
+    vocab = document["model"]["vocab"]
+    end, start = vocab["<|endoftext|>"], vocab["<|im_start|>"]
+    write_json(tmp_path, document)
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.chat_template) == (None, (), None)
+    write_json(tmp_path, {"bos_token_id": start, "eos_token_id": [end, 4]}, "config.json")
+    write_json(tmp_path, {"eos_token_id": 3, "bos_token_id": None}, "generation_config.json")
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (start, (3, 4, end))
+    template = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    config: dict[str, Any] = {
+        "bos_token": {"content": "<|endoftext|>"},
+        "eos_token": "<|im_start|>",
+        "chat_template": template,
+    }
+    write_json(tmp_path, config, "tokenizer_config.json")
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.chat_template) == (end, (3, 4, end, start), "d")
+    assert tokenizer.encode("") == []
+    for add, ids in (
+        ({"add_bos_token": True}, [end]),
+        ({"add_eos_token": True}, [start]),
+        ({"add_bos_token": None}, []),
+    ):
+        write_json(tmp_path, config | add, "tokenizer_config.json")
+        assert load_tokenizer(tmp_path).encode("") == ids
+    (tmp_path / "chat_template.jinja").write_text("{{ jinja }}", encoding="utf-8")
+    assert load_tokenizer(tmp_path).chat_template == "{{ jinja }}"
+
+
+def test_added_tokens_of_the_config(tmp_path: Path) -> None:
+    document = library_json("gpt2")
+    size = len(document["model"]["vocab"])
+    write_json(tmp_path, document)
+    added = {str(size): {"content": "<new>", "special": True}, str(size + 1): {"content": "new word", "special": False}}
+    write_json(tmp_path, {"added_tokens_decoder": added}, "tokenizer_config.json")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.vocab_size == size + 2
+    assert tokenizer.encode("<new>new word") == [size, size + 1]
+    assert size in tokenizer.special_ids
+    (tmp_path / "tokenizer.json").unlink()
+    model = pieces_model("bpe")
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    size = load_gguf(pieces_metadata(model), "x").vocab_size
+    added = {str(size): {"content": "<new>", "special": True}, "3": {"content": "<|renamed|>", "special": True}}
+    write_json(tmp_path, {"added_tokens_decoder": added, "add_bos_token": False}, "tokenizer_config.json")
+    write_json(tmp_path, {"plain word": size + 1}, "added_tokens.json")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("<new><|renamed|>plain word") == [size, 3, size + 1]
+    assert tokenizer.decode([size, 3, size + 1], skip_special=False) == "<new><|renamed|>plain word"
+
+
+def test_eos_outside_of_the_vocabulary_is_left_out(tmp_path: Path) -> None:
+    write_json(tmp_path, library_json("gpt2"))
+    write_json(tmp_path, {"bos_token_id": 50256, "eos_token_id": 50256}, "config.json")  # GPT2Config's defaults
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (None, ())
+
+
+def test_the_check_of_a_model_proto() -> None:
+    model = pieces_model("bpe", normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True)
+    spaces = check(model, "x")
+    assert spaces.add_dummy_prefix
+    assert spaces.remove_extra
+    assert not check(without_dummy_prefix(model), "x").add_dummy_prefix
+    for end in range(0, len(model), 997):  # cut anywhere: pyml's error, or a shorter model
+        with contextlib.suppress(PymlError):
+            check(model[:end], "x")

@@ -1,0 +1,45 @@
+"""Logits are the same bits however they are computed: threads, chunks, batches, cache reuse."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import checks
+import pytest
+from checks import Subject
+
+
+@pytest.fixture(scope="module", params=checks.CASES, ids=lambda case: "-".join(case))
+def tiny(request: pytest.FixtureRequest) -> Subject:
+    return checks.tiny_subject(*request.param)
+
+
+@pytest.fixture(scope="module", params=checks.BLOCK_TYPES)
+def block_type(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return checks.block_type_subject(request.param, tmp_path_factory.mktemp("blocks"))
+
+
+@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_tiny_model(tiny: Subject, check: Callable[[Subject], None]) -> None:
+    check(tiny)
+
+
+def test_block_type(block_type: Subject) -> None:
+    checks.check_quickly(block_type)
+
+
+@pytest.fixture(scope="module", params=["smollm2_gguf", "gemma_gguf"])
+def real(request: pytest.FixtureRequest) -> Subject:
+    from pyml_nlp.formats.gguf import GGUFFile
+
+    path: Path = request.getfixturevalue(request.param)
+    ids = list(range(1000, 1000 + 7 * 140, 7))
+    return checks.gguf_subject(path.name, GGUFFile(path), ids)
+
+
+def test_real_model(real: Subject) -> None:
+    checks.check_quickly(real)

@@ -1,0 +1,210 @@
+"""Make the goldens: what Hugging Face transformers computes, in f32 with its eager attention.
+
+    python3 -m venv oracle
+    oracle/bin/pip install torch transformers gguf sentencepiece safetensors
+    oracle/bin/python tests/goldens/make_goldens.py [tiny] [real] [greedy]
+
+Nothing of pyml is imported. The files here were made with the versions in ``versions.json``:
+
+- ``tiny/NAME.npz``, for each model of tiny_models.py: ids, positions, logits there, and the output of the embedding
+  and of every layer (before the final norm) at hidden_positions, shape (layers + 1, positions, width).
+- ``real/NAME_text.npz``: for a text of 300 tokens: ids, and at every position the argmax, the eight largest logits and
+  their ids, the logits of 128 fixed sampled ids, and the log of the sum of exponentials.
+- ``real/NAME_greedy.npz``: for each of prompts.json: ids of the prompt and its greedy continuation, and the gap in nats
+  between the two most likely tokens at every continued position.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import gguf  # noqa: E402
+import numpy as np  # noqa: E402
+import tokenizers  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+import fetch  # noqa: E402
+import gpt2_random  # noqa: E402
+import tiny_models  # noqa: E402
+
+TEXT_TOKENS = 300
+GREEDY_TOKENS = 128
+HIDDEN_POSITIONS = (0, 20, 45, 69)
+POSITIONS = (0, 1, 2, 3, *range(4, 60, 3), *range(60, 70))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the goldens."""
+    modules = (torch, transformers, tokenizers, np)
+    return {
+        "python": sys.version.split()[0],
+        "gguf": str(getattr(gguf, "__version__", "0.19.0")),
+        **{m.__name__: m.__version__ for m in modules},
+    }
+
+
+def load(path: Path, **options: Any) -> Any:
+    """A causal language model in f32 with eager attention."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager", **options
+    )
+    return model.eval()
+
+
+def logits_and_hidden(model: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (T, V) and the hidden states (L + 1, T, W): embeddings, then each layer's output before the final norm."""
+    body = model.model if hasattr(model, "model") else model.transformer
+    layers = body.layers if hasattr(body, "layers") else body.h
+    states: list[torch.Tensor] = []
+
+    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(args[0] if args else kwargs["hidden_states"])
+
+    def after(module: Any, args: tuple[Any, ...], output: Any) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [layer.register_forward_hook(after) for layer in layers]
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0]
+    for handle in handles:
+        handle.remove()
+    hidden = torch.stack([state.reshape(len(ids), -1) for state in states])
+    return logits.numpy(), hidden.numpy()
+
+
+def make_tiny(root: Path) -> None:
+    """Goldens of the tiny random models; checks that transformers reads the GGUF twins as the same models."""
+    for model in tiny_models.MODELS.values():
+        folder = tiny_models.write_hf(model, root / model.name)
+        logits, hidden = logits_and_hidden(load(folder), model.prompt)
+        np.savez_compressed(
+            HERE / "tiny" / f"{model.name}.npz",
+            ids=np.array(model.prompt, np.int32),
+            positions=np.array(POSITIONS, np.int32),
+            logits=logits[list(POSITIONS)],
+            hidden_positions=np.array(HIDDEN_POSITIONS, np.int32),
+            hidden=hidden[:, list(HIDDEN_POSITIONS)],
+        )
+        top = np.sort(logits, axis=-1)
+        print(f"{model.name}: logits std {logits.std():.2f} max {abs(logits).max():.2f}", end=" ")
+        print(f"smallest gap {(top[:, -1] - top[:, -2]).min():.4f}")
+        if model.gguf:
+            check_gguf(model, root, logits)
+
+
+def check_gguf(model: tiny_models.TinyModel, root: Path, logits: np.ndarray) -> None:
+    """transformers reads the GGUF that we write as the same model, as far as it reads such files at all."""
+    tiny_models.write_gguf(model, root / f"{model.name}.gguf")
+    try:
+        # The configuration is given: transformers leaves biases, scaled RoPE and small contexts out of what it reads.
+        config = transformers.AutoConfig.from_pretrained(root / model.name)
+        twin = load(root, gguf_file=f"{model.name}.gguf", config=config)
+    except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        print(f"  GGUF: transformers cannot read it: {type(error).__name__}: {str(error)[:200]}")
+        return
+    difference = abs(logits_and_hidden(twin, model.prompt)[0] - logits).max()
+    print(f"  GGUF: largest difference {difference:.2e}")
+
+
+def real_models() -> list[tuple[str, Any, Any]]:
+    """(name, function that loads the model, function that encodes a text) of the three real shapes."""
+    gemma, smollm2 = fetch.fetch(fetch.GEMMA), fetch.fetch(fetch.SMOLLM2)
+    return [
+        ("gemma3_270m", lambda: load(gemma.parent, gguf_file=gemma.name), lambda: gguf_encoder(gemma)),
+        ("smollm2_135m", lambda: load(smollm2.parent, gguf_file=smollm2.name), lambda: gguf_encoder(smollm2)),
+        ("gpt2_124m", lambda: load(gpt2_random.gpt2_folder()), gpt2_encoder),
+    ]
+
+
+def gguf_encoder(path: Path) -> Any:
+    """text -> ids, as transformers converts the GGUF's tokenizer (for SmolLM2 with the digit split that it lacks)."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    if "SmolLM2" in path.name:
+        pre = tokenizers.pre_tokenizers
+        tokenizer.backend_tokenizer.pre_tokenizer = pre.Sequence(
+            [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
+        )
+        return lambda text: tokenizer(text, add_special_tokens=False).input_ids
+    return lambda text: [2, *tokenizer(text, add_special_tokens=False).input_ids]
+
+
+def gpt2_encoder() -> Any:
+    """text -> ids by GPT-2's own vocabulary."""
+    vocab, merges = fetch.fetch(fetch.GPT2_VOCAB), fetch.fetch(fetch.GPT2_MERGES)
+    tokenizer = tokenizers.ByteLevelBPETokenizer(str(vocab), str(merges))
+    return lambda text: tokenizer.encode(text).ids
+
+
+def make_text(name: str, model: Any, encode: Any) -> None:
+    """Logits over the first 300 tokens of text.txt."""
+    ids = encode((HERE / "text.txt").read_text())[:TEXT_TOKENS]
+    if len(ids) < TEXT_TOKENS:
+        raise SystemExit(f"{name}: the text has only {len(ids)} tokens")
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0]
+    sampled = np.sort(np.random.RandomState(7).choice(logits.shape[1], 128, replace=False)).astype(np.int32)
+    top = logits.topk(8)
+    np.savez_compressed(
+        HERE / "real" / f"{name}_text.npz",
+        ids=np.array(ids, np.int32),
+        argmax=logits.argmax(-1).numpy().astype(np.int32),
+        top_ids=top.indices.numpy().astype(np.int32),
+        top_logits=top.values.numpy(),
+        sampled_ids=sampled,
+        sampled_logits=logits.numpy()[:, sampled],
+        logsumexp=logits.logsumexp(-1).numpy(),
+    )
+    gaps = (top.values[:, 0] - top.values[:, 1]).numpy()
+    loss = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])).item()
+    print(f"{name}: max |logit| {logits.abs().max():.2f}, smallest gap {gaps.min():.5f}, perplexity {np.exp(loss):.2f}")
+
+
+def make_greedy(name: str, model: Any, encode: Any) -> None:
+    """Greedy continuations, never stopping at an end token: all are GREEDY_TOKENS long."""
+    arrays = {}
+    for number, prompt in enumerate(json.loads((HERE / "prompts.json").read_text())):
+        ids, gaps, past = encode(prompt), [], None
+        feed = ids = list(ids)
+        start = len(ids)
+        for _ in range(GREEDY_TOKENS):
+            with torch.no_grad():
+                out = model(torch.tensor([feed]), past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            best = out.logits[0, -1].topk(2)
+            gaps.append(float(best.values[0] - best.values[1]))
+            feed = [int(best.indices[0])]
+            ids = ids + feed
+        arrays[f"prompt_{number}"] = np.array(ids[:start], np.int32)
+        arrays[f"tokens_{number}"] = np.array(ids[start:], np.int32)
+        arrays[f"gaps_{number}"] = np.array(gaps, np.float32)
+        print(f"{name} {number}: smallest gap {min(gaps):.5f}: {ids[:start]} -> {ids[start : start + 12]}")
+    np.savez_compressed(HERE / "real" / f"{name}_greedy.npz", **arrays)
+
+
+def main(wanted: set[str]) -> None:
+    """Make what is wanted: ``tiny``, ``real`` (text), ``greedy``; everything by default."""
+    torch.set_num_threads(2)
+    wanted = wanted or {"tiny", "real", "greedy"}
+    if "tiny" in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            make_tiny(Path(folder))
+    for name, load_model, make_encoder in real_models() if wanted & {"real", "greedy"} else []:
+        model, encode = load_model(), make_encoder()
+        if "real" in wanted:
+            make_text(name, model, encode)
+        if "greedy" in wanted and name != "gpt2_124m":
+            make_greedy(name, model, encode)
+    (HERE / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(set(sys.argv[1:]))

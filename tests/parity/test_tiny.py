@@ -1,0 +1,116 @@
+"""Tiny random models in f32 against transformers, to 1e-4; a failure names the first layer that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import pyml_nlp
+import tiny_models
+from tiny_models import MODELS, TinyModel
+
+TOLERANCE = 1e-4
+GOLDENS = Path(__file__).parents[1] / "goldens" / "tiny"
+
+F32Array = npt.NDArray[np.float32]
+
+
+@pytest.fixture(params=list(MODELS.values()), ids=list(MODELS))
+def model(request: pytest.FixtureRequest) -> TinyModel:
+    found: TinyModel = request.param
+    return found
+
+
+def golden(model: TinyModel) -> dict[str, npt.NDArray[Any]]:
+    with np.load(GOLDENS / f"{model.name}.npz") as file:
+        arrays = dict(file)
+    assert arrays["ids"].tolist() == model.prompt
+    return arrays
+
+
+def logits(model: TinyModel, weights: Mapping[str, F32Array] | None, positions: npt.NDArray[np.int32]) -> F32Array:
+    built = tiny_models.build(model, weights, dtype="f32", threads=2)
+    found: F32Array = built.forward([(built.new_cache(), model.prompt, positions.tolist())])[0]
+    return found
+
+
+def head(model: TinyModel, weights: Mapping[str, F32Array], x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Final norm and head in NumPy: (P, W) to (P, V)."""
+    x = x.astype(np.float64)
+    config, named = model.config, {name.removeprefix(model.prefix): array for name, array in weights.items()}
+    if model.family == "gpt2":
+        x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["layer_norm_epsilon"])
+        x = x * named["ln_f.weight"] + named["ln_f.bias"]
+        table = named["wte.weight"]
+    else:
+        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["rms_norm_eps"])
+        x = x * (named["model.norm.weight"] + (1.0 if model.family == "gemma3_text" else 0.0))
+        table = named["model.embed_tokens.weight"]
+    out = np.asarray(x @ named.get("lm_head.weight", table).T, np.float64)
+    cap = config.get("final_logit_softcapping")
+    return out if cap is None else np.asarray(cap * np.tanh(out / cap), np.float64)
+
+
+def first_wrong_layer(model: TinyModel, weights: Mapping[str, F32Array]) -> int | None:
+    """The first layer after which the model differs from transformers' hidden states.
+
+    Runs the model with its first 1, 2, ... layers and compares the logits with what the recorded hidden states give.
+    """
+    arrays = golden(model)
+    for n in range(1, model.n_layers + 1):
+        part = model.truncated(n)
+        got = logits(part, {name: weights[name] for name in part.names()}, arrays["hidden_positions"])
+        if abs(got - head(model, weights, arrays["hidden"][n])).max() > TOLERANCE:
+            return n - 1
+    return None
+
+
+def check(model: TinyModel, weights: Mapping[str, F32Array], got: F32Array, positions: npt.NDArray[np.int32]) -> None:
+    """Compare with the golden; a failure says where the difference begins."""
+    difference = abs(got - golden(model)["logits"])
+    if difference.max() <= TOLERANCE:
+        return
+    place = positions[difference.max(axis=1) > TOLERANCE]
+    layer = first_wrong_layer(model, weights)
+    where = "no layer does at the recorded positions" if layer is None else f"layers.{layer} is the first to differ"
+    pytest.fail(f"{model.name}: logits differ by {difference.max():.2e} at positions {place.tolist()}; {where}")
+
+
+def test_logits_equal_transformers(model: TinyModel) -> None:
+    weights, positions = model.weights(), golden(model)["positions"]
+    check(model, weights, logits(model, weights, positions), positions)
+
+
+def test_gguf_gives_the_same_logits(model: TinyModel, tiny_ggufs: dict[str, Path]) -> None:
+    if not model.gguf:
+        pytest.skip("GGUF has no metadata for this configuration")
+    positions = golden(model)["positions"]
+    with_gguf = pyml_nlp.load(tiny_ggufs[model.name], dtype="f32", threads=2)
+    check(model, model.weights(), with_gguf.logits(model.prompt, positions.tolist()), positions)
+
+
+def test_folder_gives_the_same_bits_as_arrays(model: TinyModel, tiny_dirs: dict[str, Path]) -> None:
+    positions = golden(model)["positions"]
+    from_folder = pyml_nlp.load(tiny_dirs[model.name], dtype="f32", threads=2).logits(model.prompt, positions.tolist())
+    assert np.array_equal(from_folder, logits(model, None, positions))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "llama"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_failure_names_the_layer(name: str, layer: int) -> None:
+    model = MODELS[name]
+    weights = model.weights()
+    assert first_wrong_layer(model, weights) is None
+    layers, down = ("transformer.h", "mlp.c_proj") if name == "gpt2" else ("model.layers", "mlp.down_proj")
+    matrix = f"{layers}.{layer}.{down}.weight"
+    weights[matrix][:9] *= np.float32(1.1)  # some rows: a norm that follows would undo a factor of all
+    assert first_wrong_layer(model, weights) == layer
+    positions = golden(model)["positions"]
+    with pytest.raises(pytest.fail.Exception, match=rf"layers\.{layer} is the first"):
+        check(model, weights, logits(model, weights, positions), positions)

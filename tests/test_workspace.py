@@ -1,0 +1,158 @@
+"""The house rules: who imports whom, what is never done, what the docs and the build promise."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("core", "nn", "nlp")
+# What each package may import of its siblings: downwards only.
+MAY_IMPORT = {"core": {"pyml_core"}, "nn": {"pyml_core", "pyml_nn"}, "nlp": {"pyml_core", "pyml_nn", "pyml_nlp"}}
+LEVELS = ["scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni"]
+NOT_OURS = {".git", ".venv", ".venv-3.11", ".venv-3.12", ".venv-3.13", "build", "dist", "__pycache__"}
+
+
+def our_files() -> list[Path]:
+    """Every file of the workspace that is neither built nor installed nor a tool's cache."""
+    found = []
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        if NOT_OURS.isdisjoint(parts) and not any(part.endswith("_cache") or part == ".hypothesis" for part in parts):
+            found.append(path)
+    return [path for path in found if path.is_file() and path.suffix not in (".so", ".pyc")]
+
+
+def source_files() -> Iterator[tuple[str, Path]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / f"packages/pyml-{package}/src").rglob("*.py")):
+            yield package, path
+
+
+def metadata(package: str) -> dict[str, Any]:
+    with (ROOT / f"packages/pyml-{package}/pyproject.toml").open("rb") as file:
+        return dict(tomllib.load(file)["project"])
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and full name of every absolute import, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+SOURCES = [pytest.param(package, path, id=str(path.relative_to(ROOT / "packages"))) for package, path in source_files()]
+
+
+@pytest.mark.parametrize(("package", "path"), SOURCES)
+def test_imports_go_downwards_and_are_declared(package: str, path: Path) -> None:
+    declared = {re.split(r"[<>=~ \[]", name)[0].replace("-", "_").lower() for name in metadata(package)["dependencies"]}
+    for extra in metadata(package).get("optional-dependencies", {}).values():
+        declared |= {name.split("==")[0].replace("-", "_") for name in extra}
+    for line, name in imported(ast.parse(path.read_text())):
+        top = name.split(".")[0]
+        if top.startswith("pyml_"):
+            assert top in MAY_IMPORT[package], f"{path}:{line}: pyml_{package} must not import {top}"
+        if top not in sys.stdlib_module_names and top != f"pyml_{package}":
+            assert top in declared, f"{path}:{line}: {top} is no dependency of pyml-{package}"
+
+
+FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch", "runpy", "code"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+
+
+@pytest.mark.parametrize(("package", "path"), SOURCES)
+def test_nothing_is_unpickled_or_executed(package: str, path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    for line, name in imported(tree):
+        assert name.split(".")[0] not in FORBIDDEN_MODULES, f"{path}:{line}: {name}"
+        assert name != "jinja2.Environment", f"{path}:{line}: templates of model files run in jinja2's sandbox"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in FORBIDDEN_CALLS, f"{path}:{node.lineno}: {node.func.id}()"
+        if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
+            assert isinstance(node.value, ast.Constant), f"{path}:{node.value.lineno}: {node.arg}"
+            assert node.value.value is False, f"{path}:{node.value.lineno}: {node.arg}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_is_complete(package: str) -> None:
+    folder = ROOT / f"packages/pyml-{package}"
+    assert (folder / f"src/pyml_{package}/py.typed").exists()
+    assert (folder / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert any((folder / "tests").rglob("test_*.py"))
+    project = metadata(package)
+    assert project["version"] == metadata("core")["version"]
+    siblings = [name for name in project["dependencies"] if name.startswith("pyml-")]
+    assert all(name.endswith(f"=={project['version']}") for name in siblings), siblings
+
+
+@pytest.mark.parametrize("path", [path for path in our_files() if path.suffix == ".md"], ids=lambda path: path.name)
+def test_links_of_the_docs_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (path.parent / target.split("#")[0]).exists(), f"{path.name}: {target}"
+
+
+def test_names_of_files_in_the_docs_exist() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"`((?:packages|scripts|tests|benchmarks|docs)/[\w./-]+)`", page.read_text()):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_readme_has_two_commands() -> None:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    commands = [text for language, text in blocks if language in ("sh", "bash", "shell")]
+    assert len(commands) == 2
+    assert "pyml-infer" in commands[0]
+    assert "pytest" in commands[1]
+
+
+def test_no_large_files() -> None:
+    large = [path for path in our_files() if path.stat().st_size > 1_000_000]
+    assert not large
+
+
+def test_levels_are_the_same_everywhere() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        (matrix,) = tomllib.load(file)["tool"]["hatch"]["envs"]["test"]["matrix"]
+    hook = runpy.run_path(str(ROOT / "packages/pyml-core/hatch_build.py"))
+    assert matrix["level"] == LEVELS
+    assert list(hook["LEVELS"]) == LEVELS
+    flags = [*hook["C_FLAGS"], *hook["CYTHON_FLAGS"], *(flag for level in hook["LEVELS"].values() for flag in level)]
+    assert "-ffp-contract=off" in flags
+    assert not {"-march=native", "-ffast-math", "-Ofast"} & set(flags)
+
+
+def test_changed_sources_are_noticed() -> None:
+    import pyml_core._build_check as build_check
+
+    with pytest.raises(ImportError, match="hatch run kernels"):
+        build_check.check("0" * 64)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_symbol_of_a_level_carries_its_name(level: str) -> None:
+    """Two levels never share a symbol: the linker would keep one of them, and run AVX-512 on a CPU that has none."""
+    nm = shutil.which("nm")
+    objects = list((ROOT / "packages/pyml-core/build/objects").glob(f"*-{level}.o"))
+    if nm is None or not objects:
+        pytest.skip("nm or the build's objects are not here")
+    for path in objects:
+        lines = subprocess.run([nm, "--defined-only", path], capture_output=True, text=True, check=True).stdout
+        names = [line.split()[-1] for line in lines.splitlines() if line.split()[-2].isupper()]
+        assert names
+        assert all(name.endswith(f"_{level}") for name in names), path.name

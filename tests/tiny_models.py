@@ -1,0 +1,402 @@
+"""Tiny random models: the configurations, weights from a seed, and writers of their files.
+
+``python tests/tiny_models.py FOLDER`` writes every one as a Hugging Face folder (and, where the format has the
+architecture, as a GGUF file). Weights come from ``np.random.RandomState``, whose stream NumPy has frozen, so that the
+goldens made from these seeds elsewhere stay valid. Sizes are odd on purpose: heads and widths that are no powers of
+two, windows shorter than a prompt."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import tokenizer_files
+
+F32Array = npt.NDArray[np.float32]
+
+VOCAB = 331
+PROMPT_LENGTH = 70  # longer than one page of the KV cache and than every window below
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A configuration as its ``config.json`` has it, and the seed of its weights."""
+
+    name: str
+    seed: int
+    config: dict[str, Any]
+    gguf: bool = False
+    prefix: str = ""  # of the weights' names in the safetensors file
+
+    @property
+    def family(self) -> str:
+        """``gpt2``, ``gemma3_text``, ``llama`` or ``mistral``."""
+        return str(self.config["model_type"])
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return int(self.config.get("num_hidden_layers", self.config.get("n_layer", 0)))
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding table; the default differs between families."""
+        return bool(self.config.get("tie_word_embeddings", self.family in ("gpt2", "gemma3_text")))
+
+    @property
+    def prompt(self) -> list[int]:
+        """Token ids to compute logits for."""
+        return [int(i) for i in np.random.RandomState(self.seed + 1).randint(0, VOCAB, PROMPT_LENGTH)]
+
+    def truncated(self, n_layers: int) -> TinyModel:
+        """The same model with its first layers only."""
+        key = "n_layer" if self.family == "gpt2" else "num_hidden_layers"
+        config = {**self.config, key: n_layers}
+        if "layer_types" in config:
+            config["layer_types"] = config["layer_types"][:n_layers]
+        return TinyModel(self.name, self.seed, config, self.gguf, self.prefix)
+
+    def weights(self) -> dict[str, F32Array]:
+        """Weights by their names in Hugging Face's files."""
+        return {self.prefix + name: self._weight(name, shape) for name, shape in self._shapes()}
+
+    def names(self) -> list[str]:
+        """Names of the weights."""
+        return [self.prefix + name for name, _ in self._shapes()]
+
+    def _weight(self, name: str, shape: tuple[int, ...]) -> F32Array:
+        # Seeded by its name, so that a truncated model has the same weights.
+        noise = np.random.RandomState([self.seed, zlib.crc32(name.encode())]).standard_normal(shape)
+        if name.endswith("bias"):
+            noise *= 0.2
+        elif len(shape) == 1:
+            noise = 0.25 * noise + (0.0 if self.family == "gemma3_text" else 1.0)
+        elif any(part in name for part in ("embed_tokens", "wte", "wpe")):
+            noise *= 1.0 / np.sqrt(shape[1]) if self.tied else 0.5  # a tied head has logits near 1, as others do
+        else:  # c_attn, q_proj and k_proj larger, so that attention is far from uniform
+            k = shape[0] if self.family == "gpt2" and "lm_head" not in name else shape[1]
+            noise *= (1.6 if any(part in name for part in ("c_attn", "q_proj", "k_proj")) else 1.0) / np.sqrt(k)
+        return noise.astype(np.float32)
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        return self._gpt2_shapes() if self.family == "gpt2" else self._llama_shapes()
+
+    def _gpt2_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        c = self.config
+        width = c["n_embd"]
+        inner = c.get("n_inner") or 4 * width
+        yield "wte.weight", (c["vocab_size"], width)
+        yield "wpe.weight", (c["n_positions"], width)
+        for i in range(self.n_layers):
+            for name, shape in (("attn.c_attn", (width, 3 * width)), ("attn.c_proj", (width, width)),
+                                ("mlp.c_fc", (width, inner)), ("mlp.c_proj", (inner, width))):  # fmt: skip
+                yield f"h.{i}.{name}.weight", shape
+                yield f"h.{i}.{name}.bias", shape[1:]
+            for name in ("ln_1", "ln_2"):
+                yield f"h.{i}.{name}.weight", (width,)
+                yield f"h.{i}.{name}.bias", (width,)
+        yield "ln_f.weight", (width,)
+        yield "ln_f.bias", (width,)
+        if not self.tied:
+            yield "lm_head.weight", (c["vocab_size"], width)
+
+    def _llama_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        c = self.config
+        width, inner, heads = c["hidden_size"], c["intermediate_size"], c["num_attention_heads"]
+        head_dim = c.get("head_dim") or width // heads
+        kv = c.get("num_key_value_heads", heads) * head_dim
+        matrices = {
+            "self_attn.q_proj": (heads * head_dim, width),
+            "self_attn.k_proj": (kv, width),
+            "self_attn.v_proj": (kv, width),
+            "self_attn.o_proj": (width, heads * head_dim),
+            "mlp.gate_proj": (inner, width),
+            "mlp.up_proj": (inner, width),
+            "mlp.down_proj": (width, inner),
+        }
+        norms = {"input_layernorm": width, "post_attention_layernorm": width}
+        if self.family == "gemma3_text":
+            norms |= {"pre_feedforward_layernorm": width, "post_feedforward_layernorm": width,
+                      "self_attn.q_norm": head_dim, "self_attn.k_norm": head_dim}  # fmt: skip
+        yield "model.embed_tokens.weight", (c["vocab_size"], width)
+        for i in range(self.n_layers):
+            for name, shape in matrices.items():
+                yield f"model.layers.{i}.{name}.weight", shape
+                if c.get("attention_bias" if name.startswith("self_attn") else "mlp_bias"):
+                    yield f"model.layers.{i}.{name}.bias", shape[:1]
+            for name, size in norms.items():
+                yield f"model.layers.{i}.{name}.weight", (size,)
+        yield "model.norm.weight", (width,)
+        if not self.tied:
+            yield "lm_head.weight", (c["vocab_size"], width)
+
+
+_GPT2: dict[str, Any] = {
+    "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": VOCAB, "n_positions": 128, "n_ctx": 128,
+    "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+_GEMMA3: dict[str, Any] = {
+    "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "vocab_size": VOCAB, "rms_norm_eps": 1e-6,
+    "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 256, "bos_token_id": 2, "eos_token_id": [1, 5],
+    "pad_token_id": 0, "final_logit_softcapping": None, "attn_logit_softcapping": None, "attention_bias": False,
+}  # fmt: skip
+_LLAMA: dict[str, Any] = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": VOCAB, "rms_norm_eps": 1e-5,
+    "hidden_act": "silu", "max_position_embeddings": 256, "rope_theta": 10000.0, "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+_MISTRAL = {**_LLAMA, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+
+MODELS = {
+    model.name: model
+    for model in (
+        TinyModel("gpt2", 11, {**_GPT2, "n_embd": 96, "n_head": 6, "n_layer": 3}, gguf=True, prefix="transformer."),
+        TinyModel("gpt2_head20", 12, {
+            **_GPT2, "n_embd": 140, "n_head": 7, "n_layer": 2, "n_inner": 203, "activation_function": "gelu",
+            "layer_norm_epsilon": 1e-3, "tie_word_embeddings": False,
+        }),
+        TinyModel("gpt2_head80", 13, {**_GPT2, "n_embd": 160, "n_head": 2, "n_layer": 2, "n_positions": 77}),
+        TinyModel("gemma3", 21, {  # the published pattern (5 local layers, 1 global), keys as on the hub
+            **_GEMMA3, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 7, "num_attention_heads": 4,
+            "num_key_value_heads": 1, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 24, "rope_theta":
+            1000000.0, "rope_local_base_freq": 10000.0, "rope_scaling": None,
+            "_sliding_window_pattern": 6,
+        }, gguf=True),
+        TinyModel("gemma3_head80", 22, {  # untied, scaled global RoPE, capped logits, keys of transformers 5
+            **_GEMMA3, "hidden_size": 96, "intermediate_size": 140, "num_hidden_layers": 4, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "head_dim": 80, "query_pre_attn_scalar": 56, "sliding_window": 13,
+            "tie_word_embeddings": False, "final_logit_softcapping": 5.0,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 100000.0, "factor": 8.0},
+            },
+        }),
+        TinyModel("gemma3_head20", 23, {  # a head_dim that is not hidden / heads, an activation of another kind
+            **_GEMMA3, "hidden_size": 72, "intermediate_size": 100, "num_hidden_layers": 3, "num_attention_heads": 3,
+            "num_key_value_heads": 3, "head_dim": 20, "query_pre_attn_scalar": 24, "sliding_window": 65,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "rope_theta": 20000.0, "rope_local_base_freq": 300.0, "hidden_activation": "silu",
+        }),
+        TinyModel("llama", 31, {
+            **_LLAMA, "hidden_size": 96, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "tie_word_embeddings": False,
+        }, gguf=True),
+        TinyModel("llama_head80", 32, {
+            **_LLAMA, "hidden_size": 160, "intermediate_size": 130, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True,
+            "rms_norm_eps": 1e-3,
+        }, gguf=True),
+        TinyModel("llama3_scaled", 33, {
+            **_LLAMA, "hidden_size": 72, "intermediate_size": 112, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 1, "head_dim": 20, "tie_word_embeddings": True, "rope_theta": 500.0,
+            "rope_scaling": {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        }, gguf=True),
+        TinyModel("llama_linear", 34, {
+            **_LLAMA, "hidden_size": 84, "intermediate_size": 100, "num_hidden_layers": 2, "num_attention_heads": 3,
+            "num_key_value_heads": 1, "tie_word_embeddings": False, "hidden_act": "gelu",
+            "rope_scaling": {"type": "linear", "factor": 2.5},
+        }),
+        TinyModel("llama_gelu_tanh", 35, {  # keys as transformers 5 writes them
+            **{key: value for key, value in _LLAMA.items() if key != "rope_theta"},
+            "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 4, "tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh", "head_dim": 12,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 700.0},
+        }),
+        TinyModel("mistral_window", 41, {
+            **_MISTRAL, "hidden_size": 96, "intermediate_size": 150, "num_hidden_layers": 3, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "head_dim": 24, "sliding_window": 13, "tie_word_embeddings": False,
+            "rope_theta": 1000000.0,
+        }),
+        TinyModel("mistral_full", 42, {
+            **_MISTRAL, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 1, "sliding_window": None, "tie_word_embeddings": False,
+        }),
+    )
+}  # fmt: skip
+
+# Rows of 256, so that every block type fits: for models with quantised matrices.
+QUANTIZED = TinyModel("quantized", 51, {
+    **_LLAMA, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 128, "tie_word_embeddings": True,
+})  # fmt: skip
+
+
+def write_hf(model: TinyModel, folder: Path) -> Path:
+    """Write the model as a Hugging Face folder: config.json, model.safetensors (f32) and tokenizer files."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(model.config, indent=1))
+    save_file(model.weights(), folder / "model.safetensors", metadata={"format": "pt"})
+    if model.family == "gemma3_text":
+        tokenizer_files.write_sentencepiece(folder, tokenizer_files.tiny_pieces(VOCAB))
+    else:
+        tokenizer_files.write_byte_level(folder, tokenizer_files.tiny_byte_level(VOCAB))
+    return folder
+
+
+def build(model: TinyModel, weights: Mapping[str, F32Array] | None = None, **options: Any) -> Any:
+    """The model in pyml (pyml_nn only), with its own weights or the given ones; ``options`` go to ``Model``."""
+    from pyml_nn.models import ARCHITECTURES
+    from pyml_nn.weights import ArrayWeights
+
+    module = ARCHITECTURES[model.family]
+    return module.Model(module.Config.from_hf(model.config), ArrayWeights(weights or model.weights()), **options)
+
+
+# ---- GGUF
+
+_GGUF_NAMES = {
+    "gpt2": {
+        "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "lm_head": "output",
+        "ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
+        "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+    },
+    "llama": {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm":
+        "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj":
+        "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    },
+}  # fmt: skip
+_GGUF_NAMES["gemma3_text"] = {
+    **_GGUF_NAMES["llama"], "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+}  # fmt: skip
+
+
+def write_gguf(model: TinyModel, path: Path, dtype: str = "f32") -> Path:
+    """Write the model as a GGUF file with the ``gguf`` package, under llama.cpp's conventions.
+
+    These are: q and k rows of ``llama`` permuted for interleaved RoPE, 1 added to Gemma's norms, GPT-2's matrices
+    transposed, Llama 3's RoPE scaling as a tensor of frequency factors. Matrices are stored as ``dtype``, all else as
+    f32; a K-quant or IQ4_NL matrix gets random blocks in place of the model's values: the package cannot make those.
+    """
+    import gguf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    architecture = "gemma3" if model.family == "gemma3_text" else model.family
+    writer = gguf.GGUFWriter(path, architecture)
+    _write_metadata(writer, model)
+    for name, array in _gguf_tensors(model):
+        if array.ndim == 1 or dtype == "f32" or "position" in name:
+            writer.add_tensor(name, array)
+            continue
+        kind = gguf.GGMLQuantizationType[dtype.upper()]
+        if dtype.upper() in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"):
+            data = gguf.quants.quantize(array, kind)
+        else:
+            data = _random_blocks(dtype, array.shape, zlib.crc32(name.encode()))
+        writer.add_tensor(name, data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _gguf_tensors(model: TinyModel) -> Iterator[tuple[str, F32Array]]:
+    table = _GGUF_NAMES[model.family]
+    config = model.config
+    for full_name, array in model.weights().items():
+        name, kind = full_name.removeprefix(model.prefix).rsplit(".", 1)
+        layer = ""
+        for start in ("h.", "model.layers."):
+            if name.startswith(start):
+                number, name = name.removeprefix(start).split(".", 1)
+                layer = f"blk.{number}."
+        if model.family == "gpt2" and array.ndim == 2 and name not in ("wte", "wpe", "lm_head"):
+            array = np.ascontiguousarray(array.T)
+        if model.family == "gemma3_text" and name.endswith("norm"):
+            array = array + np.float32(1)
+        if model.family == "llama" and name.endswith(("q_proj", "k_proj")):
+            heads = config["num_attention_heads"] if name.endswith("q_proj") else config["num_key_value_heads"]
+            halves = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
+            array = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
+        yield f"{layer}{table[name]}.{kind}", array
+    scaling: Mapping[str, Any] = config.get("rope_scaling") or {}
+    if scaling.get("rope_type") == "llama3":
+        yield "rope_freqs.weight", _llama3_factors(config, scaling)
+
+
+def _llama3_factors(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> F32Array:
+    """What the frequencies are divided by. Source: llama.cpp's convert_hf_to_gguf.py, class LlamaModel."""
+    half = config["head_dim"] // 2
+    wavelength = 2 * np.pi * config["rope_theta"] ** (np.arange(half) / half)
+    turns = scaling["original_max_position_embeddings"] / wavelength
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    return np.asarray(1 / ((1 - smooth) / scaling["factor"] + smooth), np.float32)
+
+
+def _write_metadata(writer: Any, model: TinyModel) -> None:
+    c = model.config
+    writer.add_block_count(model.n_layers)
+    if model.family == "gpt2":
+        writer.add_context_length(c["n_positions"])
+        writer.add_embedding_length(c["n_embd"])
+        writer.add_feed_forward_length(c.get("n_inner") or 4 * c["n_embd"])
+        writer.add_head_count(c["n_head"])
+        writer.add_layer_norm_eps(c["layer_norm_epsilon"])
+        tokenizer_files.add_byte_level(writer, tokenizer_files.tiny_byte_level(VOCAB))
+        return
+    head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    writer.add_context_length(c["max_position_embeddings"])
+    writer.add_embedding_length(c["hidden_size"])
+    writer.add_feed_forward_length(c["intermediate_size"])
+    writer.add_head_count(c["num_attention_heads"])
+    writer.add_head_count_kv(c["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    writer.add_rope_freq_base(c["rope_theta"])
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    if model.family == "gemma3_text":
+        writer.add_sliding_window(c["sliding_window"])
+        tokenizer_files.add_pieces(writer, tokenizer_files.tiny_pieces(VOCAB))
+    else:
+        writer.add_rope_dimension_count(head_dim)
+        writer.add_vocab_size(c["vocab_size"])
+        tokenizer_files.add_byte_level(writer, tokenizer_files.tiny_byte_level(VOCAB))
+
+
+# Offsets of the 16-bit scales (d, and dmin or m) in a stored block; everything else in it may be any bits.
+_SCALES = {"q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "iq4_nl": (0,)}
+
+
+def _random_blocks(dtype: str, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.uint8]:
+    """Finite random blocks of a type, as an array of (rows, bytes a row)."""
+    import gguf
+
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[dtype.upper()]]
+    random = np.random.RandomState(seed)
+    count = int(np.prod(shape)) // block
+    blocks = random.randint(0, 256, (count, size)).astype(np.uint8)
+    for offset in _SCALES[dtype.lower()]:
+        # Codes times sub-scales reach a few hundred to two thousand: weights stay near 0.1.
+        scale = random.uniform(0.5e-4, 2e-4, count) * (4 if dtype.lower() == "iq4_nl" else 1)
+        blocks[:, offset : offset + 2] = scale.astype(np.float16).view(np.uint8).reshape(count, 2)
+    return blocks.reshape(shape[0], -1)
+
+
+def main(folder: Path) -> None:
+    """Write every tiny model below ``folder``."""
+    for model in MODELS.values():
+        print(write_hf(model, folder / model.name))
+        if model.gguf:
+            print(write_gguf(model, folder / f"{model.name}.gguf"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
