@@ -1,0 +1,94 @@
+"""A virtual environment for each engine, made when it is first needed.
+
+Nothing here touches the project's own environment. Engines are installed by pip from the package index that pip is set
+up to use; llama.cpp is built here from its source package for this very CPU, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment.
+
+    Attributes:
+        name: its folder.
+        packages: what pip installs.
+        check: Python code that runs if it is complete.
+        variables: environment variables of the installation.
+        without: packages that come along and are removed again.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    check: str
+    variables: dict[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+
+NATIVE = {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
+ENVIRONMENTS = {
+    environment.name: environment
+    for environment in (
+        Environment(
+            "llama.cpp",
+            ("--no-binary=llama-cpp-python", "llama-cpp-python"),
+            "import llama_cpp",
+            NATIVE,
+        ),
+        Environment(
+            "ik_llama.cpp",
+            ("--no-binary=ik-llama-cpp-python", "ik-llama-cpp-python"),
+            "import ik_llama_cpp",
+            # Without the attention kernels for 4-bit KV caches, which are not measured and take the longest to compile.
+            {"CMAKE_ARGS": f"{NATIVE['CMAKE_ARGS']} -DGGML_IQK_FA_ALL_QUANTS=OFF"},
+        ),
+        Environment("openvino", ("openvino-genai",), "import openvino_genai"),
+        Environment(
+            "openvino-export",
+            ("optimum-intel[openvino]", "torch"),
+            "import optimum.exporters.openvino.__main__, openvino_tokenizers, nncf",
+            without=("torchvision",),  # fails to import beside another build of torch, and only images need it
+        ),
+        Environment(
+            "transformers",
+            ("transformers", "torch", "accelerate", "gguf", "sentencepiece"),
+            "import transformers, torch, accelerate, gguf, sentencepiece",
+        ),
+    )
+}
+
+
+def python_of(folder: Path, name: str) -> Path:
+    """The interpreter of an environment, complete: it is made or completed first if it has to be."""
+    environment = ENVIRONMENTS[name]
+    home = folder / name
+    python = home / "bin" / "python"
+    stamp = home / ".complete"
+    if stamp.exists():
+        return python
+    if not python.exists():
+        print(f"making the environment {home}", file=sys.stderr)
+        venv.create(home, with_pip=True)
+    if not works(python, environment.check):
+        print(f"installing {' '.join(environment.packages)} into {home}", file=sys.stderr)
+        variables = {**os.environ, **environment.variables}
+        pip = [str(python), "-m", "pip"]
+        subprocess.run([*pip, "install", *environment.packages], check=True, env=variables, stdout=sys.stderr)
+        if environment.without:
+            subprocess.run([*pip, "uninstall", "-y", *environment.without], check=True, stdout=sys.stderr)
+        subprocess.run([python, "-c", environment.check], check=True, stdout=sys.stderr)
+    stamp.touch()
+    return python
+
+
+def works(python: Path, code: str) -> bool:
+    """Whether that interpreter runs that code."""
+    return subprocess.run([python, "-c", code], check=False, capture_output=True).returncode == 0

@@ -1,0 +1,130 @@
+/* What the machine gives right now: plain reads from memory, int8 dot products, f32 multiply-adds.
+ *
+ *     limits THREADS  ->  {"read_gb_per_s": .., "int8_gop_per_s": .., "f32_gflop_per_s": ..}
+ *
+ * Compiled by machine.py with -O3 -march=native -pthread. Each figure is the best of three passes; 0 where this CPU (or
+ * compiler) has no such instruction. One int8 multiply-add counts as two operations.
+ */
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define MAX_THREADS 256
+#define BYTES ((size_t)384 << 20)
+#define LOOPS 10000000L
+
+typedef uint64_t vector __attribute__((vector_size(64)));
+
+static char *memory;
+static int threads;
+static volatile uint64_t sink;
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+static void *read_memory(void *argument) {
+    size_t share = BYTES / threads / 256 * 256;
+    const char *start = memory + share * (intptr_t)argument;
+    vector a = {0}, b = {0}, c = {0}, d = {0};
+    for (size_t i = 0; i < share; i += 256) {
+        const vector *p = (const vector *)(start + i);
+        for (int line = 0; line < 256; line += 64) __builtin_prefetch(start + i + 4096 + line);
+        a += p[0], b += p[1], c += p[2], d += p[3];
+    }
+    a += b + c + d;
+    sink += a[0];
+    return NULL;
+}
+
+/* Twelve independent chains hide the latency of the instruction. */
+#define CHAINS 12
+
+#if defined(__AVX512VNNI__)
+#define DOT_OPS 128
+static void *dot_int8(void *argument) {
+    __m512i sum[CHAINS], x = _mm512_set1_epi8(3);
+    for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_setzero_si512();
+    for (long n = 0; n < LOOPS; n++)
+        for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_dpbusd_epi32(sum[i], x, x);
+    for (int i = 1; i < CHAINS; i++) sum[0] = _mm512_add_epi32(sum[0], sum[i]);
+    sink += _mm512_reduce_add_epi32(sum[0]);
+    return argument;
+}
+#elif defined(__AVXVNNI__)
+#define DOT_OPS 64
+static void *dot_int8(void *argument) {
+    __m256i sum[CHAINS], x = _mm256_set1_epi8(3);
+    for (int i = 0; i < CHAINS; i++) sum[i] = _mm256_setzero_si256();
+    for (long n = 0; n < LOOPS; n++)
+        for (int i = 0; i < CHAINS; i++) sum[i] = _mm256_dpbusd_avx_epi32(sum[i], x, x);
+    for (int i = 1; i < CHAINS; i++) sum[0] = _mm256_add_epi32(sum[0], sum[i]);
+    sink += _mm256_extract_epi32(sum[0], 0);
+    return argument;
+}
+#else
+#define DOT_OPS 0
+static void *dot_int8(void *argument) { return argument; }
+#endif
+
+#if defined(__AVX512F__)
+#define FMA_OPS 32
+static void *fma_f32(void *argument) {
+    __m512 sum[CHAINS], x = _mm512_set1_ps(0.5f);
+    for (int i = 0; i < CHAINS; i++) sum[i] = x;
+    for (long n = 0; n < LOOPS; n++)
+        for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_fmadd_ps(sum[i], x, x);
+    for (int i = 1; i < CHAINS; i++) sum[0] = _mm512_add_ps(sum[0], sum[i]);
+    sink += (uint64_t)_mm512_reduce_add_ps(sum[0]);
+    return argument;
+}
+#elif defined(__FMA__)
+#define FMA_OPS 16
+static void *fma_f32(void *argument) {
+    __m256 sum[CHAINS], x = _mm256_set1_ps(0.5f);
+    for (int i = 0; i < CHAINS; i++) sum[i] = x;
+    for (long n = 0; n < LOOPS; n++)
+        for (int i = 0; i < CHAINS; i++) sum[i] = _mm256_fmadd_ps(sum[i], x, x);
+    for (int i = 1; i < CHAINS; i++) sum[0] = _mm256_add_ps(sum[0], sum[i]);
+    sink += (uint64_t)_mm256_cvtss_f32(sum[0]);
+    return argument;
+}
+#else
+#define FMA_OPS 0
+static void *fma_f32(void *argument) { return argument; }
+#endif
+
+/* The shortest of three passes of a function on all threads. */
+static double shortest(void *(*work)(void *)) {
+    double best = 1e9;
+    for (int pass = 0; pass < 3; pass++) {
+        pthread_t id[MAX_THREADS];
+        double start = seconds();
+        for (intptr_t i = 0; i < threads; i++)
+            if (pthread_create(id + i, NULL, work, (void *)i)) exit(1);
+        for (int i = 0; i < threads; i++) pthread_join(id[i], NULL);
+        double taken = seconds() - start;
+        if (taken < best) best = taken;
+    }
+    return best;
+}
+
+int main(int count, char **arguments) {
+    threads = count > 1 ? atoi(arguments[1]) : 1;
+    if (threads < 1 || threads > MAX_THREADS || !(memory = aligned_alloc(4096, BYTES + 8192))) return 1;
+    memset(memory, 1, BYTES + 8192);
+    double read = BYTES / shortest(read_memory) / 1e9;
+    double steps = (double)threads * LOOPS * CHAINS / 1e9;
+    double dot = DOT_OPS ? steps * DOT_OPS / shortest(dot_int8) : 0;
+    double fma = FMA_OPS ? steps * FMA_OPS / shortest(fma_f32) : 0;
+    printf("{\"read_gb_per_s\": %.2f, \"int8_gop_per_s\": %.0f, \"f32_gflop_per_s\": %.0f}\n", read, dot, fma);
+    return 0;
+}

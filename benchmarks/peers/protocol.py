@@ -1,0 +1,169 @@
+"""What the runners share: JSON lines with compare.py, the tests, and the choice of an engine's fastest setting.
+
+A runner is a process that loads one model once and then measures what it is told to, one test at a time:
+
+    {"command": "load", "model": PATH, "threads": 2}   -> {"version": .., "note": ..}
+    {"command": "encode", "path": TEXT_FILE}           -> {"ids": [..]}
+    {"command": "feed", "ids": [..]}                   -> {}                  run on these ids, not on random ones
+    {"command": "prepare", "test": "pp512"}            -> {"setting": ..}     untimed, picks the setting
+    {"command": "run", "test": "pp512", "seed": 1}     -> {"seconds": .., "tokens": ..}
+
+An answer is one line of JSON; ``{"error": ..}`` says why there is none. This file needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHUNK = 512  # tokens of prefill that every engine gets at a time
+MIN_SECONDS = 0.3  # a shorter run is repeated until it has taken this long
+
+
+@dataclass(frozen=True)
+class Test:
+    """One measurement: ``ppP`` (prefill of P tokens) or ``tgN`` (N decode steps); ``@dD``: depth, ``@bB``: sequences.
+
+    Attributes:
+        prefill: True for ``pp``.
+        tokens: P or N, a sequence.
+        depth: tokens already in the cache.
+        batch: sequences decoding together.
+    """
+
+    name: str
+    prefill: bool
+    tokens: int
+    depth: int = 0
+    batch: int = 1
+
+    @classmethod
+    def parse(cls, name: str) -> Test:
+        """The test of that name; ValueError if it names none."""
+        match = re.fullmatch(r"(pp|tg)([1-9]\d*)((?:@[db][1-9]\d*)*)", name)
+        if not match:
+            raise ValueError(f"no such test: {name!r} (expected ppP or tgN, then @dDEPTH or @bBATCH)")
+        options = {part[0]: int(part[1:]) for part in match[3].split("@")[1:]}
+        test = cls(name, match[1] == "pp", int(match[2]), options.get("d", 0), options.get("b", 1))
+        if test.prefill and test.batch > 1:
+            raise ValueError(f"test {name!r}: a batch is for tg only")
+        return test
+
+    @property
+    def context(self) -> int:
+        """Positions that one sequence needs."""
+        return self.depth + self.tokens
+
+    @property
+    def total(self) -> int:
+        """Tokens that a run is credited with."""
+        return self.tokens * self.batch
+
+
+class Engine(ABC):
+    """One engine with one model loaded."""
+
+    name = "?"
+    settings: tuple[str, ...] = ("default",)  # prepare() picks the fastest of them, test by test
+
+    def __init__(self, model: str, threads: int) -> None:
+        self.model = model
+        self.threads = threads
+        self.chosen: dict[str, str] = {}
+        self.text_ids: list[int] = []
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Version and whatever a reader of the table must know: ``version``, ``note``, ``vocab_size``."""
+
+    @abstractmethod
+    def measure(self, test: Test, setting: str, ids: Callable[[int], list[int]]) -> float:
+        """Seconds that the test took; ``ids(n)`` gives the next n token ids."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, for runs on real text."""
+        raise NotImplementedError(f"{self.name} cannot be given a text")
+
+    def release(self, test: Test, setting: str) -> None:  # noqa: B027 (most engines keep nothing for a setting)
+        """Drop what was kept for a setting that was not chosen."""
+
+    def source(self, seed: int, test: Test) -> Callable[[int], list[int]]:
+        """Where a run's ids come from: the text, or random ids that differ (so that no prefix can be reused)."""
+        numbers = random.Random(seed)
+        if self.text_ids:
+            spare = len(self.text_ids) - test.context - 1
+            if spare < 0:
+                raise ValueError(f"{test.name} needs {test.context} ids, the text has {len(self.text_ids)}")
+            start = numbers.randint(0, spare)
+            stream = iter(self.text_ids[start:] * test.batch)
+            return lambda n: [next(stream) for _ in range(n)]
+        size = self.describe()["vocab_size"]
+        return lambda n: [numbers.randrange(300, size - 300) for _ in range(n)]
+
+    def run(self, test: Test, seed: int) -> dict[str, Any]:
+        """Measure a test, more than once if it is short."""
+        setting = self.chosen.get(test.name, self.settings[0])
+        seconds, tokens, turn = 0.0, 0, 0
+        while seconds < MIN_SECONDS:
+            seconds += self.measure(test, setting, self.source(seed * 1000 + turn, test))
+            tokens += test.total
+            turn += 1
+        return {"seconds": seconds, "tokens": tokens}
+
+    def prepare(self, test: Test) -> dict[str, Any]:
+        """Warm up and choose the setting: the best of two turns of each, in alternation."""
+        best: dict[str, float] = {}
+        for turn in range(2):
+            for setting in self.settings:
+                seconds = self.measure(test, setting, self.source(-1 - turn, test))
+                best[setting] = min(seconds, best.get(setting, seconds))
+            if len(self.settings) == 1:
+                break
+        chosen = min(best, key=lambda setting: best[setting])
+        self.chosen[test.name] = chosen
+        for setting in self.settings:
+            if setting != chosen:
+                self.release(test, setting)
+        return {"setting": chosen, "tried": {name: test.total / seconds for name, seconds in best.items()}}
+
+
+def clock() -> float:
+    """Seconds, monotonic."""
+    return time.perf_counter()
+
+
+def serve(make: Callable[[str, int], Engine]) -> None:
+    """Answer compare.py's commands until stdin ends. Whatever else writes to stdout is sent to stderr."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    engine: Engine | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["command"] == "load":
+                engine = make(request["model"], request["threads"])
+                answer = engine.describe()
+            elif engine is None:
+                raise RuntimeError("nothing is loaded")
+            elif request["command"] == "encode":
+                answer = {"ids": engine.encode(Path(request["path"]).read_text(encoding="utf-8"))}
+            elif request["command"] == "feed":
+                engine.text_ids = request["ids"]
+                answer = {}
+            elif request["command"] == "prepare":
+                answer = engine.prepare(Test.parse(request["test"]))
+            else:
+                answer = engine.run(Test.parse(request["test"]), request["seed"])
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        out.write(json.dumps(answer) + "\n")
+        out.flush()

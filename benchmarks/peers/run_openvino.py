@@ -1,0 +1,62 @@
+"""Runner of OpenVINO GenAI: an int8 export, its own generate loop, time taken from its own clock.
+
+Prefill is the time to the first token; decode is the time between the first and the last of N + 1 tokens (greedy). Both
+of its attention back ends are tried (paged attention and the stateful model), and measured with whatever was fastest
+for the test.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import openvino_genai
+
+from peers.protocol import Engine, Test, serve
+
+
+class OpenVINO(Engine):
+    """A model folder exported for OpenVINO with int8 weights."""
+
+    name = "OpenVINO"
+    settings = ("PA", "SDPA")
+
+    def __init__(self, model: str, threads: int) -> None:
+        super().__init__(model, threads)
+        self.pipes = {
+            setting: openvino_genai.LLMPipeline(model, "CPU", INFERENCE_NUM_THREADS=threads, ATTENTION_BACKEND=setting)
+            for setting in self.settings
+        }
+        compiled = openvino.Core().read_model(Path(model, "openvino_model.xml"))
+        self.vocab_size = int(compiled.output("logits").partial_shape[2].get_length())
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "version": f"openvino-genai {importlib.metadata.version('openvino-genai')}",
+            "note": "weights int8 a row, KV cache and attention back end as it chooses by default (u8 cache)",
+            "vocab_size": self.vocab_size,
+        }
+
+    def measure(self, test: Test, setting: str, ids: Callable[[int], list[int]]) -> float:
+        if test.batch > 1 or (test.prefill and test.depth):
+            raise ValueError(f"this runner has no {test.name}")
+        prompt = ids(test.tokens if test.prefill else max(test.depth, 1))
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens = 1 if test.prefill else test.tokens + 1
+        config.ignore_eos = True
+        config.do_sample = False
+        result = self.pipes[setting].generate(openvino.Tensor(np.array([prompt], dtype=np.int64)), config)
+        times = result.perf_metrics.raw_metrics.m_new_token_times
+        if test.prefill:
+            return float(result.perf_metrics.get_ttft().mean) / 1e3
+        if len(times) != test.tokens + 1:
+            raise RuntimeError(f"{len(times)} tokens came, expected {test.tokens + 1}")
+        return float(times[-1] - times[0]) / 1e6
+
+
+if __name__ == "__main__":
+    serve(OpenVINO)

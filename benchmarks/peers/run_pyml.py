@@ -1,0 +1,52 @@
+"""Runner of pyml: the measurements of pyml-bench, through :func:`pyml_nlp.load`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyml_core
+import pyml_nlp
+from peers.protocol import CHUNK, Engine, Test, clock, serve
+
+
+class Pyml(Engine):
+    """A model in pyml, weights as stored."""
+
+    name = "pyml"
+
+    def __init__(self, model: str, threads: int) -> None:
+        super().__init__(model, threads)
+        self.lm = pyml_nlp.load(model, threads=threads, prefill_chunk=CHUNK)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "version": f"pyml {pyml_core.__version__} ({pyml_core.level()})",
+            "note": "weights as stored, KV cache 16-bit",
+            "vocab_size": self.lm.vocab_size,
+            "weight_bytes": self.lm.model.weight_bytes,
+        }
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.lm.tokenizer.encode(text))
+
+    def measure(self, test: Test, setting: str, ids: Callable[[int], list[int]]) -> float:
+        caches = [self.lm.new_cache() for _ in range(test.batch)]
+        if test.depth:
+            self.lm.forward([(cache, ids(test.depth), []) for cache in caches])
+        if test.prefill:
+            prompt = ids(test.tokens)
+            start = clock()
+            self.lm.forward([(caches[0], prompt, [len(prompt) - 1])])
+            return clock() - start
+        steps = [ids(test.batch) for _ in range(test.tokens)]
+        start = clock()
+        for tokens in steps:
+            rows = self.lm.forward([(cache, [token], [0]) for cache, token in zip(caches, tokens, strict=True)])
+            for row in rows:
+                row.argmax()
+        return clock() - start
+
+
+if __name__ == "__main__":
+    serve(Pyml)
