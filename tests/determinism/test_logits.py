@@ -32,14 +32,8 @@ def test_block_type(block_type: Subject) -> None:
     checks.check_quickly(block_type)
 
 
-@pytest.fixture(scope="module", params=["smollm2_gguf", "gemma_gguf"])
-def real(request: pytest.FixtureRequest) -> Subject:
+def test_real_model(smollm2_gguf: Path) -> None:
     from pyml_nlp.formats.gguf import GGUFFile
 
-    path: Path = request.getfixturevalue(request.param)
     ids = list(range(1000, 1000 + 7 * 140, 7))
-    return checks.gguf_subject(path.name, GGUFFile(path), ids)
-
-
-def test_real_model(real: Subject) -> None:
-    checks.check_quickly(real)
+    checks.check_quickly(checks.gguf_subject("SmolLM2", GGUFFile(smollm2_gguf), ids))

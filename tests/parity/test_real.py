@@ -42,6 +42,13 @@ def golden(name: str) -> dict[str, npt.NDArray[Any]]:
         return dict(file)
 
 
+def continuations(case: Case) -> dict[str, npt.NDArray[Any]]:
+    """Greedy goldens. A folder has the weights of its GGUF twin, which runs them; GPT-2's are random."""
+    if not case.fixture.endswith("gguf"):
+        pytest.skip("continuations are compared on the GGUF files")
+    return golden(f"{case.goldens}_greedy")
+
+
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.fixture)
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
@@ -71,9 +78,9 @@ def test_tokens_of_the_texts(case: Case, lm: Any) -> None:
     assert lm.tokenizer.encode(TEXT)[:300] == golden(f"{case.goldens}_text")["ids"].tolist()
     if case.goldens == "gpt2_124m":  # random weights: it has no continuations worth keeping
         return
-    continuations = golden(f"{case.goldens}_greedy")
+    greedy = golden(f"{case.goldens}_greedy")
     for number, prompt in enumerate(PROMPTS):
-        assert lm.tokenizer.encode(prompt) == continuations[f"prompt_{number}"].tolist()
+        assert lm.tokenizer.encode(prompt) == greedy[f"prompt_{number}"].tolist()
 
 
 def same_up_to_a_small_gap(found: npt.NDArray[Any], expected: npt.NDArray[Any], gaps: npt.NDArray[Any]) -> None:
@@ -87,9 +94,7 @@ def same_up_to_a_small_gap(found: npt.NDArray[Any], expected: npt.NDArray[Any], 
 @pytest.mark.parametrize("number", range(len(PROMPTS)))
 def test_greedy_choice_at_every_position(case: Case, lm: Any, number: int) -> None:
     """Feeds transformers' continuation and compares the choice at each of its positions, in one pass."""
-    if case.goldens == "gpt2_124m":
-        pytest.skip("random weights have no continuations worth keeping")
-    expected = golden(f"{case.goldens}_greedy")
+    expected = continuations(case)
     prompt, tokens = expected[f"prompt_{number}"], expected[f"tokens_{number}"]
     ids = [*prompt.tolist(), *tokens.tolist()]
     logits = lm.logits(ids, list(range(len(prompt) - 1, len(ids) - 1)))
@@ -99,9 +104,7 @@ def test_greedy_choice_at_every_position(case: Case, lm: Any, number: int) -> No
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_greedy_text(case: Case, lm: Any, number: int) -> None:
-    if not case.fixture.endswith("gguf"):
-        pytest.skip("generation is the same code: the GGUF case runs it")
-    expected = golden(f"{case.goldens}_greedy")
+    expected = continuations(case)
     prompt = expected[f"prompt_{number}"].tolist()
     found = np.array([step.token for step in lm.generate(prompt, max_tokens=64, temperature=0.0)])
     same_up_to_a_small_gap(found, expected[f"tokens_{number}"], expected[f"gaps_{number}"])

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 _RANGES = [
@@ -143,27 +143,24 @@ def random_string(number: int, pieces: Sequence[str] = ()) -> str:
     return KINDS[number % len(KINDS)](draw)
 
 
+@cache
+def _files() -> list[Path]:
+    folders = [Path(sysconfig.get_paths()["stdlib"]), Path("/usr/share/doc"), Path("/usr/share/common-licenses")]
+    endings = {".py", ".txt", ".md", ".rst", ".html", ".h", ".po", ".copyright", ""}
+    found = (file for folder in folders for file in folder.rglob("*") if file.suffix in endings)
+    return sorted(file for file in found if "site-packages" not in file.parts and file.is_file())
+
+
 def real_strings(count: int) -> Iterator[str]:
-    """Pieces of Python's own sources and of the documents on this machine: lines, paragraphs, arbitrary cuts."""
+    """Arbitrary cuts out of Python's own sources and the documents on this machine."""
     draw = Draw("real text")
-    folders = [
-        Path(sysconfig.get_paths()["stdlib"]),
-        Path(sys.prefix),
-        Path("/usr/share/doc"),
-        Path("/usr/share/common-licenses"),
-    ]
-    endings = {".py", ".txt", ".md", ".rst", ".html", ".json", ".c", ".h", ".js", ".po", ""}
-    files = sorted(
-        {file for folder in folders for file in folder.rglob("*") if file.suffix in endings and file.is_file()}
-    )
+    files = _files()
     while count > 0 and files:
         try:
             text = files[draw.below(len(files))].read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             continue
-        if not text:
-            continue
-        for _ in range(min(count, 20)):
+        for _ in range(min(count, 20) if text else 0):
             start = draw.below(len(text))
             yield text[start : start + draw.length(2000)]
             count -= 1

@@ -24,7 +24,13 @@ def pytest_report_header() -> str:
     for name, state in pyml_core.cpu_info()["levels"].items():
         if name not in LEVELS:
             built, supported = state["compiled"], state["supported"]
-            why = "not compiled" if not built else "not supported by this CPU" if not supported else "above PYML_CPU_LEVEL"
+            why = (
+                "not compiled"
+                if not built
+                else "not supported by this CPU"
+                if not supported
+                else "above PYML_CPU_LEVEL"
+            )
             missing.append(f"{name} ({why})")
     return f"pyml-core: CPU levels {', '.join(LEVELS)}; not tested: {', '.join(missing) or 'none'}"
 

@@ -62,8 +62,8 @@ def nmse(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
 def assert_near(got: npt.NDArray[Any], expected: npt.NDArray[Any], bound: float = 1e-11) -> None:
     """The same shape, finite, and a normalised mean square error within the bound.
 
-    The promise is 1e-7 for float and 1e-6 for int8 arithmetic; rounding alone stays below 1e-11, so that one wrong element in
-    a million shows.
+    The promise is 1e-7 for float and 1e-6 for int8 arithmetic; rounding alone stays below 1e-11, so that one wrong
+    element in a million shows.
     """
     assert got.shape == expected.shape
     assert got.dtype == np.float32
@@ -175,6 +175,8 @@ class Model:
     def pages(self, positions: int) -> PageTable:
         return new_pages(self.kv, positions)
 
-    def run(self, pages: PageTable, start: int, ids: npt.NDArray[np.int32], outputs: Sequence[int] | None = None) -> F32Array:
+    def run(
+        self, pages: PageTable, start: int, ids: npt.NDArray[np.int32], outputs: Sequence[int] | None = None
+    ) -> F32Array:
         """Logits of every position, or of some."""
         return self.program.run([Slice(pages, start, ids, range(len(ids)) if outputs is None else outputs)])

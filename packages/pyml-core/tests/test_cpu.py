@@ -86,7 +86,7 @@ def test_use_level() -> None:
     with pytest.raises(RuntimeError, match="inside"), use_level("scalar"):
         raise RuntimeError("inside")
     assert level() == before
-    with pytest.raises(PymlError, match="CPU level: expected one of scalar, .*, got 'sse9'"), use_level("sse9"):
+    with pytest.raises(PymlError, match=r"CPU level: expected one of scalar, .*, got 'sse9'"), use_level("sse9"):
         pass
     assert level() == before
 
@@ -176,5 +176,8 @@ def test_default_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_affinity_counts() -> None:
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("no CPU affinity on this system")
-    code = "import os, pyml_core; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(pyml_core.default_threads())"
+    code = (
+        "import os, pyml_core; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+        "print(pyml_core.default_threads())"
+    )
     assert in_a_new_process(code).stdout == "1\n"

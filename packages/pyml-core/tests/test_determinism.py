@@ -68,7 +68,9 @@ def test_batches(level: str) -> None:
             pages = model.pages(90)
             if start:
                 model.run(pages, 0, sequence[:start])
-            together.append(Slice(copy_pages(model.kv, pages), start, sequence[start : start + count], [0, count - 1][-count:]))
+            together.append(
+                Slice(copy_pages(model.kv, pages), start, sequence[start : start + count], [0, count - 1][-count:])
+            )
             outputs = model.run(pages, start, sequence[start : start + count])
             alone.append(outputs[[0, -1][-count:]])
         assert same_bits(model.program.run(together), np.concatenate(alone))
@@ -146,7 +148,18 @@ def test_rows_of_a_matmul_do_not_depend_on_each_other(name: str, level: str, rng
     base = compiled(x, linear(weight), threads=1)
     for threads in (2, 8):
         assert same_bits(compiled(x, linear(weight), threads=threads), base)
-    for start, stop in ((0, 1), (1, 3), (3, 6), (6, 10), (10, 15), (15, 21), (21, 28), (28, 36), (129, 196), (299, 300)):
+    for start, stop in (
+        (0, 1),
+        (1, 3),
+        (3, 6),
+        (6, 10),
+        (10, 15),
+        (15, 21),
+        (21, 28),
+        (28, 36),
+        (129, 196),
+        (299, 300),
+    ):
         assert same_bits(compiled(x[start:stop], linear(weight)), base[start:stop])
 
 

@@ -183,7 +183,11 @@ def test_positions_and_select(level: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("scale", [1e-15, 1e-3, 1.0, 1e3, 1e15])
 def test_norms_of_every_width(scale: float, level: str, rng: np.random.Generator) -> None:
     for i, width in enumerate((*SIZES, 640, 1000)):
-        x, weight, bias = normal(rng, SIZES[-i % len(SIZES)], width, scale=scale), normal(rng, width), normal(rng, width)
+        x, weight, bias = (
+            normal(rng, SIZES[-i % len(SIZES)], width, scale=scale),
+            normal(rng, width),
+            normal(rng, width),
+        )
 
         def rms(program: Program, x: Buffer, weight: F32Array = weight, width: int = width) -> None:
             y = program.buffer("y", width)
@@ -317,7 +321,16 @@ class Prepared:
 @pytest.mark.parametrize("kv_dtype", ["f32", "f16"])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dim", "rotated"),
-    [(4, 1, 64, 64), (3, 3, 20, 20), (2, 2, 80, 32), (5, 1, 96, 2), (1, 1, 256, 256), (71, 1, 40, 20), (4, 2, 1, 0), (2, 1, 7, 6)],
+    [
+        (4, 1, 64, 64),
+        (3, 3, 20, 20),
+        (2, 2, 80, 32),
+        (5, 1, 96, 2),
+        (1, 1, 256, 256),
+        (71, 1, 40, 20),
+        (4, 2, 1, 0),
+        (2, 1, 7, 6),
+    ],
 )
 def test_prepare_qkv(
     heads: int, kv_heads: int, dim: int, rotated: int, kv_dtype: str, level: str, rng: np.random.Generator
@@ -335,7 +348,9 @@ def test_prepare_qkv(
             assert np.all(np.abs(done.k - done.k_expected) <= step * np.abs(done.k_expected) + 1e-5)
             assert nmse(done.k, done.k_expected) < 1e-8
             for layer in (0, 2):
-                assert not any(part.any() for part in reference.read_kv(layout, list(done.pages), layer, start + tokens))
+                assert not any(
+                    part.any() for part in reference.read_kv(layout, list(done.pages), layer, start + tokens)
+                )
 
 
 def appended(x: F32Array, level: str) -> npt.NDArray[np.float16]:

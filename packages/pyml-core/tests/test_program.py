@@ -107,7 +107,7 @@ def test_rows_must_match() -> None:
         lambda: program.attention("a", late, 0, 2, x, 1.0),
     ]
     for declare in wrong:
-        with pytest.raises(ShapeError, match="a: expected .* to have rows of (tokens|outputs), it has rows of"):
+        with pytest.raises(ShapeError, match=r"a: expected .* to have rows of (tokens|outputs), it has rows of"):
             declare()
     assert not program.operations
 
@@ -285,7 +285,7 @@ def test_timings(threads: int, level: str) -> None:
 
 
 def test_bytes_and_operations() -> None:
-    """Of a linear layer: its packed weight and its activations, two operations a multiply-add; of attention: its keys."""
+    """Of a linear layer: packed weight and activations, two operations a multiply-add; of attention: its keys."""
     layout = KVLayout(1, 2, 16)
     program = Program(100, layout, 1)
     x = program.embed("x", pack(ones(9, 32)), program.buffer("x", 32))

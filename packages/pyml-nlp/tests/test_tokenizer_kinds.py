@@ -103,7 +103,9 @@ def test_gguf_byte_level(pre: str) -> None:
     splits = PRE_TOKENIZERS[pre].splits
     if splits is not None:
         steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in splits]
-        rule = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        rule: pre_tokenizers.PreTokenizer = pre_tokenizers.Sequence(
+            [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
     elif pre in ("smollm", "starcoder", "refact", "codeshell", "command-r"):
         rule = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
     else:

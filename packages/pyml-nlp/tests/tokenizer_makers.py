@@ -7,7 +7,7 @@ import json
 import random
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import sentencepiece
@@ -70,8 +70,8 @@ def pieces_model(kind: str = "bpe", **options: Any) -> bytes:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([line for lines in LINES for line in lines.split("\n")] * 20),
         model_writer=out, model_type=kind, vocab_size=500, hard_vocab_limit=False, minloglevel=9, num_threads=1,
-        **{"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
-           "user_defined_symbols": list(USER_DEFINED), "control_symbols": ["<|im_start|>"]} | options,
+        **cast(Any, {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
+           "user_defined_symbols": list(USER_DEFINED), "control_symbols": ["<|im_start|>"]} | options),
     )  # fmt: skip
     return out.getvalue()
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 MAX_LENGTH = 4096
 _MAX_WAYS = 10_000  # bounded ways to match a branch: the work that one position of the text may cost
-_MAX_SIZE = 4096  # items once the bounded repetitions are written out, as the engine may do
+_MAX_SIZE = 2048  # items once the bounded repetitions are written out, as the engine may do
 _MAX_REPEAT = 64
 _MAX_DEPTH = 16
 
