@@ -27,15 +27,16 @@ from environments import python_of
 from models import NAMES, Files
 from peers.protocol import Test
 
+PEERS = Path(__file__).parent / "peers"
 PROJECT = "pyml"
 ENGINES = (PROJECT, "llama.cpp", "ik_llama.cpp", "openvino", "transformers")
 DEFAULT_TESTS = ("pp128", "pp512", "tg64", "tg64@d2048", "pp4096")
 RUNNERS: dict[str, tuple[str, ...]] = {
-    PROJECT: ("peers.run_pyml",),
-    "llama.cpp": ("peers.run_llama_cpp", "llama_cpp"),
-    "ik_llama.cpp": ("peers.run_llama_cpp", "ik_llama_cpp"),
-    "openvino": ("peers.run_openvino",),
-    "transformers": ("peers.run_transformers",),
+    PROJECT: ("run_pyml.py",),
+    "llama.cpp": ("run_llama_cpp.py", "llama_cpp"),
+    "ik_llama.cpp": ("run_llama_cpp.py", "ik_llama_cpp"),
+    "openvino": ("run_openvino.py",),
+    "transformers": ("run_transformers.py",),
 }
 
 
@@ -56,12 +57,12 @@ class Runner:
 
     def __init__(self, engine: str, python: Path, model: Path, threads: int, log: Path) -> None:
         self.engine = engine
-        command = [str(python), "-m", *RUNNERS[engine]]
+        script, *arguments = RUNNERS[engine]
+        command = [str(python), str(PEERS / script), *arguments]
         variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         self.log = log.open("w")
         self.process = subprocess.Popen(
             command,
-            cwd=Path(__file__).parent,
             env=variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

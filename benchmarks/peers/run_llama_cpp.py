@@ -1,6 +1,6 @@
 """Runner of llama.cpp and ik_llama.cpp: llama_decode on token batches, logits of the last token only.
 
-    python -m peers.run_llama_cpp llama_cpp | ik_llama_cpp
+    python run_llama_cpp.py llama_cpp | ik_llama_cpp
 
 Both are tried with and without flash attention (``fa``), ik_llama.cpp also with run-time repacking (``rtr``), and
 measured with whatever was fastest for the test.
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from peers.protocol import CHUNK, Engine, Test, clock, serve
+from protocol import CHUNK, Engine, Test, clock, serve
 
 
 class LlamaCpp(Engine):

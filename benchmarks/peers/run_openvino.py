@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai
-
-from peers.protocol import Engine, Test, serve
+from protocol import Engine, Test, serve
 
 
 class OpenVINO(Engine):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from protocol import CHUNK, Engine, Test, clock, serve
+
 import pyml_core
 import pyml_nlp
-from peers.protocol import CHUNK, Engine, Test, clock, serve
 
 
 class Pyml(Engine):

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-
-from peers.protocol import CHUNK, Engine, Test, clock, serve
+from protocol import CHUNK, Engine, Test, clock, serve
 
 
 class Transformers(Engine):

@@ -12,7 +12,7 @@ import pytest
 from pyml_core import cpu
 
 LEVELS = ("scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni")
-CHECKS = Path(__file__).with_name("checks.py")
+CHECKS = Path(__file__).with_name("determinism_checks.py")
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import checks
+import determinism_checks as checks
 import pytest
-from checks import Subject
+from determinism_checks import Subject
 
 
 @pytest.fixture(scope="module", params=checks.CASES, ids=lambda case: "-".join(case))

@@ -35,18 +35,12 @@ CASES = (
     Case("smollm2_hf_dir", "smollm2_135m"),
     Case("gpt2_dir", "gpt2_124m"),
 )
+GREEDY = tuple(case for case in CASES if case.fixture.endswith("gguf"))  # a folder has the weights of its GGUF twin
 
 
 def golden(name: str) -> dict[str, npt.NDArray[Any]]:
     with np.load(GOLDENS / "real" / f"{name}.npz") as file:
         return dict(file)
-
-
-def continuations(case: Case) -> dict[str, npt.NDArray[Any]]:
-    """Greedy goldens. A folder has the weights of its GGUF twin, which runs them; GPT-2's are random."""
-    if not case.fixture.endswith("gguf"):
-        pytest.skip("continuations are compared on the GGUF files")
-    return golden(f"{case.goldens}_greedy")
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.fixture)
@@ -91,10 +85,11 @@ def same_up_to_a_small_gap(found: npt.NDArray[Any], expected: npt.NDArray[Any], 
         assert gaps[at] < SMALL_GAP, f"token {at}: found {found[at]}, expected {expected[at]}, gap {gaps[at]:.5f} nat"
 
 
+@pytest.mark.parametrize("case", GREEDY, indirect=True, ids=lambda case: case.fixture, scope="module")
 @pytest.mark.parametrize("number", range(len(PROMPTS)))
 def test_greedy_choice_at_every_position(case: Case, lm: Any, number: int) -> None:
     """Feeds transformers' continuation and compares the choice at each of its positions, in one pass."""
-    expected = continuations(case)
+    expected = golden(f"{case.goldens}_greedy")
     prompt, tokens = expected[f"prompt_{number}"], expected[f"tokens_{number}"]
     ids = [*prompt.tolist(), *tokens.tolist()]
     logits = lm.logits(ids, list(range(len(prompt) - 1, len(ids) - 1)))
@@ -102,9 +97,10 @@ def test_greedy_choice_at_every_position(case: Case, lm: Any, number: int) -> No
     assert all(expected[f"gaps_{number}"][wrong] < SMALL_GAP), f"another choice at {wrong.tolist()}"
 
 
+@pytest.mark.parametrize("case", GREEDY, indirect=True, ids=lambda case: case.fixture, scope="module")
 @pytest.mark.parametrize("number", [0, 1])
 def test_greedy_text(case: Case, lm: Any, number: int) -> None:
-    expected = continuations(case)
+    expected = golden(f"{case.goldens}_greedy")
     prompt = expected[f"prompt_{number}"].tolist()
     found = np.array([step.token for step in lm.generate(prompt, max_tokens=64, temperature=0.0)])
     same_up_to_a_small_gap(found, expected[f"tokens_{number}"], expected[f"gaps_{number}"])

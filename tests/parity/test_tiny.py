@@ -87,9 +87,9 @@ def test_logits_equal_transformers(model: TinyModel) -> None:
     check(model, weights, logits(model, weights, positions), positions)
 
 
-def test_gguf_gives_the_same_logits(model: TinyModel, tiny_ggufs: dict[str, Path]) -> None:
-    if not model.gguf:
-        pytest.skip("GGUF has no metadata for this configuration")
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.gguf])
+def test_gguf_gives_the_same_logits(name: str, tiny_ggufs: dict[str, Path]) -> None:
+    model = MODELS[name]
     positions = golden(model)["positions"]
     with_gguf = pyml_nlp.load(tiny_ggufs[model.name], dtype="f32", threads=2)
     check(model, model.weights(), with_gguf.logits(model.prompt, positions.tolist()), positions)

@@ -44,21 +44,18 @@ def write_bpe(
     """A BPE model without any normalisation but spaces to ▁.
 
     Each piece is ``head(lengths) text tail(score, type)``. The texts are joined with zero bytes between them, as many
-    as a tail and a head take, and these are then filled in at once.
+    as a tail and a head take, and these are then filled in at once: a fraction of what a loop over the pieces takes.
 
     Raises:
         ModelFileError: a piece has a zero byte in it, which SentencePiece does not allow.
     """
-    gap = "\0" * (_TAIL + _HEAD)
-    joined = bytearray(gap[:_HEAD] + gap.join(pieces) + gap[:_TAIL], "utf-8")
-    array = np.frombuffer(joined, np.uint8)
-    zeros = np.flatnonzero(array == 0)
-    if len(zeros) != len(gap) * len(pieces):
+    texts = "\0".join([*pieces, ""]).encode()
+    ends = np.flatnonzero(np.frombuffer(texts, np.uint8) == 0)
+    if len(ends) != len(pieces):
         number = next(number for number, piece in enumerate(pieces) if "\0" in piece)
         raise ModelFileError(f"{what}: token {number}: expected no zero character, got {pieces[number][:80]!r}")
-    starts, ends = zeros[_HEAD - 1 :: len(gap)] + 1, zeros[_HEAD :: len(gap)]
-    lengths = ends - starts
-    filling = np.empty((len(pieces), len(gap)), np.uint8)
+    lengths = np.diff(ends, prepend=-1) - 1
+    filling = np.empty((len(pieces), _HEAD + _TAIL), np.uint8)
     filling[:, 0] = 0x0A  # a piece, its length
     _write_varints(filling[:, 1:4], lengths + 4 + _TAIL)
     filling[:, 4] = 0x0A  # text, its length
@@ -67,7 +64,10 @@ def write_bpe(
     filling[:, 9:13] = scores.astype("<f4").view(np.uint8).reshape(-1, 4)
     filling[:, 13] = 0x18  # type, a varint
     filling[:, 14] = types
-    array[zeros] = filling.reshape(-1)
+    gap = bytes(_TAIL + _HEAD)
+    joined = bytearray(gap[:_HEAD] + texts.replace(b"\0", gap)[:-_HEAD])
+    array = np.frombuffer(joined, np.uint8)
+    array[array == 0] = filling.reshape(-1)
     trainer = _int_field(_MODEL_TYPE, _BPE) + _int_field(_BYTE_FALLBACK, byte_fallback)
     normalizer = _bytes_field(1, b"identity") + _int_field(_ADD_DUMMY_PREFIX, spaces.add_dummy_prefix)
     normalizer += _int_field(_REMOVE_EXTRA_WHITESPACES, spaces.remove_extra)
