@@ -1,8 +1,9 @@
 """One sequence's logits computed in many ways, which must agree in every bit.
 
 Each check takes a function that builds the model with given options (threads, max_tokens), the base logits, and
-raises AssertionError naming the way that differs. ``python determinism_checks.py`` runs them all on the tiny models at the CPU
-level in force (``PYML_CPU_LEVEL``), which is how test_levels.py covers the other levels."""
+raises AssertionError naming the way that differs. ``python determinism_checks.py`` runs them all on the tiny models
+at the CPU level in force (``PYML_CPU_LEVEL``), which is how test_levels.py covers the other levels.
+"""
 
 from __future__ import annotations
 
