@@ -91,6 +91,7 @@ cdef extern from "pyml.h":
     ctypedef struct pyml_lap:
         uint64_t busy
         uint64_t phase[4]
+        int64_t arrived_ns
 
     ctypedef struct pyml_program:
         int64_t n_ops

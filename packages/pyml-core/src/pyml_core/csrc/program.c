@@ -111,7 +111,6 @@ static void work(void *argument, int index) {
     int64_t pass = 0;
     for (int64_t i = 0; i < p->n_ops; i++) {
         const pyml_op *op = &p->ops[i];
-        if (j->timed && index == 0) p->begin_ns[i] = now_ns(CLOCK_MONOTONIC);
         uint64_t busy = 0;
         memset(thread.phase, 0, sizeof thread.phase);
         for (int stage = 0; stage < STAGES; stage++, pass++) {
@@ -120,7 +119,10 @@ static void work(void *argument, int index) {
             if (index == 0) reset_counters(p, pass + 1);
             uint64_t began = j->timed ? pyml_ticks() : 0;
             take_items(j, op, &thread, stage, pass, items);
-            if (j->timed) busy += pyml_ticks() - began;
+            if (j->timed) {
+                busy += pyml_ticks() - began;
+                p->laps[i * p->threads + index].arrived_ns = now_ns(CLOCK_MONOTONIC);
+            }
             if (index == 0 && p->cancel) atomic_store(&j->stop, pass);
             pyml_pool_barrier(j->pool);
             if (atomic_load(&j->stop) == pass) return;
@@ -129,7 +131,19 @@ static void work(void *argument, int index) {
         pyml_lap *lap = &p->laps[i * p->threads + index];
         lap->busy = busy;
         memcpy(lap->phase, thread.phase, sizeof lap->phase);
-        if (index == 0) p->end_ns[i] = now_ns(CLOCK_MONOTONIC);
+    }
+}
+
+/* An operation ends when the last thread has no work left, and the next one begins: a thread that wakes late from a barrier
+ * shifts nothing from one operation to another. */
+static void set_times(pyml_program *p, int64_t start) {
+    for (int64_t i = 0; i < p->n_ops; i++) {
+        p->begin_ns[i] = start;
+        for (int t = 0; t < p->threads; t++) {
+            int64_t arrived = p->laps[i * p->threads + t].arrived_ns;
+            if (arrived > start) start = arrived;
+        }
+        p->end_ns[i] = start;
     }
 }
 
@@ -141,9 +155,11 @@ bool pyml_program_run(pyml_program *p, bool timed) {
     fegetenv(&callers);
     reset_counters(p, 0);
     pyml_pool_lock(pool);
+    int64_t start = now_ns(CLOCK_MONOTONIC);
     uint64_t began = pyml_ticks();
     pyml_pool_run(pool, work, &j);
     p->run_ticks = pyml_ticks() - began;
+    if (timed) set_times(p, start);
     pyml_pool_unlock(pool);
     fesetenv(&callers);
     return !p->cancel;

@@ -138,6 +138,7 @@ int pyml_chunk_bytes(int type, int64_t k);                  /* of one chunk of k
 /* program.c */
 typedef struct {
     uint64_t busy, phase[MAX_PHASES]; /* ticks of one thread in one operation */
+    int64_t arrived_ns;               /* when it had no work left */
 } pyml_lap;
 
 typedef struct {
