@@ -301,8 +301,12 @@ class Generator:
         return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)
 
     def _chunks(self, prompt: list[int]) -> Iterator[tuple[list[int], list[int] | None]]:
-        """(ids, positions that want logits). The model itself cuts a prompt; in between, a deadline is looked at."""
-        size = len(prompt) if self._deadline is None else self._lm.prefill_chunk
+        """(ids, positions that want logits), in chunks between which deadline and cancel are looked at.
+
+        A prompt that is timed stays whole, so that each layer's parts are reported once; the model cuts it itself.
+        """
+        whole = self._deadline is None and logs.wants_timings()
+        size = len(prompt) if whole else self._lm.prefill_chunk
         for start in range(0, len(prompt), size):
             last = start + size >= len(prompt)
             yield prompt[start : start + size], None if last else []
