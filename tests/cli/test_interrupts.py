@@ -26,7 +26,11 @@ def wait_for(process: Any, start: bytes) -> None:
 
 def finish(process: Any) -> tuple[bytes, str]:
     """Wait for the end; what is left of stdout and stderr."""
-    stdout, stderr = process.communicate(timeout=60)
+    try:
+        stdout, stderr = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     text = stderr.decode()
     assert "Traceback" not in text, text
     return stdout or b"", text
