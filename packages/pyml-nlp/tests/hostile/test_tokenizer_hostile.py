@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tokenizer_makers import (
 )
 
 from pyml_core.errors import PymlError
-from pyml_nlp.tokenizer import load_tokenizer
+from pyml_nlp.tokenizer import Tokenizer, load_tokenizer
 from pyml_nlp.tokenizer.gguf import load_gguf
 
 
@@ -394,7 +395,8 @@ def shorter(key: str) -> Callable[[dict[str, Any]], None]:
 
 
 BOTH: list[tuple[Callable[[dict[str, Any]], None], str]] = [
-    (change("model", None), "tokenizer.ggml.model: expected 'llama' or 'gpt2', got None"),
+    (change("model", None), "tokenizer.ggml.model: expected 'llama' or 'gpt2', got none"),
+    (change("model", np.arange(1000)), "got 1000 of int64"),
     (change("model", "t5"), "got 't5'"),
     (change("model", 5), "got 5"),
     (change("tokens", None), "tokens: expected an array of strings, got none"),
@@ -476,3 +478,62 @@ def test_empty_tokens_of_gguf_are_placeholders() -> None:
         tokenizer = load_gguf(metadata, "x")
         number = tokenizer.vocab_size - 1
         assert tokenizer.token_bytes(number) == f"[EMPTY_{number}]".encode()
+
+
+ODD: list[Any] = [None, True, False, 0, -1, 1, 2**31, 2**63, 1.5, 1e308, "", "a", "▁", "\0", [], {}, [[]], ["a", "b"], {"type": "NFC"},
+                  {"type": "Sequence"}, "<unk>", {"String": "a"}, {"Regex": "a+"}, "x" * 70_000, [1, 2, 3]]  # fmt: skip
+
+
+def places(value: Any, path: str = "") -> list[str]:
+    """Dotted paths of everything in a document, the first few of a large part."""
+    keys = (
+        list(value)[:20] if isinstance(value, dict) else range(min(len(value), 20)) if isinstance(value, list) else ()
+    )
+    below = [(f"{path}.{key}" if path else str(key), value[key]) for key in keys if "." not in str(key) and key != ""]
+    return [found for name, inner in below for found in (name, *places(inner, name))]
+
+
+def loads_and_works_or_refuses(load: Callable[[], Tokenizer]) -> None:
+    """A tokenizer that does its work, or pyml's error on one line; anything else fails the test."""
+    try:
+        tokenizer = load()
+        for text in ("", "the quick <s> brown\n\n 123 你好🎉 ▁▁ " * 3):
+            tokenizer.decode(tokenizer.encode(text, parse_special=False))
+            tokenizer.decode(tokenizer.encode(text), skip_special=False)
+        tokenizer.decode(range(0, tokenizer.vocab_size, 7))
+    except PymlError as error:
+        text = str(error)
+        if "\n" in text or not text.isprintable():
+            raise
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama3", "llama2", "gemma", "metaspace"])
+def test_tokenizer_json_with_any_part_replaced(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    draw = random.Random(kind)
+    document = library_json(kind)
+    paths = places(document)
+    for _ in range(60):
+        write_json(tmp_path, edited(document, draw.choice(paths), draw.choice([*ODD, ...])))
+        loads_and_works_or_refuses(lambda: load_tokenizer(tmp_path))
+    assert "panicked" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_tokenizer_model_with_random_bytes_changed(kind: str, tmp_path: Path) -> None:
+    draw = random.Random(kind)
+    whole = pieces_model(kind, normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True)
+    for _ in range(60):
+        changed = bytearray(whole)
+        for _ in range(draw.choice((1, 2, 10))):
+            changed[draw.randrange(len(changed))] = draw.randrange(256)
+        (tmp_path / "tokenizer.model").write_bytes(changed)
+        loads_and_works_or_refuses(lambda: load_tokenizer(tmp_path))
+
+
+def test_gguf_metadata_with_any_value_replaced() -> None:
+    draw = random.Random(3)
+    more = [np.zeros(5, np.int8), np.array(["a"]), np.arange(10)]
+    for original in (pieces_metadata(pieces_model("bpe")), byte_level_metadata("llama-bpe")):
+        for _ in range(60):
+            metadata = {**original, draw.choice(list(original)): draw.choice([*ODD, *more])}
+            loads_and_works_or_refuses(lambda metadata=metadata: load_gguf(metadata, "x"))  # type: ignore[misc]

@@ -84,8 +84,10 @@ class Tokenizer(ABC):
                 be trusted. Tokens that were added as plain words (GGUF: user-defined) are found either way.
 
         Raises:
-            TextError: more than ``MAX_TEXT`` characters, or a lone surrogate.
+            TextError: no str, more than ``MAX_TEXT`` characters, or a lone surrogate.
         """
+        if not isinstance(text, str):
+            raise TextError(f"text: expected str, got {type(text).__name__}")
         if len(text) > MAX_TEXT:
             raise TextError(f"text: expected at most {MAX_TEXT} characters, got {len(text)}")
         if not text.isascii():

@@ -1,8 +1,7 @@
 """Byte-level BPE: the alphabet of bytes, and how each family of models cuts text into words.
 
-Source of the alphabet: OpenAI's GPT-2, ``encoder.py``, ``bytes_to_unicode``. Sources of the rules: the
-    ``tokenizer.json`` of the
-models named, under the names that llama.cpp gives them in ``tokenizer.ggml.pre`` (``llama-vocab.cpp``).
+Source of the alphabet: OpenAI's GPT-2, ``encoder.py``, ``bytes_to_unicode``. Sources of the rules: the tokenizer.json
+of the models named, under the names that llama.cpp gives them in ``tokenizer.ggml.pre`` (``llama-vocab.cpp``).
 """
 
 from __future__ import annotations

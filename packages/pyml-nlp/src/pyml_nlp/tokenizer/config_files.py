@@ -52,6 +52,8 @@ class ConfigFiles:
         self.tokenizer = read_optional(folder, "tokenizer_config.json")
         special_map = read_optional(folder, "special_tokens_map.json")
         self._token_files = (("tokenizer_config.json", self.tokenizer), ("special_tokens_map.json", special_map))
+        if self.flag("split_special_tokens", False):
+            raise ModelFileError(f"{folder / 'tokenizer_config.json'}: split_special_tokens: expected false, got true")
         self._configs = {name: read_optional(folder, name) for name in ("config.json", "generation_config.json")}
 
     def flag(self, name: str, default: bool) -> bool:

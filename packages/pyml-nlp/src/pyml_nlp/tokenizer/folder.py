@@ -110,10 +110,10 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
             special.discard(token.id)
             added[token.text] = token.id
     vocab = dict(zip(pieces, numbers, strict=True))
-    for number, text in texts.items():
+    for number in texts:
         if number < size:
             del vocab[pieces[number]]
-        vocab[text] = number
+    vocab |= {text: number for number, text in texts.items()}
     special.update(vocab[text] for text in config.special_tokens() if text in vocab)
     own = tuple(number if number >= 0 else None for number in (processor.bos_id(), processor.eos_id()))
     bos = config.bos_id(vocab)

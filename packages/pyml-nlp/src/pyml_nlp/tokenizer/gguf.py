@@ -41,12 +41,12 @@ def load_gguf(metadata: Mapping[str, Any], what: str) -> Tokenizer:
     Raises:
         ModelFileError: a key is missing or its value malformed; a model or pre-tokenizer that pyml does not know.
     """
-    model = metadata.get(_KEY + "model")
-    if model == "llama":
-        return _load_llama(_Vocabulary(metadata, what))
-    if model == "gpt2":
-        return _load_gpt2(_Vocabulary(metadata, what))
-    raise ModelFileError(f"{what}: {_KEY}model: expected 'llama' or 'gpt2', got {model!r:.80}")
+    match model := metadata.get(_KEY + "model"):
+        case str("llama"):
+            return _load_llama(_Vocabulary(metadata, what))
+        case str("gpt2"):
+            return _load_gpt2(_Vocabulary(metadata, what))
+    raise ModelFileError(f"{what}: {_KEY}model: expected 'llama' or 'gpt2', got {_describe(model)}")
 
 
 class _Vocabulary:
@@ -132,7 +132,7 @@ class _Vocabulary:
         return split_merges(self._strings("merges"), f"{self.what}: {_KEY}merges")
 
     def ids_of(self, *types: int) -> list[int]:
-        return [int(number) for number in np.flatnonzero(np.isin(self.types, types))]
+        return [*map(int, np.flatnonzero(np.isin(self.types, types)))]
 
     def facts(self, kind: str, add_bos: bool, default_ids: Mapping[str, int]) -> Facts:
         """BOS, EOS and what is put around a text."""

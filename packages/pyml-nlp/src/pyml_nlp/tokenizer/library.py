@@ -1,7 +1,7 @@
 """Tokenizers that the ``tokenizers`` library runs: built here from checked parts, never from a file directly.
 
 The library is Rust: faults in its input can be a panic, which is a ``BaseException``, so that every call into it is
-    guarded.
+guarded.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def load_tokenizer(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
 
     Args:
         source: a folder in Hugging Face layout (tokenizer.json; else vocab.json and merges.txt, also under their
-            OpenAI names encoder.json and vocab.bpe; else tokenizer.model), or an open GGUF file.
+            OpenAI names encoder.json and vocab.bpe; else tokenizer.model), or a GGUF file: open, or its path.
 
     Raises:
         ModelFileError: there is none of these files, or one is malformed: one line that names the file, what was
@@ -35,6 +35,11 @@ def load_tokenizer(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
 
         return load_gguf(source.metadata, str(getattr(source, "path", "GGUF file")))
     folder = Path(source)
+    if folder.is_file():
+        from ..formats.gguf import GGUFFile
+
+        with GGUFFile(folder) as file:
+            return load_tokenizer(file)
     if (folder / "tokenizer.json").exists():
         from .tokenizer_json import load_tokenizer_json
 

@@ -1,16 +1,13 @@
 r"""Is a regular expression of a tokenizer file safe to run on any text?
 
 The ``tokenizers`` library runs them on Oniguruma, which backtracks: a pattern such as ``(a+)+$`` takes exponential
-    time, and
-``\s+$`` quadratic time (a million spaces: an hour). A model's file chooses the pattern and a user's text may be long,
-so a pattern is accepted only if its time is seen to be linear in the text:
+time, and ``\s+$`` quadratic time (a million spaces: an hour). A model's file chooses the pattern and a user's text may
+be long, so a pattern is accepted only if its time is seen to be linear in the text:
 
-- After an item without an upper bound (``\p{L}+``), its branch holds nothing that can fail, so that nothing is ever
-taken back.
+- After an item without an upper bound (``\p{L}+``), its branch holds nothing that can fail: nothing is ever taken back.
 - What stands before such an item is bounded, and so is the number of ways to match it.
-- A few published branches break the first rule but are linear thanks to a later branch that then takes the whole run
-at once
-  (``\s*[\r\n]+`` with ``\s+``): these are known by their text, and the later branch must be there.
+- A few published branches break the first rule but are linear thanks to a later branch that then takes the whole run at
+  once (``\s*[\r\n]+`` with ``\s+``): these are known by their text, and the later branch must be there.
 - Back-references, look-behind, calls, conditions and everything else that is not listed here are refused.
 
 This covers the patterns of GPT-2, GPT-4o, Llama 3, Mistral's Tekken, Qwen, DeepSeek V3 and their relatives.
