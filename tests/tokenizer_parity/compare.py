@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -69,12 +70,12 @@ def hashes(encode: Encode, texts: Iterable[str]) -> list[str]:
     return digests
 
 
-def original_encode(path: Path) -> Encode:
+def original_encode(path: Path, add_special: bool = True) -> Encode:
     """What the library itself makes of a tokenizer.json."""
     engine = tokenizers.Tokenizer.from_file(str(path))
     engine.no_truncation()
     engine.no_padding()
-    return lambda text: list(engine.encode(text).ids)
+    return lambda text: list(engine.encode(text, add_special_tokens=add_special).ids)
 
 
 def main() -> int:
@@ -88,7 +89,8 @@ def main() -> int:
     pairs: list[tuple[str, Encode, Encode, list[str]]] = []
     for folder in options.folders:
         tokenizer = load_tokenizer(folder)
-        pairs.append((str(folder), tokenizer.encode, original_encode(folder / "tokenizer.json"), []))
+        plain = partial(tokenizer.encode, add_special=False)  # the config beside may change what is put around a text
+        pairs.append((str(folder), plain, original_encode(folder / "tokenizer.json", add_special=False), []))
     if options.gguf:
         file = GGUFFile(options.gguf[0])
         pieces = file.metadata["tokenizer.ggml.tokens"]
