@@ -28,7 +28,7 @@ def test_bench(commands: Any, model: Path) -> None:
     for row, tokens in zip(rows, (32, 8), strict=True):
         assert (row["threads"], row["model"], row["dtype"]) == (1, str(model), "auto")
         assert len(row["samples_ms"]) == 3
-        assert row["ms"] == pytest.approx(sum(row["samples_ms"]) / 3, rel=1e-3)
+        assert row["ms"] == pytest.approx(sum(row["samples_ms"]) / 3, abs=2e-3)
         rates = [tokens / ms * 1e3 for ms in row["samples_ms"]]
         assert row["tokens_per_s"] == pytest.approx(sum(rates) / 3, rel=1e-2)
         assert row["gb_per_s"] >= 0

@@ -105,6 +105,7 @@ CTRL_C = """
 import os, signal, sys, threading, time
 sys.path.insert(0, {tests!r})
 from test_threads import long_program
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
 run = long_program({threads})
 sent = []
 def send():

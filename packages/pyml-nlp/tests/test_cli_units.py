@@ -219,13 +219,16 @@ def test_batch_file_that_is_a_folder(tmp_path: Path) -> None:
 
 def test_ctrl_c_cancels_and_the_second_one_ends() -> None:
     cancelled = []
-    before = signal.getsignal(signal.SIGINT)
-    with infer._interruptible(lambda: cancelled.append(True)) as signals:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert (cancelled, signals) == ([True], [signal.SIGINT])
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
+    try:
+        with infer._interruptible(lambda: cancelled.append(True)) as signals:
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            assert (cancelled, signals) == ([True], [signal.SIGINT])
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:
