@@ -33,6 +33,7 @@ class Environment:
     without: tuple[str, ...] = ()
 
 
+BUILD_INFO = Path(__file__).with_name("peers") / "ik_build_info.cmake"
 NATIVE = {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
 ENVIRONMENTS = {
     environment.name: environment
@@ -48,12 +49,12 @@ ENVIRONMENTS = {
             ("--no-binary=ik-llama-cpp-python", "ik-llama-cpp-python"),
             "import ik_llama_cpp",
             # Without the attention kernels for 4-bit KV caches, which are not measured and take the longest to compile.
-            {"CMAKE_ARGS": f"{NATIVE['CMAKE_ARGS']} -DGGML_IQK_FA_ALL_QUANTS=OFF"},
+            {"CMAKE_ARGS": f"{NATIVE['CMAKE_ARGS']} -DGGML_IQK_FA_ALL_QUANTS=OFF -DCMAKE_PROJECT_INCLUDE={BUILD_INFO}"},
         ),
         Environment("openvino", ("openvino-genai",), "import openvino_genai"),
         Environment(
             "openvino-export",
-            ("optimum-intel[openvino]", "torch"),
+            ("optimum-intel[openvino]", "transformers<5", "torch"),  # it exports Gemma 3 from no newer one
             "import optimum.exporters.openvino.__main__, openvino_tokenizers, nncf",
             without=("torchvision",),  # fails to import beside another build of torch, and only images need it
         ),
