@@ -18,8 +18,9 @@ from .dtypes import BLOCK_TYPES, BlockType, dequantize, quantize  # noqa: E402
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
 from .kv_layout import PAGE_TOKENS, KVLayout, PageTable  # noqa: E402
 from .ops import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
-from .program import Buffer, Operation, OpTiming, Program, Slice  # noqa: E402
+from .program import Buffer, Operation, Program, Slice  # noqa: E402
 from .tensor import PackedMatrix, Tensor, pack, pack_parts  # noqa: E402
+from .timing import Capture, Lap, OpTiming, Timings  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -29,7 +30,9 @@ __all__ = [
     "BlockType",
     "Buffer",
     "Cancelled",
+    "Capture",
     "KVLayout",
+    "Lap",
     "OpTiming",
     "Operation",
     "OutOfMemoryError",
@@ -40,6 +43,7 @@ __all__ = [
     "ShapeError",
     "Slice",
     "Tensor",
+    "Timings",
     "activate",
     "argmax",
     "attention",

@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 from .program import Operation, Program, Slice
 from .tensor import PackedMatrix
+from .timing import Capture
 
 SOURCE_HASH: str
 THREADS_MAX: int
@@ -25,6 +26,12 @@ def unpack_rows(packed: PackedMatrix, rows: npt.NDArray[np.intp], level: str) ->
 
 class NativeProgram:
     def __init__(self, program: Program, level: str, threads: int) -> None: ...
-    def run(self, slices: Sequence[Slice], timed: bool = False) -> npt.NDArray[np.float32]: ...
+    def run(
+        self, slices: Sequence[Slice], timed: bool = False, captures: Sequence[Capture] = ()
+    ) -> npt.NDArray[np.float32]: ...
     def cancel(self) -> None: ...
-    def timings(self) -> list[tuple[Operation, int, int, float, dict[str, float]]]: ...
+    def timings(
+        self,
+    ) -> tuple[
+        dict[Operation, tuple[int, int]], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], float
+    ]: ...

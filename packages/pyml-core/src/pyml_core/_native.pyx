@@ -9,6 +9,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 from dataclasses import replace
 
@@ -46,6 +47,11 @@ cdef extern from "pyml.h":
         const uint8_t *data
         int64_t panel_bytes
 
+    ctypedef struct pyml_capture:
+        float *scores
+        float *probabilities
+        float *maxima
+
     ctypedef struct pyml_op:
         int32_t kind
         pyml_buffer *input "in"
@@ -58,6 +64,8 @@ cdef extern from "pyml.h":
         float eps, scale, cap
         int32_t layer, n_heads, window, activation
         bint accumulate
+        float *copy
+        const pyml_capture *capture
 
     ctypedef struct pyml_slice:
         uint8_t **pages
@@ -91,7 +99,7 @@ cdef extern from "pyml.h":
     ctypedef struct pyml_lap:
         uint64_t busy
         uint64_t phase[4]
-        int64_t arrived_ns
+        int64_t began_ns, arrived_ns
 
     ctypedef struct pyml_program:
         int64_t n_ops
@@ -135,7 +143,6 @@ _KINDS = {
     "rope_angles": OP_ROPE_ANGLES, "prepare_qkv": OP_PREPARE_QKV, "attention": OP_ATTENTION,
 }
 _ACTIVATIONS = {"gelu_tanh": ACT_GELU_TANH, "gelu_erf": ACT_GELU_ERF, "silu": ACT_SILU}
-_PHASES = {"prepare_qkv": ("QKnorm", "RoPE", "append"), "attention": ("QK^T", "softmax", "A*V")}
 
 
 def levels():
@@ -228,7 +235,8 @@ cdef class NativeProgram:
     cdef int64_t kv_page_bytes
     cdef list alive
     cdef object ids, position, token_slice, output_rows
-    cdef list operations   # the Operation of each native operation
+    cdef pyml_capture *captures
+    cdef dict span         # Operation -> its first and last native operation
     cdef pyml_slice *slices
     cdef pyml_tile *tiles
     cdef int64_t slices_room
@@ -237,7 +245,7 @@ cdef class NativeProgram:
     def __cinit__(self, program, str level, int threads):
         cdef int64_t n_matrices = sum(self._count_matrices(op) for op in program.operations)
         self.alive = []
-        self.operations = []
+        self.span = {}
         self.max_tokens = program.max_tokens
         self.vocabulary = self.positions = 1 << 31
         self.p.kernels = pyml_level_kernels(_level_index(level))
@@ -245,7 +253,8 @@ cdef class NativeProgram:
         self.buffers = <pyml_buffer *>calloc(len(program.buffers) + 1, sizeof(pyml_buffer))
         self.matrices = <pyml_matrix *>calloc(n_matrices + 1, sizeof(pyml_matrix))
         self.p.ops = <pyml_op *>calloc(2 * len(program.operations) + 1, sizeof(pyml_op))
-        if not self.buffers or not self.matrices or not self.p.ops:
+        self.captures = <pyml_capture *>calloc(2 * len(program.operations) + 1, sizeof(pyml_capture))
+        if not self.buffers or not self.matrices or not self.p.ops or not self.captures:
             raise OutOfMemoryError("no memory for the program's tables")
         self._set_geometry(program)
         for buf in program.buffers:
@@ -280,6 +289,7 @@ cdef class NativeProgram:
     def __dealloc__(self):
         pyml_program_free(&self.p)
         free(self.p.ops)
+        free(self.captures)
         free(self.buffers)
         free(self.matrices)
         free(self.slices)
@@ -377,13 +387,13 @@ cdef class NativeProgram:
             self.needs_pages = True
         elif op.kind == "attention":
             self.needs_pages = True
-        self.operations.append(op)
+        self.span[op] = (self.p.n_ops, self.p.n_ops)
         self.p.n_ops += 1
         # These write a row in pieces, by several threads: its int8 copy is made when all of it is there.
         if op.kind in ("attention", "linear", "prepare_qkv", "rope_angles", "soft_cap") and op.output.quantized:
             self.p.ops[self.p.n_ops].kind = OP_QUANTIZE
             self.p.ops[self.p.n_ops].out = o.out
-            self.operations.append(op)
+            self.span[op] = (self.p.n_ops - 1, self.p.n_ops)
             self.p.n_ops += 1
         return used
 
@@ -440,8 +450,69 @@ cdef class NativeProgram:
         self.p.run.n_slices, self.p.run.n_tiles = s, tile
         return tables
 
-    def run(self, slices, bint timed=False):
-        """Run every operation once; float32 rows of the last one's output.
+    cdef dict _start_captures(self, captures):
+        """Let operations leave what is wanted in new arrays: {(operation, what): array}."""
+        cdef pyml_op *op
+        cdef pyml_capture *capture
+        cdef dict arrays = {}
+        cdef int64_t s, keys, floats = 0
+        for s in range(self.p.run.n_slices):
+            keys = _captured_keys(&self.slices[s])
+            floats += self.slices[s].count * keys
+        for wanted in captures:
+            operation, what = wanted.operation, wanted.what
+            if (operation, what) in arrays:
+                continue
+            if operation not in self.span:
+                raise ShapeError(f"capture: {operation.name} is not an operation of this program")
+            first, last = self.span[operation]
+            if what == "output":
+                op = &self.p.ops[last]
+                rows = self.p.run.outputs if op.out.outputs else self.p.run.tokens
+                array = aligned_empty((rows, op.out.width), np.float32)
+                op.copy = <float *>_address(array)
+            else:
+                op = &self.p.ops[first]
+                capture = &self.captures[first]
+                array = aligned_empty((op.n_heads * floats,), np.float32)
+                array.fill(-np.inf if what == "scores" else 0.0)
+                if what == "scores":
+                    capture.scores = <float *>_address(array)
+                else:
+                    capture.probabilities = <float *>_address(array)
+                    maxima = aligned_empty((op.n_heads * floats // PAGE_TOKENS,), np.float32)
+                    capture.maxima = <float *>_address(maxima)
+                    arrays[operation, "maxima"] = maxima  # kept alive
+                op.capture = capture
+            arrays[operation, what] = array
+        return arrays
+
+    cdef int _end_captures(self) except -1:
+        cdef int64_t i
+        for i in range(self.p.n_ops):
+            self.p.ops[i].copy = NULL
+            self.p.ops[i].capture = NULL
+            self.captures[i].scores = self.captures[i].probabilities = self.captures[i].maxima = NULL
+        return 0
+
+    cdef list _slice_arrays(self, wanted, array, slices):
+        """What each slice has of a captured array, as views."""
+        cdef int64_t s, keys, heads, begin = 0
+        cdef list parts = []
+        for s in range(self.p.run.n_slices):
+            if wanted.what == "output":
+                end = begin + (len(slices[s].outputs) if wanted.operation.output.rows == "outputs" else self.slices[s].count)
+                parts.append(array[begin:end])
+            else:
+                keys, heads = _captured_keys(&self.slices[s]), wanted.operation.params["n_heads"]
+                end = begin + heads * self.slices[s].count * keys
+                part = array[begin:end].reshape(heads, self.slices[s].count, keys)
+                parts.append(part[:, :, : self.slices[s].start + self.slices[s].count])
+            begin = end
+        return parts
+
+    def run(self, slices, bint timed=False, captures=()):
+        """Run every operation once; float32 rows of the last one's output. Fills the captures' arrays.
 
         Raises:
             ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called.
@@ -460,12 +531,19 @@ cdef class NativeProgram:
         self.result.f = <float *>_address(out)
         self.interrupt = None
         self.p.cancel = 0
-        if self.p.run.tokens:
-            with nogil:
-                done = pyml_program_run(&self.p, timed)
-            if not done:
-                error, self.interrupt = self.interrupt, None
-                raise Cancelled("the run was cancelled") if error is None else error
+        try:
+            arrays = self._start_captures(captures) if captures else None
+            if self.p.run.tokens:
+                with nogil:
+                    done = pyml_program_run(&self.p, timed)
+                if not done:
+                    error, self.interrupt = self.interrupt, None
+                    raise Cancelled("the run was cancelled") if error is None else error
+        finally:
+            if captures:
+                self._end_captures()
+        for wanted in captures:
+            wanted.arrays = self._slice_arrays(wanted, arrays[wanted.operation, wanted.what], slices)
         return out
 
     def cancel(self):
@@ -473,29 +551,23 @@ cdef class NativeProgram:
         self.p.cancel = 1
 
     def timings(self):
-        """[(operation, begin_ns, end_ns, busy share 0..1, {phase: ms})] of the last timed run.
+        """What the last timed run left, to be read by :class:`pyml_core.timing.Timings`.
 
-        The time of making an output's int8 copy belongs to the operation that wrote it.
+        Returns (first and last native operation of every Operation, begin_ns, end_ns, laps, ticks a ns): a lap is int64
+        (busy ticks, ticks of four phases, began_ns, arrived_ns), of shape (native operations, threads, 7).
         """
-        cdef int64_t i, first, t, span = self.p.end_ns[self.p.n_ops - 1] - self.p.begin_ns[0]
-        cdef double ticks_a_ns = self.p.run_ticks / <double>span if span > 0 else 1.0
-        result = []
-        first = 0
-        for i in range(self.p.n_ops):
-            if i + 1 < self.p.n_ops and self.p.ops[i + 1].kind == OP_QUANTIZE:
-                continue
-            op = self.operations[first]
-            wall = self.p.end_ns[i] - self.p.begin_ns[first]
-            busy = sum(self.p.laps[n * self.p.threads + t].busy for n in range(first, i + 1) for t in range(self.p.threads))
-            names = _PHASES.get(op.kind, ())
-            ticks = [sum(self.p.laps[first * self.p.threads + t].phase[n] for t in range(self.p.threads))
-                     for n in range(len(names))]
-            total = sum(ticks)
-            phases = {name: wall * 1e-6 * part / total if total else 0.0 for name, part in zip(names, ticks)}
-            share = min(1.0, busy / ticks_a_ns / (wall * self.p.threads)) if wall else 0.0
-            result.append((op, self.p.begin_ns[first], self.p.end_ns[i], share, phases))
-            first = i + 1
-        return result
+        begin, end = np.empty((2, self.p.n_ops), np.int64)
+        laps = np.empty((self.p.n_ops, self.p.threads, sizeof(pyml_lap) // 8), np.int64)
+        memcpy(_address(begin), self.p.begin_ns, begin.nbytes)
+        memcpy(_address(end), self.p.end_ns, end.nbytes)
+        memcpy(_address(laps), self.p.laps, laps.nbytes)
+        span = self.p.end_ns[self.p.n_ops - 1] - self.p.begin_ns[0]
+        return self.span, begin, end, laps, self.p.run_ticks / span if span > 0 else 1.0
+
+
+cdef int64_t _captured_keys(const pyml_slice *part):
+    """The positions of a slice's pages: what a row of captured scores holds."""
+    return (part.start + part.count + PAGE_TOKENS - 1) // PAGE_TOKENS * PAGE_TOKENS
 
 
 def _with_table(part, page_bytes):

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from . import _native, cpu
 from .errors import ShapeError
 from .kv_layout import KVLayout, PageTable
+from .timing import Capture, Timings
 
 if TYPE_CHECKING:
     from .tensor import PackedMatrix
@@ -88,30 +89,6 @@ class Slice:
     start: int
     ids: Sequence[int] | npt.NDArray[np.int32]
     outputs: Sequence[int] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class OpTiming:
-    """What one operation of a timed run took.
-
-    Attributes:
-        operation: which.
-        start_ns: when it began (monotonic clock).
-        ms: wall time.
-        phases: the wall time of a fused operation shared out by the threads' ticks, in ms (``prepare_qkv``: QKnorm,
-            RoPE, append; ``attention``: QK^T, softmax, A*V); empty for others.
-        bytes: weights, KV pages and activations read and written.
-        flops: multiplications and additions (2 a multiply-add), integer ones included.
-        busy: share of the threads' time that was work, 0..1; the rest was waiting for the slowest.
-    """
-
-    operation: Operation
-    start_ns: int
-    ms: float
-    phases: Mapping[str, float]
-    bytes: int
-    flops: int
-    busy: float
 
 
 _living: weakref.WeakSet[Program] = weakref.WeakSet()
@@ -336,18 +313,16 @@ class Program:
         with self._lock:
             return self._compiled().run(slices)
 
-    def run_timed(self, slices: Sequence[Slice]) -> tuple[F32Array, list[OpTiming]]:
-        """:meth:`run`, with what every operation took. The numbers are the same."""
+    def run_timed(self, slices: Sequence[Slice], captures: Sequence[Capture] = ()) -> tuple[F32Array, Timings]:
+        """:meth:`run`, with what every operation took; fills the arrays of the captures. The numbers are the same.
+
+        Raises:
+            ShapeError: as :meth:`run`, or a capture of another program's operation.
+        """
         with self._lock:
             native = self._compiled()
-            result = native.run(slices, True)
-            raw = native.timings()
-        tokens, outputs = sum(len(part.ids) for part in slices), sum(len(part.outputs) for part in slices)
-        timings = []
-        for op, begin, end, busy, phases in raw:
-            moved, flops = self._cost(op, slices, tokens, outputs)
-            timings.append(OpTiming(op, begin, (end - begin) * 1e-6, phases, moved, flops, busy))
-        return result, timings
+            result = native.run(slices, True, captures)
+            return result, Timings(self.operations, self.kv, slices, native.timings())
 
     def cancel(self) -> None:
         """Stop the run in progress, from any thread: it raises Cancelled within one item of work."""
@@ -361,24 +336,6 @@ class Program:
             self._check_order()
             self._native = _native.NativeProgram(self, self.level, self.threads)
         return self._native
-
-    def _cost(self, op: Operation, slices: Sequence[Slice], tokens: int, outputs: int) -> tuple[int, int]:
-        """Bytes moved and arithmetic operations of one operation in a run of these slices."""
-        rows = outputs if op.output.rows == "outputs" else tokens
-        moved = 4 * rows * (op.output.width + sum(buf.width for buf in op.inputs))
-        flops = rows * op.output.width
-        if op.kind == "linear":
-            moved += sum(matrix.nbytes for matrix in op.params["matrices"])
-            flops *= 2 * op.inputs[0].width
-        elif op.kind == "attention" and self.kv is not None:
-            window, keys, pairs = op.params["window"], 0, 0
-            for part in slices:
-                end = part.start + len(part.ids)
-                pairs += _seen(end, window) - _seen(part.start, window)
-                keys += min(end, (window or end) + len(part.ids) - 1)
-            moved += 2 * keys * self.kv.n_kv_heads * self.kv.head_dim * self.kv.numpy_dtype.itemsize
-            flops = 4 * pairs * op.params["n_heads"] * self.kv.head_dim
-        return moved, flops
 
     # ---- checks
 
@@ -429,9 +386,3 @@ class Program:
             raise ShapeError(f"{name}: {n_heads} heads do not divide into {self.kv.n_kv_heads} key/value heads")
         self._check_width(name, (n_heads + 2 * self.kv.n_kv_heads) * self.kv.head_dim, qkv)
         return self.kv
-
-
-def _seen(positions: int, window: int) -> int:
-    """Keys that the first so many positions of a sequence see, all together."""
-    growing = min(positions, window or positions)
-    return growing * (growing + 1) // 2 + (positions - growing) * window

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from pyml_core.program import Operation, OpTiming
+    from pyml_core.program import Operation
+    from pyml_core.timing import OpTiming
 
 ATTENTION_PHASES = ("QKV", "QKnorm", "RoPE", "QK^T", "softmax", "A*V", "out")
 """The parts of attention in an ``[attn]`` line."""

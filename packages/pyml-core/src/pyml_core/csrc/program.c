@@ -50,12 +50,13 @@ bool pyml_program_allocate(pyml_program *p) {
     p->counters = aligned_alloc(64, sizeof(counter) * (size_t)(PASSES * p->threads));
     p->begin_ns = calloc((size_t)p->n_ops + 1, sizeof *p->begin_ns);
     p->end_ns = calloc((size_t)p->n_ops + 1, sizeof *p->end_ns);
+    p->copied_ns = calloc((size_t)p->n_ops + 1, sizeof *p->copied_ns);
     p->laps = calloc((size_t)(p->n_ops * p->threads) + 1, sizeof *p->laps);
-    return p->scratch && p->counters && p->begin_ns && p->end_ns && p->laps;
+    return p->scratch && p->counters && p->begin_ns && p->end_ns && p->copied_ns && p->laps;
 }
 
 void pyml_program_free(pyml_program *p) {
-    free(p->scratch), free(p->counters), free(p->begin_ns), free(p->end_ns), free(p->laps);
+    free(p->scratch), free(p->counters), free(p->begin_ns), free(p->end_ns), free(p->copied_ns), free(p->laps);
 }
 
 typedef struct {
@@ -103,6 +104,18 @@ static void take_items(job *j, const pyml_op *op, pyml_thread *thread, int stage
     }
 }
 
+/* A later operation may write to the same buffer, so that nobody goes on before the copy is made. */
+static void copy_output(job *j, int64_t i, int index) {
+    const pyml_program *p = j->program;
+    const pyml_op *op = &p->ops[i];
+    if (index == 0) {
+        int64_t rows = op->out->outputs ? p->run.outputs : p->run.tokens;
+        memcpy(op->copy, op->out->f, (size_t)(rows * op->out->width) * sizeof(float));
+        p->copied_ns[i] = now_ns(CLOCK_MONOTONIC);
+    }
+    pyml_pool_barrier(j->pool);
+}
+
 static void work(void *argument, int index) {
     job *j = argument;
     pyml_program *p = j->program;
@@ -112,11 +125,13 @@ static void work(void *argument, int index) {
     for (int64_t i = 0; i < p->n_ops; i++) {
         const pyml_op *op = &p->ops[i];
         uint64_t busy = 0;
+        if (j->timed) p->laps[i * p->threads + index].began_ns = 0;
         memset(thread.phase, 0, sizeof thread.phase);
         for (int stage = 0; stage < STAGES; stage++, pass++) {
             int64_t items = p->kernels->items[op->kind](op, &p->run, stage);
             if (items == 0) break;
             if (index == 0) reset_counters(p, pass + 1);
+            if (j->timed && stage == 0) p->laps[i * p->threads + index].began_ns = now_ns(CLOCK_MONOTONIC);
             uint64_t began = j->timed ? pyml_ticks() : 0;
             take_items(j, op, &thread, stage, pass, items);
             if (j->timed) {
@@ -127,6 +142,7 @@ static void work(void *argument, int index) {
             pyml_pool_barrier(j->pool);
             if (atomic_load(&j->stop) == pass) return;
         }
+        if (op->copy) copy_output(j, i, index);
         if (!j->timed) continue;
         pyml_lap *lap = &p->laps[i * p->threads + index];
         lap->busy = busy;
@@ -144,6 +160,7 @@ static void set_times(pyml_program *p, int64_t start) {
             if (arrived > start) start = arrived;
         }
         p->end_ns[i] = start;
+        if (p->ops[i].copy) start = p->copied_ns[i]; /* copying is nobody's time */
     }
 }
 

@@ -53,6 +53,14 @@ enum {
 
 enum { ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU };
 
+/* What a trace wants of attention in one run: for each slice in order [n_heads][its tokens][keys], keys being the positions of
+ * its pages. Arrays are filled beforehand with what a key outside every token's sight has: -INFINITY and 0. */
+typedef struct {
+    float *scores;        /* scaled and capped, -INFINITY where masked; or NULL */
+    float *probabilities; /* or NULL */
+    float *maxima;        /* a number for every PAGE of probabilities: the largest score there */
+} pyml_capture;
+
 typedef struct {
     int32_t kind;
     pyml_buffer *in, *in2, *out;
@@ -62,6 +70,8 @@ typedef struct {
     float eps, scale, cap;
     int32_t layer, n_heads, window, activation;
     bool accumulate;
+    float *copy;                   /* where a trace wants the output's rows of this run, or NULL */
+    const pyml_capture *capture;   /* attention: what a trace wants of this run, or NULL */
 } pyml_op;
 
 /* One sequence's part of a run. */
@@ -138,7 +148,7 @@ int pyml_chunk_bytes(int type, int64_t k);                  /* of one chunk of k
 /* program.c */
 typedef struct {
     uint64_t busy, phase[MAX_PHASES]; /* ticks of one thread in one operation */
-    int64_t arrived_ns;               /* when it had no work left */
+    int64_t began_ns, arrived_ns;     /* when it came to the operation (0: there was no work), and when it had no work left */
 } pyml_lap;
 
 typedef struct {
@@ -155,6 +165,7 @@ typedef struct {
     void *counters;
     /* filled by a timed run: */
     int64_t *begin_ns, *end_ns;   /* [n_ops] */
+    int64_t *copied_ns;           /* [n_ops] when the output had been copied, if it was */
     pyml_lap *laps;               /* [n_ops][threads] */
     uint64_t run_ticks;           /* of the whole run: what a tick is worth in ns */
 } pyml_program;

@@ -150,8 +150,8 @@ INLINE void fma_pages(const tile_state *s, const float *a, int64_t lda, const ui
     }
 }
 
-/* One row's exponentials, their maximum and sum; keys low..high-1 of the block are seen. */
-static void softmax_row(const pyml_op *op, float *p, int64_t low, int64_t high, float *m, float *l) {
+/* One row's exponentials, their maximum and sum; keys low..high-1 of the block are seen. Scores are left where they are wanted. */
+static void softmax_row(const pyml_op *op, float *p, int64_t low, int64_t high, float *m, float *l, float *scores) {
     static const float lane[PANEL] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     vf minus_infinity = f_set1(-INFINITY), score[PAGE / PANEL], top = minus_infinity, sum = f_set1(0.0f);
     for (int i = 0; i < PAGE / PANEL; i++) {
@@ -161,6 +161,7 @@ static void softmax_row(const pyml_op *op, float *p, int64_t low, int64_t high, 
         v = f_greater(f_set1((float)high), key, v, minus_infinity);
         score[i] = f_greater(key, f_set1((float)low - 0.5f), v, minus_infinity);
         top = f_max(top, score[i]);
+        if (scores) f_store(scores + i * PANEL, score[i]);
     }
     *m = f_top(top);
     for (int i = 0; i < PAGE / PANEL; i++) {
@@ -189,6 +190,42 @@ static void merge_row(float *result, const float *block, int64_t width) {
     *m = top;
 }
 
+/* ---- what a trace wants: see pyml_capture */
+
+INLINE int64_t captured_keys(const pyml_slice *slice) { return (slice->start + slice->count + PAGE - 1) / PAGE * PAGE; }
+
+/* Where the keys of a block, for row r of a tile, are in a captured array; NULL where it is not wanted. */
+static float *captured(const tile_state *s, float *array, int64_t b, int64_t r) {
+    if (!array) return NULL;
+    int64_t head = s->head * s->group + r % s->group, token = s->start - s->slice->start + r / s->group;
+    for (const pyml_slice *slice = s->run->slices; slice < s->slice; slice++)
+        array += s->op->n_heads * slice->count * captured_keys(slice);
+    return array + (head * s->slice->count + token) * captured_keys(s->slice) + b * PAGE;
+}
+
+/* A block's exponentials and maxima as they are. */
+static void capture_block(const tile_state *s, int64_t b) {
+    const pyml_capture *c = s->op->capture;
+    for (int64_t r = 0; c->probabilities && r < s->rows; r++) {
+        float *to = captured(s, c->probabilities, b, r);
+        memcpy(to, s->p + r * PAGE, PAGE * sizeof(float));
+        c->maxima[(to - c->probabilities) / PAGE] = s->block[r * s->width + s->width - PANEL];
+    }
+}
+
+/* The exponentials of all blocks, rescaled as merge_row and finish rescale the values: e e^(m_b - m) / l. */
+static void capture_probabilities(const tile_state *s, int64_t from, int64_t to) {
+    const pyml_capture *c = s->op->capture;
+    for (int64_t r = 0; c->probabilities && r < s->rows; r++) {
+        const float *end = s->result + r * s->width + s->width - PANEL; /* m, l */
+        for (int64_t b = from; b < to; b++) {
+            float *p = captured(s, c->probabilities, b, r), m_b = c->maxima[(p - c->probabilities) / PAGE];
+            vf scale = m_b == -INFINITY ? f_set1(0.0f) : f_exp(f_set1(m_b - end[0]));
+            for (int64_t i = 0; i < PAGE; i += PANEL) f_store(p + i, f_div(f_mul(f_load(p + i), scale), f_set1(end[1])));
+        }
+    }
+}
+
 /* Scores, softmax and weighted values of one key block into s->block. */
 static void attend_block(const tile_state *s, int64_t b) {
     const pyml_kv *kv = &s->run->kv;
@@ -206,8 +243,10 @@ static void attend_block(const tile_state *s, int64_t b) {
         int64_t position = s->start + r / s->group;
         int64_t low = op->window && position >= op->window ? position - op->window + 1 - key0 : 0;
         float *out = s->block + r * s->width + s->width - PANEL;
-        softmax_row(op, s->p + r * PAGE, low < 0 ? 0 : low, position + 1 - key0, &out[0], &out[1]);
+        softmax_row(op, s->p + r * PAGE, low < 0 ? 0 : low, position + 1 - key0, &out[0], &out[1],
+                    op->capture ? captured(s, op->capture->scores, b, r) : NULL);
     }
+    if (op->capture) capture_block(s, b);
     time = lap(s->thread, PHASE_SOFTMAX, time);
     fma_pages(s, s->p, PAGE, values, d, PANEL, padded_dim(d) / PANEL, seen, s->block, s->width);
     lap(s->thread, PHASE_VALUES, time);
@@ -273,6 +312,7 @@ void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, 
             for (int64_t r = 0; r < s.rows; r++) merge_row(s.result + r * s.width, s.block + r * s.width, s.width);
             lap(thread, PHASE_VALUES, time);
         }
+        if (op->capture) capture_probabilities(&s, from, to);
         finish(&s);
     }
 }

@@ -1,0 +1,183 @@
+"""What a run of a program took, and what it left on its way: timings of operations, and captured arrays.
+
+Letters: T = tokens of a slice, P = its positions that want logits, S = positions of its sequence up to its last token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ShapeError
+from .kv_layout import PAGE_TOKENS, KVLayout
+
+if TYPE_CHECKING:
+    from .program import Operation, Slice
+
+F32Array = npt.NDArray[np.float32]
+
+CAPTURES = ("output", "scores", "probabilities")
+PHASES = {"prepare_qkv": ("QKnorm", "RoPE", "append"), "attention": ("QK^T", "softmax", "A*V")}
+"""The parts of fused operations, in the order in which kernels count them."""
+
+_BEGAN, _ARRIVED = 5, 6  # columns of a lap, after its busy ticks and those of four phases
+
+
+class Lap(NamedTuple):
+    """One thread's part in an operation.
+
+    Attributes:
+        start_ns: when it came to the operation (monotonic clock).
+        end_ns: when it found no work left.
+        busy_ms: time in between that it worked; the rest it waited at a barrier in the middle of the operation.
+        phases: milliseconds of the parts of a fused operation, as :attr:`OpTiming.phases` names them.
+    """
+
+    start_ns: int
+    end_ns: int
+    busy_ms: float
+    phases: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class OpTiming:
+    """What one operation of a timed run took.
+
+    Attributes:
+        operation: which.
+        start_ns: when it began (monotonic clock).
+        ms: wall time.
+        phases: the wall time of a fused operation shared out by the threads' ticks, in ms (``prepare_qkv``: QKnorm,
+            RoPE, append; ``attention``: QK^T, softmax, A*V); empty for others.
+        bytes: weights, KV pages and activations read and written.
+        flops: multiplications and additions (2 a multiply-add), integer ones included.
+        busy: share of the threads' time that was work, 0..1; the rest was waiting for the slowest.
+        laps: every thread's part.
+    """
+
+    operation: Operation
+    start_ns: int
+    ms: float
+    phases: Mapping[str, float]
+    bytes: int
+    flops: int
+    busy: float
+    laps: tuple[Lap, ...] = ()
+
+
+@dataclass(eq=False)
+class Capture:
+    """An array that a run is asked to leave: a copy of what an operation has at the moment when it is done.
+
+    Args:
+        operation: an operation of the program.
+        what: ``"output"``: the rows of its output buffer. Of an ``attention``, ``"scores"``: what the softmax takes
+            (scaled, capped, -inf where masked), or ``"probabilities"``: the softmax's own exponentials, rescaled with
+            the final maximum and sum as the weighted values are.
+
+    Attributes:
+        arrays: filled by the run, one for each slice: the output (T, W) or (P, W); scores and probabilities
+            (heads, T, S) by absolute position of the key, keys after a token included. Views of one array: copy one
+            that shall outlive the others.
+
+    Raises:
+        ShapeError: an unknown ``what``, or one that only attention has.
+    """
+
+    operation: Operation
+    what: str = "output"
+    arrays: list[F32Array] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.what not in CAPTURES[: 3 if self.operation.kind == "attention" else 1]:
+            raise ShapeError(f"capture: operation {self.operation.name} ({self.operation.kind}) has no {self.what!r}")
+
+    def nbytes(self, part: Slice) -> int:
+        """Bytes that a slice will take of it; keys are counted in whole pages, as they are kept."""
+        tokens = len(part.ids)
+        if self.what == "output":
+            rows = len(part.outputs) if self.operation.output.rows == "outputs" else tokens
+            return 4 * rows * self.operation.output.width
+        keys = -(-(part.start + tokens) // PAGE_TOKENS) * PAGE_TOKENS
+        pairs: int = self.operation.params["n_heads"] * tokens * keys
+        return 4 * pairs + (4 * pairs // PAGE_TOKENS if self.what == "probabilities" else 0)
+
+
+class Timings(Sequence[OpTiming]):
+    """A run's timings in the order of its operations, worked out when first looked at: a run pays for its clock."""
+
+    def __init__(
+        self, operations: Sequence[Operation], kv: KVLayout | None, slices: Sequence[Slice], measured: tuple[Any, ...]
+    ) -> None:
+        self._operations, self._kv, self._measured = operations, kv, measured
+        self._spans = [(part.start, len(part.ids)) for part in slices]
+        self._tokens = sum(count for _, count in self._spans)
+        self._outputs = sum(len(part.outputs) for part in slices)
+        self._built: list[OpTiming] | None = None
+
+    def __len__(self) -> int:
+        return len(self._operations)
+
+    def __iter__(self) -> Iterator[OpTiming]:
+        return iter(self._timings())
+
+    @overload
+    def __getitem__(self, index: int) -> OpTiming: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[OpTiming]: ...
+    def __getitem__(self, index: int | slice) -> OpTiming | list[OpTiming]:
+        return self._timings()[index]
+
+    def _timings(self) -> list[OpTiming]:
+        if self._built is None:
+            self._built = [self._timing(operation) for operation in self._operations]
+            self._measured = ()
+        return self._built
+
+    def _timing(self, operation: Operation) -> OpTiming:
+        """The time of making an output's int8 copy belongs to the operation that wrote it."""
+        spans, begin_ns, end_ns, all_laps, ticks_a_ns = self._measured
+        first, last = spans[operation]
+        begin, end = int(begin_ns[first]), int(end_ns[last])
+        names = PHASES.get(operation.kind, ())
+        ms_a_tick = 1e-6 / ticks_a_ns
+        laps = []
+        for lap, closing in zip(all_laps[first].tolist(), all_laps[last].tolist(), strict=True):
+            start, stop = (lap[_BEGAN] or begin), (closing[_ARRIVED] if closing[_BEGAN] else begin)
+            busy = lap[0] + (closing[0] if last > first else 0)
+            phases = tuple(ticks * ms_a_tick for ticks in lap[1 : 1 + len(names)])
+            laps.append(Lap(start, max(start, stop), busy * ms_a_tick, phases))
+        ticks = all_laps[first, :, 1 : 1 + len(names)].sum(axis=0).tolist()
+        total, wall = sum(ticks), (end - begin) * 1e-6
+        shares = {name: wall * part / total if total else 0.0 for name, part in zip(names, ticks, strict=True)}
+        busy_share = min(1.0, sum(lap.busy_ms for lap in laps) / (wall * len(laps))) if wall else 0.0
+        moved, flops = self._cost(operation)
+        return OpTiming(operation, begin, wall, shares, moved, flops, busy_share, tuple(laps))
+
+    def _cost(self, op: Operation) -> tuple[int, int]:
+        """Bytes moved and arithmetic operations."""
+        rows = self._outputs if op.output.rows == "outputs" else self._tokens
+        moved = 4 * rows * (op.output.width + sum(buf.width for buf in op.inputs))
+        flops = rows * op.output.width
+        if op.kind == "linear":
+            moved += sum(matrix.nbytes for matrix in op.params["matrices"])
+            flops *= 2 * op.inputs[0].width
+        elif op.kind == "attention" and self._kv is not None:
+            window, keys, pairs = op.params["window"], 0, 0
+            for start, count in self._spans:
+                end = start + count
+                pairs += _seen(end, window) - _seen(start, window)
+                keys += min(end, (window or end) + count - 1)
+            moved += 2 * keys * self._kv.n_kv_heads * self._kv.head_dim * self._kv.numpy_dtype.itemsize
+            flops = 4 * pairs * op.params["n_heads"] * self._kv.head_dim
+        return moved, flops
+
+
+def _seen(positions: int, window: int) -> int:
+    """Keys that the first so many positions of a sequence see, all together."""
+    growing = min(positions, window or positions)
+    return growing * (growing + 1) // 2 + (positions - growing) * window

@@ -1,0 +1,158 @@
+"""What a run leaves on its way: outputs of operations at their moment, attention's own scores and probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from core_cases import F32Array, Model, copy_pages, new_pages, normal, same_bits
+
+from pyml_core import Capture, KVLayout, PageTable, Program, ShapeError, Slice, pack, reference
+
+TOKENS = 150
+
+
+def everything(program: Program) -> list[Capture]:
+    """A capture of all that there is."""
+    attends = [operation for operation in program.operations if operation.kind == "attention"]
+    special = [Capture(operation, what) for operation in attends for what in ("scores", "probabilities")]
+    return [*(Capture(operation) for operation in program.operations), *special]
+
+
+def captured(model: Model, chunks: list[int]) -> dict[tuple[str, str], list[F32Array]]:
+    """What each run over a chunk of the same ids leaves; the logits are those of a run that leaves nothing."""
+    ids, pages, plain, start = model.ids(TOKENS), model.pages(TOKENS), model.pages(TOKENS), 0
+    found: dict[tuple[str, str], list[F32Array]] = {}
+    for count in chunks:
+        part = Slice(pages, start, ids[start : start + count], range(count))
+        wanted = everything(model.program)
+        result, _ = model.program.run_timed([part], wanted)
+        assert same_bits(result, model.run(plain, start, part.ids))
+        assert all(np.array_equal(a, b) for a, b in zip(pages, plain, strict=True))
+        for capture in wanted:
+            (array,) = capture.arrays
+            found.setdefault((capture.operation.name, capture.what), []).append(array)
+        start += count
+    return found
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"heads": (4, 1, 64), "window": 0}, {"heads": (6, 2, 40), "kv_dtype": "f32", "window": 70, "soft_cap": 5.0}],
+    ids=["plain", "window_cap"],
+)
+def test_threads_chunks_and_tracing_change_no_bit(shape: dict[str, object], level: str) -> None:
+    """Whoever takes which page, a row of scores is the same; keys after the chunk are the only difference."""
+    base = captured(Model(1, **shape), [TOKENS])
+    for threads, chunks in ((2, [TOKENS]), (8, [70, 1, 1, 78])):
+        model = Model(threads, **shape)
+        for key, parts in captured(model, chunks).items():
+            expected, row = base[key][0], 0
+            for part in parts:
+                if part.ndim == 2:
+                    assert same_bits(part, expected[row : row + len(part)]), key
+                    row += len(part)
+                    continue
+                rows, keys = part.shape[1:]
+                assert same_bits(part, np.ascontiguousarray(expected[:, row : row + rows, :keys])), key
+                row += rows
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_attention_is_that_of_the_reference(threads: int, level: str) -> None:
+    """Scores and probabilities, and the outputs that they explain; queries of the same program."""
+    heads, n_kv, dim, window, cap = 6, 2, 24, 40, 3.0
+    layout = KVLayout(1, n_kv, dim, "f32")
+    rng = np.random.default_rng(3)
+    width = (heads + 2 * n_kv) * dim
+    program = Program(TOKENS, layout, threads)
+    qkv = program.embed("x", pack(normal(rng, TOKENS, width)), program.buffer("x", width))
+    program.prepare_qkv("prepare", qkv, 0, heads)
+    out = program.buffer("out", heads * dim)
+    program.attention("attend", qkv, 0, heads, out, dim**-0.5, window, cap)
+    pages = new_pages(layout, TOKENS)
+    attend = program.operations[-1]
+    wanted = [
+        Capture(program.operations[1]),
+        *(Capture(attend, what) for what in ("output", "scores", "probabilities")),
+    ]
+    program.run_timed([Slice(pages, 0, np.arange(TOKENS, dtype=np.int32))], wanted)
+    prepared, output, scores, probabilities = (capture.arrays[0] for capture in wanted)
+    keys, values = reference.read_kv(layout, list(pages), 0, TOKENS)
+    q = prepared[:, : heads * dim].reshape(TOKENS, heads, dim).astype(np.float64)
+    keys, values = (np.repeat(x, heads // n_kv, axis=0).astype(np.float64) for x in (keys, values))
+    expected = cap * np.tanh(np.einsum("thd,hsd->hts", q, keys) * dim**-0.5 / cap)
+    behind = np.arange(TOKENS)[:, None] - np.arange(TOKENS)
+    expected = np.where((behind >= 0) & (behind < window), expected, -np.inf)
+    np.testing.assert_array_equal(scores == -np.inf, expected == -np.inf)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=2e-6)
+    weights = np.exp(expected - expected.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(probabilities, weights, rtol=0, atol=1e-6)
+    assert (probabilities[expected == -np.inf] == 0).all()
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
+    rebuilt = np.einsum("hts,hsd->thd", probabilities, values).reshape(TOKENS, -1)
+    np.testing.assert_allclose(output, rebuilt, rtol=0, atol=2e-6)
+
+
+def test_several_slices() -> None:
+    """Each has its own arrays, as if it ran alone."""
+    model = Model(2, window=50)
+    ids, held = model.ids(TOKENS), model.pages(TOKENS)
+    model.run(held, 0, ids[:130])
+    parts = [(model.pages(10), 0, 10), (held, 130, 1), (model.pages(TOKENS), 0, 70)]
+
+    def slices(chosen: list[tuple[PageTable, int, int]]) -> list[Slice]:
+        return [Slice(copy_pages(model.kv, pages), start, ids[:count], [count - 1]) for pages, start, count in chosen]
+
+    together = everything(model.program)
+    model.program.run_timed(slices(parts), together)
+    for index, part in enumerate(parts):
+        alone = everything(model.program)
+        model.program.run_timed(slices([part]), alone)
+        for both, single in zip(together, alone, strict=True):
+            assert same_bits(np.ascontiguousarray(both.arrays[index]), np.ascontiguousarray(single.arrays[0]))
+
+
+def test_the_same_capture_twice_and_none_at_all() -> None:
+    model = Model(2)
+    attend = next(operation for operation in model.program.operations if operation.kind == "attention")
+    wanted = [Capture(attend, "probabilities"), Capture(attend, "probabilities"), Capture(model.program.operations[0])]
+    part = Slice(model.pages(20), 0, model.ids(20))
+    model.program.run_timed([part], wanted)
+    np.testing.assert_array_equal(wanted[0].arrays[0], wanted[1].arrays[0])
+    kept = wanted[2].arrays[0].copy()
+    model.program.run([Slice(model.pages(20), 0, model.ids(20, seed=9))])
+    np.testing.assert_array_equal(wanted[2].arrays[0], kept)  # later runs leave it alone
+
+
+def test_sizes() -> None:
+    """As announced, but for the maxima of probabilities, and keys beyond the last token."""
+    model = Model(1)
+    part = Slice(model.pages(128), 0, model.ids(128), [3, 7])
+    for capture in everything(model.program):
+        model.program.run_timed([part], [capture])
+        extra = capture.arrays[0].nbytes // 64 if capture.what == "probabilities" else 0
+        assert capture.nbytes(part) == capture.arrays[0].nbytes + extra
+
+
+def test_what_cannot_be_captured() -> None:
+    model, other = Model(1), Model(1)
+    with pytest.raises(ShapeError, match=r"^capture: operation 0\.norm \(rms_norm\) has no 'scores'$"):
+        Capture(next(operation for operation in model.program.operations if operation.name == "0.norm"), "scores")
+    part = Slice(model.pages(3), 0, model.ids(3))
+    with pytest.raises(ShapeError, match="embedding is not an operation of this program"):
+        model.program.run_timed([part], [Capture(other.program.operations[0])])
+
+
+def test_laps(level: str) -> None:
+    """Each thread's part lies in its operation's time, one after the other; copying lies in between."""
+    model = Model(3)
+    _, timings = model.program.run_timed([Slice(model.pages(100), 0, model.ids(100))], everything(model.program))
+    ends = [0, 0, 0]
+    for timing in timings:
+        assert len(timing.laps) == 3
+        for thread, lap in enumerate(timing.laps):
+            assert ends[thread] <= lap.start_ns <= lap.end_ns <= timing.start_ns + round(timing.ms * 1e6)
+            assert lap.busy_ms <= (lap.end_ns - lap.start_ns) / 1e6 * 1.05 + 0.01
+            assert sum(lap.phases) <= lap.busy_ms * 1.05 + 0.01
+            ends[thread] = lap.end_ns
