@@ -6,8 +6,9 @@
 
 Nothing of pyml is imported. The files here were made with the versions in ``versions.json``:
 
-- ``tiny/NAME.npz``, for each model of tiny_models.py: ids, positions, logits there, and the output of the embedding
-  and of every layer (before the final norm) at hidden_positions, shape (layers + 1, positions, width).
+- ``tiny/NAME.npz``, for each model of tiny_models.py: ids, positions, logits there, and at hidden_positions the output
+  of the embedding and of every layer (before the final norm), shape (layers + 1, positions, width), and the attention
+  probabilities of every layer over all tokens, shape (layers, heads, positions, tokens).
 - ``real/NAME_text.npz``: for a text of 300 tokens: ids, and at every position the argmax, the eight largest logits and
   their ids, the logits of 128 fixed sampled ids, and the log of the sum of exponentials.
 - ``real/NAME_greedy.npz``: for each of prompts.json: ids of the prompt and its greedy continuation, and the gap in nats
@@ -59,8 +60,12 @@ def load(path: Path, **options: Any) -> Any:
     return model.eval()
 
 
-def logits_and_hidden(model: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (T, V) and the hidden states (L + 1, T, W): embeddings, then each layer's output before the final norm."""
+def outputs(model: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a model computes for ids.
+
+    Returns logits (T, V); hidden states (L + 1, T, W): embeddings, then each layer's output before the final norm; and
+    attention probabilities (L, H, T, T).
+    """
     body = model.model if hasattr(model, "model") else model.transformer
     layers = body.layers if hasattr(body, "layers") else body.h
     states: list[torch.Tensor] = []
@@ -74,18 +79,18 @@ def logits_and_hidden(model: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarra
     handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
     handles += [layer.register_forward_hook(after) for layer in layers]
     with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0]
+        found = model(torch.tensor([ids]), output_attentions=True)
     for handle in handles:
         handle.remove()
     hidden = torch.stack([state.reshape(len(ids), -1) for state in states])
-    return logits.numpy(), hidden.numpy()
+    return found.logits[0].numpy(), hidden.numpy(), torch.cat(found.attentions).numpy()
 
 
 def make_tiny(root: Path) -> None:
     """Goldens of the tiny random models; checks that transformers reads the GGUF twins as the same models."""
     for model in tiny_models.MODELS.values():
         folder = tiny_models.write_hf(model, root / model.name)
-        logits, hidden = logits_and_hidden(load(folder), model.prompt)
+        logits, hidden, attention = outputs(load(folder), model.prompt)
         np.savez_compressed(
             HERE / "tiny" / f"{model.name}.npz",
             ids=np.array(model.prompt, np.int32),
@@ -93,6 +98,7 @@ def make_tiny(root: Path) -> None:
             logits=logits[list(POSITIONS)],
             hidden_positions=np.array(HIDDEN_POSITIONS, np.int32),
             hidden=hidden[:, list(HIDDEN_POSITIONS)],
+            attention=attention[:, :, list(HIDDEN_POSITIONS)],
         )
         top = np.sort(logits, axis=-1)
         print(f"{model.name}: logits std {logits.std():.2f} max {abs(logits).max():.2f}", end=" ")
@@ -111,7 +117,7 @@ def check_gguf(model: tiny_models.TinyModel, root: Path, logits: np.ndarray) -> 
     except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         print(f"  GGUF: transformers cannot read it: {type(error).__name__}: {str(error)[:200]}")
         return
-    difference = abs(logits_and_hidden(twin, model.prompt)[0] - logits).max()
+    difference = abs(outputs(twin, model.prompt)[0] - logits).max()
     print(f"  GGUF: largest difference {difference:.2e}")
 
 

@@ -25,7 +25,7 @@ MS = {"prepare_qkv": 1.0, "attention": 4.0}
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every operation takes 2 ms (fused ones as above) and follows the one before without a pause."""
 
-    def run_timed(program: Program, slices: Any) -> Any:
+    def run_timed(program: Program, slices: Any, captures: Any = ()) -> Any:
         now, timings = 1_000_000_000, []
         for operation in program.operations:
             ms = MS.get(operation.kind, 2.0)

@@ -14,8 +14,8 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,8 @@ import numpy.typing as npt
 from . import _native, cpu
 from .errors import ShapeError
 from .kv_layout import KVLayout, PageTable
+from .tensor import PackedMatrix, Tensor, pack
 from .timing import Capture, Timings
-
-if TYPE_CHECKING:
-    from .tensor import PackedMatrix
 
 F32Array = npt.NDArray[np.float32]
 
@@ -323,6 +321,36 @@ class Program:
             native = self._compiled()
             result = native.run(slices, True, captures)
             return result, Timings(self.operations, self.kv, slices, native.timings())
+
+    def run_after(self, name: str, rows: npt.ArrayLike) -> F32Array:
+        """What the operations after the one of this name make of other rows: (R, its width) to the last output (R, W).
+
+        The numbers are those of a run in which that operation's output was these rows.
+
+        Raises:
+            ShapeError: no such operation, rows of another width, or operations after it that need more than its rows.
+        """
+        index = next((i for i, op in enumerate(self.operations) if op.name == name), None)
+        if index is None:
+            raise ShapeError(f"{name}: expected the name of an operation of this program")
+        x, source = np.ascontiguousarray(rows, np.float32), self.operations[index].output
+        if x.ndim != 2 or not len(x) or x.shape[1] != source.width:
+            raise ShapeError(f"{name}: expected rows of shape (R, {source.width}), got {x.shape}")
+        program = Program(len(x), threads=self.threads)
+        program.level = self.level
+        copies: dict[Buffer, Buffer] = {}
+        for buf in (source, *(op.output for op in self.operations[index + 1 :])):
+            if buf not in copies:
+                copies[buf] = program.buffer(buf.name, buf.width)
+                copies[buf].quantized = buf.quantized
+        program.embed(name, pack(Tensor.from_array(x)), copies[source])
+        for op in self.operations[index + 1 :]:
+            if op.kind in (*_OVER_TOKENS, "select") or any(buf not in copies for buf in op.inputs):
+                raise ShapeError(f"{name}: {op.name} needs more than the rows of {name}")
+            inputs = tuple(copies[buf] for buf in op.inputs)
+            program.operations.append(replace(op, inputs=inputs, output=copies[op.output]))
+            program.result = copies[op.output]
+        return program.run([Slice(PageTable(), 0, np.arange(len(x), dtype=np.int32))])
 
     def cancel(self) -> None:
         """Stop the run in progress, from any thread: it raises Cancelled within one item of work."""

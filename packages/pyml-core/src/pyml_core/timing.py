@@ -135,7 +135,6 @@ class Timings(Sequence[OpTiming]):
     def _timings(self) -> list[OpTiming]:
         if self._built is None:
             self._built = [self._timing(operation) for operation in self._operations]
-            self._measured = ()
         return self._built
 
     def _timing(self, operation: Operation) -> OpTiming:

@@ -205,9 +205,20 @@ class LanguageModel:
 
     # ---- watching, stopping, closing
 
-    def trace(self) -> Trace:
-        """Record what the model does: ``with lm.trace() as t: ...``, then ``t.events``."""
-        return self.model.trace()
+    def trace(self, *names: str, tensors: str | Iterable[str] = (), max_bytes: int | None = None) -> Trace:
+        """Record what the model does: ``with lm.trace() as t: ...``, then ``t.events``, ``t.summary()``, ``t.save()``.
+
+        Args:
+            names: patterns of the operations to keep the times of (``layers.*.attention.*``); none: all.
+            tensors: patterns of the tensors to keep (``layers.*``, ``layers.0.attention.probabilities``), for
+                ``t.tensor(name)``; none by default.
+            max_bytes: most bytes of tensors to keep; None: as many as are free.
+        """
+        return self.model.trace(*names, tensors=tensors, max_bytes=max_bytes)
+
+    def head(self, hidden: npt.ArrayLike) -> F32Array:
+        """The final norm and the head applied to hidden states of any layer: (P, hidden size) to logits (P, V)."""
+        return self.model.head(hidden)
 
     def cancel(self) -> None:
         """Make the model's run in progress, if any, raise :class:`pyml_core.errors.Cancelled`; from any thread."""

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import operator
-import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -27,7 +26,7 @@ from .linear import Linear
 from .memory import MemoryPlan, activation_bytes, kv_layout
 from .norm import LayerNorm, RMSNorm
 from .scratch import Scratch
-from .trace import TimedRun, Trace, traces_of
+from .trace import Recorder, Trace, traces_of
 from .weights import NameRules, Spec, Weights, WeightSource
 
 if TYPE_CHECKING:
@@ -190,9 +189,23 @@ class Model(ABC, Generic[C]):
             start = stop
         return results
 
-    def trace(self) -> Trace:
-        """A context manager that records what :meth:`forward` does meanwhile: ``with model.trace() as t: ...``."""
-        return Trace(self)
+    def trace(self, *names: str, tensors: str | Iterable[str] = (), max_bytes: int | None = None) -> Trace:
+        """A context manager that records what :meth:`forward` does meanwhile: ``with model.trace() as t: ...``.
+
+        ``names`` and ``tensors`` are patterns of what to keep: times of all operations and no tensors by default; see
+        :class:`Trace`.
+        """
+        return Trace(self, names, tensors, max_bytes)
+
+    def head(self, hidden: npt.ArrayLike) -> F32Array:
+        """The final norm and the head applied to hidden states of any layer: (P, hidden size) to logits (P, V).
+
+        Of the last layer's hidden states these are the model's own logits, bit for bit.
+
+        Raises:
+            ShapeError: rows of another width.
+        """
+        return self.program.run_after("select", hidden)
 
     def cancel(self) -> None:
         """Make the calls of :meth:`forward` that are running, in whichever threads, raise :class:`Cancelled`."""
@@ -233,37 +246,26 @@ class Model(ABC, Generic[C]):
         runs = _runs(parts, self._max_tokens)
         traces = traces_of(self)
         if not traces:
-            return self._run_all(runs, None)
-        timed: list[TimedRun] = []
-        start_ns = time.perf_counter_ns()
-        rows = self._run_all(runs, timed)
-        end_ns = time.perf_counter_ns()
-        kind = "decode" if all(len(part.ids) == 1 and part.cache.length for part in parts) else "prefill"
-        for trace in traces:
-            trace.record(kind, start_ns, end_ns, timed)
+            return self._run_all(runs, self.program.run)
+        recorder = Recorder(self.program, traces, runs)
+        rows = self._run_all(runs, recorder.run)
+        recorder.close("decode" if all(len(part.ids) == 1 and part.cache.length for part in parts) else "prefill")
         return rows
 
-    def _run_all(self, runs: list[list[Slice]], timed: list[TimedRun] | None) -> F32Array:
-        """The rows of all runs; with their times if there is a list for them."""
+    def _run_all(self, runs: list[list[Slice]], run: Callable[[Sequence[Slice]], F32Array]) -> F32Array:
+        """The rows of all runs."""
         if len(runs) == 1:
-            return self._run_one(runs[0], timed)
+            return run(runs[0])
         cancels = self._cancels
         rows = np.empty((sum(len(part.outputs) for run in runs for part in run), self.config.vocab_size), np.float32)
         done = 0
         for slices in runs:
             if self._cancels != cancels:
                 raise Cancelled("model: cancelled between two chunks")
-            out = self._run_one(slices, timed)
+            out = run(slices)
             rows[done : done + len(out)] = out
             done += len(out)
         return rows
-
-    def _run_one(self, slices: list[Slice], timed: list[TimedRun] | None) -> F32Array:
-        if timed is None:
-            return self.program.run(slices)
-        out, timings = self.program.run_timed(slices)
-        timed.append(TimedRun(sum(len(part.ids) for part in slices), len(out), timings))
-        return out
 
 
 class _Part(NamedTuple):

@@ -6,15 +6,31 @@ really execute. Nothing is measured unless somebody looks.
 
 from __future__ import annotations
 
+import os
+import re
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.errors import OutOfMemoryError, PymlError
+from pyml_core.timing import PHASES, Lap
+
+from . import trace_files
+from .memory import available_memory, megabytes
+from .trace_tensors import TracedTensor, Wanted, joined, tensors_of
 
 if TYPE_CHECKING:
-    from pyml_core.program import Operation
+    from pyml_core.program import Operation, Program, Slice
     from pyml_core.timing import OpTiming
+
+F32Array = npt.NDArray[np.float32]
 
 ATTENTION_PHASES = ("QKV", "QKnorm", "RoPE", "QK^T", "softmax", "A*V", "out")
 """The parts of attention in an ``[attn]`` line."""
@@ -39,6 +55,9 @@ class Event:
         bytes: weights, keys and values read (0 for phases).
         flops: floating-point or integer operations, two a multiplication and addition (0 for phases).
         shape: ``[tokens,K]x[N,K] block types`` of a matrix product, else empty.
+        run: which program run of the step: long prompts take several.
+        laps: each worker thread's part, of an operation or a phase: when it came to it, when it had no work left, and
+            how many milliseconds of that it worked. A phase that threads enter many times is one stretch here.
     """
 
     name: str
@@ -52,6 +71,23 @@ class Event:
     bytes: int = 0
     flops: int = 0
     shape: str = ""
+    run: int = 0
+    laps: tuple[Lap, ...] = ()
+
+    @property
+    def busy_ms(self) -> float:
+        """Milliseconds that all threads worked on it, added up."""
+        return sum(lap.busy_ms for lap in self.laps)
+
+    @property
+    def gb_s(self) -> float:
+        """Bytes by wall time, in 1e9 a second."""
+        return self.bytes / max(self.ms, 1e-6) / 1e6
+
+    @property
+    def gflop_s(self) -> float:
+        """Operations by wall time, in 1e9 a second."""
+        return self.flops / max(self.ms, 1e-6) / 1e6
 
 
 class TimedRun(NamedTuple):
@@ -67,23 +103,56 @@ class _Step(NamedTuple):
     start_ns: int
     end_ns: int
     runs: Sequence[TimedRun]
+    tensors: Mapping[str, Sequence[Sequence[F32Array]]]  # by name: for every sequence, the pieces of its runs
+
+
+class Traced(Protocol):
+    """A model, as far as a trace knows it."""
+
+    @property
+    def program(self) -> Program:
+        """What it runs."""
+        ...
 
 
 class Trace:
     """Records the runs of one model while it is open as a context manager.
 
     It sees the calls made in its own context: those of other threads and tasks are theirs (``asyncio.to_thread`` takes
-    the context along). Traces nest.
+    the context along). Traces nest, and several may record the same run.
+
+    Args:
+        model: whose runs.
+        names: patterns of the operations to keep the times of; none: all. In a pattern, ``*`` stands for anything but a
+            dot, ``**`` for anything. The phases of an operation go with it.
+        tensors: patterns of the tensors to keep (see :attr:`tensor_names`); none by default.
+        max_bytes: most bytes of tensors to keep; None: as many as are free.
+
+    Raises:
+        PymlError: a pattern that fits no name of this model.
     """
 
-    def __init__(self, model: object) -> None:
+    def __init__(
+        self, model: Traced, names: Iterable[str] = (), tensors: str | Iterable[str] = (), max_bytes: int | None = None
+    ) -> None:
         self._model = model
+        wanted = list(names)
+        self._keeps = _matcher(wanted, "operation", _event_names(model.program)) if wanted else None
+        available = tensors_of(model.program)
+        patterns = [tensors] if isinstance(tensors, str) else list(tensors)
+        fits = _matcher(patterns, "tensor", available)
+        self.tensors: Mapping[str, TracedTensor] = {name: it for name, it in available.items() if fits(name)}
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
         self._steps: list[_Step] = []
         self._events: list[Event] = []
         self._n_built = 0
+        self._lock = threading.Lock()
         self._token: Token[tuple[Trace, ...]] | None = None
 
     def __enter__(self) -> Trace:
+        if self._token is not None:
+            raise PymlError("trace: it is open already; make a new one with trace()")
         self._token = _ACTIVE.set((*_ACTIVE.get(), self))
         return self
 
@@ -94,24 +163,189 @@ class Trace:
             _ACTIVE.reset(self._token)
             self._token = None
 
+    # ---- times
+
     @property
     def events(self) -> list[Event]:
         """What has been recorded so far, step by step, in the order of execution."""
         # Built when they are asked for, so that a traced step pays for the clock only.
-        for step in range(self._n_built, len(self._steps)):
-            self._events.extend(_events(self._steps[step], step))
-        self._n_built = len(self._steps)
-        return self._events
+        with self._lock:
+            for step in range(self._n_built, len(self._steps)):
+                self._events.extend(event for event in _events(self._steps[step], step) if self._kept(event))
+            self._n_built = len(self._steps)
+            return self._events
 
-    def record(self, kind: str, start_ns: int, end_ns: int, runs: Sequence[TimedRun]) -> None:
-        """Add one call of :meth:`Model.forward`."""
-        self._steps.append(_Step(kind, start_ns, end_ns, runs))
+    def table(self) -> dict[str, npt.NDArray[Any]]:
+        """The events as columns: a NumPy array for each field (layer -1: none), with busy_ms, gb_s and gflop_s."""
+        return trace_files.table(self.events)
+
+    def summary(self, top: int = 20) -> str:
+        """The operations that took most, layers folded: calls, total ms, share, ms each, GB/s, GFLOP/s."""
+        return trace_files.summary(trace_files.records(self.events), top)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the events: ``.json`` for Perfetto and chrome://tracing, ``.csv`` or ``.parquet`` as a table.
+
+        Raises:
+            PymlError: another ending, a file that cannot be written, or Parquet without pyarrow.
+        """
+        trace_files.save(self.events, path)
+
+    # ---- tensors
+
+    @property
+    def tensor_names(self) -> list[str]:
+        """Names of the tensors that it keeps, in the order in which they come to be."""
+        return list(self.tensors)
+
+    def tensor(self, name: str, step: int | None = None, sequence: int = 0) -> F32Array:
+        """A tensor of one sequence: float32, not to be written to.
+
+        Args:
+            name: one of :attr:`tensor_names`.
+            step: of which call of ``forward``, negative ones counted from the end; None: of all, joined along the
+                tokens (a prompt and its continuation).
+            sequence: which of the batch.
+
+        Returns:
+            ``q`` (T, heads, D), ``k`` and ``v`` (T, H, D) as the cache has them, ``scores`` and ``probabilities``
+            (heads, T, S) by position of the key, outputs of operations and ``layers.N`` (T, W); what comes after
+            ``select`` (``final_norm``, ``logits``) has a row a position that wanted logits.
+
+        Raises:
+            PymlError: it was not asked for, or there is no such step or sequence.
+        """
+        if name not in self.tensors:
+            raise PymlError(f"trace: expected one of the tensors {', '.join(self.tensors) or '(none)'}, got {name!r}")
+        with self._lock:
+            steps = list(self._steps)
+        if step is not None:
+            if not -len(steps) <= step < len(steps):
+                raise PymlError(f"trace: expected a step below {len(steps)}, got {step}")
+            steps = [steps[step]]
+        sequences = [one.tensors[name] for one in steps if 0 <= sequence < len(one.tensors[name])]
+        if not sequences:
+            raise PymlError(f"trace: nothing was recorded of sequence {sequence}")
+        found = [array for pieces in sequences for array in pieces[sequence]]
+        return joined(found, self.tensors[name].part)
+
+    # ---- recording
+
+    def room_for(self, count: int) -> None:
+        """Raise OutOfMemoryError if so many more bytes of tensors are more than may be kept."""
+        if self.max_bytes is not None and self.held_bytes + count > self.max_bytes:
+            raise OutOfMemoryError(
+                f"trace: expected its tensors to take at most {megabytes(self.max_bytes)}, with this step they take "
+                f"{megabytes(self.held_bytes + count)}"
+            )
+
+    def record(
+        self,
+        kind: str,
+        start_ns: int,
+        end_ns: int,
+        runs: Sequence[TimedRun],
+        tensors: Mapping[str, Sequence[Sequence[F32Array]]],
+        nbytes: int,
+    ) -> None:
+        """Add one call of :meth:`Model.forward`; of the tensors those that this trace keeps."""
+        own = {name: tensors[name] for name in self.tensors}
+        with self._lock:
+            self.held_bytes += nbytes
+            self._steps.append(_Step(kind, start_ns, end_ns, runs, own))
+
+    def _kept(self, event: Event) -> bool:
+        if self._keeps is None or self._keeps(event.name):
+            return True
+        return event.name.endswith(f".{event.phase}") and self._keeps(event.name.rpartition(".")[0])
 
 
 def traces_of(model: object) -> list[Trace]:
     """The open traces of this model in the current context."""
     active = _ACTIVE.get()
     return [trace for trace in active if trace._model is model] if active else []
+
+
+class Recorder:
+    """Runs one call of :meth:`Model.forward` for the traces that look at it.
+
+    Args:
+        program: what is run.
+        traces: who looks.
+        runs: the slices of all runs to come.
+
+    Raises:
+        OutOfMemoryError: the tensors that the traces want do not fit; nothing has been run.
+    """
+
+    def __init__(self, program: Program, traces: Sequence[Trace], runs: Sequence[Sequence[Slice]]) -> None:
+        self._program, self._traces = program, traces
+        self._tensors = {name: it for trace in traces for name, it in trace.tensors.items()}
+        slices = [part for run in runs for part in run]
+        self._sequences = list(dict.fromkeys(id(part.pages) for part in slices))
+        self._needed = [_bytes_needed(program, trace.tensors.values(), slices) for trace in traces]
+        for trace, count in zip(traces, self._needed, strict=True):
+            trace.room_for(count)
+        needed = _bytes_needed(program, self._tensors.values(), slices)
+        if needed and needed > (available := available_memory()):
+            raise OutOfMemoryError(
+                f"trace: expected {megabytes(needed)} to be free for the tensors of {sum(len(p.ids) for p in slices)} "
+                f"tokens, found {megabytes(available)}"
+            )
+        self._runs: list[TimedRun] = []
+        self._found: dict[str, list[list[F32Array]]] = {name: [[] for _ in self._sequences] for name in self._tensors}
+        self._start_ns = time.perf_counter_ns()
+
+    def run(self, slices: Sequence[Slice]) -> F32Array:
+        """One run of the program."""
+        if not self._tensors:
+            rows, timings = self._program.run_timed(slices)
+        else:
+            wanted = Wanted(self._tensors.values(), self._program)
+            rows, timings = self._program.run_timed(slices, wanted.captures)
+            for part, arrays in zip(slices, wanted.take(slices), strict=True):
+                sequence = self._sequences.index(id(part.pages))
+                for name, array in arrays.items():
+                    self._found[name][sequence].append(array)
+        self._runs.append(TimedRun(sum(len(part.ids) for part in slices), len(rows), timings))
+        return rows
+
+    def close(self, kind: str) -> None:
+        """Hand over to the traces what was recorded of a ``prefill`` or ``decode`` step."""
+        end_ns = time.perf_counter_ns()
+        for trace, count in zip(self._traces, self._needed, strict=True):
+            trace.record(kind, self._start_ns, end_ns, self._runs, self._found, count)
+
+
+def _bytes_needed(program: Program, tensors: Iterable[TracedTensor], slices: Sequence[Slice]) -> int:
+    wanted = Wanted(tensors, program)
+    return sum(wanted.nbytes(part) for part in slices)
+
+
+def _event_names(program: Program) -> Iterator[str]:
+    for operation in program.operations:
+        yield operation.name
+        yield from (f"{operation.name}.{part}" for part in _phases(operation))
+        if operation.name.endswith(".attention.out"):
+            yield operation.name.removesuffix(".out")
+    yield "forward"
+
+
+class _Matcher(Protocol):
+    def __call__(self, name: str) -> bool: ...
+
+
+def _matcher(patterns: Sequence[str], what: str, names: Iterable[str]) -> _Matcher:
+    """Whether a name fits one of the patterns; PymlError if a pattern fits none of these names."""
+    known, compiled = list(names), []
+    for pattern in patterns:
+        pieces = re.split(r"(\*\*|\*)", pattern)
+        regex = "".join({"**": ".*", "*": "[^.]*"}.get(piece, re.escape(piece)) for piece in pieces)
+        compiled.append(re.compile(regex))
+        if not any(compiled[-1].fullmatch(name) for name in known):
+            folded = dict.fromkeys(re.sub(r"^layers\.\d+", "layers.*", name) for name in known)
+            raise PymlError(f"trace: no {what} of this model is named {pattern!r}; there are {', '.join(folded)}")
+    return lambda name: any(regex.fullmatch(name) is not None for regex in compiled)
 
 
 def attention_lines(events: Iterable[Event]) -> list[str]:
@@ -152,7 +386,7 @@ def matmul_lines(events: Iterable[Event]) -> list[str]:
     """One ``[perf] matmul`` line a matrix product: shapes, block types, milliseconds, GB/s and GFLOP/s."""
     return [
         f"[perf] matmul {event.name} {event.shape} {event.ms:.3f}ms "
-        f"({event.bytes / max(event.ms, 1e-6) / 1e6:.1f} GB/s, {event.flops / max(event.ms, 1e-6) / 1e6:.1f} GFLOP/s)"
+        f"({event.gb_s:.1f} GB/s, {event.gflop_s:.1f} GFLOP/s)"
         for event in events
         if event.shape
     ]
@@ -163,30 +397,41 @@ def _milliseconds(phases: Mapping[str, float], names: Sequence[str]) -> str:
 
 
 def _events(step: _Step, index: int) -> Iterator[Event]:
-    for run in step.runs:
+    for number, run in enumerate(step.runs):
         for position, timing in enumerate(run.timings):
-            yield from _operation_events(timing, run, step.kind, index)
+            yield from _operation_events(timing, run, step.kind, index, number)
             if timing.operation.name.endswith(".attention.out"):
-                yield _attention_event(run, position, step.kind, index)
+                yield _attention_event(run, position, step.kind, index, number)
     tokens = sum(run.tokens for run in step.runs)
     ms = (step.end_ns - step.start_ns) / 1e6
     yield Event("forward", None, "", step.kind, index, tokens, step.start_ns, ms)
 
 
-def _operation_events(timing: OpTiming, run: TimedRun, kind: str, step: int) -> Iterator[Event]:
+def _operation_events(timing: OpTiming, run: TimedRun, kind: str, step: int, number: int) -> Iterator[Event]:
     operation = timing.operation
     name = operation.name
     layer, phase = _layer(name), ""
     if ".attention." in name:
         phase = _PHASE_OF_OPERATION.get(name.rpartition(".")[2], "")
     common = (kind, step, run.tokens, timing.start_ns)
-    yield Event(name, layer, phase, *common, timing.ms, timing.bytes, timing.flops, _shape(operation, run))
-    for part, ms in timing.phases.items():
-        if _has_phase(operation, part):
-            yield Event(f"{name}.{part}", layer, part, *common, ms)
+    shape = _shape(operation, run)
+    yield Event(name, layer, phase, *common, timing.ms, timing.bytes, timing.flops, shape, number, timing.laps)
+    for part in _phases(operation):
+        if part in timing.phases:
+            laps = tuple(_stretch(lap, PHASES[operation.kind].index(part)) for lap in timing.laps)
+            yield Event(f"{name}.{part}", layer, part, *common, timing.phases[part], run=number, laps=laps)
 
 
-def _attention_event(run: TimedRun, last: int, kind: str, step: int) -> Event:
+def _stretch(lap: Lap, index: int) -> Lap:
+    """A thread's time in one phase, put after those of the phases before it."""
+    room = (lap.end_ns - lap.start_ns) * 1e-6
+    before = min(room, sum(lap.phases[:index]))
+    busy = min(room - before, lap.phases[index])
+    start = lap.start_ns + int(before * 1e6)
+    return Lap(start, min(lap.end_ns, start + int(busy * 1e6)), busy)
+
+
+def _attention_event(run: TimedRun, last: int, kind: str, step: int, number: int) -> Event:
     """The wall time from the projection to q, k and v up to the projection back, which is timing ``last``."""
     end = run.timings[last]
     prefix = end.operation.name.removesuffix("out")
@@ -197,7 +442,7 @@ def _attention_event(run: TimedRun, last: int, kind: str, step: int) -> Event:
     ms = (end.start_ns - parts[0].start_ns) / 1e6 + end.ms
     return Event(
         prefix[:-1], _layer(prefix), "", kind, step, run.tokens, parts[0].start_ns, ms,
-        sum(part.bytes for part in parts), sum(part.flops for part in parts),
+        sum(part.bytes for part in parts), sum(part.flops for part in parts), run=number,
     )  # fmt: skip
 
 
@@ -205,10 +450,15 @@ def _layer(name: str) -> int | None:
     return int(name.split(".")[1]) if name.startswith("layers.") else None
 
 
-def _has_phase(operation: Operation, phase: str) -> bool:
-    if phase == "QKnorm":
-        return operation.params["q_norm"] is not None or operation.params["k_norm"] is not None
-    return phase != "RoPE" or len(operation.inputs) > 1
+def _phases(operation: Operation) -> list[str]:
+    """The phases of a fused operation that the model has."""
+
+    def has(phase: str) -> bool:
+        if phase == "QKnorm":
+            return operation.params["q_norm"] is not None or operation.params["k_norm"] is not None
+        return phase != "RoPE" or len(operation.inputs) > 1
+
+    return [phase for phase in PHASES.get(operation.kind, ()) if has(phase)]
 
 
 def _shape(operation: Operation, run: TimedRun) -> str:
