@@ -146,8 +146,9 @@ def test_filters() -> None:
         event.name for event in everything.events if event.name.startswith("layers.") and ".attention." in event.name
     ]
     assert "layers.0.attention.attend.QK^T" in names  # phases go with their operation
-    with model.trace("**.A*V") as phases:
+    with model.trace("**.A*V") as phases, model.trace("layers.*.attention") as sums:
         model.forward([(model.new_cache(), IDS, None)])
+    assert [event.name for event in sums.events] == [f"layers.{layer}.attention" for layer in range(3)]
     assert [event.phase for event in phases.events] == ["A*V"] * 3
 
 

@@ -257,7 +257,7 @@ class Trace:
     def _kept(self, event: Event) -> bool:
         if self._keeps is None or self._keeps(event.name):
             return True
-        return event.name.endswith(f".{event.phase}") and self._keeps(event.name.rpartition(".")[0])
+        return trace_files.level_of(event) == "phase" and self._keeps(event.name.rpartition(".")[0])
 
 
 def traces_of(model: object) -> list[Trace]:

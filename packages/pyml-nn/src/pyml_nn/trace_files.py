@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import PymlError
+from pyml_core.timing import PHASES
 
 if TYPE_CHECKING:
     from pyml_core.timing import Lap
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .trace import Event
 
 ENDINGS = (".json", ".csv", ".parquet")
+_FUSED_PHASES = frozenset(phase for phases in PHASES.values() for phase in phases)
 _PROCESS = 1  # the pid of every event
 
 
@@ -41,7 +43,7 @@ def level_of(event: Event) -> str:
     """``forward`` or ``attention`` (sums), ``operation``, or ``phase`` (its parts): each level adds up by itself."""
     if event.name == "forward":
         return "forward"
-    if event.phase and event.name.endswith(f".{event.phase}"):
+    if event.name.rpartition(".")[2] in _FUSED_PHASES:
         return "phase"
     return "attention" if re.fullmatch(r"layers\.\d+\.attention", event.name) else "operation"
 
