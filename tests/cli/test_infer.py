@@ -297,7 +297,7 @@ def test_bad_log_levels(commands: Any, model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("pyml", "--help"), ["infer", "bench", "inspect"]),
+        (("pyml", "--help"), ["infer", "bench", "inspect", "trace"]),
         (
             ("pyml-infer", "--help"),
             ["--safetensors", "--batch-file", "--repetition-penalty", "--context-len", "--timeout"],

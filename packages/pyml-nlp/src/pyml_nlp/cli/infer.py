@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -72,6 +73,7 @@ class Task:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a prompt.")
 @integer("--context-len", metavar="N", help="Most positions of a sequence. [default: the model's]")
 @number("--timeout", metavar="SECONDS", help="Stop generating after so long, with the text so far.")
+@click.option("--trace-out", metavar="PATH", help="Write where the time goes: .json for Perfetto, .csv or .parquet.")
 @log_options
 def command(
     model: str | None,
@@ -91,6 +93,7 @@ def command(
     as_json: bool,
     context_len: int | None,
     timeout: float | None,
+    trace_out: str | None,
     verbose: int,
     quiet: int,
 ) -> int:
@@ -111,6 +114,8 @@ def command(
     positive({"--context-len": context_len, "--timeout": timeout})
     if stream and batch_file is not None:
         raise click.UsageError("--stream is not supported with --batch-file")
+    if trace_out is not None:
+        _check_trace(trace_out)
     configure_logs(level)
     task = Task(
         prompts=[_prompt(prompt, level)] if batch_file is None else _batch(batch_file),
@@ -124,7 +129,14 @@ def command(
     )
     output = Output()
     lm = _load(source, dtype, threads, context_len, level)
-    return _generate_batch(lm, task, output) if task.batch else _generate_one(lm, task, output)
+    generate = _generate_batch if task.batch else _generate_one
+    if trace_out is None:
+        return generate(lm, task, output)
+    with lm.trace() as trace:
+        try:
+            return generate(lm, task, output)
+        finally:  # of what was done, however it ended
+            trace.save(trace_out)
 
 
 # ---- input
@@ -161,6 +173,20 @@ def _batch(path: str) -> list[str]:
     if not prompts:
         raise PymlError(f"Batch file is empty: {path}")
     return prompts
+
+
+def _check_trace(path: str) -> None:
+    """What is wrong with a place for a trace, before any work."""
+    from pyml_core.errors import PymlError
+    from pyml_nn.trace_files import ENDINGS, check_ending
+
+    if not path.lower().endswith(ENDINGS):
+        raise click.UsageError(f"--trace-out must end in {', '.join(ENDINGS)}, got {path!r}")
+    check_ending(path)
+    folder = Path(path).parent
+    if not os.access(folder, os.W_OK):
+        reason = "it cannot be written to" if folder.is_dir() else "there is no such folder"
+        raise PymlError(f"{path}: the trace cannot be written: {folder}: {reason}")
 
 
 def _load(source: str | None, dtype: str, threads: int | None, context_len: int | None, level: int) -> LanguageModel:

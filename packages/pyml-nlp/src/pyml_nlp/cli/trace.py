@@ -1,0 +1,27 @@
+"""``pyml trace``: what ``pyml-infer --trace-out`` and ``Trace.save`` wrote, as text."""
+
+from __future__ import annotations
+
+import click
+
+from .options import SETTINGS, configure_logs, integer, positive
+from .output import Output
+
+
+@click.group("trace", context_settings=SETTINGS)
+def command() -> None:
+    """Look into traces that pyml-infer --trace-out wrote."""
+
+
+@command.command("summary", context_settings=SETTINGS)
+@click.argument("file", metavar="FILE")
+@integer("--top", default=20, show_default=True, metavar="N", help="Most operations to print.")
+def summary(file: str, top: int) -> None:
+    """Print the operations of FILE (.json, .csv or .parquet) that took most, the same ones of all layers together."""
+    positive({"--top": top})
+    configure_logs(-1)
+    output = Output()
+
+    from pyml_nn import trace_files
+
+    output.write(trace_files.summary(trace_files.read_records(file), top) + "\n")
