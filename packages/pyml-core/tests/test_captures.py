@@ -156,3 +156,25 @@ def test_laps(level: str) -> None:
             assert lap.busy_ms <= (lap.end_ns - lap.start_ns) / 1e6 * 1.05 + 0.01
             assert sum(lap.phases) <= lap.busy_ms * 1.05 + 0.01
             ends[thread] = lap.end_ns
+
+
+def test_the_operations_after_one_on_other_rows(level: str) -> None:
+    """A quantised head and a soft-cap on rows of another operation, and on any others."""
+    model = Model(2)
+    by_name = {operation.name: operation for operation in model.program.operations}
+    last = Capture(by_name["1.post"])
+    logits, _ = model.program.run_timed([Slice(model.pages(TOKENS), 0, model.ids(TOKENS), range(TOKENS))], [last])
+    (hidden,) = last.arrays
+    assert same_bits(model.program.run_after("select", hidden), logits)
+    assert same_bits(model.program.run_after("select", hidden[7:9] * 1), logits[7:9])
+    assert same_bits(model.program.run_after("cap", logits), logits)  # nothing comes after it
+    width = Model.WIDTH
+    for name, rows, message in (
+        ("nothing", hidden, r"^nothing: expected the name of an operation of this program$"),
+        ("select", hidden[:, 1:], rf"^select: expected rows of shape \(R, {width}\), got \(150, {width - 1}\)$"),
+        ("select", hidden[:0], rf"^select: expected rows of shape \(R, {width}\), got \(0, {width}\)$"),
+        ("1.post", hidden, r"^1\.post: select needs more than the rows of 1\.post$"),
+        ("1.norm", hidden, r"^1\.norm: 1\.prepare needs more than the rows of 1\.norm$"),
+    ):
+        with pytest.raises(ShapeError, match=message):
+            model.program.run_after(name, rows)

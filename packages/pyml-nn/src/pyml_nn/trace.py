@@ -128,6 +128,11 @@ class Trace:
         tensors: patterns of the tensors to keep (see :attr:`tensor_names`); none by default.
         max_bytes: most bytes of tensors to keep; None: as many as are free.
 
+    Attributes:
+        tensors: what is kept, by name.
+        max_bytes: as given.
+        held_bytes: bytes of the tensors kept so far; keys of scores and probabilities count in whole pages.
+
     Raises:
         PymlError: a pattern that fits no name of this model.
     """
@@ -138,8 +143,8 @@ class Trace:
         self._model = model
         wanted = list(names)
         self._keeps = _matcher(wanted, "operation", _event_names(model.program)) if wanted else None
-        available = tensors_of(model.program)
         patterns = [tensors] if isinstance(tensors, str) else list(tensors)
+        available = tensors_of(model.program) if patterns else {}
         fits = _matcher(patterns, "tensor", available)
         self.tensors: Mapping[str, TracedTensor] = {name: it for name, it in available.items() if fits(name)}
         self.max_bytes = max_bytes
