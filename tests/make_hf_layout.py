@@ -17,7 +17,7 @@ import tokenizer_files
 from hf_files import Array, Entry, new_folder, write_shards
 from pyml_core.dtypes import dequantize
 from pyml_nlp.formats.gguf import GGUFFile
-from tokenizer_files import ByteLevel, Pieces
+from tokenizer_files import ByteLevel
 
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -107,21 +107,7 @@ def gemma_folder() -> Path:
             "torch_dtype": "float32",
         }
         (folder / "config.json").write_text(json.dumps(config, indent=1))
-        types = list(meta["tokenizer.ggml.token_type"])
-        pieces = tokenizer_files.unescaped_spaces(list(meta["tokenizer.ggml.tokens"]), types)
-        scores = [float(score) for score in meta["tokenizer.ggml.scores"]]
-        tokenizer_config = {
-            "tokenizer_class": "GemmaTokenizer",
-            "add_bos_token": True,
-            "add_eos_token": False,
-            "bos_token": "<bos>",
-            "eos_token": "<eos>",
-            "pad_token": "<pad>",
-            "unk_token": "<unk>",
-        }
-        tokenizer_files.write_sentencepiece(
-            folder, Pieces(pieces, scores, types, bos=2, eos=1, unk=3, pad=0, config=tokenizer_config)
-        )
+        tokenizer_files.write_sentencepiece(folder, tokenizer_files.gemma_pieces(meta))
         write_shards(folder, _entries(file, heads=4, kv_heads=1))
     return final
 

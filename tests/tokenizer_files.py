@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,24 @@ def add_pieces(writer: Any, pieces: Pieces) -> None:
 def _add_ids(writer: Any, bos: int, eos: int) -> None:
     writer.add_bos_token_id(bos)
     writer.add_eos_token_id(eos)
+
+
+def gemma_pieces(metadata: Mapping[str, Any]) -> Pieces:
+    """The pieces of Gemma's tokenizer.model, from a GGUF file's metadata."""
+    types = [int(kind) for kind in metadata["tokenizer.ggml.token_type"]]
+    types[3] = UNKNOWN
+    pieces = unescaped_spaces(metadata["tokenizer.ggml.tokens"], types)
+    scores = [float(score) for score in metadata["tokenizer.ggml.scores"]]
+    config = {
+        "tokenizer_class": "GemmaTokenizer",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
+    return Pieces(pieces, scores, types, bos=2, eos=1, unk=3, pad=0, config=config)
 
 
 def unescaped_spaces(pieces: Sequence[str], types: Sequence[int]) -> list[str]:

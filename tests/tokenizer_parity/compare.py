@@ -1,8 +1,11 @@
-"""Compare a tokenizer of pyml with the original one, string by string.
+"""Compare pyml's tokenizers with the original ones, string by string.
 
-``python tests/tokenizer_parity/compare.py FOLDER ...`` compares folders that have a tokenizer.json with what the
-``tokenizers`` library makes of that file itself. ``--gguf FILE TOKENIZER_JSON`` compares a GGUF file's tokenizer with
-the original's; ``--hashes FILE`` writes hashes of the original's ids beside, which is how gemma_ids.json was made.
+    python tests/tokenizer_parity/compare.py                     # every kind, on the real models of tests/fetch.py
+    python tests/tokenizer_parity/compare.py FOLDER ...          # folders with a tokenizer.json
+    python tests/tokenizer_parity/compare.py --gguf FILE TOKENIZER_JSON [--hashes FILE]
+
+Each is given ``--count`` random strings and as many cuts out of real text (100 000 unless told). ``--hashes FILE``
+writes hashes of the original's ids, which is how gemma_ids.json was made. The exit code is 1 if there are differences.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ import argparse
 import hashlib
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import tokenizers
@@ -24,6 +28,9 @@ from pyml_nlp.tokenizer import Tokenizer, load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # when run as a script
 
+import fetch
+import tokenizer_files
+from tokenizer_parity import originals
 from tokenizer_parity.strings import random_string, real_strings
 
 BLOCK = 1000
@@ -70,47 +77,126 @@ def hashes(encode: Encode, texts: Iterable[str]) -> list[str]:
     return digests
 
 
-def original_encode(path: Path, add_special: bool = True) -> Encode:
-    """What the library itself makes of a tokenizer.json."""
-    engine = tokenizers.Tokenizer.from_file(str(path))
-    engine.no_truncation()
-    engine.no_padding()
+@dataclass
+class Case:
+    """A tokenizer of pyml beside its original.
+
+    Attributes:
+        name: what is compared.
+        encode, original: text to ids.
+        pieces: of the vocabulary, to make strings of; none: only other strings.
+        skips: texts that the kind of tokenizer cannot read as the original does.
+        hashes: of the original's ids of the first random strings, to hold ``original`` itself to.
+    """
+
+    name: str
+    encode: Encode
+    original: Encode
+    pieces: Sequence[str] = ()
+    skips: Callable[[str], bool] = lambda _: False
+    hashes: Sequence[str] = ()
+
+
+def library(engine: tokenizers.Tokenizer, add_special: bool = True) -> Encode:
+    """Encode with an object of the ``tokenizers`` library."""
     return lambda text: list(engine.encode(text, add_special_tokens=add_special).ids)
+
+
+def double_space_mark(text: str) -> bool:
+    """SentencePiece cannot tell a literal ▁ from a space; Gemma's tokenizer.json can, where there are several."""
+    return "▁▁" in text
+
+
+def of_folder(folder: Path, name: str = "") -> Case:
+    """A folder's tokenizer.json, as pyml and as the library read it."""
+    tokenizer = load_tokenizer(folder)
+    plain = partial(tokenizer.encode, add_special=False)  # the config beside may change what is put around a text
+    engine = originals.from_file(folder / "tokenizer.json")
+    return Case(name or str(folder), plain, library(engine, add_special=False), sorted(engine.get_vocab()))
+
+
+def of_gguf(file: Path, engine: tokenizers.Tokenizer, name: str = "") -> Case:
+    """A GGUF file's tokenizer beside an original."""
+    opened = GGUFFile(file)
+    pieces = opened.metadata["tokenizer.ggml.tokens"]
+    return Case(name or str(file), load_tokenizer(opened).encode, library(engine), pieces)
+
+
+def real_models(scratch: Path) -> Iterator[Case]:
+    """Every kind of tokenizer, each of a real model; ``scratch`` is for files that are made of their vocabularies."""
+    file = fetch.fetch(fetch.GEMMA)
+    metadata = GGUFFile(file).metadata
+    gemma = originals.gemma(metadata)
+    known = json.loads((Path(__file__).parent / "gemma_ids.json").read_text())
+    yield replace(of_gguf(file, gemma, "Gemma 3, GGUF llama"), hashes=known)
+    folder = scratch / "gemma"
+    folder.mkdir()
+    gemma.save(str(folder / "tokenizer.json"))
+    yield of_folder(folder, "Gemma 3, tokenizer.json")
+    folder = scratch / "gemma-sentencepiece"
+    folder.mkdir()
+    tokenizer_files.write_sentencepiece(folder, tokenizer_files.gemma_pieces(metadata))
+    case = Case("Gemma 3, tokenizer.model", load_tokenizer(folder).encode, library(gemma))
+    yield replace(case, pieces=metadata["tokenizer.ggml.tokens"], skips=double_space_mark)
+
+    file = fetch.fetch(fetch.SMOLLM2)
+    smollm2 = originals.byte_level_of_gguf(GGUFFile(file).metadata, digits=True)
+    yield of_gguf(file, smollm2, "SmolLM2, GGUF gpt2")
+    folder = scratch / "smollm2"
+    folder.mkdir()
+    smollm2.save(str(folder / "tokenizer.json"))
+    yield of_folder(folder, "SmolLM2, tokenizer.json")
+
+    folder = fetch.fetch(fetch.GPT2_VOCAB).parent
+    fetch.fetch(fetch.GPT2_MERGES)
+    gpt2 = originals.gpt2(folder)
+    yield Case(
+        "GPT-2, vocab.json and merges.txt", load_tokenizer(folder).encode, library(gpt2), sorted(gpt2.get_vocab())
+    )
+
+
+def compare(case: Case, count: int) -> bool:
+    """Print the differences of a case in ``count`` random and ``count`` real strings; whether there are none."""
+    start = time.monotonic()
+    blocks = min(count // BLOCK, len(case.hashes))
+    random = partial(map, lambda number: random_string(number, case.pieces))
+    found = hashes(case.original, random(range(blocks * BLOCK))) == list(case.hashes[:blocks])
+    held = f" (held to {blocks * BLOCK} strings' hashes)" if blocks and found else ""
+    lines = [] if found else ["the original here is not the original: its ids have other hashes"]
+    asked = skipped = 0
+    for texts in (random(range(count)), real_strings(count)):
+        kept = []
+        for text in texts:
+            asked += 1
+            if case.skips(text):
+                skipped += 1
+            else:
+                kept.append(text)
+        lines += differences(case.encode, case.original, kept)
+    skip = f", {skipped} left out" if skipped else ""
+    print(f"{case.name}: {len(lines)} differences in {asked} strings{skip}{held}, {time.monotonic() - start:.0f} s")
+    print("".join(f"    {line}\n" for line in lines[:20]), end="", flush=True)
+    return not lines
 
 
 def main() -> int:
     """Run the comparisons asked for; the exit code is 1 if there are differences."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--gguf", nargs=2, type=Path, metavar=("FILE", "TOKENIZER_JSON"))
     parser.add_argument("--hashes", type=Path)
     parser.add_argument("--count", type=int, default=100_000, help="random strings, and as many real ones")
     options = parser.parse_args()
-    pairs: list[tuple[str, Encode, Encode, list[str]]] = []
-    for folder in options.folders:
-        tokenizer = load_tokenizer(folder)
-        plain = partial(tokenizer.encode, add_special=False)  # the config beside may change what is put around a text
-        pairs.append((str(folder), plain, original_encode(folder / "tokenizer.json", add_special=False), []))
+    cases = [of_folder(folder) for folder in options.folders]
     if options.gguf:
-        file = GGUFFile(options.gguf[0])
-        pieces = file.metadata["tokenizer.ggml.tokens"]
-        pairs.append((str(options.gguf[0]), load_tokenizer(file).encode, original_encode(options.gguf[1]), pieces))
-    failed = False
-    for name, encode, original, pieces in pairs:
-        if options.hashes:
-            options.hashes.write_text(
-                json.dumps(
-                    hashes(original, (random_string(number, pieces) for number in range(options.count))), indent=0
-                )
-                + "\n"
-            )
-        start = time.monotonic()
-        texts = chain((random_string(number, pieces) for number in range(options.count)), real_strings(options.count))
-        found = differences(encode, original, texts)
-        print(f"{name}: {len(found)} differences in 2 x {options.count} strings, {time.monotonic() - start:.0f} s")
-        print("\n".join(found[:20]))
-        failed |= bool(found)
-    return int(failed)
+        cases.append(of_gguf(options.gguf[0], originals.from_file(options.gguf[1])))
+    if options.hashes:
+        case = cases[-1]
+        texts = (random_string(number, case.pieces) for number in range(options.count))
+        options.hashes.write_text(json.dumps(hashes(case.original, texts), indent=0) + "\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        results = [compare(case, options.count) for case in cases or real_models(Path(scratch))]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ def test_cancel_before_the_first_run() -> None:
 
 CTRL_C = """
 import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 sys.path.insert(0, {tests!r})
 from test_threads import long_program
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
