@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from nn_models import GEMMA3, GPT2, make
 
+from pyml_core import Lap
 from pyml_core.errors import PymlError
 from pyml_nn import trace_files
-from pyml_nn.trace import ATTENTION_PHASES
+from pyml_nn.trace import ATTENTION_PHASES, Event
 
 THREADS = 3
 
@@ -101,7 +102,7 @@ def test_names(trace: Any, timeline: list[dict[str, Any]]) -> None:
     assert titles == {"prefill step 0": 3, "decode step 1": 1, "decode step 2": 1}
     assert Counter(event["name"] for event in track if event["cat"] == "layer") == {f"layer {n}": 5 for n in range(3)}
     phases = [event for event in track if event["args"].get("phase")]
-    assert {event["name"] for event in phases} >= {"QKV", "QKnorm", "RoPE", "QK^T", "A*V", "out"}
+    assert {event["name"] for event in phases} >= {"QKV", "out"}  # others may have no time on a track
     assert {event["name"] for event in phases} <= {*ATTENTION_PHASES, "append"}
     for event in phases:
         assert re.fullmatch(r"layers\.\d\.attention\.(qkv|out|prepare\.\w+|attend\.[\w*^]+)", event["args"]["name"])
@@ -111,10 +112,28 @@ def test_names(trace: Any, timeline: list[dict[str, Any]]) -> None:
     assert [args["ms"] for args in operations] == [event.ms for event in expected]
 
 
+def test_the_parts_of_a_fused_operation() -> None:
+    """Inside it, named by their phases."""
+    name, where = "layers.2.attention.attend", (2, "", "decode", 0, 1, 5000, 0.01)
+    laps = [Lap(5000, 12000, 0.006), Lap(5000, 9000, 0.004), Lap(9000, 9500, 0.0005), Lap(9500, 11000, 0.0015)]
+    events = [Event(name, *where, laps=tuple(laps[:1]))]
+    for phase, lap in zip(("QK^T", "softmax", "A*V"), laps[1:], strict=True):
+        events.append(Event(f"{name}.{phase}", 2, phase, *where[2:], laps=(lap,)))
+    track = [event for event in trace_files.chrome_events(events) if event["ph"] == "X"]
+    assert [(event["cat"], event["name"], event["ts"], event["dur"], event["args"].get("name")) for event in track] == [
+        ("step", "decode step 0", 0.0, 7.0, None),
+        ("layer", "layer 2", 0.0, 7.0, None),
+        ("operation", "attention.attend", 0.0, 7.0, name),
+        ("phase", "QK^T", 0.0, 4.0, f"{name}.QK^T"),
+        ("phase", "softmax", 4.0, 0.5, f"{name}.softmax"),
+        ("phase", "A*V", 4.5, 1.5, f"{name}.A*V"),
+    ]
+
+
 def test_a_thread_works_no_longer_than_its_event(timeline: list[dict[str, Any]]) -> None:
     for event in timeline:
         if event["ph"] == "X" and event["cat"] == "operation":
-            assert event["args"]["busy_ms"] <= event["dur"] / 1000 * 1.05 + 0.01
+            assert event["args"]["busy_ms"] <= event["dur"] / 1000 + 1e-6
 
 
 # ---- tables

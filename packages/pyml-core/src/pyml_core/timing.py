@@ -148,8 +148,11 @@ class Timings(Sequence[OpTiming]):
         for lap, closing in zip(all_laps[first].tolist(), all_laps[last].tolist(), strict=True):
             start, stop = (lap[_BEGAN] or begin), (closing[_ARRIVED] if closing[_BEGAN] else begin)
             busy = lap[0] + (closing[0] if last > first else 0)
-            phases = tuple(ticks * ms_a_tick for ticks in lap[1 : 1 + len(names)])
-            laps.append(Lap(start, max(start, stop), busy * ms_a_tick, phases))
+            stop = max(start, stop)
+            scale = ms_a_tick  # clock and ticks are read one after the other: never more work than time
+            if busy * scale > (stop - start) * 1e-6:
+                scale = (stop - start) * 1e-6 / busy
+            laps.append(Lap(start, stop, busy * scale, tuple(ticks * scale for ticks in lap[1 : 1 + len(names)])))
         ticks = all_laps[first, :, 1 : 1 + len(names)].sum(axis=0).tolist()
         total, wall = sum(ticks), (end - begin) * 1e-6
         shares = {name: wall * part / total if total else 0.0 for name, part in zip(names, ticks, strict=True)}
