@@ -204,7 +204,10 @@ typedef struct {
 } ahead;
 
 INLINE void dot_tile(const int nt, const int np, const int block, const bool wide, const bool mins, int offset,
-                     const uint8_t *const *codes, const unpacked *u, int k, quantized_rows a, ahead next, float *sums, bool first) {
+                     const uint8_t *const *codes, const unpacked *u, int k, const quantized_rows *rows, const ahead *coming,
+                     float *sums, bool first) {
+    const quantized_rows a = *rows;
+    const ahead next = *coming;
     const int ld_sums = TILE_PANELS * PANEL;
     vf sum[TILE_TOKENS][TILE_PANELS];
     UNROLL for (int t = 0; t < nt; t++)
@@ -250,7 +253,7 @@ INLINE void dot_tile(const int nt, const int np, const int block, const bool wid
 
 #define DOT_TOKENS(nt)                                                                                                            \
     static void dot_##nt(const quantized_type *q, int np, const uint8_t *const *codes, const unpacked *u, int k,                   \
-                         quantized_rows a, ahead next, float *sums, bool first) {                                                  \
+                         const quantized_rows *a, const ahead *next, float *sums, bool first) {                                                  \
         int offset = q->wide ? (WIDE_BIAS ? q->offset : 0) : q->offset;                                                            \
         if (np == 1) { DOT_KIND(nt, 1); } else { DOT_KIND(nt, TILE_PANELS); }                                                      \
     }
@@ -266,7 +269,8 @@ DOT_TOKENS(5)
 DOT_TOKENS(6)
 #endif
 
-typedef void (*dot_fn)(const quantized_type *, int, const uint8_t *const *, const unpacked *, int, quantized_rows, ahead, float *, bool);
+typedef void (*dot_fn)(const quantized_type *, int, const uint8_t *const *, const unpacked *, int, const quantized_rows *, const ahead *,
+                       float *, bool);
 static const dot_fn dot_tokens[TILE_TOKENS + 1] = {
     NULL, dot_1, dot_2,
 #if PYML_TILE_TOKENS > 2
@@ -279,7 +283,34 @@ static const dot_fn dot_tokens[TILE_TOKENS + 1] = {
 
 /* ---- drivers: a tile of one or two panels, for up to TOKEN_BLOCK rows; sums is [rows][TILE_PANELS * 16] */
 
-static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t row, int64_t rows,
+/* Where a tile's results go: columns `column`.. of rows `row`.. of the output. */
+typedef struct {
+    const pyml_op *op;
+    int64_t row, column, columns;
+} target;
+
+/* The output's lines for some rows, asked for before they are written: they are far apart. */
+INLINE void expect(const target *to, int64_t t, int64_t rows) {
+    const pyml_buffer *out = to->op->out;
+    for (int64_t r = t; r < t + rows; r++)
+        for (int64_t c = 0; c < to->columns; c += PANEL) PREFETCH_WRITE(out->f + (to->row + r) * out->width + to->column + c);
+}
+
+/* sums + bias (+ what is there) to rows t.. of the output. */
+INLINE void finish(const target *to, int64_t t, int64_t rows, const float *sums) {
+    const pyml_op *op = to->op;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < to->columns; c += PANEL) {
+            int64_t n = least(PANEL, to->columns - c);
+            float *out = op->out->f + (to->row + t + r) * op->out->width + to->column + c;
+            vf v = f_load(sums + r * TILE_PANELS * PANEL + c);
+            if (op->weight) v = f_add(v, f_load_n(op->weight + to->column + c, n));
+            if (op->accumulate) v = f_add(f_load_n(out, n), v);
+            f_store_n(out, v, n);
+        }
+}
+
+static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
                            uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
     unpacked *u = (unpacked *)scratch;
@@ -296,25 +327,30 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
             next.from[p] = chunk[p] + np * m->panel_bytes;
             chunk[p] += bytes;
         }
+        bool last = k0 + CHUNK >= m->k;
         for (int64_t t = 0; t < rows; t += TILE_TOKENS) {
             int nt = (int)least(TILE_TOKENS, rows - t);
+            int64_t row = to->row + t;
+            if (last) expect(to, t, nt);
             int64_t halves = BLOCK / q->block; /* sums are kept for blocks of 32 and for halves */
             const int32_t *block_sums = halves == 1 ? x->sums : x->half_sums;
             quantized_rows a = {
-                .codes = x->codes + (row + t) * x->stride8 + k0, .stride8 = x->stride8,
-                .scales = x->scales + (row + t) * x->blocks + k0 / BLOCK, .blocks = x->blocks,
-                .sums = block_sums + (row + t) * x->blocks * halves + k0 / q->block, .sum_stride = x->blocks * halves,
+                .codes = x->codes + row * x->stride8 + k0, .stride8 = x->stride8,
+                .scales = x->scales + row * x->blocks + k0 / BLOCK, .blocks = x->blocks,
+                .sums = block_sums + row * x->blocks * halves + k0 / q->block, .sum_stride = x->blocks * halves,
             };
-            dot_tokens[nt](q, np, codes, u, k, a, next, sums + t * TILE_PANELS * PANEL, k0 == 0);
+            dot_tokens[nt](q, np, codes, u, k, &a, &next, sums + t * TILE_PANELS * PANEL, k0 == 0);
+            if (last) finish(to, t, nt, sums + t * TILE_PANELS * PANEL);
         }
     }
 }
 
-static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t row, int64_t rows, float *sums) {
+static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
+                       float *sums) {
     int64_t element = m->type == TYPE_F32 ? 4 : 2;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int64_t k = least(CHUNK, m->k - k0);
-        const float *a = x->f + row * x->width + k0;
+        const float *a = x->f + to->row * x->width + k0;
         const void *b[TILE_PANELS];
         for (int p = 0; p < np; p++) b[p] = m->data + (panel + p) * m->panel_bytes + k0 * PANEL * element;
 #define PLAIN(type)                                                                                                               \
@@ -325,22 +361,10 @@ static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_b
         else { PLAIN(TYPE_BF16); }
 #undef PLAIN
     }
+    finish(to, 0, rows, sums);
 }
 
 static bool is_plain(int type) { return type == TYPE_F32 || type == TYPE_F16 || type == TYPE_BF16; }
-
-/* sums + bias (+ what is there) to columns `column`.. of the output. */
-static void finish(const pyml_op *op, int64_t row, int64_t rows, int64_t column, int64_t columns, const float *sums) {
-    for (int64_t t = 0; t < rows; t++)
-        for (int64_t c = 0; c < columns; c += PANEL) {
-            int64_t n = least(PANEL, columns - c);
-            float *out = op->out->f + (row + t) * op->out->width + column + c;
-            vf v = f_load(sums + t * TILE_PANELS * PANEL + c);
-            if (op->weight) v = f_add(v, f_load_n(op->weight + column + c, n));
-            if (op->accumulate) v = f_add(f_load_n(out, n), v);
-            f_store_n(out, v, n);
-        }
-}
 
 static int64_t tiles_of(const pyml_matrix *m) {
     int64_t panels = (m->n + PANEL - 1) / PANEL;
@@ -373,9 +397,9 @@ void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int
         }
         int64_t panel = tile * TILE_PANELS, from = panel * PANEL;
         int np = (int)least(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
-        if (is_plain(m->type)) plain_tile(m, panel, np, op->in, row, count, sums);
-        else quantized_tile(m, panel, np, op->in, row, count, scratch, sums);
-        finish(op, row, count, column + from, least(np * PANEL, m->n - from), sums);
+        target to = {op, row, column + from, least(np * PANEL, m->n - from)};
+        if (is_plain(m->type)) plain_tile(m, panel, np, op->in, count, &to, sums);
+        else quantized_tile(m, panel, np, op->in, count, &to, scratch, sums);
     }
 }
 

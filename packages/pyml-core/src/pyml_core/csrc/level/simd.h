@@ -28,6 +28,7 @@
 #define INLINE static inline /* sixteen lanes of plain C are much code: let the compiler choose */
 #endif
 #define PREFETCH(address) __builtin_prefetch((address), 0, 2)
+#define PREFETCH_WRITE(address) __builtin_prefetch((address), 1, 3)
 
 #if defined(__AVX512F__)
 #include "simd_avx512.h"

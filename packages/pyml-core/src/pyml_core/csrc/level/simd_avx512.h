@@ -15,7 +15,10 @@ INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
 INLINE vf f_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void f_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
 INLINE vf f_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
-INLINE void f_store_n(float *p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
+INLINE void f_store_n(float *p, vf v, int64_t n) { /* masked stores are slow on some CPUs */
+    if (n == 16) f_store(p, v);
+    else _mm512_mask_storeu_ps(p, first_lanes(n), v);
+}
 INLINE vf f_set1(float x) { return _mm512_set1_ps(x); }
 INLINE vf f_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 INLINE vf f_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
