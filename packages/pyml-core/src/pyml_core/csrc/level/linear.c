@@ -1,8 +1,9 @@
 /* linear.c: out = x W^T for weights in panels (pack.c), of every block type.
  *
- * Two inner loops do all the work. Plain weights (f32, f16, bf16) go through fma_tile. Quantised ones are unpacked, a chunk of
- * up to 256 k of one or two panels at a time, to unsigned bytes and float32 scales in the first-level cache; dot_tile then takes
- * every token through the chunk. One token and five hundred run the same code, and each output is summed in one order:
+ * Three inner loops do all the work. Plain weights (f32, f16, bf16) go through fma_tile. Quantised ones are unpacked to unsigned
+ * bytes: for up to four rows in registers, on their way from memory (stream_chunk); for more, a chunk of up to 256 k of one or two
+ * panels at a time, in the first-level cache, and dot_tile takes every row through the chunk. However many rows there are, each
+ * output is summed in one order:
  *
  *     sum = fma(float(sum_k code_w code_a), scale_w * scale_a, sum)      for each block (of 32, or 16) in ascending order
  *     sum = fma(min_w, scale_a * sum_k code_a, sum)                      and then, where the type has minima
@@ -13,67 +14,62 @@
 
 /* ---- unpacking: from a chunk's planes to bytes in the order of k, and a scale (and a minimum) for each block */
 
+enum { WORDS = BLOCK / 4 }; /* vectors of 4 elements x 16 rows in 32 elements */
+
 typedef struct {
     _Alignas(64) uint8_t codes[CHUNK / 4 * 64];
     _Alignas(64) float scales[CHUNK / 16][PANEL];
     _Alignas(64) float mins[CHUNK / 16][PANEL];
 } unpacked;
 
-typedef const uint8_t *(*unpack_fn)(const uint8_t *chunk, int k, unpacked *u); /* returns where the bytes are */
-
 static const uint8_t iq4_nl_codes[16] = {1,   24,  45,  63,  79,  93,  106, 118, /* ggml's kvalues_iq4nl + 128 */
                                          129, 141, 153, 166, 181, 197, 217, 241};
 
 INLINE int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+INLINE vf scaled(vf d, vi n) { return f_mul(d, f_from_i(n)); }
+INLINE vf negated(vf x) { return f_mul(x, f_set1(-1.0f)); } /* keeps the sign of zero */
 
 INLINE const uint8_t *halves_to_floats(const uint8_t *plane, int blocks, float (*out)[PANEL]) {
     for (int b = 0; b < blocks; b++) f_store(out[b], f_load_f16((const uint16_t *)plane + b * PANEL));
     return plane + padded(blocks * PANEL * 2);
 }
 
-static const uint8_t *unpack_q8_0(const uint8_t *chunk, int k, unpacked *u) {
-    return halves_to_floats(chunk, k / 32, u->scales);
-}
+#define HAS_MINS(type)                                                                                                            \
+    ((type) == TYPE_Q4_1 || (type) == TYPE_Q5_1 || (type) == TYPE_Q4_K || (type) == TYPE_Q5_K || (type) == TYPE_Q2_K)
+INLINE bool is_super(const int type) { return type >= TYPE_Q2_K && type <= TYPE_Q6_K; } /* blocks of 256, with scales for parts */
 
-/* The 32-blocks of four and five bits: nibbles of words 0..3 are elements 0..15 (low) and 16..31 (high). */
-INLINE const uint8_t *unpack_nibbles(const uint8_t *chunk, int k, unpacked *u, const bool mins, const bool fifth, const bool table) {
-    int blocks = k / 32;
-    const uint8_t *plane = halves_to_floats(chunk, blocks, u->scales);
-    if (mins) plane = halves_to_floats(plane, blocks, u->mins);
-    const uint8_t *high = plane;
-    if (fifth) plane += blocks * 64;
-    vb nibble = b_set1(15), bit = b_set1(16);
-    for (int b = 0; b < blocks; b++) {
-        uint8_t *out = u->codes + b * 8 * 64;
-        vb h = fifth ? b_load(high + b * 64) : nibble;
-        UNROLL for (int j = 0; j < 4; j++) {
-            vb v = b_load(plane + (b * 4 + j) * 64);
-            vb low = b_and(v, nibble), top = b_and(b_shr(v, 4), nibble);
-            if (fifth) {
-                low = b_or(low, b_and(b_shl(h, 4 - j), bit));
-                top = b_or(top, b_and(j ? b_shr(h, j) : h, bit));
-            }
-            b_store(out + j * 64, table ? b_lookup(iq4_nl_codes, low) : low);
-            b_store(out + (j + 4) * 64, table ? b_lookup(iq4_nl_codes, top) : top);
-        }
+/* Scales and minima of a chunk; returns where its planes of codes begin. */
+INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k, unpacked *u) {
+    if (!is_super(type)) {
+        const uint8_t *plane = halves_to_floats(chunk, k / 32, u->scales);
+        return HAS_MINS(type) ? halves_to_floats(plane, k / 32, u->mins) : plane;
     }
-    return u->codes;
-}
-
-static const uint8_t *unpack_q4_0(const uint8_t *c, int k, unpacked *u) { return unpack_nibbles(c, k, u, false, false, false); }
-static const uint8_t *unpack_q4_1(const uint8_t *c, int k, unpacked *u) { return unpack_nibbles(c, k, u, true, false, false); }
-static const uint8_t *unpack_q5_0(const uint8_t *c, int k, unpacked *u) { return unpack_nibbles(c, k, u, false, true, false); }
-static const uint8_t *unpack_q5_1(const uint8_t *c, int k, unpacked *u) { return unpack_nibbles(c, k, u, true, true, false); }
-static const uint8_t *unpack_iq4_nl(const uint8_t *c, int k, unpacked *u) { return unpack_nibbles(c, k, u, false, false, true); }
-
-INLINE vf scaled(vf d, vi n) { return f_mul(d, f_from_i(n)); }
-INLINE vf negated(vf x) { return f_mul(x, f_set1(-1.0f)); } /* keeps the sign of zero */
-
-/* Scales and minima of 6 bits of q4_K and q5_K, twelve bytes for eight blocks of 32. */
-static const uint8_t *unpack_k_scales(const uint8_t *chunk, unpacked *u) {
     const uint8_t *s = chunk + 64;
-    vf d = f_load_f16((const uint16_t *)chunk), d_min = f_load_f16((const uint16_t *)chunk + PANEL);
-    vi six = i_set1(63), four = i_set1(15);
+    vf d = f_load_f16((const uint16_t *)chunk);
+    vi four = i_set1(15);
+    if (type == TYPE_Q6_K) {
+        for (int j = 0; j < 16; j++) f_store(u->scales[j], scaled(d, i_load_s8(s + j * PANEL)));
+        return s + 16 * PANEL;
+    }
+    if (type == TYPE_Q3_K) {
+        UNROLL for (int j = 0; j < 16; j++) { /* four bits from bytes 0..7, two from 8..11, less 32 */
+            vi low = i_load_u8(s + j % 8 * PANEL), high = i_load_u8(s + (8 + j % 4) * PANEL);
+            low = j < 8 ? i_and(low, four) : i_shr(low, 4);
+            high = i_and(i_shr(high, 2 * (j / 4)), i_set1(3));
+            f_store(u->scales[j], scaled(d, i_add(i_or(low, i_shl(high, 4)), i_set1(-32))));
+        }
+        return s + 12 * PANEL;
+    }
+    vf d_min = f_load_f16((const uint16_t *)chunk + PANEL);
+    if (type == TYPE_Q2_K) {
+        for (int j = 0; j < 16; j++) {
+            vi both = i_load_u8(s + j * PANEL);
+            f_store(u->scales[j], scaled(d, i_and(both, four)));
+            f_store(u->mins[j], negated(scaled(d_min, i_shr(both, 4))));
+        }
+        return s + 16 * PANEL;
+    }
+    vi six = i_set1(63); /* q4_K and q5_K: six bits each, twelve bytes for eight blocks of 32 */
     for (int j = 0; j < 4; j++) {
         vi a = i_load_u8(s + j * PANEL), b = i_load_u8(s + (j + 4) * PANEL), c = i_load_u8(s + (j + 8) * PANEL);
         f_store(u->scales[j], scaled(d, i_and(a, six)));
@@ -81,111 +77,78 @@ static const uint8_t *unpack_k_scales(const uint8_t *chunk, unpacked *u) {
         f_store(u->scales[j + 4], scaled(d, i_or(i_and(c, four), i_shl(i_shr(a, 6), 4))));
         f_store(u->mins[j + 4], negated(scaled(d_min, i_or(i_shr(c, 4), i_shl(i_shr(b, 6), 4)))));
     }
-    return s + 192;
+    return s + 12 * PANEL;
 }
 
-INLINE const uint8_t *unpack_q45_k(const uint8_t *chunk, unpacked *u, const bool fifth) {
-    const uint8_t *plane = unpack_k_scales(chunk, u), *high = plane;
-    if (fifth) plane += 8 * 64;
-    vb nibble = b_set1(15), bit = b_set1(16);
-    UNROLL for (int c = 0; c < 4; c++) /* 64 elements: low nibbles are the first 32 */
-        for (int j = 0; j < 8; j++) {
-            vb v = b_load(plane + (c * 8 + j) * 64);
-            vb low = b_and(v, nibble), top = b_and(b_shr(v, 4), nibble);
-            if (fifth) {
-                vb h = b_load(high + j * 64);
-                low = b_or(low, b_and(2 * c < 4 ? b_shl(h, 4 - 2 * c) : b_shr(h, 2 * c - 4), bit));
-                top = b_or(top, b_and(2 * c + 1 < 4 ? b_shl(h, 3 - 2 * c) : b_shr(h, 2 * c - 3), bit));
-            }
-            b_store(u->codes + (16 * c + j) * 64, low);
-            b_store(u->codes + (16 * c + 8 + j) * 64, top);
-        }
-    return u->codes;
-}
+/* v shifted so that its bit `from` becomes bit `to`; bits cross bytes. */
+#define MOVE_BITS(v, from, to) ((from) > (to) ? b_shr((v), (from) - (to)) : (to) > (from) ? b_shl((v), (to) - (from)) : (v))
 
-static const uint8_t *unpack_q4_k(const uint8_t *c, int k, unpacked *u) { (void)k; return unpack_q45_k(c, u, false); }
-static const uint8_t *unpack_q5_k(const uint8_t *c, int k, unpacked *u) { (void)k; return unpack_q45_k(c, u, true); }
-
-static const uint8_t *unpack_q6_k(const uint8_t *chunk, int k, unpacked *u) {
-    (void)k;
-    vf d = f_load_f16((const uint16_t *)chunk);
-    for (int j = 0; j < 16; j++) f_store(u->scales[j], scaled(d, i_load_s8(chunk + 64 + j * PANEL)));
-    const uint8_t *high = chunk + 64 + 256, *low = high + 16 * 64;
-    vb nibble = b_set1(15), two = b_set1(0x30);
-    for (int n = 0; n < 2; n++)
-        for (int j = 0; j < 8; j++) {
-            vb h = b_load(high + (8 * n + j) * 64);
-            vb a = b_load(low + (16 * n + j) * 64), b = b_load(low + (16 * n + 8 + j) * 64);
-            uint8_t *out = u->codes + (32 * n + j) * 64;
-            b_store(out, b_or(b_and(a, nibble), b_and(b_shl(h, 4), two)));
-            b_store(out + 8 * 64, b_or(b_and(b, nibble), b_and(b_shl(h, 2), two)));
-            b_store(out + 16 * 64, b_or(b_and(b_shr(a, 4), nibble), b_and(h, two)));
-            b_store(out + 24 * 64, b_or(b_and(b_shr(b, 4), nibble), b_and(b_shr(h, 2), two)));
-        }
-    return u->codes;
-}
-
-/* Two bits (q2_K), with a third from hmask (q3_K): word 8n + j holds elements 128n + 32q + 4j.. at bits 2q. */
-INLINE void unpack_two_bits(const uint8_t *plane, const uint8_t *mask, unpacked *u) {
-    vb two = b_set1(3), bit = b_set1(4);
-    UNROLL for (int n = 0; n < 2; n++)
-        for (int j = 0; j < 8; j++) {
-            vb v = b_load(plane + (8 * n + j) * 64);
-            UNROLL for (int q = 0; q < 4; q++) {
-                vb code = b_and(q ? b_shr(v, 2 * q) : v, two);
-                if (mask) {
-                    int m = 4 * n + q; /* the bit of hmask */
-                    vb h = b_load(mask + j * 64);
-                    code = b_or(code, b_and(m < 2 ? b_shl(h, 2 - m) : m > 2 ? b_shr(h, m - 2) : h, bit));
-                }
-                b_store(u->codes + (32 * n + 8 * q + j) * 64, code);
-            }
-        }
-}
-
-static const uint8_t *unpack_q2_k(const uint8_t *chunk, int k, unpacked *u) {
-    (void)k;
-    vf d = f_load_f16((const uint16_t *)chunk), d_min = f_load_f16((const uint16_t *)chunk + PANEL);
-    for (int j = 0; j < 16; j++) {
-        vi s = i_load_u8(chunk + 64 + j * PANEL);
-        f_store(u->scales[j], scaled(d, i_and(s, i_set1(15))));
-        f_store(u->mins[j], negated(scaled(d_min, i_shr(s, 4))));
+/* Word `j` (elements 4j..4j+3) of the 32 elements number `b` of a chunk, as bytes; `blocks` of 32 are in the chunk. */
+INLINE vb load_codes(const int type, const uint8_t *planes, int blocks, const int b, const int j) {
+    const vb nibble = b_set1(15);
+    if (type == TYPE_Q8_0) return b_load(planes + (b * WORDS + j) * 64);
+    if (type == TYPE_Q4_K || type == TYPE_Q5_K) { /* words 8c.. hold block 2c in their low nibbles and 2c + 1 in the high ones */
+        const uint8_t *low = planes + (type == TYPE_Q5_K ? WORDS * 64 : 0);
+        vb v = b_load(low + (b / 2 * WORDS + j) * 64);
+        v = b_and(b % 2 ? b_shr(v, 4) : v, nibble);
+        if (type == TYPE_Q4_K) return v;
+        vb h = b_load(planes + j * 64); /* a bit a block */
+        return b_or(v, b_and(MOVE_BITS(h, b, 4), b_set1(16)));
     }
-    unpack_two_bits(chunk + 64 + 256, NULL, u);
-    return u->codes;
-}
-
-static const uint8_t *unpack_q3_k(const uint8_t *chunk, int k, unpacked *u) {
-    (void)k;
-    const uint8_t *s = chunk + 64, *mask = s + 192;
-    vf d = f_load_f16((const uint16_t *)chunk);
-    UNROLL for (int j = 0; j < 16; j++) { /* four bits from bytes 0..7, two from 8..11, less 32 */
-        vi low = i_load_u8(s + j % 8 * PANEL), high = i_load_u8(s + (8 + j % 4) * PANEL);
-        low = j < 8 ? i_and(low, i_set1(15)) : i_shr(low, 4);
-        high = i_and(i_shr(high, 2 * (j / 4)), i_set1(3));
-        f_store(u->scales[j], scaled(d, i_add(i_or(low, i_shl(high, 4)), i_set1(-32))));
+    if (type == TYPE_Q6_K) { /* 128 elements: two words of low nibbles for four, one of high pairs */
+        const int n = b / 4, q = b % 4;
+        vb v = b_load(planes + (16 + 16 * n + 8 * (q % 2) + j) * 64), h = b_load(planes + (8 * n + j) * 64);
+        v = b_and(q / 2 ? b_shr(v, 4) : v, nibble);
+        return b_or(v, b_and(MOVE_BITS(h, 2 * q, 4), b_set1(0x30)));
     }
-    unpack_two_bits(mask + 8 * 64, mask, u);
+    if (type == TYPE_Q2_K || type == TYPE_Q3_K) { /* word 8n + j holds elements 128n + 32q + 4j.. at bits 2q; q3_K's third is in hmask */
+        const int n = b / 4, q = b % 4;
+        const uint8_t *low = planes + (type == TYPE_Q3_K ? WORDS * 64 : 0);
+        vb v = b_load(low + (8 * n + j) * 64);
+        v = b_and(q ? b_shr(v, 2 * q) : v, b_set1(3));
+        if (type == TYPE_Q2_K) return v;
+        vb h = b_load(planes + j * 64);
+        return b_or(v, b_and(MOVE_BITS(h, b, 2), b_set1(4)));
+    }
+    /* the 32-blocks of four and five bits: nibbles of words 0..3 are elements 0..15 (low) and 16..31 (high) */
+    const bool fifth = type == TYPE_Q5_0 || type == TYPE_Q5_1;
+    const uint8_t *low = planes + (fifth ? blocks * 64 : 0);
+    vb v = b_load(low + (b * 4 + j % 4) * 64);
+    v = b_and(j < 4 ? v : b_shr(v, 4), nibble);
+    if (fifth) v = b_or(v, b_and(MOVE_BITS(b_load(planes + b * 64), j, 4), b_set1(16)));
+    return type == TYPE_IQ4_NL ? b_lookup(iq4_nl_codes, v) : v;
+}
+
+typedef const uint8_t *(*unpack_fn)(const uint8_t *chunk, int k, unpacked *u); /* returns where the bytes are */
+
+INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, unpacked *u) {
+    const uint8_t *planes = unpack_scales(type, chunk, k, u);
+    if (type == TYPE_Q8_0) return planes;
+    const int blocks = k / BLOCK;
+#define UNPACK_BLOCK(b)                                                                                                            \
+    UNROLL for (int j = 0; j < WORDS; j++) b_store(u->codes + ((b) * WORDS + j) * 64, load_codes(type, planes, blocks, (b), j))
+    if (is_super(type)) {
+        UNROLL for (int b = 0; b < CHUNK / BLOCK; b++) UNPACK_BLOCK(b);
+    } else {
+        for (int b = 0; b < blocks; b++) UNPACK_BLOCK(b);
+    }
+#undef UNPACK_BLOCK
     return u->codes;
 }
 
-/* What dot_tile needs to know of a block type. */
-typedef struct {
-    unpack_fn unpack;
-    int block;  /* elements that share a scale */
-    int offset; /* code 0 is this unsigned byte */
-    bool wide;  /* bytes may be 64 and more */
-    bool mins;
-} quantized_type;
+#define EVERY_QUANTIZED(DO)                                                                                                       \
+    DO(Q8_0) DO(IQ4_NL) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
 
-static const quantized_type quantized_types[] = {
-    [TYPE_Q8_0] = {unpack_q8_0, 32, 128, true, false},   [TYPE_IQ4_NL] = {unpack_iq4_nl, 32, 128, true, false},
-    [TYPE_Q4_0] = {unpack_q4_0, 32, 8, false, false},    [TYPE_Q5_0] = {unpack_q5_0, 32, 16, false, false},
-    [TYPE_Q4_1] = {unpack_q4_1, 32, 0, false, true},     [TYPE_Q5_1] = {unpack_q5_1, 32, 0, false, true},
-    [TYPE_Q4_K] = {unpack_q4_k, 32, 0, false, true},     [TYPE_Q5_K] = {unpack_q5_k, 32, 0, false, true},
-    [TYPE_Q2_K] = {unpack_q2_k, 16, 0, false, true},     [TYPE_Q3_K] = {unpack_q3_k, 16, 4, false, false},
-    [TYPE_Q6_K] = {unpack_q6_k, 16, 32, false, false},
-};
+#define UNPACKER(name)                                                                                                            \
+    static const uint8_t *unpack_##name(const uint8_t *c, int k, unpacked *u) { return unpack_chunk(TYPE_##name, c, k, u); }
+EVERY_QUANTIZED(UNPACKER)
+
+#define BLOCK_OF(type) ((type) == TYPE_Q2_K || (type) == TYPE_Q3_K || (type) == TYPE_Q6_K ? 16 : 32) /* elements that share a scale */
+#define IS_WIDE(type) ((type) == TYPE_Q8_0 || (type) == TYPE_IQ4_NL) /* bytes may be 64 and more */
+/* The byte that is code 0, and what the sum of the activations' codes is multiplied with to take it off the dot product. */
+#define ZERO_OF(type)                                                                                                             \
+    (IS_WIDE(type) ? 128 : (type) == TYPE_Q4_0 ? 8 : (type) == TYPE_Q5_0 ? 16 : (type) == TYPE_Q3_K ? 4 : (type) == TYPE_Q6_K ? 32 : 0)
+#define BIAS_OF(type) (IS_WIDE(type) ? WIDE_BIAS : ZERO_OF(type))
 
 /* ---- the int8 inner loop */
 
@@ -196,6 +159,82 @@ typedef struct {
     const int32_t *sums; /* of blocks of the weight's size */
     int64_t stride8, blocks, sum_stride;
 } quantized_rows;
+
+/* One to four rows and one panel: codes go from memory through registers, so that reading them is all that takes time. The same
+ * sums in the same order as dot_tile. What comes next is asked for: a plane of q8_0 is read from front to end, while the planes of
+ * other types lie beside each other and need a chunk or more of lead. */
+enum { STREAM_ROWS = TILE_TOKENS < 4 ? TILE_TOKENS : 4, FEW_ROWS = 32 };
+
+INLINE int lines_of(const int type) { /* of 64 bytes, in 32 elements of a panel */
+    return type == TYPE_Q8_0 ? 9 : type == TYPE_Q6_K ? 7 : type == TYPE_Q5_0 || type == TYPE_Q5_1 || type == TYPE_Q5_K ? 6
+           : type == TYPE_Q2_K ? 3 : type == TYPE_Q3_K ? 4 : 5;
+}
+
+INLINE void stream_block(const int nt, const int type, const uint8_t *planes, int blocks, const int b, const unpacked *u,
+                         const quantized_rows *a, vf *sum) {
+    const int halves = BLOCK / BLOCK_OF(type), words = WORDS / halves;
+    UNROLL for (int h = 0; h < halves; h++) {
+        vi dot[STREAM_ROWS];
+        UNROLL for (int t = 0; t < nt; t++) dot[t] = i_set1(-BIAS_OF(type) * a->sums[t * a->sum_stride + b * halves + h]);
+        UNROLL for (int j = 0; j < words; j++) {
+            vb w = load_codes(type, planes, blocks, b, h * words + j);
+            UNROLL for (int t = 0; t < nt; t++) {
+                vi x = i_load4(a->codes + t * a->stride8 + b * BLOCK + (h * words + j) * 4);
+                dot[t] = IS_WIDE(type) ? i_dot_wide(dot[t], w, x) : i_dot(dot[t], w, x);
+            }
+        }
+        UNROLL for (int t = 0; t < nt; t++) {
+            float scale = a->scales[t * a->blocks + b];
+            sum[t] = f_fma(f_from_i(dot[t]), f_mul(f_load(u->scales[b * halves + h]), f_set1(scale)), sum[t]);
+            if (HAS_MINS(type))
+                sum[t] = f_fma(f_load(u->mins[b * halves + h]),
+                               f_set1(scale * (float)a->sums[t * a->sum_stride + b * halves + h]), sum[t]);
+        }
+    }
+}
+
+INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, int k, unpacked *u, const quantized_rows *a, float *sums,
+                         bool first) {
+    const int ld_sums = TILE_PANELS * PANEL, blocks = k / BLOCK;
+    const int lines = lines_of(type);
+    const uint8_t *next = chunk + (type == TYPE_Q8_0 ? 1024 : 16384), *planes = unpack_scales(type, chunk, k, u);
+    vf sum[STREAM_ROWS];
+    UNROLL for (int t = 0; t < nt; t++) sum[t] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums);
+#define STREAM_BLOCK(b)                                                                                                           \
+    for (int i = 0; i < lines; i++, next += 64) PREFETCH(next);                                                                    \
+    stream_block(nt, type, planes, blocks, (b), u, a, sum)
+    if (is_super(type)) {
+        UNROLL for (int b = 0; b < CHUNK / BLOCK; b++) { STREAM_BLOCK(b); }
+    } else {
+        for (int b = 0; b < blocks; b++) { STREAM_BLOCK(b); }
+    }
+#undef STREAM_BLOCK
+    UNROLL for (int t = 0; t < nt; t++) f_store(sums + t * ld_sums, sum[t]);
+}
+
+#define STREAM(name)                                                                                                              \
+    static void stream_##name(int nt, const uint8_t *chunk, int k, unpacked *u, const quantized_rows *a, float *sums, bool first) { \
+        if (nt == 1) stream_chunk(1, TYPE_##name, chunk, k, u, a, sums, first);                                                    \
+        else if (nt == 2) stream_chunk(2, TYPE_##name, chunk, k, u, a, sums, first);                                               \
+        else if (nt < STREAM_ROWS) stream_chunk(STREAM_ROWS - 1, TYPE_##name, chunk, k, u, a, sums, first);                        \
+        else stream_chunk(STREAM_ROWS, TYPE_##name, chunk, k, u, a, sums, first);                                                  \
+    }
+EVERY_QUANTIZED(STREAM)
+
+/* A block type's forms of all this. */
+typedef struct {
+    unpack_fn unpack;
+    void (*stream)(int nt, const uint8_t *chunk, int k, unpacked *u, const quantized_rows *a, float *sums, bool first);
+    int block, zero, bias;
+    bool wide, mins;
+} quantized_type;
+
+static const quantized_type quantized_types[] = {
+#define DESCRIBE(name)                                                                                                            \
+    [TYPE_##name] = {unpack_##name,         stream_##name,         BLOCK_OF(TYPE_##name), ZERO_OF(TYPE_##name),                    \
+                     BIAS_OF(TYPE_##name), IS_WIDE(TYPE_##name), HAS_MINS(TYPE_##name)},
+    EVERY_QUANTIZED(DESCRIBE)
+};
 
 /* The packed bytes that come next, to be asked for while this chunk is worked on. */
 typedef struct {
@@ -245,16 +284,15 @@ INLINE void dot_tile(const int nt, const int np, const int block, const bool wid
 
 /* All of dot_tile's forms: tokens 1..6, panels 1..2, and the kinds of block. */
 #define DOT_KIND(nt, np)                                                                                                         \
-    if (q->block == 32 && q->wide) dot_tile(nt, np, 32, true, false, offset, codes, u, k, a, next, sums, first);                  \
+    if (q->block == 32 && q->wide) dot_tile(nt, np, 32, true, false, q->bias, codes, u, k, a, next, sums, first);                  \
     else if (q->block == 32 && q->mins) dot_tile(nt, np, 32, false, true, 0, codes, u, k, a, next, sums, first);                  \
-    else if (q->block == 32) dot_tile(nt, np, 32, false, false, offset, codes, u, k, a, next, sums, first);                       \
+    else if (q->block == 32) dot_tile(nt, np, 32, false, false, q->bias, codes, u, k, a, next, sums, first);                       \
     else if (q->mins) dot_tile(nt, np, 16, false, true, 0, codes, u, k, a, next, sums, first);                                    \
-    else dot_tile(nt, np, 16, false, false, offset, codes, u, k, a, next, sums, first)
+    else dot_tile(nt, np, 16, false, false, q->bias, codes, u, k, a, next, sums, first)
 
 #define DOT_TOKENS(nt)                                                                                                            \
     static void dot_##nt(const quantized_type *q, int np, const uint8_t *const *codes, const unpacked *u, int k,                   \
                          const quantized_rows *a, const ahead *next, float *sums, bool first) {                                                  \
-        int offset = q->wide ? (WIDE_BIAS ? q->offset : 0) : q->offset;                                                            \
         if (np == 1) { DOT_KIND(nt, 1); } else { DOT_KIND(nt, TILE_PANELS); }                                                      \
     }
 
@@ -310,37 +348,54 @@ INLINE void finish(const target *to, int64_t t, int64_t rows, const float *sums)
         }
 }
 
+static quantized_rows rows_from(const quantized_type *q, const pyml_buffer *x, int64_t row, int64_t k0) {
+    int64_t halves = BLOCK / q->block; /* sums are kept for blocks of 32 and for halves */
+    return (quantized_rows){
+        .codes = x->codes + row * x->stride8 + k0, .stride8 = x->stride8,
+        .scales = x->scales + row * x->blocks + k0 / BLOCK, .blocks = x->blocks,
+        .sums = (halves == 1 ? x->sums : x->half_sums) + row * x->blocks * halves + k0 / q->block, .sum_stride = x->blocks * halves,
+    };
+}
+
+static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
+                            uint8_t *scratch, float *sums) {
+    const quantized_type *q = &quantized_types[m->type];
+    for (int p = 0; p < np; p++) {
+        const uint8_t *chunk = m->data + (panel + p) * m->panel_bytes;
+        for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
+            int k = (int)least(CHUNK, m->k - k0);
+            quantized_rows a = rows_from(q, x, to->row, k0);
+            q->stream((int)rows, chunk, k, (unpacked *)scratch, &a, sums + p * PANEL, k0 == 0);
+            chunk += pyml_chunk_bytes(m->type, k);
+        }
+    }
+    finish(to, 0, rows, sums);
+}
+
 static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
                            uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
     unpacked *u = (unpacked *)scratch;
     const uint8_t *chunk[TILE_PANELS], *codes[TILE_PANELS];
     for (int p = 0; p < np; p++) chunk[p] = m->data + (panel + p) * m->panel_bytes;
-    int full_chunk = m->k >= CHUNK ? pyml_chunk_bytes(m->type, CHUNK) : 0;
+    int64_t tiles = (rows + TILE_TOKENS - 1) / TILE_TOKENS, rows_a_tile = (rows + tiles - 1) / tiles;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
-        int k = (int)least(CHUNK, m->k - k0);
-        int bytes = k == CHUNK ? full_chunk : pyml_chunk_bytes(m->type, k);
+        int k = (int)least(CHUNK, m->k - k0), bytes = pyml_chunk_bytes(m->type, k);
         ahead next = {.lines = 0};
-        if (rows <= TILE_TOKENS) next.lines = (bytes + 64 * (k / q->block) - 1) / (64 * (k / q->block));
+        if (rows <= FEW_ROWS) next.lines = (bytes + 64 * (k / q->block) - 1) / (64 * (k / q->block));
         for (int p = 0; p < np; p++) {
             codes[p] = q->unpack(chunk[p], k, &u[p]);
             next.from[p] = chunk[p] + np * m->panel_bytes;
             chunk[p] += bytes;
         }
         bool last = k0 + CHUNK >= m->k;
-        for (int64_t t = 0; t < rows; t += TILE_TOKENS) {
-            int nt = (int)least(TILE_TOKENS, rows - t);
-            int64_t row = to->row + t;
+        for (int64_t t = 0, nt; t < rows; t += nt) {
+            nt = least(rows_a_tile, rows - t);
+            quantized_rows a = rows_from(q, x, to->row + t, k0);
             if (last) expect(to, t, nt);
-            int64_t halves = BLOCK / q->block; /* sums are kept for blocks of 32 and for halves */
-            const int32_t *block_sums = halves == 1 ? x->sums : x->half_sums;
-            quantized_rows a = {
-                .codes = x->codes + row * x->stride8 + k0, .stride8 = x->stride8,
-                .scales = x->scales + row * x->blocks + k0 / BLOCK, .blocks = x->blocks,
-                .sums = block_sums + row * x->blocks * halves + k0 / q->block, .sum_stride = x->blocks * halves,
-            };
             dot_tokens[nt](q, np, codes, u, k, &a, &next, sums + t * TILE_PANELS * PANEL, k0 == 0);
             if (last) finish(to, t, nt, sums + t * TILE_PANELS * PANEL);
+            next.lines = 0; /* asked for once */
         }
     }
 }
@@ -399,6 +454,7 @@ void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int
         int np = (int)least(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
         target to = {op, row, column + from, least(np * PANEL, m->n - from)};
         if (is_plain(m->type)) plain_tile(m, panel, np, op->in, count, &to, sums);
+        else if (count <= STREAM_ROWS) streamed_panels(m, panel, np, op->in, count, &to, scratch, sums);
         else quantized_tile(m, panel, np, op->in, count, &to, scratch, sums);
     }
 }
@@ -425,7 +481,7 @@ static void unpack_row(const pyml_matrix *m, int64_t row, float *out) {
         const uint8_t *codes = q->unpack(data, k, &u);
         data += pyml_chunk_bytes(m->type, k);
         for (int i = 0; i < k; i++) {
-            float x = u.scales[i / q->block][lane] * (float)(codes[i / 4 * 64 + lane * 4 + i % 4] - q->offset);
+            float x = u.scales[i / q->block][lane] * (float)(codes[i / 4 * 64 + lane * 4 + i % 4] - q->zero);
             out[k0 + i] = q->mins ? x + u.mins[i / q->block][lane] : x;
         }
     }
