@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import pydoc_data.topics
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import numpy.typing as npt
+
+import pyml_nlp
+from hf_files import Entry, write_shards
+from pyml_core.dtypes import quantize
+from pyml_nlp.formats.safetensors import SafetensorsFolder
 
 F32Array = npt.NDArray[np.float32]
 Engine = Callable[[list[int]], F32Array]
@@ -67,10 +73,30 @@ class Transformers:
         return tokens, gaps
 
 
+def engine(name: str, path: Path, threads: int, window: int) -> Engine:
+    """The engine of that name: ``transformers``, ``llama-cpp`` (sequences of at most ``window``) or ``pyml:DTYPE``."""
+    if name == "transformers":
+        return Transformers(path, threads).logits
+    if name == "llama-cpp":
+        return llama_cpp_engine(path, threads, window)
+    return pyml_engine(path, name.removeprefix("pyml:"), threads)
+
+
+def bf16_copy(folder: Path, copy: Path) -> None:
+    """Copy a Hugging Face folder, all of its weights rounded to bf16."""
+    with SafetensorsFolder(folder) as source:
+
+        def entry(name: str) -> Entry:
+            return Entry(name, "BF16", source.shape(name), lambda: quantize(source.read(name).to_f32(), "bf16"))
+
+        write_shards(copy, map(entry, source.names()))
+    for file in folder.iterdir():
+        if not file.name.startswith("model"):  # the weights and their index
+            shutil.copyfile(file, copy / file.name)
+
+
 def pyml_engine(path: Path, dtype: str, threads: int) -> Engine:
     """pyml at a dtype."""
-    import pyml_nlp
-
     lm = pyml_nlp.load(path, dtype=dtype, threads=threads)
     return lambda ids: lm.logits(ids)
 
