@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
+
+import pytest
 
 from pyml_nn.memory import available_memory
 
@@ -56,3 +59,13 @@ def test_cgroup_v1(tmp_path: Path) -> None:
         "sys/fs/cgroup/memory/x/memory.usage_in_bytes": f"{3 * GIB}\n",
     }
     assert available_memory(write(tmp_path, MEMINFO | files)) == 0
+
+
+def test_limit_of_the_address_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = MEMINFO | {"proc/self/statm": "1000 5 5 5 0 5 0\n"}
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (GIB, GIB))
+    assert available_memory(write(tmp_path, files)) == GIB - 1000 * resource.getpagesize()
+
+
+def test_this_machine() -> None:
+    assert 0 < available_memory() < 1 << 50

@@ -16,7 +16,7 @@ from pyml_core.errors import PymlError
 from pyml_core.tensor import PackedMatrix, Tensor
 from pyml_nn.models import architecture_of
 
-from . import logs, memory
+from . import logs
 from .formats.gguf import GGUFFile
 from .formats.safetensors import SafetensorsFolder
 from .language_model import LanguageModel
@@ -180,7 +180,7 @@ def _build(
         plan = model_class.memory_plan(config, files, dtype, context_len or 1, chunk)
     except PymlError as error:
         raise type(error)(f"{source.path}: {error}") from None
-    plan.check(memory.available_memory())
+    plan.check()
     logs.load.info("  Loading tensors...")
     weights = _Reported(files, progress)
     model = model_class(config, weights, dtype, threads, chunk)
