@@ -23,6 +23,7 @@ import tokenizer_files
 F32Array = npt.NDArray[np.float32]
 
 VOCAB = 331
+GEMMAS = ("gemma2", "gemma3_text")
 PROMPT_LENGTH = 70  # longer than one page of the KV cache and than every window below
 
 
@@ -38,7 +39,7 @@ class TinyModel:
 
     @property
     def family(self) -> str:
-        """``gpt2``, ``gemma3_text``, ``llama`` or ``mistral``."""
+        """The ``model_type``: ``gpt2``, ``gemma3_text``, ``llama``, ..."""
         return str(self.config["model_type"])
 
     @property
@@ -49,7 +50,7 @@ class TinyModel:
     @property
     def tied(self) -> bool:
         """Whether the head is the embedding table; the default differs between families."""
-        return bool(self.config.get("tie_word_embeddings", self.family in ("gpt2", "gemma3_text")))
+        return bool(self.config.get("tie_word_embeddings", self.family in ("gpt2", *GEMMAS)))
 
     @property
     def prompt(self) -> list[int]:
@@ -78,7 +79,7 @@ class TinyModel:
         if name.endswith("bias"):
             noise *= 0.2
         elif len(shape) == 1:
-            noise = 0.25 * noise + (0.0 if self.family == "gemma3_text" else 1.0)
+            noise = 0.25 * noise + (0.0 if self.family in GEMMAS else 1.0)
         elif any(part in name for part in ("embed_tokens", "wte", "wpe")):
             noise *= 1.0 / np.sqrt(shape[1]) if self.tied else 0.5  # a tied head has logits near 1, as others do
         else:  # c_attn, q_proj and k_proj larger, so that attention is far from uniform
@@ -122,15 +123,19 @@ class TinyModel:
             "mlp.up_proj": (inner, width),
             "mlp.down_proj": (width, inner),
         }
+        biased = [name for name in matrices if c.get("attention_bias" if name.startswith("self_attn") else "mlp_bias")]
+        if self.family == "qwen2":
+            biased = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
         norms = {"input_layernorm": width, "post_attention_layernorm": width}
-        if self.family == "gemma3_text":
-            norms |= {"pre_feedforward_layernorm": width, "post_feedforward_layernorm": width,
-                      "self_attn.q_norm": head_dim, "self_attn.k_norm": head_dim}  # fmt: skip
+        if self.family in GEMMAS:
+            norms |= {"pre_feedforward_layernorm": width, "post_feedforward_layernorm": width}
+        if self.family in ("gemma3_text", "qwen3"):
+            norms |= {"self_attn.q_norm": head_dim, "self_attn.k_norm": head_dim}
         yield "model.embed_tokens.weight", (c["vocab_size"], width)
         for i in range(self.n_layers):
             for name, shape in matrices.items():
                 yield f"model.layers.{i}.{name}.weight", shape
-                if c.get("attention_bias" if name.startswith("self_attn") else "mlp_bias"):
+                if name in biased:
                     yield f"model.layers.{i}.{name}.bias", shape[:1]
             for name, size in norms.items():
                 yield f"model.layers.{i}.{name}.weight", (size,)
@@ -153,6 +158,8 @@ _LLAMA: dict[str, Any] = {
     "hidden_act": "silu", "max_position_embeddings": 256, "rope_theta": 10000.0, "bos_token_id": 0, "eos_token_id": 0,
 }  # fmt: skip
 _MISTRAL = {**_LLAMA, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+_QWEN2 = {**_LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rms_norm_eps": 1e-6}
+_QWEN3 = {**_QWEN2, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
 
 MODELS = {
     model.name: model
@@ -221,7 +228,44 @@ MODELS = {
         TinyModel("mistral_full", 42, {
             **_MISTRAL, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 1, "sliding_window": None, "tie_word_embeddings": False,
+        }, gguf=True),
+        TinyModel("qwen2", 61, {
+            **_QWEN2, "hidden_size": 96, "intermediate_size": 150, "num_hidden_layers": 3, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 1000000.0, "use_sliding_window": False,
+            "sliding_window": 17, "max_window_layers": 3,
+        }, gguf=True),
+        TinyModel("qwen2_window", 62, {  # the upper layers slide; YaRN
+            **_QWEN2, "hidden_size": 160, "intermediate_size": 112, "num_hidden_layers": 3, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "tie_word_embeddings": False, "use_sliding_window": True, "sliding_window": 19,
+            "max_window_layers": 1, "rope_scaling": {"type": "yarn", "factor": 4.0,
+                                                     "original_max_position_embeddings": 64},
         }),
+        TinyModel("qwen3", 63, {
+            **_QWEN3, "hidden_size": 72, "intermediate_size": 112, "num_hidden_layers": 3, "num_attention_heads": 5,
+            "num_key_value_heads": 1, "head_dim": 20, "tie_word_embeddings": True, "rope_theta": 1000000.0,
+            "attention_bias": False, "use_sliding_window": False, "sliding_window": None, "max_window_layers": 3,
+        }, gguf=True),
+        TinyModel("qwen3_head80", 64, {  # biases, keys of transformers 5, YaRN with all of its own
+            **{key: value for key, value in _QWEN3.items() if key != "rope_theta"},
+            "hidden_size": 96, "intermediate_size": 140, "num_hidden_layers": 2, "num_attention_heads": 6,
+            "num_key_value_heads": 3, "head_dim": 80, "tie_word_embeddings": False, "attention_bias": True,
+            "use_sliding_window": True, "sliding_window": 21, "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 5000.0, "factor": 8.0, "original_max_position_embeddings": 32,
+                "beta_fast": 16.0, "beta_slow": 2.0, "truncate": False, "attention_factor": 1.3,
+            },
+        }),
+        TinyModel("yarn", 65, {  # with two coefficients
+            **_QWEN2, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 20000.0,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 48, "mscale": 0.7,
+                             "mscale_all_dim": 0.4},
+        }),
+        TinyModel("yarn_gguf", 66, {
+            **_QWEN2, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 20000.0,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 48},
+        }, gguf=True),
     )
 }  # fmt: skip
 
@@ -239,7 +283,7 @@ def write_hf(model: TinyModel, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(model.config, indent=1))
     save_file(model.weights(), folder / "model.safetensors", metadata={"format": "pt"})
-    if model.family == "gemma3_text":
+    if model.family in GEMMAS:
         tokenizer_files.write_sentencepiece(folder, tokenizer_files.tiny_pieces(VOCAB))
     else:
         tokenizer_files.write_byte_level(folder, tokenizer_files.tiny_byte_level(VOCAB))
@@ -267,13 +311,16 @@ _GGUF_NAMES = {
         "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm":
         "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj":
         "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm":
+        "attn_k_norm",
     },
 }  # fmt: skip
+for _family in ("mistral", "qwen2", "qwen3"):
+    _GGUF_NAMES[_family] = _GGUF_NAMES["llama"]
+_GGUF_ARCHITECTURES = {"gemma3_text": "gemma3", "mistral": "llama"}  # where it is not the model_type
 _GGUF_NAMES["gemma3_text"] = {
     **_GGUF_NAMES["llama"], "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
 }  # fmt: skip
 
 
@@ -287,8 +334,7 @@ def write_gguf(model: TinyModel, path: Path, dtype: str = "f32") -> Path:
     import gguf
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    architecture = "gemma3" if model.family == "gemma3_text" else model.family
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, gguf_architecture(model))
     _write_metadata(writer, model)
     for name, array in _gguf_tensors(model):
         if array.ndim == 1 or dtype == "f32" or "position" in name:
@@ -307,6 +353,11 @@ def write_gguf(model: TinyModel, path: Path, dtype: str = "f32") -> Path:
     return path
 
 
+def gguf_architecture(model: TinyModel) -> str:
+    """What GGUF files call the model's architecture."""
+    return _GGUF_ARCHITECTURES.get(model.family, model.family)
+
+
 def _gguf_tensors(model: TinyModel) -> Iterator[tuple[str, F32Array]]:
     table = _GGUF_NAMES[model.family]
     config = model.config
@@ -319,9 +370,9 @@ def _gguf_tensors(model: TinyModel) -> Iterator[tuple[str, F32Array]]:
                 layer = f"blk.{number}."
         if model.family == "gpt2" and array.ndim == 2 and name not in ("wte", "wpe", "lm_head"):
             array = np.ascontiguousarray(array.T)
-        if model.family == "gemma3_text" and name.endswith("norm"):
+        if model.family in GEMMAS and name.endswith("norm"):
             array = array + np.float32(1)
-        if model.family == "llama" and name.endswith(("q_proj", "k_proj")):
+        if gguf_architecture(model) == "llama" and name.endswith(("q_proj", "k_proj")):
             heads = config["num_attention_heads"] if name.endswith("q_proj") else config["num_key_value_heads"]
             halves = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
             array = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
@@ -342,6 +393,8 @@ def _llama3_factors(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> F3
 
 
 def _write_metadata(writer: Any, model: TinyModel) -> None:
+    import gguf
+
     c = model.config
     writer.add_block_count(model.n_layers)
     if model.family == "gpt2":
@@ -362,7 +415,12 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
     writer.add_rope_freq_base(c["rope_theta"])
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    if model.family == "gemma3_text":
+    scaling = c.get("rope_scaling") or {}
+    if scaling.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    if model.family in GEMMAS:
         writer.add_sliding_window(c["sliding_window"])
         tokenizer_files.add_pieces(writer, tokenizer_files.tiny_pieces(VOCAB))
     else:

@@ -224,10 +224,10 @@ def block_type_subject(dtype: str, folder: Path) -> Subject:
 
 def gguf_subject(name: str, file: Any, ids: list[int]) -> Subject:
     """A GGUF file as it is stored."""
-    from pyml_nn.models import ARCHITECTURES
+    from pyml_nn.models import architecture_of
 
     def build(**options: Any) -> Any:
-        module = ARCHITECTURES[file.metadata["general.architecture"]]
+        module = architecture_of(file.metadata, name)
         return module.Model(module.Config.from_gguf(file.metadata), file, **options)
 
     return Subject(name, build, ids, load_cache)

@@ -1,8 +1,10 @@
 """Make the goldens: what Hugging Face transformers computes, in f32 with its eager attention.
 
     python3 -m venv oracle
-    oracle/bin/pip install torch transformers gguf sentencepiece safetensors
-    oracle/bin/python tests/goldens/make_goldens.py [tiny] [real] [greedy]
+    oracle/bin/pip install torch transformers accelerate gguf sentencepiece safetensors
+    oracle/bin/python tests/goldens/make_goldens.py [tiny] [real] [greedy] [NAME ...]
+
+With names of tiny models, those alone are made.
 
 Nothing of pyml is imported. The files here were made with the versions in ``versions.json``:
 
@@ -86,9 +88,9 @@ def outputs(model: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndar
     return found.logits[0].numpy(), hidden.numpy(), torch.cat(found.attentions).numpy()
 
 
-def make_tiny(root: Path) -> None:
-    """Goldens of the tiny random models; checks that transformers reads the GGUF twins as the same models."""
-    for model in tiny_models.MODELS.values():
+def make_tiny(root: Path, names: set[str]) -> None:
+    """Goldens of these tiny random models; checks that transformers reads the GGUF twins as the same models."""
+    for model in (model for name, model in tiny_models.MODELS.items() if name in names):
         folder = tiny_models.write_hf(model, root / model.name)
         logits, hidden, attention = outputs(load(folder), model.prompt)
         np.savez_compressed(
@@ -220,12 +222,15 @@ def make_greedy(name: str, model: Any, encode: Any) -> None:
 
 
 def main(wanted: set[str]) -> None:
-    """Make what is wanted: ``tiny``, ``real`` (text), ``greedy``; everything by default."""
+    """Make what is wanted: ``tiny``, ``real`` (text), ``greedy``, tiny models by name; everything by default."""
     torch.set_num_threads(2)
     wanted = wanted or {"tiny", "real", "greedy"}
-    if "tiny" in wanted:
+    names = set(tiny_models.MODELS) if "tiny" in wanted else wanted & set(tiny_models.MODELS)
+    if unknown := wanted - names - {"tiny", "real", "greedy"}:
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}")
+    if names:
         with tempfile.TemporaryDirectory() as folder:
-            make_tiny(Path(folder))
+            make_tiny(Path(folder), names)
     for name, load_model, make_encoder in real_models() if wanted & {"real", "greedy"} else []:
         model, encode = load_model(), make_encoder()
         if "real" in wanted:

@@ -50,7 +50,7 @@ def head(model: TinyModel, weights: Mapping[str, F32Array], x: npt.NDArray[Any])
         table = named["wte.weight"]
     else:
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["rms_norm_eps"])
-        x = x * (named["model.norm.weight"] + (1.0 if model.family == "gemma3_text" else 0.0))
+        x = x * (named["model.norm.weight"] + (1.0 if model.family in tiny_models.GEMMAS else 0.0))
         table = named["model.embed_tokens.weight"]
     out = np.asarray(x @ named.get("lm_head.weight", table).T, np.float64)
     cap = config.get("final_logit_softcapping")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core import Tensor
-from pyml_nn.models import architecture_of, llama
+from pyml_nn.models import architecture_of
 from pyml_nn.weights import transposed
 
 F32Array = npt.NDArray[np.float32]
@@ -33,7 +33,10 @@ GEMMA3: dict[str, Any] = {
     "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
     "query_pre_attn_scalar": 14, "sliding_window": 9, "sliding_window_pattern": 3,
 }  # fmt: skip
-CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma3": GEMMA3}
+QWEN2: dict[str, Any] = {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True}
+QWEN3: dict[str, Any] = {**LLAMA, "model_type": "qwen3", "attention_bias": True}
+CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma3": GEMMA3, "qwen2": QWEN2,
+           "qwen3": QWEN3}  # fmt: skip
 
 
 def random_weights(values: dict[str, Any], seed: int = 0) -> dict[str, F32Array]:
@@ -46,7 +49,7 @@ def random_weights(values: dict[str, Any], seed: int = 0) -> dict[str, F32Array]
             continue
         shape = spec.shape[::-1] if spec.hf_transposed else spec.shape
         weight = rng.standard_normal(shape) * (0.2 if len(shape) == 2 else 0.3)
-        if len(shape) == 1 and not spec.hf.endswith("bias") and module.__name__.rpartition(".")[2] != "gemma3":
+        if len(shape) == 1 and not spec.hf.endswith("bias") and "gemma" not in module.__name__:
             weight += 1  # a norm
         weights[spec.hf] = weight.astype(np.float32)
     return weights
@@ -65,7 +68,7 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
     """What a GGUF file of this configuration says."""
     module = architecture_of(values, "config.json")
     config = module.Config.from_hf(values)
-    architecture = {"gpt2": "gpt2", "gemma3_text": "gemma3"}.get(values["model_type"], "llama")
+    architecture = _gguf_architecture(values)
     eps = "layer_norm_epsilon" if architecture == "gpt2" else "layer_norm_rms_epsilon"
     metadata = {
         "general.architecture": architecture,
@@ -89,11 +92,15 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
                 f"{architecture}.rope.scaling.type": "linear",
                 f"{architecture}.rope.scaling.factor": config.rope.scaling.factor,
             }
-        if config.window:
+        if getattr(config, "window", 0):
             metadata[f"{architecture}.attention.sliding_window"] = config.window
     if architecture == "gemma3":
         metadata["gemma3.attention.sliding_window_pattern"] = values["sliding_window_pattern"]
     return metadata
+
+
+def _gguf_architecture(values: dict[str, Any]) -> str:
+    return {"gemma3_text": "gemma3", "mistral": "llama"}.get(values["model_type"], values["model_type"])
 
 
 def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[str, F32Array]:
@@ -107,10 +114,10 @@ def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[s
         weight = weights[spec.hf]
         if spec.hf_transposed:
             weight = transposed(Tensor.from_array(weight)).to_f32()
-        if values["model_type"] == "gemma3_text" and "norm" in name:
+        if "gemma" in values["model_type"] and "norm" in name:
             weight = weight + np.float32(1)
         for part, heads in ((".attention.q.", config.n_heads), (".attention.k.", config.n_kv_heads)):
-            if module is llama and part in name:
+            if _gguf_architecture(values) == "llama" and part in name:
                 # llama.cpp's convert_hf_to_gguf.py, LlamaModel.permute
                 halves = weight.reshape(heads, 2, config.head_dim // 2, *weight.shape[1:])
                 weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
-from nn_models import GEMMA3, GPT2, LLAMA, MISTRAL, gguf_metadata
+from nn_models import GEMMA3, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, gguf_metadata
 
 from pyml_core.errors import PymlError
 from pyml_nn.config import ConfigError, show
-from pyml_nn.models import ARCHITECTURES, architecture_of, gemma3, gpt2, llama
-from pyml_nn.rope import LinearScaling, Llama3Scaling, Rope
+from pyml_nn.models import (
+    ARCHITECTURES,
+    GGUF_ARCHITECTURES,
+    architecture_of,
+    gemma3,
+    gpt2,
+    llama,
+    mistral,
+    qwen2,
+    qwen3,
+)
+from pyml_nn.rope import LinearScaling, Llama3Scaling, Rope, YarnScaling
 
 SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
@@ -93,10 +104,33 @@ def test_llama_3_scaling_in_both_spellings() -> None:
 
 
 def test_mistral_window() -> None:
-    assert llama.Config.from_hf(MISTRAL_7B).window == 4096
-    assert llama.Config.from_hf({**MISTRAL_7B, "sliding_window": None}).window == 0
+    assert mistral.Config.from_hf(MISTRAL_7B).window == 4096
+    assert mistral.Config.from_hf({**MISTRAL_7B, "sliding_window": None}).window == 0
     without = {key: value for key, value in MISTRAL_7B.items() if key != "sliding_window"}
-    assert llama.Config.from_hf(without).window == 4096  # transformers' default
+    assert mistral.Config.from_hf(without).window == 4096  # transformers' default
+
+
+def test_qwen2_windows() -> None:
+    values = {**QWEN2, "num_hidden_layers": 4, "sliding_window": 9, "max_window_layers": 3}
+    assert qwen2.Config.from_hf(values).windows == (0, 0, 0, 0)
+    assert qwen2.Config.from_hf({**values, "use_sliding_window": True}).windows == (0, 0, 0, 9)
+    types = ["full_attention", "sliding_attention"] * 2
+    used = {**values, "use_sliding_window": True, "layer_types": types}
+    assert qwen2.Config.from_hf(used).windows == (0, 9, 0, 9)
+    with pytest.raises(ConfigError, match="layer_types: expected no sliding_attention"):
+        qwen2.Config.from_hf({**used, "use_sliding_window": False})
+
+
+def test_qwen3_yarn() -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    rope = qwen3.Config.from_hf({**QWEN3, "head_dim": 128, "rope_theta": 1e6, "rope_scaling": scaling}).rope
+    assert rope == Rope(128, 1e6, YarnScaling(4.0, 32768, magnitude=0.1 * math.log(4) + 1))
+    metadata = gguf_metadata({**QWEN3, "head_dim": 128, "rope_theta": 1e6}) | {
+        "qwen3.rope.scaling.type": "yarn",
+        "qwen3.rope.scaling.factor": 4.0,
+        "qwen3.rope.scaling.original_context_length": 32768,
+    }
+    assert qwen3.Config.from_gguf(metadata).rope == rope
 
 
 def test_gpt2() -> None:
@@ -128,12 +162,13 @@ def test_gemma3_nested_text_config_takes_the_defaults_of_transformers() -> None:
     assert config.sliding == tuple((layer + 1) % 6 != 0 for layer in range(34))
 
 
-@pytest.mark.parametrize("values", [GPT2, LLAMA, MISTRAL, GEMMA3], ids=lambda values: str(values["model_type"]))
+@pytest.mark.parametrize(
+    "values", [GPT2, LLAMA, MISTRAL, GEMMA3, QWEN2, QWEN3], ids=lambda values: str(values["model_type"])
+)
 def test_gguf_metadata_says_the_same(values: dict[str, Any]) -> None:
-    module = architecture_of(values, "config.json")
-    config = module.Config.from_hf(values)
+    config = architecture_of(values, "config.json").Config.from_hf(values)
     metadata = gguf_metadata(values)
-    found = module.Config.from_gguf(metadata)
+    found = architecture_of(metadata, "m.gguf").Config.from_gguf(metadata)
     for field in ("vocab_size", "hidden_size", "n_layers", "n_kv_heads", "head_dim", "rope", "sliding", "query_scale"):
         assert getattr(found, field, None) == getattr(config, field, None)
 
@@ -161,12 +196,18 @@ def test_gguf_numbers_may_be_numpy_scalars() -> None:
 
 
 def test_architectures() -> None:
-    assert architecture_of({"model_type": "mistral"}, "config.json") is llama
+    assert architecture_of({"model_type": "mistral"}, "config.json") is mistral
     assert architecture_of({"general.architecture": "gemma3", "model_type": 3}, "m.gguf") is gemma3
     for name in (None, "bert", 7, ["llama"]):
-        with pytest.raises(ConfigError, match="model_type: expected one of gpt2, gemma3, "):
+        with pytest.raises(ConfigError, match=r"model_type: expected one of gpt2, "):
             architecture_of({"model_type": name}, "config.json")
-    assert set(ARCHITECTURES) == {"gpt2", "gemma3", "gemma3_text", "llama", "mistral"}
+    for name in ("mistral", "gemma3_text", "bert", None):
+        with pytest.raises(ConfigError, match=r"general\.architecture: expected one of gpt2, "):
+            architecture_of({"general.architecture": name}, "m.gguf")
+    for module in {*ARCHITECTURES.values(), *GGUF_ARCHITECTURES.values()}:
+        assert callable(module.Config.from_hf)
+        assert callable(module.Config.from_gguf)
+        assert callable(module.Model.specs)
 
 
 # ---- configurations that are refused: (change, what the message must name)
@@ -200,7 +241,17 @@ BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
     ({"hidden_act": {"a": 1}}, "hidden_act: .* found a dict"),
     ({"attention_bias": 1}, "attention_bias: expected true or false, found 1"),
     ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: .* found 'yes'"),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling: rope_type: .* found 'yarn'"),
+    ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "rope_scaling: rope_type: .* found 'longrope'"),
+    ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling: factor: missing"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "finetuned": True}}, "finetuned: unknown key"),
+    (
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 1}},
+        r"beta_fast: expected more than beta_slow \(1\), found 1",
+    ),
+    (
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1},
+        "rope_theta: expected more than 1 with a",
+    ),
     ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_scaling: type: .* found 'dynamic'"),
     ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor: missing"),
     ({"rope_scaling": {"rope_type": "linear", "factor": float("nan")}}, "rope_scaling: factor: .* found nan"),
@@ -215,7 +266,7 @@ BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
         "rope_scaling: says something else than rope_parameters",
     ),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: expected 1 or null .* found 0.5"),
-    ({"model_type": "qwen2"}, "model_type: expected one of llama, mistral, found 'qwen2'"),
+    ({"model_type": "qwen2"}, "model_type: expected one of llama, found 'qwen2'"),
     ({"auto_map": {"AutoConfig": "x.py"}}, "auto_map: refused"),
     ({"trust_remote_code": False}, "trust_remote_code: refused"),
     ({"quantization_config": {"bits": 4}}, "quantization_config: expected null .* found a dict"),
@@ -321,7 +372,16 @@ def test_bad_gpt2_config(change: dict[str, Any], message: str) -> None:
         ),
         (LLAMA, {"llama.block_count": np.zeros(2, np.int32)}, "llama.block_count: .* found a ndarray"),
         (LLAMA, {"llama.rope.dimension_count": 4}, r"llama.rope.dimension_count: expected the whole head \(10\)"),
-        (LLAMA, {"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type: .* found 'yarn'"),
+        (LLAMA, {"llama.rope.scaling.type": "longrope"}, "llama.rope.scaling.type: .* found 'longrope'"),
+        (
+            LLAMA,
+            {
+                "llama.rope.scaling.type": "yarn",
+                "llama.rope.scaling.factor": 4.0,
+                "llama.rope.scaling.yarn_log_multiplier": 0.1,
+            },
+            "llama.rope.scaling.yarn_log_multiplier: expected 0 or null",
+        ),
         (LLAMA, {"llama.rope.freq_base": float("nan")}, "llama.rope.freq_base: .* found nan"),
         (LLAMA, {"llama.logit_scale": 0.1}, "llama.logit_scale: unknown key"),
         (LLAMA, {"llama.attention.causal": False}, "llama.attention.causal: expected true or null"),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from pyml_core.errors import PymlError
 
@@ -21,6 +21,8 @@ MAX_HEADS = 4096
 MAX_WIDTH = 1 << 20
 MAX_VOCAB = 1 << 24
 MAX_CONTEXT = 1 << 24  # positions beyond are no longer exact in float32, which RoPE computes in
+
+_LAYER_TYPES = {"sliding_attention": True, "full_attention": False}
 
 
 class ConfigError(PymlError, ValueError):
@@ -60,6 +62,21 @@ class Dimensions:
             raise ConfigError(
                 f"attention heads: {self.n_heads} query heads do not divide into {self.n_kv_heads} key/value heads"
             )
+
+
+class Sizes(TypedDict):
+    """The fields of :class:`Dimensions`, as :func:`hf_sizes` and :func:`gguf_sizes` read them."""
+
+    vocab_size: int
+    context_length: int
+    hidden_size: int
+    intermediate_size: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    tie_word_embeddings: bool
 
 
 class Fields:
@@ -114,6 +131,18 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= _float(value) <= high:
             raise self.error(key, f"expected {expected}, found {show(value)}")
         return float(value)
+
+    def numbers(self, key: str, count: int, low: float, high: float) -> tuple[float, ...]:
+        """A list of ``count`` finite numbers from ``low`` to ``high``."""
+        values = self.raw(key)
+        expected = f"a list of {count} numbers from {low:g} to {high:g}"
+        if not isinstance(values, list) or len(values) != count:
+            found = f"one of {len(values)}" if isinstance(values, list) else show(values)
+            raise self.error(key, f"expected {expected}, found {found}")
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= _float(value) <= high:
+                raise self.error(key, f"expected {expected}, found {show(value)} in it")
+        return tuple(map(float, values))
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -221,6 +250,58 @@ def gguf_fields(metadata: Mapping[str, Any], architecture: str) -> Fields:
     fields.fixed("expert_count", 0)
     fields.fixed("expert_used_count", 0)
     return fields
+
+
+def hf_sizes(fields: Fields, *, eps: float | None = None, tied: bool = False) -> Sizes:
+    """The sizes in a ``config.json`` of one of the many families that call them alike.
+
+    Args:
+        fields: the configuration.
+        eps: ``rms_norm_eps`` where the file has none; None: it must have one.
+        tied: ``tie_word_embeddings`` where the file has none.
+    """
+    hidden_size = fields.integer("hidden_size", 1, MAX_WIDTH)
+    n_heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
+    return Sizes(
+        vocab_size=fields.integer("vocab_size", 1, MAX_VOCAB),
+        context_length=fields.integer("max_position_embeddings", 1, MAX_CONTEXT),
+        hidden_size=hidden_size,
+        intermediate_size=fields.integer("intermediate_size", 1, MAX_WIDTH),
+        n_layers=fields.integer("num_hidden_layers", 1, MAX_LAYERS),
+        n_heads=n_heads,
+        n_kv_heads=fields.integer("num_key_value_heads", 1, MAX_HEADS, default=n_heads),
+        head_dim=hf_head_dim(fields, hidden_size, n_heads),
+        norm_eps=fields.number("rms_norm_eps", 0, 1, default=eps),
+        tie_word_embeddings=fields.flag("tie_word_embeddings", tied),
+    )
+
+
+def gguf_sizes(fields: Fields, metadata: Mapping[str, Any], eps: str = "layer_norm_rms_epsilon") -> Sizes:
+    """The sizes in GGUF metadata, whose head is tied if there is none; ``eps`` is the key of the norms' epsilon."""
+    hidden_size = fields.integer("embedding_length", 1, MAX_WIDTH)
+    n_heads = fields.integer("attention.head_count", 1, MAX_HEADS)
+    return Sizes(
+        vocab_size=gguf_vocab_size(fields, metadata),
+        context_length=fields.integer("context_length", 1, MAX_CONTEXT),
+        hidden_size=hidden_size,
+        intermediate_size=fields.integer("feed_forward_length", 1, MAX_WIDTH),
+        n_layers=fields.integer("block_count", 1, MAX_LAYERS),
+        n_heads=n_heads,
+        n_kv_heads=fields.integer("attention.head_count_kv", 1, MAX_HEADS, default=n_heads),
+        head_dim=gguf_head_dim(fields, hidden_size, n_heads),
+        norm_eps=fields.number(f"attention.{eps}", 0, 1),
+        tie_word_embeddings=True,
+    )
+
+
+def hf_sliding(fields: Fields, n_layers: int, default: Callable[[int], bool]) -> tuple[bool, ...]:
+    """For every layer, whether it slides: the names in ``layer_types``, or by its number where there is no such key."""
+    types = fields.raw("layer_types")
+    if types is None:
+        return tuple(default(layer) for layer in range(n_layers))
+    if not isinstance(types, list) or len(types) != n_layers or not all(str(t) in _LAYER_TYPES for t in types):
+        raise fields.error("layer_types", f"expected a list of {n_layers} of {', '.join(_LAYER_TYPES)}")
+    return tuple(_LAYER_TYPES[kind] for kind in types)
 
 
 def hf_head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:

@@ -8,16 +8,27 @@ from typing import Any
 
 from pyml_nn.config import ConfigError, show
 
-from . import gemma3, gpt2, llama
+from . import gemma3, gpt2, llama, mistral, qwen2, qwen3
 
 ARCHITECTURES: dict[str, ModuleType] = {
     "gpt2": gpt2,
     "gemma3": gemma3,
     "gemma3_text": gemma3,
     "llama": llama,
-    "mistral": llama,
+    "mistral": mistral,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
 }
-"""The module of every known name; each has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
+"""The module of every ``model_type``; each has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
+
+GGUF_ARCHITECTURES: dict[str, ModuleType] = {
+    "gpt2": gpt2,
+    "gemma3": gemma3,
+    "llama": llama,  # and Mistral
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+}
+"""The module of every ``general.architecture`` of GGUF files."""
 
 
 def architecture_of(description: Mapping[str, Any], where: str) -> ModuleType:
@@ -30,8 +41,9 @@ def architecture_of(description: Mapping[str, Any], where: str) -> ModuleType:
     Raises:
         ConfigError: there is none.
     """
-    key = "general.architecture" if "general.architecture" in description else "model_type"
+    gguf = "general.architecture" in description
+    key, known = ("general.architecture", GGUF_ARCHITECTURES) if gguf else ("model_type", ARCHITECTURES)
     name = description.get(key)
-    if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise ConfigError(f"{where}: {key}: expected one of {', '.join(ARCHITECTURES)}, found {show(name)}")
-    return ARCHITECTURES[name]
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"{where}: {key}: expected one of {', '.join(known)}, found {show(name)}")
+    return known[name]

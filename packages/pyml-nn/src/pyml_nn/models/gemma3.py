@@ -133,9 +133,10 @@ class Config(Dimensions):
         # The 27B model alone has another scale than its head_dim's; llama.cpp knows it by its number of layers too.
         scalar = hidden_size / n_heads if n_layers == 62 else head_dim
         pattern = fields.integer("attention.sliding_window_pattern", 1, MAX_LAYERS, default=PATTERN)
+        context_length = fields.integer("context_length", 1, MAX_CONTEXT)
         config = cls(
             vocab_size=gguf_vocab_size(fields, metadata),
-            context_length=fields.integer("context_length", 1, MAX_CONTEXT),
+            context_length=context_length,
             hidden_size=hidden_size,
             intermediate_size=fields.integer("feed_forward_length", 1, MAX_WIDTH),
             n_layers=n_layers,
@@ -146,7 +147,7 @@ class Config(Dimensions):
             tie_word_embeddings=True,
             sliding=_pattern(pattern, n_layers),
             window=fields.integer("attention.sliding_window", 1, MAX_CONTEXT),
-            rope=gguf_rope(fields, head_dim, GLOBAL_THETA),
+            rope=gguf_rope(fields, head_dim, context_length, GLOBAL_THETA),
             local_rope=Rope(head_dim, fields.number("rope.freq_base_swa", 1, MAX_THETA, default=LOCAL_THETA)),
             query_scale=fields.number("attention.scale", 1e-6, 1e6, default=scalar**-0.5),
         )

@@ -1,0 +1,44 @@
+"""Mistral 7B and its relatives: Llama with a sliding window. In GGUF files they are called ``llama``.
+
+Source: Jiang et al. 2023, arXiv 2310.06825; transformers' ``modeling_mistral.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, Fields, hf_fields, hf_sizes
+from pyml_nn.feed_forward import ACTIVATIONS
+from pyml_nn.rope import hf_rope
+
+from . import llama
+
+Model = llama.Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(llama.Config):
+    """What a Mistral model computes."""
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any], where: str = "config.json") -> Config:
+        """From a ``config.json``; ConfigError if it is malformed or asks for something else than this file computes."""
+        fields = hf_fields(values, where, ("mistral",))
+        sizes = hf_sizes(fields, eps=1e-6)
+        config = cls(
+            **sizes,
+            rope=hf_rope(fields, sizes["head_dim"], sizes["context_length"]),
+            activation=fields.choice("hidden_act", ACTIVATIONS, default="silu"),
+            window=hf_window(fields, default=4096),
+        )
+        fields.close(HARMLESS_HF)
+        return config
+
+
+def hf_window(fields: Fields, default: int | None = None) -> int:
+    """``sliding_window``, where null means no window (0), and a missing key ``default`` (None: no window)."""
+    if fields.is_null("sliding_window") or (default is None and not fields.has("sliding_window")):
+        return 0
+    return fields.integer("sliding_window", 1, MAX_CONTEXT, default=default)
