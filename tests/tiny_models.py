@@ -38,19 +38,25 @@ class TinyModel:
     prefix: str = ""  # of the weights' names in the safetensors file
 
     @property
+    def text(self) -> dict[str, Any]:
+        """The configuration of the language model, which is inside the other's in a model that also sees."""
+        found: dict[str, Any] = self.config.get("text_config", self.config)
+        return found
+
+    @property
     def family(self) -> str:
         """The ``model_type``: ``gpt2``, ``gemma3_text``, ``llama``, ..."""
-        return str(self.config["model_type"])
+        return str(self.text["model_type"])
 
     @property
     def n_layers(self) -> int:
         """Number of layers."""
-        return int(self.config.get("num_hidden_layers", self.config.get("n_layer", 0)))
+        return int(self.text.get("num_hidden_layers", self.text.get("n_layer", 0)))
 
     @property
     def tied(self) -> bool:
         """Whether the head is the embedding table; the default differs between families."""
-        return bool(self.config.get("tie_word_embeddings", self.family in ("gpt2", *GEMMAS)))
+        return bool(self.text.get("tie_word_embeddings", self.family in ("gpt2", *GEMMAS)))
 
     @property
     def prompt(self) -> list[int]:
@@ -60,9 +66,11 @@ class TinyModel:
     def truncated(self, n_layers: int) -> TinyModel:
         """The same model with its first layers only."""
         key = "n_layer" if self.family == "gpt2" else "num_hidden_layers"
-        config = {**self.config, key: n_layers}
+        config = {**self.text, key: n_layers}
         if "layer_types" in config:
             config["layer_types"] = config["layer_types"][:n_layers]
+        if self.text is not self.config:
+            config = {**self.config, "text_config": config}
         return TinyModel(self.name, self.seed, config, self.gguf, self.prefix)
 
     def weights(self) -> dict[str, F32Array]:
@@ -110,7 +118,7 @@ class TinyModel:
             yield "lm_head.weight", (c["vocab_size"], width)
 
     def _llama_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        c = self.config
+        c = self.text
         width, inner, heads = c["hidden_size"], c["intermediate_size"], c["num_attention_heads"]
         head_dim = c.get("head_dim") or width // heads
         kv = c.get("num_key_value_heads", heads) * head_dim
@@ -158,6 +166,12 @@ _LLAMA: dict[str, Any] = {
     "hidden_act": "silu", "max_position_embeddings": 256, "rope_theta": 10000.0, "bos_token_id": 0, "eos_token_id": 0,
 }  # fmt: skip
 _MISTRAL = {**_LLAMA, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+_GEMMA2: dict[str, Any] = {
+    "model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "vocab_size": VOCAB, "rms_norm_eps": 1e-6,
+    "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 256,
+    "rope_theta": 10000.0, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "cache_implementation": "hybrid",
+    "attention_bias": False, "attention_dropout": 0.0,
+}  # fmt: skip
 _QWEN2 = {**_LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rms_norm_eps": 1e-6}
 _QWEN3 = {**_QWEN2, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
 
@@ -229,6 +243,31 @@ MODELS = {
             **_MISTRAL, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 1, "sliding_window": None, "tie_word_embeddings": False,
         }, gguf=True),
+        TinyModel("gemma2", 24, {
+            **_GEMMA2, "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 20, "query_pre_attn_scalar": 20, "sliding_window": 13,
+            "attn_logit_softcapping": 1.5, "final_logit_softcapping": 4.0,
+        }, gguf=True),
+        TinyModel("gemma2_head80", 25, {  # the default pattern and caps given up, biases, untied
+            **_GEMMA2, "hidden_size": 96, "intermediate_size": 140, "num_hidden_layers": 3, "num_attention_heads": 6,
+            "num_key_value_heads": 1, "head_dim": 80, "query_pre_attn_scalar": 56, "sliding_window": 33,
+            "attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_bias": True,
+            "tie_word_embeddings": False, "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+        }),
+        TinyModel("gemma3_vision", 26, {  # its text in text_config, beside a vision tower
+            "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 4,
+            "eoi_token_index": 5, "image_token_index": 6, "mm_tokens_per_image": 4, "eos_token_id": [1, 5],
+            "text_config": {
+                **_GEMMA3, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+                "num_key_value_heads": 2, "head_dim": 32, "query_pre_attn_scalar": 40, "sliding_window": 24,
+                "sliding_window_pattern": 2, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+                "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_use_head": False,
+            },
+        }, prefix="language_model."),
         TinyModel("qwen2", 61, {
             **_QWEN2, "hidden_size": 96, "intermediate_size": 150, "num_hidden_layers": 3, "num_attention_heads": 6,
             "num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 1000000.0, "use_sliding_window": False,
@@ -282,7 +321,12 @@ def write_hf(model: TinyModel, folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(model.config, indent=1))
-    save_file(model.weights(), folder / "model.safetensors", metadata={"format": "pt"})
+    weights = model.weights()
+    if "vision_config" in model.config:  # of these a text model has no use
+        width = model.config["vision_config"]["hidden_size"]
+        weights["vision_tower.vision_model.post_layernorm.weight"] = np.ones(width, np.float32)
+        weights["multi_modal_projector.mm_soft_emb_norm.weight"] = np.zeros(width, np.float32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if model.family in GEMMAS:
         tokenizer_files.write_sentencepiece(folder, tokenizer_files.tiny_pieces(VOCAB))
     else:
@@ -295,7 +339,7 @@ def build(model: TinyModel, weights: Mapping[str, F32Array] | None = None, **opt
     from pyml_nn.models import ARCHITECTURES
     from pyml_nn.weights import ArrayWeights
 
-    module = ARCHITECTURES[model.family]
+    module = ARCHITECTURES[model.config["model_type"]]
     return module.Model(module.Config.from_hf(model.config), ArrayWeights(weights or model.weights()), **options)
 
 
@@ -318,7 +362,7 @@ _GGUF_NAMES = {
 for _family in ("mistral", "qwen2", "qwen3"):
     _GGUF_NAMES[_family] = _GGUF_NAMES["llama"]
 _GGUF_ARCHITECTURES = {"gemma3_text": "gemma3", "mistral": "llama"}  # where it is not the model_type
-_GGUF_NAMES["gemma3_text"] = {
+_GGUF_NAMES["gemma2"] = _GGUF_NAMES["gemma3_text"] = {
     **_GGUF_NAMES["llama"], "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
 }  # fmt: skip
@@ -412,7 +456,8 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
     writer.add_head_count(c["num_attention_heads"])
     writer.add_head_count_kv(c["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
-    writer.add_rope_freq_base(c["rope_theta"])
+    if model.family != "gemma2":  # llama.cpp's converter leaves it out there
+        writer.add_rope_freq_base(c["rope_theta"])
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     scaling = c.get("rope_scaling") or {}
@@ -420,6 +465,9 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(scaling["factor"])
         writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    if model.family == "gemma2":
+        writer.add_attn_logit_softcapping(c["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(c["final_logit_softcapping"])
     if model.family in GEMMAS:
         writer.add_sliding_window(c["sliding_window"])
         tokenizer_files.add_pieces(writer, tokenizer_files.tiny_pieces(VOCAB))

@@ -69,6 +69,7 @@ def outputs(model: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndar
     attention probabilities (L, H, T, T).
     """
     body = model.model if hasattr(model, "model") else model.transformer
+    body = getattr(body, "language_model", body)
     layers = body.layers if hasattr(body, "layers") else body.h
     states: list[torch.Tensor] = []
 

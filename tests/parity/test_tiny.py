@@ -42,7 +42,7 @@ def logits(model: TinyModel, weights: Mapping[str, F32Array] | None, positions: 
 def head(model: TinyModel, weights: Mapping[str, F32Array], x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Final norm and head in NumPy: (P, W) to (P, V)."""
     x = x.astype(np.float64)
-    config, named = model.config, {name.removeprefix(model.prefix): array for name, array in weights.items()}
+    config, named = model.text, {name.removeprefix(model.prefix): array for name, array in weights.items()}
     if model.family == "gpt2":
         x = x - x.mean(-1, keepdims=True)
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["layer_norm_epsilon"])

@@ -35,7 +35,13 @@ GEMMA3: dict[str, Any] = {
 }  # fmt: skip
 QWEN2: dict[str, Any] = {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True}
 QWEN3: dict[str, Any] = {**LLAMA, "model_type": "qwen3", "attention_bias": True}
-CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma3": GEMMA3, "qwen2": QWEN2,
+GEMMA2: dict[str, Any] = {
+    "model_type": "gemma2", "vocab_size": 61, "max_position_embeddings": 200, "hidden_size": 36,
+    "intermediate_size": 50, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 14,
+    "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "rope_theta": 1e4, "query_pre_attn_scalar": 14,
+    "sliding_window": 9, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+}  # fmt: skip
+CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3, "qwen2": QWEN2,
            "qwen3": QWEN3}  # fmt: skip
 
 
@@ -94,6 +100,12 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
             }
         if getattr(config, "window", 0):
             metadata[f"{architecture}.attention.sliding_window"] = config.window
+    if architecture == "gemma2":
+        metadata |= {
+            "gemma2.attention.sliding_window": max(config.windows),
+            "gemma2.attn_logit_softcapping": config.score_soft_cap,
+            "gemma2.final_logit_softcapping": config.final_soft_cap,
+        }
     if architecture == "gemma3":
         metadata["gemma3.attention.sliding_window_pattern"] = values["sliding_window_pattern"]
     return metadata

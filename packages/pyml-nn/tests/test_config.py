@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nn_models import GEMMA3, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, gguf_metadata
+from nn_models import GEMMA2, GEMMA3, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, gguf_metadata
 
 from pyml_core.errors import PymlError
 from pyml_nn.config import ConfigError, show
@@ -15,6 +15,7 @@ from pyml_nn.models import (
     ARCHITECTURES,
     GGUF_ARCHITECTURES,
     architecture_of,
+    gemma2,
     gemma3,
     gpt2,
     llama,
@@ -70,6 +71,16 @@ GEMMA_270M = {
     "rope_scaling": None, "rope_theta": 1000000.0, "sliding_window": 512, "torch_dtype": "bfloat16",
     "transformers_version": "4.55.0.dev0", "use_bidirectional_attention": False, "use_cache": True,
     "vocab_size": 262144,
+}  # fmt: skip
+GEMMA2_9B = {
+    "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "attn_logit_softcapping": 50.0, "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": 1,
+    "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 3584, "initializer_range": 0.02,
+    "intermediate_size": 14336, "max_position_embeddings": 8192, "model_type": "gemma2", "num_attention_heads": 16,
+    "num_hidden_layers": 42, "num_key_value_heads": 8, "pad_token_id": 0, "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096, "sliding_window_size": 4096,
+    "torch_dtype": "float32", "transformers_version": "4.42.0.dev0", "use_cache": True, "vocab_size": 256000,
 }  # fmt: skip
 GEMMA_4B = {
     "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999, "eoi_token_index": 256000,
@@ -163,13 +174,23 @@ def test_gemma3_nested_text_config_takes_the_defaults_of_transformers() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [GPT2, LLAMA, MISTRAL, GEMMA3, QWEN2, QWEN3], ids=lambda values: str(values["model_type"])
+    "values", [GPT2, LLAMA, MISTRAL, GEMMA2, GEMMA3, QWEN2, QWEN3], ids=lambda values: str(values["model_type"])
 )
 def test_gguf_metadata_says_the_same(values: dict[str, Any]) -> None:
     config = architecture_of(values, "config.json").Config.from_hf(values)
     metadata = gguf_metadata(values)
     found = architecture_of(metadata, "m.gguf").Config.from_gguf(metadata)
-    for field in ("vocab_size", "hidden_size", "n_layers", "n_kv_heads", "head_dim", "rope", "sliding", "query_scale"):
+    for field in (
+        "vocab_size",
+        "hidden_size",
+        "n_layers",
+        "n_kv_heads",
+        "head_dim",
+        "rope",
+        "sliding",
+        "query_scale",
+        "windows",
+    ):
         assert getattr(found, field, None) == getattr(config, field, None)
 
 
@@ -185,6 +206,25 @@ def test_gguf_gemma3_27b_has_a_scale_of_its_own() -> None:
     metadata = gguf_metadata({**GEMMA3, "num_hidden_layers": 62, "hidden_size": 672})
     assert gemma3.Config.from_gguf(metadata).query_scale == (672 / 4) ** -0.5
     assert gemma3.Config.from_gguf({**metadata, "gemma3.block_count": 26}).query_scale == 14**-0.5
+
+
+def test_gemma2() -> None:
+    config = gemma2.Config.from_hf(GEMMA2_9B)
+    assert config.windows == (4096, 0) * 21
+    assert (config.query_scale, config.score_soft_cap, config.final_soft_cap) == (1 / 16, 50.0, 30.0)
+    assert gemma2.Config.from_hf({**GEMMA2_9B, "attn_logit_softcapping": None}).score_soft_cap == 0.0
+    without = {key: value for key, value in GEMMA2_9B.items() if not key.endswith("softcapping")}
+    assert gemma2.Config.from_hf(without) == config  # transformers' defaults
+    with pytest.raises(ConfigError, match="sliding_window_size: expected 4096 or null"):
+        gemma2.Config.from_hf({**GEMMA2_9B, "sliding_window_size": 512})
+
+
+def test_gguf_gemma2() -> None:
+    metadata = gguf_metadata({**GEMMA2, "num_hidden_layers": 46, "hidden_size": 672})
+    assert gemma2.Config.from_gguf(metadata).query_scale == (672 / 4) ** -0.5  # the 27B model's
+    oldest = {key: value for key, value in metadata.items() if "softcapping" not in key}
+    config = gemma2.Config.from_gguf(oldest)
+    assert (config.score_soft_cap, config.final_soft_cap) == (50.0, 30.0)
 
 
 def test_gguf_numbers_may_be_numpy_scalars() -> None:

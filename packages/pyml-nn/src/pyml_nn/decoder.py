@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .attention import Attention
+from .block import SandwichBlock
 from .feed_forward import GatedFeedForward
 from .linear import Embedding
 from .model import declare_head
@@ -84,6 +85,18 @@ def gated_parts(config: Dimensions, bias: bool | None = False) -> list[Part]:
     ]
 
 
+def sandwich_parts(config: Dimensions, attention: Sequence[Part], feed_forward: Sequence[Part]) -> list[Part]:
+    """A layer with norms before and after each branch."""
+    return [
+        norm_part(config, "attention", "input_layernorm", "attn_norm"),
+        *attention,
+        Part("attention.post_norm", "post_attention_layernorm", "post_attention_norm", (config.hidden_size,)),
+        norm_part(config, "feed_forward", "pre_feedforward_layernorm", "ffn_norm"),
+        *feed_forward,
+        Part("feed_forward.post_norm", "post_feedforward_layernorm", "post_ffw_norm", (config.hidden_size,)),
+    ]
+
+
 def decoder_specs(
     config: Dimensions,
     parts: Sequence[Part],
@@ -118,6 +131,12 @@ def decoder_specs(
 def rms_norm(weights: Weights, name: str, eps: float) -> RMSNorm:
     """The RMSNorm of this name."""
     return RMSNorm(weights.array(f"{name}.weight"), eps)
+
+
+def offset_norm(weights: Weights, name: str, eps: float) -> RMSNorm:
+    """Gemma's RMSNorm, whose weight checkpoints hold less 1; GGUF files have the 1 added already."""
+    weight = weights.array(f"{name}.weight")
+    return RMSNorm(weight if weights.gguf else weight + np.float32(1), eps)
 
 
 def layer_norm(weights: Weights, name: str, eps: float) -> LayerNorm:
@@ -172,6 +191,25 @@ def read_gated(weights: Weights, layer: int, activation: str) -> GatedFeedForwar
         gate_up=weights.linear(f"{name}.gate", f"{name}.up"),
         activation=activation,
         down=weights.linear(f"{name}.down"),
+    )
+
+
+def read_sandwich(
+    weights: Weights,
+    layer: int,
+    attention: Attention,
+    feed_forward: GatedFeedForward,
+    norm: Callable[[Weights, str], RMSNorm],
+) -> SandwichBlock:
+    """A block of these two branches with the norms around them."""
+    name = f"layers.{layer}"
+    return SandwichBlock(
+        attention_norm=norm(weights, f"{name}.attention.norm"),
+        attention=attention,
+        attention_post_norm=norm(weights, f"{name}.attention.post_norm"),
+        feed_forward_norm=norm(weights, f"{name}.feed_forward.norm"),
+        feed_forward=feed_forward,
+        feed_forward_post_norm=norm(weights, f"{name}.feed_forward.post_norm"),
     )
 
 

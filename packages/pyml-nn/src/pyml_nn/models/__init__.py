@@ -8,10 +8,11 @@ from typing import Any
 
 from pyml_nn.config import ConfigError, show
 
-from . import gemma3, gpt2, llama, mistral, qwen2, qwen3
+from . import gemma2, gemma3, gpt2, llama, mistral, qwen2, qwen3
 
 ARCHITECTURES: dict[str, ModuleType] = {
     "gpt2": gpt2,
+    "gemma2": gemma2,
     "gemma3": gemma3,
     "gemma3_text": gemma3,
     "llama": llama,
@@ -23,6 +24,7 @@ ARCHITECTURES: dict[str, ModuleType] = {
 
 GGUF_ARCHITECTURES: dict[str, ModuleType] = {
     "gpt2": gpt2,
+    "gemma2": gemma2,
     "gemma3": gemma3,
     "llama": llama,  # and Mistral
     "qwen2": qwen2,

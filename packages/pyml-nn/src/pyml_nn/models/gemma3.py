@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from pyml_nn.attention import Attention
 from pyml_nn.block import SandwichBlock
 from pyml_nn.config import (
     HARMLESS_GGUF,
@@ -25,14 +24,24 @@ from pyml_nn.config import (
     Dimensions,
     Fields,
     gguf_fields,
-    gguf_head_dim,
-    gguf_vocab_size,
+    gguf_sizes,
     hf_fields,
+    hf_sliding,
 )
-from pyml_nn.feed_forward import ACTIVATIONS, GatedFeedForward
-from pyml_nn.linear import Embedding
+from pyml_nn.decoder import (
+    attention_parts,
+    declare_decoder,
+    decoder_specs,
+    gated_parts,
+    offset_norm,
+    qk_norm_parts,
+    read_attention,
+    read_gated,
+    read_sandwich,
+    sandwich_parts,
+)
+from pyml_nn.feed_forward import ACTIVATIONS
 from pyml_nn.model import Model as BaseModel
-from pyml_nn.model import declare_head
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import MAX_THETA, Rope, gguf_rope, hf_rope_section
 from pyml_nn.scratch import Scratch
@@ -42,10 +51,9 @@ GLOBAL_THETA = 1_000_000.0
 LOCAL_THETA = 10_000.0  # a GGUF file does not tell it
 PATTERN = 6  # every sixth layer is global; a GGUF file does not tell it either
 
-_LAYER_TYPES = {"sliding_attention": True, "full_attention": False}
 _HARMLESS_OUTER = HARMLESS_HF | {
     "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index", "boi_token_id",
-    "eoi_token_id", "image_token_id", "tie_word_embeddings",
+    "eoi_token_id", "image_token_id",
 }  # fmt: skip
 
 
@@ -86,7 +94,8 @@ class Config(Dimensions):
             ConfigError: it is malformed or asks for something else than this file computes.
         """
         fields = hf_fields(values, where, ("gemma3_text", "gemma3"))
-        if fields.raw("model_type") == "gemma3":
+        tied = fields.flag("tie_word_embeddings", True)
+        if fields.raw("model_type") == "gemma3":  # with a vision tower, which is left out: see Model.rules
             text = fields.raw("text_config")
             fields.close(_HARMLESS_OUTER)
             fields = hf_fields(text, f"{where}: text_config", ("gemma3_text",))
@@ -107,7 +116,7 @@ class Config(Dimensions):
             n_kv_heads=fields.integer("num_key_value_heads", 1, MAX_HEADS, default=4),
             head_dim=head_dim,
             norm_eps=fields.number("rms_norm_eps", 0, 1, default=1e-6),
-            tie_word_embeddings=fields.flag("tie_word_embeddings", True),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", tied),
             sliding=_hf_pattern(fields, n_layers),
             window=0 if fields.is_null("sliding_window") else fields.integer("sliding_window", 1, MAX_CONTEXT, 4096),
             rope=rope,
@@ -126,28 +135,16 @@ class Config(Dimensions):
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Config:
         """From a GGUF file's metadata; ConfigError if it is malformed or asks for something else."""
         fields = gguf_fields(metadata, "gemma3")
-        n_layers = fields.integer("block_count", 1, MAX_LAYERS)
-        hidden_size = fields.integer("embedding_length", 1, MAX_WIDTH)
-        n_heads = fields.integer("attention.head_count", 1, MAX_HEADS)
-        head_dim = gguf_head_dim(fields, hidden_size, n_heads)
+        sizes = gguf_sizes(fields, metadata)
+        head_dim, n_layers = sizes["head_dim"], sizes["n_layers"]
         # The 27B model alone has another scale than its head_dim's; llama.cpp knows it by its number of layers too.
-        scalar = hidden_size / n_heads if n_layers == 62 else head_dim
+        scalar = sizes["hidden_size"] / sizes["n_heads"] if n_layers == 62 else head_dim
         pattern = fields.integer("attention.sliding_window_pattern", 1, MAX_LAYERS, default=PATTERN)
-        context_length = fields.integer("context_length", 1, MAX_CONTEXT)
         config = cls(
-            vocab_size=gguf_vocab_size(fields, metadata),
-            context_length=context_length,
-            hidden_size=hidden_size,
-            intermediate_size=fields.integer("feed_forward_length", 1, MAX_WIDTH),
-            n_layers=n_layers,
-            n_heads=n_heads,
-            n_kv_heads=fields.integer("attention.head_count_kv", 1, MAX_HEADS, default=n_heads),
-            head_dim=head_dim,
-            norm_eps=fields.number("attention.layer_norm_rms_epsilon", 0, 1),
-            tie_word_embeddings=True,
+            **sizes,
             sliding=_pattern(pattern, n_layers),
             window=fields.integer("attention.sliding_window", 1, MAX_CONTEXT),
-            rope=gguf_rope(fields, head_dim, context_length, GLOBAL_THETA),
+            rope=gguf_rope(fields, head_dim, sizes["context_length"], GLOBAL_THETA),
             local_rope=Rope(head_dim, fields.number("rope.freq_base_swa", 1, MAX_THETA, default=LOCAL_THETA)),
             query_scale=fields.number("attention.scale", 1e-6, 1e6, default=scalar**-0.5),
         )
@@ -168,79 +165,26 @@ class Model(BaseModel[Config]):
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:
         """Every weight: internal name -> names in files, shape."""
-        hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
-        q, kv = config.n_heads * head_dim, config.n_kv_heads * head_dim
-        tied = config.tie_word_embeddings
-        specs = {
-            "embedding.weight": Spec("embed_tokens.weight", "token_embd.weight", (config.vocab_size, hidden)),
-            "final_norm.weight": Spec("norm.weight", "output_norm.weight", (hidden,)),
-            "head.weight": Spec("lm_head.weight", "output.weight", (config.vocab_size, hidden), optional=tied),
-        }
-        for layer in range(config.n_layers):
-            for name, hf, gguf, shape in (
-                ("attention.norm", "input_layernorm", "attn_norm", (hidden,)),
-                ("attention.q", "self_attn.q_proj", "attn_q", (q, hidden)),
-                ("attention.k", "self_attn.k_proj", "attn_k", (kv, hidden)),
-                ("attention.v", "self_attn.v_proj", "attn_v", (kv, hidden)),
-                ("attention.q_norm", "self_attn.q_norm", "attn_q_norm", (head_dim,)),
-                ("attention.k_norm", "self_attn.k_norm", "attn_k_norm", (head_dim,)),
-                ("attention.out", "self_attn.o_proj", "attn_output", (hidden, q)),
-                ("attention.post_norm", "post_attention_layernorm", "post_attention_norm", (hidden,)),
-                ("feed_forward.norm", "pre_feedforward_layernorm", "ffn_norm", (hidden,)),
-                ("feed_forward.gate", "mlp.gate_proj", "ffn_gate", (inner, hidden)),
-                ("feed_forward.up", "mlp.up_proj", "ffn_up", (inner, hidden)),
-                ("feed_forward.down", "mlp.down_proj", "ffn_down", (hidden, inner)),
-                ("feed_forward.post_norm", "post_feedforward_layernorm", "post_ffw_norm", (hidden,)),
-            ):
-                ours, hf, gguf = f"layers.{layer}.{name}", f"layers.{layer}.{hf}", f"blk.{layer}.{gguf}"
-                specs[f"{ours}.weight"] = Spec(f"{hf}.weight", f"{gguf}.weight", shape)
-                if config.attention_bias and name.startswith("attention.") and len(shape) == 2:
-                    specs[f"{ours}.bias"] = Spec(f"{hf}.bias", f"{gguf}.bias", shape[:1])
-        return specs
+        attention = attention_parts(config, config.attention_bias, config.attention_bias)
+        return decoder_specs(config, sandwich_parts(config, [*attention, *qk_norm_parts(config)], gated_parts(config)))
 
     def declare(self, weights: Weights, scratch: Scratch) -> None:
         """Read the weights and declare the program."""
-        config, program = self.config, scratch.program
-        table = weights.matrix("embedding.weight")
-        embedding = Embedding(table, scale=float(np.float32(config.hidden_size**0.5)))
-        hidden = embedding.declare(program, "embedding", scratch.buffer("hidden", config.hidden_size))
-        angles = {}
-        if any(config.sliding):
-            angles[True] = config.local_rope.declare(program, "rope.local")
-        if not all(config.sliding):
-            angles[False] = config.rope.declare(program, "rope.global")
-        for layer, sliding in enumerate(config.sliding):
-            self._block(weights, layer).declare(scratch, layer, hidden, angles[sliding])
-        head = weights.head("head.weight", table, config.tie_word_embeddings)
-        declare_head(scratch, hidden, self._norm(weights, "final_norm"), head, config.final_soft_cap)
+        config = self.config
+        ropes = {True: ("rope.local", config.local_rope), False: ("rope.global", config.rope)}
+        declare_decoder(
+            weights, scratch, config, [ropes[sliding] for sliding in config.sliding], self._block, self._norm,
+            embedding_scale=float(np.float32(config.hidden_size**0.5)), soft_cap=config.final_soft_cap,
+        )  # fmt: skip
 
     def _block(self, weights: Weights, layer: int) -> SandwichBlock:
-        config, attention, feed_forward = self.config, f"layers.{layer}.attention", f"layers.{layer}.feed_forward"
-        return SandwichBlock(
-            attention_norm=self._norm(weights, f"{attention}.norm"),
-            attention=Attention(
-                qkv=weights.linear(f"{attention}.q", f"{attention}.k", f"{attention}.v"),
-                out=weights.linear(f"{attention}.out"),
-                n_heads=config.n_heads,
-                scale=config.query_scale,
-                window=config.window if config.sliding[layer] else 0,
-                q_norm=self._norm(weights, f"{attention}.q_norm"),
-                k_norm=self._norm(weights, f"{attention}.k_norm"),
-            ),
-            attention_post_norm=self._norm(weights, f"{attention}.post_norm"),
-            feed_forward_norm=self._norm(weights, f"{feed_forward}.norm"),
-            feed_forward=GatedFeedForward(
-                gate_up=weights.linear(f"{feed_forward}.gate", f"{feed_forward}.up"),
-                activation=config.activation,
-                down=weights.linear(f"{feed_forward}.down"),
-            ),
-            feed_forward_post_norm=self._norm(weights, f"{feed_forward}.post_norm"),
-        )
+        config = self.config
+        window = config.window if config.sliding[layer] else 0
+        attention = read_attention(weights, layer, config, window=window, scale=config.query_scale, norm=self._norm)
+        return read_sandwich(weights, layer, attention, read_gated(weights, layer, config.activation), self._norm)
 
     def _norm(self, weights: Weights, name: str) -> RMSNorm:
-        weight = weights.array(f"{name}.weight")
-        # Checkpoints hold the weight less 1; GGUF files have the 1 added already.
-        return RMSNorm(weight if weights.gguf else weight + np.float32(1), self.config.norm_eps)
+        return offset_norm(weights, name, self.config.norm_eps)
 
 
 def _pattern(period: int, n_layers: int) -> tuple[bool, ...]:
@@ -252,12 +196,7 @@ def _hf_pattern(fields: Fields, n_layers: int) -> tuple[bool, ...]:
     """Which layers slide: ``layer_types``, or ``sliding_window_pattern`` as older files say."""
     period = fields.integer("_sliding_window_pattern", 1, MAX_LAYERS, default=PATTERN)
     period = fields.integer("sliding_window_pattern", 1, MAX_LAYERS, default=period)
-    types = fields.raw("layer_types")
-    if types is None:
-        return _pattern(period, n_layers)
-    if not isinstance(types, list) or len(types) != n_layers or not all(t in _LAYER_TYPES for t in map(str, types)):
-        raise fields.error("layer_types", f"expected a list of {n_layers} of {', '.join(_LAYER_TYPES)}")
-    return tuple(_LAYER_TYPES[kind] for kind in types)
+    return hf_sliding(fields, n_layers, lambda layer: _pattern(period, n_layers)[layer])
 
 
 def _hf_ropes(fields: Fields, head_dim: int, context_length: int) -> tuple[Rope, Rope]:
