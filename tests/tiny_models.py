@@ -23,6 +23,7 @@ import tokenizer_files
 F32Array = npt.NDArray[np.float32]
 
 VOCAB = 331
+ATTENTION_INPUTS = ("c_attn", "q_proj", "k_proj", "qkv_proj", "query_key_value")
 GEMMAS = ("gemma2", "gemma3_text")
 PROMPT_LENGTH = 70  # longer than one page of the KV cache and than every window below
 
@@ -59,6 +60,12 @@ class TinyModel:
         return bool(self.text.get("tie_word_embeddings", self.family in ("gpt2", *GEMMAS)))
 
     @property
+    def long_from(self) -> int:
+        """Positions from this one on are rotated with LongRoPE's long factors."""
+        long = "long_factor" in (self.text.get("rope_scaling") or {})
+        return int(self.text["original_max_position_embeddings"]) if long else PROMPT_LENGTH
+
+    @property
     def prompt(self) -> list[int]:
         """Token ids to compute logits for."""
         return [int(i) for i in np.random.RandomState(self.seed + 1).randint(0, VOCAB, PROMPT_LENGTH)]
@@ -90,9 +97,9 @@ class TinyModel:
             noise = 0.25 * noise + (0.0 if self.family in GEMMAS else 1.0)
         elif any(part in name for part in ("embed_tokens", "wte", "wpe")):
             noise *= 1.0 / np.sqrt(shape[1]) if self.tied else 0.5  # a tied head has logits near 1, as others do
-        else:  # c_attn, q_proj and k_proj larger, so that attention is far from uniform
+        else:  # what makes queries and keys larger, so that attention is far from uniform
             k = shape[0] if self.family == "gpt2" and "lm_head" not in name else shape[1]
-            noise *= (1.6 if any(part in name for part in ("c_attn", "q_proj", "k_proj")) else 1.0) / np.sqrt(k)
+            noise *= (1.6 if any(part in name for part in ATTENTION_INPUTS) else 1.0) / np.sqrt(k)
         return noise.astype(np.float32)
 
     def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -122,15 +129,25 @@ class TinyModel:
         width, inner, heads = c["hidden_size"], c["intermediate_size"], c["num_attention_heads"]
         head_dim = c.get("head_dim") or width // heads
         kv = c.get("num_key_value_heads", heads) * head_dim
-        matrices = {
-            "self_attn.q_proj": (heads * head_dim, width),
-            "self_attn.k_proj": (kv, width),
-            "self_attn.v_proj": (kv, width),
+        fused = {
+            "self_attn.qkv_proj": ((heads * head_dim) + 2 * kv, width),
             "self_attn.o_proj": (width, heads * head_dim),
-            "mlp.gate_proj": (inner, width),
-            "mlp.up_proj": (inner, width),
+            "mlp.gate_up_proj": (2 * inner, width),
             "mlp.down_proj": (width, inner),
         }
+        matrices = (
+            fused
+            if self.family == "phi3"
+            else {
+                "self_attn.q_proj": (heads * head_dim, width),
+                "self_attn.k_proj": (kv, width),
+                "self_attn.v_proj": (kv, width),
+                "self_attn.o_proj": (width, heads * head_dim),
+                "mlp.gate_proj": (inner, width),
+                "mlp.up_proj": (inner, width),
+                "mlp.down_proj": (width, inner),
+            }
+        )
         biased = [name for name in matrices if c.get("attention_bias" if name.startswith("self_attn") else "mlp_bias")]
         if self.family == "qwen2":
             biased = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
@@ -172,6 +189,20 @@ _GEMMA2: dict[str, Any] = {
     "rope_theta": 10000.0, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "cache_implementation": "hybrid",
     "attention_bias": False, "attention_dropout": 0.0,
 }  # fmt: skip
+_PHI3: dict[str, Any] = {
+    **_LLAMA, "model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "resid_pdrop": 0.0, "embd_pdrop": 0.0,
+    "attention_bias": False, "tie_word_embeddings": False, "sliding_window": None, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def _longrope(pairs: int) -> dict[str, Any]:
+    return {
+        "type": "longrope",
+        "short_factor": [round(1 + 0.02 * i, 4) for i in range(pairs)],
+        "long_factor": [round(1.1 + 0.3 * i, 4) for i in range(pairs)],
+    }
+
+
 _QWEN2 = {**_LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rms_norm_eps": 1e-6}
 _QWEN3 = {**_QWEN2, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
 
@@ -268,6 +299,21 @@ MODELS = {
                 "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_use_head": False,
             },
         }, prefix="language_model."),
+        TinyModel("phi3", 71, {  # as Phi-3 mini 4k
+            **_PHI3, "hidden_size": 96, "intermediate_size": 150, "num_hidden_layers": 3, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "sliding_window": 13, "original_max_position_embeddings": 256,
+            "rope_scaling": None,
+        }, gguf=True),
+        TinyModel("phi3_long", 72, {  # as Phi-4 mini: a part of each head is rotated; the prompt is a long one
+            **_PHI3, "hidden_size": 160, "intermediate_size": 112, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 1, "tie_word_embeddings": True, "original_max_position_embeddings": 37,
+            "partial_rotary_factor": 0.75, "rope_scaling": _longrope(15),
+        }, gguf=True),
+        TinyModel("phi3_head80", 73, {  # a short prompt
+            **_PHI3, "hidden_size": 160, "intermediate_size": 130, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "original_max_position_embeddings": 128,
+            "rope_scaling": {**_longrope(40), "original_max_position_embeddings": 128, "attention_factor": 1.2},
+        }),
         TinyModel("qwen2", 61, {
             **_QWEN2, "hidden_size": 96, "intermediate_size": 150, "num_hidden_layers": 3, "num_attention_heads": 6,
             "num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 1000000.0, "use_sliding_window": False,
@@ -359,6 +405,9 @@ _GGUF_NAMES = {
         "attn_k_norm",
     },
 }  # fmt: skip
+_GGUF_NAMES["phi3"] = {
+    **_GGUF_NAMES["llama"], "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
+}  # fmt: skip
 for _family in ("mistral", "qwen2", "qwen3"):
     _GGUF_NAMES[_family] = _GGUF_NAMES["llama"]
 _GGUF_ARCHITECTURES = {"gemma3_text": "gemma3", "mistral": "llama"}  # where it is not the model_type
@@ -424,6 +473,9 @@ def _gguf_tensors(model: TinyModel) -> Iterator[tuple[str, F32Array]]:
     scaling: Mapping[str, Any] = config.get("rope_scaling") or {}
     if scaling.get("rope_type") == "llama3":
         yield "rope_freqs.weight", _llama3_factors(config, scaling)
+    for length in ("long", "short"):
+        if f"{length}_factor" in scaling:
+            yield f"rope_factors_{length}.weight", np.array(scaling[f"{length}_factor"], np.float32)
 
 
 def _llama3_factors(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> F32Array:
@@ -458,13 +510,21 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
     writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
     if model.family != "gemma2":  # llama.cpp's converter leaves it out there
         writer.add_rope_freq_base(c["rope_theta"])
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
+    if model.family != "phi3":  # nor these
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
     scaling = c.get("rope_scaling") or {}
     if scaling.get("rope_type") == "yarn":
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(scaling["factor"])
         writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    if model.family == "phi3":
+        original = c["original_max_position_embeddings"]
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_sliding_window(c["sliding_window"] or 0)
+        if scaling:
+            scale = c["max_position_embeddings"] / original
+            writer.add_rope_scaling_attn_factors(np.sqrt(1 + np.log(scale) / np.log(original)))
     if model.family == "gemma2":
         writer.add_attn_logit_softcapping(c["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(c["final_logit_softcapping"])
@@ -472,7 +532,7 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
         writer.add_sliding_window(c["sliding_window"])
         tokenizer_files.add_pieces(writer, tokenizer_files.tiny_pieces(VOCAB))
     else:
-        writer.add_rope_dimension_count(head_dim)
+        writer.add_rope_dimension_count(int(head_dim * c.get("partial_rotary_factor", 1)))
         writer.add_vocab_size(c["vocab_size"])
         tokenizer_files.add_byte_level(writer, tokenizer_files.tiny_byte_level(VOCAB))
 

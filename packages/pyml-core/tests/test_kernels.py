@@ -26,7 +26,7 @@ from core_cases import (
     with_halves,
 )
 
-from pyml_core import BLOCK_TYPES, KVLayout, PageTable, Program, Slice, Tensor, pack, reference, use_level
+from pyml_core import BLOCK_TYPES, KVLayout, PageTable, Program, ShapeError, Slice, Tensor, pack, reference, use_level
 from pyml_core.program import ACTIVATIONS, Buffer
 
 # ---- packing: the compiled packer and unpacker
@@ -288,6 +288,20 @@ def test_rope_angles(frequencies: int, level: str) -> None:
     got, expected = program.run(batch), reference.run(program, batch)
     assert got.shape == (101, 2 * frequencies)
     assert np.abs(got - expected).max() < 2e-7
+
+
+def test_rope_angles_of_several_sets(level: str) -> None:
+    inv_freq = np.stack([1e4 ** (-np.arange(9) / 9), 1e2 ** (-np.arange(9) / 9)]).astype(np.float32)
+    program = Program(200, threads=2)
+    program.embed("embedding", pack(np.zeros((2, 1), np.float32)), program.buffer("x", 1))
+    program.rope_angles("rope", inv_freq)
+    batch = [Slice((), 5, [0] * 3, rope_set=1), Slice((), 131072, [1] * 33), Slice((), 8191, [1], rope_set=1)]
+    got, expected = program.run(batch), reference.run(program, batch)
+    assert np.abs(got - expected).max() < 2e-7
+    assert np.abs(got[0] - reference.rope_angles([5], inv_freq[1])[0]).max() < 2e-7
+    for wrong in (-1, 2):
+        with pytest.raises(ShapeError, match=f"expected a rope_set from 0 to 1, got {wrong}"):
+            program.run([Slice((), 0, [0], rope_set=wrong)])
 
 
 class Prepared:

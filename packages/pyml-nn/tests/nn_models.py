@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pyml_core import Tensor
 from pyml_nn.models import architecture_of
+from pyml_nn.rope import LinearScaling
 from pyml_nn.weights import transposed
 
 F32Array = npt.NDArray[np.float32]
@@ -41,8 +42,15 @@ GEMMA2: dict[str, Any] = {
     "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "rope_theta": 1e4, "query_pre_attn_scalar": 14,
     "sliding_window": 9, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
 }  # fmt: skip
-CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3, "qwen2": QWEN2,
-           "qwen3": QWEN3}  # fmt: skip
+PHI3: dict[str, Any] = {
+    **LLAMA, "model_type": "phi3", "partial_rotary_factor": 0.8, "original_max_position_embeddings": 40,
+    "sliding_window": 30,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 4.0, 8.0]},
+}  # fmt: skip
+CONFIGS = {
+    "gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3,
+    "qwen2": QWEN2, "qwen3": QWEN3, "phi3": PHI3,
+}  # fmt: skip
 
 
 def random_weights(values: dict[str, Any], seed: int = 0) -> dict[str, F32Array]:
@@ -93,13 +101,19 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
             f"{architecture}.attention.value_length": config.head_dim,
             f"{architecture}.rope.freq_base": config.rope.theta,
         }
-        if config.rope.scaling is not None:
+        if isinstance(config.rope.scaling, LinearScaling):
             metadata |= {
                 f"{architecture}.rope.scaling.type": "linear",
                 f"{architecture}.rope.scaling.factor": config.rope.scaling.factor,
             }
         if getattr(config, "window", 0):
             metadata[f"{architecture}.attention.sliding_window"] = config.window
+    if architecture == "phi3":
+        metadata |= {
+            "phi3.rope.dimension_count": config.rope.dim,
+            "phi3.rope.scaling.original_context_length": config.original_context,
+            "phi3.rope.scaling.attn_factor": config.rope.scaling.magnitude,
+        }
     if architecture == "gemma2":
         metadata |= {
             "gemma2.attention.sliding_window": max(config.windows),
@@ -134,4 +148,7 @@ def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[s
                 halves = weight.reshape(heads, 2, config.head_dim // 2, *weight.shape[1:])
                 weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
         result[spec.gguf] = weight
+    for length in ("short", "long") if values["model_type"] == "phi3" else ():
+        factors = values["rope_scaling"][f"{length}_factor"]
+        result[f"rope_factors_{length}.weight"] = np.array(factors, np.float32)
     return result

@@ -20,10 +20,11 @@ from pyml_nn.models import (
     gpt2,
     llama,
     mistral,
+    phi3,
     qwen2,
     qwen3,
 )
-from pyml_nn.rope import LinearScaling, Llama3Scaling, Rope, YarnScaling
+from pyml_nn.rope import LinearScaling, Llama3Scaling, LongScaling, Rope, YarnScaling
 
 SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
@@ -71,6 +72,15 @@ GEMMA_270M = {
     "rope_scaling": None, "rope_theta": 1000000.0, "sliding_window": 512, "torch_dtype": "bfloat16",
     "transformers_version": "4.55.0.dev0", "use_bidirectional_attention": False, "use_cache": True,
     "vocab_size": 262144,
+}  # fmt: skip
+PHI3_128K: dict[str, Any] = {
+    "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
+    "embd_pdrop": 0.0, "eos_token_id": 32000, "hidden_act": "silu", "hidden_size": 3072, "initializer_range": 0.02,
+    "intermediate_size": 8192, "max_position_embeddings": 131072, "model_type": "phi3", "num_attention_heads": 32,
+    "num_hidden_layers": 32, "num_key_value_heads": 32, "original_max_position_embeddings": 4096, "pad_token_id": 32000,
+    "resid_pdrop": 0.0, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 262144,
+    "rope_scaling": {"long_factor": [4.0] * 48, "short_factor": [1.05] * 48, "type": "longrope"},
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 32064,
 }  # fmt: skip
 GEMMA2_9B = {
     "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
@@ -142,6 +152,37 @@ def test_qwen3_yarn() -> None:
         "qwen3.rope.scaling.original_context_length": 32768,
     }
     assert qwen3.Config.from_gguf(metadata).rope == rope
+
+
+def test_phi3() -> None:
+    config = phi3.Config.from_hf(PHI3_128K)
+    assert config.rope == Rope(96, 10_000.0, LongScaling((1.05,) * 48, (4.0,) * 48, 4096, math.sqrt(1 + 5 / 12)))
+    assert (config.long_from, config.window) == (4096, 262144)
+    old = {**PHI3_128K, "rope_scaling": {**PHI3_128K["rope_scaling"], "type": "su"}}
+    assert phi3.Config.from_hf(old) == config
+    short = {**PHI3_128K, "max_position_embeddings": 4096, "rope_scaling": None, "sliding_window": 2047}
+    assert phi3.Config.from_hf(short).long_from is None
+    assert phi3.Config.from_hf({**short, "partial_rotary_factor": 0.75}).rope == Rope(72, 10_000.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"short_factor": [1.0] * 47},
+            "short_factor: expected a list of 48 numbers .*, found one of 47",
+        ),
+        ({"long_factor": [1.0] * 47 + [0]}, "long_factor: expected a list of 48 .*, found 0 in it"),
+        ({"long_factor": [1.0] * 47 + ["1"]}, "long_factor: expected a list of 48 .*, found '1' in it"),
+        ({"long_factor": None}, "long_factor: expected a list of 48 .*, found null"),
+        ({"long_mscale": 1.2}, "long_mscale: unknown key"),
+        ({"type": "llama3"}, "type: expected one of default, longrope, su, yarn, found 'llama3'"),
+        ({"original_max_position_embeddings": 2048}, "expected 4096 as outside of it, found 2048"),
+    ],
+)
+def test_bad_longrope(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        phi3.Config.from_hf({**PHI3_128K, "rope_scaling": {**PHI3_128K["rope_scaling"], **change}})
 
 
 def test_gpt2() -> None:

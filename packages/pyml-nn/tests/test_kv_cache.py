@@ -228,6 +228,8 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "ids fractions": (metadata("ids", json.dumps([1.0] * LENGTH)), "metadata ids: expected a list of token ids"),
     "ids too many": (metadata("ids", json.dumps([1] * 201)), "201 tokens, the context holds at most 200"),
     "ids too few": (metadata("ids", "[1, 2]"), r"layers\.0\.keys: expected shape \(2, 3, 10\), found \(70, 3, 10\)"),
+    "rope set": (metadata("rope_set", "2"), "metadata rope_set: expected '0' or '1', found '2'"),
+    "no rope set": (metadata("rope_set", None), "metadata rope_set: expected '0' or '1', found None"),
     "missing tensor": (lambda tensors, _: tensors.pop("layers.1.values"), r"tensor layers\.1\.values: missing"),
     "extra tensor": (tensor("layers.2.keys", lambda _: np.zeros(1)), r"tensor layers\.2\.keys: unknown"),
     "another layout": (tensor("layers.0.keys", lambda array: array.reshape(70, 10, 3)), r"keys: expected shape"),

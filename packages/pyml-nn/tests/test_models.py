@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from nn_models import CONFIGS, GEMMA3, LLAMA, make
+from nn_models import CONFIGS, GEMMA3, LLAMA, PHI3, make, random_weights
 
 from pyml_core import Cancelled, Program, PymlError, ShapeError
 from pyml_nn import ContextOverflowError
@@ -135,6 +135,28 @@ def test_windows_are_shorter_than_what_was_seen(executor: str) -> None:
 def test_soft_cap_of_the_final_logits(executor: str) -> None:
     plain, capped = whole(make(GEMMA3)), whole(make({**GEMMA3, "final_logit_softcapping": 0.5}))
     np.testing.assert_allclose(capped, 0.5 * np.tanh(plain / 0.5), atol=1e-5)
+
+
+def test_long_sequences_have_frequencies_of_their_own(executor: str) -> None:
+    scaling, weights = PHI3["rope_scaling"], random_weights(PHI3)
+    expected = [
+        whole(make({**PHI3, "rope_scaling": {**scaling, "short_factor": one, "long_factor": one}}, weights=weights))
+        for one in (scaling["short_factor"], scaling["long_factor"])
+    ]
+    # what is computed of the first tokens changes with the 41st, but not their logits, which were wanted before it
+    check(whole(make(PHI3, weights=weights)), np.concatenate([expected[0][:40], expected[1][40:]]), executor)
+
+
+@pytest.mark.parametrize("length", [0, 1, 39, 40, 41, 90])
+def test_a_long_sequence_cut_back(length: int, executor: str, tmp_path: Any) -> None:
+    model = make(PHI3)
+    expected, cache = whole(model), model.new_cache()
+    model.forward([(cache, IDS[:100], [])])
+    cache.fork(length).save(tmp_path / "cache")
+    for branch in (cache.fork(length), model.load_cache(tmp_path / "cache")):
+        for stop in (length + 1, 120):  # still short, or long again
+            (logits,) = model.forward([(branch, IDS[branch.length : stop], range(stop - branch.length))])
+            check(logits, expected[branch.length - len(logits) : branch.length], executor)
 
 
 # ---- what is refused

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, LLAMA_BIAS, gguf_metadata, gguf_weights, make, random_weights
+from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, LLAMA_BIAS, PHI3, gguf_metadata, gguf_weights, make, random_weights
 
 from pyml_core import PackedMatrix, PymlError, Tensor, quantize
 from pyml_core.errors import OutOfMemoryError
-from pyml_nn import memory
+from pyml_nn import ConfigError, memory
 from pyml_nn.decoder import half_split
-from pyml_nn.models import architecture_of, llama
+from pyml_nn.models import architecture_of, llama, phi3
 from pyml_nn.weights import ArrayWeights, NameRules, Spec, Weights, WeightsError, WeightSource, matrix_type, transposed
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
@@ -30,7 +30,8 @@ def test_gguf_and_checkpoint_of_one_model_give_the_same_logits(name: str) -> Non
     metadata = gguf_metadata(values)
     module = architecture_of(metadata, "m.gguf")  # not always the same: Mistral is called llama there
     model = module.Model(module.Config.from_gguf(metadata), gguf_weights(values, weights), dtype="f32", threads=2)
-    tolerance = 1e-5 if "gemma" in name else 0  # their norms' + 1 is rounded in the file
+    # rounded in the file: the norms' + 1 of the Gemmas, the factors of LongRoPE
+    tolerance = 1e-5 if "gemma" in name or name == "phi3" else 0
     np.testing.assert_allclose(logits(model), expected, atol=tolerance, rtol=0)
 
 
@@ -180,6 +181,17 @@ def test_gguf_types_are_kept() -> None:
     # rows were put in the half-split order as they are stored
     rows = half_split(6, 16)
     np.testing.assert_array_equal(q.dequantize(), weights["blk.0.attn_q.weight"].to_f32()[rows])
+
+
+def test_longrope_factors_of_a_gguf_file() -> None:
+    weights = gguf_weights(PHI3, random_weights(PHI3))
+    config = phi3.Config.from_gguf(gguf_metadata(PHI3))
+    for name in ("short", "long"):
+        others = {key: value for key, value in weights.items() if name not in key}
+        with pytest.raises(ConfigError, match=rf"rope_factors_{name}\.weight: missing in a model of 200 positions"):
+            phi3.Model(config, others)
+        with pytest.raises(ConfigError, match=rf"rope_factors_{name}\.weight: expected finite factors above 0"):
+            phi3.Model(config, {**weights, f"rope_factors_{name}.weight": np.zeros(4, np.float32)})
 
 
 def test_half_split_undoes_the_permutation_of_llama_cpp() -> None:

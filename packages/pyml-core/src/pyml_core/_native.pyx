@@ -69,7 +69,7 @@ cdef extern from "pyml.h":
 
     ctypedef struct pyml_slice:
         uint8_t **pages
-        int64_t start, count, row
+        int64_t start, count, row, rope_set
 
     ctypedef struct pyml_tile:
         int32_t slice, first, count
@@ -230,7 +230,7 @@ cdef class NativeProgram:
     cdef pyml_buffer *buffers
     cdef pyml_matrix *matrices
     cdef pyml_buffer *result
-    cdef int64_t max_tokens, vocabulary, positions
+    cdef int64_t max_tokens, vocabulary, positions, rope_sets
     cdef bint needs_pages
     cdef int64_t kv_page_bytes
     cdef list alive
@@ -247,7 +247,7 @@ cdef class NativeProgram:
         self.alive = []
         self.span = {}
         self.max_tokens = program.max_tokens
-        self.vocabulary = self.positions = 1 << 31
+        self.vocabulary = self.positions = self.rope_sets = 1 << 31
         self.p.kernels = pyml_level_kernels(_level_index(level))
         self.p.threads = self.p.run.threads = threads
         self.buffers = <pyml_buffer *>calloc(len(program.buffers) + 1, sizeof(pyml_buffer))
@@ -381,6 +381,7 @@ cdef class NativeProgram:
             o.weight2 = self._floats(q.get("bias"))
         elif op.kind == "rope_angles":
             o.weight = self._floats(q["inv_freq"])
+            self.rope_sets = min(self.rope_sets, q["inv_freq"].shape[0])
         elif op.kind == "prepare_qkv":
             o.weight = self._floats(q["q_norm"])
             o.weight2 = self._floats(q["k_norm"])
@@ -424,6 +425,9 @@ cdef class NativeProgram:
             self.slices[s].start = start
             self.slices[s].count = count
             self.slices[s].row = row
+            self.slices[s].rope_set = PyNumber_Index(part.rope_set)
+            if self.slices[s].rope_set < 0 or self.slices[s].rope_set >= self.rope_sets:
+                raise ShapeError(f"run: expected a rope_set from 0 to {self.rope_sets - 1}, got {part.rope_set}")
             for i in range(count):
                 token = PyNumber_Index(tokens[i])  # no fraction is cut off
                 if token < 0 or token >= self.vocabulary:

@@ -81,12 +81,14 @@ class Slice:
         start: position of the first token, which is also the number of positions already in the pages.
         ids: token ids.
         outputs: indices into ``ids`` of the positions that want logits, ascending.
+        rope_set: which of the sets of frequencies of :meth:`Program.rope_angles` its tokens are rotated with.
     """
 
     pages: PageTable | Sequence[npt.NDArray[np.uint8]]
     start: int
     ids: Sequence[int] | npt.NDArray[np.int32]
     outputs: Sequence[int] = ()
+    rope_set: int = 0
 
 
 _living: weakref.WeakSet[Program] = weakref.WeakSet()
@@ -232,9 +234,12 @@ class Program:
     # ---- attention
 
     def rope_angles(self, name: str, inv_freq: F32Array, scale: float = 1.0) -> Buffer:
-        """A new buffer, 2 * len(inv_freq) wide: [cos | sin] of ``position * inv_freq``, times ``scale``."""
-        inv_freq = self._vector_or_table(name, inv_freq, 1)
-        out = self.buffer(name, 2 * inv_freq.shape[0])
+        """A new buffer, 2 F wide: [cos | sin] of ``position * inv_freq``, times ``scale``.
+
+        ``inv_freq`` is (F) or (sets, F): of several sets, each slice of a run says which it wants.
+        """
+        inv_freq = self._vector_or_table(name, np.atleast_2d(inv_freq), 2)
+        out = self.buffer(name, 2 * inv_freq.shape[1])
         return self._add("rope_angles", name, (), out, inv_freq=inv_freq, scale=float(scale))
 
     def prepare_qkv(

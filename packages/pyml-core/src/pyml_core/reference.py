@@ -231,7 +231,8 @@ def _erfc(x: F64Array) -> F64Array:
 def rope_angles(positions: npt.ArrayLike, inv_freq: F32Array, scale: float = 1.0) -> F32Array:
     """``[cos(a) | sin(a)] * scale`` with ``a = position * inv_freq`` rounded to float32: (T, 2 F) from F frequencies.
 
-    The angle is a float32 as in Hugging Face transformers, whose numbers long prompts are compared with.
+    ``inv_freq`` is (F), or (T, F) where tokens differ in it. The angle is a float32 as in Hugging Face transformers,
+    whose numbers long prompts are compared with.
 
     Source: Su et al. 2021, arXiv 2104.09864.
     """
@@ -482,7 +483,8 @@ def _run_select(batch: _Batch, op: Operation) -> F32Array:
 
 
 def _run_rope_angles(batch: _Batch, op: Operation) -> F32Array:
-    return rope_angles(batch.positions, op.params["inv_freq"], op.params["scale"])
+    sets = np.concatenate([np.full(len(part.ids), part.rope_set) for part in batch.slices])
+    return rope_angles(batch.positions, op.params["inv_freq"][sets], op.params["scale"])
 
 
 def _run_prepare_qkv(batch: _Batch, op: Operation) -> F32Array:

@@ -57,6 +57,11 @@ class Dimensions:
     norm_eps: float
     tie_word_embeddings: bool
 
+    @property
+    def long_from(self) -> int | None:
+        """Sequences of more tokens take the second set of RoPE frequencies (LongRoPE); None: there is one set."""
+        return None
+
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(

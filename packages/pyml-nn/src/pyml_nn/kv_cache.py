@@ -56,6 +56,7 @@ class KVCache:
         self.model = model
         self.cpu_level = cpu_level or level()
         self.pages = PageTable()
+        self.rope_set = 0  # of the frequencies that keys were rotated with; it means nothing in an empty cache
         self._n_shared = 0  # the first so many pages may belong to a fork as well
         self._ids: list[int] = []
 
@@ -104,6 +105,11 @@ class KVCache:
             raise ShapeError(f"KV cache: {len(ids)} tokens were appended without being reserved")
         self._ids.extend(ids)
 
+    def replace(self, other: KVCache) -> None:
+        """Hold what ``other`` holds, which is not to be used any more."""
+        self.pages, self._ids, self._n_shared = other.pages, other._ids, other._n_shared
+        self.rope_set = other.rope_set
+
     def trim(self, length: int) -> None:
         """Forget every position from ``length`` on; ShapeError if it holds fewer."""
         self._check_length(length)
@@ -118,6 +124,7 @@ class KVCache:
         fork = KVCache(self.layout, self.max_length, self.model, self.cpu_level)
         fork.pages = PageTable(self.pages[: _pages_for(length)])
         fork._ids = self._ids[:length]
+        fork.rope_set = self.rope_set
         fork._n_shared = len(fork.pages)
         self._n_shared = max(self._n_shared, fork._n_shared)
         return fork
@@ -132,7 +139,7 @@ class KVCache:
         """Write keys, values and token ids to one safetensors file, put in place only when it is complete.
 
         Tensors are ``layers.N.keys`` and ``layers.N.values``, each (T, H, D) in the cache's type. Metadata: format,
-        version, model fingerprint, type, CPU level, token ids.
+        version, model fingerprint, type, CPU level, token ids, the set of RoPE frequencies.
 
         Raises:
             CacheFileError: the file cannot be written.
@@ -143,7 +150,7 @@ class KVCache:
         tensors = {}
         for layer in range(self.layout.n_layers):
             tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"] = self._logical(layer)
-        metadata = self._expected_metadata() | {"ids": json.dumps(self._ids)}
+        metadata = self._expected_metadata() | {"ids": json.dumps(self._ids), "rope_set": str(self.rope_set)}
         path = Path(path)
         try:
             handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -186,6 +193,7 @@ class KVCache:
         try:
             with safe_open(path, framework="numpy") as file:
                 ids = cache._check_metadata(file.metadata() or {}, vocab_size)
+                cache.rope_set = cache._check_rope_set(file.metadata() or {})
                 cache._check_tensors(file, len(ids))
                 cache.reserve(len(ids))
                 for layer in range(layout.n_layers):
@@ -220,6 +228,13 @@ class KVCache:
         if len(ids) > self.max_length:
             raise CacheFileError(f"metadata ids: {len(ids)} tokens, the context holds at most {self.max_length}")
         return ids
+
+    def _check_rope_set(self, metadata: Mapping[str, str]) -> int:
+        sets = {"0": 0, "1": 1}
+        found = metadata.get("rope_set")
+        if found not in sets:
+            raise CacheFileError(f"metadata rope_set: expected '0' or '1', found {found!r:.100}")
+        return sets[found]
 
     def _check_tensors(self, file: Any, length: int) -> None:
         expected = (length, self.layout.n_kv_heads, self.layout.head_dim)

@@ -5,6 +5,7 @@ Letters: V = vocabulary.
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 from abc import ABC, abstractmethod
@@ -176,13 +177,18 @@ class Model(ABC, Generic[C]):
             raise ShapeError("forward: expected every cache once in a batch, found one twice")
         for part in parts:
             part.cache.check_room(len(part.ids))
-        for part in parts:
-            part.cache.reserve(len(part.ids))
-        rows = self._run(parts)
+        works = [self._works(part) for part in parts]
+        for work in itertools.chain(*works):
+            work.cache.reserve(len(work.ids))
+        rows = self._run(list(itertools.chain(*works)))
         results = []
         start = 0
-        for part in parts:
-            part.cache.append(part.ids)
+        for part, done in zip(parts, works, strict=True):
+            last = done[-1]
+            last.cache.append(last.ids)
+            last.cache.rope_set = last.rope_set
+            if last.cache is not part.cache:
+                part.cache.replace(last.cache)
             stop = start + len(part.wanted)
             result = rows[start:stop]
             results.append(result if part.order is None else result[part.order])
@@ -241,15 +247,35 @@ class Model(ABC, Generic[C]):
             return _Part(cache, tokens, wanted, None)
         return _Part(cache, tokens, ascending, [bisect_left(ascending, position) for position in wanted])
 
-    def _run(self, parts: list[_Part]) -> F32Array:
+    def _works(self, part: _Part) -> list[_Work]:
+        """What is to be run for one sequence: its ids; with LongRoPE perhaps others before them.
+
+        Position i is a token of a sequence of i + 1 tokens, which is a short one up to ``config.long_from`` and a long
+        one beyond, whatever follows: so do logits not depend on how a text is cut. Keys rotated for the one kind are of
+        no use to the other: where a sequence becomes long (or was cut back to a short one), all of it runs again.
+        """
+        cache, limit = part.cache, self.config.long_from
+        start, end = cache.length, cache.length + len(part.ids)
+        if limit is None:
+            return [_Work(cache, part.ids, part.wanted, 0)]
+        n_short = bisect_left(part.wanted, limit - start)
+        works = []
+        if end <= limit or n_short:
+            works.append(_work(part, part.ids[: limit - start], part.wanted[:n_short], 0, fresh=False))
+        if end > limit:
+            in_use = any(work.cache is cache for work in works)
+            works.append(_work(part, part.ids, part.wanted[n_short:], 1, fresh=in_use))
+        return works
+
+    def _run(self, works: list[_Work]) -> F32Array:
         """Logits of all wanted positions in order."""
-        runs = _runs(parts, self._max_tokens)
+        runs = _runs(works, self._max_tokens)
         traces = traces_of(self)
         if not traces:
             return self._run_all(runs, self.program.run)
         recorder = Recorder(self.program, traces, runs)
         rows = self._run_all(runs, recorder.run)
-        recorder.close("decode" if all(len(part.ids) == 1 and part.cache.length for part in parts) else "prefill")
+        recorder.close("decode" if all(len(work.ids) == 1 and work.cache.length for work in works) else "prefill")
         return rows
 
     def _run_all(self, runs: list[list[Slice]], run: Callable[[Sequence[Slice]], F32Array]) -> F32Array:
@@ -268,6 +294,15 @@ class Model(ABC, Generic[C]):
         return rows
 
 
+class _Work(NamedTuple):
+    """Tokens to run after what a cache holds; as :class:`_Part`, with the set of RoPE frequencies."""
+
+    cache: KVCache
+    ids: list[int]
+    wanted: list[int]
+    rope_set: int
+
+
 class _Part(NamedTuple):
     """One sequence of a batch, checked.
 
@@ -284,6 +319,14 @@ class _Part(NamedTuple):
     order: list[int] | None
 
 
+def _work(part: _Part, ids: list[int], wanted: list[int], rope_set: int, fresh: bool) -> _Work:
+    """These ids of a part after its cache, or with all before them in a fresh one if its keys are of the other set."""
+    cache = part.cache
+    if not fresh and (cache.rope_set == rope_set or not cache.length):
+        return _Work(cache, ids, wanted, rope_set)
+    return _Work(cache.fork(0), cache.ids + ids, [cache.length + position for position in wanted], rope_set)
+
+
 def _integers(values: Sequence[int], end: int, index: int, what: str) -> list[int]:
     """Values from 0 to ``end - 1`` as a list; ShapeError naming the slice if they are anything else."""
     try:
@@ -296,20 +339,22 @@ def _integers(values: Sequence[int], end: int, index: int, what: str) -> list[in
     return numbers
 
 
-def _runs(parts: list[_Part], max_tokens: int) -> list[list[Slice]]:
+def _runs(works: list[_Work], max_tokens: int) -> list[list[Slice]]:
     """A batch cut into runs of at most ``max_tokens`` tokens, in order."""
     runs: list[list[Slice]] = [[]]
     room = max_tokens
-    for part in parts:
-        start, length = 0, len(part.ids)
+    for work in works:
+        start, length = 0, len(work.ids)
         while start < length:
             if not room:
                 runs.append([])
                 room = max_tokens
             stop = min(length, start + room)
-            first, last = bisect_left(part.wanted, start), bisect_left(part.wanted, stop)
-            outputs = [position - start for position in part.wanted[first:last]]
-            runs[-1].append(Slice(part.cache.pages, part.cache.length + start, part.ids[start:stop], outputs))
+            first, last = bisect_left(work.wanted, start), bisect_left(work.wanted, stop)
+            outputs = [position - start for position in work.wanted[first:last]]
+            runs[-1].append(
+                Slice(work.cache.pages, work.cache.length + start, work.ids[start:stop], outputs, work.rope_set)
+            )
             room -= stop - start
             start = stop
     return runs

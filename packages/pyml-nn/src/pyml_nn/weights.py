@@ -95,7 +95,7 @@ class Spec:
     """One weight that a model wants.
 
     Attributes:
-        hf: its name in Hugging Face checkpoints, without the prefix of the whole model.
+        hf: its name in Hugging Face checkpoints, without the prefix of the whole model; empty: they have none.
         gguf: its name in GGUF files.
         shape: the shape that the model computes with.
         optional: the model can do without.
@@ -227,6 +227,7 @@ class Weights:
     def _match(self, names: Sequence[str], rules: NameRules) -> dict[str, str]:
         """Internal name -> the file's name."""
         wanted = {(spec.gguf if self.gguf else spec.hf): name for name, spec in self._specs.items()}
+        wanted.pop("", None)
         ignored = re.compile("|".join(rules.ignored)) if rules.ignored else None
         found: dict[str, str] = {}
         for file_name in names:

@@ -80,6 +80,7 @@ typedef struct {
     int64_t start;         /* position of its first token */
     int64_t count;         /* its tokens */
     int64_t row;           /* row of its first token in the token buffers */
+    int64_t rope_set;      /* which set of RoPE frequencies */
 } pyml_slice;
 
 /* Some consecutive tokens of one slice: the unit that attention hands out (times H heads). */

@@ -183,8 +183,9 @@ void FN(rope_angles)(const pyml_op *op, const pyml_run *run, pyml_thread *thread
     int64_t half = op->out->width / 2;
     for (int64_t row = begin; row < end; row++) {
         float *cosines = op->out->f + row * op->out->width, *sines = cosines + half;
+        const float *inv_freq = op->weight + run->slices[run->token_slice[row]].rope_set * half;
         for (int64_t i = 0; i < half; i++) {
-            float angle = (float)run->positions[row] * op->weight[i];
+            float angle = (float)run->positions[row] * inv_freq[i];
             cosines[i] = cosf(angle) * op->scale;
             sines[i] = sinf(angle) * op->scale;
         }
