@@ -57,7 +57,7 @@ class TinyModel:
     @property
     def tied(self) -> bool:
         """Whether the head is the embedding table; the default differs between families."""
-        return bool(self.text.get("tie_word_embeddings", self.family in ("gpt2", *GEMMAS)))
+        return bool(self.text.get("tie_word_embeddings", self.family in ("gpt2", "falcon", *GEMMAS)))
 
     @property
     def long_from(self) -> int:
@@ -95,7 +95,7 @@ class TinyModel:
             noise *= 0.2
         elif len(shape) == 1:
             noise = 0.25 * noise + (0.0 if self.family in GEMMAS else 1.0)
-        elif any(part in name for part in ("embed_tokens", "wte", "wpe")):
+        elif any(part in name for part in ("embed", "wte", "wpe")):
             noise *= 1.0 / np.sqrt(shape[1]) if self.tied else 0.5  # a tied head has logits near 1, as others do
         else:  # what makes queries and keys larger, so that attention is far from uniform
             k = shape[0] if self.family == "gpt2" and "lm_head" not in name else shape[1]
@@ -103,7 +103,7 @@ class TinyModel:
         return noise.astype(np.float32)
 
     def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        return self._gpt2_shapes() if self.family == "gpt2" else self._llama_shapes()
+        return {"gpt2": self._gpt2_shapes, "falcon": self._falcon_shapes}.get(self.family, self._llama_shapes)()
 
     def _gpt2_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         c = self.config
@@ -117,6 +117,36 @@ class TinyModel:
                 yield f"h.{i}.{name}.weight", shape
                 yield f"h.{i}.{name}.bias", shape[1:]
             for name in ("ln_1", "ln_2"):
+                yield f"h.{i}.{name}.weight", (width,)
+                yield f"h.{i}.{name}.bias", (width,)
+        yield "ln_f.weight", (width,)
+        yield "ln_f.bias", (width,)
+        if not self.tied:
+            yield "lm_head.weight", (c["vocab_size"], width)
+
+    def _falcon_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        c = self.config
+        width, heads, new = c["hidden_size"], c["num_attention_heads"], c.get("new_decoder_architecture", False)
+        inner = c.get("ffn_hidden_size") or 4 * width
+        kv_heads = c["num_kv_heads"] if new else 1 if c.get("multi_query", True) else heads
+        matrices = {
+            "self_attention.query_key_value": ((heads + 2 * kv_heads) * (width // heads), width),
+            "self_attention.dense": (width, width),
+            "mlp.dense_h_to_4h": (inner, width),
+            "mlp.dense_4h_to_h": (width, inner),
+        }
+        norms = ["input_layernorm"]
+        if new and c.get("num_ln_in_parallel_attn", 2) == 2:
+            norms = ["ln_attn", "ln_mlp"]
+        elif not c.get("parallel_attn", True):
+            norms.append("post_attention_layernorm")
+        yield "word_embeddings.weight", (c["vocab_size"], width)
+        for i in range(self.n_layers):
+            for name, shape in matrices.items():
+                yield f"h.{i}.{name}.weight", shape
+                if c.get("bias"):
+                    yield f"h.{i}.{name}.bias", shape[:1]
+            for name in norms:
                 yield f"h.{i}.{name}.weight", (width,)
                 yield f"h.{i}.{name}.bias", (width,)
         yield "ln_f.weight", (width,)
@@ -203,6 +233,12 @@ def _longrope(pairs: int) -> dict[str, Any]:
     }
 
 
+_FALCON: dict[str, Any] = {
+    "model_type": "falcon", "architectures": ["FalconForCausalLM"], "vocab_size": VOCAB, "layer_norm_epsilon": 1e-5,
+    "alibi": False, "apply_residual_connection_post_layernorm": False, "attention_dropout": 0.0, "hidden_dropout": 0.0,
+    "bos_token_id": 0, "eos_token_id": 0, "bias": False, "multi_query": True, "parallel_attn": True,
+    "new_decoder_architecture": False,
+}  # fmt: skip
 _QWEN2 = {**_LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rms_norm_eps": 1e-6}
 _QWEN3 = {**_QWEN2, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
 
@@ -314,6 +350,22 @@ MODELS = {
             "num_key_value_heads": 2, "original_max_position_embeddings": 128,
             "rope_scaling": {**_longrope(40), "original_max_position_embeddings": 128, "attention_factor": 1.2},
         }),
+        TinyModel("falcon", 81, {  # as Falcon 7B
+            **_FALCON, "hidden_size": 100, "num_hidden_layers": 3, "num_attention_heads": 5,
+        }, gguf=True, prefix="transformer."),
+        TinyModel("falcon_new", 82, {  # as Falcon 40B
+            **_FALCON, "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6, "num_kv_heads": 2,
+            "new_decoder_architecture": True, "tie_word_embeddings": False,
+        }, gguf=True, prefix="transformer."),
+        TinyModel("falcon_head80", 83, {  # as Falcon 2 11B: the new architecture with one norm; biases
+            **_FALCON, "hidden_size": 160, "num_hidden_layers": 2, "num_attention_heads": 2, "num_kv_heads": 1,
+            "new_decoder_architecture": True, "num_ln_in_parallel_attn": 1, "bias": True, "ffn_hidden_size": 203,
+            "rope_theta": 500042.0, "max_position_embeddings": 8192,
+        }, prefix="transformer."),
+        TinyModel("falcon_sequential", 84, {  # one branch after the other, a key/value head for each query head
+            **_FALCON, "hidden_size": 72, "num_hidden_layers": 2, "num_attention_heads": 3, "num_kv_heads": 3,
+            "multi_query": False, "parallel_attn": False, "bias": True, "activation": "gelu_pytorch_tanh",
+        }, prefix="transformer."),
         TinyModel("qwen2", 61, {
             **_QWEN2, "hidden_size": 96, "intermediate_size": 150, "num_hidden_layers": 3, "num_attention_heads": 6,
             "num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 1000000.0, "use_sliding_window": False,
@@ -405,6 +457,11 @@ _GGUF_NAMES = {
         "attn_k_norm",
     },
 }  # fmt: skip
+_GGUF_NAMES["falcon"] = {
+    "word_embeddings": "token_embd", "ln_f": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
+    "ln_mlp": "attn_norm", "ln_attn": "attn_norm_2", "self_attention.query_key_value": "attn_qkv",
+    "self_attention.dense": "attn_output", "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
+}  # fmt: skip
 _GGUF_NAMES["phi3"] = {
     **_GGUF_NAMES["llama"], "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
 }  # fmt: skip
@@ -463,6 +520,10 @@ def _gguf_tensors(model: TinyModel) -> Iterator[tuple[str, F32Array]]:
                 layer = f"blk.{number}."
         if model.family == "gpt2" and array.ndim == 2 and name not in ("wte", "wpe", "lm_head"):
             array = np.ascontiguousarray(array.T)
+        if name.endswith("query_key_value"):  # FalconModel.modify_tensors
+            heads, kv_heads = config["num_attention_heads"], config.get("num_kv_heads", 1)
+            groups = array.reshape(kv_heads, heads // kv_heads + 2, array.shape[1] // heads, -1)
+            array = np.concatenate([groups[:, :-2], groups[:, -2:-1], groups[:, -1:]], axis=None).reshape(array.shape)
         if model.family in GEMMAS and name.endswith("norm"):
             array = array + np.float32(1)
         if gguf_architecture(model) == "llama" and name.endswith(("q_proj", "k_proj")):
@@ -498,6 +559,16 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
         writer.add_embedding_length(c["n_embd"])
         writer.add_feed_forward_length(c.get("n_inner") or 4 * c["n_embd"])
         writer.add_head_count(c["n_head"])
+        writer.add_layer_norm_eps(c["layer_norm_epsilon"])
+        tokenizer_files.add_byte_level(writer, tokenizer_files.tiny_byte_level(VOCAB))
+        return
+    if model.family == "falcon":
+        writer.add_context_length(2048)
+        writer.add_tensor_data_layout("jploski")
+        writer.add_embedding_length(c["hidden_size"])
+        writer.add_feed_forward_length(4 * c["hidden_size"])
+        writer.add_head_count(c["num_attention_heads"])
+        writer.add_head_count_kv(c.get("num_kv_heads", 1))
         writer.add_layer_norm_eps(c["layer_norm_epsilon"])
         tokenizer_files.add_byte_level(writer, tokenizer_files.tiny_byte_level(VOCAB))
         return

@@ -43,11 +43,11 @@ def head(model: TinyModel, weights: Mapping[str, F32Array], x: npt.NDArray[Any])
     """Final norm and head in NumPy: (P, W) to (P, V)."""
     x = x.astype(np.float64)
     config, named = model.text, {name.removeprefix(model.prefix): array for name, array in weights.items()}
-    if model.family == "gpt2":
+    if model.family in ("gpt2", "falcon"):
         x = x - x.mean(-1, keepdims=True)
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["layer_norm_epsilon"])
         x = x * named["ln_f.weight"] + named["ln_f.bias"]
-        table = named["wte.weight"]
+        table = named["wte.weight" if model.family == "gpt2" else "word_embeddings.weight"]
     else:
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["rms_norm_eps"])
         x = x * (named["model.norm.weight"] + (1.0 if model.family in tiny_models.GEMMAS else 0.0))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core import Tensor
-from pyml_nn.models import architecture_of
+from pyml_nn.models import architecture_of, falcon
 from pyml_nn.rope import LinearScaling
 from pyml_nn.weights import transposed
 
@@ -47,9 +47,15 @@ PHI3: dict[str, Any] = {
     "sliding_window": 30,
     "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 4.0, 8.0]},
 }  # fmt: skip
+FALCON: dict[str, Any] = {
+    "model_type": "falcon", "vocab_size": 61, "max_position_embeddings": 200, "hidden_size": 36, "num_hidden_layers": 2,
+    "num_attention_heads": 6, "layer_norm_epsilon": 1e-5, "alibi": False, "bias": False, "multi_query": True,
+    "parallel_attn": True, "new_decoder_architecture": False,
+}  # fmt: skip
+FALCON_NEW: dict[str, Any] = {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}
 CONFIGS = {
     "gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3,
-    "qwen2": QWEN2, "qwen3": QWEN3, "phi3": PHI3,
+    "qwen2": QWEN2, "qwen3": QWEN3, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
 }  # fmt: skip
 
 
@@ -83,7 +89,7 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
     module = architecture_of(values, "config.json")
     config = module.Config.from_hf(values)
     architecture = _gguf_architecture(values)
-    eps = "layer_norm_epsilon" if architecture == "gpt2" else "layer_norm_rms_epsilon"
+    eps = "layer_norm_epsilon" if architecture in ("gpt2", "falcon") else "layer_norm_rms_epsilon"
     metadata = {
         "general.architecture": architecture,
         f"{architecture}.vocab_size": config.vocab_size,
@@ -140,6 +146,8 @@ def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[s
         weight = weights[spec.hf]
         if spec.hf_transposed:
             weight = transposed(Tensor.from_array(weight)).to_f32()
+        if ".attention.qkv." in name and values["model_type"] == "falcon":
+            weight = weight[falcon.by_kind(config)]
         if "gemma" in values["model_type"] and "norm" in name:
             weight = weight + np.float32(1)
         for part, heads in ((".attention.q.", config.n_heads), (".attention.k.", config.n_kv_heads)):

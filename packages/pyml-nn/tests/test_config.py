@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nn_models import GEMMA2, GEMMA3, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, gguf_metadata
+from nn_models import FALCON_NEW, GEMMA2, GEMMA3, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, gguf_metadata
 
 from pyml_core.errors import PymlError
 from pyml_nn.config import ConfigError, show
@@ -15,6 +15,7 @@ from pyml_nn.models import (
     ARCHITECTURES,
     GGUF_ARCHITECTURES,
     architecture_of,
+    falcon,
     gemma2,
     gemma3,
     gpt2,
@@ -72,6 +73,14 @@ GEMMA_270M = {
     "rope_scaling": None, "rope_theta": 1000000.0, "sliding_window": 512, "torch_dtype": "bfloat16",
     "transformers_version": "4.55.0.dev0", "use_bidirectional_attention": False, "use_cache": True,
     "vocab_size": 262144,
+}  # fmt: skip
+FALCON_7B = {
+    "alibi": False, "apply_residual_connection_post_layernorm": False, "architectures": ["FalconForCausalLM"],
+    "attention_dropout": 0.0, "bias": False, "bos_token_id": 11, "eos_token_id": 11, "hidden_dropout": 0.0,
+    "hidden_size": 4544, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "falcon",
+    "multi_query": True, "new_decoder_architecture": False, "num_attention_heads": 71, "num_hidden_layers": 32,
+    "parallel_attn": True, "torch_dtype": "bfloat16", "transformers_version": "4.27.4", "use_cache": True,
+    "vocab_size": 65024,
 }  # fmt: skip
 PHI3_128K: dict[str, Any] = {
     "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
@@ -152,6 +161,39 @@ def test_qwen3_yarn() -> None:
         "qwen3.rope.scaling.original_context_length": 32768,
     }
     assert qwen3.Config.from_gguf(metadata).rope == rope
+
+
+def test_falcon() -> None:
+    config = falcon.Config.from_hf(FALCON_7B)
+    assert (config.n_kv_heads, config.head_dim, config.intermediate_size) == (1, 64, 18176)
+    assert (config.context_length, config.tie_word_embeddings, config.activation) == (2048, True, "gelu_erf")
+    assert (config.parallel, config.two_norms) == (True, False)
+    new = falcon.Config.from_hf(FALCON_NEW)
+    assert (new.n_kv_heads, new.two_norms, new.bias) == (2, True, True)
+    assert falcon.Config.from_hf({**FALCON_NEW, "num_ln_in_parallel_attn": 1}).two_norms is False
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alibi": True}, "alibi: expected false or null"),
+        ({"num_attention_heads": 70}, "num_attention_heads: 70 does not divide hidden_size"),
+        ({"num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn: expected an integer from 1 to 1, found 2"),
+        (
+            {"new_decoder_architecture": True, "parallel_attn": False},
+            "parallel_attn: expected true with new",
+        ),
+        (
+            {"apply_residual_connection_post_layernorm": True},
+            "post_layernorm: expected false",
+        ),
+        ({"activation": "relu"}, "activation: expected one of gelu, .* found 'relu'"),
+        ({"n_layer": 32}, "n_layer: unknown key"),
+    ],
+)
+def test_bad_falcon_config(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        falcon.Config.from_hf({**FALCON_7B, **change})
 
 
 def test_phi3() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pyml_core import KVLayout, Program, ShapeError, Slice, Tensor, pack, reference
 from pyml_nn.attention import Attention
-from pyml_nn.block import PreNormBlock, SandwichBlock
+from pyml_nn.block import ParallelBlock, PreNormBlock, SandwichBlock
 from pyml_nn.feed_forward import FeedForward, GatedFeedForward
 from pyml_nn.linear import Embedding, Linear
 from pyml_nn.norm import LayerNorm, RMSNorm
@@ -132,6 +132,19 @@ class TestLayers:
 
         middle = x + naive_attention(block.attention, norm(norms[0], x), None)
         expected = middle + apply(feed.down, reference.silu(apply(feed.up, norm(norms[1], middle))))
+        np.testing.assert_allclose(bench.run(), expected, atol=2e-5)
+
+    @pytest.mark.parametrize("two_norms", [False, True])
+    def test_parallel_block(self, two_norms: bool) -> None:
+        x = normal(TOKENS, HIDDEN)
+        norms = [RMSNorm(normal(HIDDEN), 1e-5) for _ in range(2)]
+        feed = FeedForward(linear((INNER, HIDDEN)), "silu", linear((HIDDEN, INNER)))
+        block = ParallelBlock(norms[0] if two_norms else None, attention(), norms[1], feed)
+        bench = Bench(x, KVLayout(1, KV_HEADS, DIM, "f32"))
+        block.declare(bench.scratch, 0, bench.hidden)
+        first, second = (reference.rms_norm(x, layer.weight, layer.eps) for layer in norms)
+        attended = naive_attention(block.attention, first if two_norms else second, None)
+        expected = x + attended + apply(feed.down, reference.silu(apply(feed.up, second)))
         np.testing.assert_allclose(bench.run(), expected, atol=2e-5)
 
     def test_sandwich_block(self) -> None:

@@ -65,6 +65,34 @@ class SandwichBlock:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class ParallelBlock:
+    """``h += attention(norm(h)) + feed_forward(norm(h))``, of one norm or two.
+
+    Source: Wang and Komatsuzaki 2021, GPT-J-6B; Almazrouei et al. 2023, arXiv 2311.16867.
+
+    Attributes:
+        attention_norm: the attention's norm; None: the feed-forward's is the norm of both.
+    """
+
+    attention_norm: LayerNorm | RMSNorm | None
+    attention: Attention
+    feed_forward_norm: LayerNorm | RMSNorm
+    feed_forward: FeedForward | GatedFeedForward
+
+    def declare(self, scratch: Scratch, layer: int, hidden: Buffer, rope: Buffer | None = None) -> None:
+        """Declare both branches on the residual stream ``hidden`` (T, hidden size)."""
+        attention, feed_forward = f"layers.{layer}.attention", f"layers.{layer}.feed_forward"
+        normed = scratch.buffer("normed", hidden.width)
+        self.feed_forward_norm.declare(scratch.program, f"{feed_forward}.norm", hidden, normed)
+        attended = normed
+        if self.attention_norm is not None:
+            attended = scratch.buffer("attention_normed", hidden.width)
+            self.attention_norm.declare(scratch.program, f"{attention}.norm", hidden, attended)
+        self.attention.declare(scratch, attention, attended, hidden, accumulate=True, layer=layer, rope=rope)
+        self.feed_forward.declare(scratch, feed_forward, normed, hidden, accumulate=True)
+
+
 def _branch(
     scratch: Scratch,
     name: str,

@@ -42,6 +42,7 @@ class Part(NamedTuple):
         gguf: what GGUF files call it (``attn_q``).
         shape: of the weight; a bias is as long as its first axis.
         bias: whether it has one; None: where the file has it.
+        optional: the file may be without the weight and its bias.
     """
 
     name: str
@@ -49,11 +50,12 @@ class Part(NamedTuple):
     gguf: str
     shape: tuple[int, ...]
     bias: bool | None = False
+    optional: bool = False
 
 
-def norm_part(config: Dimensions, name: str, hf: str, gguf: str, bias: bool = False) -> Part:
+def norm_part(config: Dimensions, name: str, hf: str, gguf: str, bias: bool = False, optional: bool = False) -> Part:
     """A norm of the residual stream."""
-    return Part(f"{name}.norm", hf, gguf, (config.hidden_size,), bias)
+    return Part(f"{name}.norm", hf, gguf, (config.hidden_size,), bias, optional)
 
 
 def attention_parts(config: Dimensions, qkv_bias: bool | None = False, out_bias: bool | None = False) -> list[Part]:
@@ -118,9 +120,9 @@ def decoder_specs(
     for layer in range(config.n_layers):
         for part in parts:
             ours, hf, gguf = f"layers.{layer}.{part.name}", f"{layers}.{layer}.{part.hf}", f"blk.{layer}.{part.gguf}"
-            specs[f"{ours}.weight"] = Spec(f"{hf}.weight", f"{gguf}.weight", part.shape)
+            specs[f"{ours}.weight"] = Spec(f"{hf}.weight", f"{gguf}.weight", part.shape, part.optional)
             if part.bias is not False:
-                optional = part.bias is None
+                optional = part.bias is None or part.optional
                 specs[f"{ours}.bias"] = Spec(f"{hf}.bias", f"{gguf}.bias", part.shape[:1], optional=optional)
     return specs
 

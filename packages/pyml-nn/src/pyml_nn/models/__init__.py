@@ -8,7 +8,7 @@ from typing import Any
 
 from pyml_nn.config import ConfigError, show
 
-from . import gemma2, gemma3, gpt2, llama, mistral, phi3, qwen2, qwen3
+from . import falcon, gemma2, gemma3, gpt2, llama, mistral, phi3, qwen2, qwen3
 
 ARCHITECTURES: dict[str, ModuleType] = {
     "gpt2": gpt2,
@@ -17,6 +17,7 @@ ARCHITECTURES: dict[str, ModuleType] = {
     "gemma3_text": gemma3,
     "llama": llama,
     "mistral": mistral,
+    "falcon": falcon,
     "phi3": phi3,
     "qwen2": qwen2,
     "qwen3": qwen3,
@@ -28,6 +29,7 @@ GGUF_ARCHITECTURES: dict[str, ModuleType] = {
     "gemma2": gemma2,
     "gemma3": gemma3,
     "llama": llama,  # and Mistral
+    "falcon": falcon,
     "phi3": phi3,
     "qwen2": qwen2,
     "qwen3": qwen3,
