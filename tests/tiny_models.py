@@ -178,6 +178,12 @@ class TinyModel:
                 "mlp.down_proj": (width, inner),
             }
         )
+        if self.family == "mixtral":
+            matrices = {name: shape for name, shape in matrices.items() if not name.startswith("mlp")}
+            matrices["block_sparse_moe.gate"] = (c["num_local_experts"], width)
+            for expert in range(c["num_local_experts"]):
+                for name, shape in (("w1", (inner, width)), ("w2", (width, inner)), ("w3", (inner, width))):
+                    matrices[f"block_sparse_moe.experts.{expert}.{name}"] = shape
         biased = [name for name in matrices if c.get("attention_bias" if name.startswith("self_attn") else "mlp_bias")]
         if self.family == "qwen2":
             biased = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
@@ -238,6 +244,10 @@ _FALCON: dict[str, Any] = {
     "alibi": False, "apply_residual_connection_post_layernorm": False, "attention_dropout": 0.0, "hidden_dropout": 0.0,
     "bos_token_id": 0, "eos_token_id": 0, "bias": False, "multi_query": True, "parallel_attn": True,
     "new_decoder_architecture": False,
+}  # fmt: skip
+_MIXTRAL: dict[str, Any] = {
+    **_LLAMA, "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "rope_theta": 1000000.0,
+    "tie_word_embeddings": False, "sliding_window": None, "output_router_logits": False, "router_aux_loss_coef": 0.02,
 }  # fmt: skip
 _QWEN2 = {**_LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rms_norm_eps": 1e-6}
 _QWEN3 = {**_QWEN2, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
@@ -366,6 +376,15 @@ MODELS = {
             **_FALCON, "hidden_size": 72, "num_hidden_layers": 2, "num_attention_heads": 3, "num_kv_heads": 3,
             "multi_query": False, "parallel_attn": False, "bias": True, "activation": "gelu_pytorch_tanh",
         }, prefix="transformer."),
+        TinyModel("mixtral", 91, {
+            **_MIXTRAL, "hidden_size": 96, "intermediate_size": 112, "num_hidden_layers": 3, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "num_local_experts": 5, "num_experts_per_tok": 2,
+        }, gguf=True),
+        TinyModel("mixtral_head80", 92, {  # experts of which some are chosen by nobody
+            **_MIXTRAL, "hidden_size": 160, "intermediate_size": 100, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "num_local_experts": 19, "num_experts_per_tok": 3, "sliding_window": 21,
+            "tie_word_embeddings": True,
+        }),
         TinyModel("qwen2", 61, {
             **_QWEN2, "hidden_size": 96, "intermediate_size": 150, "num_hidden_layers": 3, "num_attention_heads": 6,
             "num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 1000000.0, "use_sliding_window": False,
@@ -465,9 +484,17 @@ _GGUF_NAMES["falcon"] = {
 _GGUF_NAMES["phi3"] = {
     **_GGUF_NAMES["llama"], "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
 }  # fmt: skip
+_GGUF_NAMES["mixtral"] = {
+    **_GGUF_NAMES["llama"], "block_sparse_moe.gate": "ffn_gate_inp", "w1": "ffn_gate_exps", "w2": "ffn_down_exps",
+    "w3": "ffn_up_exps",
+}  # fmt: skip
 for _family in ("mistral", "qwen2", "qwen3"):
     _GGUF_NAMES[_family] = _GGUF_NAMES["llama"]
-_GGUF_ARCHITECTURES = {"gemma3_text": "gemma3", "mistral": "llama"}  # where it is not the model_type
+_GGUF_ARCHITECTURES = {
+    "gemma3_text": "gemma3",
+    "mistral": "llama",
+    "mixtral": "llama",
+}  # where it is not the model_type
 _GGUF_NAMES["gemma2"] = _GGUF_NAMES["gemma3_text"] = {
     **_GGUF_NAMES["llama"], "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
@@ -511,6 +538,7 @@ def gguf_architecture(model: TinyModel) -> str:
 def _gguf_tensors(model: TinyModel) -> Iterator[tuple[str, F32Array]]:
     table = _GGUF_NAMES[model.family]
     config = model.config
+    experts: dict[str, list[F32Array]] = {}
     for full_name, array in model.weights().items():
         name, kind = full_name.removeprefix(model.prefix).rsplit(".", 1)
         layer = ""
@@ -530,7 +558,12 @@ def _gguf_tensors(model: TinyModel) -> Iterator[tuple[str, F32Array]]:
             heads = config["num_attention_heads"] if name.endswith("q_proj") else config["num_key_value_heads"]
             halves = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
             array = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
+        if ".experts." in name:
+            experts.setdefault(f"{layer}{table[name.rsplit('.', 1)[1]]}.{kind}", []).append(array)
+            continue
         yield f"{layer}{table[name]}.{kind}", array
+    for stacked, arrays in experts.items():
+        yield stacked, np.stack(arrays)
     scaling: Mapping[str, Any] = config.get("rope_scaling") or {}
     if scaling.get("rope_type") == "llama3":
         yield "rope_freqs.weight", _llama3_factors(config, scaling)
@@ -596,6 +629,9 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
         if scaling:
             scale = c["max_position_embeddings"] / original
             writer.add_rope_scaling_attn_factors(np.sqrt(1 + np.log(scale) / np.log(original)))
+    if model.family == "mixtral":
+        writer.add_expert_count(c["num_local_experts"])
+        writer.add_expert_used_count(c["num_experts_per_tok"])
     if model.family == "gemma2":
         writer.add_attn_logit_softcapping(c["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(c["final_logit_softcapping"])

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import tiny_models
+
 KEYS = ["test", "tokens_per_s", "stddev", "ms", "gb_per_s", "gflop_per_s", "threads", "level", "model", "dtype"]
 KEYS += ["samples_ms"]
 
@@ -64,13 +66,14 @@ def inspect(commands: Any, *arguments: object) -> dict[str, Any]:
     return dict(json.loads(result.text))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3", "mixtral"])
 def test_inspect_gguf(name: str, commands: Any, tiny_ggufs: dict[str, Path]) -> None:
     facts = inspect(commands, tiny_ggufs[name])
     assert facts["format"] == "GGUF v3"
-    assert facts["architecture"]["name"] == name
+    architecture = tiny_models.gguf_architecture(tiny_models.MODELS[name])
+    assert facts["architecture"]["name"] == architecture
     assert facts["architecture"]["vocab_size"] == facts["tokenizer"]["tokens"] == 331
-    assert facts["metadata"]["general.architecture"] == name
+    assert facts["metadata"]["general.architecture"] == architecture
     assert facts["stored_bytes"] == sum(tensor["stored_bytes"] for tensor in facts["tensors"])
     assert facts["tensor_count"] == len(facts["tensors"])
     assert all(tensor["packed_bytes"] >= tensor["stored_bytes"] for tensor in facts["tensors"])

@@ -195,10 +195,11 @@ CHECKS = (check_threads, check_chunks, check_positions, check_batch, check_cache
 
 # ---- subjects
 
-TINY = ("gpt2_head20", "gemma3_head80", "llama3_scaled", "mistral_window", "phi3_long")
+TINY = ("gpt2_head20", "gemma3_head80", "llama3_scaled", "mistral_window", "phi3_long", "mixtral")
 CASES = (
     *((name, "f32") for name in TINY),
     *((name, dtype) for name in ("gemma3_head80", "mistral_window") for dtype in ("bf16", "q8_0", "q4_0")),
+    ("mixtral", "q8_0"),
 )
 BLOCK_TYPES = ("f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl")
 

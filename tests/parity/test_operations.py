@@ -85,7 +85,7 @@ def test_block_type(dtype: str, tmp_path: Path) -> None:
     check_operations(lm.model, model.prompt[:24])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma3_head80", "llama_head80", "mistral_window"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma3_head80", "llama_head80", "mistral_window", "mixtral"])
 @pytest.mark.parametrize("dtype", ["q8_0", "q4_0", "bf16", "f32"])
 def test_converted_model(name: str, dtype: str) -> None:
     model = tiny_models.MODELS[name]

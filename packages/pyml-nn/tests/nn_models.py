@@ -53,9 +53,13 @@ FALCON: dict[str, Any] = {
     "parallel_attn": True, "new_decoder_architecture": False,
 }  # fmt: skip
 FALCON_NEW: dict[str, Any] = {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}
+MIXTRAL: dict[str, Any] = {
+    **LLAMA, "model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 2, "router_jitter_noise": 0.0,
+}  # fmt: skip
 CONFIGS = {
     "gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3,
     "qwen2": QWEN2, "qwen3": QWEN3, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
+    "mixtral": MIXTRAL,
 }  # fmt: skip
 
 
@@ -114,6 +118,8 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
             }
         if getattr(config, "window", 0):
             metadata[f"{architecture}.attention.sliding_window"] = config.window
+    if values["model_type"] == "mixtral":
+        metadata |= {"llama.expert_count": config.n_experts, "llama.expert_used_count": config.n_chosen}
     if architecture == "phi3":
         metadata |= {
             "phi3.rope.dimension_count": config.rope.dim,
@@ -132,14 +138,17 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gguf_architecture(values: dict[str, Any]) -> str:
-    return {"gemma3_text": "gemma3", "mistral": "llama"}.get(values["model_type"], values["model_type"])
+    return {"gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama"}.get(
+        values["model_type"], values["model_type"]
+    )
 
 
 def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[str, F32Array]:
     """The same weights as a GGUF file holds them."""
     module = architecture_of(values, "config.json")
     config = module.Config.from_hf(values)
-    result = {}
+    result: dict[str, F32Array] = {}
+    stacks: dict[str, list[F32Array]] = {}
     for name, spec in module.Model.specs(config).items():
         if spec.hf not in weights:
             continue
@@ -155,7 +164,11 @@ def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[s
                 # llama.cpp's convert_hf_to_gguf.py, LlamaModel.permute
                 halves = weight.reshape(heads, 2, config.head_dim // 2, *weight.shape[1:])
                 weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
+        if spec.gguf_index is not None:
+            stacks.setdefault(spec.gguf, []).append(weight)
+            continue
         result[spec.gguf] = weight
+    result |= {name: np.stack(stack) for name, stack in stacks.items()}
     for length in ("short", "long") if values["model_type"] == "phi3" else ():
         factors = values["rope_scaling"][f"{length}_factor"]
         result[f"rope_factors_{length}.weight"] = np.array(factors, np.float32)

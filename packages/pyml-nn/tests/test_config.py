@@ -21,6 +21,7 @@ from pyml_nn.models import (
     gpt2,
     llama,
     mistral,
+    mixtral,
     phi3,
     qwen2,
     qwen3,
@@ -73,6 +74,15 @@ GEMMA_270M = {
     "rope_scaling": None, "rope_theta": 1000000.0, "sliding_window": 512, "torch_dtype": "bfloat16",
     "transformers_version": "4.55.0.dev0", "use_bidirectional_attention": False, "use_cache": True,
     "vocab_size": 262144,
+}  # fmt: skip
+MIXTRAL_8X7B = {
+    "architectures": ["MixtralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+    "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+    "max_position_embeddings": 32768, "model_type": "mixtral", "num_attention_heads": 32, "num_experts_per_tok": 2,
+    "num_hidden_layers": 32, "num_key_value_heads": 8, "num_local_experts": 8, "output_router_logits": False,
+    "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.02, "sliding_window": None,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.36.0.dev0", "use_cache": True,
+    "vocab_size": 32000,
 }  # fmt: skip
 FALCON_7B = {
     "alibi": False, "apply_residual_connection_post_layernorm": False, "architectures": ["FalconForCausalLM"],
@@ -161,6 +171,22 @@ def test_qwen3_yarn() -> None:
         "qwen3.rope.scaling.original_context_length": 32768,
     }
     assert qwen3.Config.from_gguf(metadata).rope == rope
+
+
+def test_mixtral() -> None:
+    config = mixtral.Config.from_hf(MIXTRAL_8X7B)
+    assert (config.n_experts, config.n_chosen, config.window, config.rope) == (8, 2, 0, Rope(128, 1e6))
+    assert architecture_of({"general.architecture": "llama", "llama.expert_count": 8}, "m.gguf") is mixtral
+    for count in (0, None, "8", np.zeros(2)):
+        assert architecture_of({"general.architecture": "llama", "llama.expert_count": count}, "m.gguf") is llama
+    for change, message in (
+        ({"num_experts_per_tok": 9}, "experts: 9 are chosen of 8"),
+        ({"num_experts_per_tok": 0}, "num_experts_per_tok: expected an integer from 1 to 1024, found 0"),
+        ({"num_local_experts": 1025}, "num_local_experts: .* found 1025"),
+        ({"shared_expert_intermediate_size": 8}, "shared_expert_intermediate_size: unknown key"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            mixtral.Config.from_hf({**MIXTRAL_8X7B, **change})
 
 
 def test_falcon() -> None:

@@ -13,6 +13,7 @@ from pyml_nn.attention import Attention
 from pyml_nn.block import ParallelBlock, PreNormBlock, SandwichBlock
 from pyml_nn.feed_forward import FeedForward, GatedFeedForward
 from pyml_nn.linear import Embedding, Linear
+from pyml_nn.moe import Expert, MixtureOfExperts
 from pyml_nn.norm import LayerNorm, RMSNorm
 from pyml_nn.rope import Rope
 from pyml_nn.scratch import Scratch
@@ -93,6 +94,26 @@ class TestLayers:
         layer.declare(bench.scratch, "ff", bench.hidden, bench.scratch.buffer("out", HIDDEN), accumulate=False)
         gate, up = np.split(apply(layer.gate_up, x), 2, axis=1)
         expected = apply(layer.down, reference.activate(gate, activation) * up)
+        np.testing.assert_allclose(bench.run(), expected, atol=5e-6)
+
+    @pytest.mark.parametrize("accumulate", [False, True])
+    @pytest.mark.parametrize("normalize", [False, True])
+    def test_mixture_of_experts(self, accumulate: bool, normalize: bool) -> None:
+        x, shape = normal(9, HIDDEN), (INNER, HIDDEN)
+        experts = tuple(
+            Expert(*linear(shape).matrices, *linear(shape).matrices, *linear(shape[::-1]).matrices) for _ in range(5)
+        )
+        layer = MixtureOfExperts(linear((5, HIDDEN)), experts, 2, "silu", normalize)
+        bench = Bench(x)
+        out = bench.hidden if accumulate else bench.scratch.buffer("out", HIDDEN)
+        layer.declare(bench.scratch, "ff", bench.hidden, out, accumulate)
+        expected = x * accumulate
+        for row, token, powers in zip(expected, x, np.exp(apply(layer.router, x)), strict=True):
+            best = np.argsort(-powers)[:2]
+            for e in best:
+                gate, up, down = (m.dequantize() for m in (experts[e].gate, experts[e].up, experts[e].down))
+                done = down @ (reference.silu(gate @ token) * (up @ token))
+                row += done * powers[e] / (powers[best] if normalize else powers).sum()
         np.testing.assert_allclose(bench.run(), expected, atol=5e-6)
 
     @pytest.mark.parametrize(

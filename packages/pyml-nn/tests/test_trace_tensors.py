@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, make
+from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, PHI3, make
 
 import pyml_nn.trace
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError, ShapeError
@@ -28,7 +28,11 @@ def test_everything_may_be_kept_and_changes_nothing(name: str, dtype: str) -> No
     values = CONFIGS[name]
     if dtype == "q8_0":
         sizes = {"n_embd": 96, "n_inner": 64} if name == "gpt2" else {"hidden_size": 96, "intermediate_size": 64}
-        values = {**values, **sizes, "head_dim": 32} if name != "gpt2" else {**values, **sizes}
+        values = {**values, **sizes} if "falcon" not in name else {**values, "hidden_size": 96, "ffn_hidden_size": 64}
+        if name not in ("gpt2", "falcon", "falcon_new"):
+            values["head_dim"] = 32
+        if name == "phi3":
+            values["partial_rotary_factor"] = 0.25
     model = make(values, dtype=dtype, threads=3)
     ids = [index % 61 for index in range(90)]
     (expected,) = model.forward([(model.new_cache(), ids, range(90))])
@@ -59,6 +63,8 @@ def test_the_tensors_fit_together(name: str) -> None:
     group = model.config.n_heads // model.config.n_kv_heads
     attend = next(op for op in model.program.operations if op.name == "layers.1.attention.attend")
     products = np.einsum("thd,shd->hts", q, np.repeat(k, group, axis=1)) * attend.params["scale"]
+    if cap := attend.params["soft_cap"]:
+        products = cap * np.tanh(products / cap)
     seen = scores > -np.inf
     np.testing.assert_allclose(scores[seen], products[seen], rtol=0, atol=1e-5)
     behind = np.arange(len(IDS))[:, None] - np.arange(len(IDS))
@@ -99,6 +105,18 @@ def test_chunks_and_steps_are_joined() -> None:
     assert trace.tensor("layers.1.attention.scores", step=-1).shape == (4, 1, 14)
     with pytest.raises(PymlError, match=r"^trace: expected a step below 5, got 5$"):
         trace.tensor("layers.1", step=5)
+
+
+def test_a_sequence_that_becomes_a_long_one() -> None:
+    """What is computed anew for its keys is not kept a second time: as if each token had come alone."""
+    ids = [index % 61 for index in range(50)]
+    model = make(PHI3)  # long from 40 on
+    (one, _), cache = traced(model, ids, tensors="layers.**"), model.new_cache()
+    with model.trace(tensors="layers.**") as trace:
+        for token in ids:
+            model.forward([(cache, [token], None)])
+    for name in one.tensor_names:
+        np.testing.assert_array_equal(trace.tensor(name), one.tensor(name), err_msg=name)
 
 
 def test_sequences_of_a_batch() -> None:
@@ -212,7 +230,7 @@ def test_a_trace_keeps_no_more_than_it_may() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_bytes_are_what_was_announced(name: str) -> None:
     """Keys count in whole pages, and the maxima of probabilities a sixty-fourth more."""
-    model = make(CONFIGS[name])
+    model = make({**CONFIGS[name], "original_max_position_embeddings": 200} if name == "phi3" else CONFIGS[name])
     for tensor in traced(model, IDS, tensors="**")[0].tensor_names:
         trace, _ = traced(model, [*range(60), 1, 2, 3, 4], tensors=tensor)
         found = trace.tensor(tensor)

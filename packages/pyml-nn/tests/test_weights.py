@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
-from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, LLAMA_BIAS, PHI3, gguf_metadata, gguf_weights, make, random_weights
+from nn_models import (
+    CONFIGS,
+    GEMMA3,
+    GPT2,
+    LLAMA,
+    LLAMA_BIAS,
+    MIXTRAL,
+    PHI3,
+    gguf_metadata,
+    gguf_weights,
+    make,
+    random_weights,
+)
 
 from pyml_core import PackedMatrix, PymlError, Tensor, quantize
 from pyml_core.errors import OutOfMemoryError
 from pyml_nn import ConfigError, memory
 from pyml_nn.decoder import half_split
-from pyml_nn.models import architecture_of, llama, phi3
+from pyml_nn.models import architecture_of, llama, mixtral, phi3
 from pyml_nn.weights import ArrayWeights, NameRules, Spec, Weights, WeightsError, WeightSource, matrix_type, transposed
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
@@ -181,6 +194,38 @@ def test_gguf_types_are_kept() -> None:
     # rows were put in the half-split order as they are stored
     rows = half_split(6, 16)
     np.testing.assert_array_equal(q.dequantize(), weights["blk.0.attn_q.weight"].to_f32()[rows])
+
+
+def test_stacked_experts_of_a_gguf_file() -> None:
+    weights = gguf_weights(MIXTRAL, random_weights(MIXTRAL))
+    config = mixtral.Config.from_gguf(gguf_metadata(MIXTRAL))
+    name = "blk.1.ffn_down_exps.weight"
+    for shape in ((4, 36, 50), (5, 50, 36), (5 * 36, 50)):
+        with pytest.raises(WeightsError, match=re.escape(f"{name}: expected shape (5, 36, 50), found {shape}")):
+            mixtral.Model(config, {**weights, name: np.zeros(shape, np.float32)})
+    with pytest.raises(WeightsError, match=re.escape(f"{name}: missing, expected a tensor of shape (5, 36, 50)")):
+        mixtral.Model(config, {key: value for key, value in weights.items() if key != name})
+
+
+def test_the_parts_of_a_large_stacked_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = gguf_weights(MIXTRAL, random_weights(MIXTRAL))
+    config = mixtral.Config.from_gguf(gguf_metadata(MIXTRAL))
+    expected = logits(mixtral.Model(config, weights, dtype="f32"))
+    monkeypatch.setattr("pyml_nn.weights.PART_BYTES", 16 * 36 * 4)  # a panel at a time
+    np.testing.assert_array_equal(logits(mixtral.Model(config, weights, dtype="f32")), expected)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bf16", "q8_0", "q4_0", "f32"])
+def test_the_router_is_float32(dtype: str) -> None:
+    model = make({**MIXTRAL, "hidden_size": 64, "intermediate_size": 96}, dtype=dtype)
+    params = {operation.name: operation.params for operation in model.program.operations}
+    assert [matrix.dtype for matrix in params["layers.0.feed_forward.router"]["matrices"]] == ["f32"]
+    kinds = {matrix.dtype for matrix in params["layers.0.feed_forward.gate_up"]["matrices"]}
+    assert kinds == {"q8_0" if dtype == "auto" else dtype}
+    experts = [m.nbytes for i in (0, 1) for name in ("gate_up", "down")
+               for m in params[f"layers.{i}.feed_forward.{name}"]["matrices"]]  # fmt: skip
+    assert len(experts) == 2 * 5 * 3
+    assert model.weight_bytes > sum(experts)
 
 
 def test_longrope_factors_of_a_gguf_file() -> None:

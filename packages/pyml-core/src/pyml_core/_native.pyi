@@ -9,6 +9,7 @@ from .tensor import PackedMatrix
 from .timing import Capture
 
 SOURCE_HASH: str
+EXPERTS_MAX: int
 THREADS_MAX: int
 
 def levels() -> list[tuple[str, bool, bool]]: ...

@@ -26,11 +26,17 @@ cdef extern from *:
 
 cdef extern from "pyml.h":
     enum:
-        PANEL, CHUNK, BLOCK, MAX_PHASES, MAX_THREADS
+        PANEL, CHUNK, BLOCK, MAX_PHASES, MAX_THREADS, MAX_EXPERTS
         TYPE_F32
         OP_EMBED, OP_ADD_POSITIONS, OP_RMS_NORM, OP_LAYER_NORM, OP_LINEAR, OP_ACTIVATE, OP_GATED, OP_SOFT_CAP, OP_SELECT
-        OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_QUANTIZE
+        OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_ROUTE, OP_DISPATCH, OP_EXPERT_LINEAR, OP_COMBINE, OP_QUANTIZE
         ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU
+
+    ctypedef struct pyml_routes:
+        int64_t experts, chosen
+        int32_t *row
+        int32_t *token
+        int32_t *first
 
     ctypedef struct pyml_buffer:
         float *f
@@ -40,6 +46,9 @@ cdef extern from "pyml.h":
         int32_t *sums
         int32_t *half_sums
         bint outputs
+        int64_t copies
+        pyml_routes *routes
+        const pyml_routes *order
 
     ctypedef struct pyml_matrix:
         int32_t type
@@ -63,7 +72,7 @@ cdef extern from "pyml.h":
         const float *weight2
         float eps, scale, cap
         int32_t layer, n_heads, window, activation
-        bint accumulate
+        bint accumulate, normalize
         float *copy
         const pyml_capture *capture
 
@@ -132,6 +141,7 @@ cdef extern from "pyml.h":
 
 SOURCE_HASH = (<bytes>PYML_SOURCE_HASH).decode()
 THREADS_MAX = MAX_THREADS
+EXPERTS_MAX = MAX_EXPERTS
 
 cdef enum:
     PARTIALS_FLOATS = 1 << 20  # 4 MB: attention's per-block results when key blocks are split over threads
@@ -141,6 +151,7 @@ _KINDS = {
     "embed": OP_EMBED, "add_positions": OP_ADD_POSITIONS, "rms_norm": OP_RMS_NORM, "layer_norm": OP_LAYER_NORM,
     "linear": OP_LINEAR, "activate": OP_ACTIVATE, "gated": OP_GATED, "soft_cap": OP_SOFT_CAP, "select": OP_SELECT,
     "rope_angles": OP_ROPE_ANGLES, "prepare_qkv": OP_PREPARE_QKV, "attention": OP_ATTENTION,
+    "route": OP_ROUTE, "dispatch": OP_DISPATCH, "expert_linear": OP_EXPERT_LINEAR, "combine": OP_COMBINE,
 }
 _ACTIVATIONS = {"gelu_tanh": ACT_GELU_TANH, "gelu_erf": ACT_GELU_ERF, "silu": ACT_SILU}
 
@@ -297,7 +308,7 @@ cdef class NativeProgram:
 
     @staticmethod
     def _count_matrices(op):
-        return len(op.params["matrices"]) if op.kind == "linear" else 1 if op.kind == "embed" else 0
+        return 1 if op.kind == "embed" else len(op.params.get("matrices", ()))
 
     cdef void *_new(self, count, dtype) except NULL:
         array = aligned_empty((count,), dtype)
@@ -329,18 +340,32 @@ cdef class NativeProgram:
         cdef pyml_buffer *b = &self.buffers[buf.index]
         b.width = buf.width
         b.outputs = buf.rows == "outputs"
+        b.copies = buf.copies
+        cdef int64_t rows = self.max_tokens * b.copies
         if not is_result:
-            b.f = <float *>self._new(self.max_tokens * buf.width, np.float32)
+            b.f = <float *>self._new(rows * buf.width, np.float32)
         if buf.quantized:
             if buf.width % BLOCK:
                 raise ShapeError(f"{buf.name}: expected a width that is a multiple of {BLOCK} for a quantised matrix, "
                                  f"got {buf.width}")
             b.blocks = buf.width // BLOCK
             b.stride8 = buf.width + 64  # rows a power of two apart would share cache sets
-            b.codes = <int8_t *>self._new(self.max_tokens * b.stride8, np.int8)
-            b.scales = <float *>self._new(self.max_tokens * b.blocks, np.float32)
-            b.sums = <int32_t *>self._new(self.max_tokens * b.blocks, np.int32)
-            b.half_sums = <int32_t *>self._new(self.max_tokens * b.blocks * 2, np.int32)
+            b.codes = <int8_t *>self._new(rows * b.stride8, np.int8)
+            b.scales = <float *>self._new(rows * b.blocks, np.float32)
+            b.sums = <int32_t *>self._new(rows * b.blocks, np.int32)
+            b.half_sums = <int32_t *>self._new(rows * b.blocks * 2, np.int32)
+        return 0
+
+    cdef int _allocate_routes(self, pyml_buffer *b, int64_t experts, int64_t chosen) except -1:
+        if b.routes == NULL:  # layers share the buffer
+            b.routes = <pyml_routes *>self._new(sizeof(pyml_routes), np.uint8)
+            b.routes.experts, b.routes.chosen = experts, chosen
+            b.routes.row = <int32_t *>self._new(self.max_tokens * chosen, np.int32)
+            b.routes.token = <int32_t *>self._new(self.max_tokens * chosen, np.int32)
+            b.routes.first = <int32_t *>self._new(experts + 1, np.int32)
+        elif b.routes.experts != experts or b.routes.chosen != chosen:
+            raise ShapeError(f"route: expected {b.routes.chosen} of {b.routes.experts} experts as before, "
+                             f"got {chosen} of {experts}")
         return 0
 
     cdef int64_t _add(self, op, int64_t matrix) except -1:
@@ -360,11 +385,12 @@ cdef class NativeProgram:
         o.n_heads = q.get("n_heads", 0)
         o.window = q.get("window", 0)
         o.accumulate = q.get("accumulate", False)
+        o.normalize = q.get("normalize", False)
         o.activation = _ACTIVATIONS.get(q.get("activation"), 0)
-        if op.kind in ("linear", "embed"):
-            weights = q["matrices"] if op.kind == "linear" else (q["table"],)
+        if op.kind in ("linear", "expert_linear", "embed"):
+            weights = (q["table"],) if op.kind == "embed" else q["matrices"]
             o.matrices = &self.matrices[matrix]
-            o.n_matrices = len(weights)
+            o.n_matrices = len(weights) // q.get("n_experts", 1)
             for weight in weights:
                 _fill_matrix(&self.matrices[matrix + used], weight)
                 self.alive.append(weight)
@@ -388,10 +414,16 @@ cdef class NativeProgram:
             self.needs_pages = True
         elif op.kind == "attention":
             self.needs_pages = True
+        elif op.kind == "route":
+            self._allocate_routes(o.out, op.inputs[0].width, q["n_chosen"])
+        if op.kind in ("dispatch", "expert_linear"):
+            o.out.order = o.in2.routes
+        elif o.input != NULL and op.kind not in ("combine", "select"):
+            o.out.order = o.input.order
         self.span[op] = (self.p.n_ops, self.p.n_ops)
         self.p.n_ops += 1
         # These write a row in pieces, by several threads: its int8 copy is made when all of it is there.
-        if op.kind in ("attention", "linear", "prepare_qkv", "rope_angles", "soft_cap") and op.output.quantized:
+        if op.kind in ("attention", "linear", "expert_linear", "prepare_qkv", "rope_angles", "soft_cap") and op.output.quantized:
             self.p.ops[self.p.n_ops].kind = OP_QUANTIZE
             self.p.ops[self.p.n_ops].out = o.out
             self.span[op] = (self.p.n_ops - 1, self.p.n_ops)
@@ -472,7 +504,7 @@ cdef class NativeProgram:
             first, last = self.span[operation]
             if what == "output":
                 op = &self.p.ops[last]
-                rows = self.p.run.outputs if op.out.outputs else self.p.run.tokens
+                rows = self.p.run.outputs if op.out.outputs else self.p.run.tokens * op.out.copies
                 array = aligned_empty((rows, op.out.width), np.float32)
                 op.copy = <float *>_address(array)
             else:
@@ -505,7 +537,9 @@ cdef class NativeProgram:
         cdef list parts = []
         for s in range(self.p.run.n_slices):
             if wanted.what == "output":
-                end = begin + (len(slices[s].outputs) if wanted.operation.output.rows == "outputs" else self.slices[s].count)
+                output = wanted.operation.output
+                rows = len(slices[s].outputs) if output.rows == "outputs" else self.slices[s].count * output.copies
+                end = begin + rows
                 parts.append(array[begin:end])
             else:
                 keys, heads = _captured_keys(&self.slices[s]), wanted.operation.params["n_heads"]
@@ -530,7 +564,7 @@ cdef class NativeProgram:
             tables = self._load_batch(slices)
         except (OverflowError, TypeError) as error:
             raise ShapeError(f"run: expected whole numbers for ids, wanted positions and start: {error}") from None
-        rows = self.p.run.outputs if self.result.outputs else self.p.run.tokens
+        rows = self.p.run.outputs if self.result.outputs else self.p.run.tokens * self.result.copies
         out = np.empty((rows, self.result.width), np.float32)
         self.result.f = <float *>_address(out)
         self.interrupt = None

@@ -28,9 +28,15 @@ from .timing import Capture, Timings
 
 F32Array = npt.NDArray[np.float32]
 
+MAX_EXPERTS: int = _native.EXPERTS_MAX
+"""Most experts of a mixture."""
+
 ACTIVATIONS = ("gelu_tanh", "gelu_erf", "silu")
 
-_OVER_TOKENS = ("embed", "add_positions", "rope_angles", "prepare_qkv", "attention")  # their rows are always tokens
+_OVER_TOKENS = (  # their rows are always tokens
+    "embed", "add_positions", "rope_angles", "prepare_qkv", "attention", "route",
+    "dispatch", "expert_linear", "combine",
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -41,6 +47,7 @@ class Buffer:
         name: for messages and traces.
         width: W, elements a row.
         rows: ``"tokens"`` (one row a token of the run) or ``"outputs"`` (one row a position that wants logits).
+        copies: rows a token: 1, or the number of experts that each token is dispatched to.
         quantized: a quantised matrix reads this buffer, so that whatever writes it also writes an int8 copy
             (codes per row, a scale and a sum of codes per block of 32).
     """
@@ -48,6 +55,7 @@ class Buffer:
     name: str
     width: int
     rows: str = "tokens"
+    copies: int = 1
     quantized: bool = False
     index: int = -1
 
@@ -131,13 +139,18 @@ class Program:
 
     # ---- buffers
 
-    def buffer(self, name: str, width: int, rows: str = "tokens") -> Buffer:
-        """Declare an activation of ``width`` float32 a row, a row a token (``rows="outputs"``: a wanted position)."""
+    def buffer(self, name: str, width: int, rows: str = "tokens", copies: int = 1) -> Buffer:
+        """Declare an activation of ``width`` float32 a row, with ``copies`` rows a token.
+
+        With ``rows="outputs"`` it has a row a wanted position.
+        """
         if width < 1:
             raise ShapeError(f"{name}: expected a width of at least 1, got {width}")
         if rows not in ("tokens", "outputs"):
             raise ShapeError(f"{name}: expected rows 'tokens' or 'outputs', got {rows!r}")
-        buf = Buffer(name, width, rows, index=len(self.buffers))
+        if copies < 1 or (copies > 1 and rows != "tokens"):
+            raise ShapeError(f"{name}: expected 1 copy, or several of rows 'tokens', got {copies} of {rows!r}")
+        buf = Buffer(name, width, rows, copies, index=len(self.buffers))
         self.buffers.append(buf)
         return buf
 
@@ -230,6 +243,55 @@ class Program:
         if x.rows != "tokens" or out.rows != "outputs":
             raise ShapeError(f"{name}: select goes from rows 'tokens' to rows 'outputs'")
         return self._add("select", name, (x,), out)
+
+    # ---- mixtures of experts. Letters: E = experts, K = those that each token is sent to
+
+    def route(self, name: str, logits: Buffer, n_chosen: int, out: Buffer, normalize: bool = True) -> Buffer:
+        """Choose the K experts of every token: those of the largest ``logits`` (T, E), the first of equals.
+
+        ``out`` is (T, 2 K): [experts | weights], the largest first. Weights are those of the softmax over all experts,
+        or over the chosen ones with ``normalize``. Source: Shazeer et al. 2017, arXiv 1701.06538; Jiang et al. 2024,
+        arXiv 2401.04088.
+        """
+        if not 1 <= n_chosen <= logits.width <= _native.EXPERTS_MAX:
+            raise ShapeError(
+                f"{name}: expected 1 to {_native.EXPERTS_MAX} experts, of which as many are chosen at most, "
+                f"got {logits.width} and {n_chosen}"
+            )
+        self._check_width(name, 2 * n_chosen, out)
+        return self._add("route", name, (logits,), out, n_chosen=n_chosen, normalize=normalize)
+
+    def dispatch(self, name: str, x: Buffer, routes: Buffer, out: Buffer) -> Buffer:
+        """The row of every token once for each of its experts: ``out`` has K rows a token, expert by expert."""
+        self._check_width(name, x.width, out)
+        self._check_routes(name, routes, out, x)
+        return self._add("dispatch", name, (x, routes), out)
+
+    def expert_linear(
+        self, name: str, x: Buffer, routes: Buffer, experts: Sequence[Sequence[PackedMatrix]], out: Buffer
+    ) -> Buffer:
+        """Every dispatched row times its expert's matrices: ``x @ concat(experts[e]).T``.
+
+        All experts have matrices (N_i, K) of the same shapes, side by side in ``out``. Those of an expert that no token
+        of a run has chosen are not read.
+        """
+        shapes = {tuple(matrix.shape for matrix in matrices) for matrices in experts}
+        if len(shapes) != 1 or not all(experts):
+            raise ShapeError(f"{name}: expected matrices of the same shapes for every expert, got {len(shapes)} kinds")
+        self._check_routes(name, routes, x, n_experts=len(experts))
+        matrices = tuple(matrix for matrices in experts for matrix in matrices)
+        for matrix in matrices:
+            self._check_width(name, matrix.shape[1], x)
+            if matrix.quantized:
+                x.quantized = True
+        self._check_width(name, sum(matrix.shape[0] for matrix in experts[0]), out)
+        return self._add("expert_linear", name, (x, routes), out, matrices=matrices, n_experts=len(experts))
+
+    def combine(self, name: str, x: Buffer, routes: Buffer, out: Buffer, accumulate: bool = False) -> Buffer:
+        """``out[t] = sum over t's experts of weight * x[row]``, in the routes' order; added to with ``accumulate``."""
+        self._check_width(name, x.width, out)
+        self._check_routes(name, routes, x, out)
+        return self._add("combine", name, (x, routes), out, accumulate=accumulate)
 
     # ---- attention
 
@@ -381,6 +443,11 @@ class Program:
             rows = "tokens" if kind in _OVER_TOKENS else out.rows
             if buf.rows != rows and kind != "select":
                 raise ShapeError(f"{name}: expected {buf.name} to have rows of {rows}, it has rows of {buf.rows}")
+        if kind not in ("dispatch", "combine"):  # these have looked at their routes
+            copies = out.copies if kind == "expert_linear" or kind not in _OVER_TOKENS else 1
+            for buf in (*inputs[:1], out):
+                if buf.copies != copies:
+                    raise ShapeError(f"{name}: expected {buf.name} to have {copies} rows a token, it has {buf.copies}")
         self.operations.append(Operation(kind, name, inputs, out, params))
         self.result = out
         return out
@@ -398,6 +465,20 @@ class Program:
     def _check_width(name: str, expected: int, buf: Buffer) -> None:
         if buf.width != expected:
             raise ShapeError(f"{name}: expected {buf.name} to be {expected} wide, it is {buf.width}")
+
+    def _check_routes(
+        self, name: str, routes: Buffer, dispatched: Buffer, tokens: Buffer | None = None, n_experts: int | None = None
+    ) -> None:
+        """That ``routes`` holds routes (to ``n_experts``), and the buffers a row for each and one for each token."""
+        found = [op for op in self.operations if op.kind == "route" and op.output is routes]
+        if not found:
+            raise ShapeError(f"{name}: expected routes in {routes.name}, which none were written to")
+        n_chosen, width = found[-1].params["n_chosen"], found[-1].inputs[0].width
+        if n_experts is not None and n_experts != width:
+            raise ShapeError(f"{name}: expected {width} experts, as {routes.name} leads to, got {n_experts}")
+        for buf, copies in ((dispatched, n_chosen), (tokens, 1)):
+            if buf is not None and buf.copies != copies:
+                raise ShapeError(f"{name}: expected {buf.name} to have {copies} rows a token, it has {buf.copies}")
 
     @staticmethod
     def _check_activation(name: str, activation: str) -> None:

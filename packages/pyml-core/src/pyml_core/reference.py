@@ -352,6 +352,63 @@ def _softmax64(x: F64Array) -> F64Array:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float64)
 
 
+# ---- mixtures of experts. Letters: E = experts, K = those that each token is sent to
+
+
+class Routes(NamedTuple):
+    """Where tokens go.
+
+    Attributes:
+        experts: int (T, K).
+        weights: float32 (T, K).
+    """
+
+    experts: npt.NDArray[np.intp]
+    weights: F32Array
+
+    @property
+    def order(self) -> npt.NDArray[np.intp]:
+        """For every dispatched row, its place in ``experts`` read row by row: by expert, then by token (T * K)."""
+        return np.argsort(self.experts.reshape(-1), kind="stable")
+
+
+def route(logits: F32Array, n_chosen: int, normalize: bool = True) -> Routes:
+    """The K experts of the largest logits (T, E), the first of equals, and their softmax weights.
+
+    Softmax is taken over all experts, or over the chosen ones with ``normalize``. Source: Shazeer et al. 2017, arXiv
+    1701.06538; Jiang et al. 2024, arXiv 2401.04088.
+    """
+    experts, _ = top_k(logits, n_chosen)
+    chosen = np.take_along_axis(logits, experts, axis=1)
+    if normalize:
+        return Routes(experts, softmax(chosen))
+    return Routes(experts, np.take_along_axis(softmax(logits), experts, axis=1))
+
+
+def dispatch(x: F32Array, routes: Routes) -> F32Array:
+    """The row of every token once for each of its experts, sorted by expert: (T * K, W) from (T, W)."""
+    rows: F32Array = x[routes.order // routes.experts.shape[1]]
+    return rows
+
+
+def expert_linear(rows: F32Array, routes: Routes, experts: Sequence[Sequence[Weight]]) -> F32Array:
+    """Every dispatched row times its expert's matrices, whose outputs lie side by side: (T * K, N)."""
+    of_row = routes.experts.reshape(-1)[routes.order]
+    out = np.empty((len(rows), sum(matrix.shape[0] for matrix in experts[0])), np.float32)
+    for expert in np.unique(of_row):
+        mine = of_row == expert
+        out[mine] = np.concatenate([linear(rows[mine], matrix) for matrix in experts[expert]], axis=1)
+    return out
+
+
+def combine(rows: F32Array, routes: Routes) -> F32Array:
+    """``sum over a token's experts of weight * row``, in the order of the routes: (T, W) from (T * K, W)."""
+    by_token = np.empty_like(rows)
+    by_token[routes.order] = rows
+    weighted = by_token.reshape(*routes.experts.shape, -1).astype(np.float64) * routes.weights[..., None]
+    return _f32(weighted.sum(axis=1))
+
+
 # ---- choosing
 
 
@@ -498,6 +555,32 @@ def _run_prepare_qkv(batch: _Batch, op: Operation) -> F32Array:
     return np.concatenate([q, qkv[:, q.shape[1] :]], axis=1)
 
 
+def _run_route(batch: _Batch, op: Operation) -> F32Array:
+    routes = route(batch.input(op), op.params["n_chosen"], op.params["normalize"])
+    return np.concatenate([routes.experts.astype(np.float32), routes.weights], axis=1)
+
+
+def _routes(batch: _Batch, op: Operation) -> Routes:
+    experts, weights = np.split(batch.input(op, 1), 2, axis=1)
+    return Routes(experts.astype(np.intp), weights)
+
+
+def _run_dispatch(batch: _Batch, op: Operation) -> F32Array:
+    return dispatch(batch.input(op), _routes(batch, op))
+
+
+def _run_expert_linear(batch: _Batch, op: Operation) -> F32Array:
+    matrices = op.params["matrices"]
+    count = len(matrices) // op.params["n_experts"]
+    experts = [matrices[start : start + count] for start in range(0, len(matrices), count)]
+    return expert_linear(batch.input(op), _routes(batch, op), experts)
+
+
+def _run_combine(batch: _Batch, op: Operation) -> F32Array:
+    out = combine(batch.input(op), _routes(batch, op))
+    return batch.output(op) + out if op.params["accumulate"] else out
+
+
 def _run_attention(batch: _Batch, op: Operation) -> F32Array:
     layout, qkv, p = batch.layout(op), batch.input(op), op.params
     width = p["n_heads"] * layout.head_dim
@@ -523,6 +606,10 @@ _RUN: dict[str, Callable[[_Batch, Operation], F32Array]] = {
     "rope_angles": _run_rope_angles,
     "prepare_qkv": _run_prepare_qkv,
     "attention": _run_attention,
+    "route": _run_route,
+    "dispatch": _run_dispatch,
+    "expert_linear": _run_expert_linear,
+    "combine": _run_combine,
 }
 
 

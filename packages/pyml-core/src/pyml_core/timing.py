@@ -75,9 +75,9 @@ class Capture:
 
     Args:
         operation: an operation of the program.
-        what: ``"output"``: the rows of its output buffer. Of an ``attention``, ``"scores"``: what the softmax takes
-            (scaled, capped, -inf where masked), or ``"probabilities"``: the softmax's own exponentials, rescaled with
-            the final maximum and sum as the weighted values are.
+        what: ``"output"``: the rows of its output buffer, dispatched ones token by token. Of an ``attention``,
+            ``"scores"``: what the softmax takes (scaled, capped, -inf where masked), or ``"probabilities"``: the
+            softmax's own exponentials, rescaled with the final maximum and sum as the weighted values are.
 
     Attributes:
         arrays: filled by the run, one for each slice: the output (T, W) or (P, W); scores and probabilities
@@ -100,8 +100,9 @@ class Capture:
         """Bytes that a slice will take of it; keys are counted in whole pages, as they are kept."""
         tokens = len(part.ids)
         if self.what == "output":
-            rows = len(part.outputs) if self.operation.output.rows == "outputs" else tokens
-            return 4 * rows * self.operation.output.width
+            output = self.operation.output
+            rows = len(part.outputs) if output.rows == "outputs" else tokens * output.copies
+            return 4 * rows * output.width
         keys = -(-(part.start + tokens) // PAGE_TOKENS) * PAGE_TOKENS
         pairs: int = self.operation.params["n_heads"] * tokens * keys
         return 4 * pairs + (4 * pairs // PAGE_TOKENS if self.what == "probabilities" else 0)
@@ -162,10 +163,16 @@ class Timings(Sequence[OpTiming]):
 
     def _cost(self, op: Operation) -> tuple[int, int]:
         """Bytes moved and arithmetic operations."""
-        rows = self._outputs if op.output.rows == "outputs" else self._tokens
+        rows = self._outputs if op.output.rows == "outputs" else self._tokens * op.output.copies
         moved = 4 * rows * (op.output.width + sum(buf.width for buf in op.inputs))
         flops = rows * op.output.width
-        if op.kind == "linear":
+        if op.kind == "expert_linear":  # at most: tokens may choose the same experts
+            matrices, n_experts = op.params["matrices"], op.params["n_experts"]
+            count = len(matrices) // n_experts
+            sizes = sorted(sum(m.nbytes for m in matrices[i : i + count]) for i in range(0, len(matrices), count))
+            moved += sum(sizes[-rows:]) if rows else 0
+            flops *= 2 * op.inputs[0].width
+        elif op.kind == "linear":
             moved += sum(matrix.nbytes for matrix in op.params["matrices"])
             flops *= 2 * op.inputs[0].width
         elif op.kind == "attention" and self._kv is not None:

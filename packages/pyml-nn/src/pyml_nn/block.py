@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from .attention import Attention
 from .feed_forward import FeedForward, GatedFeedForward
+from .moe import MixtureOfExperts
 from .norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
     from pyml_core.program import Buffer
 
     from .scratch import Scratch
+
+
+AnyFeedForward = FeedForward | GatedFeedForward | MixtureOfExperts
 
 
 class Body(Protocol):
@@ -34,7 +38,7 @@ class PreNormBlock:
     attention_norm: LayerNorm | RMSNorm
     attention: Attention
     feed_forward_norm: LayerNorm | RMSNorm
-    feed_forward: FeedForward | GatedFeedForward
+    feed_forward: AnyFeedForward
 
     def declare(self, scratch: Scratch, layer: int, hidden: Buffer, rope: Buffer | None = None) -> None:
         """Declare both branches on the residual stream ``hidden`` (T, hidden size)."""
@@ -52,7 +56,7 @@ class SandwichBlock:
     attention: Attention
     attention_post_norm: RMSNorm
     feed_forward_norm: RMSNorm
-    feed_forward: FeedForward | GatedFeedForward
+    feed_forward: AnyFeedForward
     feed_forward_post_norm: RMSNorm
 
     def declare(self, scratch: Scratch, layer: int, hidden: Buffer, rope: Buffer | None = None) -> None:
@@ -78,7 +82,7 @@ class ParallelBlock:
     attention_norm: LayerNorm | RMSNorm | None
     attention: Attention
     feed_forward_norm: LayerNorm | RMSNorm
-    feed_forward: FeedForward | GatedFeedForward
+    feed_forward: AnyFeedForward
 
     def declare(self, scratch: Scratch, layer: int, hidden: Buffer, rope: Buffer | None = None) -> None:
         """Declare both branches on the residual stream ``hidden`` (T, hidden size)."""

@@ -62,6 +62,11 @@ class Dimensions:
         """Sequences of more tokens take the second set of RoPE frequencies (LongRoPE); None: there is one set."""
         return None
 
+    @property
+    def experts_per_token(self) -> int:
+        """Experts that every token is sent to; 0: the feed-forward is no mixture."""
+        return 0
+
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(
@@ -243,8 +248,11 @@ def hf_fields(values: Any, where: str, model_types: Collection[str]) -> Fields:
     return fields
 
 
-def gguf_fields(metadata: Mapping[str, Any], architecture: str) -> Fields:
-    """The fields ``<architecture>.*`` of GGUF metadata; ConfigError if the file is of another architecture."""
+def gguf_fields(metadata: Mapping[str, Any], architecture: str, experts: bool = False) -> Fields:
+    """The fields ``<architecture>.*`` of GGUF metadata; ConfigError if the file is of another architecture.
+
+    Unless ``experts`` are expected, they are refused.
+    """
     found = metadata.get("general.architecture")
     if found != architecture:
         raise ConfigError(f"GGUF metadata: general.architecture: expected {architecture!r}, found {show(found)}")
@@ -252,8 +260,9 @@ def gguf_fields(metadata: Mapping[str, Any], architecture: str) -> Fields:
     values = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
     fields = Fields(values, "GGUF metadata", prefix)
     fields.fixed("attention.causal", True)
-    fields.fixed("expert_count", 0)
-    fields.fixed("expert_used_count", 0)
+    if not experts:
+        fields.fixed("expert_count", 0)
+        fields.fixed("expert_used_count", 0)
     return fields
 
 

@@ -43,6 +43,8 @@ class Part(NamedTuple):
         shape: of the weight; a bias is as long as its first axis.
         bias: whether it has one; None: where the file has it.
         optional: the file may be without the weight and its bias.
+        gguf_index: see :class:`pyml_nn.weights.Spec`.
+        exact: see :class:`pyml_nn.weights.Spec`.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Part(NamedTuple):
     shape: tuple[int, ...]
     bias: bool | None = False
     optional: bool = False
+    gguf_index: int | None = None
+    exact: bool = False
 
 
 def norm_part(config: Dimensions, name: str, hf: str, gguf: str, bias: bool = False, optional: bool = False) -> Part:
@@ -120,7 +124,10 @@ def decoder_specs(
     for layer in range(config.n_layers):
         for part in parts:
             ours, hf, gguf = f"layers.{layer}.{part.name}", f"{layers}.{layer}.{part.hf}", f"blk.{layer}.{part.gguf}"
-            specs[f"{ours}.weight"] = Spec(f"{hf}.weight", f"{gguf}.weight", part.shape, part.optional)
+            specs[f"{ours}.weight"] = Spec(
+                f"{hf}.weight", f"{gguf}.weight", part.shape, part.optional,
+                gguf_index=part.gguf_index, exact=part.exact,
+            )  # fmt: skip
             if part.bias is not False:
                 optional = part.bias is None or part.optional
                 specs[f"{ours}.bias"] = Spec(f"{hf}.bias", f"{gguf}.bias", part.shape[:1], optional=optional)

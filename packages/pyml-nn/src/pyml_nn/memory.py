@@ -53,7 +53,8 @@ def activation_bytes(config: Dimensions, max_tokens: int) -> int:
     row = (
         4 * config.hidden_size
         + 2 * (config.n_heads + config.n_kv_heads) * config.head_dim
-        + 3 * config.intermediate_size
+        + 3 * config.intermediate_size * max(1, config.experts_per_token)
+        + 2 * config.hidden_size * config.experts_per_token
         + 2 * config.head_dim
     )
     return 5 * row * max_tokens + 4 * config.vocab_size

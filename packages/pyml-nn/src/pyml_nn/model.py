@@ -177,7 +177,7 @@ class Model(ABC, Generic[C]):
             raise ShapeError("forward: expected every cache once in a batch, found one twice")
         for part in parts:
             part.cache.check_room(len(part.ids))
-        works = [self._works(part) for part in parts]
+        works = [self._works(index, part) for index, part in enumerate(parts)]
         for work in itertools.chain(*works):
             work.cache.reserve(len(work.ids))
         rows = self._run(list(itertools.chain(*works)))
@@ -247,7 +247,7 @@ class Model(ABC, Generic[C]):
             return _Part(cache, tokens, wanted, None)
         return _Part(cache, tokens, ascending, [bisect_left(ascending, position) for position in wanted])
 
-    def _works(self, part: _Part) -> list[_Work]:
+    def _works(self, sequence: int, part: _Part) -> list[_Work]:
         """What is to be run for one sequence: its ids; with LongRoPE perhaps others before them.
 
         Position i is a token of a sequence of i + 1 tokens, which is a short one up to ``config.long_from`` and a long
@@ -257,14 +257,15 @@ class Model(ABC, Generic[C]):
         cache, limit = part.cache, self.config.long_from
         start, end = cache.length, cache.length + len(part.ids)
         if limit is None:
-            return [_Work(cache, part.ids, part.wanted, 0)]
+            return [_Work(sequence, cache, part.ids, part.wanted, 0, start)]
         n_short = bisect_left(part.wanted, limit - start)
         works = []
         if end <= limit or n_short:
-            works.append(_work(part, part.ids[: limit - start], part.wanted[:n_short], 0, fresh=False))
+            ids = part.ids[: limit - start]
+            works.append(_work(sequence, cache, ids, part.wanted[:n_short], 0, keep=start, fresh=False))
         if end > limit:
-            in_use = any(work.cache is cache for work in works)
-            works.append(_work(part, part.ids, part.wanted[n_short:], 1, fresh=in_use))
+            keep, in_use = (limit, works[0].cache is cache) if works else (start, False)
+            works.append(_work(sequence, cache, part.ids, part.wanted[n_short:], 1, keep=keep, fresh=in_use))
         return works
 
     def _run(self, works: list[_Work]) -> F32Array:
@@ -273,7 +274,8 @@ class Model(ABC, Generic[C]):
         traces = traces_of(self)
         if not traces:
             return self._run_all(runs, self.program.run)
-        recorder = Recorder(self.program, traces, runs)
+        kept = {id(work.cache.pages): (work.sequence, work.keep) for work in works}
+        recorder = Recorder(self.program, traces, runs, kept)
         rows = self._run_all(runs, recorder.run)
         recorder.close("decode" if all(len(work.ids) == 1 and work.cache.length for work in works) else "prefill")
         return rows
@@ -295,12 +297,23 @@ class Model(ABC, Generic[C]):
 
 
 class _Work(NamedTuple):
-    """Tokens to run after what a cache holds; as :class:`_Part`, with the set of RoPE frequencies."""
+    """Tokens to run after what a cache holds.
 
+    Attributes:
+        sequence: of the batch.
+        cache: the sequence's, or a fresh one.
+        ids: see :class:`_Part`.
+        wanted: see :class:`_Part`.
+        rope_set: of RoPE frequencies.
+        keep: traces keep tensors from this position on; tokens before are run for their keys and values alone.
+    """
+
+    sequence: int
     cache: KVCache
     ids: list[int]
     wanted: list[int]
     rope_set: int
+    keep: int
 
 
 class _Part(NamedTuple):
@@ -319,12 +332,14 @@ class _Part(NamedTuple):
     order: list[int] | None
 
 
-def _work(part: _Part, ids: list[int], wanted: list[int], rope_set: int, fresh: bool) -> _Work:
-    """These ids of a part after its cache, or with all before them in a fresh one if its keys are of the other set."""
-    cache = part.cache
+def _work(
+    sequence: int, cache: KVCache, ids: list[int], wanted: list[int], rope_set: int, keep: int, fresh: bool
+) -> _Work:
+    """These ids after a cache, or with all before them in a fresh one if its keys are of the other set."""
     if not fresh and (cache.rope_set == rope_set or not cache.length):
-        return _Work(cache, ids, wanted, rope_set)
-    return _Work(cache.fork(0), cache.ids + ids, [cache.length + position for position in wanted], rope_set)
+        return _Work(sequence, cache, ids, wanted, rope_set, keep)
+    wanted = [cache.length + position for position in wanted]
+    return _Work(sequence, cache.fork(0), cache.ids + ids, wanted, rope_set, keep)
 
 
 def _integers(values: Sequence[int], end: int, index: int, what: str) -> list[int]:

@@ -20,11 +20,14 @@ class Scratch:
         self.program = program
         self._buffers: dict[str, Buffer] = {}
 
-    def buffer(self, name: str, width: int, rows: str = "tokens") -> Buffer:
+    def buffer(self, name: str, width: int, rows: str = "tokens", copies: int = 1) -> Buffer:
         """The buffer of this name, declared on first use; ShapeError if it exists with another width."""
         buffer = self._buffers.get(name)
         if buffer is None:
-            buffer = self._buffers[name] = self.program.buffer(name, width, rows)
-        if (buffer.width, buffer.rows) != (width, rows):
-            raise ShapeError(f"{name}: expected {width} wide in rows {rows!r}, it is {buffer.width} in {buffer.rows!r}")
+            buffer = self._buffers[name] = self.program.buffer(name, width, rows, copies)
+        if (buffer.width, buffer.rows, buffer.copies) != (width, rows, copies):
+            raise ShapeError(
+                f"{name}: expected {width} wide in {copies} of rows {rows!r}, "
+                f"it is {buffer.width} in {buffer.copies} of {buffer.rows!r}"
+            )
         return buffer

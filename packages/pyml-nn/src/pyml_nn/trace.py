@@ -24,7 +24,7 @@ from pyml_core.timing import PHASES, Lap
 
 from . import trace_files
 from .memory import available_memory, megabytes
-from .trace_tensors import TracedTensor, Wanted, joined, tensors_of
+from .trace_tensors import TracedTensor, Wanted, after, joined, tensors_of
 
 if TYPE_CHECKING:
     from pyml_core.program import Operation, Program, Slice
@@ -278,16 +278,23 @@ class Recorder:
         program: what is run.
         traces: who looks.
         runs: the slices of all runs to come.
+        kept: by the identity of a slice's pages, the number of its sequence in the batch, and the position from which
+            on its tensors are kept.
 
     Raises:
         OutOfMemoryError: the tensors that the traces want do not fit; nothing has been run.
     """
 
-    def __init__(self, program: Program, traces: Sequence[Trace], runs: Sequence[Sequence[Slice]]) -> None:
-        self._program, self._traces = program, traces
+    def __init__(
+        self,
+        program: Program,
+        traces: Sequence[Trace],
+        runs: Sequence[Sequence[Slice]],
+        kept: Mapping[int, tuple[int, int]],
+    ) -> None:
+        self._program, self._traces, self._kept = program, traces, kept
         self._tensors = {name: it for trace in traces for name, it in trace.tensors.items()}
         slices = [part for run in runs for part in run]
-        self._sequences = list(dict.fromkeys(id(part.pages) for part in slices))
         self._needed = [_bytes_needed(program, trace.tensors.values(), slices) for trace in traces]
         for trace, count in zip(traces, self._needed, strict=True):
             trace.room_for(count)
@@ -298,7 +305,9 @@ class Recorder:
                 f"tokens, found {megabytes(available)}"
             )
         self._runs: list[TimedRun] = []
-        self._found: dict[str, list[list[F32Array]]] = {name: [[] for _ in self._sequences] for name in self._tensors}
+        self._found: dict[str, list[list[F32Array]]] = {
+            name: [[] for _ in {sequence for sequence, _ in kept.values()}] for name in self._tensors
+        }
         self._start_ns = time.perf_counter_ns()
 
     def run(self, slices: Sequence[Slice]) -> F32Array:
@@ -309,9 +318,10 @@ class Recorder:
             wanted = Wanted(self._tensors.values(), self._program)
             rows, timings = self._program.run_timed(slices, wanted.captures)
             for part, arrays in zip(slices, wanted.take(slices), strict=True):
-                sequence = self._sequences.index(id(part.pages))
+                sequence, start = self._kept[id(part.pages)]
                 for name, array in arrays.items():
-                    self._found[name][sequence].append(array)
+                    tail = after(array, self._tensors[name], min(max(0, start - part.start), len(part.ids)))
+                    self._found[name][sequence].append(tail)
         self._runs.append(TimedRun(sum(len(part.ids) for part in slices), len(rows), timings))
         return rows
 
@@ -467,10 +477,10 @@ def _phases(operation: Operation) -> list[str]:
 
 
 def _shape(operation: Operation, run: TimedRun) -> str:
-    if operation.kind != "linear" or operation.output is None:
+    if operation.kind not in ("linear", "expert_linear") or operation.output is None:
         return ""
     matrices = operation.params["matrices"]
-    rows = run.outputs if operation.output.rows == "outputs" else run.tokens
+    rows = run.outputs if operation.output.rows == "outputs" else run.tokens * operation.output.copies
     types = "+".join(dict.fromkeys(matrix.dtype for matrix in matrices))
-    outputs = sum(matrix.shape[0] for matrix in matrices)
-    return f"[{rows},{matrices[0].shape[1]}]x[{outputs},{matrices[0].shape[1]}] {types}"
+    # Of a mixture of experts: all dispatched rows, and the matrices of one expert.
+    return f"[{rows},{matrices[0].shape[1]}]x[{operation.output.width},{matrices[0].shape[1]}] {types}"

@@ -116,6 +116,15 @@ class Wanted:
         return self._captures[tensor.operation, tensor.part].arrays[index][...]
 
 
+def after(array: F32Array, tensor: TracedTensor, count: int) -> F32Array:
+    """What a slice has of a tensor, but for its first ``count`` tokens."""
+    if not count or tensor.operation.output.rows == "outputs":
+        return array
+    if tensor.part in ("scores", "probabilities"):
+        return array[:, count:]
+    return array[count * (tensor.operation.output.copies if tensor.part == "output" else 1) :]
+
+
 def joined(arrays: Sequence[F32Array], part: str) -> F32Array:
     """Consecutive pieces of one tensor as one, along its tokens; keys that a piece does not reach are masked."""
     if len(arrays) == 1 or part not in ("scores", "probabilities"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from pyml_core.dtypes import BLOCK_TYPES
 from pyml_core.errors import PymlError
+from pyml_core.panels import packed_nbytes
 from pyml_core.tensor import PackedMatrix, Tensor, pack, pack_parts
 
 from .config import show
@@ -100,6 +102,8 @@ class Spec:
         shape: the shape that the model computes with.
         optional: the model can do without.
         hf_transposed: checkpoints hold it as (K, N) (GPT-2's Conv1D).
+        gguf_index: GGUF files stack such matrices in one tensor (count, N, K), and this is its place there; None: no.
+        exact: it is float32 whatever the others are: small, and what it decides is no matter of degree.
     """
 
     hf: str
@@ -107,6 +111,8 @@ class Spec:
     shape: tuple[int, ...]
     optional: bool = False
     hf_transposed: bool = False
+    gguf_index: int | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,7 @@ class Weights:
         self._digest = hashlib.blake2b(digest_size=16)
         self.n_params = 0
         names = self._source.names()
+        self._stacked = Counter(spec.gguf for spec in specs.values() if spec.gguf_index is not None)
         self.gguf = "token_embd.weight" in names
         self._file_names = self._match(names, rules)
         for name in self._file_names:
@@ -165,8 +172,7 @@ class Weights:
 
     def matrix(self, name: str, rows: npt.NDArray[np.intp] | None = None) -> PackedMatrix:
         """One matrix, packed; its rows in the order of ``rows`` where the file has them in another."""
-        shape = self._specs[name].shape
-        dtype = matrix_type(self._source.dtype(self._file_names[name]), shape, self._dtype, self.gguf)
+        shape, dtype = self._specs[name].shape, self._packed_type(name)
         if rows is not None:
             return pack(self._read(name).take_rows(rows).convert(dtype))
         return pack_parts((part.convert(dtype) for part in self._parts(name)), dtype, shape)
@@ -205,16 +211,21 @@ class Weights:
         return embedding
 
     def packed_bytes(self) -> int:
-        """About how many bytes all weights will take once packed; nothing is read."""
-        total = 0
+        """How many bytes all weights will take once packed; nothing is read."""
+        return sum(nbytes for _, nbytes in self.packed_sizes().values())
+
+    def packed_sizes(self) -> dict[str, tuple[str, int]]:
+        """By the tensor's name in the file: the block type of what is made of it, and its bytes in memory."""
+        sizes: dict[str, tuple[str, int]] = {}
         for name, file_name in self._file_names.items():
-            shape = self._specs[name].shape
+            shape, dtype = self._specs[name].shape, "f32"
             if is_matrix(name, shape):
-                dtype = matrix_type(self._source.dtype(file_name), shape, self._dtype, self.gguf)
-                total += BLOCK_TYPES[dtype].nbytes((-(-shape[0] // 16) * 16, shape[1]))
+                dtype = self._packed_type(name)
+                nbytes = packed_nbytes(dtype, shape)
             else:
-                total += BLOCK_TYPES["f32"].nbytes(shape)
-        return total
+                nbytes = BLOCK_TYPES[dtype].nbytes(shape)
+            sizes[file_name] = dtype, nbytes + sizes.get(file_name, ("", 0))[1]  # a tensor may hold several matrices
+        return sizes
 
     def fingerprint(self, config_text: str) -> str:
         """32 hexadecimal digits that tell this model from others: configuration, types, samples of what was read."""
@@ -226,22 +237,26 @@ class Weights:
 
     def _match(self, names: Sequence[str], rules: NameRules) -> dict[str, str]:
         """Internal name -> the file's name."""
-        wanted = {(spec.gguf if self.gguf else spec.hf): name for name, spec in self._specs.items()}
+        wanted: dict[str, list[str]] = {}
+        for name, spec in self._specs.items():
+            wanted.setdefault(spec.gguf if self.gguf else spec.hf, []).append(name)
         wanted.pop("", None)
         ignored = re.compile("|".join(rules.ignored)) if rules.ignored else None
         found: dict[str, str] = {}
         for file_name in names:
             if ignored is not None and ignored.fullmatch(file_name):
                 continue
-            name = wanted.get(file_name if self.gguf else _without_prefix(file_name, rules.hf_prefixes))
-            if name is None:
+            known = wanted.get(file_name if self.gguf else _without_prefix(file_name, rules.hf_prefixes))
+            if known is None:
                 raise WeightsError(f"{file_name}: unknown tensor, which the model would leave out")
-            if name in found:
-                raise WeightsError(f"{file_name}: the same weight as {found[name]}, expected it once")
-            found[name] = file_name
+            if known[0] in found:
+                raise WeightsError(f"{file_name}: the same weight as {found[known[0]]}, expected it once")
+            found |= dict.fromkeys(known, file_name)
         for name, spec in self._specs.items():
             if name not in found and not spec.optional:
-                raise WeightsError(f"{self._wanted_name(name)}: missing, expected a tensor of shape {spec.shape}")
+                raise WeightsError(
+                    f"{self._wanted_name(name)}: missing, expected a tensor of shape {self._file_shape(name)}"
+                )
         return {name: found[name] for name in self._specs if name in found}
 
     def _wanted_name(self, name: str) -> str:
@@ -250,10 +265,25 @@ class Weights:
     def _transposed(self, name: str) -> bool:
         return self._specs[name].hf_transposed and not self.gguf
 
+    def _packed_type(self, name: str) -> str:
+        spec = self._specs[name]
+        if spec.exact:
+            return "f32"
+        return matrix_type(self._source.dtype(self._file_names[name]), spec.shape, self._dtype, self.gguf)
+
+    def _stack_index(self, name: str) -> int | None:
+        """Which matrix of a stacked tensor it is."""
+        return self._specs[name].gguf_index if self.gguf else None
+
+    def _file_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the tensor that holds a weight."""
+        spec = self._specs[name]
+        if self._stack_index(name) is not None:
+            return (self._stacked[spec.gguf], *spec.shape)
+        return spec.shape[::-1] if self._transposed(name) else spec.shape
+
     def _check_shape(self, name: str) -> None:
-        shape = self._specs[name].shape
-        expected = shape[::-1] if self._transposed(name) else shape
-        file_name = self._file_names[name]
+        expected, file_name = self._file_shape(name), self._file_names[name]
         found = tuple(self._source.shape(file_name))
         if found != expected:
             raise WeightsError(f"{file_name}: expected shape {expected}, found {found}")
@@ -265,12 +295,21 @@ class Weights:
         if self._transposed(name) or n_rows <= step:
             yield self._read(name)
             return
+        if self._stack_index(name) is not None:  # as it is stored, one matrix is in memory at a time
+            matrix = self._read(name)
+            for start in range(0, n_rows, step):
+                yield matrix.rows(start, min(start + step, n_rows))
+            return
         for start in range(0, n_rows, step):
             yield self._read(name, start, min(start + step, n_rows))
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         file_name = self._file_names[name]
-        tensor = self._source.read(file_name, start, stop)
+        index = self._stack_index(name)
+        if index is not None:
+            tensor = self._source.read(file_name, index, index + 1).reshape(*self._specs[name].shape)
+        else:
+            tensor = self._source.read(file_name, start, stop)
         self._digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         for sample in _samples(tensor.data):
             self._digest.update(sample)

@@ -38,7 +38,7 @@ static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /* Scratch that an operation needs of each thread: see linear.c (sums and unpacked chunks) and attention.c (a tile). */
 int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
-    if (op->kind == OP_LINEAR) return 256 * 2 * PANEL * 4 + 2 * (CHUNK / 4 * 64 + 2 * CHUNK / 16 * PANEL * 4) + 64;
+    if (op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR) return 256 * 2 * PANEL * 4 + 2 * (CHUNK / 4 * 64 + 2 * CHUNK / 16 * PANEL * 4) + 64;
     if (op->kind != OP_ATTENTION) return 0;
     int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = (kv->head_dim + PANEL - 1) / PANEL * PANEL + PANEL;
     return aligned(rows * (PAGE + 2 * width + kv->head_dim) * (int64_t)sizeof(float));
@@ -79,7 +79,8 @@ static void poll(job *j) {
 /* Items that a thread takes at a time. The calling thread polls in between, so it must come round often. */
 static int64_t grab_of(const pyml_program *p, const pyml_op *op, int64_t range) {
     int64_t grab = range / GRABS, rows = op->out->outputs ? p->run.outputs : p->run.tokens;
-    return grab < 1 || (op->kind == OP_LINEAR && rows >= MANY_ROWS) ? 1 : grab;
+    bool linear = op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR;
+    return grab < 1 || (linear && rows >= MANY_ROWS) ? 1 : grab;
 }
 
 static void reset_counters(const pyml_program *p, int64_t pass) {
@@ -104,13 +105,18 @@ static void take_items(job *j, const pyml_op *op, pyml_thread *thread, int stage
     }
 }
 
-/* A later operation may write to the same buffer, so that nobody goes on before the copy is made. */
+/* A later operation may write to the same buffer, so that nobody goes on before the copy is made.
+ * Dispatched rows are copied token by token, each token's in the order of its experts. */
 static void copy_output(job *j, int64_t i, int index) {
     const pyml_program *p = j->program;
     const pyml_op *op = &p->ops[i];
     if (index == 0) {
-        int64_t rows = op->out->outputs ? p->run.outputs : p->run.tokens;
-        memcpy(op->copy, op->out->f, (size_t)(rows * op->out->width) * sizeof(float));
+        const pyml_buffer *out = op->out;
+        int64_t rows = out->outputs ? p->run.outputs : p->run.tokens * out->copies, width = out->width;
+        if (!out->order) memcpy(op->copy, out->f, (size_t)(rows * width) * sizeof(float));
+        else
+            for (int64_t row = 0; row < rows; row++)
+                memcpy(op->copy + row * width, out->f + out->order->row[row] * width, (size_t)width * sizeof(float));
         p->copied_ns[i] = now_ns(CLOCK_MONOTONIC);
     }
     pyml_pool_barrier(j->pool);

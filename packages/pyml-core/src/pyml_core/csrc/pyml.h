@@ -15,6 +15,7 @@ enum {
     CHUNK = 256,    /* k of a quantised panel that are unpacked at a time */
     BLOCK = 32,     /* activations that share a scale */
     PAGE = 64,      /* positions in a KV page: one key block of attention */
+    MAX_EXPERTS = 1024,
     MAX_PHASES = 4, /* parts of a fused operation that are timed apart */
     MAX_THREADS = 256
 };
@@ -24,6 +25,14 @@ enum {
     TYPE_F32 = 0, TYPE_F16 = 1, TYPE_Q4_0 = 2, TYPE_Q4_1 = 3, TYPE_Q5_0 = 6, TYPE_Q5_1 = 7, TYPE_Q8_0 = 8,
     TYPE_Q2_K = 10, TYPE_Q3_K = 11, TYPE_Q4_K = 12, TYPE_Q5_K = 13, TYPE_Q6_K = 14, TYPE_IQ4_NL = 20, TYPE_BF16 = 30
 };
+
+/* Where the tokens of a run go: to K experts each. Dispatched rows lie expert by expert, in the order of tokens. */
+typedef struct {
+    int64_t experts, chosen; /* E, K */
+    int32_t *row;            /* [T][K] dispatched row of each choice */
+    int32_t *token;          /* [T * K] token of each dispatched row */
+    int32_t *first;          /* [E + 1] first dispatched row of each expert */
+} pyml_routes;
 
 /* An activation: rows of width float32, and an int8 copy where a quantised matrix reads it. */
 typedef struct {
@@ -36,6 +45,9 @@ typedef struct {
     int32_t *sums;       /* [rows][blocks]       sum of a block's codes */
     int32_t *half_sums;  /* [rows][2 * blocks]   the same for its halves of 16 */
     bool outputs;        /* a row a wanted position instead of a row a token */
+    int64_t copies;      /* rows a token: 1, or the experts that it is dispatched to */
+    pyml_routes *routes; /* of a buffer that holds routes: [T][experts | weights] */
+    const pyml_routes *order; /* of one that holds dispatched rows: how they lie */
 } pyml_buffer;
 
 /* A weight (N, K) in panels of 16 rows; see pack.c for what a panel holds. */
@@ -48,7 +60,7 @@ typedef struct {
 
 enum {
     OP_EMBED, OP_ADD_POSITIONS, OP_RMS_NORM, OP_LAYER_NORM, OP_LINEAR, OP_ACTIVATE, OP_GATED, OP_SOFT_CAP, OP_SELECT,
-    OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_QUANTIZE, OP_KINDS
+    OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_ROUTE, OP_DISPATCH, OP_EXPERT_LINEAR, OP_COMBINE, OP_QUANTIZE, OP_KINDS
 };
 
 enum { ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU };
@@ -64,12 +76,12 @@ typedef struct {
 typedef struct {
     int32_t kind;
     pyml_buffer *in, *in2, *out;
-    const pyml_matrix *matrices; /* linear: outputs side by side; embed: the table */
-    int32_t n_matrices;
+    const pyml_matrix *matrices; /* linear: outputs side by side; embed: the table; expert_linear: those of each expert */
+    int32_t n_matrices;          /* expert_linear: of one expert */
     const float *weight, *weight2; /* norms: weight and bias; prepare_qkv: q_norm and k_norm; linear: bias; tables */
     float eps, scale, cap;
     int32_t layer, n_heads, window, activation;
-    bool accumulate;
+    bool accumulate, normalize;
     float *copy;                   /* where a trace wants the output's rows of this run, or NULL */
     const pyml_capture *capture;   /* attention: what a trace wants of this run, or NULL */
 } pyml_op;

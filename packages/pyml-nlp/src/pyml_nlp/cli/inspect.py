@@ -45,11 +45,11 @@ def command(model: str | None, safetensors: str | None, dtype: str, context_len:
 def inspect(files: GGUFFile | SafetensorsFolder, dtype: str = "auto", context_len: int | None = None) -> dict[str, Any]:
     """Everything that is shown, ready for JSON. What cannot be understood is an ``"error"`` in its place."""
     from pyml_core.errors import PymlError
+    from pyml_nn.weights import Weights
 
     from ..formats.gguf import GGUFFile
     from ..loading import describe
 
-    gguf = isinstance(files, GGUFFile)
     facts: dict[str, Any] = {
         "format": f"GGUF v{files.version}" if isinstance(files, GGUFFile) else "safetensors",
         "path": str(files.path),
@@ -60,7 +60,8 @@ def inspect(files: GGUFFile | SafetensorsFolder, dtype: str = "auto", context_le
     packed: dict[str, tuple[str, int]] = {}
     try:
         description = describe(files)
-        packed = _packed(files, description, dtype, gguf)
+        model, config = description.architecture.Model, description.config
+        packed = Weights(files, model.specs(config), model.rules, dtype).packed_sizes()
         facts |= _architecture(files, description, dtype, context_len)
     except PymlError as error:
         facts["architecture"] = {"error": str(error)}
@@ -89,34 +90,6 @@ def _architecture(
         "architecture": {"name": description.name, **_plain(asdict(config))},
         "memory": {"dtype": dtype, "context_len": length, **asdict(plan), "total": plan.total},
     }
-
-
-def _packed(
-    files: GGUFFile | SafetensorsFolder, description: Description, dtype: str, gguf: bool
-) -> dict[str, tuple[str, int]]:
-    """Block type and bytes in memory of each tensor that the model uses, by its name in the file."""
-    from pyml_core.panels import packed_nbytes
-    from pyml_nn.weights import is_matrix, matrix_type
-
-    model_class = description.architecture.Model
-    wanted = {
-        (spec.gguf if gguf else spec.hf): (name, spec.shape)
-        for name, spec in model_class.specs(description.config).items()
-    }
-    packed = {}
-    for file_name, info in files.tensors.items():
-        name, shape = wanted.get(file_name, ("", ()))
-        for prefix in () if gguf else model_class.rules.hf_prefixes:
-            if not name and file_name.startswith(prefix):
-                name, shape = wanted.get(file_name.removeprefix(prefix), ("", ()))
-        if not name:
-            continue
-        if is_matrix(name, shape):
-            kind = matrix_type(info.dtype, shape, dtype, gguf)
-            packed[file_name] = kind, packed_nbytes(kind, shape)
-        else:
-            packed[file_name] = "f32", 4 * _elements(shape)
-    return packed
 
 
 def _tokenizer(files: GGUFFile | SafetensorsFolder) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from pyml_nn.config import ConfigError, show
 
-from . import falcon, gemma2, gemma3, gpt2, llama, mistral, phi3, qwen2, qwen3
+from . import falcon, gemma2, gemma3, gpt2, llama, mistral, mixtral, phi3, qwen2, qwen3
 
 ARCHITECTURES: dict[str, ModuleType] = {
     "gpt2": gpt2,
@@ -17,6 +18,7 @@ ARCHITECTURES: dict[str, ModuleType] = {
     "gemma3_text": gemma3,
     "llama": llama,
     "mistral": mistral,
+    "mixtral": mixtral,
     "falcon": falcon,
     "phi3": phi3,
     "qwen2": qwen2,
@@ -28,7 +30,7 @@ GGUF_ARCHITECTURES: dict[str, ModuleType] = {
     "gpt2": gpt2,
     "gemma2": gemma2,
     "gemma3": gemma3,
-    "llama": llama,  # and Mistral
+    "llama": llama,  # and Mistral; with experts, Mixtral
     "falcon": falcon,
     "phi3": phi3,
     "qwen2": qwen2,
@@ -52,4 +54,5 @@ def architecture_of(description: Mapping[str, Any], where: str) -> ModuleType:
     name = description.get(key)
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: {key}: expected one of {', '.join(known)}, found {show(name)}")
-    return known[name]
+    experts = description.get("llama.expert_count") if gguf and name == "llama" else 0
+    return mixtral if isinstance(experts, numbers.Integral) and int(experts) > 0 else known[name]

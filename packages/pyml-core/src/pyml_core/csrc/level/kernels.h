@@ -17,7 +17,7 @@ enum { TOKEN_BLOCK = 256 }; /* tokens that a thread takes through a tile of pane
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The rows of a buffer in this run. */
-INLINE int64_t rows_of(const pyml_buffer *b, const pyml_run *run) { return b->outputs ? run->outputs : run->tokens; }
+INLINE int64_t rows_of(const pyml_buffer *b, const pyml_run *run) { return b->outputs ? run->outputs : run->tokens * b->copies; }
 
 /* sum[t][p] (+)= A B: rows of A (float32, `lda` apart) times vectors of B (16 elements, `ldb` apart), k in ascending order,
  * one accumulator an output. The one float inner loop: linear layers, QK^T and A*V are all this. */
@@ -61,6 +61,8 @@ INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, 
 /* linear.c */
 int64_t FN(linear_items)(const pyml_op *, const pyml_run *, int);
 void FN(linear)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
+int64_t FN(expert_linear_items)(const pyml_op *, const pyml_run *, int);
+void FN(expert_linear)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *);
 
 /* rows.c */
@@ -75,7 +77,13 @@ void FN(soft_cap)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t
 void FN(select)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(rope_angles)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(quantize)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
+void FN(dispatch)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
+void FN(combine)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(normalize_head)(float *x, const float *weight, float eps, int64_t n);
+
+/* route.c */
+int64_t FN(route_items)(const pyml_op *, const pyml_run *, int);
+void FN(route)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 
 /* attention.c */
 int64_t FN(prepare_qkv_items)(const pyml_op *, const pyml_run *, int);

@@ -426,6 +426,7 @@ static int64_t tiles_of(const pyml_matrix *m) {
     return (panels + TILE_PANELS - 1) / TILE_PANELS;
 }
 
+/* Of the matrices side by side; of one expert's. */
 static int64_t tiles_of_all(const pyml_op *op) {
     int64_t tiles = 0;
     for (int i = 0; i < op->n_matrices; i++) tiles += tiles_of(&op->matrices[i]);
@@ -437,25 +438,56 @@ int64_t FN(linear_items)(const pyml_op *op, const pyml_run *run, int stage) {
     return stage ? 0 : tiles_of_all(op) * blocks;
 }
 
-void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
-    (void)stage;
+/* A tile of the matrices side by side, for `count` rows of the input. */
+static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t row, int64_t count, pyml_thread *thread) {
     float *sums = (float *)thread->scratch;
     uint8_t *scratch = thread->scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float);
+    int64_t column = 0;
+    for (; tile >= tiles_of(m); m++) {
+        tile -= tiles_of(m);
+        column += m->n;
+    }
+    int64_t panel = tile * TILE_PANELS, from = panel * PANEL;
+    int np = (int)least(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
+    target to = {op, row, column + from, least(np * PANEL, m->n - from)};
+    if (is_plain(m->type)) plain_tile(m, panel, np, op->in, count, &to, sums);
+    else if (count <= STREAM_ROWS) streamed_panels(m, panel, np, op->in, count, &to, scratch, sums);
+    else quantized_tile(m, panel, np, op->in, count, &to, scratch, sums);
+}
+
+void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)stage;
     int64_t tiles = tiles_of_all(op), rows = rows_of(op->out, run);
     for (int64_t item = begin; item < end; item++) {
-        int64_t row = item / tiles * TOKEN_BLOCK, tile = item % tiles, column = 0;
-        int64_t count = least(TOKEN_BLOCK, rows - row);
-        const pyml_matrix *m = op->matrices;
-        for (; tile >= tiles_of(m); m++) {
-            tile -= tiles_of(m);
-            column += m->n;
-        }
-        int64_t panel = tile * TILE_PANELS, from = panel * PANEL;
-        int np = (int)least(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
-        target to = {op, row, column + from, least(np * PANEL, m->n - from)};
-        if (is_plain(m->type)) plain_tile(m, panel, np, op->in, count, &to, sums);
-        else if (count <= STREAM_ROWS) streamed_panels(m, panel, np, op->in, count, &to, scratch, sums);
-        else quantized_tile(m, panel, np, op->in, count, &to, scratch, sums);
+        int64_t row = item / tiles * TOKEN_BLOCK;
+        linear_tile(op, op->matrices, item % tiles, row, least(TOKEN_BLOCK, rows - row), thread);
+    }
+}
+
+/* The same for the rows of each expert and its own matrices. An expert that nobody chose has no items: its bytes are not read. */
+
+static int64_t blocks_of(const pyml_routes *routes, int64_t expert) {
+    return (routes->first[expert + 1] - routes->first[expert] + TOKEN_BLOCK - 1) / TOKEN_BLOCK;
+}
+
+int64_t FN(expert_linear_items)(const pyml_op *op, const pyml_run *run, int stage) {
+    (void)run;
+    const pyml_routes *routes = op->in2->routes;
+    int64_t blocks = 0;
+    for (int64_t e = 0; e < routes->experts; e++) blocks += blocks_of(routes, e);
+    return stage ? 0 : tiles_of_all(op) * blocks;
+}
+
+void FN(expert_linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)run, (void)stage;
+    const pyml_routes *routes = op->in2->routes;
+    int64_t tiles = tiles_of_all(op);
+    for (int64_t item = begin; item < end; item++) {
+        int64_t expert = 0, block = item / tiles;
+        for (; block >= blocks_of(routes, expert); expert++) block -= blocks_of(routes, expert);
+        int64_t row = routes->first[expert] + block * TOKEN_BLOCK;
+        int64_t count = least(TOKEN_BLOCK, routes->first[expert + 1] - row);
+        linear_tile(op, op->matrices + expert * op->n_matrices, item % tiles, row, count, thread);
     }
 }
 

@@ -178,6 +178,35 @@ void FN(select)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int
     }
 }
 
+/* The rows of a mixture of experts: to the experts, and their weighted sum back. See route.c. */
+
+void FN(dispatch)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)run, (void)thread, (void)stage;
+    int64_t width = op->out->width;
+    for (int64_t row = begin; row < end; row++) {
+        memcpy(op->out->f + row * width, op->in->f + op->in2->routes->token[row] * width, (size_t)width * sizeof(float));
+        end_row(op, row);
+    }
+}
+
+void FN(combine)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)run, (void)thread, (void)stage;
+    const pyml_routes *routes = op->in2->routes;
+    int64_t width = op->out->width, chosen = routes->chosen;
+    for (int64_t row = begin; row < end; row++) {
+        const float *weights = op->in2->f + row * op->in2->width + chosen;
+        const int32_t *rows = routes->row + row * chosen;
+        float *out = op->out->f + row * width;
+        FOR_LANES(width) {
+            vf sum = f_set1(0.0f);
+            for (int64_t c = 0; c < chosen; c++) sum = f_fma(f_set1(weights[c]), f_load_n(op->in->f + rows[c] * width + i, n), sum);
+            if (op->accumulate) sum = f_add(f_load_n(out + i, n), sum);
+            f_store_n(out + i, sum, n);
+        }
+        end_row(op, row);
+    }
+}
+
 void FN(rope_angles)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     (void)thread, (void)stage;
     int64_t half = op->out->width / 2;

@@ -1,0 +1,60 @@
+/* route.c: which experts of a mixture see which tokens, and with what weight.
+ *
+ * Stage 0 chooses, token by token. Stage 1, one item, sorts the choices by expert and then by token, so that each expert's rows lie
+ * one behind the other: a linear layer takes them through its matrix as it does any other rows. Where a row lies changes nothing
+ * in it, so that results do not depend on the tokens around.
+ */
+#include "kernels.h"
+
+/* The largest K of a token's logits, the first of equals, and exp(l) over the sum of all exponentials, or of the chosen ones. */
+static void choose(const pyml_op *op, int64_t row) {
+    int64_t experts = op->in->width, chosen = op->out->routes->chosen;
+    const float *logits = op->in->f + row * experts;
+    float *ids = op->out->f + row * op->out->width, *weights = ids + chosen;
+    bool taken[MAX_EXPERTS] = {false};
+    float powers[MAX_EXPERTS], top = -INFINITY, sum = 0.0f;
+    for (int64_t e = 0; e < experts; e++) top = logits[e] > top ? logits[e] : top;
+    for (int64_t e = 0; e < experts; e += PANEL) {
+        int64_t n = least(PANEL, experts - e);
+        f_store_n(powers + e, f_exp(f_sub(f_load_n(logits + e, n), f_set1(top))), n);
+    }
+    for (int64_t c = 0; c < chosen; c++) {
+        int64_t best = -1;
+        for (int64_t e = 0; e < experts; e++)
+            if (!taken[e] && (best < 0 || logits[e] > logits[best])) best = e;
+        taken[best] = true;
+        ids[c] = (float)best;
+        weights[c] = powers[best];
+        if (op->normalize) sum += powers[best];
+    }
+    if (!op->normalize)
+        for (int64_t e = 0; e < experts; e++) sum += powers[e];
+    for (int64_t c = 0; c < chosen; c++) weights[c] /= sum;
+}
+
+static void sort(const pyml_op *op, int64_t tokens) {
+    const pyml_routes *routes = op->out->routes;
+    int32_t next[MAX_EXPERTS + 1] = {0};
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t c = 0; c < routes->chosen; c++) next[(int64_t)op->out->f[t * op->out->width + c] + 1]++;
+    for (int64_t e = 0; e < routes->experts; e++) next[e + 1] += next[e];
+    memcpy(routes->first, next, (size_t)(routes->experts + 1) * sizeof next[0]);
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t c = 0; c < routes->chosen; c++) {
+            int32_t row = next[(int64_t)op->out->f[t * op->out->width + c]]++;
+            routes->row[t * routes->chosen + c] = row;
+            routes->token[row] = (int32_t)t;
+        }
+}
+
+int64_t FN(route_items)(const pyml_op *op, const pyml_run *run, int stage) {
+    (void)op;
+    return stage == 0 ? run->tokens : 1;
+}
+
+void FN(route)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)thread;
+    if (stage == 1) sort(op, run->tokens);
+    else
+        for (int64_t row = begin; row < end; row++) choose(op, row);
+}
