@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nn_models import LLAMA, MIXTRAL, make
 
-from pyml_nn.memory import available_memory
+from pyml_nn.memory import activation_bytes, available_memory
 
 GIB = 1 << 30
 
@@ -21,6 +23,14 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 MEMINFO = {"proc/meminfo": f"MemTotal: {16 << 20} kB\nMemFree: 1 kB\nMemAvailable: {8 << 20} kB\n"}
+
+
+@pytest.mark.parametrize("values", [LLAMA, MIXTRAL], ids=lambda values: str(values["model_type"]))
+def test_activations_are_estimated_from_above(values: dict[str, Any]) -> None:
+    model = make({**values, "hidden_size": 192, "intermediate_size": 192}, dtype="q8_0", max_tokens=64)
+    buffers = [buf for buf in model.program.buffers if buf is not model.program.result]
+    rows = sum(buf.copies * buf.width * (5.4 if buf.quantized else 4) for buf in buffers)
+    assert 0.8 < 64 * rows / activation_bytes(model.config, 64) <= 1
 
 
 def test_of_the_whole_machine(tmp_path: Path) -> None:
