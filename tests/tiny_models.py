@@ -355,7 +355,7 @@ MODELS = {
             "num_key_value_heads": 1, "tie_word_embeddings": True, "original_max_position_embeddings": 37,
             "partial_rotary_factor": 0.75, "rope_scaling": _longrope(15),
         }, gguf=True),
-        TinyModel("phi3_head80", 73, {  # a short prompt
+        TinyModel("phi3_head80", 75, {  # a short prompt
             **_PHI3, "hidden_size": 160, "intermediate_size": 130, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_key_value_heads": 2, "original_max_position_embeddings": 128,
             "rope_scaling": {**_longrope(40), "original_max_position_embeddings": 128, "attention_factor": 1.2},

@@ -23,7 +23,7 @@ def test_hidden_states_and_attention_equal_transformers(name: str, chunk: int) -
     built = tiny_models.build(model, dtype="f32", threads=2, max_tokens=chunk)
     rows = golden["hidden_positions"]
     with built.trace("forward", tensors=["embedding**", "layers.*", "layers.*.attention.probabilities"]) as trace:
-        built.forward([(built.new_cache(), model.prompt, None)])
+        built.forward([(built.new_cache(), model.prompt, range(len(model.prompt)))])
     embedding = [found for found in trace.tensor_names if found.startswith("embedding")][-1]
     hidden = [trace.tensor(embedding), *(trace.tensor(f"layers.{n}") for n in range(model.n_layers))]
     for layer, (got, expected) in enumerate(zip(hidden, golden["hidden"], strict=True), -1):
