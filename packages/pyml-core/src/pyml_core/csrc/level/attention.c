@@ -132,20 +132,25 @@ typedef struct {
     int64_t width;
 } tile_state;
 
-INLINE void fma_pages(const tile_state *s, const float *a, int64_t lda, const uint8_t *b, int64_t ldb, int64_t next, int64_t panels,
-                      int64_t k, float *out, int64_t ld_out) {
+/* Rows of A times panels of keys or values, `next` bytes apart, each output from scratch. */
+static void fma_pages(const tile_state *s, const float *a, int64_t lda, const uint8_t *b, int64_t ldb, int64_t next, int64_t panels,
+                      int64_t k, float *out, int64_t ld_out, upcoming ahead) {
     int64_t element = s->run->kv.f16 ? 2 : 4;
-    for (int64_t p = 0; p < panels; p += TILE_PANELS) {
-        const void *from[TILE_PANELS];
-        for (int i = 0; i < TILE_PANELS; i++) from[i] = b + (p + i) * next * element;
-#define PAGES(np, type) fma_rows(np, type, a, lda, from, ldb, k, out + p * PANEL, ld_out, s->rows, true)
-        if (p + TILE_PANELS <= panels) {
-            if (s->run->kv.f16) PAGES(TILE_PANELS, TYPE_F16);
-            else PAGES(TILE_PANELS, TYPE_F32);
+    if (s->rows > TILE_TOKENS) ahead.lines = 0; /* many rows for each load: it is arithmetic that takes the time */
+    for (int64_t p = 0; p < panels;) {
+        const void *from[FLOAT_PANELS];
+        for (int i = 0; i < FLOAT_PANELS; i++) from[i] = b + (p + i) * next * element;
+#define PAGES(np, type) fma_rows(np, type, a, lda, from, ldb, k, out + p * PANEL, ld_out, s->rows, true, ahead)
+        if (p + FLOAT_PANELS <= panels) {
+            if (s->run->kv.f16) PAGES(FLOAT_PANELS, TYPE_F16);
+            else PAGES(FLOAT_PANELS, TYPE_F32);
+            p += FLOAT_PANELS;
         } else {
             if (s->run->kv.f16) PAGES(1, TYPE_F16);
             else PAGES(1, TYPE_F32);
+            p++;
         }
+        ahead.from += ahead.lines * k * 64;
 #undef PAGES
     }
 }
@@ -231,13 +236,16 @@ static void attend_block(const tile_state *s, int64_t b) {
     const pyml_kv *kv = &s->run->kv;
     const pyml_op *op = s->op;
     int64_t d = kv->head_dim, key0 = b * PAGE, last = s->start + s->tokens - 1;
-    const uint8_t *keys = s->slice->pages[b] + op->layer * kv->layer_bytes + s->head * kv->head_bytes;
-    const uint8_t *values = keys + kv->n_kv_heads * kv->head_bytes;
+    int64_t offset = op->layer * kv->layer_bytes + s->head * kv->head_bytes;
+    const uint8_t *keys = s->slice->pages[b] + offset, *values = keys + kv->n_kv_heads * kv->head_bytes;
+    const uint8_t *next = key0 + PAGE <= last ? s->slice->pages[b + 1] + offset : NULL; /* keys */
+    int64_t lines = FLOAT_PANELS * PANEL * (kv->f16 ? 2 : 4) / 64; /* what a tile reads for every k */
     int64_t seen = least(PAGE, last + 1 - key0); /* by any row: keys after it have weight 0 */
     int64_t panels = (seen + PANEL - 1) / PANEL;
+    panels = (panels + FLOAT_PANELS - 1) / FLOAT_PANELS * FLOAT_PANELS; /* a page has as many, whatever is in the last ones */
 
     uint64_t time = s->thread->timed ? pyml_ticks() : 0;
-    fma_pages(s, s->q, d, keys, PANEL, d * PANEL, panels, d, s->p, PAGE);
+    fma_pages(s, s->q, d, keys, PANEL, d * PANEL, panels, d, s->p, PAGE, (upcoming){values, lines});
     time = lap(s->thread, PHASE_SCORES, time);
     for (int64_t r = 0; r < s->rows; r++) {
         int64_t position = s->start + r / s->group;
@@ -248,7 +256,7 @@ static void attend_block(const tile_state *s, int64_t b) {
     }
     if (op->capture) capture_block(s, b);
     time = lap(s->thread, PHASE_SOFTMAX, time);
-    fma_pages(s, s->p, PAGE, values, d, PANEL, padded_dim(d) / PANEL, seen, s->block, s->width);
+    fma_pages(s, s->p, PAGE, values, d, PANEL, padded_dim(d) / PANEL, seen, s->block, s->width, (upcoming){next, next ? lines : 0});
     lap(s->thread, PHASE_VALUES, time);
 }
 

@@ -27,13 +27,20 @@ INLINE vf load_b(const int type, const void *b, int64_t at) {
     return f_load_bf16((const uint16_t *)b + at);
 }
 
+/* Memory that comes next, to be asked for while a tile is worked on: `lines` of 64 bytes for every k. */
+typedef struct {
+    const uint8_t *from;
+    int64_t lines;
+} upcoming;
+
 INLINE void fma_tile(const int nt, const int np, const int type, const float *a, int64_t lda, const void *const *b, int64_t ldb,
-                     int64_t k, float *sums, int64_t ld_sums, bool first) {
-    vf sum[TILE_TOKENS][TILE_PANELS];
+                     int64_t k, float *sums, int64_t ld_sums, bool first, upcoming next) {
+    vf sum[TILE_TOKENS][FLOAT_PANELS];
     UNROLL for (int t = 0; t < nt; t++)
         UNROLL for (int p = 0; p < np; p++) sum[t][p] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums + p * PANEL);
     for (int64_t i = 0; i < k; i++) {
-        vf w[TILE_PANELS];
+        for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (i * next.lines + line) * 64);
+        vf w[FLOAT_PANELS];
         UNROLL for (int p = 0; p < np; p++) w[p] = load_b(type, b[p], i * ldb);
         UNROLL for (int t = 0; t < nt; t++) {
             vf x = f_set1(a[t * lda + i]);
@@ -44,18 +51,21 @@ INLINE void fma_tile(const int nt, const int np, const int type, const float *a,
         UNROLL for (int p = 0; p < np; p++) f_store(sums + t * ld_sums + p * PANEL, sum[t][p]);
 }
 
-/* Any number of rows through fma_tile. */
+/* Any number of rows through fma_tile; the last tile has as many rows as are left. */
 INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, const void *const *b, int64_t ldb, int64_t k,
-                     float *sums, int64_t ld_sums, int64_t rows, bool first) {
-    int64_t t = 0;
-    for (; t + TILE_TOKENS <= rows; t += TILE_TOKENS)
-        fma_tile(TILE_TOKENS, np, type, a + t * lda, lda, b, ldb, k, sums + t * ld_sums, ld_sums, first);
-    a += t * lda, sums += t * ld_sums, rows -= t;
-    if (rows >= 4 && TILE_TOKENS > 4) {
-        fma_tile(4, np, type, a, lda, b, ldb, k, sums, ld_sums, first);
-        a += 4 * lda, sums += 4 * ld_sums, rows -= 4;
+                     float *sums, int64_t ld_sums, int64_t rows, bool first, upcoming next) {
+    for (; rows >= TILE_TOKENS; rows -= TILE_TOKENS, a += TILE_TOKENS * lda, sums += TILE_TOKENS * ld_sums) {
+        fma_tile(TILE_TOKENS, np, type, a, lda, b, ldb, k, sums, ld_sums, first, next);
+        next.lines = 0;
     }
-    for (; rows > 0; rows--, a += lda, sums += ld_sums) fma_tile(1, np, type, a, lda, b, ldb, k, sums, ld_sums, first);
+#define LEFT(n)                                                                                                                  \
+    if (n < TILE_TOKENS && rows == n) fma_tile(n < TILE_TOKENS ? n : 1, np, type, a, lda, b, ldb, k, sums, ld_sums, first, next)
+    LEFT(1);
+    LEFT(2);
+    LEFT(3);
+    LEFT(4);
+    LEFT(5);
+#undef LEFT
 }
 
 /* linear.c */

@@ -409,8 +409,8 @@ static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_b
         const void *b[TILE_PANELS];
         for (int p = 0; p < np; p++) b[p] = m->data + (panel + p) * m->panel_bytes + k0 * PANEL * element;
 #define PLAIN(type)                                                                                                               \
-    if (np == 1) fma_rows(1, type, a, x->width, b, PANEL, k, sums, TILE_PANELS * PANEL, rows, k0 == 0);                             \
-    else fma_rows(TILE_PANELS, type, a, x->width, b, PANEL, k, sums, TILE_PANELS * PANEL, rows, k0 == 0)
+    if (np == 1) fma_rows(1, type, a, x->width, b, PANEL, k, sums, TILE_PANELS * PANEL, rows, k0 == 0, (upcoming){NULL, 0});                             \
+    else fma_rows(TILE_PANELS, type, a, x->width, b, PANEL, k, sums, TILE_PANELS * PANEL, rows, k0 == 0, (upcoming){NULL, 0})
         if (m->type == TYPE_F32) { PLAIN(TYPE_F32); }
         else if (m->type == TYPE_F16) { PLAIN(TYPE_F16); }
         else { PLAIN(TYPE_BF16); }

@@ -9,6 +9,7 @@ typedef struct { __m256i a, b; } vb;
 
 #define PYML_TILE_TOKENS 4
 enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 1 };
+enum { FLOAT_PANELS = 1 };
 #define PYML_BOTH(type, operation) ((type){operation(x.a, y.a), operation(x.b, y.b)})
 
 INLINE vf f_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

@@ -9,6 +9,7 @@ typedef __m512i vb;
 
 #define PYML_TILE_TOKENS 6
 enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 2 }; /* accumulators of a matmul tile: 12 int32 and 12 float32 of 32 registers */
+enum { FLOAT_PANELS = 4 }; /* of a tile of plain floats: 24 accumulators */
 
 INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
 

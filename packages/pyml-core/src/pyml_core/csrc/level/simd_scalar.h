@@ -1,6 +1,7 @@
 /* simd_scalar.h: the sixteen lanes of simd.h in plain C, for any machine; compilers vectorise what they can. */
 #define PYML_TILE_TOKENS 2
 enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 1 };
+enum { FLOAT_PANELS = 1 };
 #define UNROLL /* the lanes are loops already */
 
 #define LANES for (int i = 0; i < 16; i++)
