@@ -7,7 +7,9 @@
  * positions. Each block is reduced from scratch (scores, maximum, exponentials, their sum, weighted values) and merged into the
  * running result in ascending order, so that an output does not depend on who computed which block, nor on the tokens around it:
  *
- *     m' = max(m, m_b);  o = o e^(m - m') + o_b e^(m_b - m');  l = l e^(m - m') + l_b e^(m_b - m')
+ *     m' = max(m, m_b);  o = o 2^(m - m') + o_b 2^(m_b - m');  l = l 2^(m - m') + l_b 2^(m_b - m')
+ *
+ * Queries are scaled by log2(e) as well, so that exponentials are powers of 2.
  *
  * Where there are fewer units than threads (decoding), blocks are split over threads too: stage 0 leaves each block's result in
  * run->partials, stage 1 merges them in the same order by the same code.
@@ -88,10 +90,10 @@ void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread
 
 /* How one operation's work is cut: blocks of a tile split into `splits` items where units alone would leave threads idle. */
 typedef struct {
-    int64_t splits, blocks, rows, width; /* blocks: most of any tile; width: floats of a partial row: o, m, l */
+    int64_t splits, blocks, rows, partial; /* blocks: most of any tile; partial: floats of a block's result: o, m, l */
 } cut;
 
-INLINE int64_t padded_dim(int64_t d) { return (d + PANEL - 1) / PANEL * PANEL; }
+INLINE int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
 INLINE int64_t first_block(const pyml_op *op, int64_t position) {
     return op->window && position >= op->window ? (position - op->window + 1) / PAGE : 0;
@@ -99,7 +101,7 @@ INLINE int64_t first_block(const pyml_op *op, int64_t position) {
 
 static cut cut_work(const pyml_op *op, const pyml_run *run) {
     cut c = {.splits = 1, .rows = run->tile_tokens * (op->n_heads / run->kv.n_kv_heads)};
-    c.width = padded_dim(run->kv.head_dim) + PANEL;
+    c.partial = c.rows * whole_panels(run->kv.head_dim) + 2 * whole_panels(c.rows);
     int64_t units = run->n_tiles * run->kv.n_kv_heads;
     if (run->threads == 1 || units >= 2 * run->threads) return c;
     for (int64_t i = 0; i < run->n_tiles; i++) {
@@ -108,7 +110,7 @@ static cut cut_work(const pyml_op *op, const pyml_run *run) {
         int64_t blocks = (start + tile->count - 1) / PAGE + 1 - first_block(op, start);
         if (blocks > c.blocks) c.blocks = blocks;
     }
-    if (units * c.blocks * c.rows * c.width <= run->partials_floats) c.splits = least(c.blocks, (4 * run->threads + units - 1) / units);
+    if (units * c.blocks * c.partial <= run->partials_floats) c.splits = least(c.blocks, (4 * run->threads + units - 1) / units);
     return c;
 }
 
@@ -118,6 +120,12 @@ int64_t FN(attention_items)(const pyml_op *op, const pyml_run *run, int stage) {
     return stage == 0 ? units * c.splits : stage == 1 && c.splits > 1 ? units : 0;
 }
 
+/* What some rows have of some keys: weighted values, the largest score (in powers of 2), and the sum of the exponentials. */
+typedef struct {
+    float *o;      /* [R][D], D rounded up to whole panels */
+    float *m, *l;  /* [R], rounded up likewise */
+} partial;
+
 /* One tile's working memory. Row r is token r / G, query head (head * G + r % G). */
 typedef struct {
     const pyml_op *op;
@@ -125,12 +133,15 @@ typedef struct {
     pyml_thread *thread;
     const pyml_slice *slice;
     int64_t start, tokens, group, rows, head, row; /* start: position of the tile's first token; row: its buffer row */
-    float *q;      /* [R][D] */
+    float *q;      /* [R][D], scaled */
     float *p;      /* [R][64]: scores, then their exponentials */
-    float *block;  /* [R][width]: o_b, then m_b and l_b */
-    float *result; /* [R][width]: o, then m and l */
-    int64_t width;
+    partial block, result;
+    int64_t width; /* D rounded up to whole panels */
 } tile_state;
+
+INLINE partial partial_at(float *memory, int64_t rows, int64_t width) {
+    return (partial){memory, memory + rows * width, memory + rows * width + whole_panels(rows)};
+}
 
 /* Rows of A times panels of keys or values, `next` bytes apart, each output from scratch. */
 static void fma_pages(const tile_state *s, const float *a, int64_t lda, const uint8_t *b, int64_t ldb, int64_t next, int64_t panels,
@@ -155,44 +166,51 @@ static void fma_pages(const tile_state *s, const float *a, int64_t lda, const ui
     }
 }
 
-/* One row's exponentials, their maximum and sum; keys low..high-1 of the block are seen. Scores are left where they are wanted. */
-static void softmax_row(const pyml_op *op, float *p, int64_t low, int64_t high, float *m, float *l, float *scores) {
+static const float log2_e = 1.44269504f, ln_2 = 0.693147181f;
+
+/* One row's exponentials, their maximum and sum; keys low..high-1 of the block are seen (all of them unless `masked`).
+ * Scores are left where they are wanted. */
+INLINE void softmax_row(const bool masked, float cap, float *p, int64_t low, int64_t high, float *m, float *l, float *scores) {
     static const float lane[PANEL] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     vf minus_infinity = f_set1(-INFINITY), score[PAGE / PANEL], top = minus_infinity, sum = f_set1(0.0f);
-    for (int i = 0; i < PAGE / PANEL; i++) {
-        vf v = f_mul(f_load(p + i * PANEL), f_set1(op->scale));
-        if (op->cap > 0) v = f_mul(f_set1(op->cap), f_tanh(f_div(v, f_set1(op->cap))));
-        vf key = f_add(f_load(lane), f_set1((float)(i * PANEL)));
-        v = f_greater(f_set1((float)high), key, v, minus_infinity);
-        score[i] = f_greater(key, f_set1((float)low - 0.5f), v, minus_infinity);
-        top = f_max(top, score[i]);
-        if (scores) f_store(scores + i * PANEL, score[i]);
+    UNROLL for (int i = 0; i < PAGE / PANEL; i++) {
+        vf v = f_load(p + i * PANEL);
+        if (cap > 0) v = f_mul(f_set1(cap * log2_e), f_tanh(v));
+        if (masked) {
+            vf key = f_add(f_load(lane), f_set1((float)(i * PANEL)));
+            v = f_greater(f_set1((float)high), key, v, minus_infinity);
+            v = f_greater(key, f_set1((float)low - 0.5f), v, minus_infinity);
+        }
+        score[i] = v;
+        top = f_max(top, v);
+        if (scores) f_store(scores + i * PANEL, f_mul(v, f_set1(ln_2)));
     }
     *m = f_top(top);
-    for (int i = 0; i < PAGE / PANEL; i++) {
-        vf e = *m == -INFINITY ? f_set1(0.0f) : f_exp(f_sub(score[i], f_set1(*m)));
+    vf base = f_set1(*m == -INFINITY ? 0.0f : *m);
+    UNROLL for (int i = 0; i < PAGE / PANEL; i++) {
+        vf e = f_exp2(f_sub(score[i], base));
         sum = f_add(sum, e);
         f_store(p + i * PANEL, e);
     }
     *l = f_sum(sum);
 }
 
-static void merge_row(float *result, const float *block, int64_t width) {
-    int64_t d = width - PANEL;
-    float m_b = block[d], l_b = block[d + 1], *m = &result[d], *l = &result[d + 1];
-    if (*m == -INFINITY) { /* nothing seen so far, and perhaps not now */
-        memcpy(result, block, (size_t)width * sizeof(float));
-        return;
+/* Put a block's result to what there is of the blocks before it; sixteen rows have their factors worked out together. */
+static void merge(partial to, partial block, int64_t rows, int64_t width) {
+    for (int64_t first = 0; first < rows; first += PANEL) {
+        _Alignas(64) float keep[PANEL], add[PANEL];
+        vf m = f_load(to.m + first), m_b = f_load(block.m + first), top = f_max(m, m_b);
+        vf base = f_greater(top, f_set1(-INFINITY), top, f_set1(0.0f)); /* nothing seen, neither before nor now */
+        vf k = f_exp2(f_sub(m, base)), a = f_exp2(f_sub(m_b, base));
+        f_store(to.m + first, top);
+        f_store(to.l + first, f_fma(f_load(block.l + first), a, f_mul(f_load(to.l + first), k)));
+        f_store(keep, k), f_store(add, a);
+        for (int64_t r = first; r < least(first + PANEL, rows); r++) {
+            float *o = to.o + r * width, *o_b = block.o + r * width;
+            k = f_set1(keep[r - first]), a = f_set1(add[r - first]);
+            for (int64_t i = 0; i < width; i += PANEL) f_store(o + i, f_fma(f_load(o_b + i), a, f_mul(f_load(o + i), k)));
+        }
     }
-    if (m_b == -INFINITY) return;
-    float top = *m > m_b ? *m : m_b;
-    vf keep = f_exp(f_set1(*m - top)), add = f_exp(f_set1(m_b - top));
-    for (int64_t i = 0; i < d; i += PANEL)
-        f_store(result + i, f_fma(f_load(block + i), add, f_mul(f_load(result + i), keep)));
-    _Alignas(64) float sum[PANEL];
-    f_store(sum, f_fma(f_set1(l_b), add, f_mul(f_set1(*l), keep)));
-    *l = sum[0];
-    *m = top;
 }
 
 /* ---- what a trace wants: see pyml_capture */
@@ -214,19 +232,32 @@ static void capture_block(const tile_state *s, int64_t b) {
     for (int64_t r = 0; c->probabilities && r < s->rows; r++) {
         float *to = captured(s, c->probabilities, b, r);
         memcpy(to, s->p + r * PAGE, PAGE * sizeof(float));
-        c->maxima[(to - c->probabilities) / PAGE] = s->block[r * s->width + s->width - PANEL];
+        c->maxima[(to - c->probabilities) / PAGE] = s->block.m[r];
     }
 }
 
-/* The exponentials of all blocks, rescaled as merge_row and finish rescale the values: e e^(m_b - m) / l. */
+/* The exponentials of all blocks, rescaled as merge and finish rescale the values: e 2^(m_b - m) / l. */
 static void capture_probabilities(const tile_state *s, int64_t from, int64_t to) {
     const pyml_capture *c = s->op->capture;
     for (int64_t r = 0; c->probabilities && r < s->rows; r++) {
-        const float *end = s->result + r * s->width + s->width - PANEL; /* m, l */
         for (int64_t b = from; b < to; b++) {
             float *p = captured(s, c->probabilities, b, r), m_b = c->maxima[(p - c->probabilities) / PAGE];
-            vf scale = m_b == -INFINITY ? f_set1(0.0f) : f_exp(f_set1(m_b - end[0]));
-            for (int64_t i = 0; i < PAGE; i += PANEL) f_store(p + i, f_div(f_mul(f_load(p + i), scale), f_set1(end[1])));
+            vf scale = m_b == -INFINITY ? f_set1(0.0f) : f_exp2(f_set1(m_b - s->result.m[r]));
+            for (int64_t i = 0; i < PAGE; i += PANEL) f_store(p + i, f_div(f_mul(f_load(p + i), scale), f_set1(s->result.l[r])));
+        }
+    }
+}
+
+static void softmax(const tile_state *s, int64_t b) {
+    const pyml_op *op = s->op;
+    for (int64_t token = 0; token < s->tokens; token++) {
+        int64_t position = s->start + token, high = position + 1 - b * PAGE;
+        int64_t low = op->window && position >= op->window ? high - op->window : 0;
+        bool masked = low > 0 || high < PAGE;
+        for (int64_t r = token * s->group; r < (token + 1) * s->group; r++) {
+            float *scores = op->capture ? captured(s, op->capture->scores, b, r) : NULL;
+            if (masked) softmax_row(true, op->cap, s->p + r * PAGE, low, high, s->block.m + r, s->block.l + r, scores);
+            else softmax_row(false, op->cap, s->p + r * PAGE, low, high, s->block.m + r, s->block.l + r, scores);
         }
     }
 }
@@ -247,21 +278,16 @@ static void attend_block(const tile_state *s, int64_t b) {
     uint64_t time = s->thread->timed ? pyml_ticks() : 0;
     fma_pages(s, s->q, d, keys, PANEL, d * PANEL, panels, d, s->p, PAGE, (upcoming){values, lines});
     time = lap(s->thread, PHASE_SCORES, time);
-    for (int64_t r = 0; r < s->rows; r++) {
-        int64_t position = s->start + r / s->group;
-        int64_t low = op->window && position >= op->window ? position - op->window + 1 - key0 : 0;
-        float *out = s->block + r * s->width + s->width - PANEL;
-        softmax_row(op, s->p + r * PAGE, low < 0 ? 0 : low, position + 1 - key0, &out[0], &out[1],
-                    op->capture ? captured(s, op->capture->scores, b, r) : NULL);
-    }
+    softmax(s, b);
     if (op->capture) capture_block(s, b);
     time = lap(s->thread, PHASE_SOFTMAX, time);
-    fma_pages(s, s->p, PAGE, values, d, PANEL, padded_dim(d) / PANEL, seen, s->block, s->width, (upcoming){next, next ? lines : 0});
+    fma_pages(s, s->p, PAGE, values, d, PANEL, whole_panels(d) / PANEL, seen, s->block.o, s->width, (upcoming){next, next ? lines : 0});
     lap(s->thread, PHASE_VALUES, time);
 }
 
-static void reset(float *result, int64_t rows, int64_t width) {
-    for (int64_t r = 0; r < rows; r++) result[r * width + width - PANEL] = -INFINITY;
+static void reset(partial result, int64_t rows, int64_t width) {
+    memset(result.o, 0, (size_t)(rows * width) * sizeof(float));
+    for (int64_t r = 0; r < whole_panels(rows); r++) result.m[r] = -INFINITY, result.l[r] = 0;
 }
 
 /* o / l to the output buffer. */
@@ -269,9 +295,9 @@ static void finish(const tile_state *s) {
     int64_t d = s->run->kv.head_dim;
     pyml_buffer *buffer = s->op->out;
     for (int64_t r = 0; r < s->rows; r++) {
-        const float *o = s->result + r * s->width;
+        const float *o = s->result.o + r * s->width;
         float *out = buffer->f + (s->row + r / s->group) * buffer->width + (s->head * s->group + r % s->group) * d;
-        vf l = f_set1(o[s->width - PANEL + 1]);
+        vf l = f_set1(s->result.l[r]);
         for (int64_t i = 0; i < d; i += PANEL) f_store_n(out + i, f_div(f_load(o + i), l), least(PANEL, d - i));
     }
 }
@@ -281,43 +307,45 @@ static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread 
     int64_t d = run->kv.head_dim;
     tile_state s = {
         .op = op, .run = run, .thread = thread, .slice = &run->slices[tile->slice],
-        .tokens = tile->count, .group = op->n_heads / run->kv.n_kv_heads, .head = unit % run->kv.n_kv_heads, .width = c->width,
+        .tokens = tile->count, .group = op->n_heads / run->kv.n_kv_heads, .head = unit % run->kv.n_kv_heads, .width = whole_panels(d),
     };
     s.start = s.slice->start + tile->first;
     s.row = s.slice->row + tile->first;
     s.rows = s.tokens * s.group;
     s.p = (float *)thread->scratch;
-    s.block = s.p + c->rows * PAGE;
-    s.result = s.block + c->rows * c->width;
-    s.q = s.result + c->rows * c->width;
-    for (int64_t r = 0; r < s.rows; r++)
-        memcpy(s.q + r * d, op->in->f + (s.row + r / s.group) * op->in->width + (s.head * s.group + r % s.group) * d,
-               (size_t)d * sizeof(float));
+    s.block = partial_at(s.p + c->rows * PAGE, c->rows, s.width);
+    s.result = partial_at(s.p + c->rows * PAGE + c->partial, c->rows, s.width);
+    s.q = s.p + c->rows * PAGE + 2 * c->partial;
+    vf scale = f_set1(op->cap > 0 ? op->scale / op->cap : op->scale * log2_e);
+    for (int64_t r = 0; r < s.rows; r++) {
+        const float *q = op->in->f + (s.row + r / s.group) * op->in->width + (s.head * s.group + r % s.group) * d;
+        for (int64_t i = 0; i < d; i += PANEL) f_store_n(s.q + r * d + i, f_mul(f_load_n(q + i, least(PANEL, d - i)), scale), least(PANEL, d - i));
+    }
     return s;
 }
 
 void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     cut c = cut_work(op, run);
-    int64_t block_floats = c.rows * c.width, per_split = c.splits > 1 ? (c.blocks + c.splits - 1) / c.splits : 0;
+    int64_t per_split = c.splits > 1 ? (c.blocks + c.splits - 1) / c.splits : 0;
     for (int64_t item = begin; item < end; item++) {
         int64_t unit = stage == 0 ? item / c.splits : item;
         tile_state s = open_tile(op, run, thread, unit, &c);
         int64_t from = first_block(op, s.start), to = (s.start + s.tokens - 1) / PAGE + 1;
-        float *partials = run->partials + unit * c.blocks * block_floats; /* [blocks][rows][width] */
+        float *partials = run->partials + unit * c.blocks * c.partial; /* a partial for every block */
         if (c.splits > 1 && stage == 0) {
             int64_t first = from + item % c.splits * per_split;
             for (int64_t b = first; b < least(first + per_split, to); b++) {
-                s.block = partials + (b - from) * block_floats;
+                s.block = partial_at(partials + (b - from) * c.partial, c.rows, s.width);
                 attend_block(&s, b);
             }
             continue;
         }
         reset(s.result, s.rows, s.width);
         for (int64_t b = from; b < to; b++) {
-            if (stage == 1) s.block = partials + (b - from) * block_floats;
+            if (stage == 1) s.block = partial_at(partials + (b - from) * c.partial, c.rows, s.width);
             else attend_block(&s, b);
             uint64_t time = thread->timed ? pyml_ticks() : 0;
-            for (int64_t r = 0; r < s.rows; r++) merge_row(s.result + r * s.width, s.block + r * s.width, s.width);
+            merge(s.result, s.block, s.rows, s.width);
             lap(thread, PHASE_VALUES, time);
         }
         if (op->capture) capture_probabilities(&s, from, to);

@@ -58,6 +58,21 @@ INLINE vf f_exp(vf x) {
     return f_greater(low, x, f_set1(0.0f), f_scale2(result, n));
 }
 
+/* 2^x (coefficients of Cephes' exp2f): about 1 ulp from -126 to 126, not below 0 under that and exactly 0 from -127 on. */
+INLINE vf f_exp2(vf x) {
+    x = f_min(f_set1(126.0f), f_max(f_set1(-127.0f), x)); /* in this order NaN stays NaN */
+    vi n = i_round(x);
+    vf r = f_sub(x, f_from_i(n));
+    vf p = f_set1(1.535336188319500e-4f);
+    p = f_fma(p, r, f_set1(1.339887440266574e-3f));
+    p = f_fma(p, r, f_set1(9.618437357674640e-3f));
+    p = f_fma(p, r, f_set1(5.550332471162809e-2f));
+    p = f_fma(p, r, f_set1(2.402264791363012e-1f));
+    p = f_fma(p, r, f_set1(6.931472028550421e-1f));
+    p = f_fma(p, r, f_set1(1.0f));
+    return f_scale2(p, n);
+}
+
 INLINE vf f_sigmoid(vf x) { return f_div(f_set1(1.0f), f_add(f_set1(1.0f), f_exp(f_sub(f_set1(0.0f), x)))); }
 
 /* tanh x = sign(x) (1 - e) / (1 + e), e = exp(-2|x|); near 0, where that cancels, the odd polynomial of Cephes' tanhf. */
