@@ -33,7 +33,7 @@ class Environment:
     without: tuple[str, ...] = ()
 
 
-BUILD_INFO = Path(__file__).with_name("peers") / "ik_build_info.cmake"
+IK_BUILD = Path(__file__).with_name("peers") / "ik_build.cmake"
 NATIVE = {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
 ENVIRONMENTS = {
     environment.name: environment
@@ -49,7 +49,7 @@ ENVIRONMENTS = {
             ("--no-binary=ik-llama-cpp-python", "ik-llama-cpp-python"),
             "import ik_llama_cpp",
             # Without the attention kernels for 4-bit KV caches, which are not measured and take the longest to compile.
-            {"CMAKE_ARGS": f"{NATIVE['CMAKE_ARGS']} -DGGML_IQK_FA_ALL_QUANTS=OFF -DCMAKE_PROJECT_INCLUDE={BUILD_INFO}"},
+            {"CMAKE_ARGS": f"{NATIVE['CMAKE_ARGS']} -DGGML_IQK_FA_ALL_QUANTS=OFF -DCMAKE_PROJECT_INCLUDE={IK_BUILD}"},
         ),
         Environment("openvino", ("openvino-genai",), "import openvino_genai"),
         Environment(
