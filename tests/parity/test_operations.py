@@ -17,6 +17,7 @@ import pytest
 import pyml_nlp
 import tiny_models
 from pyml_core import reference
+from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.program import Program, Slice
 
 BLOCK_TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "f16", "bf16")
@@ -65,10 +66,9 @@ def check_operations(model: Any, ids: list[int], layers: Collection[int] | None 
 
 def check_pages(name: str, layout: Any, layer: int, got: Any, expected: Any) -> None:
     """Compare one layer's keys and values."""
-    for page, expected_page in zip(got, expected, strict=True):
-        for view, what in ((layout.keys, "keys"), (layout.values, "values")):
-            found, wanted = (np.asarray(view(p, layer), np.float32) for p in (page, expected_page))
-            assert_close(f"{name}, {what}", found, wanted)
+    parts = (reference.read_kv(layout, pages, layer, PAGE_TOKENS * len(pages)) for pages in (got, expected))
+    for what, found, wanted in zip(("keys", "values"), *parts, strict=True):
+        assert_close(f"{name}, {what}", found, wanted)
 
 
 def assert_close(name: str, got: F32Array, expected: F32Array) -> None:

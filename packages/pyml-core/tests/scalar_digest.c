@@ -56,8 +56,8 @@ static pyml_run make_run(void) {
     static pyml_tile tiles[T / TILE + 1];
     pyml_run run = {.tokens = T, .outputs = T, .ids = ids, .positions = positions, .token_slice = token_slice, .output_rows = positions,
                     .slices = &slice, .n_slices = 1, .tiles = tiles, .tile_tokens = TILE, .threads = THREADS};
-    run.kv = (pyml_kv){.n_layers = 1, .n_kv_heads = KV_HEADS, .head_dim = D, .head_bytes = PAGE * D * 2, .f16 = true};
-    run.kv.layer_bytes = 2 * KV_HEADS * run.kv.head_bytes;
+    run.kv = (pyml_kv){.n_layers = 1, .n_kv_heads = KV_HEADS, .head_dim = D, .key_bytes = PAGE * D * 2, .value_bytes = PAGE * D * 2, .f16 = true};
+    run.kv.layer_bytes = 2 * KV_HEADS * run.kv.key_bytes;
     for (int i = 0; i < T; i++) ids[i] = (int32_t)(next() % N), positions[i] = i;
     for (int i = 0; i < 2; i++) pages[i] = room(run.kv.layer_bytes);
     slice = (pyml_slice){.pages = pages, .count = T};

@@ -37,8 +37,12 @@ def captured(model: Model, chunks: list[int]) -> dict[tuple[str, str], list[F32A
 
 @pytest.mark.parametrize(
     "shape",
-    [{"heads": (4, 1, 64), "window": 0}, {"heads": (6, 2, 40), "kv_dtype": "f32", "window": 70, "soft_cap": 5.0}],
-    ids=["plain", "window_cap"],
+    [
+        {"heads": (4, 1, 64), "window": 0},
+        {"heads": (6, 2, 40), "kv_dtype": "f32", "window": 70, "soft_cap": 5.0},
+        {"heads": (3, 1, 64), "kv_dtype": "int8+f16", "window": 70},
+    ],
+    ids=["plain", "window_cap", "int8"],
 )
 def test_threads_chunks_and_tracing_change_no_bit(shape: dict[str, object], level: str) -> None:
     """Whoever takes which page, a row of scores is the same; keys after the chunk are the only difference."""

@@ -441,6 +441,40 @@ def test_attention_of_every_head_width(dim: int, kv_dtype: str, level: str, rng:
         assert_near(*attend(rng, (4, 2, dim), batch, kv_dtype))
 
 
+@pytest.mark.parametrize("dim", [32, 64, 96, 256])
+def test_int8_keys_are_those_of_the_reference(dim: int, level: str, rng: np.random.Generator) -> None:
+    """Codes and scales to the bit: of keys as they come, among them nothing, next to nothing, and huge ones."""
+    layout = KVLayout(2, 3, dim, "int8+f16")
+    qkv = normal(rng, 40, (3 + 2 * 3) * dim)
+    keys = qkv[:, 3 * dim : 6 * dim]
+    keys[0], keys[1, :32], keys[2] = 0, 1e-42, keys[2] * np.float32(1e30)
+    pages = new_pages(layout, 100), new_pages(layout, 100)
+    program = Program(40, layout, 1)
+    x = program.buffer("qkv", qkv.shape[1])
+    program.embed("qkv", pack(qkv), x)
+    program.prepare_qkv("prepare", x, 1, 3)
+    ids = np.arange(40, dtype=np.int32)
+    program.run([Slice(pages[0], 55, ids)])
+    reference.run(program, [Slice(pages[1], 55, ids)])
+    for got, expected in zip(*pages, strict=True):
+        assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dim", [32, 64, 96, 256])
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 7])
+def test_attention_with_int8_keys(dim: int, group: int, level: str, rng: np.random.Generator) -> None:
+    for batch in ([(0, 1)], [(63, 1), (64, 1), (5, 17)], [(130, 33)]):
+        for window, soft_cap in ((0, 0.0), (70, 2.0)):
+            assert_near(*attend(rng, (2 * group, 2, dim), batch, "int8+f16", window, soft_cap))
+
+
+def test_int8_keys_are_close_to_those_in_full(level: str) -> None:
+    """The rounding of queries and keys, seen in what attention gives."""
+    for dim in (32, 64, 256):
+        runs = [attend(np.random.default_rng(1), (4, 2, dim), [(200, 60)], dtype)[0] for dtype in ("int8+f16", "f32")]
+        assert nmse(*runs) < 2e-4
+
+
 @pytest.mark.parametrize("window", [1, 2, 15, 63, 64, 65, 100, 1000])
 @pytest.mark.parametrize("soft_cap", [0.0, 2.0])
 def test_attention_windows(window: int, soft_cap: float, level: str, rng: np.random.Generator) -> None:
@@ -461,6 +495,7 @@ def test_attention_of_split_key_blocks(threads: int, level: str, rng: np.random.
     for start in (64 * threads, 1023, 1024, 1500):
         for window in (0, 700):
             assert_near(*attend(rng, (4, 1, 40), [(start, 1)], "f16", window, threads=threads))
+            assert_near(*attend(rng, (4, 1, 32), [(start, 1)], "int8+f16", window, threads=threads))
     assert_near(*attend(rng, (4, 1, 40), [(900, 1), (10, 1), (300, 3)], "f16", threads=threads))
 
 

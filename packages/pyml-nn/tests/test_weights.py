@@ -168,12 +168,14 @@ def test_matrix_type() -> None:
 
 @pytest.mark.parametrize(("dtype", "expected"), [("auto", "q8_0"), ("f32", "f32"), ("bf16", "bf16"), ("q4_0", "q4_0")])
 def test_dtype_of_a_model(dtype: str, expected: str) -> None:
-    values = {**LLAMA, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
-    model = make(values, dtype=dtype)
-    matrices = [m for operation in model.program.operations for m in operation.params.get("matrices", ())]
-    assert {matrix.dtype for matrix in matrices} == {expected}
-    assert model.kv_layout.dtype == ("f32" if dtype == "f32" else "f16")
-    assert np.isfinite(logits(model)).all()
+    for head_dim in (16, 32):  # half a block of int8 keys, and a whole one
+        values = {**LLAMA, "hidden_size": 64, "intermediate_size": 96, "head_dim": head_dim}
+        model = make(values, dtype=dtype)
+        matrices = [m for operation in model.program.operations for m in operation.params.get("matrices", ())]
+        assert {matrix.dtype for matrix in matrices} == {expected}
+        quantized = head_dim == 32 and dtype in ("auto", "q4_0")
+        assert model.kv_layout.dtype == ("f32" if dtype == "f32" else "int8+f16" if quantized else "f16")
+        assert np.isfinite(logits(model)).all()
 
 
 def test_unknown_dtype() -> None:

@@ -84,8 +84,8 @@ cdef extern from "pyml.h":
         int32_t slice, first, count
 
     ctypedef struct pyml_kv:
-        int64_t n_layers, n_kv_heads, head_dim, head_bytes, layer_bytes
-        bint f16
+        int64_t n_layers, n_kv_heads, head_dim, key_bytes, value_bytes, layer_bytes
+        bint f16, int8_keys
 
     ctypedef struct pyml_run:
         int64_t tokens, outputs
@@ -328,9 +328,11 @@ cdef class NativeProgram:
         self.p.run.kv.n_layers = kv.n_layers
         self.p.run.kv.n_kv_heads = kv.n_kv_heads
         self.p.run.kv.head_dim = kv.head_dim
-        self.p.run.kv.head_bytes = kv.head_bytes
+        self.p.run.kv.key_bytes = kv.key_bytes
+        self.p.run.kv.value_bytes = kv.value_bytes
         self.p.run.kv.layer_bytes = kv.layer_bytes
-        self.p.run.kv.f16 = kv.dtype == "f16"
+        self.p.run.kv.f16 = kv.numpy_dtype.itemsize == 2
+        self.p.run.kv.int8_keys = kv.int8_keys
         self.kv_page_bytes = kv.page_bytes
         groups = [op.params["n_heads"] // kv.n_kv_heads for op in program.operations if op.kind == "attention"]
         self.p.run.tile_tokens = max(1, TILE_ROWS // max(groups, default=1))

@@ -7,6 +7,11 @@ that prefill and decode reduce over the same blocks in the same order. Inside a 
 
 - K as ``P/16`` panels of shape ``(D, 16)``: sixteen keys side by side, which the dot products with a query stream;
 - V as ``(P, D)``: one row a position, which the weighted sum streams.
+
+Keys of the type ``"int8+f16"`` are int8 codes of their Hadamard transform (:func:`pyml_core.reference.hadamard`), with
+a float32 scale for every 32 elements; its values are float16. A panel is then ``D/32`` blocks, each the 16 scales and
+``(8, 16, 4)`` codes: four elements of each of 16 keys at a time, stored as code + 128, which is the order in which
+integer dot products take them.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +29,14 @@ from .errors import ShapeError
 PAGE_TOKENS = 64
 PANEL = 16
 
-_DTYPES: dict[str, np.dtype[np.generic]] = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
+KEY_BLOCK = 32
+"""Elements of an int8 key that share a scale."""
+INT8_KEYS = "int8+f16"
+
+_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), INT8_KEYS: np.dtype(np.float16),
+}  # fmt: skip
+_KEY_BLOCK = np.dtype([("scales", np.float32, (PANEL,)), ("codes", np.uint8, (KEY_BLOCK // 4, PANEL, 4))])
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,8 @@ class KVLayout:
         n_layers: number of layers that keep keys and values.
         n_kv_heads: key/value heads a layer (H).
         head_dim: width of a head (D).
-        dtype: ``"f16"`` or ``"f32"``; keys and values are rounded to it before any use.
+        dtype: ``"f16"``, ``"f32"`` or ``"int8+f16"`` (keys in int8, values in f16; D a multiple of 32); keys and values
+            are rounded to it before any use.
     """
 
     n_layers: int
@@ -49,21 +62,37 @@ class KVLayout:
         for field in ("n_layers", "n_kv_heads", "head_dim"):
             if getattr(self, field) < 1:
                 raise ShapeError(f"KV cache {field}: expected at least 1, got {getattr(self, field)}")
+        if self.int8_keys and self.head_dim % KEY_BLOCK:
+            raise ShapeError(
+                f"KV cache head_dim: expected a multiple of {KEY_BLOCK} for {self.dtype}, got {self.head_dim}"
+            )
 
     @property
     def numpy_dtype(self) -> np.dtype[np.generic]:
-        """The NumPy type of a stored element."""
+        """The NumPy type of a stored element; of a value's where keys are int8."""
         return _DTYPES[self.dtype]
 
     @property
-    def head_bytes(self) -> int:
-        """Bytes of one head's keys (or values) in one page."""
+    def int8_keys(self) -> bool:
+        """Whether keys are int8 codes with scales."""
+        return self.dtype == INT8_KEYS
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of one head's keys in one page."""
+        if self.int8_keys:
+            return PAGE_TOKENS // PANEL * self.head_dim // KEY_BLOCK * _KEY_BLOCK.itemsize
+        return self.value_bytes
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of one head's values in one page."""
         return PAGE_TOKENS * self.head_dim * self.numpy_dtype.itemsize
 
     @property
     def layer_bytes(self) -> int:
         """Bytes of one layer's keys and values in one page: all K heads, then all V heads."""
-        return 2 * self.n_kv_heads * self.head_bytes
+        return self.n_kv_heads * (self.key_bytes + self.value_bytes)
 
     @property
     def page_bytes(self) -> int:
@@ -81,16 +110,57 @@ class KVLayout:
         return raw[start : start + self.page_bytes]
 
     def keys(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.generic]:
-        """A view of one layer's keys in a page, shape ``(H, P/16, D, 16)``."""
-        start = layer * self.layer_bytes
-        part = page[start : start + self.layer_bytes // 2].view(self.numpy_dtype)
-        return part.reshape(self.n_kv_heads, PAGE_TOKENS // PANEL, self.head_dim, PANEL)
+        """A view of one layer's keys in a page, shape ``(H, P/16, D, 16)``; not of int8 keys."""
+        return self._keys(page, layer).view(self.numpy_dtype).reshape(self.n_kv_heads, -1, self.head_dim, PANEL)
+
+    def key_codes(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.uint8]:
+        """A view of one layer's int8 keys in a page, each code + 128: shape ``(H, P/16, D/32, 8, 16, 4)``."""
+        return self._key_blocks(page, layer)["codes"]
+
+    def key_scales(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.float32]:
+        """A view of the scales of one layer's int8 keys in a page, shape ``(H, P/16, D/32, 16)``."""
+        return self._key_blocks(page, layer)["scales"]
 
     def values(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.generic]:
         """A view of one layer's values in a page, shape ``(H, P, D)``."""
-        start = layer * self.layer_bytes + self.layer_bytes // 2
-        part = page[start : start + self.layer_bytes // 2].view(self.numpy_dtype)
+        start = layer * self.layer_bytes + self.n_kv_heads * self.key_bytes
+        part = page[start : (layer + 1) * self.layer_bytes].view(self.numpy_dtype)
         return part.reshape(self.n_kv_heads, PAGE_TOKENS, self.head_dim)
+
+    def load_keys(self, page: npt.NDArray[np.uint8], layer: int) -> tuple[npt.NDArray[np.generic], ...]:
+        """One layer's keys in a page by position: (P, H, D); of int8 keys the codes, and scales (P, H, D/32)."""
+        if not self.int8_keys:
+            keys = self.keys(page, layer).transpose(1, 3, 0, 2)  # (H, P/16, D, 16) -> (P/16, 16, H, D)
+            return (keys.reshape(PAGE_TOKENS, self.n_kv_heads, self.head_dim),)
+        codes = self.key_codes(page, layer).transpose(1, 4, 0, 2, 3, 5) ^ np.uint8(128)
+        scales = self.key_scales(page, layer).transpose(1, 3, 0, 2)
+        shape = (PAGE_TOKENS, self.n_kv_heads, -1)
+        return codes.reshape(shape).view(np.int8), scales.reshape(shape)
+
+    def store_keys(
+        self, page: npt.NDArray[np.uint8], layer: int, first: int, keys: Sequence[npt.NDArray[np.generic]]
+    ) -> None:
+        """Put what :meth:`load_keys` gives, for positions ``first ..`` of a page, where it belongs."""
+        rows = slice(first, first + len(keys[0]))
+        parts = self.load_keys(page, layer)
+        for whole, part in zip(parts, keys, strict=True):
+            whole[rows] = part
+        heads = self.n_kv_heads
+        if not self.int8_keys:
+            panels = parts[0].reshape(-1, PANEL, heads, self.head_dim)
+            self.keys(page, layer)[...] = panels.transpose(2, 0, 3, 1)
+            return
+        codes = parts[0].view(np.uint8).reshape(-1, PANEL, heads, self.head_dim // KEY_BLOCK, KEY_BLOCK // 4, 4)
+        self.key_codes(page, layer)[...] = codes.transpose(2, 0, 3, 4, 1, 5) ^ np.uint8(128)
+        self.key_scales(page, layer)[...] = parts[1].reshape(-1, PANEL, heads, codes.shape[3]).transpose(2, 0, 3, 1)
+
+    def _keys(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.uint8]:
+        start = layer * self.layer_bytes
+        return page[start : start + self.n_kv_heads * self.key_bytes]
+
+    def _key_blocks(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[Any]:
+        blocks = self._keys(page, layer).view(_KEY_BLOCK)
+        return blocks.reshape(self.n_kv_heads, PAGE_TOKENS // PANEL, self.head_dim // KEY_BLOCK)
 
 
 class PageTable(Sequence["npt.NDArray[np.uint8]"]):

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from . import panels
 from .dtypes import ByteSource, Expanded, F32Array, I8Array, U8Array, block_type, expand
 from .errors import ShapeError
-from .kv_layout import PAGE_TOKENS, PANEL, KVLayout
+from .kv_layout import KEY_BLOCK, PAGE_TOKENS, KVLayout
 from .program import Buffer, Operation, Program, Slice
 from .tensor import PackedMatrix, Tensor
 
@@ -257,27 +257,55 @@ def rope(x: F32Array, angles: F32Array) -> F32Array:
 
 def round_to_cache(x: F32Array, layout: KVLayout) -> npt.NDArray[np.generic]:
     """x as the cache stores it: float16 rounds to nearest even, and clamps to +-65504; float32 keeps it."""
-    return (np.clip(x, -_F16_MAX, _F16_MAX) if layout.dtype == "f16" else x).astype(layout.numpy_dtype)
+    return (np.clip(x, -_F16_MAX, _F16_MAX) if layout.numpy_dtype == np.float16 else x).astype(layout.numpy_dtype)
+
+
+def hadamard(x: F32Array) -> F32Array:
+    """The Hadamard transform of every 32 elements of the last axis, in float32, not normalised: twice makes 32 x.
+
+    A rotation of queries and keys leaves their products as they are, and spreads what stands out in a block over it, so
+    that int8 codes are finer. Source: Ashkboos et al. 2024, arXiv 2404.00456.
+    """
+    y = x.astype(np.float32)
+    for distance in (16, 8, 4, 2, 1):
+        low, high = np.moveaxis(y.reshape(*x.shape[:-1], -1, 2, distance), -2, 0)
+        y = np.stack([low + high, low - high], axis=-2).reshape(x.shape)
+    return y
 
 
 def append_kv(
     layout: KVLayout, pages: Sequence[U8Array], layer: int, start: int, keys: F32Array, values: F32Array
 ) -> None:
-    """Write keys and values, each (T, H, D), to a sequence's pages at positions ``start .. start + T - 1``."""
-    rounded = zip(round_to_cache(keys, layout), round_to_cache(values, layout), strict=True)
-    for position, (key, value) in enumerate(rounded, start):
-        page, row = pages[position // PAGE_TOKENS], position % PAGE_TOKENS
-        layout.keys(page, layer)[:, row // PANEL, :, row % PANEL] = key
-        layout.values(page, layer)[:, row, :] = value
+    """Write keys and values, each (T, H, D), to a sequence's pages at positions ``start .. start + T - 1``.
+
+    int8 keys are transformed by :func:`hadamard` and rounded by :func:`quantize_activations`.
+    """
+    stored: tuple[npt.NDArray[np.generic], ...]
+    if layout.int8_keys:
+        rows = quantize_activations(hadamard(keys).reshape(-1, layout.head_dim))
+        stored = rows.codes.reshape(keys.shape), rows.scales.reshape(*keys.shape[:2], -1)
+    else:
+        stored = (round_to_cache(keys, layout),)
+    rounded = round_to_cache(values, layout)
+    end = start + len(keys)
+    for index in range(start // PAGE_TOKENS, -(-end // PAGE_TOKENS)):
+        first, last = max(start, index * PAGE_TOKENS), min(end, (index + 1) * PAGE_TOKENS)
+        span, row = slice(first - start, last - start), first - index * PAGE_TOKENS
+        layout.store_keys(pages[index], layer, row, [part[span] for part in stored])
+        layout.values(pages[index], layer)[:, row : row + last - first] = rounded[span].swapaxes(0, 1)
 
 
 def read_kv(layout: KVLayout, pages: Sequence[U8Array], layer: int, length: int) -> tuple[F32Array, F32Array]:
     """Keys and values of positions ``0 .. length - 1`` of a sequence, each float32 (H, L, D)."""
-    shape = (layout.n_kv_heads, -1, layout.head_dim)
     used = pages[: -(-length // PAGE_TOKENS)]
-    keys = np.concatenate([layout.keys(page, layer).swapaxes(2, 3).reshape(shape) for page in used], axis=1)
+    keys, *scales = (
+        np.concatenate(parts).astype(np.float32)[:length]
+        for parts in zip(*(layout.load_keys(page, layer) for page in used), strict=True)
+    )
+    for scale in scales:
+        keys = hadamard(keys * np.repeat(scale, KEY_BLOCK, axis=-1)) / np.float32(KEY_BLOCK)
     values = np.concatenate([layout.values(page, layer) for page in used], axis=1)
-    return keys[:, :length].astype(np.float32), values[:, :length].astype(np.float32)
+    return keys.swapaxes(0, 1), values[:, :length].astype(np.float32)
 
 
 def prepare_qkv(
@@ -310,6 +338,18 @@ def prepare_qkv(
 def softmax(x: npt.NDArray[np.floating[Any]]) -> F32Array:
     """``exp(x) / sum(exp(x))`` over the last axis; -inf has weight 0."""
     return _f32(_softmax64(x.astype(np.float64)))
+
+
+def round_queries(q: F32Array, scale: float, soft_cap: float = 0.0) -> F32Array:
+    """Queries (T, heads, D) as they meet int8 keys: times the scores' scale, transformed, rounded.
+
+    See :func:`hadamard` and :func:`quantize_activations`. The scale is that of scores in powers of two, or of what the
+    soft-cap's tanh takes; it is taken off again here.
+    """
+    factor = np.float32(scale) / np.float32(soft_cap) if soft_cap > 0 else np.float32(scale) * np.float32(1.44269504)
+    rows = quantize_activations((hadamard(q * factor) / np.float32(KEY_BLOCK)).reshape(-1, q.shape[-1]))
+    rounded = rows.codes.astype(np.float32) * np.repeat(rows.scales, ACTIVATION_BLOCK, axis=-1)
+    return hadamard(rounded.reshape(q.shape)) / factor
 
 
 def attention(
@@ -588,7 +628,8 @@ def _run_attention(batch: _Batch, op: Operation) -> F32Array:
     out = np.empty((len(qkv), width), np.float32)
     for part, span in zip(batch.slices, batch.spans, strict=True):
         keys, values = read_kv(layout, part.pages, p["layer"], part.start + len(part.ids))
-        heads = attention(q[span], keys, values, part.start, p["scale"], p["window"], p["soft_cap"])
+        queries = round_queries(q[span], p["scale"], p["soft_cap"]) if layout.int8_keys else q[span]
+        heads = attention(queries, keys, values, part.start, p["scale"], p["window"], p["soft_cap"])
         out[span] = heads.reshape(-1, width)
     return out
 

@@ -181,7 +181,7 @@ class Timings(Sequence[OpTiming]):
                 end = start + count
                 pairs += _seen(end, window) - _seen(start, window)
                 keys += min(end, (window or end) + count - 1)
-            moved += 2 * keys * self._kv.n_kv_heads * self._kv.head_dim * self._kv.numpy_dtype.itemsize
+            moved += keys * self._kv.layer_bytes // PAGE_TOKENS
             flops = 4 * pairs * op.params["n_heads"] * self._kv.head_dim
         return moved, flops
 

@@ -20,12 +20,14 @@ import numpy.typing as npt
 
 from pyml_core.cpu import level
 from pyml_core.errors import PymlError, ShapeError
-from pyml_core.kv_layout import PAGE_TOKENS, PANEL, KVLayout, PageTable
+from pyml_core.kv_layout import KEY_BLOCK, PAGE_TOKENS, KVLayout, PageTable
 
 U8Array = npt.NDArray[np.uint8]
 
 FORMAT = "pyml-kv-cache"
 VERSION = "1"
+
+_NUMPY_TYPES = {"I8": np.int8, "F16": np.float16, "F32": np.float32}
 
 
 class ContextOverflowError(PymlError):
@@ -138,8 +140,9 @@ class KVCache:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write keys, values and token ids to one safetensors file, put in place only when it is complete.
 
-        Tensors are ``layers.N.keys`` and ``layers.N.values``, each (T, H, D) in the cache's type. Metadata: format,
-        version, model fingerprint, type, CPU level, token ids, the set of RoPE frequencies.
+        Tensors are ``layers.N.keys`` and ``layers.N.values``, each (T, H, D) in the cache's type; int8 keys (codes of
+        their Hadamard transform) have ``layers.N.key_scales`` (T, H, D/32) besides. Metadata: format, version, model
+        fingerprint, type, CPU level, token ids, the set of RoPE frequencies.
 
         Raises:
             CacheFileError: the file cannot be written.
@@ -147,9 +150,9 @@ class KVCache:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
-        tensors = {}
+        tensors: dict[str, npt.NDArray[Any]] = {}
         for layer in range(self.layout.n_layers):
-            tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"] = self._logical(layer)
+            tensors.update(zip(self._parts(layer), self._logical(layer), strict=True))
         metadata = self._expected_metadata() | {"ids": json.dumps(self._ids), "rope_set": str(self.rope_set)}
         path = Path(path)
         try:
@@ -197,9 +200,7 @@ class KVCache:
                 cache._check_tensors(file, len(ids))
                 cache.reserve(len(ids))
                 for layer in range(layout.n_layers):
-                    cache._fill(
-                        layer, file.get_tensor(f"layers.{layer}.keys"), file.get_tensor(f"layers.{layer}.values")
-                    )
+                    cache._fill(layer, {name: file.get_tensor(name) for name in cache._parts(layer)})
         except (OSError, SafetensorError, ValueError, CacheFileError) as error:
             raise CacheFileError(f"{os.fspath(path)}: cannot load the KV cache: {error}") from None
         cache.append(ids)
@@ -237,47 +238,56 @@ class KVCache:
         return sets[found]
 
     def _check_tensors(self, file: Any, length: int) -> None:
-        expected = (length, self.layout.n_kv_heads, self.layout.head_dim)
         names = set(file.keys())
         for layer in range(self.layout.n_layers):
-            for name in (f"layers.{layer}.keys", f"layers.{layer}.values"):
+            for name, (dtype, width) in self._parts(layer).items():
                 if name not in names:
                     raise CacheFileError(f"tensor {name}: missing")
                 names.remove(name)
                 part = file.get_slice(name)
+                expected = (length, self.layout.n_kv_heads, width)
                 if tuple(part.get_shape()) != expected:
                     raise CacheFileError(f"tensor {name}: expected shape {expected}, found {tuple(part.get_shape())}")
-                if part.get_dtype() != self.layout.dtype.upper():
-                    raise CacheFileError(
-                        f"tensor {name}: expected {self.layout.dtype.upper()}, found {part.get_dtype()}"
-                    )
+                if part.get_dtype() != dtype:
+                    raise CacheFileError(f"tensor {name}: expected {dtype}, found {part.get_dtype()}")
         if names:
             raise CacheFileError(f"tensor {min(names)[:100]}: unknown")
 
     # ---- between pages and (T, H, D)
 
-    def _logical(self, layer: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """One layer's keys and values, each (T, H, D)."""
-        shape = (len(self.pages) * PAGE_TOKENS, self.layout.n_kv_heads, self.layout.head_dim)
-        keys, values = np.empty(shape, self.layout.numpy_dtype), np.empty(shape, self.layout.numpy_dtype)
-        for index, page in enumerate(self.pages):
-            rows = slice(index * PAGE_TOKENS, (index + 1) * PAGE_TOKENS)
-            # (H, P/16, D, 16) -> (P/16, 16, H, D)
-            keys[rows] = self.layout.keys(page, layer).transpose(1, 3, 0, 2).reshape(PAGE_TOKENS, *shape[1:])
-            values[rows] = self.layout.values(page, layer).transpose(1, 0, 2)
-        return keys[: self.length], values[: self.length]
+    def _parts(self, layer: int) -> dict[str, tuple[str, int]]:
+        """The tensors of one layer: type and width."""
+        dim = self.layout.head_dim
+        dtype = {2: "F16", 4: "F32"}[self.layout.numpy_dtype.itemsize]
+        keys = (
+            {"keys": ("I8", dim), "key_scales": ("F32", dim // KEY_BLOCK)}
+            if self.layout.int8_keys
+            else {"keys": (dtype, dim)}
+        )
+        return {f"layers.{layer}.{name}": part for name, part in (keys | {"values": (dtype, dim)}).items()}
 
-    def _fill(self, layer: int, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
-        for what, array in (("keys", keys), ("values", values)):
+    def _logical(self, layer: int) -> list[npt.NDArray[Any]]:
+        """One layer's keys (codes and scales, if int8) and values, each (T, H, width)."""
+        pages = [
+            (*self.layout.load_keys(page, layer), self.layout.values(page, layer).swapaxes(0, 1)) for page in self.pages
+        ]
+        if not pages:
+            return [
+                np.empty((0, self.layout.n_kv_heads, width), _NUMPY_TYPES[dtype])
+                for dtype, width in self._parts(layer).values()
+            ]
+        # safetensors writes an array's memory as it lies.
+        return [np.ascontiguousarray(np.concatenate(parts)[: self.length]) for parts in zip(*pages, strict=True)]
+
+    def _fill(self, layer: int, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        for name, array in tensors.items():
             if not np.isfinite(array).all():
-                raise CacheFileError(f"tensor layers.{layer}.{what}: expected finite numbers")
+                raise CacheFileError(f"tensor {name}: expected finite numbers")
+        *keys, values = tensors.values()
         for index, page in enumerate(self.pages):
             rows = slice(index * PAGE_TOKENS, (index + 1) * PAGE_TOKENS)
-            padded = np.zeros((PAGE_TOKENS, *keys.shape[1:]), keys.dtype)
-            padded[: len(keys[rows])] = keys[rows]
-            # (P/16, 16, H, D) -> (H, P/16, D, 16)
-            self.layout.keys(page, layer)[...] = padded.reshape(-1, PANEL, *keys.shape[1:]).transpose(2, 0, 3, 1)
-            self.layout.values(page, layer)[:, : len(values[rows])] = values[rows].transpose(1, 0, 2)
+            self.layout.store_keys(page, layer, 0, [part[rows] for part in keys])
+            self.layout.values(page, layer)[:, : len(values[rows])] = values[rows].swapaxes(0, 1)
 
 
 def _pages_for(length: int) -> int:

@@ -77,7 +77,7 @@ class Model(ABC, Generic[C]):
         reader = Weights(weights, self.specs(config), self.rules, dtype)
         MemoryPlan(reader.packed_bytes(), 0, activation_bytes(config, max_tokens)).check()
         self.config = config
-        self.kv_layout = kv_layout(config, dtype)
+        self.kv_layout = kv_layout(config, dtype, reader.quantized)
         self._program: Program | None = Program(max_tokens, self.kv_layout, threads)
         self._max_tokens = max_tokens
         self._cancels = 0
@@ -129,7 +129,7 @@ class Model(ABC, Generic[C]):
             WeightsError: the weights do not fit the configuration.
         """
         reader = Weights(weights, cls.specs(config), cls.rules, dtype)
-        cache = kv_layout(config, dtype).bytes_for(context_len)
+        cache = kv_layout(config, dtype, reader.quantized).bytes_for(context_len)
         return MemoryPlan(reader.packed_bytes(), cache, activation_bytes(config, max_tokens))
 
     def memory_needed(self, context_len: int) -> int:

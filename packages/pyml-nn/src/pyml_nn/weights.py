@@ -214,6 +214,11 @@ class Weights:
         """How many bytes all weights will take once packed; nothing is read."""
         return sum(nbytes for _, nbytes in self.packed_sizes().values())
 
+    @property
+    def quantized(self) -> bool:
+        """Whether any weight is packed in a quantised type."""
+        return any(BLOCK_TYPES[dtype].quantized for dtype, _ in self.packed_sizes().values())
+
     def packed_sizes(self) -> dict[str, tuple[str, int]]:
         """By the tensor's name in the file: the block type of what is made of it, and its bytes in memory."""
         sizes: dict[str, tuple[str, int]] = {}

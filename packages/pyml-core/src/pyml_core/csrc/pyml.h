@@ -15,6 +15,7 @@ enum {
     CHUNK = 256,    /* k of a quantised panel that are unpacked at a time */
     BLOCK = 32,     /* activations that share a scale */
     PAGE = 64,      /* positions in a KV page: one key block of attention */
+    KEY_BLOCK = PANEL * 4 + PANEL * BLOCK, /* bytes of 32 elements of a panel of int8 keys: scales, then codes */
     MAX_EXPERTS = 1024,
     MAX_PHASES = 4, /* parts of a fused operation that are timed apart */
     MAX_THREADS = 256
@@ -102,8 +103,8 @@ typedef struct {
 
 typedef struct {
     int64_t n_layers, n_kv_heads, head_dim;
-    int64_t head_bytes, layer_bytes; /* see kv_layout.py */
-    bool f16;
+    int64_t key_bytes, value_bytes, layer_bytes; /* of a head's keys, a head's values, and all of a layer: see kv_layout.py */
+    bool f16, int8_keys;
 } pyml_kv;
 
 /* Everything that an operation needs to know of the run it is in. */

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pyml_core.kv_layout import PAGE_TOKENS
+
 from .options import (
     SETTINGS,
     check_model,
@@ -198,7 +200,7 @@ def cost(lm: LanguageModel, test: Test) -> tuple[int, int]:
             flops += 2 * (outputs if of_outputs else total) * weights
         elif operation.kind == "attention":
             layout, window = lm.kv_layout, params["window"] or 1 << 62
-            position_bytes = 2 * layout.n_kv_heads * layout.head_dim * layout.numpy_dtype.itemsize
+            position_bytes = layout.layer_bytes // PAGE_TOKENS
             for start, count in slices:
                 read += position_bytes * (min(start, window - 1) + count)
                 seen = sum(min(position + 1, window) for position in range(start, start + count))

@@ -39,7 +39,7 @@ static void rotate(float *x, const float *cosines, int64_t half) {
 }
 
 /* Store x to out[0], out[step], ...: in f16 (clamped to its range) or as it is. */
-static void append(const pyml_kv *kv, const float *x, uint8_t *out, int64_t step) {
+INLINE void append(const pyml_kv *kv, const float *x, uint8_t *out, const int64_t step) {
     vf top = f_set1(65504.0f), bottom = f_set1(-65504.0f);
     for (int64_t i = 0; i < kv->head_dim; i += PANEL) {
         int64_t n = least(PANEL, kv->head_dim - i);
@@ -49,6 +49,41 @@ static void append(const pyml_kv *kv, const float *x, uint8_t *out, int64_t step
             for (int64_t j = 0; j < n; j++) ((uint16_t *)out)[(i + j) * step] = lanes[j];
         } else {
             for (int64_t j = 0; j < n; j++) ((float *)out)[(i + j) * step] = x[i + j];
+        }
+    }
+}
+
+/* The Hadamard transform of 32 numbers, not normalised: H H = 32. Applied to queries and keys it leaves their products as they are
+ * and spreads what stands out in either, so that int8 codes are finer. Its additions are in the order of the reference's. */
+INLINE void hadamard(vf *low, vf *high) {
+    static const float signs[4][PANEL] = {
+        {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1}, {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
+        {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
+    };
+    vf a = f_add(*low, *high), b = f_sub(*low, *high);
+#define HADAMARD_STAGE(stage, distance)                                                                                           \
+    a = f_fma(a, f_load(signs[stage]), f_swap(distance, a)), b = f_fma(b, f_load(signs[stage]), f_swap(distance, b))
+    HADAMARD_STAGE(0, 8);
+    HADAMARD_STAGE(1, 4);
+    HADAMARD_STAGE(2, 2);
+    HADAMARD_STAGE(3, 1);
+#undef HADAMARD_STAGE
+    *low = a, *high = b;
+}
+
+/* Store x, transformed, as key `at` of a panel of int8 keys: codes + 128, four to a word, in the order in which a dot product takes them. */
+static void append_int8(const pyml_kv *kv, const float *x, uint8_t *panel, int64_t at) {
+    for (int64_t i = 0; i < kv->head_dim; i += BLOCK, panel += KEY_BLOCK) {
+        int8_t codes[BLOCK];
+        vf low = f_load(x + i), high = f_load(x + i + PANEL);
+        hadamard(&low, &high);
+        float scale = quantize_block(low, high, codes).scale;
+        memcpy(panel + at * 4, &scale, 4);
+        for (int64_t j = 0; j < BLOCK / 4; j++) {
+            uint32_t word;
+            memcpy(&word, codes + j * 4, 4);
+            word ^= 0x80808080u;
+            memcpy(panel + (j + 1) * PANEL * 4 + at * 4, &word, 4);
         }
     }
 }
@@ -76,10 +111,10 @@ void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread
         }
         if (unit >= op->n_heads) {
             int64_t head = unit - op->n_heads, position = run->positions[row], at = position % PAGE;
-            uint8_t *keys = run->slices[run->token_slice[row]].pages[position / PAGE] + op->layer * kv->layer_bytes +
-                            head * kv->head_bytes;
-            uint8_t *values = keys + kv->n_kv_heads * kv->head_bytes;
-            append(kv, x, keys + (at / PANEL * d * PANEL + at % PANEL) * element, PANEL);
+            uint8_t *page = run->slices[run->token_slice[row]].pages[position / PAGE] + op->layer * kv->layer_bytes;
+            uint8_t *keys = page + head * kv->key_bytes, *values = page + kv->n_kv_heads * kv->key_bytes + head * kv->value_bytes;
+            if (kv->int8_keys) append_int8(kv, x, keys + at / PANEL * (kv->key_bytes / (PAGE / PANEL)), at % PANEL);
+            else append(kv, x, keys + (at / PANEL * d * PANEL + at % PANEL) * element, PANEL);
             append(kv, x + kv->n_kv_heads * d, values + at * d * element, 1);
             lap(thread, PHASE_APPEND, time);
         }
@@ -126,6 +161,13 @@ typedef struct {
     float *m, *l;  /* [R], rounded up likewise */
 } partial;
 
+/* Scaled queries as int8. */
+typedef struct {
+    int8_t *codes;   /* [R][D] */
+    float *scales;   /* [R][D / 32] */
+    int32_t *starts; /* [R][D / 32]: what takes the bias of the keys' codes off */
+} quantized_queries;
+
 /* One tile's working memory. Row r is token r / G, query head (head * G + r % G). */
 typedef struct {
     const pyml_op *op;
@@ -134,6 +176,7 @@ typedef struct {
     const pyml_slice *slice;
     int64_t start, tokens, group, rows, head, row; /* start: position of the tile's first token; row: its buffer row */
     float *q;      /* [R][D], scaled */
+    quantized_queries q8; /* instead, where keys are int8 */
     float *p;      /* [R][64]: scores, then their exponentials */
     partial block, result;
     int64_t width; /* D rounded up to whole panels */
@@ -163,6 +206,60 @@ static void fma_pages(const tile_state *s, const float *a, int64_t lda, const ui
         }
         ahead.from += ahead.lines * k * 64;
 #undef PAGES
+    }
+}
+
+/* Scores of int8 keys: sum = fma(float(sum_d code_q code_k), scale_k * scale_q, sum) for each 32 elements in ascending order. */
+INLINE void key_tile(const int nt, const int np, quantized_queries q, const uint8_t *keys, int64_t panel_bytes, int64_t d, float *out,
+                     upcoming next) {
+    vf sum[TILE_TOKENS][TILE_PANELS];
+    UNROLL for (int t = 0; t < nt; t++)
+        UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_set1(0.0f);
+    int64_t blocks = d / BLOCK;
+    for (int64_t b = 0; b < blocks; b++, keys += KEY_BLOCK) {
+        for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (b * next.lines + line) * 64);
+        vi dot[TILE_TOKENS][TILE_PANELS];
+        UNROLL for (int t = 0; t < nt; t++) {
+            vi start = i_set1(q.starts[t * blocks + b]);
+            UNROLL for (int p = 0; p < np; p++) dot[t][p] = start;
+        }
+        UNROLL for (int g = 0; g < BLOCK / 4; g++) {
+            vb w[TILE_PANELS];
+            UNROLL for (int p = 0; p < np; p++) w[p] = b_load(keys + p * panel_bytes + (g + 1) * PANEL * 4);
+            UNROLL for (int t = 0; t < nt; t++) {
+                vi x = i_load4(q.codes + t * d + b * BLOCK + g * 4);
+                UNROLL for (int p = 0; p < np; p++) dot[t][p] = i_dot_wide(dot[t][p], w[p], x);
+            }
+        }
+        UNROLL for (int p = 0; p < np; p++) {
+            vf scale = f_load((const float *)(keys + p * panel_bytes));
+            UNROLL for (int t = 0; t < nt; t++)
+                sum[t][p] = f_fma(f_from_i(dot[t][p]), f_mul(scale, f_set1(q.scales[t * blocks + b])), sum[t][p]);
+        }
+    }
+    UNROLL for (int t = 0; t < nt; t++)
+        UNROLL for (int p = 0; p < np; p++) f_store(out + t * PAGE + p * PANEL, sum[t][p]);
+}
+
+static void dot_pages(const tile_state *s, const uint8_t *keys, int64_t panels, upcoming ahead) {
+    int64_t d = s->run->kv.head_dim, panel_bytes = s->run->kv.key_bytes / (PAGE / PANEL);
+    if (s->rows > TILE_TOKENS) ahead.lines = 0;
+    for (int64_t p = 0; p < panels; p += TILE_PANELS) {
+        for (int64_t r = 0; r < s->rows; r += TILE_TOKENS) {
+            quantized_queries q = {s->q8.codes + r * d, s->q8.scales + r * (d / BLOCK), s->q8.starts + r * (d / BLOCK)};
+            int64_t rows = least(TILE_TOKENS, s->rows - r);
+#define ROWS(n)                                                                                                                  \
+    if (n <= TILE_TOKENS && rows == n)                                                                                            \
+        key_tile(n <= TILE_TOKENS ? n : 1, TILE_PANELS, q, keys + p * panel_bytes, panel_bytes, d, s->p + r * PAGE + p * PANEL, ahead)
+            ROWS(6);
+            else ROWS(1);
+            else ROWS(2);
+            else ROWS(3);
+            else ROWS(4);
+            else ROWS(5);
+#undef ROWS
+        }
+        ahead.from += ahead.lines * (d / BLOCK) * 64;
     }
 }
 
@@ -267,21 +364,23 @@ static void attend_block(const tile_state *s, int64_t b) {
     const pyml_kv *kv = &s->run->kv;
     const pyml_op *op = s->op;
     int64_t d = kv->head_dim, key0 = b * PAGE, last = s->start + s->tokens - 1;
-    int64_t offset = op->layer * kv->layer_bytes + s->head * kv->head_bytes;
-    const uint8_t *keys = s->slice->pages[b] + offset, *values = keys + kv->n_kv_heads * kv->head_bytes;
-    const uint8_t *next = key0 + PAGE <= last ? s->slice->pages[b + 1] + offset : NULL; /* keys */
-    int64_t lines = FLOAT_PANELS * PANEL * (kv->f16 ? 2 : 4) / 64; /* what a tile reads for every k */
+    int64_t layer = op->layer * kv->layer_bytes, head = layer + s->head * kv->key_bytes;
+    const uint8_t *page = s->slice->pages[b], *keys = page + head;
+    const uint8_t *values = page + layer + kv->n_kv_heads * kv->key_bytes + s->head * kv->value_bytes;
+    const uint8_t *next = key0 + PAGE <= last ? s->slice->pages[b + 1] + head : NULL; /* keys */
+    int64_t lines = FLOAT_PANELS * PANEL * (kv->f16 ? 2 : 4) / 64; /* what a tile of floats reads for every k */
     int64_t seen = least(PAGE, last + 1 - key0); /* by any row: keys after it have weight 0 */
     int64_t panels = (seen + PANEL - 1) / PANEL;
     panels = (panels + FLOAT_PANELS - 1) / FLOAT_PANELS * FLOAT_PANELS; /* a page has as many, whatever is in the last ones */
 
     uint64_t time = s->thread->timed ? pyml_ticks() : 0;
-    fma_pages(s, s->q, d, keys, PANEL, d * PANEL, panels, d, s->p, PAGE, (upcoming){values, lines});
+    if (kv->int8_keys) dot_pages(s, keys, panels, (upcoming){values, TILE_PANELS * PANEL * BLOCK * 2 / 64});
+    else fma_pages(s, s->q, d, keys, PANEL, d * PANEL, panels, d, s->p, PAGE, (upcoming){values, lines});
     time = lap(s->thread, PHASE_SCORES, time);
     softmax(s, b);
     if (op->capture) capture_block(s, b);
     time = lap(s->thread, PHASE_SOFTMAX, time);
-    fma_pages(s, s->p, PAGE, values, d, PANEL, whole_panels(d) / PANEL, seen, s->block.o, s->width, (upcoming){next, next ? lines : 0});
+    fma_pages(s, s->p, PAGE, values, d, PANEL, whole_panels(d) / PANEL, seen, s->block.o, s->width, (upcoming){next, next ? kv->int8_keys ? lines / 2 : lines : 0});
     lap(s->thread, PHASE_VALUES, time);
 }
 
@@ -302,6 +401,32 @@ static void finish(const tile_state *s) {
     }
 }
 
+/* The tile's queries, times the scores' scale (and log2(e), where no cap comes between). */
+static void load_queries(tile_state *s) {
+    const pyml_op *op = s->op;
+    int64_t d = s->run->kv.head_dim, blocks = d / BLOCK;
+    vf scale = f_set1(op->cap > 0 ? op->scale / op->cap : op->scale * log2_e), inverse = f_set1(1.0f / BLOCK);
+    s->q8 = (quantized_queries){(int8_t *)(s->q + 2 * s->rows * blocks), s->q, (int32_t *)(s->q + s->rows * blocks)};
+    for (int64_t r = 0; r < s->rows; r++) {
+        const float *q = op->in->f + (s->row + r / s->group) * op->in->width + (s->head * s->group + r % s->group) * d;
+        if (s->run->kv.int8_keys) {
+            for (int64_t b = 0; b < blocks; b++, q += BLOCK) {
+                vf low = f_mul(f_load(q), scale), high = f_mul(f_load(q + PANEL), scale);
+                hadamard(&low, &high);
+                low = f_mul(low, inverse), high = f_mul(high, inverse);
+                block_facts facts = quantize_block(low, high, s->q8.codes + (r * blocks + b) * BLOCK);
+                s->q8.scales[r * blocks + b] = facts.scale;
+                s->q8.starts[r * blocks + b] = -WIDE_BIAS * (facts.first + facts.second);
+            }
+        } else {
+            for (int64_t i = 0; i < d; i += PANEL) {
+                int64_t n = least(PANEL, d - i);
+                f_store_n(s->q + r * d + i, f_mul(f_load_n(q + i, n), scale), n);
+            }
+        }
+    }
+}
+
 static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int64_t unit, const cut *c) {
     const pyml_tile *tile = &run->tiles[run->n_tiles - 1 - unit / run->kv.n_kv_heads]; /* late tiles are the long ones: first */
     int64_t d = run->kv.head_dim;
@@ -316,11 +441,7 @@ static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread 
     s.block = partial_at(s.p + c->rows * PAGE, c->rows, s.width);
     s.result = partial_at(s.p + c->rows * PAGE + c->partial, c->rows, s.width);
     s.q = s.p + c->rows * PAGE + 2 * c->partial;
-    vf scale = f_set1(op->cap > 0 ? op->scale / op->cap : op->scale * log2_e);
-    for (int64_t r = 0; r < s.rows; r++) {
-        const float *q = op->in->f + (s.row + r / s.group) * op->in->width + (s.head * s.group + r % s.group) * d;
-        for (int64_t i = 0; i < d; i += PANEL) f_store_n(s.q + r * d + i, f_mul(f_load_n(q + i, least(PANEL, d - i)), scale), least(PANEL, d - i));
-    }
+    load_queries(&s);
     return s;
 }
 

@@ -5,6 +5,8 @@
 #include "../pyml.h"
 #include "simd.h"
 
+#include <float.h>
+
 #if defined(UNROLL)
 #elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
@@ -66,6 +68,25 @@ INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, 
     LEFT(4);
     LEFT(5);
 #undef LEFT
+}
+
+/* Thirty-two numbers as int8 codes of one scale: scale = max|x| / 127, code = x * (127 / max|x|) rounded to even. What is not
+ * finite has a scale that is not. */
+typedef struct {
+    float scale;
+    int32_t first, second; /* sums of the codes of either half */
+} block_facts;
+
+INLINE block_facts quantize_block(vf low, vf high, int8_t *codes) {
+    float top = f_top(f_max(f_abs(low), f_abs(high)));
+    float finite = f_sum(f_add(f_mul(low, f_set1(0.0f)), f_mul(high, f_set1(0.0f)))); /* 0, or NaN */
+    if (finite != 0.0f) low = high = f_set1(0.0f);
+    float inverse = 127.0f / top;
+    if (!(inverse <= FLT_MAX)) inverse = 0.0f; /* nothing, or next to it, or not finite */
+    vi a = i_round(f_mul(low, f_set1(inverse))), c = i_round(f_mul(high, f_set1(inverse)));
+    i_store_s8(codes, a);
+    i_store_s8(codes + PANEL, c);
+    return (block_facts){top / 127.0f + finite, i_sum(a), i_sum(c)};
 }
 
 /* linear.c */

@@ -4,7 +4,6 @@
  */
 #include "kernels.h"
 
-#include <float.h>
 
 int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) { return stage ? 0 : rows_of(op->out, run); }
 
@@ -24,21 +23,12 @@ static void quantize_row(pyml_buffer *b, int64_t row) {
     const float *x = b->f + row * b->width;
     int8_t *codes = b->codes + row * b->stride8;
     for (int64_t block = 0; block < b->blocks; block++, x += BLOCK, codes += BLOCK) {
-        vf low = f_load(x), high = f_load(x + PANEL);
-        float top = f_top(f_max(f_abs(low), f_abs(high)));
-        float finite = f_sum(f_add(f_mul(low, f_set1(0.0f)), f_mul(high, f_set1(0.0f)))); /* 0, or NaN */
-        if (finite != 0.0f) low = high = f_set1(0.0f);
-        float inverse = 127.0f / top;
-        if (!(inverse <= FLT_MAX)) inverse = 0.0f; /* nothing, or next to it, or not finite */
-        vi a = i_round(f_mul(low, f_set1(inverse))), c = i_round(f_mul(high, f_set1(inverse)));
-        i_store_s8(codes, a);
-        i_store_s8(codes + PANEL, c);
-        int32_t first = i_sum(a), second = i_sum(c);
+        block_facts facts = quantize_block(f_load(x), f_load(x + PANEL), codes);
         int64_t at = row * b->blocks + block;
-        b->scales[at] = top / 127.0f + finite;
-        b->sums[at] = first + second;
-        b->half_sums[2 * at] = first;
-        b->half_sums[2 * at + 1] = second;
+        b->scales[at] = facts.scale;
+        b->sums[at] = facts.first + facts.second;
+        b->half_sums[2 * at] = facts.first;
+        b->half_sums[2 * at + 1] = facts.second;
     }
 }
 

@@ -59,6 +59,12 @@ INLINE __m256 scale2_half(__m256 x, __m256i n) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(n, 23)));
 }
 INLINE vf f_scale2(vf x, vi n) { return (vf){scale2_half(x.a, n.a), scale2_half(x.b, n.b)}; }
+INLINE __m256 swap_half(const int distance, __m256 x) {
+    return distance == 4 ? _mm256_permute2f128_ps(x, x, 1) : distance == 2 ? _mm256_permute_ps(x, 0x4e) : _mm256_permute_ps(x, 0xb1);
+}
+INLINE vf f_swap(const int distance, vf v) {
+    return distance == 8 ? (vf){v.b, v.a} : (vf){swap_half(distance, v.a), swap_half(distance, v.b)};
+}
 INLINE float f_sum(vf v) {
     __m256 h = _mm256_add_ps(v.a, v.b);
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));

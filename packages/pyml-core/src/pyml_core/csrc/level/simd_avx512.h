@@ -42,6 +42,12 @@ INLINE vf f_greater(vf a, vf b, vf then, vf otherwise) { /* a > b ? then : other
 INLINE vf f_scale2(vf a, vi n) { /* a * 2^n by adding to the exponent */
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(n, 23)));
 }
+INLINE vf f_swap(const int distance, vf v) { /* lanes i and i xor distance (8, 4, 2, 1) */
+    return distance == 8   ? _mm512_shuffle_f32x4(v, v, 0x4e)
+           : distance == 4 ? _mm512_shuffle_f32x4(v, v, 0xb1)
+           : distance == 2 ? _mm512_permute_ps(v, 0x4e)
+                           : _mm512_permute_ps(v, 0xb1);
+}
 INLINE float f_sum(vf v) { /* lanes 0+8, then +4, +2, +1: one fixed tree */
     __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));

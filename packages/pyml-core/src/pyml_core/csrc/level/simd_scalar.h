@@ -87,6 +87,7 @@ INLINE vf f_scale2(vf a, vi n) {
     }
     return r;
 }
+INLINE vf f_swap(int distance, vf a) { PYML_EACH(a.v[i ^ distance]); }
 INLINE float f_sum(vf a) {
     for (int half = 8; half; half /= 2)
         for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
