@@ -17,6 +17,7 @@ from .cpu import cpu_info, default_threads, level, levels, use_level  # noqa: E4
 from .dtypes import BLOCK_TYPES, BlockType, dequantize, quantize  # noqa: E402
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
 from .kv_layout import PAGE_TOKENS, KVLayout, PageTable  # noqa: E402
+from .limits import Limits, measure_limits  # noqa: E402
 from .ops import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
 from .program import Buffer, Operation, Program, Slice  # noqa: E402
 from .tensor import PackedMatrix, Tensor, pack, pack_parts  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     "Capture",
     "KVLayout",
     "Lap",
+    "Limits",
     "OpTiming",
     "Operation",
     "OutOfMemoryError",
@@ -55,6 +57,7 @@ __all__ = [
     "level",
     "levels",
     "matmul",
+    "measure_limits",
     "pack",
     "pack_parts",
     "quantize",

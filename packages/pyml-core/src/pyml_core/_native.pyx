@@ -31,6 +31,7 @@ cdef extern from "pyml.h":
         OP_EMBED, OP_ADD_POSITIONS, OP_RMS_NORM, OP_LAYER_NORM, OP_LINEAR, OP_ACTIVATE, OP_GATED, OP_SOFT_CAP, OP_SELECT
         OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_ROUTE, OP_DISPATCH, OP_EXPERT_LINEAR, OP_COMBINE, OP_QUANTIZE
         ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU
+        LIMIT_READ, LIMIT_INT8, LIMIT_F32
 
     ctypedef struct pyml_routes:
         int64_t experts, chosen
@@ -135,6 +136,7 @@ cdef extern from "pyml.h":
     bint pyml_program_allocate(pyml_program *)
     void pyml_program_free(pyml_program *)
     bint pyml_program_run(pyml_program *, bint) nogil
+    int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
     void *pyml_pool_get(int)
     void pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *) nogil
 
@@ -222,6 +224,22 @@ def unpack_rows(packed, rows, str level):
         with nogil:
             kernels.unpack_rows(&m, wanted, count, target)
     return out
+
+
+_LIMITS = {"read": LIMIT_READ, "int8": LIMIT_INT8, "f32": LIMIT_F32}
+
+
+def measure_limit(str level, int threads, str what, data, int64_t amount):
+    """Bytes or operations of all threads and the nanoseconds they took; sizes are the caller's (limits.py)."""
+    cdef const pyml_kernels *kernels = pyml_level_kernels(_level_index(level))
+    cdef const uint8_t *source = <const uint8_t *>_address(data)
+    cdef int64_t done = 0, ns
+    cdef int limit = _LIMITS[what]
+    with nogil:
+        ns = pyml_measure_limit(kernels, threads, limit, source, amount, &done)
+    if not ns:
+        raise OutOfMemoryError(f"no {threads} threads are to be had")
+    return done, ns
 
 
 cdef int _poll(void *argument) noexcept nogil:

@@ -138,11 +138,16 @@ typedef struct {
 typedef int64_t (*pyml_items_fn)(const pyml_op *, const pyml_run *, int stage);
 typedef void (*pyml_work_fn)(const pyml_op *, const pyml_run *, pyml_thread *, int stage, int64_t begin, int64_t end);
 
+/* What the machine reaches at most: so many steps of a loop, or a read of so many bytes; returns operations or bytes. */
+enum { LIMIT_READ, LIMIT_INT8, LIMIT_F32, LIMITS };
+typedef int64_t (*pyml_limit_fn)(const uint8_t *data, int64_t amount, uint8_t *sink);
+
 typedef struct {
     const char *name;
     pyml_items_fn items[OP_KINDS];
     pyml_work_fn work[OP_KINDS];
     void (*unpack_rows)(const pyml_matrix *, const int64_t *rows, int64_t count, float *out);
+    pyml_limit_fn limits[LIMITS];
     void (*enter)(void); /* floating-point state: round to nearest, no flush to zero */
 } pyml_kernels;
 
@@ -189,6 +194,9 @@ bool pyml_program_allocate(pyml_program *);                 /* scratch, counters
 void pyml_program_free(pyml_program *);
 bool pyml_program_run(pyml_program *, bool timed);          /* false: cancelled */
 void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed);
+
+/* limits.c */
+int64_t pyml_measure_limit(const pyml_kernels *, int threads, int what, const uint8_t *data, int64_t amount, int64_t *done);
 
 /* pool.c */
 typedef struct pyml_pool pyml_pool;

@@ -116,6 +116,11 @@ void FN(normalize_head)(float *x, const float *weight, float eps, int64_t n);
 int64_t FN(route_items)(const pyml_op *, const pyml_run *, int);
 void FN(route)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 
+/* limits.c */
+int64_t FN(limit_read)(const uint8_t *data, int64_t bytes, uint8_t *sink);
+int64_t FN(limit_int8)(const uint8_t *data, int64_t steps, uint8_t *sink);
+int64_t FN(limit_f32)(const uint8_t *data, int64_t steps, uint8_t *sink);
+
 /* attention.c */
 int64_t FN(prepare_qkv_items)(const pyml_op *, const pyml_run *, int);
 void FN(prepare_qkv)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);

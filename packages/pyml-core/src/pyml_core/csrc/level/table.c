@@ -21,5 +21,6 @@ const pyml_kernels FN(pyml_kernels) = {
         [OP_DISPATCH] = FN(dispatch), [OP_EXPERT_LINEAR] = FN(expert_linear), [OP_COMBINE] = FN(combine), [OP_QUANTIZE] = FN(quantize),
     },
     .unpack_rows = FN(unpack_rows),
+    .limits = {[LIMIT_READ] = FN(limit_read), [LIMIT_INT8] = FN(limit_int8), [LIMIT_F32] = FN(limit_f32)},
     .enter = enter,
 };

@@ -1,0 +1,78 @@
+"""What the machine gives at the moment: the limits that a kernel's speed is compared with.
+
+Source: Williams, Waterman and Patterson 2009, "Roofline", doi 10.1145/1498765.1498785.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _native, cpu
+from .errors import PymlError
+
+READ_BYTES = 384 << 20  # more than last-level caches hold
+PASSES = 3
+_PASS_NS = 20e6  # an arithmetic loop takes at least so long
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The best of a few passes on all threads.
+
+    Attributes:
+        threads: how many ran together.
+        level: CPU level of the instructions.
+        read_gb_s: plain reads from memory, 1e9 bytes a second.
+        int8_gop_s: int8 dot products from the first-level cache, 1e9 operations a second, two a multiply-add.
+        f32_gflop_s: float32 multiply-adds from there, likewise.
+    """
+
+    threads: int
+    level: str
+    read_gb_s: float
+    int8_gop_s: float
+    f32_gflop_s: float
+
+    def roof(self, intensity: float, quantized: bool) -> float:
+        """1e9 operations a second that an operation can reach that does ``intensity`` of them a byte."""
+        peak = self.int8_gop_s if quantized else self.f32_gflop_s
+        return min(peak, intensity * self.read_gb_s)
+
+
+def measure_limits(threads: int | None = None, read_bytes: int = READ_BYTES) -> Limits:
+    """Measure read bandwidth, int8 and float32 arithmetic; takes about a second.
+
+    Args:
+        threads: 1 to 256; None takes :func:`pyml_core.cpu.default_threads`.
+        read_bytes: memory to take and read; what fits in a cache measures the cache.
+
+    Raises:
+        PymlError: an argument out of its range.
+    """
+    threads = cpu.default_threads() if threads is None else threads
+    if not 1 <= threads <= _native.THREADS_MAX:
+        raise PymlError(f"threads: expected 1 to {_native.THREADS_MAX}, got {threads}")
+    if read_bytes < threads * _PAGE:
+        raise PymlError(f"read_bytes: expected at least {_PAGE} for each of {threads} threads, got {read_bytes}")
+    level = cpu.level()
+    share = read_bytes // threads // _PAGE * _PAGE
+    memory = _native.aligned_empty((share * threads // 4,), np.float32)
+    memory.fill(1.0)
+
+    def rate(what: str, amount: int) -> float:
+        """The best pass, in 1e9 a second."""
+        passes = [_native.measure_limit(level, threads, what, memory, amount) for _ in range(PASSES)]
+        return max(done / ns for done, ns in passes)
+
+    def steps(what: str) -> int:
+        """Steps that take long enough to be timed well."""
+        count = 1000
+        while _native.measure_limit(level, threads, what, memory, count)[1] < _PASS_NS:
+            count *= 4
+        return count
+
+    peaks = {what: rate(what, steps(what)) for what in ("int8", "f32")}
+    return Limits(threads, level, rate("read", share), peaks["int8"], peaks["f32"])
