@@ -33,6 +33,11 @@ def bench_main() -> NoReturn:
     sys.exit(run("pyml-bench", sys.argv[1:]))
 
 
+def audit_main() -> NoReturn:
+    """``pyml-audit``, the same as ``pyml audit``."""
+    sys.exit(run("pyml-audit", sys.argv[1:]))
+
+
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run the command of this name; returns its exit code, after telling what went wrong."""
     try:
@@ -100,7 +105,7 @@ def commands() -> click.Group:
 
     class Commands(click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:
-            return ["infer", "bench", "inspect", "trace"]
+            return ["infer", "bench", "inspect", "trace", "audit"]
 
         def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
             return load_command(cmd_name) if cmd_name in self.list_commands(ctx) else None

@@ -14,7 +14,7 @@ DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def _parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable[[F], F]]:
+def parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable[[F], F]]:
     """``click.option`` for values that ``parse`` understands; any other one is a usage error that names it."""
 
     def callback(_: click.Context, param: click.Parameter, value: str | None) -> Any:
@@ -29,13 +29,13 @@ def _parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callabl
     return option
 
 
-integer = _parsed(int, "a whole number")
-number = _parsed(float, "a number")
+integer = parsed(int, "a whole number")
+number = parsed(float, "a number")
 
 
 def choice(*choices: str) -> Callable[..., Callable[[F], F]]:
     """``click.option`` for one of some words."""
-    return _parsed(dict(zip(choices, choices, strict=True)).__getitem__, f"one of {', '.join(choices)}")
+    return parsed(dict(zip(choices, choices, strict=True)).__getitem__, f"one of {', '.join(choices)}")
 
 
 def model_options(function: F) -> F:

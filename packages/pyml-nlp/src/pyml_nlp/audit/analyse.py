@@ -1,0 +1,350 @@
+"""Conclusions in numbers, as pure functions of measurements: ratios, exponents, crossing points, roofs, spread."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyml_core.limits import Limits
+
+from .measurements import GROUPS, LINEAR, PARTS, QUADRATIC, SQUARE, Measurements, OperationSum, Point, Step
+
+SLOW = 1.1  # a step that takes so many medians is slow
+REACH = 64  # a curve is continued to so many times the longest length
+TAIL = 3  # longest lengths that a curve is fitted to where it is to be continued
+
+
+@dataclass(frozen=True)
+class Fit:
+    """ms = factor * tokens ** exponent, least squares in logarithms; r2 is the share of the variance explained."""
+
+    exponent: float
+    factor: float
+    r2: float
+
+    def at(self, tokens: float) -> float:
+        """Milliseconds that the curve has there."""
+        return float(self.factor * tokens**self.exponent)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The length from which one curve lies above another; ``measured``: between two lengths that were measured."""
+
+    tokens: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Prefill against decode, per token, in ms; ``gain`` is decode / prefill."""
+
+    prefill_ms: float
+    tokens: int
+    decode_ms: float
+
+    @property
+    def per_token_ms(self) -> float:
+        """Milliseconds a prompt token."""
+        return self.prefill_ms / self.tokens
+
+    @property
+    def gain(self) -> float:
+        """How many times less a prompt token takes than a decoded one."""
+        return self.decode_ms / self.per_token_ms
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A part of attention in prefill and in a decode step; ``expected`` is what work alone would make their ratio."""
+
+    part: str
+    prefill_ms: float
+    decode_ms: float
+    quadratic: bool
+    expected: float
+
+    @property
+    def ratio(self) -> float:
+        """Prefill / decode."""
+        return self.prefill_ms / self.decode_ms if self.decode_ms else math.inf
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where an operation stands under the roof: rates by wall time, and the share of what the machine could do there.
+
+    Attributes:
+        intensity: operations a byte.
+        share: rate / roof, for a pure copy bytes / bandwidth; above 1 where data came from caches.
+        bound: ``memory`` or ``arithmetic``: which part of the roof is above it.
+        lost_ms: what it would save at the roof.
+    """
+
+    name: str
+    ms: float
+    gb_s: float
+    gop_s: float
+    intensity: float
+    roof_gop_s: float
+    share: float
+    bound: str
+    lost_ms: float
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """The spread of decode steps, and why slow ones were slow.
+
+    ``causes`` has the milliseconds above the median of all slow steps, by what the operating system counted in them.
+    """
+
+    median: float
+    p95: float
+    p99: float
+    longest: float
+    slow: int
+    causes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What follows from the measurements. Fits are by phase, then group or part."""
+
+    limits: Limits
+    limits_spread: float
+    cold: Efficiency
+    warm: Efficiency
+    traced_decode_ms: float
+    scaling: list[Scaling]
+    fits: dict[str, dict[str, Fit]]
+    crossing: Crossing | None
+    crossing_model: Crossing | None
+    roofline: dict[str, list[Position]]
+    jitter: Jitter
+    decode_gb_s: float
+    decode_bytes: int
+    kv_bytes: int
+    prefill_gop_s: float
+
+
+def analyse(m: Measurements) -> Analysis:
+    """Everything."""
+    median = statistics.median
+    limits = best_limits(m.machine.limits)
+    prefill, decode = m.point("prefill", m.reference), m.point("decode", m.reference)
+    step = median([s.ms for s in m.steps])
+    cold = Efficiency(
+        median([run.first_ms for run in m.cold_runs("prefill")]),
+        m.reference,
+        median([run.first_ms for run in m.cold_runs("decode")]),
+    )
+    prefills = [point for point in m.points if point.kind == "prefill"]
+    decodes = [point for point in m.points if point.kind == "decode"]
+    linear, square = curve(prefills, [LINEAR]), curve(prefills, [SQUARE])
+    rest = curve(prefills, [group for group in GROUPS if group != SQUARE])
+    read = sum(operation.bytes for operation in decode.operations)
+    prefill_ops = sum(operation.flops for operation in prefill.operations)
+    return Analysis(
+        limits=limits,
+        limits_spread=spread_of_limits(m.machine.limits),
+        cold=cold,
+        warm=Efficiency(median(m.warm_prefill_ms), m.reference, step),
+        traced_decode_ms=median(decode.wall_ms),
+        scaling=scaling(prefill, decode, m.model.windows),
+        fits={"prefill": fits_of(prefills), "decode": fits_of(decodes)},
+        crossing=crossing(linear, square),
+        crossing_model=crossing(rest, square),
+        roofline={point.kind: [position(op, limits) for op in point.operations] for point in (prefill, decode)},
+        jitter=jitter(m.steps),
+        decode_gb_s=read / step / 1e6,
+        decode_bytes=read,
+        kv_bytes=kv_read(m.model.windows, m.model.kv_token_bytes, m.reference),
+        prefill_gop_s=prefill_ops / median(m.warm_prefill_ms) / 1e6,
+    )
+
+
+# ---- curves
+
+
+def curve(points: Sequence[Point], groups: Sequence[str]) -> dict[int, float]:
+    """Length -> median milliseconds of these groups or parts together, where they take any time."""
+    found = {}
+    for point in points:
+        samples = [
+            sum(times) for times in zip(*({**point.groups_ms, **point.parts_ms}[name] for name in groups), strict=True)
+        ]
+        ms = statistics.median(samples)
+        if ms > 0:
+            found[point.length] = ms
+    return found
+
+
+def fit(values: Mapping[int, float]) -> Fit | None:
+    """A power law through length -> ms; None with fewer than two lengths."""
+    if len(values) < 2:
+        return None
+    x, y = np.log(list(values)), np.log(list(values.values()))
+    exponent, shift = np.polyfit(x, y, 1)
+    total = float(((y - y.mean()) ** 2).sum())
+    left = float(((y - exponent * x - shift) ** 2).sum())
+    return Fit(float(exponent), math.exp(float(shift)), 1 - left / total if total > 1e-12 else 1.0)
+
+
+def tail(values: Mapping[int, float]) -> dict[int, float]:
+    """The longest lengths of a curve, where it no longer shows what every run costs."""
+    return {length: values[length] for length in sorted(values)[-TAIL:]}
+
+
+def fits_of(points: Sequence[Point]) -> dict[str, Fit]:
+    """Fits of each group and part, and of the longest lengths alone (``... (longest)``)."""
+    found: dict[str, Fit] = {}
+    names = [*GROUPS, *(part for part in PARTS if points and part in points[0].parts_ms)]
+    for name in names:
+        values = curve(points, [name])
+        for title, some in ((name, values), (f"{name} (longest)", tail(values))):
+            result = fit(some)
+            if result is not None:
+                found[title] = result
+    return found
+
+
+def crossing(low: Mapping[int, float], high: Mapping[int, float]) -> Crossing | None:
+    """From which length on ``high`` takes more than ``low``.
+
+    Between measured lengths it is interpolated in logarithms; beyond them the fits of the longest are continued; None
+    if they do not meet.
+    """
+    lengths = sorted(set(low) & set(high))
+    if not lengths:
+        return None
+    first = len(lengths)  # from here on it stays above
+    while first > 0 and high[lengths[first - 1]] > low[lengths[first - 1]]:
+        first -= 1
+    if first == 0:
+        return Crossing(float(lengths[0]), True)
+    if first < len(lengths):
+        a, b = lengths[first - 1], lengths[first]
+        gap_a, gap_b = math.log(high[a] / low[a]), math.log(high[b] / low[b])
+        place = math.log(a) + (math.log(b) - math.log(a)) * gap_a / (gap_a - gap_b)
+        return Crossing(math.exp(place), True)
+    flat, steep = fit(tail(low)), fit(tail(high))
+    if flat is None or steep is None or steep.exponent - flat.exponent < 0.05:
+        return None
+    tokens = (flat.factor / steep.factor) ** (1 / (steep.exponent - flat.exponent))
+    return Crossing(tokens, False) if max(lengths) < tokens <= REACH * max(lengths) else None
+
+
+# ---- attention
+
+
+def pairs(start: int, count: int, window: int) -> int:
+    """Keys that ``count`` tokens from position ``start`` on see, all together."""
+    return sum(min(position + 1, window or position + 1) for position in range(start, start + count))
+
+
+def kv_read(windows: Sequence[int], token_bytes: int, position: int) -> int:
+    """Bytes of keys and values that a decode step at this position reads."""
+    return sum(pairs(position, 1, window) for window in windows) * token_bytes // max(len(windows), 1)
+
+
+def scaling(prefill: Point, decode: Point, windows: Sequence[int]) -> list[Scaling]:
+    """Each part of attention in a prefill of N tokens and in the decode step behind it.
+
+    Work alone would make the ratio N for linear parts; for quadratic ones that of the (query, key) pairs, which is
+    about N / 2 since a decode step sees all N keys.
+    """
+    n = prefill.length
+    work = sum(pairs(0, n, window) for window in windows) / sum(pairs(n, 1, window) for window in windows)
+    return [
+        Scaling(
+            part,
+            statistics.median(prefill.parts_ms[part]),
+            statistics.median(decode.parts_ms[part]),
+            part in QUADRATIC,
+            work if part in QUADRATIC else float(n),
+        )
+        for part in prefill.parts_ms
+        if part in decode.parts_ms
+    ]
+
+
+# ---- the machine
+
+
+def best_limits(limits: Sequence[Limits]) -> Limits:
+    """The best of each figure: what the machine has shown that it can give."""
+    return Limits(
+        limits[0].threads,
+        limits[0].level,
+        max(one.read_gb_s for one in limits),
+        max(one.int8_gop_s for one in limits),
+        max(one.f32_gflop_s for one in limits),
+    )
+
+
+def spread_of_limits(limits: Sequence[Limits]) -> float:
+    """By what share of the best the machine itself has varied."""
+    best = best_limits(limits)
+    shares = ((1 - one.read_gb_s / best.read_gb_s, 1 - one.int8_gop_s / best.int8_gop_s) for one in limits)
+    return max(max(pair) for pair in shares)
+
+
+def position(operation: OperationSum, limits: Limits) -> Position:
+    """An operation under the roof."""
+    ms = max(operation.ms, 1e-6)
+    gb_s, gop_s = operation.bytes / ms / 1e6, operation.flops / ms / 1e6
+    intensity = operation.flops / operation.bytes if operation.bytes else 0.0
+    peak = limits.int8_gop_s if operation.quantized else limits.f32_gflop_s
+    roof = limits.roof(intensity, operation.quantized)
+    share = max(gop_s / roof if roof else 0.0, gb_s / limits.read_gb_s if not operation.flops else 0.0)
+    bound = "memory" if intensity * limits.read_gb_s < peak else "arithmetic"
+    return Position(
+        operation.name, operation.ms, gb_s, gop_s, intensity, roof, share, bound, operation.ms * max(0.0, 1 - share)
+    )
+
+
+# ---- spread
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Linear interpolation between the sorted values."""
+    return float(np.quantile(np.asarray(values, float), share))
+
+
+NEW_PAGE, FIRST_TOUCH, SCHEDULER, CLOCK, UNKNOWN = (
+    "a new page of the KV cache", "first touch of memory", "the scheduler", "a lower clock", "not told by the system",
+)  # fmt: skip
+
+
+def jitter(steps: Sequence[Step]) -> Jitter:
+    """Spread and causes.
+
+    A slow step is charged to the first of: the cache has grown in it; it had more page faults than a step usually has;
+    a thread was taken off its processor; the clock was 5 % below its median (where the system tells it). What is left
+    may be the clock, the memory bus, a hypervisor's other guests: the system does not say.
+    """
+    times = [step.ms for step in steps]
+    middle = statistics.median(times)
+    usual_faults = statistics.median([step.minor_faults for step in steps])
+    usual_switches = statistics.median([step.involuntary_switches for step in steps])
+    usual_mhz = statistics.median([step.mhz for step in steps])
+    causes: dict[str, float] = {}
+    slow = [step for step in steps if step.ms > SLOW * middle]
+    for step in slow:
+        if step.new_page:
+            cause = NEW_PAGE
+        elif step.major_faults or step.minor_faults > usual_faults + 16:
+            cause = FIRST_TOUCH
+        elif step.involuntary_switches > usual_switches:
+            cause = SCHEDULER
+        elif step.mhz and step.mhz < 0.95 * usual_mhz:
+            cause = CLOCK
+        else:
+            cause = UNKNOWN
+        causes[cause] = causes.get(cause, 0.0) + step.ms - middle
+    return Jitter(middle, percentile(times, 0.95), percentile(times, 0.99), max(times), len(slow), causes)

@@ -1,0 +1,152 @@
+"""Two reports side by side: what changed beyond the noise, and nothing else.
+
+A change is claimed only where the medians differ by more than three standard errors of their difference (each estimated
+from the median absolute deviation), by more than a floor, and where the quartiles do not overlap. The floor is 2 %, or
+by how much the machine's own limits have moved, within each audit and from one to the other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyml_core.errors import PymlError
+
+from .analyse import best_limits, percentile, spread_of_limits
+from .measurements import Measurements, parse
+
+ERRORS = 3.0
+FLOOR = 0.02
+FEWEST = 3  # samples below which nothing is claimed
+
+
+@dataclass(frozen=True)
+class Change:
+    """One quantity in both reports, in ms.
+
+    ``verdict``: ``faster``, ``slower``, ``within the noise``, or ``too few samples``.
+    """
+
+    name: str
+    before: float
+    before_spread: float
+    after: float
+    after_spread: float
+    verdict: str
+
+    @property
+    def relative(self) -> float:
+        """(after - before) / before."""
+        return (self.after - self.before) / self.before if self.before else math.inf
+
+
+def read(path: Path) -> Measurements:
+    """A ``report.json``.
+
+    Raises:
+        PymlError: it cannot be read, or is no such report.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise PymlError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise PymlError(f"{path}: expected a report that pyml audit wrote: {error}") from None
+    return parse(value, str(path))
+
+
+def quantities(m: Measurements) -> Iterator[tuple[str, list[float]]]:
+    """Names and samples of everything that two audits can be compared by."""
+    yield "load", [run.load_ms for run in m.cold]
+    yield f"cold prefill of {m.reference}", [run.first_ms for run in m.cold_runs("prefill")]
+    yield f"cold decode after {m.reference}", [run.first_ms for run in m.cold_runs("decode")]
+    yield f"warm prefill of {m.reference}", m.warm_prefill_ms
+    yield f"warm decode after {m.reference}", [step.ms for step in m.steps]
+    for point in m.points:
+        where = f"{point.kind} {'of' if point.kind == 'prefill' else 'after'} {point.length}"
+        yield where, point.wall_ms
+        yield from ((f"{where}: {name}", times) for name, times in point.groups_ms.items())
+        yield from ((f"{where}: attention's {name}", times) for name, times in point.parts_ms.items())
+
+
+def floor_of(a: Measurements, b: Measurements) -> float:
+    """The smallest relative change that is claimed."""
+    first, second = best_limits(a.machine.limits), best_limits(b.machine.limits)
+    moved = (abs(1 - second.read_gb_s / first.read_gb_s), abs(1 - second.int8_gop_s / first.int8_gop_s))
+    return max(FLOOR, *moved, spread_of_limits(a.machine.limits), spread_of_limits(b.machine.limits))
+
+
+def compare(a: Measurements, b: Measurements) -> list[Change]:
+    """Every quantity that both have, ``a`` being the earlier."""
+    later = dict(quantities(b))
+    floor = floor_of(a, b)
+    return [_change(name, times, later[name], floor) for name, times in quantities(a) if later.get(name) and times]
+
+
+def _change(name: str, before: Sequence[float], after: Sequence[float], floor: float) -> Change:
+    old, new = statistics.median(before), statistics.median(after)
+    verdict = "within the noise"
+    if min(len(before), len(after)) < FEWEST:
+        verdict = "too few samples"
+    elif (
+        abs(new - old) > ERRORS * math.hypot(_error(before), _error(after))
+        and abs(new - old) > floor * old
+        and _apart(before, after)
+    ):
+        verdict = "faster" if new < old else "slower"
+    return Change(name, old, _spread(before), new, _spread(after), verdict)
+
+
+def _spread(samples: Sequence[float]) -> float:
+    """Half the range between the quartiles."""
+    return (percentile(samples, 0.75) - percentile(samples, 0.25)) / 2
+
+
+def _error(samples: Sequence[float]) -> float:
+    """Standard error of the median, from the median absolute deviation as of a normal distribution."""
+    middle = statistics.median(samples)
+    deviation = statistics.median(abs(sample - middle) for sample in samples)
+    return 1.2533 * 1.4826 * deviation / math.sqrt(len(samples))
+
+
+def _apart(a: Sequence[float], b: Sequence[float]) -> bool:
+    return percentile(a, 0.75) < percentile(b, 0.25) or percentile(b, 0.75) < percentile(a, 0.25)
+
+
+def text(a: Measurements, b: Measurements) -> str:
+    """The comparison in Markdown."""
+    changes = compare(a, b)
+    lines = [f"# {a.model.name}, {a.date} to {b.date}", ""]
+    for name, one, other in (
+        ("model", f"{a.model.name} {a.model.dtype}", f"{b.model.name} {b.model.dtype}"),
+        ("machine", a.machine.cpu, b.machine.cpu),
+        ("threads", str(a.threads), str(b.threads)),
+        ("level", a.level, b.level),
+        ("layers", str(a.layers), str(b.layers)),
+    ):
+        if one != other:
+            lines.append(f"Not the same {name}: {one}, then {other}.")
+    first, second = best_limits(a.machine.limits), best_limits(b.machine.limits)
+    lines += [
+        f"The machine gave {first.read_gb_s:.1f} and {second.read_gb_s:.1f} GB/s, {first.int8_gop_s:.0f} and "
+        f"{second.int8_gop_s:.0f} int8 GOP/s: changes below {100 * floor_of(a, b):.0f} % are not claimed.",
+        "",
+    ]
+    claimed = [change for change in changes if change.verdict in ("faster", "slower")]
+    if claimed:
+        lines += ["| | before ms | after ms | change | |", "|---|--:|--:|--:|---|"]
+        for change in sorted(claimed, key=lambda change: -abs(change.after - change.before)):
+            old = f"{change.before:.3f} ± {change.before_spread:.3f}"
+            new = f"{change.after:.3f} ± {change.after_spread:.3f}"
+            lines.append(f"| {change.name} | {old} | {new} | {100 * change.relative:+.1f} % | {change.verdict} |")
+        lines.append("")
+    few = sum(change.verdict == "too few samples" for change in changes)
+    lines.append(
+        f"{len(claimed)} of {len(changes)} quantities changed beyond the noise"
+        + (f"; {few} had too few samples to tell." if few else ".")
+    )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,267 @@
+"""What the numbers say, in sentences, with a recommendation each; thresholds that choose a sentence are named here."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .analyse import CLOCK, FIRST_TOUCH, NEW_PAGE, REACH, SCHEDULER, UNKNOWN, Analysis, Crossing, Position
+from .measurements import GROUPS, LINEAR, SQUARE, Measurements, Point
+
+NEAR_ROOF = 0.7  # an operation that reaches so much of its roof needs no other kernel
+COLD = 1.3  # a first run that takes so many warm ones is cold
+BATCHED = 2.0  # prompt tokens must be so many times cheaper than decoded ones, else batching does not pay
+WAITING = 0.15  # share of the threads' time spent waiting that is worth a look
+UNSTEADY = 1.25  # p99 over median
+CHANGING = 0.15  # of the machine's own limits, within one audit
+NOTHING = "No optimisation needed."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence or two, and what to do about it."""
+
+    title: str
+    text: str
+    recommendation: str
+
+
+def findings(m: Measurements, a: Analysis) -> list[Finding]:
+    """All findings, the most important first."""
+    return [*_decode_limit(m, a), _prefill_limit(m, a), _efficiency(a), _cold(m, a), _crossing(m, a), *_threads(m, a),
+            _jitter(a), _cache(m, a), *_machine(a)]  # fmt: skip
+
+
+def ms(value: float) -> str:
+    """Milliseconds with three significant digits."""
+    return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def percent(share: float) -> str:
+    """A share of 1."""
+    return f"{100 * share:.0f} %"
+
+
+def share_of_groups(point: Point) -> dict[str, float]:
+    """Each group's share of the time in operations, by medians."""
+    medians = {group: statistics.median(point.groups_ms[group]) for group in GROUPS}
+    total = sum(medians.values()) or 1.0
+    return {group: value / total for group, value in medians.items()}
+
+
+def worst(positions: list[Position]) -> Position:
+    """The operation that would save most at its roof."""
+    return max(positions, key=lambda position: position.lost_ms)
+
+
+def _decode_limit(m: Measurements, a: Analysis) -> Iterator[Finding]:
+    reached = a.decode_gb_s / a.limits.read_gb_s
+    shares = share_of_groups(m.point("decode", m.reference))
+    largest = max(shares, key=lambda group: shares[group])
+    heavy = max(m.model.types, key=lambda name: m.model.types[name])
+    text = (
+        f"A decode step takes {ms(a.warm.decode_ms)} and reads {size(a.decode_bytes)}: {a.decode_gb_s:.1f} GB/s, "
+        f"{percent(reached)} of the {a.limits.read_gb_s:.1f} GB/s of a plain read. Most of its time goes to "
+        f"{largest} ({percent(shares[largest])})."
+    )
+    if reached > 1.05:
+        yield Finding(
+            "Decode runs out of the caches",
+            f"{text} That is more than memory gives: the weights ({size(m.model.weight_bytes)}) stay in the caches.",
+            f"{NOTHING} Figures of a larger model will look different.",
+        )
+        return
+    if reached >= NEAR_ROOF:
+        yield Finding(
+            "Decode is limited by memory bandwidth",
+            text,
+            f"{NOTHING} Only fewer bytes make it faster: a smaller block type than {heavy} "
+            f"({size(m.model.types[heavy])} of the weights), several sequences decoded together.",
+        )
+        return
+    slow = worst(a.roofline["decode"])
+    yield Finding(
+        "Decode does not reach the memory's bandwidth",
+        f"{text} {slow.name} loses most: {ms(slow.ms)} at {percent(slow.share)} of its roof, {ms(slow.lost_ms)} "
+        "above it.",
+        f"Look at {slow.name} first; at its roof a step would take {ms(max(0.0, a.warm.decode_ms - slow.lost_ms))}.",
+    )
+
+
+def _prefill_limit(m: Measurements, a: Analysis) -> Finding:
+    point = m.point("prefill", m.reference)
+    quantized = sum(op.flops for op in point.operations if op.quantized) * 2 > sum(op.flops for op in point.operations)
+    peak, name = (a.limits.int8_gop_s, "int8") if quantized else (a.limits.f32_gflop_s, "f32")
+    reached = a.prefill_gop_s / peak
+    shares = share_of_groups(point)
+    ranked = sorted(shares, key=lambda group: -shares[group])
+    text = (
+        f"A prompt of {m.reference} tokens takes {ms(a.warm.prefill_ms)}: {a.prefill_gop_s:.0f} GOP/s, "
+        f"{percent(reached)} "
+        f"of the {name} peak of {peak:.0f}. Its time goes to {ranked[0]} ({percent(shares[ranked[0]])}) and "
+        f"{ranked[1]} "
+        f"({percent(shares[ranked[1]])})."
+    )
+    if reached >= NEAR_ROOF:
+        return Finding("Prefill is limited by arithmetic", text, NOTHING)
+    slow = worst(a.roofline["prefill"])
+    more = f"{slow.name} loses most: {ms(slow.ms)} at {percent(slow.share)} of its roof ({slow.bound})."
+    return Finding("Prefill stays below the arithmetic peak", f"{text} {more}", f"Look at {slow.name} first.")
+
+
+def _efficiency(a: Analysis) -> Finding:
+    gain = a.warm.gain
+    text = (
+        f"Warm, a prompt token takes {ms(a.warm.per_token_ms)} and a decoded one {ms(a.warm.decode_ms)}: prefill is "
+        f"{gain:.1f} times as efficient. The first prefill of a process takes {ms(a.cold.per_token_ms)} a token, "
+        "the first "
+        f"decode step {ms(a.cold.decode_ms)}."
+    )
+    if gain >= BATCHED:
+        return Finding("Prefill is more efficient than decode", text, NOTHING)
+    if gain >= 1:
+        return Finding(
+            "Prefill gains little from its many tokens",
+            text,
+            "Each weight is read once for all tokens, so more is to be had: see the arithmetic of prefill.",
+        )
+    return Finding(
+        "Prefill is less efficient than decode",
+        text,
+        "Something is done token by token: look at the largest operation.",
+    )
+
+
+def _cold(m: Measurements, a: Analysis) -> Finding:
+    prefill, decode = a.cold.prefill_ms / a.warm.prefill_ms, a.cold.decode_ms / a.warm.decode_ms
+    faults = statistics.median([run.minor_faults for run in m.cold_runs("prefill")])
+    load = statistics.median([run.load_ms for run in m.cold])
+    text = (
+        f"The very first prefill of a process takes {prefill:.2f} times a warm one, the very first decode step "
+        f"{decode:.2f} times; {faults:.0f} pages are touched for the first time in that prefill. Loading takes "
+        f"{ms(load)}."
+    )
+    if max(prefill, decode) < COLD:
+        return Finding("Cold runs cost little more than warm ones", text, NOTHING)
+    return Finding(
+        "Cold runs cost more than warm ones",
+        text,
+        "Never compare a first run with a later one; a server should run one short prompt before it takes requests.",
+    )
+
+
+def where(crossing: Crossing) -> str:
+    """A length for a sentence."""
+    how = "measured" if crossing.measured else "by continuing the curves"
+    return f"about {crossing.tokens:.0f} tokens ({how})"
+
+
+def _crossing(m: Measurements, a: Analysis) -> Finding:
+    fits = a.fits["prefill"]
+    grow = ""
+    if LINEAR in fits and SQUARE in fits:
+        square, linear = fits[f"{SQUARE} (longest)"], fits[f"{LINEAR} (longest)"]
+        grow = (
+            f"Over the longest prompts QK^T, softmax and A*V grow as tokens^{square.exponent:.2f}, the linear "
+            "parts of "
+            f"attention as tokens^{linear.exponent:.2f}."
+        )
+    windowed = [window for window in m.model.windows if window]
+    if windowed:
+        grow += f" {len(windowed)} of {m.model.n_layers} layers see {max(windowed)} positions at most: linear beyond."
+    longest = max(point.length for point in m.points)
+    inside, whole = a.crossing, a.crossing_model
+    if inside is None:
+        text = f"{grow} Up to {longest} tokens the linear parts take more; the curves do not meet below {REACH} times that."
+        return Finding("Quadratic attention does not dominate", text.strip(), NOTHING)
+    text = f"{grow} They take more than attention's linear parts from {where(inside)} on"
+    text += f", and more than all the rest of the model from {where(whole)} on." if whole else "."
+    if whole is not None and whole.measured:
+        return Finding(
+            "Long prompts are dominated by quadratic attention",
+            text.strip(),
+            "For prompts of that length work on the attention kernel pays before work on matrix products.",
+        )
+    return Finding(
+        "Quadratic attention matters for long prompts only",
+        text.strip(),
+        f"No optimisation needed for prompts below {inside.tokens:.0f} tokens.",
+    )
+
+
+def _threads(m: Measurements, a: Analysis) -> Iterator[Finding]:
+    if m.threads == 1:
+        return
+    prefill, decode = m.point("prefill", m.reference).waiting, m.point("decode", m.reference).waiting
+    text = (
+        f"The {m.threads} threads spend {percent(prefill)} of a prefill and {percent(decode)} of a decode step "
+        "waiting for "
+        "each other within operations."
+    )
+    if max(prefill, decode) < WAITING:
+        yield Finding("The threads are evenly loaded", text, NOTHING)
+    else:
+        yield Finding(
+            "Threads wait for each other",
+            text,
+            "Other work on the same cores does that, and operations too small to share: measure on a quiet machine, "
+            "then with fewer --threads.",
+        )
+
+
+ADVICE = {
+    NEW_PAGE: "The cache takes memory a page at a time: that cost is rare and bounded.",
+    FIRST_TOUCH: "Memory is touched for the first time: it passes as the process warms up.",
+    SCHEDULER: "Other processes want these cores: leave them alone, or use fewer threads than cores.",
+    CLOCK: "The clock falls under load: cooling and power settings decide.",
+    UNKNOWN: "Clock, memory bus or a hypervisor's other guests: repeat on a quiet machine before blaming the program.",
+}
+
+
+def _jitter(a: Analysis) -> Finding:
+    j = a.jitter
+    text = f"Decode steps take {ms(j.median)} (median), {ms(j.p95)} (p95), {ms(j.p99)} (p99), {ms(j.longest)} at most."
+    if j.p99 < UNSTEADY * j.median:
+        return Finding("Decode steps are steady", text, NOTHING)
+    total = sum(j.causes.values())
+    causes = sorted(j.causes.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{cause} {percent(lost / total)}" for cause, lost in causes)
+    text += f" Of the {j.slow} slow steps' extra time: {named}."
+    return Finding("Decode steps are unsteady", text, ADVICE[causes[0][0]])
+
+
+def _cache(m: Measurements, a: Analysis) -> Finding:
+    share = a.kv_bytes / max(a.decode_bytes, 1)
+    full = m.model.kv_token_bytes * m.model.context
+    text = (
+        f"A position takes {size(m.model.kv_token_bytes)} of keys and values ({m.model.kv_type}), the whole "
+        "context of "
+        f"{m.model.context} {size(full)} beside {size(m.model.weight_bytes)} of weights. After {m.reference} "
+        "tokens they are "
+        f"{percent(share)} of what a decode step reads."
+    )
+    if full < m.model.weight_bytes:
+        return Finding("The KV cache is small", text, NOTHING)
+    return Finding(
+        "A full KV cache is larger than the weights",
+        text,
+        "For long sequences bound the context (--context-len), or share prefixes between sequences.",
+    )
+
+
+def _machine(a: Analysis) -> Iterator[Finding]:
+    if a.limits_spread > CHANGING:
+        yield Finding(
+            "The machine itself was unsteady",
+            f"Its limits, measured before and after, differ by {percent(a.limits_spread)}: something else used it.",
+            "Take every figure here with that margin, or repeat the audit on a quiet machine.",
+        )

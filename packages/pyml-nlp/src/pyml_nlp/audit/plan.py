@@ -1,0 +1,109 @@
+"""What an audit measures, and how long that will take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyml_core.errors import PymlError
+
+LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+QUICK_LENGTHS = (16, 64, 256)
+REFERENCE_LENGTH = 128  # of the prompt whose parts are set against one decode step
+LIMITS_SECONDS = 2.0  # of one measurement of the machine
+START_SECONDS = 1.0  # of a new process, besides loading
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured how often.
+
+    Attributes:
+        prompt_lengths: tokens of the prefills, ascending.
+        repetitions: of each short prefill; long ones have fewer.
+        decode_steps: traced steps after each prompt.
+        jitter_steps: steps in a row that are timed one by one.
+        cold_runs: new processes for each of cold prefill and cold decode.
+        layers: indices of the layers whose attention is taken apart; none: all.
+    """
+
+    prompt_lengths: tuple[int, ...]
+    repetitions: int
+    decode_steps: int
+    jitter_steps: int
+    cold_runs: int
+    layers: tuple[int, ...] = ()
+
+    @property
+    def reference(self) -> int:
+        """The length of the prompt that is set against one decode step: the nearest to 128."""
+        return min(self.prompt_lengths, key=lambda length: abs(length - REFERENCE_LENGTH))
+
+    def repetitions_of(self, length: int) -> int:
+        """Repetitions of a prefill: all up to 512 tokens, then fewer, though at least three of as many."""
+        return max(min(3, self.repetitions), self.repetitions * 512 // max(length, 512))
+
+    def seconds(self, load: float, token: float, step: float) -> float:
+        """About how long it takes, from the seconds of a load, of a prompt token and of a decode step."""
+        cold = 2 * self.cold_runs * (START_SECONDS + load + 4 * self.reference * token + 4 * step)
+        # A prompt's first run is not timed; long prompts take more a token.
+        prefills = sum(
+            (self.repetitions_of(length) + (length <= 512)) * length * token * (1 + length / 4096)
+            for length in self.prompt_lengths
+        )
+        decodes = step * ((self.decode_steps + 1) * len(self.prompt_lengths) + self.jitter_steps)
+        return 2 * LIMITS_SECONDS + cold + load + prefills + decodes + self.repetitions * self.reference * token
+
+
+def make_plan(
+    context: int,
+    n_layers: int,
+    lengths: Sequence[int] | None = None,
+    repetitions: int | None = None,
+    layers: Sequence[int] = (),
+    quick: bool = False,
+) -> Plan:
+    """The plan for a model of so many positions and layers.
+
+    Args:
+        lengths: prompt lengths; None: powers of two up to 4096 that fit the context.
+        repetitions: None: 5, or 2 where it shall be quick.
+        layers: whose attention is taken apart; none: all.
+        quick: fewer of everything.
+
+    Raises:
+        PymlError: a length that does not fit the context, a layer that the model does not have.
+    """
+    decode_steps, jitter_steps = (4, 16) if quick else (8, 64)
+    # A short context leaves less room behind the longest prompt.
+    decode_steps = max(1, min(decode_steps, context // 16))
+    jitter_steps = max(2, min(jitter_steps, context // 4))
+    room = context - max(decode_steps, 1) - 1
+    if lengths is None:
+        fitting = tuple(length for length in (QUICK_LENGTHS if quick else LENGTHS) if length <= room)
+        lengths = fitting or (max(1, room),)
+    for length in lengths:
+        if not 1 <= length <= room:
+            raise PymlError(
+                f"prompt length: expected 1 to {room} (the context holds {context} positions, {decode_steps} decode "
+                f"steps follow), got {length}"
+            )
+    for layer in layers:
+        if not 0 <= layer < n_layers:
+            raise PymlError(f"layer: expected 0 to {n_layers - 1}, which the model has, got {layer}")
+    times = repetitions if repetitions is not None else 2 if quick else 5
+    plan = Plan(tuple(sorted(set(lengths))), times, decode_steps, jitter_steps, 1 if quick else 3, tuple(layers))
+    steps = min(jitter_steps, context - plan.reference - 1)
+    return Plan(plan.prompt_lengths, times, decode_steps, steps, plan.cold_runs, plan.layers)
+
+
+def parse_numbers(text: str) -> tuple[int, ...]:
+    """``"16,64,256"`` or ``"0,4-7"`` as ascending numbers; ValueError for anything else."""
+    numbers: set[int] = set()
+    for piece in text.split(","):
+        first, dash, last = piece.strip().partition("-")
+        start, stop = int(first), int(last if dash else first)
+        if start < 0 or stop < start or stop - start > 1 << 16:
+            raise ValueError(text)
+        numbers.update(range(start, stop + 1))
+    return tuple(sorted(numbers))

@@ -1,0 +1,248 @@
+"""A report as sections of text and tables, for whichever form it is written in."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .analyse import Analysis, Efficiency, Fit, Position
+from .findings import Finding, findings, ms, percent, share_of_groups, size, where
+from .measurements import GROUPS, LINEAR, PARTS, SQUARE, Measurements
+
+Cell = str | int | float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns with their units in the heading; floats are printed with so many ``digits``."""
+
+    columns: list[str]
+    rows: list[list[Cell]]
+    digits: int = 3
+
+    def text(self, cell: Cell) -> str:
+        """A cell as it is printed."""
+        return f"{cell:.{self.digits}f}" if isinstance(cell, float) else str(cell)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, paragraphs, tables, and the names of the charts that belong here (HTML only)."""
+
+    title: str
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    charts: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def sections(m: Measurements, a: Analysis) -> list[Section]:
+    """The whole report in order."""
+    makers: tuple[Callable[[Measurements, Analysis], Section], ...] = (
+        _conclusions, _machine, _efficiency, _attention, _groups, _lengths, _roofline, _jitter, _layers, _memory,
+    )  # fmt: skip
+    return [make(m, a) for make in makers]
+
+
+def title(m: Measurements) -> str:
+    """Of the report."""
+    return f"Performance audit: {m.model.name}"
+
+
+def summary(m: Measurements, a: Analysis) -> str:
+    """The report's first line."""
+    return (
+        f"{m.date[:10]}, {m.machine.cpu}, {m.threads} threads, level {m.level}, dtype {m.model.dtype}: prefill "
+        f"{1e3 / a.warm.per_token_ms:.0f} tokens/s ({m.reference} tokens), decode {1e3 / a.warm.decode_ms:.1f} "
+        "tokens/s."
+    )
+
+
+def _conclusions(m: Measurements, a: Analysis) -> Section:
+    return Section("Conclusions", findings=findings(m, a))
+
+
+def _machine(m: Measurements, a: Analysis) -> Section:
+    rows: list[list[Cell]] = []
+    for when, limits, load in zip(("before", "after"), m.machine.limits, m.machine.load, strict=False):
+        rows.append([when, limits.read_gb_s, limits.int8_gop_s, limits.f32_gflop_s, load])
+    rows.append(["best", a.limits.read_gb_s, a.limits.int8_gop_s, a.limits.f32_gflop_s, ""])
+    types = ", ".join(f"{name} {size(count)}" for name, count in m.model.types.items())
+    return Section(
+        "Machine and model",
+        [
+            f"{m.machine.cpu}, {m.machine.cores} cores, {size(m.machine.memory_bytes)} of memory; {m.threads} "
+            "threads, "
+            f"kernels of level {m.level}; pyml {m.version}. {m.model.n_params / 1e6:.1f}M parameters in "
+            f"{m.model.n_layers} layers: {types}. The audit took {m.seconds:.0f} s.",
+            "What the machine gives with these threads and this level's instructions:",
+        ],
+        [Table(["", "read GB/s", "int8 GOP/s", "f32 GFLOP/s", "load average"], rows, 1)],
+    )
+
+
+def _efficiency(m: Measurements, a: Analysis) -> Section:
+    def row(name: str, e: Efficiency) -> list[Cell]:
+        return [name, e.prefill_ms, e.tokens, e.per_token_ms, e.decode_ms, f"{e.gain:.1f}x"]
+
+    load = statistics.median([run.load_ms for run in m.cold])
+    return Section(
+        "Per-token efficiency of prefill and decode",
+        [
+            f"Cold: the first run of a new process after loading ({ms(load)}), {len(m.cold_runs('prefill'))} "
+            "processes for "
+            "the prefill and as many for a decode step behind a saved cache. Warm: after runs of the same kind. "
+            "Medians, "
+            "not traced.",
+        ],
+        [Table(["", "prefill ms", "tokens", "ms/token", "decode ms", "decode / prefill token"],
+               [row("cold", a.cold), row("warm", a.warm)])],
+    )  # fmt: skip
+
+
+def _attention(m: Measurements, a: Analysis) -> Section:
+    n = m.reference
+    rows: list[list[Cell]] = []
+    for part in a.scaling:
+        simple = f"~{n * n}x (quadratic)" if part.quadratic else f"~{n}x (linear)"
+        rows.append([part.part, part.prefill_ms, part.decode_ms, f"{part.ratio:.1f}x", simple, f"{part.expected:.0f}x"])
+    total = [sum(part.prefill_ms for part in a.scaling), sum(part.decode_ms for part in a.scaling)]
+    rows.append(["all", *total, f"{total[0] / total[1]:.1f}x", "", ""])
+    chosen = "all layers" if len(m.layers) == m.model.n_layers else f"layers {', '.join(map(str, m.layers))}"
+    return Section(
+        "Attention, part by part",
+        [
+            f"A prefill of {n} tokens and the decode step behind it ({chosen} together). Work: what the ratio "
+            "would be if time "
+            f"were proportional to arithmetic; a decode step sees all {n} keys, so that quadratic parts come to "
+            "about N/2. A "
+            "ratio below means that many tokens share what one pays alone (reading weights, starting threads).",
+        ],
+        [Table(["part", f"prefill ({n} tokens) ms", "decode ms", "ratio", "expected", "work"], rows)],
+        ["components"],
+    )  # fmt: skip
+
+
+def _groups(m: Measurements, a: Analysis) -> Section:
+    prefill, decode = m.point("prefill", m.reference), m.point("decode", m.reference)
+    shares = {"prefill": share_of_groups(prefill), "decode": share_of_groups(decode)}
+    rows: list[list[Cell]] = [
+        [
+            group,
+            statistics.median(prefill.groups_ms[group]), percent(shares["prefill"][group]),
+            statistics.median(decode.groups_ms[group]), percent(shares["decode"][group]),
+        ]
+        for group in GROUPS
+    ]  # fmt: skip
+    return Section(
+        "Attention, feed-forward, head",
+        [],
+        [Table(["", f"prefill ({m.reference} tokens) ms", "share", "decode ms", "share"], rows)],
+        ["groups"],
+    )
+
+
+def _lengths(m: Measurements, a: Analysis) -> Section:
+    rows: list[list[Cell]] = []
+    for length in sorted({point.length for point in m.points}):
+        prefill, decode = m.point("prefill", length), m.point("decode", length)
+        wall = statistics.median(prefill.wall_ms)
+        medians = [statistics.median(prefill.groups_ms[group]) for group in (LINEAR, SQUARE)]
+        rows.append([length, wall, 1e3 * length / wall, *medians, statistics.median(decode.wall_ms)])
+    fitted: list[list[Cell]] = []
+    for name in (*GROUPS, *PARTS):
+        row: list[Cell] = [name]
+        for phase in ("prefill", "decode"):
+            for key in (name, f"{name} (longest)"):
+                found: Fit | None = a.fits[phase].get(key)
+                row.append("" if found is None else found.exponent)
+        if any(row[1:]):
+            fitted.append(row)
+    crossing = "Quadratic attention does not overtake the linear parts of attention."
+    if a.crossing is not None:
+        crossing = f"Quadratic attention overtakes the linear parts of attention at {where(a.crossing)}."
+    columns = ["tokens", "prefill ms", "tokens/s", "attention, linear ms", "attention, quadratic ms", "decode ms"]
+    text = "Traced runs, medians. Decode is a step behind a prompt of that length."
+    tables = [Table(columns, rows, 2)]
+    if len(rows) > 1:
+        text += (
+            " Exponents p of ms ~ tokens^p are least squares in logarithms, over all lengths and over the "
+            "longest three. "
+            f"{crossing}"
+        )
+        tables.append(Table(["", "prefill p", "longest", "decode p", "longest"], fitted, 2))
+    return Section("Prompt lengths", [text], tables, ["scaling"])
+
+
+def _roofline(m: Measurements, a: Analysis) -> Section:
+    def row(p: Position) -> list[Cell]:
+        return [p.name, p.ms, p.gb_s, p.gop_s, p.intensity, p.bound, percent(p.share), p.lost_ms]
+
+    columns = ["operation", "ms", "GB/s", "GOP/s", "operations/byte", "bound by", "of its roof", "above it ms"]
+    tables = []
+    for phase in ("prefill", "decode"):
+        some = sorted(a.roofline[phase], key=lambda p: -p.ms)
+        tables.append(Table([f"{phase}: {columns[0]}", *columns[1:]], [row(p) for p in some]))
+    return Section(
+        "Roofline",
+        [
+            f"The roof is the peak of the operation's arithmetic (int8 {a.limits.int8_gop_s:.0f} GOP/s, f32 "
+            f"{a.limits.f32_gflop_s:.0f} GFLOP/s) or what {a.limits.read_gb_s:.1f} GB/s feed at its operations a "
+            "byte, "
+            "whichever is lower. Bytes count weights, keys, values and activations once; above 100 % they came "
+            "from caches.",
+        ],
+        tables,
+        ["roofline"],
+    )  # fmt: skip
+
+
+def _jitter(m: Measurements, a: Analysis) -> Section:
+    j = a.jitter
+    rows: list[list[Cell]] = [[len(m.steps), j.median, j.p95, j.p99, j.longest, j.slow]]
+    causes: list[list[Cell]] = [[cause, lost] for cause, lost in sorted(j.causes.items(), key=lambda item: -item[1])]
+    clock = [step.mhz for step in m.steps if step.mhz]
+    told = f"clock {min(clock):.0f} to {max(clock):.0f} MHz" if clock else "the clock is not told here"
+    return Section(
+        "Jitter of decode steps",
+        [
+            f"Steps in a row behind {m.reference} tokens, not traced. Page faults "
+            f"{sum(s.minor_faults for s in m.steps)}, "
+            f"involuntary context switches {sum(s.involuntary_switches for s in m.steps)}, {told}, time stolen by "
+            "a hypervisor "
+            f"{m.stolen_ms:.0f} ms.",
+        ],
+        [
+            Table(["steps", "median ms", "p95 ms", "p99 ms", "longest ms", "slow (over 1.1 medians)"], rows),
+            *([Table(["cause of slow steps", "ms above the median"], causes)] if causes else []),
+        ],
+        ["jitter"],
+    )  # fmt: skip
+
+
+def _layers(m: Measurements, a: Analysis) -> Section:
+    rows: list[list[Cell]] = []
+    for layer in range(m.model.n_layers):
+        totals = [sum(m.heat[phase][layer].values()) if m.heat else 0.0 for phase in ("prefill", "decode")]
+        window = str(m.model.windows[layer]) if m.model.windows[layer] else "all"
+        rows.append([layer, window, *totals])
+    columns = ["layer", "sees positions", f"prefill ({m.reference} tokens) ms", "decode ms"]
+    return Section("Layer by layer", [], [Table(columns, rows)], ["heat", "timeline"])
+
+
+def _memory(m: Measurements, a: Analysis) -> Section:
+    loaded = statistics.median([run.loaded_bytes for run in m.cold])
+    peak = statistics.median([run.peak_bytes for run in m.cold_runs("prefill")])
+    context = m.model.kv_token_bytes * m.model.context
+    rows: list[list[Cell]] = [
+        ["weights, as packed", size(m.model.weight_bytes)],
+        [f"keys and values of one position ({m.model.kv_type})", size(m.model.kv_token_bytes)],
+        [f"of the reference prompt ({m.reference})", size(m.model.kv_token_bytes * m.reference)],
+        [f"of the whole context ({m.model.context})", size(context)],
+        ["read by a decode step, all", size(a.decode_bytes)],
+        ["of that keys and values", size(a.kv_bytes)],
+        ["process after loading (resident)", size(loaded)],
+        [f"process at most, prefill of {m.reference} tokens", size(peak)],
+    ]
+    return Section("KV cache and memory", [], [Table(["", "bytes"], rows)])

@@ -1,0 +1,84 @@
+"""``pyml audit``: measure a model from load to jitter and write the report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from .options import (
+    SETTINGS,
+    check_model,
+    configure_logs,
+    integer,
+    log_options,
+    model_options,
+    parsed,
+    positive,
+    verbosity,
+)
+from .output import Output
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    from ..audit.plan import parse_numbers
+
+    return parse_numbers(text)
+
+
+numbers = parsed(_numbers, "numbers such as 16,64 or 0,4-7")
+
+
+@click.command("audit", context_settings=SETTINGS)
+@model_options
+@numbers("--prompt-lengths", metavar="N,...", help="Prompts to measure. [default: 16, 32, ... 4096 as they fit]")
+@integer("-r", "--repetitions", metavar="N", help="Repetitions of each. [default: 5]")
+@numbers("--layers", metavar="N,...", help="Layers whose attention is taken apart. [default: all]")
+@click.option("--output", metavar="DIR", help="Folder of the report. [default: audit-MODEL-DATE]")
+@click.option("--quick", is_flag=True, help="Three prompt lengths, fewer repetitions.")
+@click.option("--compare", nargs=2, metavar="A.json B.json", help="Say what changed from one report to another.")
+@log_options
+def command(
+    model: str | None,
+    safetensors: str | None,
+    dtype: str,
+    threads: int | None,
+    prompt_lengths: tuple[int, ...] | None,
+    repetitions: int | None,
+    layers: tuple[int, ...] | None,
+    output: str | None,
+    quick: bool,
+    compare: tuple[str, str] | None,
+    verbose: int,
+    quiet: int,
+) -> None:
+    """Audit the performance of MODEL on this machine: report.md, report.json and report.html in one folder.
+
+    It measures the machine's limits, loading, cold and warm prefill and decode, attention part by part over prompt
+    lengths, every operation against the roofline, jitter and memory, and says what limits the model.
+    """
+    level = verbosity(verbose, quiet)
+    out = Output()
+    if compare:
+        if model is not None or safetensors is not None:
+            raise click.UsageError("the argument '--compare' cannot be used with '[MODEL]'")
+        configure_logs(level or -1)
+        from ..audit import compare as comparison
+
+        out.write(comparison.text(*(comparison.read(Path(path)) for path in compare)))
+        return
+    source = check_model(model, safetensors, threads)
+    positive({"--repetitions": repetitions})
+    configure_logs(level or -1)
+
+    from ..audit.report import audit
+
+    def tell(line: str) -> None:
+        if level >= 0:
+            print(f"audit: {line}", file=sys.stderr, flush=True)
+
+    folder, lines = audit(
+        source, dtype, threads, prompt_lengths, repetitions, layers or (), quick, Path(output) if output else None, tell
+    )
+    out.write("\n".join([*lines, *(str(folder / name) for name in ("report.md", "report.json", "report.html"))]) + "\n")
