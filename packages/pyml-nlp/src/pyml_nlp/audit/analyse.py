@@ -60,18 +60,13 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class Scaling:
-    """A part of attention in prefill and in a decode step; ``expected`` is what work alone would make their ratio."""
+    """A part of attention in prefill and in a decode step; ``expected``: their ratio if work alone made the time."""
 
     part: str
     prefill_ms: float
     decode_ms: float
     quadratic: bool
     expected: float
-
-    @property
-    def ratio(self) -> float:
-        """Prefill / decode."""
-        return self.prefill_ms / self.decode_ms if self.decode_ms else math.inf
 
 
 @dataclass(frozen=True)

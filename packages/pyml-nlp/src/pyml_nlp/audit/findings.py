@@ -70,8 +70,8 @@ def _decode_limit(m: Measurements, a: Analysis) -> Iterator[Finding]:
     heavy = max(m.model.types, key=lambda name: m.model.types[name])
     text = (
         f"A decode step takes {ms(a.warm.decode_ms)} and reads {size(a.decode_bytes)}: {a.decode_gb_s:.1f} GB/s, "
-        f"{percent(reached)} of the {a.limits.read_gb_s:.1f} GB/s of a plain read. Most of its time goes to "
-        f"{largest} ({percent(shares[largest])})."
+        f"{percent(reached)} of the {a.limits.read_gb_s:.1f} GB/s of a plain read. Most of its time goes to {largest} "
+        f"({percent(shares[largest])})."
     )
     if reached > 1.05:
         yield Finding(
@@ -91,8 +91,8 @@ def _decode_limit(m: Measurements, a: Analysis) -> Iterator[Finding]:
     slow = worst(a.roofline["decode"])
     yield Finding(
         "Decode does not reach the memory's bandwidth",
-        f"{text} {slow.name} loses most: {ms(slow.ms)} at {percent(slow.share)} of its roof, {ms(slow.lost_ms)} "
-        "above it.",
+        f"{text} {slow.name} loses most: {ms(slow.ms)} at {percent(slow.share)} of its roof, {ms(slow.lost_ms)} above "
+        "it.",
         f"Look at {slow.name} first; at its roof a step would take {ms(max(0.0, a.warm.decode_ms - slow.lost_ms))}.",
     )
 
@@ -106,10 +106,8 @@ def _prefill_limit(m: Measurements, a: Analysis) -> Finding:
     ranked = sorted(shares, key=lambda group: -shares[group])
     text = (
         f"A prompt of {m.reference} tokens takes {ms(a.warm.prefill_ms)}: {a.prefill_gop_s:.0f} GOP/s, "
-        f"{percent(reached)} "
-        f"of the {name} peak of {peak:.0f}. Its time goes to {ranked[0]} ({percent(shares[ranked[0]])}) and "
-        f"{ranked[1]} "
-        f"({percent(shares[ranked[1]])})."
+        f"{percent(reached)} of the {name} peak of {peak:.0f}. Its time goes to {ranked[0]} "
+        f"({percent(shares[ranked[0]])}) and {ranked[1]} ({percent(shares[ranked[1]])})."
     )
     if reached >= NEAR_ROOF:
         return Finding("Prefill is limited by arithmetic", text, NOTHING)
@@ -122,9 +120,8 @@ def _efficiency(a: Analysis) -> Finding:
     gain = a.warm.gain
     text = (
         f"Warm, a prompt token takes {ms(a.warm.per_token_ms)} and a decoded one {ms(a.warm.decode_ms)}: prefill is "
-        f"{gain:.1f} times as efficient. The first prefill of a process takes {ms(a.cold.per_token_ms)} a token, "
-        "the first "
-        f"decode step {ms(a.cold.decode_ms)}."
+        f"{gain:.1f} times as efficient. The first prefill of a process takes {ms(a.cold.per_token_ms)} a token, the "
+        f"first decode step {ms(a.cold.decode_ms)}."
     )
     if gain >= BATCHED:
         return Finding("Prefill is more efficient than decode", text, NOTHING)
@@ -171,9 +168,8 @@ def _crossing(m: Measurements, a: Analysis) -> Finding:
     if LINEAR in fits and SQUARE in fits:
         square, linear = fits[f"{SQUARE} (longest)"], fits[f"{LINEAR} (longest)"]
         grow = (
-            f"Over the longest prompts QK^T, softmax and A*V grow as tokens^{square.exponent:.2f}, the linear "
-            "parts of "
-            f"attention as tokens^{linear.exponent:.2f}."
+            f"Over the longest prompts QK^T, softmax and A*V grow as tokens^{square.exponent:.2f}, the linear parts "
+            f"of attention as tokens^{linear.exponent:.2f}."
         )
     windowed = [window for window in m.model.windows if window]
     if windowed:
@@ -181,7 +177,9 @@ def _crossing(m: Measurements, a: Analysis) -> Finding:
     longest = max(point.length for point in m.points)
     inside, whole = a.crossing, a.crossing_model
     if inside is None:
-        text = f"{grow} Up to {longest} tokens the linear parts take more; the curves do not meet below {REACH} times that."
+        text = (
+            f"{grow} Up to {longest} tokens the linear parts take more; the curves do not meet within {REACH} times it."
+        )
         return Finding("Quadratic attention does not dominate", text.strip(), NOTHING)
     text = f"{grow} They take more than attention's linear parts from {where(inside)} on"
     text += f", and more than all the rest of the model from {where(whole)} on." if whole else "."
@@ -204,8 +202,7 @@ def _threads(m: Measurements, a: Analysis) -> Iterator[Finding]:
     prefill, decode = m.point("prefill", m.reference).waiting, m.point("decode", m.reference).waiting
     text = (
         f"The {m.threads} threads spend {percent(prefill)} of a prefill and {percent(decode)} of a decode step "
-        "waiting for "
-        "each other within operations."
+        "waiting for each other within operations."
     )
     if max(prefill, decode) < WAITING:
         yield Finding("The threads are evenly loaded", text, NOTHING)
@@ -243,11 +240,9 @@ def _cache(m: Measurements, a: Analysis) -> Finding:
     share = a.kv_bytes / max(a.decode_bytes, 1)
     full = m.model.kv_token_bytes * m.model.context
     text = (
-        f"A position takes {size(m.model.kv_token_bytes)} of keys and values ({m.model.kv_type}), the whole "
-        "context of "
-        f"{m.model.context} {size(full)} beside {size(m.model.weight_bytes)} of weights. After {m.reference} "
-        "tokens they are "
-        f"{percent(share)} of what a decode step reads."
+        f"A position takes {size(m.model.kv_token_bytes)} of keys and values ({m.model.kv_type}), the whole context "
+        f"of {m.model.context} {size(full)} beside {size(m.model.weight_bytes)} of weights. After {m.reference} "
+        f"tokens they are {percent(share)} of what a decode step reads."
     )
     if full < m.model.weight_bytes:
         return Finding("The KV cache is small", text, NOTHING)

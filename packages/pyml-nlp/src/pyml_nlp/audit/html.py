@@ -19,7 +19,7 @@ CAPTIONS = {
     "scaling": "Time over tokens, both logarithmic; the exponents are those of the longest three lengths",
     "roofline": "Operations under the roof, both axes logarithmic",
     "jitter": "Decode steps one by one",
-    "heat": "Layer by layer: milliseconds of each operation, layers downwards (darker is longer, square root scale)",
+    "heat": "Layer by layer: milliseconds of each operation, layers downwards (stronger is longer, square root scale)",
     "timeline": "One decode step from left to right: step, blocks, branches, operations, phases",
 }
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

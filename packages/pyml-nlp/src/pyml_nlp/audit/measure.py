@@ -73,7 +73,7 @@ def measure(
     with loading.open_weights(source) as files:
         config = loading.describe(files).config
     plan = make_plan(config.context_length, config.n_layers)
-    ids = _ids(config.vocab_size, max(*plan.prompt_lengths, plan.reference + plan.jitter_steps) + plan.decode_steps)
+    ids = _ids(config.vocab_size, max(*plan.prompt_lengths, plan.reference + plan.jitter_steps) + plan.decode_steps + 1)
     model = str(source.path)
 
     def limits() -> Limits:

@@ -62,7 +62,7 @@
       for (const phase of [0, 1]) {
         const share = row[1 + phase] / sums[phase], length = Math.max(1, (share / most) * (right - left));
         tip(element(svg, "rect", { x: left, y: top + phase * 15, width: length, height: 13, fill: color(phase) }), `${row[0]}: ${number(row[1 + phase])} ms`);
-        element(svg, "text", { x: left + length + 5, y: top + phase * 15 + 11, class: "small soft" }, `${(100 * share).toFixed(1)} %  ${number(row[1 + phase])} ms`);
+        element(svg, "text", { x: left + length + 5, y: top + phase * 15 + 11, class: "small soft" }, `${(100 * share).toFixed(1)} %, ${number(row[1 + phase])} ms`);
       }
     });
   }
@@ -76,7 +76,7 @@
     const points = lines.flatMap((line) => line.points);
     const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]).filter((y) => y > 0);
     const crossing = phase === "prefill" ? data.crossing : null;
-    const far = crossing ? Math.max(Math.max(...xs), Math.min(crossing, Math.max(...xs) * 4)) : Math.max(...xs);
+    const longest = Math.max(...xs), far = crossing && crossing <= longest * 4 ? Math.max(longest, crossing) : longest;
     const x = logScale(Math.min(...xs) / 1.1, far * 1.1, box.left, box.right);
     const y = logScale(Math.min(...ys) / 1.5, Math.max(...ys) * 1.5, box.bottom, box.top);
     frame(svg, box, powers(Math.min(...xs), far, 2), powers(Math.min(...ys) / 1.5, Math.max(...ys) * 1.5, 10), x, y, "tokens", "ms");
@@ -103,13 +103,12 @@
     const x = logScale(low / 1.2, high, box.left, box.right), y = logScale(bottom, top, box.bottom, box.top);
     frame(svg, box, powers(low, high, 10), powers(bottom, top, 10), x, y, "operations a byte", "GOP/s");
     for (const [name, peak] of [["int8", limits.int8], ["f32", limits.f32]]) {
-      const knee = peak / limits.read;
-      element(svg, "polyline", { points: `${x(knee)},${y(peak)} ${box.right},${y(peak)}`, class: "mark" });
-      element(svg, "text", { x: box.right - 2, y: y(peak) - 4, "text-anchor": "end", class: "small soft" }, `${name} ${peak.toFixed(0)} GOP/s`);
+      element(svg, "line", { x1: box.left, x2: box.right, y1: y(peak), y2: y(peak), class: "mark" });
+      element(svg, "text", { x: box.left + 6, y: y(peak) - 4, class: "small soft" }, `${name} ${peak.toFixed(0)} GOP/s`);
     }
     const start = Math.max(low / 1.2, bottom / limits.read);
     element(svg, "line", { x1: x(start), y1: y(start * limits.read), x2: x(ridge), y2: y(limits.int8), class: "mark" });
-    element(svg, "text", { x: box.left + 6, y: box.top + 12, class: "small soft" }, `slope: memory, ${limits.read.toFixed(1)} GB/s`);
+    element(svg, "text", { x: x(start) + 6, y: y(start * limits.read) + 14, class: "small soft" }, `slope: memory, ${limits.read.toFixed(1)} GB/s`);
     const most = Math.max(...shown.map((p) => p.ms));
     for (const p of [...shown].sort((a, b) => b.ms - a.ms)) {
       const r = 3 + 11 * Math.sqrt(p.ms / most);

@@ -10,6 +10,7 @@ from pyml_core.errors import PymlError
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 QUICK_LENGTHS = (16, 64, 256)
 REFERENCE_LENGTH = 128  # of the prompt whose parts are set against one decode step
+SHORTEST_CONTEXT = 4
 LIMITS_SECONDS = 2.0  # of one measurement of the machine
 START_SECONDS = 1.0  # of a new process, besides loading
 
@@ -72,8 +73,10 @@ def make_plan(
         quick: fewer of everything.
 
     Raises:
-        PymlError: a length that does not fit the context, a layer that the model does not have.
+        PymlError: a length that does not fit the context, a layer that the model does not have, a context too short.
     """
+    if context < SHORTEST_CONTEXT:
+        raise PymlError(f"context: expected at least {SHORTEST_CONTEXT} positions to audit, found {context}")
     decode_steps, jitter_steps = (4, 16) if quick else (8, 64)
     # A short context leaves less room behind the longest prompt.
     decode_steps = max(1, min(decode_steps, context // 16))

@@ -59,6 +59,11 @@ def summary(m: Measurements, a: Analysis) -> str:
     )
 
 
+def times(a: float, b: float) -> str:
+    """How many times b is a."""
+    return f"{a / b:.1f}x" if b else ""
+
+
 def _conclusions(m: Measurements, a: Analysis) -> Section:
     return Section("Conclusions", findings=findings(m, a))
 
@@ -73,8 +78,7 @@ def _machine(m: Measurements, a: Analysis) -> Section:
         "Machine and model",
         [
             f"{m.machine.cpu}, {m.machine.cores} cores, {size(m.machine.memory_bytes)} of memory; {m.threads} "
-            "threads, "
-            f"kernels of level {m.level}; pyml {m.version}. {m.model.n_params / 1e6:.1f}M parameters in "
+            f"threads, kernels of level {m.level}; pyml {m.version}. {m.model.n_params / 1e6:.1f}M parameters in "
             f"{m.model.n_layers} layers: {types}. The audit took {m.seconds:.0f} s.",
             "What the machine gives with these threads and this level's instructions:",
         ],
@@ -90,11 +94,9 @@ def _efficiency(m: Measurements, a: Analysis) -> Section:
     return Section(
         "Per-token efficiency of prefill and decode",
         [
-            f"Cold: the first run of a new process after loading ({ms(load)}), {len(m.cold_runs('prefill'))} "
-            "processes for "
-            "the prefill and as many for a decode step behind a saved cache. Warm: after runs of the same kind. "
-            "Medians, "
-            "not traced.",
+            f"Cold: the first run of a new process after loading ({ms(load)}); measured {len(m.cold_runs('prefill'))} "
+            "times for the prefill, and as often for a decode step behind a saved cache. Warm: after runs of the same "
+            "kind. Medians, not traced.",
         ],
         [Table(["", "prefill ms", "tokens", "ms/token", "decode ms", "decode / prefill token"],
                [row("cold", a.cold), row("warm", a.warm)])],
@@ -106,18 +108,26 @@ def _attention(m: Measurements, a: Analysis) -> Section:
     rows: list[list[Cell]] = []
     for part in a.scaling:
         simple = f"~{n * n}x (quadratic)" if part.quadratic else f"~{n}x (linear)"
-        rows.append([part.part, part.prefill_ms, part.decode_ms, f"{part.ratio:.1f}x", simple, f"{part.expected:.0f}x"])
+        rows.append(
+            [
+                part.part,
+                part.prefill_ms,
+                part.decode_ms,
+                times(part.prefill_ms, part.decode_ms),
+                simple,
+                f"{part.expected:.0f}x",
+            ]
+        )
     total = [sum(part.prefill_ms for part in a.scaling), sum(part.decode_ms for part in a.scaling)]
-    rows.append(["all", *total, f"{total[0] / total[1]:.1f}x", "", ""])
+    rows.append(["all", *total, times(total[0], total[1]), "", ""])
     chosen = "all layers" if len(m.layers) == m.model.n_layers else f"layers {', '.join(map(str, m.layers))}"
     return Section(
         "Attention, part by part",
         [
-            f"A prefill of {n} tokens and the decode step behind it ({chosen} together). Work: what the ratio "
-            "would be if time "
-            f"were proportional to arithmetic; a decode step sees all {n} keys, so that quadratic parts come to "
-            "about N/2. A "
-            "ratio below means that many tokens share what one pays alone (reading weights, starting threads).",
+            f"A prefill of {n} tokens and the decode step behind it ({chosen} together). Work: what the ratio would "
+            f"be if time were proportional to arithmetic; a decode step sees all {n} keys, so that quadratic parts "
+            "come to about N/2. A ratio below means that many tokens share what one pays alone (reading weights, "
+            "starting threads).",
         ],
         [Table(["part", f"prefill ({n} tokens) ms", "decode ms", "ratio", "expected", "work"], rows)],
         ["components"],
@@ -167,9 +177,8 @@ def _lengths(m: Measurements, a: Analysis) -> Section:
     tables = [Table(columns, rows, 2)]
     if len(rows) > 1:
         text += (
-            " Exponents p of ms ~ tokens^p are least squares in logarithms, over all lengths and over the "
-            "longest three. "
-            f"{crossing}"
+            " Exponents p of ms ~ tokens^p are least squares in logarithms, over all lengths and over the longest "
+            f"three. {crossing}"
         )
         tables.append(Table(["", "prefill p", "longest", "decode p", "longest"], fitted, 2))
     return Section("Prompt lengths", [text], tables, ["scaling"])
@@ -189,8 +198,7 @@ def _roofline(m: Measurements, a: Analysis) -> Section:
         [
             f"The roof is the peak of the operation's arithmetic (int8 {a.limits.int8_gop_s:.0f} GOP/s, f32 "
             f"{a.limits.f32_gflop_s:.0f} GFLOP/s) or what {a.limits.read_gb_s:.1f} GB/s feed at its operations a "
-            "byte, "
-            "whichever is lower. Bytes count weights, keys, values and activations once; above 100 % they came "
+            "byte, whichever is lower. Bytes count weights, keys, values and activations once; above 100 % they came "
             "from caches.",
         ],
         tables,
@@ -208,10 +216,9 @@ def _jitter(m: Measurements, a: Analysis) -> Section:
         "Jitter of decode steps",
         [
             f"Steps in a row behind {m.reference} tokens, not traced. Page faults "
-            f"{sum(s.minor_faults for s in m.steps)}, "
-            f"involuntary context switches {sum(s.involuntary_switches for s in m.steps)}, {told}, time stolen by "
-            "a hypervisor "
-            f"{m.stolen_ms:.0f} ms.",
+            f"{sum(s.minor_faults for s in m.steps)}, involuntary context switches "
+            f"{sum(s.involuntary_switches for s in m.steps)}, {told}, time stolen by a hypervisor {m.stolen_ms:.0f} "
+            "ms.",
         ],
         [
             Table(["steps", "median ms", "p95 ms", "p99 ms", "longest ms", "slow (over 1.1 medians)"], rows),

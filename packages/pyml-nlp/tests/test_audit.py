@@ -1,0 +1,351 @@
+"""The audit's arithmetic and sentences on made-up measurements; its files; comparing two of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audit_makers import LENGTHS, LIMITS, measurements, step
+
+from pyml_core import PymlError
+from pyml_core.limits import Limits
+from pyml_nlp.audit import analyse as analysis
+from pyml_nlp.audit import compare, report
+from pyml_nlp.audit.analyse import analyse
+from pyml_nlp.audit.findings import NOTHING, findings
+from pyml_nlp.audit.html import html
+from pyml_nlp.audit.markdown import markdown
+from pyml_nlp.audit.measurements import FORMAT, LINEAR, SQUARE, VERSION, Measurements, OperationSum, parse
+from pyml_nlp.audit.plan import LENGTHS as ALL_LENGTHS
+from pyml_nlp.audit.plan import make_plan, parse_numbers
+
+
+def found(m: Measurements) -> dict[str, str]:
+    """Titles and recommendations."""
+    return {finding.title: finding.recommendation for finding in findings(m, analyse(m))}
+
+
+# ---- the plan
+
+
+def test_the_default_plan_fits_the_context() -> None:
+    plan = make_plan(32768, 18)
+    assert plan.prompt_lengths == ALL_LENGTHS
+    assert (plan.reference, plan.repetitions, plan.layers) == (128, 5, ())
+    assert make_plan(1024, 12).prompt_lengths == (16, 32, 64, 128, 256, 512)
+    assert make_plan(8, 1).prompt_lengths == (6,)
+    with pytest.raises(PymlError, match="context: expected at least 4 positions to audit, found 3"):
+        make_plan(3, 1)
+    for context in (4, 5, 8, 17, 64, 130):
+        plan = make_plan(context, 1)
+        assert max(plan.prompt_lengths) + plan.decode_steps + 1 <= context
+        assert plan.reference + plan.jitter_steps < context
+
+
+def test_an_explicit_plan() -> None:
+    plan = make_plan(256, 4, [64, 16, 64], repetitions=7, layers=(3, 0))
+    assert (plan.prompt_lengths, plan.reference, plan.layers) == ((16, 64), 64, (3, 0))
+    assert (plan.repetitions_of(16), plan.repetitions_of(4096)) == (7, 3)
+    with pytest.raises(PymlError, match=r"prompt length: expected 1 to 247 .*got 250"):
+        make_plan(256, 4, [250])
+    with pytest.raises(PymlError, match="layer: expected 0 to 3, which the model has, got 4"):
+        make_plan(256, 4, layers=[4])
+
+
+def test_the_estimate_counts_everything() -> None:
+    plan = make_plan(32768, 18)
+    tokens = sum(plan.repetitions_of(length) * length for length in plan.prompt_lengths)
+    assert plan.seconds(0, 0.001, 0) > tokens * 0.001
+    assert plan.seconds(1, 0, 0) - plan.seconds(0, 0, 0) == pytest.approx(2 * plan.cold_runs + 1)
+    assert make_plan(32768, 18, quick=True).seconds(1, 0.001, 0.01) < plan.seconds(1, 0.001, 0.01) / 5
+
+
+def test_lists_of_numbers() -> None:
+    assert parse_numbers("16,4-6, 5") == (4, 5, 6, 16)
+    for text in ("", "a", "3-1", "-1", "1,,2", "1-9999999"):
+        with pytest.raises(ValueError, match=r".*"):
+            parse_numbers(text)
+
+
+# ---- analysis
+
+
+def test_a_power_law_is_found_again() -> None:
+    fit = analysis.fit({n: 3.0 * n**1.5 for n in LENGTHS})
+    assert fit is not None
+    assert (fit.exponent, fit.factor, fit.r2) == (pytest.approx(1.5), pytest.approx(3.0), pytest.approx(1.0))
+    assert fit.at(100) == pytest.approx(3000.0)
+    assert analysis.fit({16: 1.0}) is None
+    flat = analysis.fit({16: 2.0, 32: 2.0})
+    assert flat is not None
+    assert flat.exponent == pytest.approx(0.0, abs=1e-9)
+
+
+def test_exponents_of_an_audit() -> None:
+    fits = analyse(measurements()).fits
+    assert fits["prefill"][LINEAR].exponent == pytest.approx(1.0)
+    assert fits["prefill"][SQUARE].exponent == pytest.approx(2.0)
+    assert fits["decode"]["QK^T"].exponent == pytest.approx(1.0)
+    assert fits["decode"][LINEAR].exponent == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_crossing_is_between_measured_lengths() -> None:
+    crossing = analyse(measurements()).crossing
+    assert crossing is not None
+    assert (crossing.tokens, crossing.measured) == (pytest.approx(1000.0), True)
+
+
+def test_the_crossing_by_continuing() -> None:
+    low, high = {n: 100.0 * n for n in LENGTHS}, {n: 0.05 * n**2 for n in LENGTHS}
+    crossing = analysis.crossing(low, high)
+    assert crossing is not None
+    assert (crossing.tokens, crossing.measured) == (pytest.approx(2000.0), False)
+
+
+@pytest.mark.parametrize(
+    ("high", "expected"),
+    [
+        ({n: 2.0 * n for n in LENGTHS}, (16.0, True)),  # above from the beginning
+        ({n: 0.5 * n for n in LENGTHS}, None),  # never: they grow alike
+        ({n: 1e-9 * n**2 for n in LENGTHS}, None),  # so far that the curves say nothing
+        ({16: 20.0, **{n: 0.5 * n for n in LENGTHS[1:]}}, None),  # above at first only
+        ({}, None),
+    ],
+)
+def test_other_crossings(high: dict[int, float], expected: tuple[float, bool] | None) -> None:
+    crossing = analysis.crossing({n: 1.0 * n for n in LENGTHS}, high)
+    assert (crossing and (crossing.tokens, crossing.measured)) == expected
+
+
+def test_scaling_knows_windows() -> None:
+    """A decode step behind N tokens sees N + 1 keys, or its window."""
+    m = measurements()
+    work = {row.part: row.expected for row in analysis.scaling(m.point("prefill", 128), m.point("decode", 128), [0])}
+    assert work["QKV"] == 128.0
+    assert work["softmax"] == pytest.approx(128 * 129 / 2 / 129)
+    assert [analysis.pairs(0, 5, 0), analysis.pairs(0, 5, 2), analysis.pairs(4, 1, 2)] == [15, 9, 2]
+    assert analysis.kv_read([0, 4], 100, 9) == (10 + 4) * 50
+
+
+def test_the_roof() -> None:
+    wide = analysis.position(OperationSum("a", 1, 1.0, 10_000_000, 20_000_000, True), LIMITS)
+    assert (wide.bound, wide.roof_gop_s, wide.share) == ("memory", 40.0, pytest.approx(0.5))
+    assert wide.lost_ms == pytest.approx(0.5)
+    deep = analysis.position(OperationSum("a", 1, 1.0, 1000, 100_000_000, False), LIMITS)
+    assert (deep.bound, deep.roof_gop_s, deep.share) == ("arithmetic", 200.0, pytest.approx(0.5))
+    copy = analysis.position(OperationSum("a", 1, 1.0, 20_000_000, 0, False), LIMITS)
+    assert (copy.bound, copy.share) == ("memory", pytest.approx(1.0))
+    assert analysis.position(OperationSum("a", 1, 0.0, 0, 0, False), LIMITS).share == 0
+
+
+def test_causes_of_slow_steps() -> None:
+    steps = [step(1.0, mhz=3000.0)] * 20 + [
+        step(2.0, new_page=True, faults=500), step(3.0, faults=500), step(4.0, switches=3),
+        step(5.0, mhz=2000.0), step(6.0, mhz=3000.0), step(1.05),
+    ]  # fmt: skip
+    jitter = analysis.jitter(steps)
+    assert (jitter.median, jitter.longest, jitter.slow) == (1.0, 6.0, 5)
+    assert jitter.causes == {
+        analysis.NEW_PAGE: 1.0, analysis.FIRST_TOUCH: 2.0, analysis.SCHEDULER: 3.0, analysis.CLOCK: 4.0,
+        analysis.UNKNOWN: 5.0,
+    }  # fmt: skip
+    assert jitter.p95 <= jitter.p99 <= jitter.longest
+
+
+# ---- sentences
+
+
+def test_sentences_follow_from_the_numbers() -> None:
+    m = measurements()
+    titles = found(m)
+    assert titles["Decode is limited by memory bandwidth"].startswith(NOTHING)  # 19.1 MB in 1.01 ms of 20 GB/s
+    assert titles["Prefill is more efficient than decode"] == NOTHING
+    assert titles["Decode steps are steady"] == NOTHING
+    assert titles["The KV cache is small"] == NOTHING
+    assert "about 1000 tokens (measured)" in "".join(finding.text for finding in findings(m, analyse(m)))
+    assert "The machine itself was unsteady" not in titles
+
+
+def test_a_slow_decode_names_the_operation() -> None:
+    slow = [replace(one, ms=3.0) for one in measurements().steps]
+    titles = found(replace(measurements(), steps=slow))
+    assert titles["Decode does not reach the memory's bandwidth"].startswith("Look at ")
+    fast = [replace(one, ms=0.5) for one in measurements().steps]
+    assert "Decode runs out of the caches" in found(replace(measurements(), steps=fast))
+
+
+def test_other_sentences() -> None:
+    m = measurements()
+    assert "Prefill is less efficient than decode" in found(replace(m, warm_prefill_ms=[200.0] * 5))
+    assert "Prefill gains little from its many tokens" in found(replace(m, warm_prefill_ms=[100.0] * 5))
+    assert "Cold runs cost more than warm ones" in found(m)
+    noisy = [*m.steps[:20], *[step(3.0, switches=2)] * 10]
+    assert found(replace(m, steps=noisy))["Decode steps are unsteady"].startswith("Other processes")
+    assert "A full KV cache is larger than the weights" in found(replace(m, model=replace(m.model, context=1 << 20)))
+    points = [replace(point, waiting=0.4) for point in m.points]
+    assert "Threads wait for each other" in found(replace(m, points=points))
+    half = Limits(2, "avx2", 10.0, 500.0, 100.0)
+    assert "The machine itself was unsteady" in found(measurements(limits=(LIMITS, half)))
+
+
+# ---- files
+
+
+def test_the_report_can_be_read_back(tmp_path: Path) -> None:
+    m = measurements()
+    report.write(tmp_path, m, analyse(m))
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md", "report.html"}
+    again = compare.read(tmp_path / "report.json")
+    assert asdict(again)["model"] == asdict(m.model)
+    assert again.points[3].wall_ms == pytest.approx(m.points[3].wall_ms, rel=1e-5)
+    assert set(json.loads((tmp_path / "report.json").read_text())) == {"format", "version", "measurements", "analysis"}
+
+
+def test_an_infinite_number_is_never_written() -> None:
+    m = measurements()
+    dead = replace(m, points=[replace(p, parts_ms={name: [0.0] * 5 for name in p.parts_ms}) for p in m.points])
+    text = report.to_json(dead, analyse(dead))
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    markdown(dead, analyse(dead))
+    html(dead, analyse(dead))
+
+
+def document() -> dict[str, Any]:
+    m = measurements()
+    return dict(json.loads(report.to_json(m, analyse(m))))
+
+
+def test_the_schema() -> None:
+    value = document()
+    assert (value["format"], value["version"]) == (FORMAT, VERSION)
+    assert parse(value).reference == 128
+    for change, message in (
+        (lambda v: v.update(format="other"), "expected a report that pyml audit wrote"),
+        (lambda v: v.update(version=9), "expected version 1 of the report, found 9"),
+        (lambda v: v["measurements"].pop("threads"), r"measurements\.threads: expected a value, found none"),
+        (lambda v: v["measurements"].update(threads="2"), r"measurements\.threads: expected int, found '2'"),
+        (lambda v: v["measurements"]["points"][1].update(wall_ms=3), r"points\[1\]\.wall_ms: expected a list, found 3"),
+        (lambda v: v["measurements"]["model"].update(types=[]), r"model\.types: expected an object, found \[\]"),
+        (lambda v: v.update(measurements=None), "measurements: expected an object, found None"),
+    ):
+        broken = document()
+        change(broken)
+        with pytest.raises(PymlError, match=message):
+            parse(broken)
+
+
+def test_bad_report_files(tmp_path: Path) -> None:
+    (tmp_path / "text.json").write_text("{")
+    with pytest.raises(PymlError, match=r"text\.json: expected a report that pyml audit wrote"):
+        compare.read(tmp_path / "text.json")
+    with pytest.raises(PymlError, match=r"missing\.json: No such file or directory"):
+        compare.read(tmp_path / "missing.json")
+
+
+def test_markdown() -> None:
+    m = measurements()
+    text = markdown(m, analyse(m))
+    assert text.startswith("# Performance audit: a-model.gguf\n")
+    for line in text.splitlines():  # tables: every row of one has as many cells
+        if line.startswith("|"):
+            assert line.endswith("|")
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 11
+    for block in blocks:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block}) == 1, block[0]
+    assert "| QK^T |" in text
+    assert "~16384x (quadratic)" in text
+
+
+class Page(HTMLParser):
+    """Counts what it sees and checks that elements nest."""
+
+    VOID = ("meta", "br", "link", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_is_well_formed_and_needs_nothing_else() -> None:
+    m = replace(measurements(), model=replace(measurements().model, name="</script><b>&"))
+    page = Page()
+    source = html(m, analyse(m))
+    page.feed(source)
+    page.close()
+    assert page.open == []
+    assert not [tag for tag, _ in page.seen if tag in ("link", "img", "iframe", "b")]
+    assert not [attributes for _, attributes in page.seen if attributes.keys() & {"src", "href"}]
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", source)
+    charts = [str(attributes["data-chart"]) for tag, attributes in page.seen if tag == "figure"]
+    assert charts == ["components", "groups", "scaling", "roofline", "jitter", "heat", "timeline"]
+    assert any(attributes.get("name") == "viewport" for _, attributes in page.seen)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', source, re.DOTALL)
+    assert data is not None
+    shown = json.loads(data.group(1))
+    assert [line["name"] for line in shown["scaling"]["prefill"]][1:3] == [LINEAR, SQUARE]
+    assert shown["crossing"] == pytest.approx(1000.0)
+    assert len(shown["jitter"]["steps"]) == 30
+
+
+# ---- two reports
+
+
+def verdicts(a: Measurements, b: Measurements) -> set[str]:
+    return {change.verdict for change in compare.compare(a, b)}
+
+
+def test_no_claim_inside_the_noise() -> None:
+    assert verdicts(measurements(), measurements()) == {"within the noise"}
+    assert verdicts(measurements(), measurements(1.01)) == {"within the noise"}
+    assert verdicts(measurements(noise=0.3), measurements(1.1, noise=0.3)) <= {"within the noise", "slower"}
+    wide = {
+        change.name: change.verdict for change in compare.compare(measurements(noise=0.3), measurements(1.1, noise=0.3))
+    }
+    assert wide["prefill of 128"] == "within the noise"
+
+
+def test_changes_beyond_the_noise() -> None:
+    changes = compare.compare(measurements(), measurements(0.8))
+    assert {change.verdict for change in changes} == {"faster"}
+    assert changes[0].relative == pytest.approx(-0.2)
+    assert verdicts(measurements(), measurements(1.3)) == {"slower"}
+
+
+def test_a_machine_that_moved_explains_as_much() -> None:
+    slower = Limits(2, "avx2", 14.0, 700.0, 140.0)
+    a, b = measurements(), measurements(1.25, limits=(slower, slower))
+    assert compare.floor_of(a, b) == pytest.approx(0.3)
+    assert verdicts(a, b) == {"within the noise"}
+    assert "changes below 30 % are not claimed" in compare.text(a, b)
+
+
+def test_too_few_samples() -> None:
+    a = replace(measurements(), warm_prefill_ms=[1.0, 1.0])
+    changes = {change.name: change.verdict for change in compare.compare(a, measurements())}
+    assert changes["warm prefill of 128"] == "too few samples"
+
+
+def test_the_comparison_as_text() -> None:
+    text = compare.text(measurements(), replace(measurements(0.5), threads=1))
+    assert "Not the same threads: 2, then 1." in text
+    assert re.search(r"\| load \| 501\.000 ± [\d.]+ \| 250\.500 ± [\d.]+ \| -50\.0 % \| faster \|", text)
