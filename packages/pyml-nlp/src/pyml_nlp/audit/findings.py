@@ -232,7 +232,7 @@ def _jitter(a: Analysis) -> Finding:
     total = sum(j.causes.values())
     causes = sorted(j.causes.items(), key=lambda item: -item[1])
     named = ", ".join(f"{cause} {percent(lost / total)}" for cause, lost in causes)
-    text += f" Of the {j.slow} slow steps' extra time: {named}."
+    text += f" Why slow steps ({j.slow}) took longer: {named}."
     return Finding("Decode steps are unsteady", text, ADVICE[causes[0][0]])
 
 

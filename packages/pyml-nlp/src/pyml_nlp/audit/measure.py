@@ -365,7 +365,7 @@ def _facts(lm: LanguageModel, source: Source, dtype: str) -> ModelFacts:
         windows=windows,
         weight_bytes=lm.model.weight_bytes,
         kv_type=layout.dtype,
-        kv_token_bytes=2 * layout.n_layers * layout.n_kv_heads * layout.head_dim * layout.numpy_dtype.itemsize,
+        kv_token_bytes=layout.page_bytes // pyml_core.PAGE_TOKENS,
         kv_page_tokens=pyml_core.PAGE_TOKENS,
         prefill_chunk=lm.prefill_chunk,
     )

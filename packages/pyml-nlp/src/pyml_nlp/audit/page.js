@@ -33,7 +33,7 @@
     for (let p = Math.ceil(Math.log(low) / Math.log(base) - 1e-9); base ** p <= high * 1.0001; p++) found.push(base ** p);
     return found;
   }
-  const compact = (x) => (x >= 1e6 ? `${+(x / 1e6).toPrecision(3)}M` : x >= 1e4 ? `${+(x / 1e3).toPrecision(3)}k` : `${+x.toPrecision(3)}`);
+  const compact = (x) => (x >= 1e6 ? `${+(x / 1e6).toPrecision(3)}M` : x >= 1e4 ? `${+(x / 1e3).toPrecision(3)}k` : `${+x.toPrecision(4)}`);
   function frame(svg, box, xs, ys, x, y, xTitle, yTitle) {
     let last = -100;
     for (const value of xs) {
