@@ -22,9 +22,10 @@ import numpy as np
 import pyml_core
 from pyml_core.limits import READ_BYTES, Limits, measure_limits
 from pyml_core.tensor import PackedMatrix
+from pyml_nn.memory import available_memory
 from pyml_nn.trace_files import level_of
 
-from .. import loading, memory
+from .. import loading
 from . import cold
 from .measurements import (
     EMBEDDING,
@@ -77,7 +78,7 @@ def measure(
     model = str(source.path)
 
     def limits() -> Limits:
-        return measure_limits(threads, max(1 << 24, min(READ_BYTES, memory.available_memory() // 4)))
+        return measure_limits(threads, max(1 << 24, min(READ_BYTES, available_memory() // 4)))
 
     load = [os.getloadavg()[0]]
     measured = [limits()]
