@@ -1,4 +1,4 @@
-/* scalar_digest.c: run every operation at the scalar level on made-up numbers and print a hash of each one's output bits.
+/* scalar_digest.c: run every operation of a dense model at the scalar level on made-up numbers and print a hash of each one's output bits.
  *
  * The scalar level is plain C with explicit fused multiply-adds and no contraction, so that every processor and compiler must print
  * the same lines: scripts/arm64.sh compares x86-64 with ARM64. (rope_angles has cosf and sinf of the C library, the same in both.)
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { T = 70, K = 512, N = 40, HEADS = 4, KV_HEADS = 2, D = 20, TILE = 12, THREADS = 2 };
+enum { T = 70, K = 512, N = 40, HEADS = 4, KV_HEADS = 2, TILE = 12, THREADS = 2 };
 
 extern const pyml_kernels pyml_kernels_scalar;
 
@@ -49,15 +49,17 @@ static pyml_buffer buffer(int64_t width, bool quantized) {
     return b;
 }
 
-static pyml_run make_run(void) {
+static pyml_run make_run(int64_t head_dim, bool int8_keys) {
     static int32_t ids[T], positions[T], token_slice[T];
     static uint8_t *pages[2];
     static pyml_slice slice;
     static pyml_tile tiles[T / TILE + 1];
     pyml_run run = {.tokens = T, .outputs = T, .ids = ids, .positions = positions, .token_slice = token_slice, .output_rows = positions,
                     .slices = &slice, .n_slices = 1, .tiles = tiles, .tile_tokens = TILE, .threads = THREADS};
-    run.kv = (pyml_kv){.n_layers = 1, .n_kv_heads = KV_HEADS, .head_dim = D, .key_bytes = PAGE * D * 2, .value_bytes = PAGE * D * 2, .f16 = true};
-    run.kv.layer_bytes = 2 * KV_HEADS * run.kv.key_bytes;
+    run.kv = (pyml_kv){.n_layers = 1, .n_kv_heads = KV_HEADS, .head_dim = head_dim, .f16 = true, .int8_keys = int8_keys};
+    run.kv.value_bytes = PAGE * head_dim * 2;
+    run.kv.key_bytes = int8_keys ? PAGE / PANEL * head_dim / BLOCK * KEY_BLOCK : run.kv.value_bytes;
+    run.kv.layer_bytes = KV_HEADS * (run.kv.key_bytes + run.kv.value_bytes);
     for (int i = 0; i < T; i++) ids[i] = (int32_t)(next() % N), positions[i] = i;
     for (int i = 0; i < 2; i++) pages[i] = room(run.kv.layer_bytes);
     slice = (pyml_slice){.pages = pages, .count = T};
@@ -76,13 +78,22 @@ static void go(const char *name, pyml_op op, const pyml_run *run) {
     pyml_program_free(&program);
 }
 
+static void attend(int64_t d, bool int8_keys, const float *q_norm, const float *k_norm) {
+    pyml_run run = make_run(d, int8_keys);
+    pyml_buffer qkv = buffer((HEADS + 2 * KV_HEADS) * d, false), angles = buffer(d, false), out = buffer(HEADS * d, false);
+    go("prepare_qkv", (pyml_op){.kind = OP_PREPARE_QKV, .in = &qkv, .in2 = &angles, .out = &qkv, .weight = q_norm, .weight2 = k_norm,
+                                .eps = 1e-6f, .n_heads = HEADS}, &run);
+    for (int window = 0; window <= 33; window += 33)
+        go("attention", (pyml_op){.kind = OP_ATTENTION, .in = &qkv, .out = &out, .n_heads = HEADS, .scale = 0.25f, .window = window}, &run);
+}
+
 int main(void) {
     static const struct { int type; const char *name; } types[] = {
         {TYPE_F32, "f32"}, {TYPE_F16, "f16"}, {TYPE_BF16, "bf16"}, {TYPE_Q8_0, "q8_0"}, {TYPE_Q4_0, "q4_0"}, {TYPE_Q4_1, "q4_1"},
         {TYPE_Q5_0, "q5_0"}, {TYPE_Q5_1, "q5_1"}, {TYPE_Q2_K, "q2_K"}, {TYPE_Q3_K, "q3_K"}, {TYPE_Q4_K, "q4_K"}, {TYPE_Q5_K, "q5_K"},
         {TYPE_Q6_K, "q6_K"}, {TYPE_IQ4_NL, "iq4_nl"},
     };
-    pyml_run run = make_run();
+    pyml_run run = make_run(32, false);
     pyml_buffer x = buffer(K, true), y = buffer(N, false), z = buffer(K, false), half = buffer(K / 2, false);
     go("quantize", (pyml_op){.kind = OP_QUANTIZE, .out = &x}, &run);
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
@@ -111,11 +122,8 @@ int main(void) {
     }
     go("soft_cap", (pyml_op){.kind = OP_SOFT_CAP, .in = &x, .out = &x, .cap = 3}, &run);
     go("select", (pyml_op){.kind = OP_SELECT, .in = &x, .out = &z}, &run);
-    pyml_buffer qkv = buffer((HEADS + 2 * KV_HEADS) * D, false), angles = buffer(D, false), out = buffer(HEADS * D, false);
-    go("prepare_qkv", (pyml_op){.kind = OP_PREPARE_QKV, .in = &qkv, .in2 = &angles, .out = &qkv, .weight = weight, .weight2 = bias,
-                                .eps = 1e-6f, .n_heads = HEADS}, &run);
-    for (int window = 0; window <= 33; window += 33)
-        go("attention", (pyml_op){.kind = OP_ATTENTION, .in = &qkv, .out = &out, .n_heads = HEADS, .scale = 0.25f, .window = window}, &run);
-    go("rope_angles", (pyml_op){.kind = OP_ROPE_ANGLES, .out = &angles, .weight = bias, .scale = 1}, &run);
+    go("rope_angles", (pyml_op){.kind = OP_ROPE_ANGLES, .out = &half, .weight = bias, .scale = 1}, &run);
+    attend(20, false, weight, bias);
+    attend(32, true, weight, bias);
     return 0;
 }
