@@ -19,6 +19,7 @@ import click
 from .main import INTERRUPTED
 from .options import (
     SETTINGS,
+    Command,
     check_model,
     configure_logs,
     exclusive,
@@ -58,7 +59,7 @@ class Task:
     echo: bool
 
 
-@click.command("infer", context_settings=SETTINGS)
+@click.command("infer", cls=Command, context_settings=SETTINGS)
 @model_options
 @click.option("--prompt", metavar="TEXT", help="The text to continue. [default: stdin]")
 @click.option("--batch-file", metavar="PATH", help="A file with a prompt a line; prints '[i] text' for each.")

@@ -14,6 +14,29 @@ DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+class Option(click.Option):
+    """An option that ``--help`` lists under a heading of its own."""
+
+    def __init__(self, *args: Any, heading: str = "Options", **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.heading = heading
+
+
+class Command(click.Command):
+    """A command whose ``--help`` groups its options by heading, in the order in which headings first occur."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the groups of options."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "heading", "Options"), []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
 def parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable[[F], F]]:
     """``click.option`` for values that ``parse`` understands; any other one is a usage error that names it."""
 
@@ -24,7 +47,7 @@ def parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable
             raise click.UsageError(f"invalid value '{value}' for '{param.opts[-1]}': expected {expected}") from None
 
     def option(*names: str, **attributes: Any) -> Callable[[F], F]:
-        return click.option(*names, type=str, callback=callback, **attributes)
+        return click.option(*names, type=str, callback=callback, cls=Option, **attributes)
 
     return option
 
