@@ -35,6 +35,7 @@ class Environment:
 
 IK_BUILD = Path(__file__).with_name("peers") / "ik_build.cmake"
 NATIVE = {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
+AVX2 = {"CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_AVX512=OFF"}
 ENVIRONMENTS = {
     environment.name: environment
     for environment in (
@@ -43,6 +44,12 @@ ENVIRONMENTS = {
             ("--no-binary=llama-cpp-python", "llama-cpp-python"),
             "import llama_cpp",
             NATIVE,
+        ),
+        Environment(
+            "llama.cpp-avx2",
+            ("--no-binary=llama-cpp-python", "llama-cpp-python"),
+            "import llama_cpp",
+            AVX2,
         ),
         Environment(
             "ik_llama.cpp",
