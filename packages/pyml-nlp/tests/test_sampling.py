@@ -180,6 +180,35 @@ def _filtered(logits: np.ndarray, rules: Sampling, seen: list[int]) -> np.ndarra
     return logits
 
 
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(
+    "rules", [Sampling(), Sampling(0.9, top_k=7, seed=1), Sampling(1.5, top_k=7, top_p=0.6, seed=1)]
+)
+def test_candidates_give_the_same_token(rules: Sampling, ties: bool) -> None:
+    k = rules.candidates
+    assert k is not None
+    for position in range(50):
+        logits = random_logits(position, 3000, 3.0, ties)
+        kth = np.sort(logits)[-k]
+        for least in (kth, kth - 1):  # as few as may be, and more
+            ids = np.flatnonzero(logits >= least)
+            assert sample(logits[ids], rules, 0, position, ids=ids) == sample(logits, rules, 0, position)
+
+
+def test_candidates_are_told_only_where_they_decide() -> None:
+    assert Sampling(1.0).candidates is None
+    assert Sampling(1.0, top_p=0.9).candidates is None
+    assert Sampling(repetition_penalty=1.1).candidates is None
+    assert Sampling(repetition_penalty=1.0).candidates == 1
+
+
+def test_penalty_of_candidates() -> None:
+    logits = np.array([3.0, 2.9, 2.8], np.float32)
+    rules = Sampling(repetition_penalty=1.5)
+    assert sample(logits, rules, 0, 0, seen=[50, 7], ids=np.array([10, 50, 70])) == 10
+    assert sample(logits, rules, 0, 0, seen=[10, 50], ids=np.array([10, 50, 70])) == 70
+
+
 def test_same_seed_same_tokens() -> None:
     logits = random_logits(4, 5000)
     one = [sample(logits, Sampling(1.0, seed=1), 0, position) for position in range(50)]

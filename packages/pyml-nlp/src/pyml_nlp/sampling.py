@@ -71,6 +71,13 @@ class Sampling:
         """Whether the most probable token is taken."""
         return self.temperature < GREEDY_BELOW
 
+    @property
+    def candidates(self) -> int | None:
+        """How many of the largest logits decide, with those tied with the last of them; None: any of them may."""
+        if self.repetition_penalty not in (None, 1.0):
+            return None
+        return 1 if self.greedy else self.top_k
+
     def seeded(self) -> Sampling:
         """The same with a seed: this one's, or a new random one."""
         if self.seed is not None:
@@ -95,55 +102,69 @@ def sampling_problems(
         yield "seed", f"must be in 0 .. 2**64 - 1, got {seed}"
 
 
-def sample(logits: F32Array, sampling: Sampling, sequence: int, position: int, seen: Iterable[int] = ()) -> int:
+def sample(
+    logits: F32Array,
+    sampling: Sampling,
+    sequence: int,
+    position: int,
+    seen: Iterable[int] = (),
+    *,
+    ids: IdArray | None = None,
+) -> int:
     """Choose the token at ``position`` of ``sequence``.
 
     Args:
-        logits: float32 (V,); left as it is.
+        logits: float32 (V,), or (C,) with ``ids``; left as it is.
         sampling: the rules, with a seed unless greedy.
         sequence: number of the text among those generated together.
         position: where the chosen token will stand in its sequence, prompt included.
         seen: token ids of the prompt and of the text so far, for the repetition penalty; repeats are ignored.
+        ids: int64 (C,), ascending: the tokens that the logits are of; None: 0, 1, 2, ... The tokens that are left out
+            are out of play; the same token is chosen as from all of them if these are at least
+            :attr:`Sampling.candidates` of the largest and those tied with the last of them.
 
     Raises:
         PymlError: the logits have no finite largest value (NaN or infinity in the model's output).
     """
     if sampling.repetition_penalty is not None:
-        logits = penalize(logits, seen, sampling.repetition_penalty)
+        logits = penalize(logits, seen, sampling.repetition_penalty, ids)
     best = int(logits.argmax())
-    if not math.isfinite(logits[best]):
+    if sampling.greedy or not math.isfinite(logits[best]):
+        token = best if ids is None else int(ids[best])
+        if math.isfinite(logits[best]):
+            return token
         raise PymlError(
-            f"the model's logits are not finite: logit {logits[best]} for token {best} at position {position}"
+            f"the model's logits are not finite: logit {logits[best]} for token {token} at position {position}"
         )
-    if sampling.greedy:
-        return best
-    ids: IdArray | None = None
     if sampling.top_k is not None and sampling.top_k < logits.size:
-        ids = top_k_ids(logits, sampling.top_k)
+        logits, ids = _only(top_k_ids(logits, sampling.top_k), logits, ids)
     if sampling.top_p is not None and sampling.top_p < 1.0:
-        scaled = logits if ids is None else logits[ids]
-        kept = top_p_ids(scaled, sampling.top_p, sampling.temperature)
-        ids = kept if ids is None else ids[kept]
-    key = noise_key(sampling.seed or 0, sequence, position)
-    if ids is None:
-        return draw(logits, sampling.temperature, key)
-    return int(ids[draw(logits[ids], sampling.temperature, key, ids)])
+        logits, ids = _only(top_p_ids(logits, sampling.top_p, sampling.temperature), logits, ids)
+    chosen = draw(logits, sampling.temperature, noise_key(sampling.seed or 0, sequence, position), ids)
+    return chosen if ids is None else int(ids[chosen])
+
+
+def _only(kept: IdArray, logits: F32Array, ids: IdArray | None) -> tuple[F32Array, IdArray]:
+    """The kept logits and their token ids."""
+    return logits[kept], kept if ids is None else ids[kept]
 
 
 # ---- the rules
 
 
-def penalize(logits: F32Array, seen: Iterable[int], penalty: float) -> F32Array:
+def penalize(logits: F32Array, seen: Iterable[int], penalty: float, ids: IdArray | None = None) -> F32Array:
     """A copy where each token in ``seen`` is less likely: its logit divided by ``penalty``, or multiplied if negative.
 
     A token counts once however often it occurred, so that the penalty does not grow with the length of the text.
     Prompt and generated text count alike. Source: Keskar et al. 2019, arXiv 1909.05858, section 4.1, as in Hugging
     Face transformers' ``RepetitionPenaltyLogitsProcessor``.
     """
-    ids = np.fromiter(set(seen), np.int64)
+    rows = np.fromiter(set(seen), np.int64)
+    if ids is not None:
+        rows = np.flatnonzero(np.isin(ids, rows))
     changed = logits.copy()
-    values = changed[ids]
-    changed[ids] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
+    values = changed[rows]
+    changed[rows] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
     return changed
 
 
