@@ -13,8 +13,9 @@ import pytest
 
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
 from pyml_core.kv_layout import KVLayout
-from pyml_nlp import generator as generator_module
-from pyml_nlp.generator import Generation, Generator
+from pyml_nlp.generation import generator as generator_module
+from pyml_nlp.generation.generator import Generator
+from pyml_nlp.generation.iterator import Generation
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.sampling import Sampling
 from pyml_nn.kv_cache import ContextOverflowError, KVCache

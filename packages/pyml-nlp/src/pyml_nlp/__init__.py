@@ -13,21 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .generator import Completion as Completion
-    from .generator import Generation as Generation
-    from .generator import Generator as Generator
-    from .generator import Step as Step
+    from .generation.completion import Completion as Completion
+    from .generation.iterator import Generation as Generation
+    from .generation.generator import Generator as Generator
+    from .generation.completion import Step as Step
     from .language_model import LanguageModel as LanguageModel
     from .loading import load as load
     from .sampling import Sampling as Sampling
 
 _HOME = {
-    "Completion": "generator",
-    "Generation": "generator",
-    "Generator": "generator",
+    "Completion": "generation.completion",
+    "Generation": "generation.iterator",
+    "Generator": "generation.generator",
     "LanguageModel": "language_model",
     "Sampling": "sampling",
-    "Step": "generator",
+    "Step": "generation.completion",
     "load": "loading",
 }
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from pyml_core.errors import PymlError
 
 from . import logs, memory
-from .generator import Generation, Generator
+from .generation.generator import Generator
+from .generation.iterator import Generation
 from .sampling import Sampling
 
 if TYPE_CHECKING:

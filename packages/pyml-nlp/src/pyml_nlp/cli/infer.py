@@ -35,7 +35,7 @@ from .options import (
 from .output import Output, ProgressBar
 
 if TYPE_CHECKING:
-    from ..generator import Completion
+    from ..generation.completion import Completion
     from ..language_model import LanguageModel
     from ..sampling import Sampling
 
@@ -205,7 +205,8 @@ def _load(source: str | None, dtype: str, threads: int | None, context_len: int 
 
 
 def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
-    from ..generator import Generation, Generator
+    from ..generation.generator import Generator
+    from ..generation.iterator import Generation
 
     generator = Generator(lm, task.sampling, task.timeout)
     completion = generator.start(lm.ids(task.prompts[0]), task.max_tokens)
@@ -238,7 +239,7 @@ def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
 def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
     from pyml_core.errors import PymlError
 
-    from ..generator import Generator
+    from ..generation.generator import Generator
 
     prompts = [lm.ids(prompt) for prompt in task.prompts]
     generator = Generator(lm, task.sampling, task.timeout)

@@ -9,122 +9,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyml_core.errors import Cancelled, PymlError
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
-from . import logs, memory
-from .sampling import F32Array, Sampling, sample, top_logprobs
+from .. import logs, memory
+from ..sampling import F32Array, Sampling, sample, top_logprobs
+from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Step
 
 if TYPE_CHECKING:
-    from .language_model import LanguageModel
-
-STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
-"""Why a text ended: an end-of-sequence token; max_tokens or the context's end; the deadline; a cancel."""
+    from ..language_model import LanguageModel
 
 
-class StreamDecoder(Protocol):
-    """Turns tokens into text as its characters become complete."""
-
-    def push(self, token: int) -> str:
-        """The characters that this token completes."""
-        ...
-
-    def flush(self) -> str:
-        """What is left at the end of the text."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One token of a text.
+class Feed(NamedTuple):
+    """What the model is asked about one text in one run.
 
     Attributes:
-        token: its id. The last one may be an end-of-sequence token, which has no text.
-        text: the characters that it completes, possibly none. The texts of all steps together are the whole text, but
-            for what an early end (a deadline, a cancel) cuts short.
-        index: its number in the text, from 0.
-        position: its position in the sequence, prompt included.
-        sequence: which of the texts generated together it belongs to.
-        logprob: natural logarithm of its probability in the model's own distribution, which is the softmax of the
-            logits before penalty, temperature and truncation; None unless logprobs were asked for.
-        top_logprobs: (token id, logprob) of the most probable tokens, most probable first; None unless asked for.
-        finish_reason: of the last step: ``"stop"`` or ``"length"``; None before.
-        model_ms: milliseconds of the model's run (0 for the first token, which comes out of the prefill).
-        sample_ms: milliseconds of choosing it.
+        completion: the text; its cache is advanced.
+        ids: token ids that follow what the cache holds.
+        positions: indices into ``ids`` whose logits are wanted; None: the last one.
     """
 
-    token: int
-    text: str
-    index: int
-    position: int
-    sequence: int
-    logprob: float | None
-    top_logprobs: tuple[tuple[int, float], ...] | None
-    finish_reason: str | None
-    model_ms: float
-    sample_ms: float
-
-
-class Completion:
-    """One prompt and its text so far.
-
-    Attributes:
-        sequence: its number among the texts generated together; part of the key of the sampling noise.
-        prompt: token ids.
-        max_tokens: most tokens of the text.
-        cache: its keys and values.
-        tokens: ids of the text so far, an end-of-sequence token included.
-        finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs.
-        prefill_ms: time of the prompt's model runs.
-        decode_ms: time of all later steps, and of choosing the first token.
-    """
-
-    def __init__(
-        self, sequence: int, prompt: Sequence[int], max_tokens: int, cache: KVCache, decoder: StreamDecoder
-    ) -> None:
-        self.sequence = sequence
-        self.prompt = list(prompt)
-        self.max_tokens = max_tokens
-        self.cache = cache
-        self.tokens: list[int] = []
-        self.finish_reason: str | None = None
-        self.prefill_ms = 0.0
-        self.decode_ms = 0.0
-        self.seen = {*cache.ids, *prompt}
-        self._decoder = decoder
-        self._pieces: list[str] = []
-
-    @property
-    def text(self) -> str:
-        """The text so far, in whole characters."""
-        return "".join(self._pieces)
-
-    def take(self, token: int, reason: str | None) -> str:
-        """Add a token, ending the text if there is a reason; returns the characters that it completes."""
-        self.tokens.append(token)
-        self.seen.add(token)
-        self.finish_reason = reason
-        text = "" if reason == STOP else self._decoder.push(token)
-        if reason is not None:
-            text += self._decoder.flush()
-        self._pieces.append(text)
-        return text
-
-    def end(self, reason: str) -> None:
-        """End the text without another token."""
-        self.finish_reason = reason
-        self._pieces.append(self._decoder.flush())
+    completion: Completion
+    ids: list[int]
+    positions: list[int] | None = None
 
 
 class Generator:
-    """Generates texts with one language model and one set of sampling rules.
+    """Generates texts with one language model.
 
     Args:
         lm: the language model.
-        sampling: how tokens are chosen; without a seed it gets a random one, logged at debug.
+        sampling: how tokens are chosen where :meth:`start` is not told otherwise; without a seed it gets a random one,
+            logged at debug.
         timeout: seconds from now after which every text ends, with what it has.
         logprobs: None, or how many of the most probable tokens each step reports besides its own token's log
             probability.
@@ -141,7 +59,7 @@ class Generator:
         if logprobs is not None and logprobs < 0:
             raise PymlError(f"logprobs must be >= 0, got {logprobs}")
         self._lm = lm
-        self.sampling = sampling if sampling.greedy else sampling.seeded()
+        self.sampling = _seeded(sampling)
         if not sampling.greedy:
             logs.generator.debug("[sampling] seed=%d", self.sampling.seed)
         self._deadline = None if timeout is None else time.monotonic() + timeout
@@ -150,13 +68,16 @@ class Generator:
         self._n_started = 0
         self.running: list[Completion] = []
 
-    def start(self, prompt: Sequence[int], max_tokens: int, cache: KVCache | None = None) -> Completion:
+    def start(
+        self, prompt: Sequence[int], max_tokens: int, cache: KVCache | None = None, sampling: Sampling | None = None
+    ) -> Completion:
         """Prepare a text; nothing is computed.
 
         Args:
             prompt: token ids, at least one.
             max_tokens: most tokens of the text.
             cache: continue after what it holds; None: a new one, just large enough.
+            sampling: how its tokens are chosen; None: as the generator was told.
 
         Raises:
             ContextOverflowError: the prompt does not fit.
@@ -171,7 +92,9 @@ class Generator:
         self._check_memory(wanted, 0 if cache is None else cache.nbytes)
         if cache is None:
             cache = self._lm.new_cache(wanted)
-        completion = Completion(self._n_started, prompt, max_tokens, cache, self._lm.tokenizer.stream_decoder())
+        rules = self.sampling if sampling is None else _seeded(sampling)
+        decoder = self._lm.tokenizer.stream_decoder()
+        completion = Completion(self._n_started, prompt, max_tokens, cache, decoder, rules)
         self._n_started += 1
         return completion
 
@@ -205,7 +128,7 @@ class Generator:
             if self._interrupted([completion]):
                 return None
             try:
-                (logits,), ms = self._lm.timed_forward([(completion.cache, *chunk)])
+                (logits,), ms = self._forward([Feed(completion, *chunk)])
             except Cancelled:
                 self._end([completion], CANCELLED)
                 return None
@@ -229,7 +152,7 @@ class Generator:
         if self._interrupted(batch):
             return []
         try:
-            results, model_ms = self._lm.timed_forward([(c.cache, c.tokens[-1:], None) for c in batch])
+            results, model_ms = self._forward([Feed(completion, completion.tokens[-1:]) for completion in batch])
         except Cancelled:
             self._end(batch, CANCELLED)
             return []
@@ -283,10 +206,14 @@ class Generator:
 
     # ---- parts
 
+    def _forward(self, feeds: Sequence[Feed]) -> tuple[list[F32Array], float]:
+        """Logits of the wanted positions of every feed, and milliseconds. Every request to the model goes through here."""
+        return self._lm.timed_forward([(feed.completion.cache, feed.ids, feed.positions) for feed in feeds])
+
     def _choose(self, completion: Completion, logits: F32Array, model_ms: float) -> Step:
         start = time.perf_counter()
         position = completion.cache.length
-        token = sample(logits, self.sampling, completion.sequence, position, completion.seen)
+        token = sample(logits, completion.sampling, completion.sequence, position, completion.seen)
         logprob, top = None, None
         if self._logprobs is not None:
             logprob, top = top_logprobs(logits, token, self._logprobs)
@@ -334,44 +261,6 @@ class Generator:
         memory.require(needed, f"a KV cache of {positions} positions")
 
 
-class Generation:
-    """One text as it is generated: an iterator of its :class:`Step`, and what is known of it so far.
-
-    Attributes:
-        completion: prompt, tokens, text, finish reason and times; see :class:`Completion`.
-    """
-
-    def __init__(self, generator: Generator, completion: Completion) -> None:
-        self.completion = completion
-        self._generator = generator
-        self._steps = generator.run(completion)
-
-    def __iter__(self) -> Generation:
-        return self
-
-    def __next__(self) -> Step:
-        return next(self._steps)
-
-    @property
-    def seed(self) -> int | None:
-        """The seed in use; None where the most probable token is always taken."""
-        return self._generator.sampling.seed
-
-    @property
-    def text(self) -> str:
-        """The text so far, in whole characters."""
-        return self.completion.text
-
-    @property
-    def tokens(self) -> list[int]:
-        """Token ids so far."""
-        return self.completion.tokens
-
-    @property
-    def finish_reason(self) -> str | None:
-        """``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs."""
-        return self.completion.finish_reason
-
-    def cancel(self) -> None:
-        """End the text with what it has; from any thread or signal handler."""
-        self._generator.cancel()
+def _seeded(sampling: Sampling) -> Sampling:
+    """The same rules, with a seed where they need one."""
+    return sampling if sampling.greedy else sampling.seeded()

@@ -1,0 +1,116 @@
+"""One text: its tokens as they come, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pyml_nn.kv_cache import KVCache
+
+from ..sampling import Sampling
+
+STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
+"""Why a text ended: an end-of-sequence token; max_tokens or the context's end; the deadline; a cancel."""
+
+
+class StreamDecoder(Protocol):
+    """Turns tokens into text as its characters become complete."""
+
+    def push(self, token: int) -> str:
+        """The characters that this token completes."""
+        ...
+
+    def flush(self) -> str:
+        """What is left at the end of the text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One token of a text.
+
+    Attributes:
+        token: its id. The last one may be an end-of-sequence token, which has no text.
+        text: the characters that it completes, possibly none. The texts of all steps together are the whole text, but
+            for what an early end (a deadline, a cancel) cuts short.
+        index: its number in the text, from 0.
+        position: its position in the sequence, prompt included.
+        sequence: which of the texts generated together it belongs to.
+        logprob: natural logarithm of its probability in the model's own distribution, which is the softmax of the
+            logits before penalty, temperature and truncation; None unless logprobs were asked for.
+        top_logprobs: (token id, logprob) of the most probable tokens, most probable first; None unless asked for.
+        finish_reason: of the last step: ``"stop"`` or ``"length"``; None before.
+        model_ms: milliseconds of the model's run (0 for the first token, which comes out of the prefill).
+        sample_ms: milliseconds of choosing it.
+    """
+
+    token: int
+    text: str
+    index: int
+    position: int
+    sequence: int
+    logprob: float | None
+    top_logprobs: tuple[tuple[int, float], ...] | None
+    finish_reason: str | None
+    model_ms: float
+    sample_ms: float
+
+
+class Completion:
+    """One prompt and its text so far.
+
+    Attributes:
+        sequence: its number among the texts generated together; part of the key of the sampling noise.
+        prompt: token ids.
+        max_tokens: most tokens of the text.
+        cache: its keys and values.
+        sampling: how its tokens are chosen, with a seed unless greedy.
+        tokens: ids of the text so far, an end-of-sequence token included.
+        finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs.
+        prefill_ms: time of the prompt's model runs.
+        decode_ms: time of all later steps, and of choosing the first token.
+    """
+
+    def __init__(
+        self,
+        sequence: int,
+        prompt: Sequence[int],
+        max_tokens: int,
+        cache: KVCache,
+        decoder: StreamDecoder,
+        sampling: Sampling,
+    ) -> None:
+        self.sequence = sequence
+        self.prompt = list(prompt)
+        self.max_tokens = max_tokens
+        self.cache = cache
+        self.sampling = sampling
+        self.tokens: list[int] = []
+        self.finish_reason: str | None = None
+        self.prefill_ms = 0.0
+        self.decode_ms = 0.0
+        self.seen = {*cache.ids, *prompt}
+        self._decoder = decoder
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """The text so far, in whole characters."""
+        return "".join(self._pieces)
+
+    def take(self, token: int, reason: str | None) -> str:
+        """Add a token, ending the text if there is a reason; returns the characters that it completes."""
+        self.tokens.append(token)
+        self.seen.add(token)
+        self.finish_reason = reason
+        text = "" if reason == STOP else self._decoder.push(token)
+        if reason is not None:
+            text += self._decoder.flush()
+        self._pieces.append(text)
+        return text
+
+    def end(self, reason: str) -> None:
+        """End the text without another token."""
+        self.finish_reason = reason
+        self._pieces.append(self._decoder.flush())

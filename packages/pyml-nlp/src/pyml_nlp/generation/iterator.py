@@ -1,0 +1,49 @@
+"""One text as an iterator of its steps: what :meth:`LanguageModel.generate` returns."""
+
+from __future__ import annotations
+
+from .completion import Completion, Step
+from .generator import Generator
+
+
+class Generation:
+    """One text as it is generated: an iterator of its :class:`Step`, and what is known of it so far.
+
+    Attributes:
+        completion: prompt, tokens, text, finish reason and times; see :class:`Completion`.
+    """
+
+    def __init__(self, generator: Generator, completion: Completion) -> None:
+        self.completion = completion
+        self._generator = generator
+        self._steps = generator.run(completion)
+
+    def __iter__(self) -> Generation:
+        return self
+
+    def __next__(self) -> Step:
+        return next(self._steps)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed in use; None where the most probable token is always taken."""
+        return self._generator.sampling.seed
+
+    @property
+    def text(self) -> str:
+        """The text so far, in whole characters."""
+        return self.completion.text
+
+    @property
+    def tokens(self) -> list[int]:
+        """Token ids so far."""
+        return self.completion.tokens
+
+    @property
+    def finish_reason(self) -> str | None:
+        """``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs."""
+        return self.completion.finish_reason
+
+    def cancel(self) -> None:
+        """End the text with what it has; from any thread or signal handler."""
+        self._generator.cancel()
