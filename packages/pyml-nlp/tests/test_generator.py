@@ -16,6 +16,7 @@ from pyml_core.kv_layout import KVLayout
 from pyml_nlp.generation import generator as generator_module
 from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.iterator import Generation
+from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.sampling import Sampling
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
@@ -327,8 +328,8 @@ def test_chunks_of_a_prompt_with_a_deadline() -> None:
 
 def test_a_timeout_gives_out_what_the_decoder_holds() -> None:
     lm = make(script("a€€€".encode(), 2))
-    generator = Generator(lm, Sampling(), timeout=100)
-    completion = generator.start([97, 98], 50)
+    generator = Generator(lm, timeout=100)
+    completion = generator.start(Request([97, 98], 50))
     generator.prefill(completion)
     generator.decode_step()
     generator._deadline = 0.0
@@ -378,8 +379,9 @@ PROMPTS = [list(text.encode()) for text in ("ab", "xyz", "a longer one", "q", "h
 
 def run_all(prompts: list[list[int]], together: int, **rules: Any) -> dict[int, tuple[str, str | None]]:
     lm = make(lambda ids: EOS if sum(ids) % 11 == 0 else cycle(ids))
-    generator = Generator(lm, Sampling(**rules))
-    found = {c.sequence: (c.text, c.finish_reason) for c in generator.run_all(prompts, 20, together)}
+    generator = Generator(lm)
+    requests = [Request(prompt, 20, Sampling(**rules)) for prompt in prompts]
+    found = {c.sequence: (c.text, c.finish_reason) for c in generator.run_all(requests, together)}
     assert generator.running == []
     assert len(found) == len(prompts)
     return found
@@ -393,7 +395,7 @@ def test_texts_do_not_depend_on_their_neighbours(together: int, rules: dict[str,
 
 def test_a_batch_runs_together_and_refills() -> None:
     lm = make(lambda ids: EOS if len(ids) > 6 else cycle(ids))
-    list(Generator(lm, Sampling()).run_all([[97]] * 5, 20, together=2))
+    list(Generator(lm).run_all([Request([97], 20)] * 5, together=2))
     sizes = [len(call) for call in calls(lm)]
     assert max(sizes) == 2
     assert sizes.count(2) > sizes.count(1) - 5  # five prefills alone, nearly everything else in pairs
@@ -401,9 +403,9 @@ def test_a_batch_runs_together_and_refills() -> None:
 
 def test_cancelling_a_batch_ends_every_text() -> None:
     lm = make()
-    generator = Generator(lm, Sampling())
+    generator = Generator(lm)
     lm.model.before = lambda: generator.cancel() if len(calls(lm)) == 6 else None  # type: ignore[attr-defined]
-    found = list(generator.run_all(PROMPTS, 20, together=2))
+    found = list(generator.run_all([Request(prompt, 20) for prompt in PROMPTS], together=2))
     assert sorted(c.sequence for c in found) == [0, 1, 2, 3, 4]
     assert {c.finish_reason for c in found} == {"cancelled"}
     assert [bool(c.text) for c in sorted(found, key=lambda c: c.sequence)] == [True, True, False, False, False]
@@ -452,11 +454,11 @@ def test_caches_that_would_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch) ->
         OutOfMemoryError, match=r"a KV cache of 500 positions needs .* MB of memory, .* MB are available"
     ):
         lm.generate("ab", max_tokens=498)
-    generator = Generator(lm, Sampling())
-    assert generator.prefill(generator.start([97], 100)) is not None  # two pages, one of which exists by now
-    generator.start([97], 100)
+    generator = Generator(lm)
+    assert generator.prefill(generator.start(Request([97], 100))) is not None  # two pages, one of which exists by now
+    generator.start(Request([97], 100))
     with pytest.raises(OutOfMemoryError):
-        generator.start([97], 300)
+        generator.start(Request([97], 300))
 
 
 # ---- the language model

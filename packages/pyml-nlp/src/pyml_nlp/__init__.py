@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .generation.completion import Completion as Completion
     from .generation.iterator import Generation as Generation
+    from .generation.request import Request as Request
     from .generation.generator import Generator as Generator
     from .generation.completion import Step as Step
     from .language_model import LanguageModel as LanguageModel
@@ -26,12 +27,13 @@ _HOME = {
     "Generation": "generation.iterator",
     "Generator": "generation.generator",
     "LanguageModel": "language_model",
+    "Request": "generation.request",
     "Sampling": "sampling",
     "Step": "generation.completion",
     "load": "loading",
 }
 
-__all__ = ["Completion", "Generation", "Generator", "LanguageModel", "Sampling", "Step", "load"]
+__all__ = ["Completion", "Generation", "Generator", "LanguageModel", "Request", "Sampling", "Step", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from pyml_core.errors import PymlError
 from . import logs, memory
 from .generation.generator import Generator
 from .generation.iterator import Generation
+from .generation.request import Request
 from .sampling import Sampling
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ class LanguageModel:
             PymlError: an empty prompt or a value out of its range.
         """
         sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-        generator = Generator(self, sampling, timeout, logprobs)
-        return Generation(generator, generator.start(self.ids(prompt), max_tokens, cache))
+        generator = Generator(self, timeout)
+        request = Request(self.ids(prompt), max_tokens, sampling, logprobs)
+        return Generation(generator, generator.start(request, cache))
 
     def generate_text(self, prompt: str | Sequence[int], max_tokens: int = 64, **options: Any) -> str:
         """The continuation of a text, without the prompt; options as for :meth:`generate`."""

@@ -207,9 +207,10 @@ def _load(source: str | None, dtype: str, threads: int | None, context_len: int 
 def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
     from ..generation.generator import Generator
     from ..generation.iterator import Generation
+    from ..generation.request import Request
 
-    generator = Generator(lm, task.sampling, task.timeout)
-    completion = generator.start(lm.ids(task.prompts[0]), task.max_tokens)
+    generator = Generator(lm, task.timeout)
+    completion = generator.start(Request(lm.ids(task.prompts[0]), task.max_tokens, task.sampling))
     _log_start(lm, task, completion.cache.max_length)
     start = time.perf_counter()
     shown = 0
@@ -240,26 +241,29 @@ def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
     from pyml_core.errors import PymlError
 
     from ..generation.generator import Generator
+    from ..generation.request import Request
 
-    prompts = [lm.ids(prompt) for prompt in task.prompts]
-    generator = Generator(lm, task.sampling, task.timeout)
-    for index, ids in enumerate(prompts):
+    generator = Generator(lm, task.timeout)
+    requests = []
+    for index, prompt in enumerate(task.prompts):
         try:
-            generator.check(ids)
+            requests.append(Request(lm.ids(prompt), task.max_tokens, task.sampling))
+            generator.check(requests[-1].prompt)
         except PymlError as error:
             raise type(error)(f"prompt {index}: {error}") from None
-    _log_start(lm, task, min(lm.context_length, max(map(len, prompts)) + task.max_tokens))
+    longest = max(len(request.prompt) for request in requests)
+    _log_start(lm, task, min(lm.context_length, longest + task.max_tokens))
     start = time.perf_counter()
     ended: dict[int, Completion] = {}
     with _interruptible(generator.cancel) as interrupted:
         shown = 0
-        for completion in generator.run_all(prompts, task.max_tokens):
+        for completion in generator.run_all(requests):
             ended[completion.sequence] = completion
             while shown in ended:  # in the order of the file
                 _write_numbered(ended.pop(shown), task, output)
                 shown += 1
     seconds = time.perf_counter() - start
-    _log_end(f"{len(prompts)} prompts in {seconds:.2f}s ({len(prompts) / seconds:.1f} prompts/sec)", None)
+    _log_end(f"{len(requests)} prompts in {seconds:.2f}s ({len(requests) / seconds:.1f} prompts/sec)", None)
     return INTERRUPTED if interrupted else 0
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pyml_nn.kv_cache import KVCache
 
-from ..sampling import Sampling
+from .request import Request
 
 STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
 """Why a text ended: an end-of-sequence token; max_tokens or the context's end; the deadline; a cancel."""
@@ -61,38 +61,31 @@ class Completion:
     """One prompt and its text so far.
 
     Attributes:
-        sequence: its number among the texts generated together; part of the key of the sampling noise.
-        prompt: token ids.
-        max_tokens: most tokens of the text.
+        sequence: its number among the texts generated together.
+        request: what it is to be; its sampling has a seed, unless it is greedy.
         cache: its keys and values.
-        sampling: how its tokens are chosen, with a seed unless greedy.
         tokens: ids of the text so far, an end-of-sequence token included.
         finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs.
         prefill_ms: time of the prompt's model runs.
         decode_ms: time of all later steps, and of choosing the first token.
     """
 
-    def __init__(
-        self,
-        sequence: int,
-        prompt: Sequence[int],
-        max_tokens: int,
-        cache: KVCache,
-        decoder: StreamDecoder,
-        sampling: Sampling,
-    ) -> None:
+    def __init__(self, sequence: int, request: Request, cache: KVCache, decoder: StreamDecoder) -> None:
         self.sequence = sequence
-        self.prompt = list(prompt)
-        self.max_tokens = max_tokens
+        self.request = request
         self.cache = cache
-        self.sampling = sampling
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
         self.prefill_ms = 0.0
         self.decode_ms = 0.0
-        self.seen = {*cache.ids, *prompt}
+        self.seen = {*cache.ids, *request.prompt}
         self._decoder = decoder
         self._pieces: list[str] = []
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        """Token ids of the prompt."""
+        return self.request.prompt
 
     @property
     def text(self) -> str:

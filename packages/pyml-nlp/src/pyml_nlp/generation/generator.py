@@ -15,8 +15,9 @@ from pyml_core.errors import Cancelled, PymlError
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
 from .. import logs, memory
-from ..sampling import F32Array, Sampling, sample, top_logprobs
+from ..sampling import F32Array, sample, top_logprobs
 from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Step
+from .request import Request
 
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
@@ -41,60 +42,42 @@ class Generator:
 
     Args:
         lm: the language model.
-        sampling: how tokens are chosen where :meth:`start` is not told otherwise; without a seed it gets a random one,
-            logged at debug.
         timeout: seconds from now after which every text ends, with what it has.
-        logprobs: None, or how many of the most probable tokens each step reports besides its own token's log
-            probability.
 
     Raises:
-        PymlError: ``timeout`` not above 0 or ``logprobs`` below 0.
+        PymlError: ``timeout`` not above 0.
     """
 
-    def __init__(
-        self, lm: LanguageModel, sampling: Sampling, timeout: float | None = None, logprobs: int | None = None
-    ) -> None:
+    def __init__(self, lm: LanguageModel, timeout: float | None = None) -> None:
         if timeout is not None and not timeout > 0:
             raise PymlError(f"timeout must be > 0.0, got {timeout:g}")
-        if logprobs is not None and logprobs < 0:
-            raise PymlError(f"logprobs must be >= 0, got {logprobs}")
         self._lm = lm
-        self.sampling = _seeded(sampling)
-        if not sampling.greedy:
-            logs.generator.debug("[sampling] seed=%d", self.sampling.seed)
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._logprobs = logprobs
         self._cancelled = False
         self._n_started = 0
         self.running: list[Completion] = []
 
-    def start(
-        self, prompt: Sequence[int], max_tokens: int, cache: KVCache | None = None, sampling: Sampling | None = None
-    ) -> Completion:
+    def start(self, request: Request, cache: KVCache | None = None) -> Completion:
         """Prepare a text; nothing is computed.
 
         Args:
-            prompt: token ids, at least one.
-            max_tokens: most tokens of the text.
+            request: what is wanted; without a seed where one is needed it gets a random one, logged at debug.
             cache: continue after what it holds; None: a new one, just large enough.
-            sampling: how its tokens are chosen; None: as the generator was told.
 
         Raises:
             ContextOverflowError: the prompt does not fit.
             OutOfMemoryError: the keys and values of the whole text would not.
-            PymlError: an empty prompt or a negative ``max_tokens``.
         """
-        if max_tokens < 0:
-            raise PymlError(f"max_tokens must be >= 0, got {max_tokens}")
-        limit = self.check(prompt, cache)
+        limit = self.check(request.prompt, cache)
         held = 0 if cache is None else cache.length
-        wanted = min(limit, held + len(prompt) + max_tokens)
+        wanted = min(limit, held + len(request.prompt) + request.max_tokens)
         self._check_memory(wanted, 0 if cache is None else cache.nbytes)
         if cache is None:
             cache = self._lm.new_cache(wanted)
-        rules = self.sampling if sampling is None else _seeded(sampling)
-        decoder = self._lm.tokenizer.stream_decoder()
-        completion = Completion(self._n_started, prompt, max_tokens, cache, decoder, rules)
+        request = request.seeded()
+        if not request.sampling.greedy:
+            logs.generator.debug("[sampling] seed=%d", request.sampling.seed)
+        completion = Completion(self._n_started, request, cache, self._lm.tokenizer.stream_decoder())
         self._n_started += 1
         return completion
 
@@ -103,10 +86,7 @@ class Generator:
 
         Raises:
             ContextOverflowError: the prompt alone takes more.
-            PymlError: an empty prompt.
         """
-        if not prompt:
-            raise PymlError("the prompt is empty: expected at least one token")
         held = 0 if cache is None else cache.length
         limit = self._lm.context_length if cache is None else min(cache.max_length, self._lm.context_length)
         if held + len(prompt) > limit:
@@ -134,7 +114,7 @@ class Generator:
                 return None
             completion.prefill_ms += ms
         logs.generator.debug("[perf] generator.prefill tokens=%d %.3fms", len(completion.prompt), completion.prefill_ms)
-        if logits is None or completion.max_tokens == 0:
+        if logits is None or completion.request.max_tokens == 0:
             completion.end(LENGTH)
             return None
         step = self._choose(completion, logits[-1], 0.0)
@@ -177,20 +157,20 @@ class Generator:
         while completion.finish_reason is None:
             yield from self.decode_step()
 
-    def run_all(self, prompts: Iterable[Sequence[int]], max_tokens: int, together: int = 8) -> Iterator[Completion]:
-        """Generate a text for every prompt, up to ``together`` of them side by side; each is yielded when it ends.
+    def run_all(self, requests: Iterable[Request], together: int = 8) -> Iterator[Completion]:
+        """Generate every text, up to ``together`` of them side by side; each is yielded when it ends.
 
         A text is the same whatever is generated beside it.
         """
-        waiting = iter(prompts)
+        waiting = iter(requests)
         more = True
         while more or self.running:
             while more and len(self.running) < together:
-                prompt = next(waiting, None)
-                if prompt is None:
+                request = next(waiting, None)
+                if request is None:
                     more = False
                     break
-                completion = self.start(prompt, max_tokens)
+                completion = self.start(request)
                 self.prefill(completion)
                 if completion.finish_reason is not None:
                     yield completion
@@ -212,22 +192,22 @@ class Generator:
 
     def _choose(self, completion: Completion, logits: F32Array, model_ms: float) -> Step:
         start = time.perf_counter()
-        position = completion.cache.length
-        token = sample(logits, completion.sampling, completion.sequence, position, completion.seen)
+        position, request = completion.cache.length, completion.request
+        token = sample(logits, request.sampling, request.sample, position, completion.seen)
         logprob, top = None, None
-        if self._logprobs is not None:
-            logprob, top = top_logprobs(logits, token, self._logprobs)
+        if request.logprobs is not None:
+            logprob, top = top_logprobs(logits, token, request.logprobs)
         reason = None
         if token in self._lm.eos_ids:
             reason = STOP
-        elif len(completion.tokens) + 1 >= completion.max_tokens or position >= completion.cache.max_length:
+        elif len(completion.tokens) + 1 >= request.max_tokens or position >= completion.cache.max_length:
             reason = LENGTH
         text = completion.take(token, reason)
         sample_ms = (time.perf_counter() - start) * 1e3
         index = len(completion.tokens) - 1
         return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)
 
-    def _chunks(self, prompt: list[int]) -> Iterator[tuple[list[int], list[int] | None]]:
+    def _chunks(self, prompt: Sequence[int]) -> Iterator[tuple[list[int], list[int] | None]]:
         """(ids, positions that want logits), in chunks between which deadline and cancel are looked at.
 
         A prompt that is timed stays whole, so that each layer's parts are reported once; the model cuts it itself.
@@ -236,7 +216,7 @@ class Generator:
         size = len(prompt) if whole else self._lm.prefill_chunk
         for start in range(0, len(prompt), size):
             last = start + size >= len(prompt)
-            yield prompt[start : start + size], None if last else []
+            yield list(prompt[start : start + size]), None if last else []
 
     def _interrupted(self, completions: list[Completion]) -> bool:
         if self._cancelled:
@@ -259,8 +239,3 @@ class Generator:
         for other in self.running:
             needed += max(0, layout.bytes_for(other.cache.max_length) - other.cache.nbytes)
         memory.require(needed, f"a KV cache of {positions} positions")
-
-
-def _seeded(sampling: Sampling) -> Sampling:
-    """The same rules, with a seed where they need one."""
-    return sampling if sampling.greedy else sampling.seeded()

@@ -27,7 +27,7 @@ class Generation:
     @property
     def seed(self) -> int | None:
         """The seed in use; None where the most probable token is always taken."""
-        return self._generator.sampling.seed
+        return self.completion.request.sampling.seed
 
     @property
     def text(self) -> str:

@@ -1,0 +1,47 @@
+"""What a text is to be: its prompt, how long it may get, and how its tokens are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from pyml_core.errors import PymlError
+
+from ..sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text that is wanted.
+
+    Attributes:
+        prompt: token ids, at least one.
+        max_tokens: most tokens of the text; an end-of-sequence token counts.
+        sampling: how its tokens are chosen.
+        logprobs: None, or how many of the most probable tokens each step reports besides its own token's log
+            probability.
+        sample: which of several texts of the same prompt and seed: part of the key of the sampling noise.
+
+    Raises:
+        PymlError: an empty prompt, or a number out of its range.
+    """
+
+    prompt: Sequence[int]
+    max_tokens: int = 64
+    sampling: Sampling = field(default_factory=Sampling)
+    logprobs: int | None = None
+    sample: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise PymlError("the prompt is empty: expected at least one token")
+        if self.max_tokens < 0:
+            raise PymlError(f"max_tokens must be >= 0, got {self.max_tokens}")
+        if self.logprobs is not None and self.logprobs < 0:
+            raise PymlError(f"logprobs must be >= 0, got {self.logprobs}")
+        if self.sample < 0:
+            raise PymlError(f"sample must be >= 0, got {self.sample}")
+
+    def seeded(self) -> Request:
+        """The same, with a random seed where one is needed and none was given."""
+        return self if self.sampling.greedy else replace(self, sampling=self.sampling.seeded())
