@@ -13,6 +13,7 @@ from . import _build_check, _native
 
 _build_check.check(_native.SOURCE_HASH)
 
+from .cancel import CancelToken  # noqa: E402
 from .cpu import cpu_info, default_threads, level, levels, use_level  # noqa: E402
 from .dtypes import BLOCK_TYPES, BlockType, dequantize, quantize  # noqa: E402
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
@@ -30,6 +31,7 @@ __all__ = [
     "PAGE_TOKENS",
     "BlockType",
     "Buffer",
+    "CancelToken",
     "Cancelled",
     "Capture",
     "KVLayout",

@@ -111,6 +111,10 @@ cdef extern from "pyml.h":
         uint64_t phase[4]
         int64_t began_ns, arrived_ns
 
+    ctypedef struct pyml_stop:
+        int cancelled
+        int64_t deadline_ns
+
     ctypedef struct pyml_program:
         int64_t n_ops
         pyml_op *ops
@@ -118,6 +122,7 @@ cdef extern from "pyml.h":
         int32_t threads
         int64_t scratch_bytes
         int cancel
+        const pyml_stop *stop
         int (*poll)(void *) noexcept nogil
         void *poll_argument
         pyml_run run
@@ -250,6 +255,22 @@ cdef int _poll(void *argument) noexcept nogil:
             (<NativeProgram>argument).interrupt = error
             return 1
     return 0
+
+
+cdef class StopFlag:
+    """What asks runs to stop: :class:`pyml_core.CancelToken` without its context."""
+
+    cdef pyml_stop stop
+
+    def __init__(self, int64_t deadline_ns=0):
+        self.stop.deadline_ns = deadline_ns
+
+    def cancel(self):
+        self.stop.cancelled = 1
+
+    @property
+    def cancelled(self):
+        return self.stop.cancelled != 0
 
 
 cdef class NativeProgram:
@@ -569,11 +590,11 @@ cdef class NativeProgram:
             begin = end
         return parts
 
-    def run(self, slices, bint timed=False, captures=()):
+    def run(self, slices, bint timed=False, captures=(), StopFlag stop=None):
         """Run every operation once; float32 rows of the last one's output. Fills the captures' arrays.
 
         Raises:
-            ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called.
+            ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called, or ``stop`` told it to.
         """
         cdef bint done
         if pyml_pool_get(self.p.threads) == NULL:
@@ -589,6 +610,7 @@ cdef class NativeProgram:
         self.result.f = <float *>_address(out)
         self.interrupt = None
         self.p.cancel = 0
+        self.p.stop = NULL if stop is None else &stop.stop
         try:
             arrays = self._start_captures(captures) if captures else None
             if self.p.run.tokens:
@@ -598,6 +620,7 @@ cdef class NativeProgram:
                     error, self.interrupt = self.interrupt, None
                     raise Cancelled("the run was cancelled") if error is None else error
         finally:
+            self.p.stop = NULL
             if captures:
                 self._end_captures()
         for wanted in captures:

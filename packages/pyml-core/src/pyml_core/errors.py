@@ -16,4 +16,4 @@ class OutOfMemoryError(PymlError, MemoryError):
 
 
 class Cancelled(PymlError):
-    """A running program was told to stop by :meth:`pyml_core.Program.cancel`."""
+    """A running program was told to stop: by :meth:`pyml_core.Program.cancel` or a :class:`pyml_core.CancelToken`."""

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native, cpu
+from .cancel import current_flag
 from .errors import ShapeError
 from .kv_layout import KVLayout, PageTable
 from .tensor import PackedMatrix, Tensor, pack
@@ -373,10 +374,11 @@ class Program:
         of all slices in order. Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt.
 
         Raises:
-            ShapeError: slices that do not fit the program. Cancelled: by :meth:`cancel`.
+            ShapeError: slices that do not fit the program. Cancelled: by :meth:`cancel`, or by the
+                :class:`pyml_core.CancelToken` that this thread has entered.
         """
         with self._lock:
-            return self._compiled().run(slices)
+            return self._compiled().run(slices, stop=current_flag())
 
     def run_timed(self, slices: Sequence[Slice], captures: Sequence[Capture] = ()) -> tuple[F32Array, Timings]:
         """:meth:`run`, with what every operation took; fills the arrays of the captures. The numbers are the same.
@@ -386,7 +388,7 @@ class Program:
         """
         with self._lock:
             native = self._compiled()
-            result = native.run(slices, True, captures)
+            result = native.run(slices, True, captures, current_flag())
             return result, Timings(self.operations, self.kv, slices, native.timings())
 
     def run_after(self, name: str, rows: npt.ArrayLike) -> F32Array:

@@ -69,10 +69,15 @@ typedef struct {
     atomic_llong stop;  /* the pass after which all leave: the calling thread's word for it, so that they agree */
 } job;
 
+static bool told_to_stop(const pyml_stop *stop, int64_t now) {
+    return stop && (stop->cancelled || (stop->deadline_ns && now >= stop->deadline_ns));
+}
+
 static void poll(job *j) {
     pyml_program *p = j->program;
-    if (!p->poll) return;
     int64_t now = now_ns(CHEAP_CLOCK);
+    if (told_to_stop(p->stop, now)) p->cancel = 1;
+    if (!p->poll) return;
     if (now - j->polled < 50 * 1000 * 1000) return;
     j->polled = now;
     if (p->poll(p->poll_argument)) p->cancel = 1;

@@ -170,6 +170,12 @@ typedef struct {
     int64_t began_ns, arrived_ns;     /* when it came to the operation (0: there was no work), and when it had no work left */
 } pyml_lap;
 
+/* Asks runs to stop. It outlives them: what is set before a run begins counts too. */
+typedef struct {
+    volatile int cancelled;       /* set from any thread */
+    int64_t deadline_ns;          /* of CLOCK_MONOTONIC; 0: none */
+} pyml_stop;
+
 typedef struct {
     int64_t n_ops;
     pyml_op *ops;
@@ -177,6 +183,7 @@ typedef struct {
     int32_t threads;
     int64_t scratch_bytes;        /* each thread's */
     volatile int cancel;          /* set from any thread; seen within one item of work */
+    const pyml_stop *stop;        /* looked at by the calling thread with every item that it takes; or NULL */
     int (*poll)(void *);          /* asked on the calling thread every 50 ms; true cancels */
     void *poll_argument;
     pyml_run run;
