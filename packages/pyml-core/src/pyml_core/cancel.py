@@ -13,8 +13,8 @@ class CancelToken:
     """Stops every run that a thread does while it has entered the token: ``with token: program.run(...)``.
 
     Such a run raises :class:`pyml_core.errors.Cancelled` within one item of work once the token is cancelled, from any
-    thread, or its deadline has passed. Unlike :meth:`pyml_core.Program.cancel` a token stops nobody else's run, and one that is
-    cancelled before a run begins stops it too.
+    thread, or its deadline has passed. Unlike :meth:`pyml_core.Program.cancel` a token stops nobody else's run, and one
+    that is cancelled before a run begins stops it too.
 
     Args:
         seconds: from now, after which it stops runs; None: never of its own accord.

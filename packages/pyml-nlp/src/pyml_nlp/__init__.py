@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .generation.completion import Completion as Completion
+    from .generation.completion import Step as Step
+    from .generation.generator import Generator as Generator
     from .generation.iterator import Generation as Generation
     from .generation.request import Request as Request
-    from .generation.generator import Generator as Generator
-    from .generation.completion import Step as Step
     from .language_model import LanguageModel as LanguageModel
     from .loading import load as load
     from .sampling import Sampling as Sampling

@@ -26,7 +26,8 @@ from .sampling import Sampling
 if TYPE_CHECKING:
     from pyml_core.kv_layout import KVLayout
     from pyml_nn.kv_cache import KVCache
-    from pyml_nn.model import Model, Request
+    from pyml_nn.model import Model
+    from pyml_nn.model import Request as Slice
     from pyml_nn.trace import Trace
 
     from .tokenizer import Tokenizer
@@ -170,14 +171,14 @@ class LanguageModel:
         memory.require(needed, f"logits of {len(wanted)} positions")
         return self.forward([(self.new_cache(), ids, wanted)])[0]
 
-    def forward(self, batch: Sequence[Request]) -> list[F32Array]:
+    def forward(self, batch: Sequence[Slice]) -> list[F32Array]:
         """Continue several sequences at once: ``(cache, ids, positions that want logits, or None for the last)`` each.
 
         Returns float32 (len(positions), V) a sequence, and advances the caches. See :meth:`pyml_nn.Model.forward`.
         """
         return self.timed_forward(batch)[0]
 
-    def timed_forward(self, batch: Sequence[Request]) -> tuple[list[F32Array], float]:
+    def timed_forward(self, batch: Sequence[Slice]) -> tuple[list[F32Array], float]:
         """:meth:`forward` and its milliseconds; prints the lines about it that the log levels ask for."""
         timed = logs.wants_timings()
         start = time.perf_counter()

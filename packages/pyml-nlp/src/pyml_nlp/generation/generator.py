@@ -187,7 +187,7 @@ class Generator:
     # ---- parts
 
     def _forward(self, feeds: Sequence[Feed]) -> tuple[list[F32Array], float]:
-        """Logits of the wanted positions of every feed, and milliseconds. Every request to the model goes through here."""
+        """Logits of the wanted positions of every feed, and milliseconds. The model is asked here alone."""
         return self._lm.timed_forward([(feed.completion.cache, feed.ids, feed.positions) for feed in feeds])
 
     def _choose(self, completion: Completion, logits: F32Array, model_ms: float) -> Step:
