@@ -1,10 +1,11 @@
 """Measure pyml side by side with other engines: same model, same threads, in alternation, in one run.
 
-    python benchmarks/compare.py --models gemma3-270m smollm2-135m --tests pp512 tg64 --rounds 5
+    python benchmarks/compare.py --models gemma3-270m smollm2-135m --tests pp512 tg64 cold --rounds 5
 
 Each engine runs in a process of its own, in a virtual environment of its own, with the model loaded once; all but the
 one being measured are stopped. In each round every engine takes every test, in an order that rotates, and the machine's
-limits are measured. Needs the standard library only; see README.md beside this file.
+limits are measured. What is known is written after each round. Needs the standard library only; see README.md beside
+this file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,85 +25,16 @@ from statistics import median
 from typing import Any
 
 import machine
-from environments import python_of
-from models import NAMES, Files
+from cold import ColdRow
+from engines import CONTESTS, ENGINES, PROJECT, Engine, EngineError, Runner
+from models import CONTEXT, LARGE, NAMES, Files
 from peers.protocol import Test
+from tables import markdown
 
-PEERS = Path(__file__).parent / "peers"
-PROJECT = "pyml"
-ENGINES = (PROJECT, "llama.cpp", "ik_llama.cpp", "openvino", "transformers")
-DEFAULT_TESTS = ("pp128", "pp512", "tg64", "tg64@d2048", "pp4096")
-RUNNERS: dict[str, tuple[str, ...]] = {
-    PROJECT: ("run_pyml.py",),
-    "llama.cpp": ("run_llama_cpp.py", "llama_cpp"),
-    "ik_llama.cpp": ("run_llama_cpp.py", "ik_llama_cpp"),
-    "openvino": ("run_openvino.py",),
-    "transformers": ("run_transformers.py",),
-}
-
-
-class EngineError(Exception):
-    """An engine could not be set up, or could not run a test."""
-
-
-class Runner:
-    """An engine's process. It is stopped (SIGSTOP) whenever nothing is asked of it.
-
-    Args:
-        engine: one of :data:`ENGINES`.
-        python: interpreter of its environment.
-        model: file or folder that it loads.
-        threads: how many threads it computes with.
-        log: file for its stderr.
-    """
-
-    def __init__(self, engine: str, python: Path, model: Path, threads: int, log: Path) -> None:
-        self.engine = engine
-        script, *arguments = RUNNERS[engine]
-        command = [str(python), str(PEERS / script), *arguments]
-        variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        self.log = log.open("w")
-        self.process = subprocess.Popen(
-            command,
-            env=variables,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-        )
-        self.about = self.ask(command="load", model=str(model.resolve()), threads=threads)
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """The answer to one command."""
-        assert self.process.stdin
-        assert self.process.stdout
-        try:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise EngineError(f"its process ended (exit code {self.process.wait()}, see {self.log.name})")
-        self.process.send_signal(signal.SIGSTOP)
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise EngineError(answer["error"])
-        return answer
-
-    def close(self) -> None:
-        """End the process."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            assert self.process.stdin
-            self.process.stdin.close()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self.log.close()
+COLD = "cold"
+TESTS = ("pp128", "pp512", "pp4096", "tg64", "tg64@text", "tg64@d2048", "tg64@d2048@text", "tg64@b8", COLD)
+LARGE_TESTS = ("pp512", "tg64", "tg64@text")
+TEXT = Path(__file__).parent.parent / "docs" / "design.md"
 
 
 @dataclass
@@ -115,32 +48,29 @@ class Row:
     errors: dict[str, str] = field(default_factory=dict)
     read_share: float | None = None
 
-    @property
-    def best_peer(self) -> str | None:
-        """The fastest engine that is not ours, by its median."""
-        peers = {name: median(speeds) for name, speeds in self.tokens_per_s.items() if name != PROJECT and speeds}
-        return max(peers, key=lambda name: peers[name]) if peers else None
-
-    def ratio(self, peer: str) -> float | None:
-        """Median over the rounds of our speed divided by the peer's in the same round."""
-        ours, theirs = self.tokens_per_s.get(PROJECT, []), self.tokens_per_s.get(peer, [])
-        return median(a / b for a, b in zip(ours, theirs, strict=False)) if ours and theirs else None
+    def contest(self, ours: str) -> dict[str, Any] | None:
+        """The fastest of the engines that this way of running pyml is compared with, and the ratio of speeds."""
+        peers = {name: speeds for name in CONTESTS[ours] if (speeds := self.tokens_per_s.get(name))}
+        mine = self.tokens_per_s.get(ours)
+        if not mine or not peers:
+            return None
+        best = max(peers, key=lambda name: median(peers[name]))
+        ratio = median(a / b for a, b in zip(mine, peers[best], strict=False))
+        return {"best_peer": best, "ratio": ratio}
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured, with medians and ratios."""
-        best = self.best_peer
+        contests = {ours: contest for ours in CONTESTS if (contest := self.contest(ours))}
         return {
             "model": self.model,
             "test": self.test,
-            "best_peer": best,
-            "ratio": self.ratio(best) if best else None,
+            "ratios": contests,
             "read_bandwidth_share": self.read_share,
             "engines": {
                 name: {
                     "median": median(speeds) if speeds else None,
                     "tokens_per_s": speeds,
                     "setting": self.settings.get(name),
-                    "ratio": None if name == PROJECT else self.ratio(name),
                     "error": self.errors.get(name),
                 }
                 for name, speeds in self.tokens_per_s.items()
@@ -153,91 +83,130 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def model_for(engine: str, files: Files) -> Path:
-    """What that engine loads."""
-    if engine == "openvino":
-        return files.openvino()
-    return files.hf() if engine == "transformers" else files.gguf()
+class Comparison:
+    """All tests and rounds on one model.
 
+    Args:
+        options: the command line.
+        name: of the model.
+        limits: measures the machine.
+    """
 
-def start(options: argparse.Namespace, files: Files) -> dict[str, Runner]:
-    """The engines that can be had, with the model loaded; what is missing is said and left out."""
-    runners: dict[str, Runner] = {}
-    for engine in options.engines:
-        try:
-            own = engine == PROJECT
-            python = options.pyml_python if own else python_of(options.envs, engine)
-            model = model_for(engine, files)
-            log = options.envs / "logs" / f"{engine}-{files.name}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            runners[engine] = Runner(engine, python, model, options.threads, log)
-        except (EngineError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
-            say(f"{files.name}: {engine} is left out: {error}")
-        else:
-            say(f"{files.name}: {engine}: {runners[engine].about['version']}")
-    return runners
+    def __init__(self, options: argparse.Namespace, name: str, limits: machine.Limits) -> None:
+        self.options = options
+        self.files = Files(name, options.cache, options.envs)
+        self.limits = limits
+        self.measured: list[dict[str, float]] = []
+        self.left_out: dict[str, str] = {}
+        self.homes: dict[str, tuple[Path, Path]] = {}  # an engine's interpreter and model
+        self.runners: dict[str, Runner] = {}
+        names = options.tests or (LARGE_TESTS if name in LARGE else TESTS)
+        context = CONTEXT.get(name, sys.maxsize)
+        tests = [test for test in (Test.parse(test) for test in names if test != COLD) if test.context <= context]
+        self.tests = tests
+        self.rows: list[Row] = []
+        self.cold = ColdRow(self.files.name) if COLD in names else None
 
+    def start(self) -> None:
+        """Load the model in all engines that can be had; what is missing is said and left out."""
+        for name in self.options.engines:
+            engine = ENGINES[name]
+            try:
+                python = engine.python(self.options.envs, self.options.pyml_python)
+                model = engine.model(self.files)
+                if self.tests:
+                    self.runners[name] = Runner(engine, python, model, self.options.threads, self.log(engine))
+                self.homes[name] = (python, model)
+            except (EngineError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+                self.left_out[name] = str(error)
+                say(f"{self.files.name}: {name} is left out: {error}")
+            else:
+                say(f"{self.files.name}: {name}: ready")
+        self.rows = [Row(self.files.name, test.name, {name: [] for name in self.runners}) for test in self.tests]
 
-def feed_text(runners: dict[str, Runner], path: Path) -> None:
-    """Give every engine the ids of a text, from the first that can encode it."""
-    for runner in runners.values():
-        try:
-            ids = runner.ask(command="encode", path=str(path.resolve()))["ids"]
-        except EngineError:
-            continue
-        for other in runners.values():
-            other.ask(command="feed", ids=ids)
-        return
-    raise SystemExit("compare.py: no engine here can encode a text")
+    def log(self, engine: Engine, what: str = "") -> Path:
+        """Where an engine's stderr goes."""
+        path: Path = self.options.envs / "logs" / f"{engine.name}-{self.files.name}{what}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
+    def feed_text(self) -> None:
+        """Give every engine the ids of the text, from the first that can encode it."""
+        for runner in self.runners.values():
+            try:
+                ids = runner.ask(command="encode", path=str(self.options.text.resolve()))["ids"]
+            except EngineError:
+                continue
+            for other in self.runners.values():
+                other.ask(command="feed", ids=ids)
+            return
 
-def compare(options: argparse.Namespace, name: str, limits: machine.Limits, report: dict[str, Any]) -> None:
-    """All tests and rounds on one model; results are added to the report."""
-    files = Files(name, options.cache, options.envs)
-    runners = start(options, files)
-    rows = [Row(files.name, test.name, {engine: [] for engine in runners}) for test in options.tests]
-    try:
-        if options.text:
-            feed_text(runners, options.text)
-        for row in rows:
-            for engine, runner in runners.items():
+    def prepare(self) -> None:
+        """Warm up, and let every engine choose its fastest setting."""
+        for row in self.rows:
+            for name, runner in self.runners.items():
                 try:
-                    row.settings[engine] = runner.ask(command="prepare", test=row.test)["setting"]
+                    row.settings[name] = runner.ask(command="prepare", test=row.test)["setting"]
                 except EngineError as error:
-                    row.errors[engine] = str(error)
-                    say(f"{row.model} {row.test} {engine}: {error}")
-        measured: list[dict[str, float]] = []
-        order = list(runners)
-        for number in range(options.rounds):
-            measured.append({"model": files.name, **limits.measure()})  # type: ignore[dict-item]
-            say(f"{files.name}: round {number + 1} of {options.rounds}, limits {measured[-1]}")
-            for row in rows:
-                for engine in order:
-                    if engine not in row.errors:
-                        measure(row, engine, runners[engine], number)
-            order.append(order.pop(0)) if order else None
-        own = runners.get(PROJECT)
-        weight_bytes = own.about.get("weight_bytes") if own else None
-        for row in rows:
-            row.read_share = read_share(row, weight_bytes, measured)
-    finally:
-        for runner in runners.values():
+                    self.failed(row, name, error)
+            say(f"{row.model}: {row.test} prepared")
+        if self.cold:
+            self.start_cold(None)
+
+    def round(self, number: int) -> None:
+        """Every test by every engine, in an order that rotates."""
+        self.measured.append(self.limits.measure())
+        say(f"{self.files.name}: round {number + 1}, limits {self.measured[-1]}")
+        order = list(self.runners)
+        order = order[number % max(len(order), 1) :] + order[: number % max(len(order), 1)]
+        for row in self.rows:
+            for name in order:
+                if name in row.errors:
+                    continue
+                try:
+                    answer = self.runners[name].ask(command="run", test=row.test, seed=number)
+                    row.tokens_per_s[name].append(answer["tokens"] / answer["seconds"])
+                except EngineError as error:
+                    self.failed(row, name, error)
+        if self.cold:
+            self.start_cold(self.cold)
+
+    def start_cold(self, row: ColdRow | None) -> None:
+        """A cold start of every engine; one that is not counted leaves files in the system's cache."""
+        assert self.cold
+        for name, (python, model) in self.homes.items():
+            if name in self.cold.errors:
+                continue
+            engine = ENGINES[name]
+            try:
+                (row or ColdRow("")).measure(engine, python, model, self.options.threads, self.log(engine, "-cold"))
+            except (EngineError, OSError) as error:
+                self.cold.errors[name] = str(error)
+                say(f"{self.files.name} cold start, {name}: {error}")
+
+    def failed(self, row: Row, name: str, error: EngineError) -> None:
+        """An engine cannot run a test: the others go on."""
+        row.errors[name] = str(error)
+        say(f"{row.model} {row.test} {name}: {error}")
+
+    def close(self) -> None:
+        """End all processes."""
+        for runner in self.runners.values():
             runner.close()
-    about = {engine: runner.about for engine, runner in runners.items()}
-    report["models"].append({"model": files.name, "engines": about, "limits": measured})
-    report["results"] += [row.as_json() for row in rows]
-    report["rows"] += rows
 
-
-def measure(row: Row, engine: str, runner: Runner, number: int) -> None:
-    """One engine, one test, one round."""
-    try:
-        answer = runner.ask(command="run", test=row.test, seed=number)
-    except EngineError as error:
-        row.errors[engine] = str(error)
-        say(f"{row.model} {row.test} {engine}: {error}")
-        return
-    row.tokens_per_s[engine].append(answer["tokens"] / answer["seconds"])
+    def add_to(self, report: dict[str, Any]) -> dict[str, Any]:
+        """The report with what is known of this model."""
+        own = self.runners.get(PROJECT)
+        for row in self.rows:
+            row.read_share = read_share(row, own.about.get("weight_bytes") if own else None, self.measured)
+        about = {name: runner.about for name, runner in self.runners.items()}
+        entry = {"model": self.files.name, "engines": about, "left_out": self.left_out, "limits": self.measured}
+        return {
+            **report,
+            "models": [*report["models"], entry],
+            "results": [*report["results"], *(row.as_json() for row in self.rows)],
+            "cold": [*report["cold"], *([self.cold.as_json()] if self.cold else [])],
+        }
 
 
 def read_share(row: Row, weight_bytes: int | None, limits: list[dict[str, float]]) -> float | None:
@@ -245,83 +214,30 @@ def read_share(row: Row, weight_bytes: int | None, limits: list[dict[str, float]
     reads = [entry["read_gb_per_s"] for entry in limits if "read_gb_per_s" in entry]
     speeds = row.tokens_per_s.get(PROJECT)
     test = Test.parse(row.test)
-    if not (weight_bytes and reads and speeds) or test.prefill or test.depth or test.batch > 1:
+    if not (weight_bytes and reads and speeds) or test.prefill or test.depth or test.text or test.batch > 1:
         return None
     return median(speeds) * weight_bytes / (median(reads) * 1e9)
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The report as Markdown: a table a model, versions and limits below it."""
-    lines = [
-        f"{report['machine']['cpu']}, {report['machine']['cores']} cores, {report['threads']} threads, "
-        f"{report['rounds']} rounds, {report['date']}. Tokens a second: median (lowest-highest); "
-        f"the best peer is bold; the ratio is the median over rounds of {PROJECT} / best peer.",
-    ]
-    for entry in report["models"]:
-        rows = [row for row in report["rows"] if row.model == entry["model"]]
-        engines = list(entry["engines"])
-        lines += ["", f"### {entry['model']}", ""]
-        lines.append("| test | " + " | ".join([*engines, "ratio", "of plain read"]) + " |")
-        lines.append("|---|" + "---:|" * (len(engines) + 2))
-        for row in rows:
-            cells = [cell(row, engine) for engine in engines]
-            ratio = row.ratio(row.best_peer) if row.best_peer else None
-            cells.append("" if ratio is None else f"{ratio:.2f}x")
-            cells.append("" if row.read_share is None else f"{row.read_share:.0%}")
-            lines.append(f"| {row.test} | " + " | ".join(cells) + " |")
-        lines.append("")
-        for engine, about in entry["engines"].items():
-            chosen = {row.settings[engine] for row in rows if engine in row.settings} - {"default"}
-            used = ", ".join(f"{row.test}: {row.settings[engine]}" for row in rows if engine in row.settings)
-            setting = f"; settings {used}" if len(chosen) > 1 else f"; {chosen.pop()}" if chosen else ""
-            lines.append(f"- {engine}: {about['version']}; {about['note']}{setting}")
-        lines.append(f"- machine, in the same run: {limits_line(entry['limits'])}")
-    return "\n".join(lines) + "\n"
-
-
-def cell(row: Row, engine: str) -> str:
-    """One engine's figure in the table."""
-    speeds = row.tokens_per_s.get(engine)
-    if not speeds:
-        return "failed" if engine in row.errors else ""
-    digits = 0 if median(speeds) >= 100 else 1
-    text = f"{median(speeds):.{digits}f}"
-    if engine == row.best_peer:
-        text = f"**{text}**"
-    return f"{text} ({min(speeds):.{digits}f}-{max(speeds):.{digits}f})"
-
-
-def limits_line(limits: list[dict[str, float]]) -> str:
-    """Median, lowest and highest of each limit."""
-    units = {
-        "read_gb_per_s": "plain read {} GB/s",
-        "int8_gop_per_s": "int8 {} GOP/s",
-        "f32_gflop_per_s": "f32 {} GFLOP/s",
-        "load": "load average {}",
-    }
-    parts = []
-    for key, text in units.items():
-        values = [entry[key] for entry in limits if entry.get(key)]
-        if values:
-            digits = 1 if max(values) < 100 else 0
-            figures = f"{median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-            parts.append(text.format(figures))
-    return ", ".join(parts)
+def test_name(text: str) -> str:
+    """A test's name, checked."""
+    return text if text == COLD else Test.parse(text).name
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pyml-bench"
-    parser.add_argument("--models", nargs="+", default=["gemma3-270m", "smollm2-135m"], metavar="MODEL",
-                        help=f"{', '.join(NAMES)} or a .gguf file")  # fmt: skip
-    parser.add_argument("--tests", nargs="+", type=Test.parse, default=[Test.parse(t) for t in DEFAULT_TESTS],
-                        metavar="TEST", help="ppP, tgN, tgN@dDEPTH, tgN@bBATCH (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--models", nargs="+", default=list(NAMES), metavar="MODEL",
+                        help=f"{', '.join(NAMES)} (default: all) or a .gguf file")  # fmt: skip
+    parser.add_argument("--tests", nargs="+", type=test_name, metavar="TEST",
+                        help=f"ppP, tgN, @dDEPTH, @bBATCH and @text after it, {COLD} (default: {' '.join(TESTS)}; "
+                             f"{' '.join(LARGE_TESTS)} for {' '.join(LARGE)})")  # fmt: skip
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE",
                         help=", ".join(ENGINES))  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="the same for every engine")
-    parser.add_argument("--text", type=Path, help="feed the ids of this text instead of random ids")
+    parser.add_argument("--text", type=Path, default=TEXT, help="what @text tests are fed (default: docs/design.md)")
     parser.add_argument("--pyml-python", type=Path, default=Path(sys.executable), help="interpreter that has pyml")
     parser.add_argument("--envs", type=Path, default=cache, help="folder of the environments (default: %(default)s)")
     parser.add_argument("--cache", type=Path, help="folder of the models (default: models/ beside the environments)")
@@ -333,6 +249,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Save what is known so far."""
+    if options.markdown:
+        options.markdown.write_text(markdown(report))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison; tables go to stdout."""
     options = parse(arguments)
@@ -340,23 +264,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     limits = machine.Limits(options.cache, options.threads)
     report: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d %H:%M"),
+        "command": shlex.join(["python", "benchmarks/compare.py", *(sys.argv[1:] if arguments is None else arguments)]),
         "machine": machine.describe(),
         "threads": options.threads,
         "rounds": options.rounds,
-        "text": str(options.text) if options.text else None,
+        "text": options.text.name,
         "models": [],
         "results": [],
-        "rows": [],
+        "cold": [],
     }
     for name in options.models:
-        compare(options, name, limits, report)
-        text = markdown(report)
-        if options.markdown:
-            options.markdown.write_text(text)
-        if options.json:
-            data = {key: value for key, value in report.items() if key != "rows"}
-            options.json.write_text(json.dumps(data, indent=1) + "\n")
-    print(text, end="")
+        comparison = Comparison(options, name, limits)
+        try:
+            comparison.start()
+            if any(test.text for test in comparison.tests):
+                comparison.feed_text()
+            comparison.prepare()
+            for number in range(options.rounds):
+                comparison.round(number)
+                write(options, comparison.add_to(report))
+        finally:
+            comparison.close()
+        report = comparison.add_to(report)
+        write(options, report)
+    print(markdown(report), end="")
 
 
 if __name__ == "__main__":

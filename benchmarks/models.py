@@ -57,7 +57,11 @@ MODELS = {
     )
 }
 GPT2 = "gpt2-124m"
-NAMES = (*MODELS, GPT2)
+LARGE = {"gemma3-1b-q8_0": "q8_0", "gemma3-1b-q4_0": "q4_0"}
+"""Random weights at the shape of google/gemma-3-1b-it: the name and the block type of each GGUF file."""
+NAMES = (*MODELS, GPT2, *LARGE)
+CONTEXT = {GPT2: 1024}
+"""Most positions of the models that have fewer than a test may want."""
 
 
 class Files:
@@ -84,6 +88,8 @@ class Files:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.name == GPT2:
                 self._random_gpt2()
+            elif self.name in LARGE:
+                self._random_gemma3(target)
             else:
                 fetch(MODELS[self.name], target)
         return target
@@ -92,6 +98,8 @@ class Files:
         """The folder in Hugging Face layout, f32."""
         target = self.folder / "hf"
         if not target.exists():
+            if self.name in LARGE:
+                raise RuntimeError(f"{self.name} is a GGUF file only")
             if self.name == GPT2:
                 self._random_gpt2()
             else:
@@ -114,6 +122,12 @@ class Files:
     def _random_gpt2(self) -> None:
         with Finished(self.folder / "hf") as folder, Finished(self.folder / f"{self.name}.gguf") as file:
             run([python_of(self.environments, "transformers"), HERE / "peers" / "random_gpt2.py", file, folder])
+
+    def _random_gemma3(self, target: Path) -> None:
+        vocabulary = Files("gemma3-270m", self.folder.parent, self.environments).gguf()
+        with Finished(target) as file:
+            python = python_of(self.environments, "transformers")
+            run([python, HERE / "peers" / "random_gemma3.py", LARGE[self.name], vocabulary, file])
 
 
 class Finished:

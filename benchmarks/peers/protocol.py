@@ -4,7 +4,7 @@ A runner is a process that loads one model once and then measures what it is tol
 
     {"command": "load", "model": PATH, "threads": 2}   -> {"version": .., "note": ..}
     {"command": "encode", "path": TEXT_FILE}           -> {"ids": [..]}
-    {"command": "feed", "ids": [..]}                   -> {}                  run on these ids, not on random ones
+    {"command": "feed", "ids": [..]}                   -> {}                  what tests on text run on
     {"command": "prepare", "test": "pp512"}            -> {"setting": ..}     untimed, picks the setting
     {"command": "run", "test": "pp512", "seed": 1}     -> {"seconds": .., "tokens": ..}
 
@@ -26,18 +26,23 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 512  # tokens of prefill that every engine gets at a time
+MAX_WARM_UP = 2.0  # seconds after which an engine's settings are not tried a second time
 MIN_SECONDS = 0.3  # a shorter run is repeated until it has taken this long
 
 
 @dataclass(frozen=True)
 class Test:
-    """One measurement: ``ppP`` (prefill of P tokens) or ``tgN`` (N decode steps); ``@dD``: depth, ``@bB``: sequences.
+    """One measurement: ``ppP`` (prefill of P tokens) or ``tgN`` (N decode steps), on random token ids.
+
+    ``@dD`` after it is a depth, ``@bB`` sequences side by side, ``@text`` the ids of a text, of which only the most
+    probable next token is asked.
 
     Attributes:
         prefill: True for ``pp``.
         tokens: P or N, a sequence.
         depth: tokens already in the cache.
         batch: sequences decoding together.
+        text: the ids are those of a text.
     """
 
     name: str
@@ -45,15 +50,16 @@ class Test:
     tokens: int
     depth: int = 0
     batch: int = 1
+    text: bool = False
 
     @classmethod
     def parse(cls, name: str) -> Test:
         """The test of that name; ValueError if it names none."""
-        match = re.fullmatch(r"(pp|tg)([1-9]\d*)((?:@[db][1-9]\d*)*)", name)
+        match = re.fullmatch(r"(pp|tg)([1-9]\d*)((?:@[db][1-9]\d*)*)(@text)?", name)
         if not match:
-            raise ValueError(f"no such test: {name!r} (expected ppP or tgN, then @dDEPTH or @bBATCH)")
+            raise ValueError(f"no such test: {name!r} (expected ppP or tgN, then @dDEPTH, @bBATCH or @text)")
         options = {part[0]: int(part[1:]) for part in match[3].split("@")[1:]}
-        test = cls(name, match[1] == "pp", int(match[2]), options.get("d", 0), options.get("b", 1))
+        test = cls(name, match[1] == "pp", int(match[2]), options.get("d", 0), options.get("b", 1), bool(match[4]))
         if test.prefill and test.batch > 1:
             raise ValueError(f"test {name!r}: a batch is for tg only")
         return test
@@ -90,7 +96,7 @@ class Engine(ABC):
         """Seconds that the test took; ``ids(n)`` gives the next n token ids."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, for runs on real text."""
+        """Token ids of a text, for tests on text."""
         raise NotImplementedError(f"{self.name} cannot be given a text")
 
     def release(self, test: Test, setting: str) -> None:  # noqa: B027 (most engines keep nothing for a setting)
@@ -99,7 +105,7 @@ class Engine(ABC):
     def source(self, seed: int, test: Test) -> Callable[[int], list[int]]:
         """Where a run's ids come from: the text, or random ids that differ (so that no prefix can be reused)."""
         numbers = random.Random(seed)
-        if self.text_ids:
+        if test.text:
             spare = len(self.text_ids) - test.context - 1
             if spare < 0:
                 raise ValueError(f"{test.name} needs {test.context} ids, the text has {len(self.text_ids)}")
@@ -120,13 +126,14 @@ class Engine(ABC):
         return {"seconds": seconds, "tokens": tokens}
 
     def prepare(self, test: Test) -> dict[str, Any]:
-        """Warm up and choose the setting: the best of two turns of each, in alternation."""
+        """Warm up and choose the setting: the best of two turns of each, in alternation; one where that takes long."""
         best: dict[str, float] = {}
+        begin = clock()
         for turn in range(2):
             for setting in self.settings:
                 seconds = self.measure(test, setting, self.source(-1 - turn, test))
                 best[setting] = min(seconds, best.get(setting, seconds))
-            if len(self.settings) == 1:
+            if len(self.settings) == 1 or clock() - begin > MAX_WARM_UP:
                 break
         chosen = min(best, key=lambda setting: best[setting])
         self.chosen[test.name] = chosen

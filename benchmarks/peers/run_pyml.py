@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from protocol import CHUNK, Engine, Test, clock, serve
@@ -12,7 +13,7 @@ import pyml_nlp
 
 
 class Pyml(Engine):
-    """A model in pyml, weights as stored."""
+    """A model in pyml: a GGUF file's weights as stored, a checkpoint's as q8_0."""
 
     name = "pyml"
 
@@ -21,9 +22,10 @@ class Pyml(Engine):
         self.lm = pyml_nlp.load(model, threads=threads, prefill_chunk=CHUNK)
 
     def describe(self) -> dict[str, Any]:
+        weights = "q8_0" if Path(self.model).is_dir() else "as stored"
         return {
             "version": f"pyml {pyml_core.__version__} ({pyml_core.level()})",
-            "note": "weights as stored, KV cache 16-bit",
+            "note": f"weights {weights}, KV cache {self.lm.kv_layout.dtype}",
             "vocab_size": self.lm.vocab_size,
             "weight_bytes": self.lm.model.weight_bytes,
         }

@@ -1,0 +1,121 @@
+"""The tables of a comparison as Markdown, from its JSON."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from engines import CONTESTS, PROJECT
+
+AVX2 = ("pyml-avx2", "llama.cpp-avx2")
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Everything: a section a model, with its tables of speed and of cold starts, settings, versions and limits."""
+    lines = [
+        f"{report['machine']['cpu']}, {report['machine']['cores']} cores, {report['threads']} threads, "
+        f"{report['rounds']} rounds, {report['date']}. Tokens a second: median (lowest-highest) of the rounds; the "
+        "best peer is bold; a ratio is the median over the rounds of pyml / best peer.",
+    ]
+    for entry in report["models"]:
+        lines += ["", f"### {entry['model']}", "", *speeds(report, entry)]
+        lines += cold_starts(report, entry["model"])
+        lines += ["", *notes(report, entry)]
+    return "\n".join(lines) + "\n"
+
+
+def rows_of(report: dict[str, Any], model: str) -> list[dict[str, Any]]:
+    """The results on one model."""
+    return [row for row in report["results"] if row["model"] == model]
+
+
+def speeds(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
+    """Tokens a second of all engines, the two that are built for AVX2 in a table of their own."""
+    names = list(entry["engines"])
+    rows = rows_of(report, entry["model"])
+    lines = _table(rows, [name for name in names if name not in AVX2])
+    if narrow := [name for name in AVX2 if name in names]:
+        lines += ["", "Without AVX-512 and VNNI, pyml capped by `PYML_CPU_LEVEL=avx2`:", "", *_table(rows, narrow)]
+    return lines
+
+
+def _table(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
+    ours = [name for name in names if name in CONTESTS and any(name in row["ratios"] for row in rows)]
+    titles = [*names, *(f"{name} / best" for name in ours)]
+    shared = PROJECT in names and any(row["read_bandwidth_share"] for row in rows)
+    titles += ["of plain read"] if shared else []
+    lines = ["| test | " + " | ".join(titles) + " |", "|---|" + "---:|" * len(titles)]
+    for row in rows:
+        cells = [_cell(row, name) for name in names]
+        for name in ours:
+            cells.append(f"{row['ratios'][name]['ratio']:.2f}x" if name in row["ratios"] else "")
+        if shared:
+            share = row["read_bandwidth_share"]
+            cells.append("" if share is None else f"{share:.0%}")
+        lines.append(f"| {row['test']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    found = row["engines"].get(name)
+    if found is None or not found["tokens_per_s"]:
+        return "failed" if found and found["error"] else ""
+    values = found["tokens_per_s"]
+    digits = 0 if median(values) >= 100 else 1
+    text = f"{median(values):.{digits}f}"
+    if any(contest["best_peer"] == name for contest in row["ratios"].values()):
+        text = f"**{text}**"
+    return f"{text} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def cold_starts(report: dict[str, Any], model: str) -> list[str]:
+    """Time and peak memory of a new process; nothing where that was not measured."""
+    lines: list[str] = []
+    for row in report["cold"]:
+        if row["model"] != model or not row["engines"]:
+            continue
+        lines += ["", "| cold start | seconds | peak MB |", "|---|---:|---:|"]
+        for name, found in row["engines"].items():
+            if "error" in found:
+                lines.append(f"| {name} | failed | |")
+                continue
+            seconds = found["seconds"]
+            figures = f"{found['median']:.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
+            lines.append(f"| {name} | {figures} | {found['peak_mb']:.0f} |")
+    return lines
+
+
+def notes(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
+    """Versions, settings and limits."""
+    lines = []
+    rows = rows_of(report, entry["model"])
+    for engine, about in entry["engines"].items():
+        chosen = {row["test"]: row["engines"].get(engine, {}).get("setting") for row in rows}
+        used = {test: setting for test, setting in chosen.items() if setting not in (None, "default")}
+        setting = "; settings " + ", ".join(f"{test}: {name}" for test, name in used.items()) if used else ""
+        lines.append(f"- {engine}: {about['version']}; {about['note']}{setting}")
+    lines += [f"- {name} is left out: {reason}" for name, reason in entry["left_out"].items()]
+    for row in rows:
+        for name, found in row["engines"].items():
+            if found["error"]:
+                lines.append(f"- {row['test']}, {name}: {found['error']}")
+    lines.append(f"- machine, in the same run: {limits_line(entry['limits'])}")
+    return lines
+
+
+def limits_line(limits: list[dict[str, float]]) -> str:
+    """Median, lowest and highest of each limit."""
+    units = {
+        "read_gb_per_s": "plain read {} GB/s",
+        "int8_gop_per_s": "int8 {} GOP/s",
+        "f32_gflop_per_s": "f32 {} GFLOP/s",
+        "load": "load average {}",
+    }
+    parts = []
+    for key, text in units.items():
+        values = [entry[key] for entry in limits if entry.get(key)]
+        if values:
+            digits = 1 if max(values) < 100 else 0
+            figures = f"{median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+            parts.append(text.format(figures))
+    return ", ".join(parts)
