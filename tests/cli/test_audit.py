@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ def test_it_says_what_it_does_and_found(audited: tuple[Any, Path]) -> None:
     result, folder = audited
     assert result.code == 0, result.stderr
     lines = result.stderr.splitlines()
-    assert lines[0].startswith("audit: this will take about ")
-    assert lines[0].endswith(": prompts of 8, 40 tokens")
+    assert lines[:2] == ["audit: measuring the machine", "audit: first cold prefill and decode"]
+    assert re.fullmatch(r"audit: this will take about [\d.]+ (s|min): prompts of 8, 40 tokens", lines[2])
+    assert lines[-1] == "audit: the machine's limits again"
     assert all(line.startswith("audit: ") for line in lines)
-    assert "prefill is " in result.text
+    assert "A prompt token is " in result.text
     assert result.text.splitlines()[-3:] == [str(folder / f"report.{kind}") for kind in ("md", "json", "html")]
 
 

@@ -307,7 +307,7 @@ def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         for done in (0, 1, 500, 501, 1000):
             bar(done, 1000)
     shown = terminal.getvalue().split("\r")
-    assert [text[-4:] for text in shown[1:-1]] == ["  0%", " 50%", "100%"]
+    assert [text.removesuffix("\x1b[K")[-4:] for text in shown[1:-1]] == ["  0%", " 50%", "100%"]
     assert "[" + "#" * 15 + " " * 15 + "]" in shown[2]
     assert shown[-1] == "\x1b[K"
 

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pyml_core.limits import Limits
 
+from .curves import Crossing, Fit, crossing, fit, pairs, tail
 from .measurements import GROUPS, LINEAR, PARTS, QUADRATIC, SQUARE, Measurements, OperationSum, Point, Step
 
 SLOW = 1.1  # a step that takes so many medians is slow
-REACH = 64  # a curve is continued to so many times the longest length
-TAIL = 3  # longest lengths that a curve is fitted to where it is to be continued
-
-
-@dataclass(frozen=True)
-class Fit:
-    """ms = factor * tokens ** exponent, least squares in logarithms; r2 is the share of the variance explained."""
-
-    exponent: float
-    factor: float
-    r2: float
-
-    def at(self, tokens: float) -> float:
-        """Milliseconds that the curve has there."""
-        return float(self.factor * tokens**self.exponent)
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """The length from which one curve lies above another; ``measured``: between two lengths that were measured."""
-
-    tokens: float
-    measured: bool
 
 
 @dataclass(frozen=True)
@@ -92,6 +69,21 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Roofs:
+    """All operations of a phase together.
+
+    Attributes:
+        share: the time that they would take at their roofs, as a share of what they take.
+        bound: ``memory`` or ``arithmetic``: under which part of the roof most of the time is spent.
+        intensity: operations a byte, of all bytes and operations.
+    """
+
+    share: float
+    bound: str
+    intensity: float
+
+
+@dataclass(frozen=True)
 class Jitter:
     """The spread of decode steps, and why slow ones were slow.
 
@@ -120,10 +112,12 @@ class Analysis:
     crossing: Crossing | None
     crossing_model: Crossing | None
     roofline: dict[str, list[Position]]
+    roofs: dict[str, Roofs]
     jitter: Jitter
     decode_gb_s: float
     decode_bytes: int
     kv_bytes: int
+    prefill_bytes: int
     prefill_gop_s: float
 
 
@@ -144,6 +138,7 @@ def analyse(m: Measurements) -> Analysis:
     rest = curve(prefills, [group for group in GROUPS if group != SQUARE])
     read = sum(operation.bytes for operation in decode.operations)
     prefill_ops = sum(operation.flops for operation in prefill.operations)
+    roofline = {point.kind: [position(op, limits) for op in point.operations] for point in (prefill, decode)}
     return Analysis(
         limits=limits,
         limits_spread=spread_of_limits(m.machine.limits),
@@ -152,13 +147,15 @@ def analyse(m: Measurements) -> Analysis:
         traced_decode_ms=median(decode.wall_ms),
         scaling=scaling(prefill, decode, m.model.windows),
         fits={"prefill": fits_of(prefills), "decode": fits_of(decodes)},
-        crossing=crossing(linear, square),
-        crossing_model=crossing(rest, square),
-        roofline={point.kind: [position(op, limits) for op in point.operations] for point in (prefill, decode)},
+        crossing=crossing(linear, square, m.model.windows),
+        crossing_model=crossing(rest, square, m.model.windows),
+        roofline=roofline,
+        roofs={kind: roofs(positions) for kind, positions in roofline.items()},
         jitter=jitter(m.steps),
         decode_gb_s=read / step / 1e6,
         decode_bytes=read,
         kv_bytes=kv_read(m.model.windows, m.model.kv_token_bytes, m.reference),
+        prefill_bytes=sum(operation.bytes for operation in prefill.operations),
         prefill_gop_s=prefill_ops / median(m.warm_prefill_ms) / 1e6,
     )
 
@@ -179,22 +176,6 @@ def curve(points: Sequence[Point], groups: Sequence[str]) -> dict[int, float]:
     return found
 
 
-def fit(values: Mapping[int, float]) -> Fit | None:
-    """A power law through length -> ms; None with fewer than two lengths."""
-    if len(values) < 2:
-        return None
-    x, y = np.log(list(values)), np.log(list(values.values()))
-    exponent, shift = np.polyfit(x, y, 1)
-    total = float(((y - y.mean()) ** 2).sum())
-    left = float(((y - exponent * x - shift) ** 2).sum())
-    return Fit(float(exponent), math.exp(float(shift)), 1 - left / total if total > 1e-12 else 1.0)
-
-
-def tail(values: Mapping[int, float]) -> dict[int, float]:
-    """The longest lengths of a curve, where it no longer shows what every run costs."""
-    return {length: values[length] for length in sorted(values)[-TAIL:]}
-
-
 def fits_of(points: Sequence[Point]) -> dict[str, Fit]:
     """Fits of each group and part, and of the longest lengths alone (``... (longest)``)."""
     found: dict[str, Fit] = {}
@@ -208,43 +189,12 @@ def fits_of(points: Sequence[Point]) -> dict[str, Fit]:
     return found
 
 
-def crossing(low: Mapping[int, float], high: Mapping[int, float]) -> Crossing | None:
-    """From which length on ``high`` takes more than ``low``.
-
-    Between measured lengths it is interpolated in logarithms; beyond them the fits of the longest are continued; None
-    if they do not meet.
-    """
-    lengths = sorted(set(low) & set(high))
-    if not lengths:
-        return None
-    first = len(lengths)  # from here on it stays above
-    while first > 0 and high[lengths[first - 1]] > low[lengths[first - 1]]:
-        first -= 1
-    if first == 0:
-        return Crossing(float(lengths[0]), True)
-    if first < len(lengths):
-        a, b = lengths[first - 1], lengths[first]
-        gap_a, gap_b = math.log(high[a] / low[a]), math.log(high[b] / low[b])
-        place = math.log(a) + (math.log(b) - math.log(a)) * gap_a / (gap_a - gap_b)
-        return Crossing(math.exp(place), True)
-    flat, steep = fit(tail(low)), fit(tail(high))
-    if flat is None or steep is None or steep.exponent - flat.exponent < 0.05:
-        return None
-    tokens = (flat.factor / steep.factor) ** (1 / (steep.exponent - flat.exponent))
-    return Crossing(tokens, False) if max(lengths) < tokens <= REACH * max(lengths) else None
-
-
 # ---- attention
-
-
-def pairs(start: int, count: int, window: int) -> int:
-    """Keys that ``count`` tokens from position ``start`` on see, all together."""
-    return sum(min(position + 1, window or position + 1) for position in range(start, start + count))
 
 
 def kv_read(windows: Sequence[int], token_bytes: int, position: int) -> int:
     """Bytes of keys and values that a decode step at this position reads."""
-    return sum(pairs(position, 1, window) for window in windows) * token_bytes // max(len(windows), 1)
+    return round(sum(pairs(position, 1, window) for window in windows)) * token_bytes // max(len(windows), 1)
 
 
 def scaling(prefill: Point, decode: Point, windows: Sequence[int]) -> list[Scaling]:
@@ -300,6 +250,18 @@ def position(operation: OperationSum, limits: Limits) -> Position:
     bound = "memory" if intensity * limits.read_gb_s < peak else "arithmetic"
     return Position(
         operation.name, operation.ms, gb_s, gop_s, intensity, roof, share, bound, operation.ms * max(0.0, 1 - share)
+    )
+
+
+def roofs(positions: Sequence[Position]) -> Roofs:
+    """All operations of a phase together."""
+    total = sum(p.ms for p in positions) or 1e-6
+    arithmetic = sum(p.ms for p in positions if p.bound == "arithmetic")
+    moved = sum(p.gb_s * p.ms for p in positions)
+    return Roofs(
+        1 - sum(p.lost_ms for p in positions) / total,
+        "arithmetic" if 2 * arithmetic > total else "memory",
+        sum(p.gop_s * p.ms for p in positions) / moved if moved else 0.0,
     )
 
 

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .analyse import CLOCK, FIRST_TOUCH, NEW_PAGE, REACH, SCHEDULER, UNKNOWN, Analysis, Crossing, Position
+from .analyse import CLOCK, FIRST_TOUCH, NEW_PAGE, SCHEDULER, UNKNOWN, Analysis, Position
+from .curves import REACH, Crossing
 from .measurements import GROUPS, LINEAR, SQUARE, Measurements, Point
 
 NEAR_ROOF = 0.7  # an operation that reaches so much of its roof needs no other kernel
@@ -29,8 +30,8 @@ class Finding:
 
 def findings(m: Measurements, a: Analysis) -> list[Finding]:
     """All findings, the most important first."""
-    return [*_decode_limit(m, a), _prefill_limit(m, a), _efficiency(a), _cold(m, a), _crossing(m, a), *_threads(m, a),
-            _jitter(a), _cache(m, a), *_machine(a)]  # fmt: skip
+    return [*_decode_limit(m, a), _prefill_limit(m, a), _efficiency(m, a), _cold(m, a), _crossing(m, a),
+            *_threads(m, a), _jitter(m, a), _cache(m, a), *_machine(a)]  # fmt: skip
 
 
 def ms(value: float) -> str:
@@ -70,8 +71,8 @@ def _decode_limit(m: Measurements, a: Analysis) -> Iterator[Finding]:
     heavy = max(m.model.types, key=lambda name: m.model.types[name])
     text = (
         f"A decode step takes {ms(a.warm.decode_ms)} and reads {size(a.decode_bytes)}: {a.decode_gb_s:.1f} GB/s, "
-        f"{percent(reached)} of the {a.limits.read_gb_s:.1f} GB/s of a plain read. Most of its time goes to {largest} "
-        f"({percent(shares[largest])})."
+        f"{percent(reached)} of the {a.limits.read_gb_s:.1f} GB/s of a plain read. Most of its time goes to the "
+        f"{largest} ({percent(shares[largest])})."
     )
     if reached > 1.05:
         yield Finding(
@@ -98,33 +99,45 @@ def _decode_limit(m: Measurements, a: Analysis) -> Iterator[Finding]:
 
 
 def _prefill_limit(m: Measurements, a: Analysis) -> Finding:
-    point = m.point("prefill", m.reference)
+    point, roofs = m.point("prefill", m.reference), a.roofs["prefill"]
     quantized = sum(op.flops for op in point.operations if op.quantized) * 2 > sum(op.flops for op in point.operations)
     peak, name = (a.limits.int8_gop_s, "int8") if quantized else (a.limits.f32_gflop_s, "f32")
-    reached = a.prefill_gop_s / peak
     shares = share_of_groups(point)
     ranked = sorted(shares, key=lambda group: -shares[group])
+    slow = worst(a.roofline["prefill"])
     text = (
         f"A prompt of {m.reference} tokens takes {ms(a.warm.prefill_ms)}: {a.prefill_gop_s:.0f} GOP/s, "
-        f"{percent(reached)} of the {name} peak of {peak:.0f}. Its time goes to {ranked[0]} "
-        f"({percent(shares[ranked[0]])}) and {ranked[1]} ({percent(shares[ranked[1]])})."
+        f"{percent(a.prefill_gop_s / peak)} of the {name} peak of {peak:.0f}. Its time goes to {ranked[0]} "
+        f"({percent(shares[ranked[0]])}) and {ranked[1]} ({percent(shares[ranked[1]])}). Each operation at its own "
+        f"roof, memory or arithmetic, would take {percent(roofs.share)} of that time; {slow.name} loses most: "
+        f"{ms(slow.ms)} at {percent(slow.share)} of its roof ({slow.bound})."
     )
-    if reached >= NEAR_ROOF:
-        return Finding("Prefill is limited by arithmetic", text, NOTHING)
-    slow = worst(a.roofline["prefill"])
-    more = f"{slow.name} loses most: {ms(slow.ms)} at {percent(slow.share)} of its roof ({slow.bound})."
-    return Finding("Prefill stays below the arithmetic peak", f"{text} {more}", f"Look at {slow.name} first.")
+    if roofs.share >= NEAR_ROOF:
+        return Finding(
+            f"Prefill is limited by {'arithmetic' if roofs.bound == 'arithmetic' else 'memory bandwidth'}",
+            text,
+            f"{NOTHING} The most that {slow.name} has to give is {percent(slow.lost_ms / a.warm.prefill_ms)}.",
+        )
+    return Finding(
+        "Prefill stays below its roofs",
+        text,
+        f"Look at {slow.name} first; at its roof the prompt would take "
+        f"{ms(max(0.0, a.warm.prefill_ms - slow.lost_ms))}.",
+    )
 
 
-def _efficiency(a: Analysis) -> Finding:
+def _efficiency(m: Measurements, a: Analysis) -> Finding:
     gain = a.warm.gain
     text = (
-        f"Warm, a prompt token takes {ms(a.warm.per_token_ms)} and a decoded one {ms(a.warm.decode_ms)}: prefill is "
-        f"{gain:.1f} times as efficient. The first prefill of a process takes {ms(a.cold.per_token_ms)} a token, the "
-        f"first decode step {ms(a.cold.decode_ms)}."
+        f"Warm, a prompt token takes {ms(a.warm.per_token_ms)} and a decoded one {ms(a.warm.decode_ms)}: {gain:.1f} "
+        f"times as long. Why: a decode step reads {size(a.decode_bytes)} for its one token, a prefill of "
+        f"{m.reference} tokens {size(a.prefill_bytes / m.reference)} a token, since all of them share each weight that "
+        f"is read. That makes {a.roofs['decode'].intensity:.1f} and {a.roofs['prefill'].intensity:.0f} operations a "
+        f"byte, where this machine's arithmetic keeps up with its memory at {_ridge(m, a):.0f}. Cold, it is "
+        f"{ms(a.cold.per_token_ms)} and {ms(a.cold.decode_ms)}."
     )
     if gain >= BATCHED:
-        return Finding("Prefill is more efficient than decode", text, NOTHING)
+        return Finding(f"A prompt token is {gain:.0f} times cheaper than a decoded one", text, NOTHING)
     if gain >= 1:
         return Finding(
             "Prefill gains little from its many tokens",
@@ -132,10 +145,17 @@ def _efficiency(a: Analysis) -> Finding:
             "Each weight is read once for all tokens, so more is to be had: see the arithmetic of prefill.",
         )
     return Finding(
-        "Prefill is less efficient than decode",
+        "A prompt token is dearer than a decoded one",
         text,
         "Something is done token by token: look at the largest operation.",
     )
+
+
+def _ridge(m: Measurements, a: Analysis) -> float:
+    """Operations a byte above which arithmetic is the limit, for the kind that decode does most of."""
+    operations = m.point("decode", m.reference).operations
+    quantized = 2 * sum(op.flops for op in operations if op.quantized) > sum(op.flops for op in operations)
+    return (a.limits.int8_gop_s if quantized else a.limits.f32_gflop_s) / a.limits.read_gb_s
 
 
 def _cold(m: Measurements, a: Analysis) -> Finding:
@@ -159,7 +179,12 @@ def _cold(m: Measurements, a: Analysis) -> Finding:
 def where(crossing: Crossing) -> str:
     """A length for a sentence."""
     how = "measured" if crossing.measured else "by continuing the curves"
-    return f"about {crossing.tokens:.0f} tokens ({how})"
+    return f"about {rounded(crossing.tokens)} tokens ({how})"
+
+
+def rounded(tokens: float) -> int:
+    """A length with two significant digits: no crossing is known better."""
+    return int(float(f"{tokens:.2g}"))
 
 
 def _crossing(m: Measurements, a: Analysis) -> Finding:
@@ -192,7 +217,7 @@ def _crossing(m: Measurements, a: Analysis) -> Finding:
     return Finding(
         "Quadratic attention matters for long prompts only",
         text.strip(),
-        f"No optimisation needed for prompts below {inside.tokens:.0f} tokens.",
+        f"No optimisation needed for prompts below {rounded(inside.tokens)} tokens.",
     )
 
 
@@ -224,15 +249,16 @@ ADVICE = {
 }
 
 
-def _jitter(a: Analysis) -> Finding:
-    j = a.jitter
+def _jitter(m: Measurements, a: Analysis) -> Finding:
+    j, steps = a.jitter, len(m.steps)
     text = f"Decode steps take {ms(j.median)} (median), {ms(j.p95)} (p95), {ms(j.p99)} (p99), {ms(j.longest)} at most."
+    causes = sorted(j.causes.items(), key=lambda item: -item[1])
+    if causes:
+        total = sum(j.causes.values())
+        named = ", ".join(f"{cause} {percent(lost / total)}" for cause, lost in causes)
+        text += f" Why the slow ones ({j.slow} of {steps}) took longer: {named}."
     if j.p99 < UNSTEADY * j.median:
         return Finding("Decode steps are steady", text, NOTHING)
-    total = sum(j.causes.values())
-    causes = sorted(j.causes.items(), key=lambda item: -item[1])
-    named = ", ".join(f"{cause} {percent(lost / total)}" for cause, lost in causes)
-    text += f" Why slow steps ({j.slow}) took longer: {named}."
     return Finding("Decode steps are unsteady", text, ADVICE[causes[0][0]])
 
 

@@ -9,9 +9,9 @@ from importlib.resources import files
 from typing import Any
 
 from .analyse import SLOW, Analysis, curve
-from .findings import Finding
+from .findings import NOTHING, Finding
 from .measurements import GROUPS, Measurements
-from .sections import Cell, Section, Table, sections, summary, title
+from .sections import Cell, Glance, Section, Shown, Table, glance, sections, summary, title
 
 CAPTIONS = {
     "components": "Parts of attention: share of attention's time in each phase",
@@ -43,6 +43,7 @@ def html(m: Measurements, a: Analysis) -> str:
 <main>
 <h1>{escape(title(m))}</h1>
 <p class="summary">{escape(summary(m, a))}</p>
+<dl class="glance">{"".join(map(_glance, glance(m, a)))}</dl>
 {body}
 </main>
 <script type="application/json" id="data">{data}</script>
@@ -55,6 +56,10 @@ def html(m: Measurements, a: Analysis) -> str:
 
 def _source(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _glance(one: Glance) -> str:
+    return f"<div><dt>{escape(one.label)}</dt><dd><strong>{escape(one.value)}</strong>{escape(one.note)}</dd></div>"
 
 
 def _section(section: Section) -> str:
@@ -71,15 +76,15 @@ def _section(section: Section) -> str:
 
 
 def _finding(finding: Finding) -> str:
+    kind = " nothing" if finding.recommendation.startswith(NOTHING) else ""
     return (
         f"<li><strong>{escape(finding.title)}.</strong> {escape(finding.text)} "
-        f'<span class="recommendation">{escape(finding.recommendation)}</span></li>'
+        f'<span class="recommendation{kind}">{escape(finding.recommendation)}</span></li>'
     )
 
 
 def _table(table: Table) -> str:
-    numeric = [all(not isinstance(row[column], str) for row in table.rows) for column in range(len(table.columns))]
-    kinds = [' class="number"' if right else "" for right in numeric]
+    kinds = [' class="number"' if table.is_numeric(column) else "" for column in range(len(table.columns))]
     head = "".join(
         f'<th scope="col"{kind}><button type="button">{escape(name)}</button></th>'
         for name, kind in zip(table.columns, kinds, strict=True)
@@ -92,7 +97,8 @@ def _table(table: Table) -> str:
 
 
 def _cell(table: Table, cell: Cell, kind: str) -> str:
-    value = "" if isinstance(cell, str) else f' data-value="{cell:.9g}"'
+    number = cell.value if isinstance(cell, Shown) else cell
+    value = "" if isinstance(number, str) else f' data-value="{number:.9g}"'
     return f"<td{kind}{value}>{escape(table.text(cell))}</td>"
 
 

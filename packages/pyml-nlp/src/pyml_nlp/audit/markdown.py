@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from .analyse import Analysis
 from .measurements import Measurements
-from .sections import Section, Table, sections, summary, title
+from .sections import Section, Table, glance, sections, summary, title
 
 
 def markdown(m: Measurements, a: Analysis) -> str:
     """The whole report."""
-    blocks = [f"# {title(m)}", summary(m, a)]
+    figures = Table(["", "", ""], [[one.label, one.value, one.note] for one in glance(m, a)])
+    blocks = [f"# {title(m)}", summary(m, a), _table(figures)]
     for section in sections(m, a):
         blocks += _section(section)
     return "\n\n".join(blocks) + "\n"
@@ -23,7 +24,7 @@ def _section(section: Section) -> list[str]:
 
 
 def _table(table: Table) -> str:
-    numeric = [all(not isinstance(row[column], str) for row in table.rows) for column in range(len(table.columns))]
+    numeric = [table.is_numeric(column) for column in range(len(table.columns))]
     lines = [_line(table.columns), _line(["--:" if right else "---" for right in numeric], "")]
     lines += [_line([table.text(cell) for cell in row]) for row in table.rows]
     return "\n".join(lines)

@@ -35,6 +35,7 @@ from .measurements import (
     LINEAR,
     PARTS,
     SQUARE,
+    ColdRun,
     Machine,
     Measurements,
     ModelFacts,
@@ -43,7 +44,7 @@ from .measurements import (
     Span,
     Step,
 )
-from .plan import Plan
+from .plan import UNTIMED_FIRST, Plan, Stage
 
 if TYPE_CHECKING:
     from pyml_core.program import Program
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
     from ..source import Source
 
 SEED = 42  # of the random token ids, the same in every audit
-Tell = Callable[[str], None]
+Tell = Callable[[str, float, float], None]
+"""Called with what comes next, the seconds of work that are done, and those of all; zeros while they are not known."""
 
 
 def measure(
@@ -65,7 +67,7 @@ def measure(
         source: the model's files.
         dtype, threads: as for :func:`pyml_nlp.load`.
         make_plan: from the model's context and number of layers to the plan.
-        tell: called with a line about what comes next.
+        tell: called before each stage.
 
     Raises:
         PymlError: whatever loading raises, a plan that does not fit the model, or a cold process that failed.
@@ -81,31 +83,39 @@ def measure(
         return measure_limits(threads, max(1 << 24, min(READ_BYTES, available_memory() // 4)))
 
     load = [os.getloadavg()[0]]
+    tell("measuring the machine", 0, 0)
+    start = time.perf_counter()
     measured = [limits()]
+    limits_s = time.perf_counter() - start
     with tempfile.TemporaryDirectory(prefix="pyml-audit-") as folder:
         cache = Path(folder, "cache.safetensors")
         prompt = ids[: plan.reference]
-        runs = [cold.run_cold(model, dtype, threads, "prefill", prompt, cache)]
-        first = runs[0]
-        runs.append(cold.run_cold(model, dtype, threads, "decode", prompt, cache))
-        token_s, step_s = min(first.again_ms) / 1e3 / plan.reference, min(runs[1].again_ms) / 1e3
-        seconds = plan.seconds(first.load_ms / 1e3, token_s, step_s)
-        tell(f"this will take about {_duration(seconds)}: prompts of {_list(plan.prompt_lengths)} tokens")
-        for number in range(1, plan.cold_runs):
-            tell(f"cold prefill and decode, run {number + 1} of {plan.cold_runs}")
-            runs += [
-                cold.run_cold(model, dtype, threads, kind, prompt, cache) for kind in ("prefill", "decode")
-            ]  # fmt: skip
-    tell("loading")
+
+        def cold_pair() -> list[ColdRun]:
+            return [cold.run_cold(model, dtype, threads, kind, prompt, cache) for kind in ("prefill", "decode")]
+
+        tell("first cold prefill and decode", 0, 0)
+        start = time.perf_counter()
+        runs = cold_pair()
+        token_s, step_s = min(runs[0].again_ms) / 1e3 / plan.reference, min(runs[1].again_ms) / 1e3
+        stages = plan.stages(limits_s, time.perf_counter() - start, runs[0].load_ms / 1e3, token_s, step_s)
+        announce = _announcer(stages, tell)
+        lengths = ", ".join(map(str, plan.prompt_lengths))
+        left = _duration(sum(stage.seconds for stage in stages))
+        tell(f"this will take about {left}: prompts of {lengths} tokens", 0, 0)
+        for _ in range(1, plan.cold_runs):
+            announce()
+            runs += cold_pair()
+    announce()
     with loading.load(model, dtype, threads) as lm:
         facts = _facts(lm, source, dtype)
         layers = list(plan.layers or range(facts.n_layers))
-        tell(f"warm prefill of {plan.reference} tokens, {plan.jitter_steps} decode steps one by one")
+        announce()
         warm = _warm_prefills(lm, prompt, plan.repetitions)
         steps, stolen = _steps(lm, ids, plan)
         points, heat, timeline = [], {}, []
         for length in plan.prompt_lengths:
-            tell(f"prompt of {length} tokens, and decode steps behind it")
+            announce()
             prefills, decodes = _sweep(lm, ids, length, plan)
             points.append(_point("prefill", length, prefills, lm.model.program, layers))
             points.append(_point("decode", length, decodes, lm.model.program, layers))
@@ -114,6 +124,7 @@ def measure(
                 timeline = spans(sorted(decodes, key=_wall)[len(decodes) // 2])
         used_threads, level = lm.model.program.threads, lm.model.program.level
     load.append(os.getloadavg()[0])
+    announce()
     measured.append(limits())
     info = pyml_core.cpu_info()
     return Measurements(
@@ -136,6 +147,21 @@ def measure(
         heat=heat,
         timeline=timeline,
     )
+
+
+def _announcer(stages: Sequence[Stage], tell: Tell) -> Callable[[], None]:
+    """A function that announces the next stage each time it is called."""
+    total = sum(stage.seconds for stage in stages)
+    left = iter(stages)
+    done = 0.0
+
+    def announce() -> None:
+        nonlocal done
+        stage = next(left)
+        tell(stage.text, done, total)
+        done += stage.seconds
+
+    return announce
 
 
 # ---- runs
@@ -190,7 +216,7 @@ def _steps(lm: LanguageModel, ids: list[int], plan: Plan) -> tuple[list[Step], f
 def _sweep(lm: LanguageModel, ids: list[int], length: int, plan: Plan) -> tuple[list[list[Event]], list[list[Event]]]:
     """Traced prefills of a length, and traced decode steps behind the last: the events of each."""
     cache = lm.new_cache()
-    if length <= 512:
+    if length <= UNTIMED_FIRST:
         lm.forward([(cache, ids[:length], None)])
     prefills = []
     for _ in range(plan.repetitions_of(length)):
@@ -391,7 +417,3 @@ def _stolen_ms() -> float:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))

@@ -70,7 +70,7 @@
   function curves(figure, phase) {
     const lines = data.scaling[phase];
     element(figure, "h3", {}, phase === "prefill" ? "Prefill" : "A decode step behind a prompt");
-    legend(figure, lines.map((line, index) => [line.exponent === null ? line.name : `${line.name}: tokens^${line.exponent.toFixed(2)}`, color(index)]));
+    legend(figure, lines.map((line, index) => [line.exponent === null ? line.name : `${line.name}: ${Math.abs(line.exponent) < 0.05 ? "flat" : `tokens^${line.exponent.toFixed(2)}`}`, color(index)]));
     const [svg, width] = canvas(figure, 300);
     const box = { left: 46, right: width - 12, top: 22, bottom: 262 };
     const points = lines.flatMap((line) => line.points);
@@ -93,10 +93,12 @@
 
   function roofline(figure) {
     const { limits, points } = data.roofline;
-    legend(figure, [["prefill", color(0)], ["decode", color(1)], ["area: time", "transparent"]]);
+    legend(figure, [["prefill", color(0)], ["decode", color(1)], ["area: time; below 0.2 % of it is left out", "transparent"]]);
     const [svg, width] = canvas(figure, 360);
     const box = { left: 46, right: width - 12, top: 22, bottom: 322 };
-    const shown = points.filter((p) => p.intensity > 0 && p.gop_s > 0);
+    const total = (phase) => points.reduce((sum, p) => sum + (p.phase === phase ? p.ms : 0), 0);
+    const least = { prefill: total("prefill") / 500, decode: total("decode") / 500 };
+    const shown = points.filter((p) => p.intensity > 0 && p.gop_s > 0 && p.ms >= least[p.phase]);
     const ridge = limits.int8 / limits.read;
     const low = Math.min(0.1, ...shown.map((p) => p.intensity)), high = Math.max(ridge * 4, ...shown.map((p) => p.intensity)) * 1.2;
     const bottom = Math.min(1, ...shown.map((p) => p.gop_s)) / 1.5, top = Math.max(limits.int8, limits.f32, ...shown.map((p) => p.gop_s)) * 2;
@@ -106,9 +108,9 @@
       element(svg, "line", { x1: box.left, x2: box.right, y1: y(peak), y2: y(peak), class: "mark" });
       element(svg, "text", { x: box.left + 6, y: y(peak) - 4, class: "small soft" }, `${name} ${peak.toFixed(0)} GOP/s`);
     }
-    const start = Math.max(low / 1.2, bottom / limits.read);
+    const start = Math.max(low / 1.2, bottom / limits.read), aside = start * (ridge / start) ** 0.35;
     element(svg, "line", { x1: x(start), y1: y(start * limits.read), x2: x(ridge), y2: y(limits.int8), class: "mark" });
-    element(svg, "text", { x: x(start) + 6, y: y(start * limits.read) + 14, class: "small soft" }, `slope: memory, ${limits.read.toFixed(1)} GB/s`);
+    element(svg, "text", { x: x(aside) - 8, y: y(aside * limits.read) - 4, "text-anchor": "end", class: "small soft" }, `slope: memory, ${limits.read.toFixed(1)} GB/s`);
     const most = Math.max(...shown.map((p) => p.ms));
     for (const p of [...shown].sort((a, b) => b.ms - a.ms)) {
       const r = 3 + 11 * Math.sqrt(p.ms / most);
@@ -116,18 +118,19 @@
       tip(element(svg, "circle", { cx: x(p.intensity), cy: y(p.gop_s), r, fill, "fill-opacity": 0.45, stroke: fill }),
         `${p.phase} ${p.name}: ${number(p.ms)} ms, ${number(p.gop_s)} GOP/s at ${number(p.intensity)} a byte, ${(100 * p.share).toFixed(0)} % of its roof`);
     }
-    const taken = [];
-    for (const phase of ["prefill", "decode"]) {
-      for (const p of shown.filter((q) => q.phase === phase).sort((a, b) => b.ms - a.ms).slice(0, 4)) {
-        const r = 3 + 11 * Math.sqrt(p.ms / most), text = short(p.name), wide = text.length * 6.2;
-        const right = x(p.intensity) + r + 4 + wide < box.right;
-        const left = right ? x(p.intensity) + r + 4 : x(p.intensity) - r - 4 - wide;
-        let at = y(p.gop_s) + 4;
-        while (taken.some((t) => Math.abs(t[1] - at) < 13 && t[0] < left + wide && left < t[0] + t[2])) at += 13;
-        if (at > box.bottom - 2 || left < box.left) continue;
-        taken.push([left, at, wide]);
-        element(svg, "text", { x: left, y: at, class: "small" }, text);
-      }
+    const at = (p) => [x(p.intensity), y(p.gop_s), 3 + 11 * Math.sqrt(p.ms / most)];
+    const named = ["prefill", "decode"].flatMap((phase) => shown.filter((q) => q.phase === phase).sort((a, b) => b.ms - a.ms).slice(0, 5));
+    const taken = named.map((p) => { const [cx, cy, r] = at(p); return [cx - r, cy - r, cx + r, cy + r]; });
+    const free = ([l, t, r, b]) => l >= box.left && r <= box.right && t >= box.top && b <= box.bottom && !taken.some((o) => l < o[2] && o[0] < r && t < o[3] && o[1] < b);
+    for (const p of named) {
+      const [cx, cy, r] = at(p), text = short(p.name), wide = text.length * 6.3;
+      const places = [0, 14, -14, 28, -28, 42, -42, 56, -56, 70].flatMap((dy) => [[cx + r + 5, dy], [cx - r - 5 - wide, dy]]);
+      const place = places.map(([left, dy]) => [left, cy + dy - 7, left + wide, cy + dy + 7]).find(free);
+      if (!place) continue;
+      taken.push(place);
+      const fill = color(p.phase === "prefill" ? 0 : 1), middle = (place[1] + place[3]) / 2;
+      if (Math.abs(middle - cy) > 7) element(svg, "line", { x1: cx, y1: cy, x2: place[0] > cx ? place[0] : place[2], y2: middle, stroke: fill, "stroke-width": 0.8 });
+      element(svg, "text", { x: place[0], y: middle + 4, class: "small", style: `fill:${fill}` }, text);
     }
   }
 
@@ -136,20 +139,29 @@
     legend(figure, [["step", color(0)], ["slow (over 1.1 medians)", color(1)]]);
     const [svg, width] = canvas(figure, 240);
     const box = { left: 46, right: width - 58, top: 22, bottom: 202 };
-    const most = Math.max(...steps.map((s) => s.ms)) * 1.08;
+    // Few steps far above the others would flatten all else: they are put at the edge, with their milliseconds.
+    const edge = Math.max(1.5 * lines[0][1], 1.2 * lines[1][1]);
+    const [least, longest] = [Math.min(...steps.map((s) => s.ms)), Math.min(edge, Math.max(...steps.map((s) => s.ms)))];
+    const base = Math.max(0, least - (longest - least)), most = longest + (longest - base) * 0.06 || 1;
     const x = (index) => box.left + ((index + 0.5) / steps.length) * (box.right - box.left);
-    const y = (ms) => box.bottom - (ms / most) * (box.bottom - box.top);
-    const nice = 10 ** Math.floor(Math.log10(most / 3)), unit = most / nice > 15 ? nice * 5 : most / nice > 7 ? nice * 2 : nice;
-    const ticks = Array.from({ length: Math.floor(most / unit) + 1 }, (_, index) => index * unit);
-    frame(svg, box, [], ticks, x, y, "decode steps in a row", "ms");
+    const y = (ms) => box.bottom - ((ms - base) / (most - base)) * (box.bottom - box.top);
+    const span = most - base, nice = 10 ** Math.floor(Math.log10(span / 3)), unit = span / nice > 15 ? nice * 5 : span / nice > 7 ? nice * 2 : nice;
+    const first = Math.ceil(base / unit - 1e-9), ticks = [];
+    for (let tick = first; tick * unit <= most; tick++) ticks.push(tick * unit);
+    frame(svg, box, [], ticks, x, y, "decode steps in a row", base ? "ms (not from 0)" : "ms");
     let last = 1e9;
-    for (const [name, value] of lines) {
+    for (const [name, value] of lines.filter((line) => line[1] <= most)) {
       element(svg, "line", { x1: box.left, x2: box.right, y1: y(value), y2: y(value), class: "mark" });
       const at = Math.min(y(value) + 4, last - 13);
       element(svg, "text", { x: box.right + 4, y: at, class: "small soft" }, name);
       last = at;
     }
-    steps.forEach((step, index) => tip(element(svg, "circle", { cx: x(index), cy: y(step.ms), r: 3, fill: color(step.slow ? 1 : 0) }), `step ${index}: ${number(step.ms)} ms${step.note}`));
+    steps.forEach((step, index) => {
+      const out = step.ms > most, at = x(index), fill = color(step.slow ? 1 : 0);
+      const shape = out ? element(svg, "path", { d: `M${at - 5} ${box.top + 9}h10l-5 -9z`, fill }) : element(svg, "circle", { cx: at, cy: y(step.ms), r: 3, fill });
+      tip(shape, `step ${index}: ${number(step.ms)} ms${step.note}`);
+      if (out) element(svg, "text", { x: Math.min(at + 8, box.right - 40), y: box.top + 9, class: "small soft" }, `${number(step.ms)} ms`);
+    });
   }
 
   function heat(figure) {
@@ -185,6 +197,7 @@
     const whole = data.timeline[0];
     if (!whole) return;
     let [from, to] = [0, whole[3]];
+    legend(figure, [["attention", color(0)], ["QK^T, softmax, A*V", color(3)], ["feed-forward", color(2)], ["head", color(1)], ["embedding", color(4)], ["layer, rotation", color(5)]]);
     const readout = element(figure, "div", { class: "readout" }, "Press a block to zoom into it; press the step to zoom out.");
     const [svg, width] = canvas(figure, 5 * 24 + 22);
     const hues = { step: 7, attention: 0, feed_forward: 2, head: 1, embedding: 4, rope: 5, attend: 3, other: 7 };
@@ -206,7 +219,8 @@
         rect.addEventListener("pointerenter", () => { readout.textContent = text; });
         rect.addEventListener("click", () => { [from, to] = [start, start + us]; draw(); });
         const room = Math.floor((b - a - 6) / 6.3), tail = name.split(".").slice(depth > 2 ? -1 : depth === 2 ? 2 : 0).join(".");
-        if (room >= Math.min(3, tail.length)) element(svg, "text", { x: a + 3, y: depth * 24 + 15, class: "inside" }, tail.length <= room ? tail : tail.slice(0, room));
+        const label = [tail, tail.replace("layers.", ""), tail.replace("attention", "attn").replace("feed_forward", "ffn")].find((word) => word.length <= room);
+        if (label) element(svg, "text", { x: a + 3, y: depth * 24 + 15, class: "inside" }, label);
       }
       element(svg, "text", { x: 0, y: 5 * 24 + 14, class: "small soft" }, `${number(from)} µs`);
       element(svg, "text", { x: width, y: 5 * 24 + 14, "text-anchor": "end", class: "small soft" }, `${number(to)} µs`);
@@ -237,7 +251,7 @@
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
         const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
         const order = (a, b) => {
-          const [p, q] = [value(a), value(b)], [m, n] = [parseFloat(p.replace("~", "")), parseFloat(q.replace("~", ""))];
+          const [p, q] = [value(a), value(b)], [m, n] = [parseFloat(p), parseFloat(q)];
           return isNaN(m) || isNaN(n) ? p.localeCompare(q) : m - n;
         };
         const rows = [...table.tBodies[0].rows].sort(order);

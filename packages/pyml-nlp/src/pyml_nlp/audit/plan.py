@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyml_core.errors import PymlError
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 QUICK_LENGTHS = (16, 64, 256)
+UNTIMED_FIRST = 512  # prompts up to here are run once more, not timed
 REFERENCE_LENGTH = 128  # of the prompt whose parts are set against one decode step
 SHORTEST_CONTEXT = 4
-LIMITS_SECONDS = 2.0  # of one measurement of the machine
-START_SECONDS = 1.0  # of a new process, besides loading
+
+
+class Stage(NamedTuple):
+    """A piece of an audit, and about how long it takes."""
+
+    text: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -44,16 +51,33 @@ class Plan:
         """Repetitions of a prefill: all up to 512 tokens, then fewer, though at least three of as many."""
         return max(min(3, self.repetitions), self.repetitions * 512 // max(length, 512))
 
-    def seconds(self, load: float, token: float, step: float) -> float:
-        """About how long it takes, from the seconds of a load, of a prompt token and of a decode step."""
-        cold = 2 * self.cold_runs * (START_SECONDS + load + 4 * self.reference * token + 4 * step)
-        # A prompt's first run is not timed; long prompts take more a token.
-        prefills = sum(
-            (self.repetitions_of(length) + (length <= 512)) * length * token * (1 + length / 4096)
-            for length in self.prompt_lengths
-        )
-        decodes = step * ((self.decode_steps + 1) * len(self.prompt_lengths) + self.jitter_steps)
-        return 2 * LIMITS_SECONDS + cold + load + prefills + decodes + self.repetitions * self.reference * token
+    def stages(self, limits: float, cold: float, load: float, token: float, step: float) -> list[Stage]:
+        """What is left to do after the first cold runs, in order.
+
+        Args:
+            limits, cold, load: seconds that measuring the machine, the first cold runs and one loading took.
+            token, step: seconds of a prompt token and of a decode step.
+        """
+        again = range(2, self.cold_runs + 1)
+        warm = (self.repetitions + 2) * self.reference * token + self.jitter_steps * step
+        return [
+            *(Stage(f"cold prefill and decode, run {run} of {self.cold_runs}", cold) for run in again),
+            Stage("loading", load),
+            Stage(f"warm prefill of {self.reference} tokens, {self.jitter_steps} decode steps one by one", warm),
+            *(
+                Stage(
+                    f"prompt of {length} tokens, and decode steps behind it", self._point_seconds(length, token, step)
+                )
+                for length in self.prompt_lengths
+            ),
+            Stage("the machine's limits again", limits),
+        ]
+
+    def _point_seconds(self, length: int, token: float, step: float) -> float:
+        runs = self.repetitions_of(length) + (length <= UNTIMED_FIRST)
+        # Short prompts take more a token since they read as many weights, long ones since attention grows.
+        prefill = max(step, length * token * (1 + length / 8192))
+        return runs * prefill + (self.decode_steps + 1) * step
 
 
 def make_plan(
@@ -77,7 +101,7 @@ def make_plan(
     """
     if context < SHORTEST_CONTEXT:
         raise PymlError(f"context: expected at least {SHORTEST_CONTEXT} positions to audit, found {context}")
-    decode_steps, jitter_steps = (4, 16) if quick else (8, 64)
+    decode_steps, jitter_steps = (4, 32) if quick else (12, 200)
     # A short context leaves less room behind the longest prompt.
     decode_steps = max(1, min(decode_steps, context // 16))
     jitter_steps = max(2, min(jitter_steps, context // 4))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from .analyse import Analysis, analyse
 from .findings import findings
 from .html import html
 from .markdown import markdown
-from .measure import measure
+from .measure import Tell, measure
 from .measurements import FORMAT, VERSION, Measurements
 from .plan import Plan, make_plan
 from .sections import summary
@@ -32,7 +34,7 @@ def audit(
     layers: Sequence[int],
     quick: bool,
     output: Path | None,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> tuple[Path, list[str]]:
     """Measure and write; returns the folder and the conclusions, a line each.
 
@@ -41,13 +43,20 @@ def audit(
     """
     source = loading.find(model)
     folder = output or _default_folder(source.path)
+    made: list[Path] = []
 
     def plan(context: int, n_layers: int) -> Plan:
-        made = make_plan(context, n_layers, lengths, repetitions, layers, quick)
-        _make(folder)
-        return made
+        chosen = make_plan(context, n_layers, lengths, repetitions, layers, quick)
+        made.extend(_make(folder))
+        return chosen
 
-    m = measure(source, dtype, threads, plan, tell)
+    try:
+        m = measure(source, dtype, threads, plan, tell)
+    except BaseException:  # nothing is left behind by an audit that failed or was interrupted
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
     a = analyse(m)
     write(folder, m, a)
     lines = [summary(m, a), *(f"{found.title}. {found.text} {found.recommendation}" for found in findings(m, a))]
@@ -55,10 +64,22 @@ def audit(
 
 
 def write(folder: Path, m: Measurements, a: Analysis) -> None:
-    """``report.json``, ``report.md`` and ``report.html``."""
-    (folder / "report.json").write_text(to_json(m, a))
-    (folder / "report.md").write_text(markdown(m, a), encoding="utf-8")
-    (folder / "report.html").write_text(html(m, a), encoding="utf-8")
+    """``report.json``, ``report.md`` and ``report.html``: all three, or what was there before.
+
+    Raises:
+        PymlError: they cannot be written (a full disk).
+    """
+    texts = {"report.json": to_json(m, a), "report.md": markdown(m, a), "report.html": html(m, a)}
+    paths = {folder / f".{name}.{os.getpid()}": folder / name for name in texts}
+    try:
+        for path, text in zip(paths, texts.values(), strict=True):
+            path.write_text(text, encoding="utf-8")
+        for path, final in paths.items():
+            path.replace(final)
+    except OSError as error:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise _unwritable(folder, error) from None
 
 
 def to_json(m: Measurements, a: Analysis) -> str:
@@ -81,9 +102,16 @@ def _default_folder(model: Path) -> Path:
     return Path(f"audit-{name}-{datetime.date.today():%Y-%m-%d}")
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path) -> list[Path]:
+    """Make the folder and try it; returns what was not there before, innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise PymlError(f"{folder}: the report cannot be written: {error.strerror or error}") from None
+        raise _unwritable(folder, error) from None
+    return missing
+
+
+def _unwritable(folder: Path, error: OSError) -> PymlError:
+    return PymlError(f"{folder}: the report cannot be written: {error.strerror or error}")

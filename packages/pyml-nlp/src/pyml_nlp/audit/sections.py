@@ -5,25 +5,56 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from .analyse import Analysis, Efficiency, Fit, Position
-from .findings import Finding, findings, ms, percent, share_of_groups, size, where
+from .analyse import Analysis, Efficiency, Position
+from .curves import Fit
+from .findings import Finding, findings, ms, percent, rounded, share_of_groups, size, where
 from .measurements import GROUPS, LINEAR, PARTS, SQUARE, Measurements
 
-Cell = str | int | float
+
+class Shown(NamedTuple):
+    """A number that is printed in a way of its own: ``12.3x``, ``4.5 MB``."""
+
+    value: float
+    text: str
+
+
+Cell = str | int | float | Shown
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns with their units in the heading; floats are printed with so many ``digits``."""
+    """Columns with their units in the heading; floats have so many ``digits``, or four significant ones (None)."""
 
     columns: list[str]
     rows: list[list[Cell]]
-    digits: int = 3
+    digits: int | None = None
 
     def text(self, cell: Cell) -> str:
         """A cell as it is printed."""
-        return f"{cell:.{self.digits}f}" if isinstance(cell, float) else str(cell)
+        if isinstance(cell, Shown):
+            return cell.text
+        if not isinstance(cell, float):
+            return str(cell)
+        digits = self.digits
+        if digits is None:
+            digits = next((n for n, least in enumerate((1000, 100, 10)) if abs(cell) >= least), 3)
+        text = f"{cell:.{digits}f}"
+        return text.removeprefix("-") if float(text) == 0 else text
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, as far as it is filled."""
+        cells = [row[column] for row in self.rows if row[column] != ""]
+        return bool(cells) and not any(isinstance(cell, str) for cell in cells)
+
+
+class Glance(NamedTuple):
+    """One of the few figures that a report begins with."""
+
+    label: str
+    value: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +71,7 @@ class Section:
 def sections(m: Measurements, a: Analysis) -> list[Section]:
     """The whole report in order."""
     makers: tuple[Callable[[Measurements, Analysis], Section], ...] = (
-        _conclusions, _machine, _efficiency, _attention, _groups, _lengths, _roofline, _jitter, _layers, _memory,
+        _conclusions, _groups, _efficiency, _attention, _lengths, _roofline, _jitter, _layers, _memory, _machine,
     )  # fmt: skip
     return [make(m, a) for make in makers]
 
@@ -59,9 +90,46 @@ def summary(m: Measurements, a: Analysis) -> str:
     )
 
 
-def times(a: float, b: float) -> str:
+def glance(m: Measurements, a: Analysis) -> list[Glance]:
+    """What a reader wants to know first."""
+    reached = a.decode_gb_s / a.limits.read_gb_s
+    shares = share_of_groups(m.point("decode", m.reference))
+    largest = max(shares, key=lambda group: shares[group])
+    crossing = ("not in sight", "QK^T, softmax, A*V stay below its linear parts")
+    if a.crossing is not None:
+        how = "" if a.crossing.measured else ", by continuing the curves"
+        crossing = (f"{rounded(a.crossing.tokens)} tokens", f"QK^T, softmax, A*V overtake its linear parts{how}")
+    return [
+        Glance("decode", f"{1e3 / a.warm.decode_ms:.1f} tokens/s", f"{ms(a.warm.decode_ms)} a step"),
+        Glance("decode's memory traffic", percent(reached), f"of the {a.limits.read_gb_s:.1f} GB/s that memory gives"),
+        Glance("largest in decode", largest, f"{percent(shares[largest])} of a step"),
+        Glance(
+            "prefill",
+            f"{1e3 / a.warm.per_token_ms:.0f} tokens/s",
+            f"{ms(a.warm.per_token_ms)} a token of {m.reference}",
+        ),
+        Glance("prefill's operations", percent(a.roofs["prefill"].share), "of their roofs, arithmetic or memory"),
+        Glance("decode / prefill token", f"{a.warm.gain:.1f}x", f"cold {a.cold.gain:.1f}x"),
+        Glance("attention turns quadratic from", *crossing),
+        Glance(
+            "slowest steps", f"{a.jitter.p99 / a.jitter.median:.2f}x", f"p99 over median of {len(m.steps)} decode steps"
+        ),
+    ]
+
+
+def times(a: float, b: float) -> Cell:
     """How many times b is a."""
-    return f"{a / b:.1f}x" if b else ""
+    return Shown(a / b, f"{a / b:.1f}x") if b else ""
+
+
+def share(value: float) -> Shown:
+    """A share of 1 in percent."""
+    return Shown(value, percent(value))
+
+
+def amount(count: float) -> Shown:
+    """Bytes."""
+    return Shown(count, size(count))
 
 
 def _conclusions(m: Measurements, a: Analysis) -> Section:
@@ -88,7 +156,7 @@ def _machine(m: Measurements, a: Analysis) -> Section:
 
 def _efficiency(m: Measurements, a: Analysis) -> Section:
     def row(name: str, e: Efficiency) -> list[Cell]:
-        return [name, e.prefill_ms, e.tokens, e.per_token_ms, e.decode_ms, f"{e.gain:.1f}x"]
+        return [name, e.prefill_ms, e.tokens, e.per_token_ms, e.decode_ms, times(e.decode_ms, e.per_token_ms)]
 
     load = statistics.median([run.load_ms for run in m.cold])
     return Section(
@@ -107,7 +175,7 @@ def _attention(m: Measurements, a: Analysis) -> Section:
     n = m.reference
     rows: list[list[Cell]] = []
     for part in a.scaling:
-        simple = f"~{n * n}x (quadratic)" if part.quadratic else f"~{n}x (linear)"
+        simple = Shown(n * n, f"~{n * n}x (quadratic)") if part.quadratic else Shown(n, f"~{n}x (linear)")
         rows.append(
             [
                 part.part,
@@ -115,7 +183,7 @@ def _attention(m: Measurements, a: Analysis) -> Section:
                 part.decode_ms,
                 times(part.prefill_ms, part.decode_ms),
                 simple,
-                f"{part.expected:.0f}x",
+                Shown(part.expected, f"{part.expected:.0f}x"),
             ]
         )
     total = [sum(part.prefill_ms for part in a.scaling), sum(part.decode_ms for part in a.scaling)]
@@ -140,14 +208,17 @@ def _groups(m: Measurements, a: Analysis) -> Section:
     rows: list[list[Cell]] = [
         [
             group,
-            statistics.median(prefill.groups_ms[group]), percent(shares["prefill"][group]),
-            statistics.median(decode.groups_ms[group]), percent(shares["decode"][group]),
+            statistics.median(prefill.groups_ms[group]), share(shares["prefill"][group]),
+            statistics.median(decode.groups_ms[group]), share(shares["decode"][group]),
         ]
         for group in GROUPS
     ]  # fmt: skip
     return Section(
-        "Attention, feed-forward, head",
-        [],
+        "Where the time goes: attention, feed-forward, head",
+        [
+            "Linear parts of attention: norm, projections, rotation (QKV, QKnorm, RoPE, append, out). Quadratic parts: "
+            "QK^T, softmax, A*V. The head computes logits for one position a run, of a prompt too."
+        ],
         [Table(["", f"prefill ({m.reference} tokens) ms", "share", "decode ms", "share"], rows)],
         ["groups"],
     )
@@ -159,7 +230,9 @@ def _lengths(m: Measurements, a: Analysis) -> Section:
         prefill, decode = m.point("prefill", length), m.point("decode", length)
         wall = statistics.median(prefill.wall_ms)
         medians = [statistics.median(prefill.groups_ms[group]) for group in (LINEAR, SQUARE)]
-        rows.append([length, wall, 1e3 * length / wall, *medians, statistics.median(decode.wall_ms)])
+        step = statistics.median(decode.wall_ms)
+        gain = times(step, wall / length)
+        rows.append([length, wall, wall / length, 1e3 * length / wall, *medians, step, gain])
     fitted: list[list[Cell]] = []
     for name in (*GROUPS, *PARTS):
         row: list[Cell] = [name]
@@ -172,9 +245,12 @@ def _lengths(m: Measurements, a: Analysis) -> Section:
     crossing = "Quadratic attention does not overtake the linear parts of attention."
     if a.crossing is not None:
         crossing = f"Quadratic attention overtakes the linear parts of attention at {where(a.crossing)}."
-    columns = ["tokens", "prefill ms", "tokens/s", "attention, linear ms", "attention, quadratic ms", "decode ms"]
+    columns = [
+        "tokens", "prefill ms", "ms/token", "tokens/s", "attention, linear ms", "attention, quadratic ms", "decode ms",
+        "decode / prefill token",
+    ]  # fmt: skip
     text = "Traced runs, medians. Decode is a step behind a prompt of that length."
-    tables = [Table(columns, rows, 2)]
+    tables = [Table(columns, rows)]
     if len(rows) > 1:
         text += (
             " Exponents p of ms ~ tokens^p are least squares in logarithms, over all lengths and over the longest "
@@ -186,7 +262,7 @@ def _lengths(m: Measurements, a: Analysis) -> Section:
 
 def _roofline(m: Measurements, a: Analysis) -> Section:
     def row(p: Position) -> list[Cell]:
-        return [p.name, p.ms, p.gb_s, p.gop_s, p.intensity, p.bound, percent(p.share), p.lost_ms]
+        return [p.name, p.ms, p.gb_s, p.gop_s, p.intensity, p.bound, share(p.share), p.lost_ms]
 
     columns = ["operation", "ms", "GB/s", "GOP/s", "operations/byte", "bound by", "of its roof", "above it ms"]
     tables = []
@@ -243,13 +319,13 @@ def _memory(m: Measurements, a: Analysis) -> Section:
     peak = statistics.median([run.peak_bytes for run in m.cold_runs("prefill")])
     context = m.model.kv_token_bytes * m.model.context
     rows: list[list[Cell]] = [
-        ["weights, as packed", size(m.model.weight_bytes)],
-        [f"keys and values of one position ({m.model.kv_type})", size(m.model.kv_token_bytes)],
-        [f"of the reference prompt ({m.reference})", size(m.model.kv_token_bytes * m.reference)],
-        [f"of the whole context ({m.model.context})", size(context)],
-        ["read by a decode step, all", size(a.decode_bytes)],
-        ["of that keys and values", size(a.kv_bytes)],
-        ["process after loading (resident)", size(loaded)],
-        [f"process at most, prefill of {m.reference} tokens", size(peak)],
+        ["weights, as packed", amount(m.model.weight_bytes)],
+        [f"keys and values of one position ({m.model.kv_type})", amount(m.model.kv_token_bytes)],
+        [f"of the reference prompt ({m.reference})", amount(m.model.kv_token_bytes * m.reference)],
+        [f"of the whole context ({m.model.context})", amount(context)],
+        ["read by a decode step, all", amount(a.decode_bytes)],
+        ["of that keys and values", amount(a.kv_bytes)],
+        ["process after loading (resident)", amount(loaded)],
+        [f"process at most, prefill of {m.reference} tokens", amount(peak)],
     ]
     return Section("KV cache and memory", [], [Table(["", "bytes"], rows)])

@@ -18,7 +18,7 @@ from .options import (
     positive,
     verbosity,
 )
-from .output import Output
+from .output import Output, ProgressBar
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -74,11 +74,16 @@ def command(
 
     from ..audit.report import audit
 
-    def tell(line: str) -> None:
-        if level >= 0:
-            print(f"audit: {line}", file=sys.stderr, flush=True)
+    with ProgressBar("audit", level >= 0) as bar:
 
-    folder, lines = audit(
-        source, dtype, threads, prompt_lengths, repetitions, layers or (), quick, Path(output) if output else None, tell
-    )
+        def tell(text: str, done: float, total: float) -> None:
+            if total and bar.shown:
+                bar(done, total, f"{text} ({total - done:.0f} s left)")
+            elif level >= 0:
+                print(f"audit: {text}", file=sys.stderr, flush=True)
+
+        folder, lines = audit(
+            source, dtype, threads, prompt_lengths, repetitions, layers or (), quick,
+            Path(output) if output else None, tell,
+        )  # fmt: skip
     out.write("\n".join([*lines, *(str(folder / name) for name in ("report.md", "report.json", "report.html"))]) + "\n")

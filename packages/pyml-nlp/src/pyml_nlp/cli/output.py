@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 
 
@@ -55,20 +56,22 @@ def _discard() -> None:
 
 
 class ProgressBar:
-    """A bar on stderr, if that is a terminal; it is taken away when it is complete or left."""
+    """A bar on stderr, if that is a terminal (``shown``); it is taken away when it is complete or left."""
 
     def __init__(self, title: str, wanted: bool = True) -> None:
         self._title = title
-        self._shown = wanted and sys.stderr is not None and sys.stderr.isatty()
-        self._percent = -1
+        self.shown = wanted and sys.stderr is not None and sys.stderr.isatty()
+        self._last: tuple[int, str] | None = None
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show ``done`` of ``total``."""
-        percent = 100 * done // max(total, 1)
-        if self._shown and percent != self._percent:
-            self._percent = percent
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        """Show ``done`` of ``total``, and what is being done."""
+        percent = int(100 * done / max(total, 1e-9))
+        if self.shown and (percent, note) != self._last:
+            self._last = percent, note
             bar = "#" * (percent * 30 // 100)
-            print(f"\r{self._title} [{bar:<30}] {percent:3d}%", end="", file=sys.stderr, flush=True)
+            line = f"{self._title} [{bar:<30}] {percent:3d}% {note}".rstrip()
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{line[:width]}\x1b[K", end="", file=sys.stderr, flush=True)
             if done >= total:
                 self._clear()
 
@@ -79,6 +82,6 @@ class ProgressBar:
         self._clear()
 
     def _clear(self) -> None:
-        if self._percent >= 0:
+        if self._last is not None:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            self._percent = -1
+            self._last = None
