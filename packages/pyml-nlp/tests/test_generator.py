@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyml_core import CancelToken, cancel
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
 from pyml_core.kv_layout import KVLayout
 from pyml_nlp.generation import generator as generator_module
 from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.iterator import Generation
 from pyml_nlp.generation.request import Request
+from pyml_nlp.generation.scheduler import Scheduler
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.sampling import Sampling
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
@@ -69,6 +71,7 @@ class FakeModel:
 
     def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]]) -> list[np.ndarray]:
         self.before()
+        cancel.check()
         if self.cancelled.is_set():
             self.cancelled.clear()
             raise Cancelled("cancelled")
@@ -311,19 +314,13 @@ def test_timeout_keeps_the_text() -> None:
     assert generation.text == "".join(step.text for step in steps)
 
 
-def test_timeout_between_chunks_of_the_prompt() -> None:
-    lm = make(prefill_chunk=4)
+def test_timeout_in_the_prompt() -> None:
+    lm = make()
     lm.model.before = lambda: time.sleep(0.05)  # type: ignore[attr-defined]
-    generation = lm.generate("a" * 40, timeout=0.12)
+    generation = lm.generate("a" * 40, timeout=0.02)
     assert list(generation) == []
-    assert generation.finish_reason == "timeout"
-    assert 1 <= len(calls(lm)) < 10
-
-
-def test_chunks_of_a_prompt_with_a_deadline() -> None:
-    lm = make(prefill_chunk=4)
-    assert lm.generate_text("abcdefghij", max_tokens=2, timeout=100) == "kl"
-    assert calls(lm)[:3] == [[([97, 98, 99, 100], [])], [([101, 102, 103, 104], [])], [([105, 106], None)]]
+    assert (generation.finish_reason, generation.text) == ("timeout", "")
+    assert calls(lm) == []
 
 
 def test_a_timeout_gives_out_what_the_decoder_holds() -> None:
@@ -332,7 +329,7 @@ def test_a_timeout_gives_out_what_the_decoder_holds() -> None:
     completion = generator.start(Request([97, 98], 50))
     generator.prefill(completion)
     generator.decode_step()
-    generator._deadline = 0.0
+    generator._token = CancelToken(1e-9)
     assert generator.decode_step() == []
     assert (completion.finish_reason, completion.text) == ("timeout", "a\ufffd")
     assert generator.running == []
@@ -381,7 +378,7 @@ def run_all(prompts: list[list[int]], together: int, **rules: Any) -> dict[int, 
     lm = make(lambda ids: EOS if sum(ids) % 11 == 0 else cycle(ids))
     generator = Generator(lm)
     requests = [Request(prompt, 20, Sampling(**rules)) for prompt in prompts]
-    found = {c.sequence: (c.text, c.finish_reason) for c in generator.run_all(requests, together)}
+    found = {c.sequence: (c.text, c.finish_reason) for c in Scheduler(generator, requests, together)}
     assert generator.running == []
     assert len(found) == len(prompts)
     return found
@@ -395,7 +392,7 @@ def test_texts_do_not_depend_on_their_neighbours(together: int, rules: dict[str,
 
 def test_a_batch_runs_together_and_refills() -> None:
     lm = make(lambda ids: EOS if len(ids) > 6 else cycle(ids))
-    list(Generator(lm).run_all([Request([97], 20)] * 5, together=2))
+    list(Scheduler(Generator(lm), [Request([97], 20)] * 5, together=2))
     sizes = [len(call) for call in calls(lm)]
     assert max(sizes) == 2
     assert sizes.count(2) > sizes.count(1) - 5  # five prefills alone, nearly everything else in pairs
@@ -405,7 +402,7 @@ def test_cancelling_a_batch_ends_every_text() -> None:
     lm = make()
     generator = Generator(lm)
     lm.model.before = lambda: generator.cancel() if len(calls(lm)) == 6 else None  # type: ignore[attr-defined]
-    found = list(generator.run_all([Request(prompt, 20) for prompt in PROMPTS], together=2))
+    found = list(Scheduler(generator, [Request(prompt, 20) for prompt in PROMPTS], together=2))
     assert sorted(c.sequence for c in found) == [0, 1, 2, 3, 4]
     assert {c.finish_reason for c in found} == {"cancelled"}
     assert [bool(c.text) for c in sorted(found, key=lambda c: c.sequence)] == [True, True, False, False, False]

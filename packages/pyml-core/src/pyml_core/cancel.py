@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 
 from ._native import StopFlag
+from .errors import Cancelled
 
 
 class CancelToken:
@@ -41,20 +42,20 @@ class CancelToken:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def __enter__(self) -> CancelToken:
-        _entered.flags.append(self._flag)
+        _entered.tokens.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _entered.flags.pop()
+        _entered.tokens.pop()
 
 
 class _Entered(threading.local):
-    """The flags of the tokens that a thread has entered."""
+    """The tokens that a thread has entered."""
 
     def __init__(self) -> None:
-        self.flags: list[StopFlag] = []
+        self.tokens: list[CancelToken] = []
 
 
 _entered = _Entered()
@@ -62,4 +63,11 @@ _entered = _Entered()
 
 def current_flag() -> StopFlag | None:
     """The flag of the token that this thread has entered last, if any."""
-    return _entered.flags[-1] if _entered.flags else None
+    return _entered.tokens[-1]._flag if _entered.tokens else None
+
+
+def check() -> None:
+    """Raise :class:`pyml_core.errors.Cancelled` if the token that this thread has entered last asks for it."""
+    token = _entered.tokens[-1] if _entered.tokens else None
+    if token is not None and (token.cancelled or token.expired):
+        raise Cancelled("the run was cancelled")

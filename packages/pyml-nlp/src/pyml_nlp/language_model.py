@@ -18,9 +18,12 @@ import numpy.typing as npt
 from pyml_core.errors import PymlError
 
 from . import logs, memory
+from .generation.batch import Batch
 from .generation.generator import Generator
 from .generation.iterator import Generation
+from .generation.prefix_cache import PrefixCache
 from .generation.request import Request
+from .generation.scheduler import TOGETHER
 from .sampling import Sampling
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ class LanguageModel:
         context_length: most positions of a sequence; None: as many as the model was made for.
         prefill_chunk: most tokens of a prompt that run at once.
         name: what it was loaded from.
+        prefix_cache: where keys and values are kept for later prompts; None: one of the default size.
 
     Attributes:
         model: the :class:`pyml_nn.Model`.
@@ -53,8 +57,10 @@ class LanguageModel:
         context_length: most positions of a sequence.
         prefill_chunk: most tokens of a prompt that run at once.
         name: what it was loaded from.
+        prefix_cache: keys and values of earlier texts, for prompts that begin alike; see :class:`PrefixCache`.
 
-    One thread at a time may use it, but for :meth:`cancel`. It is a context manager that closes itself.
+    Several threads may use it, each with caches of its own: runs of the model take turns, and results are the same.
+    It is a context manager that closes itself.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class LanguageModel:
         context_length: int | None = None,
         prefill_chunk: int = 512,
         name: str = "",
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -72,6 +79,7 @@ class LanguageModel:
         self.context_length = model.context_length if context_length is None else context_length
         self.prefill_chunk = prefill_chunk
         self.name = name
+        self.prefix_cache = PrefixCache() if prefix_cache is None else prefix_cache
 
     def __repr__(self) -> str:
         return f"<LanguageModel {self.name}: {self.model.n_params / 1e6:.1f}M params, context {self.context_length}>"
@@ -133,6 +141,62 @@ class LanguageModel:
         generator = Generator(self, timeout)
         request = Request(self.ids(prompt), max_tokens, sampling, logprobs)
         return Generation(generator, generator.start(request, cache))
+
+    def generate_batch(
+        self,
+        prompts: Iterable[str | Sequence[int] | Request],
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        *,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        logprobs: int | None = None,
+        timeout: float | None = None,
+        together: int = TOGETHER,
+        ordered: bool = True,
+    ) -> Batch:
+        """Continue many texts, several side by side; each is the same as alone.
+
+        Args:
+            prompts: texts or token ids, to which the options apply, or whole requests of their own.
+            max_tokens, temperature, top_k, top_p, repetition_penalty, logprobs: as for :meth:`generate`.
+            seed: every text is that of :meth:`generate` with this seed; None: each has a random one of its own.
+            timeout: seconds after which every text ends with what it has.
+            together: most texts side by side; fewer where memory for their keys and values is short.
+            ordered: give texts in the order of the prompts; False: as they end.
+
+        Returns:
+            An iterator of :class:`Completion`, whose ``sequence`` is the number of its prompt.
+
+        Raises:
+            ContextOverflowError: a prompt does not fit the context. It is raised here, before any work, and names it.
+            PymlError: an empty prompt or a value out of its range.
+        """
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+        generator = Generator(self, timeout)
+        requests = []
+        for index, prompt in enumerate(prompts):
+            try:
+                if not isinstance(prompt, Request):
+                    prompt = Request(self.ids(prompt), max_tokens, sampling, logprobs)
+                generator.check(prompt.prompt)
+            except PymlError as error:
+                raise type(error)(f"prompt {index}: {error}") from None
+            requests.append(prompt)
+        return Batch(generator, requests, together, self.prefill_chunk, ordered)
+
+    def prefill(self, prompt: str | Sequence[int]) -> KVCache:
+        """The keys and values of a prompt, to be saved or continued; later prompts that begin alike reuse them too.
+
+        Raises:
+            ContextOverflowError, OutOfMemoryError, PymlError: as of :meth:`generate`.
+        """
+        generator = Generator(self)
+        completion = generator.start(Request(self.ids(prompt), 0), self.new_cache())
+        generator.prefill(completion)
+        return completion.cache
 
     def generate_text(self, prompt: str | Sequence[int], max_tokens: int = 64, **options: Any) -> str:
         """The continuation of a text, without the prompt; options as for :meth:`generate`."""
@@ -220,6 +284,13 @@ class LanguageModel:
         """
         return self.model.trace(*names, tensors=tensors, max_bytes=max_bytes)
 
+    @property
+    def traced(self) -> bool:
+        """Whether a trace of this model is open in the current context."""
+        from pyml_nn.trace import traces_of
+
+        return bool(traces_of(self.model))
+
     def head(self, hidden: npt.ArrayLike) -> F32Array:
         """The final norm and the head applied to hidden states of any layer: (P, hidden size) to logits (P, V)."""
         return self.model.head(hidden)
@@ -230,6 +301,7 @@ class LanguageModel:
 
     def close(self) -> None:
         """Let go of the weights; nothing can be generated any more. Closing twice is no error."""
+        self.prefix_cache.clear()
         self.model.close()
 
     def __enter__(self) -> LanguageModel:

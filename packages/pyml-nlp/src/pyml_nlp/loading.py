@@ -19,6 +19,7 @@ from pyml_nn.models import architecture_of
 from . import logs
 from .formats.gguf import GGUFFile
 from .formats.safetensors import SafetensorsFolder
+from .generation.prefix_cache import DEFAULT_BYTES, PrefixCache
 from .language_model import LanguageModel
 from .source import Source, resolve
 from .tokenizer import Tokenizer, load_tokenizer
@@ -36,6 +37,7 @@ def load(
     context_len: int | None = None,
     prefill_chunk: int = 512,
     *,
+    cache_bytes: int = DEFAULT_BYTES,
     progress: Progress | None = None,
 ) -> LanguageModel:
     """Load a language model.
@@ -48,6 +50,7 @@ def load(
         threads: worker threads, as given; None: what suits the machine.
         context_len: most positions of a sequence; None: as many as the model was made for.
         prefill_chunk: most tokens of a prompt that run at once, for which buffers are kept.
+        cache_bytes: most bytes of keys and values kept of earlier texts, for prompts that begin alike; 0: none.
         progress: called while weights are read, with the bytes read and all bytes.
 
     Raises:
@@ -61,11 +64,14 @@ def load(
     for name, value in (("threads", threads), ("context_len", context_len), ("prefill_chunk", prefill_chunk)):
         if value is not None and value < 1:
             raise PymlError(f"{name} must be > 0, got {value}")
+    prefix_cache = PrefixCache(cache_bytes)
     source = find(model)
     with open_weights(source) as files:
         description = describe(files)
         tokenizer = load_tokenizer(files if isinstance(files, GGUFFile) else files.path)
-        return _build(source, files, description, tokenizer, dtype, threads, context_len, prefill_chunk, progress)
+        lm = _build(source, files, description, tokenizer, dtype, threads, context_len, prefill_chunk, progress)
+    lm.prefix_cache = prefix_cache
+    return lm
 
 
 def find(model: ModelPath | None) -> Source:

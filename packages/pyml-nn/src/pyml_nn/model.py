@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core import cancel
 from pyml_core.errors import Cancelled, PymlError, ShapeError
 from pyml_core.program import Program, Slice
 from pyml_core.tensor import PackedMatrix
@@ -290,6 +291,7 @@ class Model(ABC, Generic[C]):
         for slices in runs:
             if self._cancels != cancels:
                 raise Cancelled("model: cancelled between two chunks")
+            cancel.check()
             out = run(slices)
             rows[done : done + len(out)] = out
             done += len(out)

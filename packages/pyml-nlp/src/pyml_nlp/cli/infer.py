@@ -242,6 +242,7 @@ def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
 
     from ..generation.generator import Generator
     from ..generation.request import Request
+    from ..generation.scheduler import Scheduler
 
     generator = Generator(lm, task.timeout)
     requests = []
@@ -257,7 +258,7 @@ def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
     ended: dict[int, Completion] = {}
     with _interruptible(generator.cancel) as interrupted:
         shown = 0
-        for completion in generator.run_all(requests):
+        for completion in Scheduler(generator, requests, chunk=lm.prefill_chunk):
             ended[completion.sequence] = completion
             while shown in ended:  # in the order of the file
                 _write_numbered(ended.pop(shown), task, output)

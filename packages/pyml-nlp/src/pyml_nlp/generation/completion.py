@@ -65,6 +65,9 @@ class Completion:
         request: what it is to be; its sampling has a seed, unless it is greedy.
         cache: its keys and values.
         tokens: ids of the text so far, an end-of-sequence token included.
+        pending: ids that the model has to run next: (the rest of) the prompt, then the last token.
+        position: of the next token in the sequence, prompt included.
+        reused: positions of the prompt that were not computed but taken from the prefix cache.
         finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs.
         prefill_ms: time of the prompt's model runs.
         decode_ms: time of all later steps, and of choosing the first token.
@@ -75,6 +78,9 @@ class Completion:
         self.request = request
         self.cache = cache
         self.tokens: list[int] = []
+        self.pending = list(request.prompt)
+        self.position = cache.length + len(request.prompt)
+        self.reused = 0
         self.finish_reason: str | None = None
         self.prefill_ms = 0.0
         self.decode_ms = 0.0
@@ -95,6 +101,8 @@ class Completion:
     def take(self, token: int, reason: str | None) -> str:
         """Add a token, ending the text if there is a reason; returns the characters that it completes."""
         self.tokens.append(token)
+        self.pending = [token]
+        self.position += 1
         self.seen.add(token)
         self.finish_reason = reason
         text = "" if reason == STOP else self._decoder.push(token)

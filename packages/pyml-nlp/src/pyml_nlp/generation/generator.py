@@ -8,10 +8,11 @@ result.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyml_core.errors import Cancelled, PymlError
+from pyml_core.cancel import CancelToken
+from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
 from .. import logs, memory
@@ -46,14 +47,16 @@ class Generator:
 
     Raises:
         PymlError: ``timeout`` not above 0.
+
+    One thread at a time may use a generator, but for :meth:`cancel`; threads may have one each of the same model.
     """
 
     def __init__(self, lm: LanguageModel, timeout: float | None = None) -> None:
         if timeout is not None and not timeout > 0:
             raise PymlError(f"timeout must be > 0.0, got {timeout:g}")
         self._lm = lm
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._cancelled = False
+        self._token = CancelToken(timeout)
+        self._started: list[Completion] = []  # and not ended
         self._n_started = 0
         self.running: list[Completion] = []
 
@@ -79,6 +82,7 @@ class Generator:
             logs.generator.debug("[sampling] seed=%d", request.sampling.seed)
         completion = Completion(self._n_started, request, cache, self._lm.tokenizer.stream_decoder())
         self._n_started += 1
+        self._started.append(completion)
         return completion
 
     def check(self, prompt: Sequence[int], cache: KVCache | None = None) -> int:
@@ -97,57 +101,37 @@ class Generator:
             )
         return limit
 
+    # ---- steps
+
+    def begin(self, completion: Completion) -> None:
+        """Take what the prefix cache has of a prompt: before the first :meth:`advance` of its text."""
+        if completion.cache.length or self._lm.traced:  # a trace shows the whole prompt
+            return
+        kept = self._lm.prefix_cache.fork(completion.pending)
+        if kept is not None:
+            completion.cache.replace(kept)
+            completion.reused = kept.length
+            del completion.pending[: kept.length]
+
     def prefill(self, completion: Completion) -> Step | None:
         """Run the prompt and choose the first token.
 
-        The text ends here without a token if the deadline passes (between chunks of the prompt), if it is cancelled,
-        or if ``max_tokens`` is 0.
+        The text ends here without a token if the deadline passes, if it is cancelled, or if ``max_tokens`` is 0.
         """
-        logits = None
-        for chunk in self._chunks(completion.prompt):
-            if self._interrupted([completion]):
-                return None
-            try:
-                (logits,), ms = self._forward([Feed(completion, *chunk)])
-            except Cancelled:
-                self._end([completion], CANCELLED)
-                return None
-            completion.prefill_ms += ms
-        logs.generator.debug("[perf] generator.prefill tokens=%d %.3fms", len(completion.prompt), completion.prefill_ms)
-        if logits is None or completion.request.max_tokens == 0:
-            completion.end(LENGTH)
-            return None
-        step = self._choose(completion, logits[-1], 0.0)
-        completion.decode_ms += step.sample_ms
-        if completion.finish_reason is None:
-            self.running.append(completion)
-        return step
+        self.begin(completion)
+        steps = self._run([self._prompt_feed(completion, len(completion.pending))])
+        return steps[0] if steps else None
 
     def decode_step(self) -> list[Step]:
         """Run one token of every running text together and choose their next ones; texts that end leave ``running``.
 
         Returns no step, with every text ended, if the deadline has passed or the generator is cancelled.
         """
-        batch = self.running
-        if self._interrupted(batch):
-            return []
-        try:
-            results, model_ms = self._forward([Feed(completion, completion.tokens[-1:]) for completion in batch])
-        except Cancelled:
-            self._end(batch, CANCELLED)
-            return []
-        steps = []
-        for completion, logits in zip(batch, results, strict=True):
-            steps.append(self._choose(completion, logits[-1], model_ms))
-        sample_ms = sum(step.sample_ms for step in steps)
-        for completion in batch:
-            completion.decode_ms += model_ms + sample_ms
-        logs.generator.debug(
-            "[perf] generator.decode_step token=%d model=%.3fms sample=%.3fms total=%.3fms",
-            max(step.index for step in steps), model_ms, sample_ms, model_ms + sample_ms,
-        )  # fmt: skip
-        self.running = [completion for completion in batch if completion.finish_reason is None]
-        return steps
+        return self._run(self._decode_feeds())
+
+    def advance(self, prompts: Sequence[tuple[Completion, int]]) -> list[Step]:
+        """:meth:`decode_step` with so many more tokens of these prompts beside the running texts."""
+        return self._run([*self._decode_feeds(), *(self._prompt_feed(*prompt) for prompt in prompts)])
 
     def run(self, completion: Completion) -> Iterator[Step]:
         """The steps of one text, from its prefill to its end."""
@@ -157,42 +141,94 @@ class Generator:
         while completion.finish_reason is None:
             yield from self.decode_step()
 
-    def run_all(self, requests: Iterable[Request], together: int = 8) -> Iterator[Completion]:
-        """Generate every text, up to ``together`` of them side by side; each is yielded when it ends.
-
-        A text is the same whatever is generated beside it.
-        """
-        waiting = iter(requests)
-        more = True
-        while more or self.running:
-            while more and len(self.running) < together:
-                request = next(waiting, None)
-                if request is None:
-                    more = False
-                    break
-                completion = self.start(request)
-                self.prefill(completion)
-                if completion.finish_reason is not None:
-                    yield completion
-            batch = self.running
-            if batch:
-                self.decode_step()
-                yield from (completion for completion in batch if completion.finish_reason is not None)
-
     def cancel(self) -> None:
         """End every text with what it has; from any thread or signal handler, also while the model runs."""
-        self._cancelled = True
-        self._lm.cancel()
+        self._token.cancel()
+
+    @property
+    def interrupted(self) -> str | None:
+        """``"cancelled"`` or ``"timeout"`` once no text is to go on."""
+        if self._token.cancelled:
+            return CANCELLED
+        return TIMEOUT if self._token.expired else None
 
     # ---- parts
 
+    def _decode_feeds(self) -> list[Feed]:
+        return [Feed(completion, completion.pending) for completion in self.running]
+
+    def _prompt_feed(self, completion: Completion, count: int) -> Feed:
+        """The next ``count`` tokens of a prompt; logits are wanted at its end alone, if any token is."""
+        wanted = count >= len(completion.pending) and completion.request.max_tokens > 0
+        return Feed(completion, completion.pending[:count], None if wanted else [])
+
+    def _run(self, feeds: list[Feed]) -> list[Step]:
+        """One run of the model, and the tokens that it brings."""
+        reason = self.interrupted
+        if reason is None:
+            try:
+                results, model_ms = self._forward(feeds)
+            except Cancelled:
+                reason = self.interrupted or CANCELLED  # somebody stopped the model itself
+        if reason is not None:
+            for feed in feeds:
+                self._end(feed.completion, reason)
+            self._drop_ended()
+            return []
+        steps: list[Step] = []
+        for feed, rows in zip(feeds, results, strict=True):
+            if feed.completion.tokens:
+                steps.append(self._choose(feed.completion, rows[-1], model_ms))
+            else:
+                steps += self._after_prompt(feed, rows, model_ms)
+        self._count_time([feed.completion for feed in feeds], steps, model_ms)
+        self._drop_ended()
+        return steps
+
     def _forward(self, feeds: Sequence[Feed]) -> tuple[list[F32Array], float]:
         """Logits of the wanted positions of every feed, and milliseconds. The model is asked here alone."""
-        return self._lm.timed_forward([(feed.completion.cache, feed.ids, feed.positions) for feed in feeds])
+        with self._token:
+            return self._lm.timed_forward([(feed.completion.cache, feed.ids, feed.positions) for feed in feeds])
+
+    def _after_prompt(self, feed: Feed, rows: F32Array, model_ms: float) -> list[Step]:
+        """The first token, if this was the end of the prompt."""
+        completion = feed.completion
+        completion.prefill_ms += model_ms
+        del completion.pending[: len(feed.ids)]
+        if completion.pending:
+            return []
+        logs.generator.debug(
+            "[perf] generator.prefill tokens=%d %.3fms%s",
+            len(completion.prompt) - completion.reused, completion.prefill_ms,
+            f" reused={completion.reused}" if completion.reused else "",
+        )  # fmt: skip
+        self._lm.prefix_cache.add(completion.cache)
+        if not len(rows):
+            self._end(completion, LENGTH)
+            return []
+        step = self._choose(completion, rows[-1], 0.0)
+        completion.decode_ms += step.sample_ms
+        if completion.finish_reason is None:
+            self.running.append(completion)
+        return [step]
+
+    def _count_time(self, completions: Sequence[Completion], steps: Sequence[Step], model_ms: float) -> None:
+        """Add a run's time to the texts that it went on with: they wait for each other."""
+        later = [step for step in steps if step.index]
+        if not later:
+            return
+        sample_ms = sum(step.sample_ms for step in later)
+        for completion in completions:
+            if len(completion.tokens) > 1:
+                completion.decode_ms += model_ms + sample_ms
+        logs.generator.debug(
+            "[perf] generator.decode_step token=%d model=%.3fms sample=%.3fms total=%.3fms",
+            max(step.index for step in later), model_ms, sample_ms, model_ms + sample_ms,
+        )  # fmt: skip
 
     def _choose(self, completion: Completion, logits: F32Array, model_ms: float) -> Step:
         start = time.perf_counter()
-        position, request = completion.cache.length, completion.request
+        position, request = completion.position, completion.request
         token = sample(logits, request.sampling, request.sample, position, completion.seen)
         logprob, top = None, None
         if request.logprobs is not None:
@@ -200,42 +236,33 @@ class Generator:
         reason = None
         if token in self._lm.eos_ids:
             reason = STOP
-        elif len(completion.tokens) + 1 >= request.max_tokens or position >= completion.cache.max_length:
+        elif len(completion.tokens) + 1 >= request.max_tokens or completion.cache.length >= completion.cache.max_length:
             reason = LENGTH
         text = completion.take(token, reason)
+        if reason is not None:
+            self._lm.prefix_cache.add(completion.cache)
         sample_ms = (time.perf_counter() - start) * 1e3
         index = len(completion.tokens) - 1
         return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)
 
-    def _chunks(self, prompt: Sequence[int]) -> Iterator[tuple[list[int], list[int] | None]]:
-        """(ids, positions that want logits), in chunks between which deadline and cancel are looked at.
+    def _end(self, completion: Completion, reason: str) -> None:
+        """End a text without another token."""
+        completion.end(reason)
+        self._lm.prefix_cache.add(completion.cache)
 
-        A prompt that is timed stays whole, so that each layer's parts are reported once; the model cuts it itself.
-        """
-        whole = self._deadline is None and logs.wants_timings()
-        size = len(prompt) if whole else self._lm.prefill_chunk
-        for start in range(0, len(prompt), size):
-            last = start + size >= len(prompt)
-            yield list(prompt[start : start + size]), None if last else []
-
-    def _interrupted(self, completions: list[Completion]) -> bool:
-        if self._cancelled:
-            self._end(completions, CANCELLED)
-            return True
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            self._end(completions, TIMEOUT)
-            return True
-        return False
-
-    def _end(self, completions: list[Completion], reason: str) -> None:
-        for completion in completions:
-            completion.end(reason)
+    def _drop_ended(self) -> None:
         self.running = [completion for completion in self.running if completion.finish_reason is None]
+        self._started = [completion for completion in self._started if completion.finish_reason is None]
 
     def _check_memory(self, positions: int, held: int) -> None:
-        """Count what the running texts will still take besides what this one needs."""
+        """Count what other texts will still take besides what this one needs. Kept prefixes give way to texts."""
         layout = self._lm.kv_layout
         needed = max(0, layout.bytes_for(positions) - held)
-        for other in self.running:
+        for other in self._started:
             needed += max(0, layout.bytes_for(other.cache.max_length) - other.cache.nbytes)
-        memory.require(needed, f"a KV cache of {positions} positions")
+        what = f"a KV cache of {positions} positions"
+        try:
+            memory.require(needed, what)
+        except OutOfMemoryError:
+            self._lm.prefix_cache.clear()
+            memory.require(needed, what)

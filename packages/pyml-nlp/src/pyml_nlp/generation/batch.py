@@ -1,0 +1,48 @@
+"""Several texts as an iterator: what :meth:`LanguageModel.generate_batch` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from .completion import Completion
+from .generator import Generator
+from .request import Request
+from .scheduler import Scheduler
+
+
+class Batch:
+    """The texts of a batch: an iterator of :class:`Completion`, each when it has ended.
+
+    Args:
+        generator: of the model.
+        requests: what is wanted.
+        together: most texts at a time.
+        chunk: most tokens of prompts in a run while no text is under way.
+        ordered: in the order of the requests; else in that in which they end.
+    """
+
+    def __init__(
+        self, generator: Generator, requests: Iterable[Request], together: int, chunk: int, ordered: bool = True
+    ) -> None:
+        self._generator = generator
+        self._ended = iter(Scheduler(generator, requests, together, chunk))
+        self._completions = self._in_order() if ordered else self._ended
+
+    def __iter__(self) -> Iterator[Completion]:
+        return self
+
+    def __next__(self) -> Completion:
+        return next(self._completions)
+
+    def cancel(self) -> None:
+        """End every text with what it has; from any thread or signal handler."""
+        self._generator.cancel()
+
+    def _in_order(self) -> Iterator[Completion]:
+        early: dict[int, Completion] = {}
+        following = 0
+        for completion in self._ended:
+            early[completion.sequence] = completion
+            while following in early:
+                yield early.pop(following)
+                following += 1

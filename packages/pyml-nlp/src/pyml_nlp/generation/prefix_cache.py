@@ -1,0 +1,112 @@
+"""Keys and values of earlier sequences, for prompts that begin as they did.
+
+They are the same bits whether they were computed or kept, so reuse changes no text; it saves the time of a prompt's
+beginning. Entries share pages with what they were forked from (:meth:`pyml_nn.kv_cache.KVCache.fork`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pyml_core.errors import PymlError
+from pyml_core.kv_layout import PAGE_TOKENS
+from pyml_nn.kv_cache import KVCache
+
+DEFAULT_BYTES = 256 << 20
+"""Most bytes that are kept where nothing else is asked for."""
+
+
+class _Entry(NamedTuple):
+    ids: list[int]
+    cache: KVCache
+
+
+class PrefixCache:
+    """The sequences used last, as many as fit. Threads may share it.
+
+    Args:
+        max_bytes: most bytes of pages that it keeps, shared ones counted once; 0: nothing is kept.
+
+    Raises:
+        PymlError: ``max_bytes`` below 0.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_BYTES) -> None:
+        if max_bytes < 0:
+            raise PymlError(f"cache_bytes must be >= 0, got {max_bytes}")
+        self.max_bytes = max_bytes
+        self._entries: list[_Entry] = []  # the one used last is the last
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"<PrefixCache: {len(self)} sequences, {self.nbytes / 1e6:.1f} of {self.max_bytes / 1e6:.1f} MB>"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pages that it keeps, shared ones counted once."""
+        with self._lock:
+            return _nbytes(self._entries)
+
+    def fork(self, ids: Sequence[int]) -> KVCache | None:
+        """A cache of the longest beginning of ``ids`` that is kept, or None.
+
+        The last id is left out: it has to run, for its logits.
+        """
+        wanted = list(ids[:-1])
+        with self._lock:
+            lengths = [common_length(entry.ids, wanted) for entry in self._entries]
+            length = max(lengths, default=0)
+            if not length:
+                return None
+            entry = self._entries.pop(lengths.index(length))
+            self._entries.append(entry)
+            return entry.cache.fork(length)
+
+    def add(self, cache: KVCache) -> None:
+        """Keep what this cache holds, in place of those entries that it continues; what was used longest ago goes.
+
+        Of a cache that is larger than :attr:`max_bytes` the beginning is kept.
+        """
+        room = self.max_bytes // cache.layout.page_bytes * PAGE_TOKENS
+        length = min(cache.length, room)
+        if not length:
+            return
+        ids = cache.ids[:length]
+        with self._lock:
+            holder = next((entry for entry in self._entries if entry.ids[:length] == ids), None)
+            if holder is not None:  # it is known already
+                self._entries.remove(holder)
+                self._entries.append(holder)
+                return
+            self._entries = [entry for entry in self._entries if ids[: len(entry.ids)] != entry.ids]
+            self._entries.append(_Entry(ids, cache.fork(length)))
+            while _nbytes(self._entries) > self.max_bytes:
+                del self._entries[0]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+
+
+def _nbytes(entries: Sequence[_Entry]) -> int:
+    """Bytes of all pages, each counted once."""
+    pages = {id(page) for entry in entries for page in entry.cache.pages}
+    return len(pages) * entries[0].cache.layout.page_bytes if entries else 0
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two sequences have in common at their beginning."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:  # the first `low` are equal; slices are compared in C
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

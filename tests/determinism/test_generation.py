@@ -1,0 +1,96 @@
+"""Texts and their log probabilities do not depend on what was kept, on neighbours, or on who else uses the model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyml_nlp
+from pyml_nlp.generation.completion import Step
+from pyml_nlp.language_model import LanguageModel
+
+STORY = "the quick brown fox jumps over the lazy dog and " * 2
+PROMPTS = [STORY + "sleeps", STORY + "runs away", "the cat", STORY, "a", STORY + "sleeps well", "hat in the hat"]
+RULES: list[dict[str, Any]] = [{}, {"temperature": 1.3, "top_k": 40, "seed": 5}, {"temperature": 2.0, "seed": 6}]
+
+
+@pytest.fixture(scope="module", params=["gemma3", "gpt2"])
+def folder(request: pytest.FixtureRequest, tiny_dirs: dict[str, Path]) -> Path:
+    """Gemma 3 has layers with a sliding window, shorter than the prompts."""
+    return tiny_dirs[request.param]
+
+
+@pytest.fixture(scope="module")
+def lm(folder: Path) -> Iterator[LanguageModel]:
+    """Keeps prefixes."""
+    with pyml_nlp.load(folder, threads=2, prefill_chunk=32) as loaded:
+        yield loaded
+
+
+def bits(steps: list[Step]) -> list[tuple[int, float | None, str, int]]:
+    return [(step.token, step.logprob, step.text, step.position) for step in steps]
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[tuple[str, int], list[tuple[int, float | None, str, int]]]:
+    """Every text as a model without any memory of others writes it."""
+    with pyml_nlp.load(folder, threads=1, cache_bytes=0) as lm:
+        return {
+            (prompt, number): bits(list(lm.generate(prompt, 12, logprobs=0, **rules)))
+            for prompt in PROMPTS
+            for number, rules in enumerate(RULES)
+        }
+
+
+def test_reuse(lm: LanguageModel, alone: dict[Any, Any]) -> None:
+    reused = 0
+    for _ in range(2):
+        for prompt in PROMPTS:
+            for number, rules in enumerate(RULES):
+                generation = lm.generate(prompt, 12, logprobs=0, **rules)
+                assert bits(list(generation)) == alone[prompt, number]
+                reused += generation.completion.reused
+    assert reused > 1000
+
+
+def test_a_kept_prompt_in_a_file(lm: LanguageModel, alone: dict[Any, Any], folder: Path, tmp_path: Path) -> None:
+    lm.prefill(STORY).save(tmp_path / "story.cache")
+    with pyml_nlp.load(folder, threads=1) as fresh:
+        fresh.prefix_cache.add(fresh.load_cache(tmp_path / "story.cache"))
+        for prompt in PROMPTS[:2]:
+            generation = fresh.generate(prompt, 12, logprobs=0)
+            assert bits(list(generation)) == alone[prompt, 0]
+            assert generation.completion.reused >= len(fresh.ids(STORY)) - 1
+
+
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("number", range(len(RULES)))
+def test_batches(folder: Path, alone: dict[Any, Any], together: int, number: int) -> None:
+    with pyml_nlp.load(folder, threads=2, prefill_chunk=32) as lm:
+        batch = list(lm.generate_batch(PROMPTS, 12, together=together, **RULES[number]))
+        assert [completion.sequence for completion in batch] == list(range(len(PROMPTS)))
+        for prompt, completion in zip(PROMPTS, batch, strict=True):
+            assert completion.tokens == [token for token, *_ in alone[prompt, number]]
+            assert completion.text == "".join(text for _, _, text, _ in alone[prompt, number])
+        assert sum(completion.reused for completion in batch) >= 3 * (len(lm.ids(STORY)) - 2)  # computed once
+
+
+def test_threads(lm: LanguageModel, alone: dict[Any, Any]) -> None:
+    """Several threads generate with one model at the same time."""
+    wrong: list[str] = []
+
+    def work(prompt: str) -> None:
+        for number, rules in enumerate(RULES):
+            if bits(list(lm.generate(prompt, 12, logprobs=0, **rules))) != alone[prompt, number]:
+                wrong.append(prompt)
+
+    workers = [threading.Thread(target=work, args=(prompt,)) for prompt in PROMPTS]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
