@@ -206,6 +206,21 @@ def test_logprobs_are_the_models_own() -> None:
     assert plain == sampled
 
 
+# ---- penalties, bias
+
+
+def test_frequency_penalty_counts_the_text_alone() -> None:
+    following = lambda ids: 97  # noqa: E731
+    assert make(following).generate_text("aaaaaa", max_tokens=4, presence_penalty=50.0).startswith("a")
+    text = make(following).generate_text("aaaaaa", max_tokens=4, presence_penalty=50.0)
+    assert "a" not in text[1:]
+
+
+def test_logit_bias_of_a_token_that_is_not_there() -> None:
+    with pytest.raises(PymlError, match="logit_bias: expected token ids below 300, got 300"):
+        make().generate("ab", logit_bias={300: 1.0})
+
+
 # ---- the context
 
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyml_core.errors import PymlError
-from pyml_nlp import sampling
-from pyml_nlp.sampling import Sampling, sample
+from pyml_nlp.sampling import (
+    ORDER,
+    History,
+    Sampling,
+    arrays,
+    choice,
+    noise,
+    penalties,
+    sample,
+    top_logprobs,
+    truncation,
+)
+
+GOLDENS = Path(__file__).parent / "goldens"
 
 
 def random_logits(seed: int, size: int, spread: float = 3.0, ties: bool = False) -> np.ndarray:
@@ -42,7 +58,7 @@ def test_greedy_takes_the_first_largest() -> None:
 
 def test_penalty_counts_every_token_once() -> None:
     logits = np.array([2.0, -2.0, 4.0, 0.0], np.float32)
-    got = sampling.penalize(logits, [0, 0, 1, 3, 0], 2.0)
+    got = penalties.penalize_repetition(logits, History([0, 0, 1, 3, 0]).seen, 2.0)
     assert got.tolist() == [1.0, -4.0, 4.0, 0.0]
     assert logits.tolist() == [2.0, -2.0, 4.0, 0.0]  # left as it was
     assert got.dtype == np.float32
@@ -50,13 +66,13 @@ def test_penalty_counts_every_token_once() -> None:
 
 def test_penalty_applies_to_greedy_too() -> None:
     logits = np.array([3.0, 2.9, 1.0], np.float32)
-    assert sample(logits, Sampling(repetition_penalty=1.5), 0, 0, seen=[0]) == 1
-    assert sample(logits, Sampling(repetition_penalty=1.5), 0, 0, seen=[]) == 0
+    assert sample(logits, Sampling(repetition_penalty=1.5), 0, 0, History([0])) == 1
+    assert sample(logits, Sampling(repetition_penalty=1.5), 0, 0, History()) == 0
 
 
 def test_no_penalty_without_seen_tokens() -> None:
     logits = random_logits(1, 50)
-    assert np.array_equal(sampling.penalize(logits, [], 1.7), logits)
+    assert np.array_equal(penalties.penalize_repetition(logits, History().seen, 1.7), logits)
 
 
 # ---- top-k, top-p
@@ -66,7 +82,7 @@ def test_no_penalty_without_seen_tokens() -> None:
 @settings(deadline=None, max_examples=40)
 def test_top_k_is_everything_from_the_kth_largest_on(logits: np.ndarray, k: int) -> None:
     kth = np.sort(logits)[max(0, logits.size - k)]
-    assert np.array_equal(sampling.top_k_ids(logits, k), np.flatnonzero(logits >= kth))
+    assert np.array_equal(truncation.top_k_ids(logits, k), np.flatnonzero(logits >= kth))
 
 
 @given(logit_arrays, st.sampled_from([1e-9, 0.1, 0.5, 0.9, 0.999]), st.sampled_from([0.3, 1.0, 4.0]))
@@ -75,7 +91,7 @@ def test_top_p_is_the_shortest_prefix(logits: np.ndarray, p: float, temperature:
     probabilities = softmax(logits, temperature)
     order = np.argsort(-probabilities, kind="stable")
     sums = np.cumsum(probabilities[order])
-    kept = sampling.top_p_ids(logits, p, temperature)
+    kept = truncation.top_p_ids(logits, p, temperature)
     assert np.array_equal(kept, np.sort(kept))
     # Sums that are within rounding of p may be taken either way.
     low = int(np.searchsorted(sums, p - 1e-9)) + 1
@@ -85,13 +101,207 @@ def test_top_p_is_the_shortest_prefix(logits: np.ndarray, p: float, temperature:
 
 
 def test_top_p_prefers_lower_ids_among_equals() -> None:
-    assert sampling.top_p_ids(np.zeros(8, np.float32), 0.5).tolist() == [0, 1, 2, 3]
+    assert truncation.top_p_ids(np.zeros(8, np.float32), 0.5).tolist() == [0, 1, 2, 3]
 
 
 def test_top_k_then_top_p() -> None:
     logits = np.log(np.array([0.4, 0.3, 0.2, 0.1])).astype(np.float32)
     rules = Sampling(temperature=1.0, top_k=2, top_p=0.5, seed=0)  # of 0.4 and 0.3 the first has 0.57
     assert {sample(logits, rules, 0, position) for position in range(200)} == {0}
+
+
+# ---- min-p, typical
+
+
+@given(logit_arrays, st.sampled_from([1e-6, 0.05, 0.5, 1.0]), st.sampled_from([0.3, 1.0, 4.0]))
+@settings(deadline=None, max_examples=40)
+def test_min_p_is_a_share_of_the_most_probable(logits: np.ndarray, p: float, temperature: float) -> None:
+    ratios = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
+    assert np.array_equal(truncation.min_p_ids(logits, p, temperature), np.flatnonzero(ratios >= p * (1 - 1e-12)))
+
+
+@given(logit_arrays, st.sampled_from([1e-9, 0.1, 0.5, 0.9, 0.999]), st.sampled_from([0.3, 1.0, 4.0]))
+@settings(deadline=None, max_examples=80)
+def test_typical_is_the_shortest_prefix_by_distance_from_the_entropy(
+    logits: np.ndarray, p: float, temperature: float
+) -> None:
+    logprobs = np.log(np.maximum(softmax(logits, temperature), 1e-320))
+    distances = np.abs(logprobs + (np.exp(logprobs) @ logprobs) * -1.0)
+    kept = truncation.typical_ids(logits, p, temperature)
+    assert np.array_equal(kept, np.unique(kept))
+    # Whatever is left out is at least as far as all that is kept, and the last one kept is needed; within rounding.
+    left_out = np.setdiff1d(np.arange(logits.size), kept)
+    furthest = distances[kept].max()
+    if left_out.size:
+        assert distances[left_out].min() >= furthest - 1e-9
+        assert np.exp(logprobs[kept]).sum() >= p - 1e-9
+    nearer = distances < furthest - 1e-9
+    assert np.exp(logprobs[nearer]).sum() <= p + 1e-9
+
+
+def test_typical_prefers_lower_ids_among_equals() -> None:
+    assert truncation.typical_ids(np.zeros(8, np.float32), 0.5).tolist() == [0, 1, 2, 3]
+
+
+def test_typical_may_leave_the_most_probable_out() -> None:
+    logits = np.log(np.array([0.4, *[0.1] * 6])).astype(np.float32)
+    assert truncation.typical_ids(logits, 0.25).tolist() == [1, 2, 3]
+
+
+def test_entropy() -> None:
+    logits = random_logits(1, 40_000)
+    p = softmax(logits, 0.7)
+    norm, got = arrays.entropy(logits, 0.7)
+    assert norm == pytest.approx(arrays.log_sum_exp(logits, 0.7), abs=1e-12)
+    assert got == pytest.approx(-(p @ np.log(p)), abs=1e-9)
+    assert arrays.entropy(np.array([-np.inf, 0.0, 0.0], np.float32))[1] == pytest.approx(np.log(2))
+
+
+# ---- bias, frequency, presence
+
+
+def test_history() -> None:
+    history = History([5, 7, 5], [7, 9, 9])
+    assert history.seen.tolist() == [5, 7, 9]
+    assert history.counts.tolist() == [0, 1, 2]
+    for token in range(1000):
+        history.add(token)
+    assert sorted(history.seen) == list(range(1000))
+    assert dict(zip(history.seen, history.counts, strict=True)) == dict.fromkeys(range(1000), 1) | {7: 2, 9: 3}
+
+
+def test_frequency_and_presence_count_the_generated_text() -> None:
+    logits = np.zeros(5, np.float32)
+    history = History([0, 1], [1, 2, 2])
+    for name, expected in {"frequency_penalty": [0, -0.5, -1, 0, 0], "presence_penalty": [0, -0.5, -0.5, 0, 0]}.items():
+        rules = Sampling(**{name: 0.5})  # type: ignore[arg-type]
+        assert choice._changed(name, logits, None, rules, history, 1.0).tolist() == expected
+    assert not logits.any()
+
+
+def test_logit_bias() -> None:
+    logits = np.array([3.0, 2.0, 1.0], np.float32)
+    assert sample(logits, Sampling(logit_bias={2: 2.5}), 0, 0) == 2
+    assert sample(logits, Sampling(logit_bias={0: -np.inf}), 0, 0) == 1
+    assert sample(logits[1:], Sampling(logit_bias={0: 100.0, 2: 2.0}), 0, 0, ids=np.array([1, 2])) == 2
+    rules = Sampling(1.0, logit_bias={0: -np.inf, 1: -np.inf}, seed=0)
+    assert {sample(logits, rules, 0, position) for position in range(50)} == {2}
+    with pytest.raises(PymlError, match="logit_bias leaves no token that could stand at position 4"):
+        sample(logits, Sampling(logit_bias=dict.fromkeys(range(3), -np.inf)), 0, 4)
+
+
+# ---- the order
+
+
+@given(
+    st.integers(0, 2**31),
+    st.permutations(ORDER),
+    st.sets(st.sampled_from(ORDER), min_size=1),
+    st.sampled_from([0.0, 0.7, 1.6]),
+)
+@settings(deadline=None, max_examples=150)
+def test_rules_in_any_order(seed: int, order: list[str], used: set[str], temperature: float) -> None:
+    logits = random_logits(seed, 200, 2.0)
+    history = History([3, 5, 5, 8], [5, 9, 9])
+    values = {
+        "top_k": 20, "top_p": 0.8, "min_p": 0.02, "typical_p": 0.9, "repetition_penalty": 1.4,
+        "frequency_penalty": 0.3, "presence_penalty": -0.4, "logit_bias": {0: 1.5, 7: -3.0},
+    }  # fmt: skip
+    rules = Sampling(temperature, seed=seed, order=order, **{k: v for k, v in values.items() if k in used})  # type: ignore[arg-type]
+    expected = _plain(logits.astype(np.float64), rules, history)
+    if temperature == 0.0:
+        assert sample(logits, rules, 0, 1, history) == expected.argmax()
+    else:
+        scores = expected + noise.gumbel(noise.noise_key(seed, 0, 1), np.arange(logits.size))
+        assert sample(logits, rules, 0, 1, history) == scores.argmax()
+    allowed = np.arange(10, 190, 3)
+    masked = np.full_like(logits, -np.inf)
+    masked[allowed] = logits[allowed]
+    assert sample(logits[allowed], rules, 0, 1, history, ids=allowed) == sample(masked, rules, 0, 1, history)
+
+
+def _plain(logits: np.ndarray, rules: Sampling, history: History) -> np.ndarray:
+    """Logits after all rules, each in its most obvious form; what is out of play at -inf."""
+    for rule in rules.order or ():
+        value = getattr(rules, rule)
+        probabilities = softmax(logits)
+        if value is None or (rules.greedy and rule in ("temperature", "top_k", "top_p", "min_p", "typical_p")):
+            continue
+        if rule == "temperature":
+            logits = logits / value
+        elif rule == "logit_bias":
+            for token, bias in value.items():
+                logits[token] += bias
+        elif rule == "repetition_penalty":
+            for token in history.seen:
+                logits[token] = logits[token] / value if logits[token] > 0 else logits[token] * value
+        elif rule in ("frequency_penalty", "presence_penalty"):
+            for token, count in zip(history.seen, history.counts, strict=True):
+                logits[token] -= value * (count if rule == "frequency_penalty" else min(count, 1))
+        elif rule == "top_k":
+            logits[logits < np.sort(logits)[-value]] = -np.inf
+        elif rule == "min_p":
+            logits[probabilities < value * probabilities.max()] = -np.inf
+        else:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                information = -np.log(probabilities)
+                entropy = np.nansum(probabilities * information)
+            distance = information if rule == "top_p" else np.abs(information - entropy)
+            nearest = np.argsort(distance, kind="stable")
+            sums = np.cumsum(probabilities[nearest])
+            logits[nearest[np.searchsorted(sums, value) + 1 :]] = -np.inf
+    return logits
+
+
+def test_the_order_matters() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.2])).astype(np.float32)
+    hot_last = Sampling(100.0, top_p=0.7, seed=0, order=("top_p", "temperature"))
+    hot_first = Sampling(100.0, top_p=0.7, seed=0)
+    assert {sample(logits, hot_last, 0, position) for position in range(200)} == {0, 1}
+    assert {sample(logits, hot_first, 0, position) for position in range(200)} == {0, 1, 2}
+
+
+def test_rules_that_do_nothing_are_left_out() -> None:
+    neutral = Sampling(1.0, None, 1.0, 1.0, 3, 0.0, 1.0, 0.0, 0.0, {})
+    assert neutral.rules == ()
+    assert Sampling(0.0, 5, 0.5, min_p=0.1, presence_penalty=1.0).rules == ("presence_penalty",)
+    assert Sampling(0.5, 5, typical_p=0.5, order=("typical_p", "top_k", "temperature")).rules == (
+        "typical_p", "top_k", "temperature",
+    )  # fmt: skip
+
+
+# ---- transformers
+
+
+def test_equal_to_transformers() -> None:
+    """What each of its processors leaves in play, and the logits that its penalties make (see the file's maker)."""
+    golden = json.loads((GOLDENS / "samplers.json").read_text())
+    logits = np.array(golden["logits"], np.float32)
+    history = History(golden["seen"])
+    got = penalties.penalize_repetition(logits, history.seen, 1.3)
+    assert got.tolist() == golden["repetition_penalty 1.3"]
+    rules: dict[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
+        "top_k": lambda values, k, _: truncation.top_k_ids(values, int(k)),
+        "top_p": truncation.top_p_ids,
+        "min_p": truncation.min_p_ids,
+        "typical_p": truncation.typical_ids,
+    }
+    checked = 0
+    for key, kept in golden["kept"].items():
+        name, value, temperature = key.split()
+        assert rules[name](logits, float(value), float(temperature)).tolist() == kept, key
+        checked += 1
+    assert checked == 36
+    for names, kept in golden["chains"].items():
+        values, ids, temperature = logits, np.arange(logits.size), 1.0
+        for part in names.split(", "):
+            name, value = part.split()
+            if name == "temperature":
+                temperature = float(value)
+                continue
+            index = rules[name](values, float(value), temperature)
+            values, ids = values[index], ids[index]
+        assert ids.tolist() == kept, names
 
 
 # ---- noise
@@ -104,30 +314,30 @@ def test_uniform_is_splitmix64() -> None:
         42: [0xBDD732262FEB6E95, 0x28EFE333B266F103, 0x47526757130F9F52],
     }.items():
         expected = [((value >> 32) + 0.5) / 2**32 for value in outputs]
-        assert sampling.uniform(seed, np.arange(3)).tolist() == expected
+        assert noise.uniform(seed, np.arange(3)).tolist() == expected
 
 
 def test_noise_is_keyed_by_each_part() -> None:
     ids = np.arange(1000)
-    keys = {sampling.noise_key(seed, sequence, position)
+    keys = {noise.noise_key(seed, sequence, position)
             for seed in (0, 1, 2**64 - 1) for sequence in range(4) for position in range(4)}  # fmt: skip
     assert len(keys) == 48
-    noises = [sampling.uniform(key, ids) for key in keys]
+    noises = [noise.uniform(key, ids) for key in keys]
     correlations = np.abs(np.corrcoef(noises) - np.eye(len(noises)))
     assert correlations.max() < 0.2
 
 
 def test_noise_of_a_token_does_not_depend_on_the_others() -> None:
-    whole = sampling.gumbel(7, np.arange(100_000))
-    assert np.array_equal(sampling.gumbel(7, np.array([5, 99_999])), whole[[5, 99_999]])
+    whole = noise.gumbel(7, np.arange(100_000))
+    assert np.array_equal(noise.gumbel(7, np.array([5, 99_999])), whole[[5, 99_999]])
 
 
 def test_gumbel_bounds() -> None:
-    noise = sampling.gumbel(1, np.arange(1 << 20))
-    assert noise.min() > -3.2
-    assert noise.max() < sampling._LARGEST_GUMBEL
-    assert np.mean(noise) == pytest.approx(0.5772, abs=0.01)  # Euler's constant
-    assert np.var(noise) == pytest.approx(np.pi**2 / 6, abs=0.02)
+    values = noise.gumbel(1, np.arange(1 << 20))
+    assert values.min() > -3.2
+    assert values.max() < noise._LARGEST_GUMBEL
+    assert np.mean(values) == pytest.approx(0.5772, abs=0.01)  # Euler's constant
+    assert np.var(values) == pytest.approx(np.pi**2 / 6, abs=0.02)
 
 
 # ---- the draw
@@ -136,11 +346,11 @@ def test_gumbel_bounds() -> None:
 @given(logit_arrays, st.sampled_from([0.05, 0.8, 1.0, 10.0]), st.integers(0, 2**64 - 1))
 @settings(deadline=None, max_examples=40)
 def test_pruning_changes_nothing(logits: np.ndarray, temperature: float, seed: int) -> None:
-    key = sampling.noise_key(seed, 0, 0)
+    key = noise.noise_key(seed, 0, 0)
     everything = np.arange(logits.size)
-    scores = logits.astype(np.float64) / temperature + sampling.gumbel(key, everything)
+    scores = logits.astype(np.float64) / temperature + noise.gumbel(key, everything)
     assert sample(logits, Sampling(temperature, seed=seed), 0, 0) == scores.argmax()
-    assert sampling.draw(logits, temperature, key, everything) == scores.argmax()
+    assert noise.draw(logits, temperature, key, everything) == scores.argmax()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +368,7 @@ def test_frequencies_follow_the_distribution(rules: Sampling) -> None:
     seen = [2, 4]
     expected = softmax(_filtered(logits, rules, seen), rules.temperature)
     draws = 4000
-    counts = np.bincount([sample(logits, rules, 0, position, seen) for position in range(draws)], minlength=10)
+    counts = np.bincount([sample(logits, rules, 0, position, History(seen)) for position in range(draws)], minlength=10)
     assert not counts[expected == 0].any()
     possible = expected > 0
     chi2 = float((((counts - draws * expected) ** 2)[possible] / (draws * expected[possible])).sum())
@@ -205,8 +415,8 @@ def test_candidates_are_told_only_where_they_decide() -> None:
 def test_penalty_of_candidates() -> None:
     logits = np.array([3.0, 2.9, 2.8], np.float32)
     rules = Sampling(repetition_penalty=1.5)
-    assert sample(logits, rules, 0, 0, seen=[50, 7], ids=np.array([10, 50, 70])) == 10
-    assert sample(logits, rules, 0, 0, seen=[10, 50], ids=np.array([10, 50, 70])) == 70
+    assert sample(logits, rules, 0, 0, History([50, 7]), ids=np.array([10, 50, 70])) == 10
+    assert sample(logits, rules, 0, 0, History([10, 50]), ids=np.array([10, 50, 70])) == 70
 
 
 def test_same_seed_same_tokens() -> None:
@@ -233,18 +443,18 @@ def test_seeded() -> None:
 def test_top_logprobs() -> None:
     logits = random_logits(6, 40_000)
     expected = np.log(softmax(logits))
-    logprob, top = sampling.top_logprobs(logits, 123, 5)
+    logprob, top = top_logprobs(logits, 123, 5)
     assert logprob == pytest.approx(expected[123], abs=1e-9)
     order = np.argsort(-expected, kind="stable")[:5]
     assert [token for token, _ in top] == order.tolist()
     assert [value for _, value in top] == pytest.approx(expected[order].tolist(), abs=1e-9)
-    assert sampling.top_logprobs(logits, 123, 0)[1] == ()
+    assert top_logprobs(logits, 123, 0)[1] == ()
 
 
 def test_top_logprobs_of_ties_and_of_more_than_there_are() -> None:
     logits = np.array([1, 2, 2, 2], np.float32)
-    assert [token for token, _ in sampling.top_logprobs(logits, 0, 2)[1]] == [1, 2]
-    assert [token for token, _ in sampling.top_logprobs(logits, 0, 9)[1]] == [1, 2, 3, 0]
+    assert [token for token, _ in top_logprobs(logits, 0, 2)[1]] == [1, 2]
+    assert [token for token, _ in top_logprobs(logits, 0, 9)[1]] == [1, 2, 3, 0]
 
 
 # ---- what is refused
@@ -262,9 +472,19 @@ def test_top_logprobs_of_ties_and_of_more_than_there_are() -> None:
         ({"repetition_penalty": 0.0}, "repetition_penalty must be > 0.0, got 0"),
         ({"seed": -1}, "seed must be in 0 .. 2\\*\\*64 - 1, got -1"),
         ({"seed": 2**64}, "seed must be in"),
+        ({"min_p": -0.1}, r"min_p must be in \[0.0, 1.0\], got -0.1"),
+        ({"min_p": float("nan")}, r"min_p must be in \[0.0, 1.0\], got nan"),
+        ({"typical_p": 0.0}, r"typical_p must be in \(0.0, 1.0\], got 0"),
+        ({"frequency_penalty": float("inf")}, "frequency_penalty must be a finite number, got inf"),
+        ({"presence_penalty": float("nan")}, "presence_penalty must be a finite number, got nan"),
+        ({"logit_bias": {-1: 0.0}}, "logit_bias must be of token ids, got -1"),
+        ({"logit_bias": {3: float("inf")}}, "logit_bias must be below infinity, got inf for token 3"),
+        ({"order": ["top_p", "best"]}, "order must be of logit_bias, .*, got best"),
+        ({"order": ["top_p", "top_p"]}, "order must name each rule once, got top_p, top_p"),
+        ({"temperature": 0.5, "top_k": 3, "order": ["top_k"]}, "order must name all rules in use, temperature missing"),
     ],
 )
-def test_ranges(values: dict[str, float], message: str) -> None:
+def test_ranges(values: dict[str, object], message: str) -> None:
     with pytest.raises(PymlError, match=message):
         Sampling(**values)  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,12 @@ class LanguageModel:
         top_p: float | None = None,
         repetition_penalty: float | None = None,
         seed: int | None = None,
+        min_p: float | None = None,
+        typical_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        order: Sequence[str] | None = None,
         logprobs: int | None = None,
         timeout: float | None = None,
         cache: KVCache | None = None,
@@ -123,7 +129,9 @@ class LanguageModel:
             prompt: text, or the token ids as the model wants them (beginning-of-sequence token included).
             max_tokens: most tokens to generate; an end-of-sequence token counts.
             temperature: 0 takes the most probable token each time; higher is more random.
-            top_k, top_p, repetition_penalty: see :class:`Sampling`.
+            top_k, top_p, min_p, typical_p: which tokens are in play; see :class:`Sampling`.
+            repetition_penalty, frequency_penalty, presence_penalty, logit_bias: change what is probable; see there.
+            order: of these rules; see there.
             seed: the same seed gives the same text; None: a random one.
             logprobs: report each token's log probability and those of so many most probable tokens; None: neither.
             timeout: seconds after which the text ends with what it has.
@@ -137,7 +145,10 @@ class LanguageModel:
             OutOfMemoryError: the keys and values would not fit in memory.
             PymlError: an empty prompt or a value out of its range.
         """
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+        sampling = Sampling(
+            temperature, top_k, top_p, repetition_penalty, seed,
+            min_p, typical_p, frequency_penalty, presence_penalty, logit_bias, order,
+        )  # fmt: skip
         generator = Generator(self, timeout)
         request = Request(self.ids(prompt), max_tokens, sampling, logprobs)
         return Generation(generator, generator.start(request, cache))

@@ -23,7 +23,6 @@ from .options import (
     check_model,
     configure_logs,
     exclusive,
-    first,
     integer,
     log_options,
     model_options,
@@ -33,6 +32,7 @@ from .options import (
     verbosity,
 )
 from .output import Output, ProgressBar
+from .sampling import sampling_options
 
 if TYPE_CHECKING:
     from ..generation.completion import Completion
@@ -64,17 +64,13 @@ class Task:
 @click.option("--prompt", metavar="TEXT", help="The text to continue. [default: stdin]")
 @click.option("--batch-file", metavar="PATH", help="A file with a prompt a line; prints '[i] text' for each.")
 @integer("--max-tokens", default=256, show_default=True, metavar="N", help="Most tokens to generate.")
-@number("--temperature", default=0.8, show_default=True, metavar="F", help="0: the most probable token.")
-@integer("--top-k", metavar="N", help="Choose among the N most probable tokens.")
-@number("--top-p", metavar="F", help="Choose among the most probable tokens that reach this sum.")
-@number("--repetition-penalty", metavar="F", help="Above 1: make tokens of the text so far less likely.")
-@integer("--seed", metavar="N", help="The same seed gives the same text. [default: random]")
 @click.option("--stream", is_flag=True, help="Print the text as it is generated.")
 @click.option("--echo", is_flag=True, help="Print the prompt before the text.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a prompt.")
 @integer("--context-len", metavar="N", help="Most positions of a sequence. [default: the model's]")
 @number("--timeout", metavar="SECONDS", help="Stop generating after so long, with the text so far.")
 @click.option("--trace-out", metavar="PATH", help="Write where the time goes: .json for Perfetto, .csv or .parquet.")
+@sampling_options
 @log_options
 def command(
     model: str | None,
@@ -84,17 +80,13 @@ def command(
     prompt: str | None,
     batch_file: str | None,
     max_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    repetition_penalty: float | None,
-    seed: int | None,
     stream: bool,
     echo: bool,
     as_json: bool,
     context_len: int | None,
     timeout: float | None,
     trace_out: str | None,
+    sampling: Sampling,
     verbose: int,
     quiet: int,
 ) -> int:
@@ -107,9 +99,6 @@ def command(
     exclusive({"--prompt <TEXT>": prompt is not None, "--batch-file <PATH>": batch_file is not None})
     exclusive({"--stream": stream, "--json": as_json})
     exclusive({"--echo": echo, "--json": as_json})
-    from ..sampling import Sampling, sampling_problems
-
-    first(list(sampling_problems(temperature, top_k, top_p, repetition_penalty, seed)))
     if max_tokens < 0:
         raise click.UsageError(f"--max-tokens must be >= 0, got {max_tokens}")
     positive({"--context-len": context_len, "--timeout": timeout})
@@ -121,7 +110,7 @@ def command(
     task = Task(
         prompts=[_prompt(prompt, level)] if batch_file is None else _batch(batch_file),
         batch=batch_file is not None,
-        sampling=Sampling(temperature, top_k, top_p, repetition_penalty, seed),
+        sampling=sampling,
         max_tokens=max_tokens,
         timeout=timeout,
         stream=stream,

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pyml_nn.kv_cache import KVCache
 
+from ..sampling import History
 from .request import Request
 
 STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
@@ -71,6 +72,7 @@ class Completion:
         finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs.
         prefill_ms: time of the prompt's model runs.
         decode_ms: time of all later steps, and of choosing the first token.
+        history: which tokens it has, for the penalties.
     """
 
     def __init__(self, sequence: int, request: Request, cache: KVCache, decoder: StreamDecoder) -> None:
@@ -84,7 +86,7 @@ class Completion:
         self.finish_reason: str | None = None
         self.prefill_ms = 0.0
         self.decode_ms = 0.0
-        self.seen = {*cache.ids, *request.prompt}
+        self.history = History([*cache.ids, *request.prompt])
         self._decoder = decoder
         self._pieces: list[str] = []
 
@@ -103,7 +105,7 @@ class Completion:
         self.tokens.append(token)
         self.pending = [token]
         self.position += 1
-        self.seen.add(token)
+        self.history.add(token)
         self.finish_reason = reason
         text = "" if reason == STOP else self._decoder.push(token)
         if reason is not None:

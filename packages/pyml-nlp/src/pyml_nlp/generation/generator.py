@@ -70,7 +70,11 @@ class Generator:
         Raises:
             ContextOverflowError: the prompt does not fit.
             OutOfMemoryError: the keys and values of the whole text would not.
+            PymlError: a bias for a token that the model does not have.
         """
+        for token in request.sampling.logit_bias or ():
+            if token >= self._lm.vocab_size:
+                raise PymlError(f"logit_bias: expected token ids below {self._lm.vocab_size}, got {token}")
         limit = self.check(request.prompt, cache)
         held = 0 if cache is None else cache.length
         wanted = min(limit, held + len(request.prompt) + request.max_tokens)
@@ -229,7 +233,7 @@ class Generator:
     def _choose(self, completion: Completion, logits: F32Array, model_ms: float) -> Step:
         start = time.perf_counter()
         position, request = completion.position, completion.request
-        token = sample(logits, request.sampling, request.sample, position, completion.seen)
+        token = sample(logits, request.sampling, request.sample, position, completion.history)
         logprob, top = None, None
         if request.logprobs is not None:
             logprob, top = top_logprobs(logits, token, request.logprobs)

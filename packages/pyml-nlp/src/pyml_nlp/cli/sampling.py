@@ -1,0 +1,68 @@
+"""The options that say how tokens are chosen."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from .options import F, Option, first, integer, number
+
+HEADING = "Sampling"
+
+
+def sampling_options(function: F) -> F:
+    """The rules of :class:`.Sampling`, checked, which the command gets as its argument ``sampling``."""
+    options: list[Callable[[Any], Any]] = [
+        number("--temperature", default=0.8, show_default=True, metavar="F", heading=HEADING,
+               help="0: the most probable token."),
+        integer("--top-k", metavar="N", heading=HEADING, help="Choose among the N most probable tokens."),
+        number("--top-p", metavar="F", heading=HEADING,
+               help="Choose among the most probable tokens that reach this sum."),
+        number("--min-p", metavar="F", heading=HEADING, help="... at least F times as probable as the first."),
+        number("--typical-p", metavar="F", heading=HEADING, help="... the most typical ones that reach this sum."),
+        number("--repetition-penalty", metavar="F", heading=HEADING,
+               help="Above 1: make tokens of the text so far less likely."),
+        number("--frequency-penalty", metavar="F", heading=HEADING,
+               help="What each occurrence in the new text takes off a logit."),
+        number("--presence-penalty", metavar="F", heading=HEADING, help="What any occurrence takes off, once."),
+        click.option("--logit-bias", multiple=True, metavar="ID=F", cls=Option, heading=HEADING, callback=_biases,
+                     help="Add F to a token's logit; -inf: never. May be repeated."),
+        click.option("--sampler-order", metavar="NAMES", cls=Option, heading=HEADING, callback=_names,
+                     help="Rules in their order, such as top_p,temperature."),
+        integer("--seed", metavar="N", heading=HEADING, help="The same seed gives the same text. [default: random]"),
+    ]  # fmt: skip
+
+    @functools.wraps(function)
+    def with_sampling(*args: Any, **values: Any) -> Any:
+        from ..sampling import Sampling, sampling_problems
+
+        values["order"] = values.pop("sampler_order")
+        names = Sampling.__dataclass_fields__
+        rules = {name: value for name, value in values.items() if name in names}
+        rest = {name: value for name, value in values.items() if name not in names}
+        first([("sampler_order" if name == "order" else name, what) for name, what in sampling_problems(**rules)])
+        return function(*args, sampling=Sampling(**rules), **rest)
+
+    decorated: Any = with_sampling
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def _biases(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[int, float] | None:
+    biases = {}
+    for value in values:
+        token, _, bias = value.partition("=")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            expected = "a token id and a number, such as 13=-2.5"
+            raise click.UsageError(f"invalid value '{value}' for '--logit-bias': expected {expected}") from None
+    return biases or None
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(name.strip().replace("-", "_") for name in value.split(","))

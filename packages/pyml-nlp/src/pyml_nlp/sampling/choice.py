@@ -1,0 +1,108 @@
+"""The next token: the rules one after the other, and the draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from pyml_core.errors import PymlError
+
+from .arrays import F32Array, IdArray, log_sum_exp
+from .noise import draw, noise_key
+from .penalties import History, penalize_repetition, subtract
+from .rules import Sampling
+from .truncation import min_p_ids, top_k_ids, top_p_ids, typical_ids
+
+_TRUNCATE: dict[str, Callable[[F32Array, float, float], IdArray]] = {
+    "top_p": top_p_ids,
+    "min_p": min_p_ids,
+    "typical_p": typical_ids,
+}
+
+
+def sample(
+    logits: F32Array,
+    sampling: Sampling,
+    sequence: int,
+    position: int,
+    history: History | None = None,
+    *,
+    ids: IdArray | None = None,
+) -> int:
+    """Choose the token at ``position`` of ``sequence``.
+
+    Args:
+        logits: float32 (V,), or (C,) with ``ids``; left as it is.
+        sampling: the rules, with a seed unless greedy.
+        sequence: number of the text among those generated together.
+        position: where the chosen token will stand in its sequence, prompt included.
+        history: tokens of the prompt and of the text so far, for the penalties; None: none.
+        ids: int64 (C,), ascending: the tokens that the logits are of; None: 0, 1, 2, ... The tokens that are left out
+            are out of play; the same token is chosen as from all of them if these are at least
+            :attr:`Sampling.candidates` of the largest and those tied with the last of them.
+
+    Raises:
+        PymlError: the logits have no finite largest value (NaN or infinity in the model's output), or the bias leaves
+            no token in play.
+    """
+    best = int(logits.argmax())
+    if not math.isfinite(logits[best]):
+        token = best if ids is None else int(ids[best])
+        raise PymlError(
+            f"the model's logits are not finite: logit {logits[best]} for token {token} at position {position}"
+        )
+    temperature = 1.0
+    for rule in sampling.rules:
+        if rule == "temperature":
+            temperature = sampling.temperature
+        elif rule == "top_k":
+            if sampling.top_k is not None and sampling.top_k < logits.size:
+                logits, ids = _only(top_k_ids(logits, sampling.top_k), logits, ids)
+        elif rule in _TRUNCATE:
+            logits, ids = _only(_TRUNCATE[rule](logits, getattr(sampling, rule), temperature), logits, ids)
+        else:
+            logits = _changed(rule, logits, ids, sampling, history or History(), temperature)
+            best = int(logits.argmax())
+            if not math.isfinite(logits[best]):
+                raise PymlError(f"{rule} leaves no token that could stand at position {position}")
+    if not sampling.greedy:
+        best = draw(logits, temperature, noise_key(sampling.seed or 0, sequence, position), ids)
+    return best if ids is None else int(ids[best])
+
+
+def _changed(
+    rule: str, logits: F32Array, ids: IdArray | None, sampling: Sampling, history: History, temperature: float
+) -> F32Array:
+    """Logits after a bias or a penalty. They are still to be divided by ``temperature``: what is added is not."""
+    if rule == "repetition_penalty":
+        return penalize_repetition(logits, history.seen, sampling.repetition_penalty or 1.0, ids)
+    tokens, counts = history.seen, history.counts.astype(np.float64)
+    if rule == "logit_bias":
+        tokens = np.fromiter(sampling.logit_bias or {}, np.int64)
+        amounts = -np.fromiter((sampling.logit_bias or {}).values(), np.float64)
+    elif rule == "frequency_penalty":
+        amounts = counts * (sampling.frequency_penalty or 0.0)
+    else:
+        amounts = np.minimum(counts, 1.0) * (sampling.presence_penalty or 0.0)
+    return subtract(logits, tokens, amounts * temperature, ids)
+
+
+def _only(kept: IdArray, logits: F32Array, ids: IdArray | None) -> tuple[F32Array, IdArray]:
+    """The kept logits and their token ids."""
+    return logits[kept], kept if ids is None else ids[kept]
+
+
+def top_logprobs(logits: F32Array, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """The token's log probability, and the ``n`` most probable tokens with theirs, in order (ties: lower id first).
+
+    These are the model's own: the softmax of its logits before bias, penalties, temperature and truncation.
+    """
+    norm = log_sum_exp(logits)
+    best: list[tuple[int, float]] = []
+    if n > 0:
+        ids = top_k_ids(logits, min(n, logits.size))
+        order = ids[np.argsort(-logits[ids], kind="stable")][:n]
+        best = [(int(i), float(logits[i]) - norm) for i in order]
+    return float(logits[token]) - norm, tuple(best)

@@ -1,0 +1,102 @@
+"""A draw from the softmax whose noise has no state.
+
+The draw adds Gumbel noise to each candidate and takes the largest (Gumbel-max: Gumbel 1954; Maddison et al. 2014, arXiv
+1411.0030), which is a draw from the softmax. The noise of a token is a hash of (seed, sequence, position, token id),
+never the next number of a shared stream, so that a text depends neither on the texts beside it, nor on how often
+anything was computed before it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import PIECE, F32Array, F64Array, IdArray, below
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_LARGEST_GUMBEL = -math.log(-math.log1p(-(2.0**-33)))  # 22.9: what the largest of those numbers gives
+
+
+def noise_key(seed: int, sequence: int, position: int) -> int:
+    """The 64-bit state from which the noise of every token at one position of one sequence is made."""
+    state = 0
+    for part in (seed, sequence, position):
+        state = _mix((state ^ part & _MASK) + _GOLDEN & _MASK)
+    return state
+
+
+def hashes(key: int, ids: IdArray) -> npt.NDArray[np.uint32]:
+    """32 bits a token: the upper half of SplitMix64's output number ``id`` from the state ``key``.
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators" (the constants of
+    java.util.SplittableRandom).
+    """
+    z = ids.astype(np.uint64)
+    z *= np.uint64(_GOLDEN)
+    z += np.uint64(key + _GOLDEN & _MASK)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(_MIX[0])
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(_MIX[1])
+    z ^= z >> np.uint64(31)
+    z >>= np.uint64(32)
+    return z.astype(np.uint32)
+
+
+def uniform(key: int, ids: IdArray) -> F64Array:
+    """A number in (0, 1) a token: ``(hash + 1/2) / 2**32``, float64."""
+    return (hashes(key, ids).astype(np.float64) + 0.5) * 2.0**-32
+
+
+def gumbel(key: int, ids: IdArray) -> F64Array:
+    """Standard Gumbel noise a token, ``-log(-log(uniform))``, float64, between -3.1 and 22.9."""
+    noise: F64Array = -np.log(-np.log(uniform(key, ids)))
+    return noise
+
+
+def draw(logits: F32Array, temperature: float, key: int, ids: IdArray | None = None) -> int:
+    """Index of the largest ``logits / temperature + gumbel``: a draw from the softmax.
+
+    Args:
+        logits: float32 (C,).
+        ids: their token ids (C,); None: 0, 1, 2, ...
+    """
+
+    def scores(part: IdArray) -> F64Array:
+        return logits[part].astype(np.float64) / temperature + gumbel(key, part if ids is None else ids[part])
+
+    top = float(logits.max())
+    near = np.flatnonzero(logits >= below(top - 3.0 * temperature))[:PIECE]
+    reached = float(scores(near).max())
+    # The rest would lose even with the largest noise there is.
+    candidates = np.flatnonzero(logits >= below((reached - _LARGEST_GUMBEL) * temperature))
+    if candidates.size > PIECE:
+        starts = range(0, candidates.size, PIECE)
+        candidates = np.concatenate(
+            [_screened(logits, temperature, key, ids, candidates[i : i + PIECE], reached) for i in starts]
+        )
+    return int(candidates[int(scores(candidates).argmax())])
+
+
+def _screened(
+    logits: F32Array, temperature: float, key: int, ids: IdArray | None, part: IdArray, reached: float
+) -> IdArray:
+    """Those of ``part`` whose score may be ``reached`` or more, without a logarithm.
+
+    With w = exp(logit / temperature - reached), a score of ``reached`` needs -log(u) <= w, and therefore 1 - u <= w.
+    """
+    w = np.exp((logits[part].astype(np.float64) / temperature - reached).astype(np.float32))
+    complement = (~hashes(key, part if ids is None else ids[part])).astype(np.float32)  # (1 - u) * 2**32 - 1/2
+    kept: IdArray = part[complement <= w * np.float32(1.001 * 2**32)]  # 1.001: rounding
+    return kept
+
+
+def _mix(z: int) -> int:
+    """SplitMix64's output function, on a Python integer."""
+    z = (z ^ z >> 30) * _MIX[0] & _MASK
+    z = (z ^ z >> 27) * _MIX[1] & _MASK
+    return z ^ z >> 31

@@ -1,0 +1,98 @@
+"""Rules that change logits: bias, and penalties for tokens that the text has already.
+
+Letters: V = vocabulary size, C = candidates, S = different tokens seen. Each rule leaves the logits that it is given as
+they are and gives changed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import F32Array, IdArray
+
+
+class History:
+    """The different tokens of a sequence, and how often each of them was generated.
+
+    Args:
+        prompt: token ids that were given.
+        generated: token ids that were chosen.
+    """
+
+    def __init__(self, prompt: Iterable[int] = (), generated: Iterable[int] = ()) -> None:
+        self._slots = {token: slot for slot, token in enumerate(dict.fromkeys(prompt))}
+        self._ids = np.fromiter(self._slots, np.int64)
+        self._counts = np.zeros(len(self._slots), np.int64)
+        for token in generated:
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        """One more generated token."""
+        slot = self._slots.setdefault(token, len(self._slots))
+        if slot == self._ids.size:  # twice as many, so that adding takes the same time however long the text is
+            self._ids = np.concatenate([self._ids, np.empty(slot + 64, np.int64)])
+            self._counts = np.concatenate([self._counts, np.zeros(slot + 64, np.int64)])
+        self._ids[slot] = token
+        self._counts[slot] += 1
+
+    @property
+    def seen(self) -> IdArray:
+        """The different token ids, (S,), in the order in which they came."""
+        return self._ids[: len(self._slots)]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How often each token of :attr:`seen` was generated, (S,)."""
+        return self._counts[: len(self._slots)]
+
+
+def penalize_repetition(logits: F32Array, seen: IdArray, penalty: float, ids: IdArray | None = None) -> F32Array:
+    """Each token in ``seen`` less likely: its logit divided by ``penalty``, or multiplied if negative.
+
+    A token counts once however often it occurred, so that the penalty does not grow with the length of the text.
+    Prompt and generated text count alike. Source: Keskar et al. 2019, arXiv 1909.05858, section 4.1, as in Hugging
+    Face transformers' ``RepetitionPenaltyLogitsProcessor``.
+
+    Args:
+        logits: float32 (V,), or (C,) with ``ids``.
+        seen: token ids (S,), each once.
+        ids: token ids of the logits, ascending; None: 0, 1, 2, ...
+    """
+    rows, _ = _rows(seen, ids)
+    changed = logits.copy()
+    values = changed[rows]
+    changed[rows] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
+    return changed
+
+
+def subtract(
+    logits: F32Array, tokens: IdArray, amounts: npt.NDArray[np.float64], ids: IdArray | None = None
+) -> F32Array:
+    """An amount taken off the logit of each of some tokens.
+
+    The frequency penalty takes off the penalty times how often the token was generated; the presence penalty takes it
+    off once if it was generated at all; a bias is taken off with its sign turned. Source: OpenAI's API reference,
+    ``frequency_penalty``, ``presence_penalty`` and ``logit_bias``; it too counts generated text only.
+
+    Args:
+        logits: float32 (V,), or (C,) with ``ids``.
+        tokens: token ids (S,), each once.
+        amounts: float64 (S,); infinity takes a token out of play.
+        ids: token ids of the logits, ascending; None: 0, 1, 2, ...
+    """
+    rows, there = _rows(tokens, ids)
+    changed = logits.copy()
+    changed[rows] = (changed[rows] - amounts[there]).astype(np.float32)
+    return changed
+
+
+def _rows(tokens: IdArray, ids: IdArray | None) -> tuple[IdArray, npt.NDArray[np.bool_] | slice]:
+    """Where tokens stand among the candidates, and which of them do."""
+    if ids is None:
+        return tokens, slice(None)
+    rows = np.searchsorted(ids, tokens)
+    there = ids[np.minimum(rows, ids.size - 1)] == tokens
+    return rows[there], there
