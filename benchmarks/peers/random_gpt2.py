@@ -56,7 +56,8 @@ model = transformers.GPT2LMHeadModel(config)
 model.save_pretrained(FOLDER)
 
 letters = byte_letters()
-tokens = letters + [f"<filler {i}>" for i in range(config.vocab_size - len(letters) - 1)] + ["<|endoftext|>"]
+known = [*letters, letters[0] + letters[1]]  # the one merge makes the last
+tokens = known + [f"<filler {i}>" for i in range(config.vocab_size - len(known) - 1)] + ["<|endoftext|>"]
 writer = gguf.GGUFWriter(FILE, "gpt2")
 writer.add_context_length(config.n_positions)
 writer.add_embedding_length(config.n_embd)

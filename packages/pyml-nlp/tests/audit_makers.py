@@ -65,7 +65,7 @@ def measurements(
     ]
     return Measurements(
         version="0.1.0", date="2026-01-02T03:04:05+00:00",
-        machine=Machine("A CPU <of> \"some\" | kind", 2, 8 * 10**9, list(limits), [0.1, 0.2]),
+        machine=Machine("A CPU <of> \"some\" | kind", 2, 8 * 10**9, list(limits), [0.1, 0.2], 0.0),
         model=ModelFacts("a-model.gguf", "auto", 20_000_000, 2, 4096, {"q8_0": 19_000_000}, [512, 0], 19_000_000, "f16",
                          1024, 64, 512),
         threads=2, level="avx2", layers=[0, 1], reference=128, seconds=12.0, cold=cold,

@@ -209,6 +209,8 @@ def test_other_sentences() -> None:
     assert "Cold runs cost more than warm ones" in found(m)
     noisy = [*m.steps[:20], *[step(3.0, switches=2)] * 10]
     assert found(replace(m, steps=noisy))["Decode steps are unsteady"].startswith("Other processes")
+    realtime = replace(m, steps=noisy, machine=replace(m.machine, suspended_ms=50.0))
+    assert found(realtime)["Decode steps are unsteady"].startswith("Linux stops a process at a real-time priority")
     assert "A full KV cache is larger than the weights" in found(replace(m, model=replace(m.model, context=1 << 20)))
     points = [replace(point, waiting=0.4) for point in m.points]
     assert "Threads wait for each other" in found(replace(m, points=points))

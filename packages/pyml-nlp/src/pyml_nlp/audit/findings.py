@@ -259,7 +259,11 @@ def _jitter(m: Measurements, a: Analysis) -> Finding:
         text += f" Why the slow ones ({j.slow} of {steps}) took longer: {named}."
     if j.p99 < UNSTEADY * j.median:
         return Finding("Decode steps are steady", text, NOTHING)
-    return Finding("Decode steps are unsteady", text, ADVICE[causes[0][0]])
+    cause = causes[0][0]
+    if cause == SCHEDULER and m.machine.suspended_ms:
+        stops = f"stops a process at a real-time priority for {m.machine.suspended_ms:.0f} ms of each second"
+        return Finding("Decode steps are unsteady", text, f"Linux {stops}: audit at a normal priority.")
+    return Finding("Decode steps are unsteady", text, ADVICE[cause])
 
 
 def _cache(m: Measurements, a: Analysis) -> Finding:

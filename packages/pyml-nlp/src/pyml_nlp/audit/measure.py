@@ -131,7 +131,12 @@ def measure(
         version=pyml_core.__version__,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=Machine(
-            info["model"], info["threads"], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), measured, load
+            cpu=info["model"],
+            cores=info["threads"],
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            limits=measured,
+            load=load,
+            suspended_ms=_suspended_ms(),
         ),
         model=facts,
         threads=used_threads,
@@ -413,6 +418,19 @@ def _stolen_ms() -> float:
         return int(words[8]) * 1e3 / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return 0.0
+
+
+def _suspended_ms() -> float:
+    """Of each second, for which Linux stops this process since it runs at a real-time priority (sched(7))."""
+    if not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) not in (os.SCHED_FIFO, os.SCHED_RR):
+        return 0.0
+    try:
+        period, runtime = (
+            int(Path(f"/proc/sys/kernel/sched_rt_{name}_us").read_text()) for name in ("period", "runtime")
+        )
+    except (OSError, ValueError):
+        return 0.0
+    return 1e3 * (period - runtime) / period if 0 <= runtime < period else 0.0
 
 
 def _duration(seconds: float) -> str:

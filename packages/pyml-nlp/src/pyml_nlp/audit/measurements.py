@@ -23,13 +23,21 @@ EMBEDDING, LINEAR, SQUARE, FEED_FORWARD, HEAD = GROUPS
 
 @dataclass(frozen=True)
 class Machine:
-    """What it ran on. ``limits`` were measured before and after everything else; ``load`` is the load average then."""
+    """What it ran on.
+
+    Attributes:
+        limits: measured before and after everything else.
+        load: the load average then.
+        suspended_ms: of each second, for which Linux stops the threads of a process at a real-time priority; 0 at a
+            normal one.
+    """
 
     cpu: str
     cores: int
     memory_bytes: int
     limits: list[Limits]
     load: list[float]
+    suspended_ms: float
 
 
 @dataclass(frozen=True)

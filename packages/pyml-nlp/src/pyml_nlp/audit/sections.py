@@ -287,6 +287,12 @@ def _jitter(m: Measurements, a: Analysis) -> Section:
     rows: list[list[Cell]] = [[len(m.steps), j.median, j.p95, j.p99, j.longest, j.slow]]
     causes: list[list[Cell]] = [[cause, lost] for cause, lost in sorted(j.causes.items(), key=lambda item: -item[1])]
     clock = [step.mhz for step in m.steps if step.mhz]
+    stops = ""
+    if m.machine.suspended_ms:
+        stops = (
+            " The process ran at a real-time priority, which Linux suspends for "
+            f"{m.machine.suspended_ms:.0f} ms of each second where it never waits: steps that last so much longer."
+        )
     told = f"clock {min(clock):.0f} to {max(clock):.0f} MHz" if clock else "the clock is not told here"
     return Section(
         "Jitter of decode steps",
@@ -294,7 +300,7 @@ def _jitter(m: Measurements, a: Analysis) -> Section:
             f"Steps in a row behind {m.reference} tokens, not traced. Page faults "
             f"{sum(s.minor_faults for s in m.steps)}, involuntary context switches "
             f"{sum(s.involuntary_switches for s in m.steps)}, {told}, time stolen by a hypervisor {m.stolen_ms:.0f} "
-            "ms.",
+            f"ms.{stops}",
         ],
         [
             Table(["steps", "median ms", "p95 ms", "p99 ms", "longest ms", "slow (over 1.1 medians)"], rows),
