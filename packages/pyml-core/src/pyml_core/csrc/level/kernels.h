@@ -89,6 +89,31 @@ INLINE block_facts quantize_block(vf low, vf high, int8_t *codes) {
     return (block_facts){top / 127.0f + finite, i_sum(a), i_sum(c)};
 }
 
+/* The Hadamard transform of 32 numbers, not normalised: H H = 32. Applied to queries and keys it leaves their products as they are
+ * and spreads what stands out in either, so that int8 codes are finer. Its additions are in the order of the reference's. */
+INLINE void hadamard(vf *low, vf *high) {
+    static const float signs[4][PANEL] = {
+        {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1}, {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
+        {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
+    };
+    vf a = f_add(*low, *high), b = f_sub(*low, *high);
+#define HADAMARD_STAGE(stage, distance)                                                                                           \
+    a = f_fma(a, f_load(signs[stage]), f_swap(distance, a)), b = f_fma(b, f_load(signs[stage]), f_swap(distance, b))
+    HADAMARD_STAGE(0, 8);
+    HADAMARD_STAGE(1, 4);
+    HADAMARD_STAGE(2, 2);
+    HADAMARD_STAGE(3, 1);
+#undef HADAMARD_STAGE
+    *low = a, *high = b;
+}
+
+INLINE uint64_t lap(pyml_thread *thread, int phase, uint64_t since) { /* charge the time since then to a phase */
+    if (!thread->timed) return 0;
+    uint64_t now = pyml_ticks();
+    thread->phase[phase] += now - since;
+    return now;
+}
+
 /* linear.c */
 int64_t FN(linear_items)(const pyml_op *, const pyml_run *, int);
 void FN(linear)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
@@ -121,9 +146,11 @@ int64_t FN(limit_read)(const uint8_t *data, int64_t bytes, uint8_t *sink);
 int64_t FN(limit_int8)(const uint8_t *data, int64_t steps, uint8_t *sink);
 int64_t FN(limit_f32)(const uint8_t *data, int64_t steps, uint8_t *sink);
 
-/* attention.c */
+/* prepare.c */
 int64_t FN(prepare_qkv_items)(const pyml_op *, const pyml_run *, int);
 void FN(prepare_qkv)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
+
+/* attention.c */
 int64_t FN(attention_items)(const pyml_op *, const pyml_run *, int);
 void FN(attention)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 

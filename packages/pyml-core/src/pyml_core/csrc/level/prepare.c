@@ -1,0 +1,81 @@
+/* prepare.c: what comes between the product that makes q, k and v and attention: QK-norm and RoPE of q and k in place, and k and v
+ * rounded into the KV pages (kv_layout.py says where what lies).
+ */
+#include "kernels.h"
+
+enum { PHASE_NORM, PHASE_ROPE, PHASE_APPEND };
+
+static void rotate(float *x, const float *cosines, int64_t half) {
+    const float *sines = cosines + half;
+    for (int64_t i = 0; i < half; i += PANEL) {
+        int64_t n = least(PANEL, half - i);
+        vf a = f_load_n(x + i, n), b = f_load_n(x + half + i, n), c = f_load_n(cosines + i, n), s = f_load_n(sines + i, n);
+        f_store_n(x + i, f_sub(f_mul(a, c), f_mul(b, s)), n);
+        f_store_n(x + half + i, f_add(f_mul(b, c), f_mul(a, s)), n);
+    }
+}
+
+/* Store x to out[0], out[step], ...: in f16 (clamped to its range) or as it is. */
+INLINE void append(const pyml_kv *kv, const float *x, uint8_t *out, const int64_t step) {
+    vf top = f_set1(65504.0f), bottom = f_set1(-65504.0f);
+    for (int64_t i = 0; i < kv->head_dim; i += PANEL) {
+        int64_t n = least(PANEL, kv->head_dim - i);
+        if (kv->f16) {
+            uint16_t lanes[PANEL];
+            f_store_f16(lanes, f_min(top, f_max(bottom, f_load_n(x + i, n)))); /* in this order NaN stays NaN */
+            for (int64_t j = 0; j < n; j++) ((uint16_t *)out)[(i + j) * step] = lanes[j];
+        } else {
+            for (int64_t j = 0; j < n; j++) ((float *)out)[(i + j) * step] = x[i + j];
+        }
+    }
+}
+
+/* Store x, transformed, as key `at` of a panel of int8 keys: codes + 128, four to a word, in the order in which a dot product takes them. */
+static void append_int8(const pyml_kv *kv, const float *x, uint8_t *panel, int64_t at) {
+    for (int64_t i = 0; i < kv->head_dim; i += BLOCK, panel += KEY_BLOCK) {
+        int8_t codes[BLOCK];
+        vf low = f_load(x + i), high = f_load(x + i + PANEL);
+        hadamard(&low, &high);
+        float scale = quantize_block(low, high, codes).scale;
+        memcpy(panel + at * 4, &scale, 4);
+        for (int64_t j = 0; j < BLOCK / 4; j++) {
+            uint32_t word;
+            memcpy(&word, codes + j * 4, 4);
+            word ^= 0x80808080u;
+            memcpy(panel + (j + 1) * PANEL * 4 + at * 4, &word, 4);
+        }
+    }
+}
+
+int64_t FN(prepare_qkv_items)(const pyml_op *op, const pyml_run *run, int stage) {
+    return stage ? 0 : run->tokens * (op->n_heads + run->kv.n_kv_heads);
+}
+
+void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    (void)stage;
+    const pyml_kv *kv = &run->kv;
+    int64_t units = op->n_heads + kv->n_kv_heads, d = kv->head_dim, element = kv->f16 ? 2 : 4;
+    for (int64_t item = begin; item < end; item++) {
+        int64_t row = item / units, unit = item % units;
+        float *x = op->in->f + row * op->in->width + unit * d; /* q heads, then k heads, lie in order */
+        const float *norm = unit < op->n_heads ? op->weight : op->weight2;
+        uint64_t time = thread->timed ? pyml_ticks() : 0;
+        if (norm) {
+            FN(normalize_head)(x, norm, op->eps, d);
+            time = lap(thread, PHASE_NORM, time);
+        }
+        if (op->in2) {
+            rotate(x, op->in2->f + row * op->in2->width, op->in2->width / 2);
+            time = lap(thread, PHASE_ROPE, time);
+        }
+        if (unit >= op->n_heads) {
+            int64_t head = unit - op->n_heads, position = run->positions[row], at = position % PAGE;
+            uint8_t *page = run->slices[run->token_slice[row]].pages[position / PAGE] + op->layer * kv->layer_bytes;
+            uint8_t *keys = page + head * kv->key_bytes, *values = page + kv->n_kv_heads * kv->key_bytes + head * kv->value_bytes;
+            if (kv->int8_keys) append_int8(kv, x, keys + at / PANEL * (kv->key_bytes / (PAGE / PANEL)), at % PANEL);
+            else append(kv, x, keys + (at / PANEL * d * PANEL + at % PANEL) * element, PANEL);
+            append(kv, x + kv->n_kv_heads * d, values + at * d * element, 1);
+            lap(thread, PHASE_APPEND, time);
+        }
+    }
+}
