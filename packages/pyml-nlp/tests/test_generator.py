@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyml_core import CancelToken, cancel
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
@@ -19,6 +22,7 @@ from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.iterator import Generation
 from pyml_nlp.generation.request import Request
 from pyml_nlp.generation.scheduler import Scheduler
+from pyml_nlp.generation.stopping import StopStrings
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.sampling import Sampling
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
@@ -204,6 +208,87 @@ def test_logprobs_are_the_models_own() -> None:
     plain = [step.logprob for step in lm.generate("ab", max_tokens=1, logprobs=0)]
     sampled = [step.logprob for step in lm.generate("ab", max_tokens=1, logprobs=0, temperature=0.3, top_k=1, seed=1)]
     assert plain == sampled
+
+
+# ---- stop strings and ids
+
+
+def test_stop_string() -> None:
+    for text in (b"one two three", "één €€ twee drie".encode()):
+        whole = text.decode()
+        for stop in (whole[4:6], whole[3:9], whole[-1], whole[0]):
+            generation = make(script(text, 2)).generate("ab", max_tokens=50, stop=stop)
+            steps = list(generation)
+            assert generation.text == "".join(step.text for step in steps) == whole[: whole.index(stop)]
+            assert generation.finish_reason == steps[-1].finish_reason == "stop"
+            assert generation.completion.stopped_by == stop
+            # It ended as soon as the stop string was there; the tokens that make it are kept.
+            assert len(steps) == len(whole[: whole.index(stop) + len(stop)].encode())
+            included = make(script(text, 2)).generate_text("ab", max_tokens=50, stop=[stop], include_stop=True)
+            assert included == whole[: whole.index(stop) + len(stop)]
+
+
+def test_nothing_that_may_become_a_stop_string_is_streamed() -> None:
+    steps = list(make(script(b"aab aaab!", 2)).generate("ab", max_tokens=50, stop=["aaab"]))
+    assert [step.text for step in steps] == ["", "", "aab", " ", "", "", "", ""]
+
+
+def test_what_was_held_back_comes_at_the_end() -> None:
+    generation = make(script(b"x STO", 2)).generate("ab", max_tokens=50, stop=["STOP"])
+    assert [step.text for step in generation] == ["x", " ", "", "", "", "STO"]
+    assert (generation.text, generation.finish_reason) == ("x STO", "stop")
+    assert generation.completion.stopped_by == EOS
+    short = make(script(b"x STOP", 2)).generate("ab", max_tokens=4, stop=["STOP"])
+    assert "".join(step.text for step in short) == short.text == "x ST"
+    assert (short.finish_reason, short.completion.stopped_by) == ("length", None)
+
+
+def test_stop_string_at_the_last_token_wins_over_length() -> None:
+    generation = make(script(b"abcd", 2)).generate("ab", max_tokens=3, stop=["c"])
+    assert [step.text for step in generation] == ["a", "b", ""]
+    assert generation.finish_reason == "stop"
+
+
+def test_stop_ids() -> None:
+    generation = make(script(b"abcd", 2)).generate("ab", stop_ids=[99])
+    assert [step.token for step in generation] == [97, 98, 99]
+    assert (generation.text, generation.finish_reason, generation.completion.stopped_by) == ("ab", "stop", 99)
+
+
+def test_an_empty_stop_string_is_refused() -> None:
+    with pytest.raises(PymlError, match="stop: expected strings of one character or more"):
+        make().generate("ab", stop=["x", ""])
+
+
+@given(
+    st.text("ab", min_size=0, max_size=30),
+    st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=4),
+    st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    st.booleans(),
+)
+def test_stop_strings_do_not_depend_on_the_pieces(text: str, stops: list[str], sizes: list[int], include: bool) -> None:
+    found = [(text.index(stop) + len(stop), text.index(stop), stop) for stop in stops if stop in text]
+    expected = text if not found else text[: min(found)[0] if include else min(found)[1]]
+    strings, shown, at = StopStrings(stops, include), "", 0
+    for size in itertools.cycle(sizes):
+        if at >= len(text):
+            break
+        shown += strings.push(text[at : at + size])
+        at += size
+        seen = text[:at]
+        # All that is certain is shown at once.
+        held = max(
+            (
+                n
+                for n in range(len(seen) + 1)
+                for stop in stops
+                if n < len(stop) and stop.startswith(seen[-n:] if n else "")
+            ),
+            default=0,
+        )
+        assert shown == (expected if strings.found else seen[: len(seen) - held])
+    assert shown + strings.flush() == expected
+    assert strings.found == (min(found)[2] if found else None)
 
 
 # ---- penalties, bias

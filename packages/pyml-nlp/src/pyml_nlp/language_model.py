@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,9 @@ class LanguageModel:
         logit_bias: Mapping[int, float] | None = None,
         order: Sequence[str] | None = None,
         logprobs: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_ids: Collection[int] = (),
+        include_stop: bool = False,
         timeout: float | None = None,
         cache: KVCache | None = None,
     ) -> Generation:
@@ -134,6 +137,9 @@ class LanguageModel:
             order: of these rules; see there.
             seed: the same seed gives the same text; None: a random one.
             logprobs: report each token's log probability and those of so many most probable tokens; None: neither.
+            stop: strings that end the text, which ends before them; a stream never shows a part of one.
+            stop_ids: token ids that end the text, beside the end-of-sequence tokens.
+            include_stop: end the text after the stop string instead.
             timeout: seconds after which the text ends with what it has.
             cache: continue after what this cache holds, and add to it; None: a new one.
 
@@ -150,7 +156,10 @@ class LanguageModel:
             min_p, typical_p, frequency_penalty, presence_penalty, logit_bias, order,
         )  # fmt: skip
         generator = Generator(self, timeout)
-        request = Request(self.ids(prompt), max_tokens, sampling, logprobs)
+        request = Request(
+            self.ids(prompt), max_tokens, sampling, logprobs,
+            stop=stop, stop_ids=stop_ids, include_stop=include_stop,
+        )  # fmt: skip
         return Generation(generator, generator.start(request, cache))
 
     def generate_batch(

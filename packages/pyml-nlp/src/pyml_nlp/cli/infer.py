@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,7 +32,7 @@ from .options import (
     verbosity,
 )
 from .output import Output, ProgressBar
-from .sampling import sampling_options
+from .sampling import sampling_options, stop_options
 
 if TYPE_CHECKING:
     from ..generation.completion import Completion
@@ -47,12 +47,12 @@ class Task:
     Attributes:
         prompts: one, or those of a batch file.
         batch: whether they come from a batch file, whose texts are numbered.
+        options: of each :class:`.Request`.
     """
 
     prompts: list[str]
     batch: bool
-    sampling: Sampling
-    max_tokens: int
+    options: dict[str, Any]
     timeout: float | None
     stream: bool
     as_json: bool
@@ -65,12 +65,14 @@ class Task:
 @click.option("--batch-file", metavar="PATH", help="A file with a prompt a line; prints '[i] text' for each.")
 @integer("--max-tokens", default=256, show_default=True, metavar="N", help="Most tokens to generate.")
 @click.option("--stream", is_flag=True, help="Print the text as it is generated.")
+@integer("--logprobs", metavar="N", help="With --json: each token's log probability, and the N largest.")
 @click.option("--echo", is_flag=True, help="Print the prompt before the text.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a prompt.")
 @integer("--context-len", metavar="N", help="Most positions of a sequence. [default: the model's]")
 @number("--timeout", metavar="SECONDS", help="Stop generating after so long, with the text so far.")
 @click.option("--trace-out", metavar="PATH", help="Write where the time goes: .json for Perfetto, .csv or .parquet.")
 @sampling_options
+@stop_options
 @log_options
 def command(
     model: str | None,
@@ -81,12 +83,16 @@ def command(
     batch_file: str | None,
     max_tokens: int,
     stream: bool,
+    logprobs: int | None,
     echo: bool,
     as_json: bool,
     context_len: int | None,
     timeout: float | None,
     trace_out: str | None,
     sampling: Sampling,
+    stop: tuple[str, ...],
+    stop_id: tuple[int, ...],
+    include_stop: bool,
     verbose: int,
     quiet: int,
 ) -> int:
@@ -102,6 +108,10 @@ def command(
     if max_tokens < 0:
         raise click.UsageError(f"--max-tokens must be >= 0, got {max_tokens}")
     positive({"--context-len": context_len, "--timeout": timeout})
+    if logprobs is not None and logprobs < 0:
+        raise click.UsageError(f"--logprobs must be >= 0, got {logprobs}")
+    if logprobs is not None and not as_json:
+        raise click.UsageError("--logprobs is supported with --json alone")
     if stream and batch_file is not None:
         raise click.UsageError("--stream is not supported with --batch-file")
     if trace_out is not None:
@@ -110,8 +120,14 @@ def command(
     task = Task(
         prompts=[_prompt(prompt, level)] if batch_file is None else _batch(batch_file),
         batch=batch_file is not None,
-        sampling=sampling,
-        max_tokens=max_tokens,
+        options={
+            "max_tokens": max_tokens,
+            "sampling": sampling,
+            "logprobs": logprobs,
+            "stop": stop,
+            "stop_ids": stop_id,
+            "include_stop": include_stop,
+        },
         timeout=timeout,
         stream=stream,
         as_json=as_json,
@@ -199,7 +215,7 @@ def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
     from ..generation.request import Request
 
     generator = Generator(lm, task.timeout)
-    completion = generator.start(Request(lm.ids(task.prompts[0]), task.max_tokens, task.sampling))
+    completion = generator.start(Request(lm.ids(task.prompts[0]), **task.options))
     _log_start(lm, task, completion.cache.max_length)
     start = time.perf_counter()
     shown = 0
@@ -216,7 +232,7 @@ def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
                 output.write(completion.text[shown:])
                 output.write("\n" if output.terminal else "")
     if task.as_json:
-        output.write(_json(completion))
+        output.write(_json(lm, completion))
     seconds = time.perf_counter() - start
     count = len(completion.tokens)
     if task.stream:
@@ -237,12 +253,12 @@ def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
     requests = []
     for index, prompt in enumerate(task.prompts):
         try:
-            requests.append(Request(lm.ids(prompt), task.max_tokens, task.sampling))
+            requests.append(Request(lm.ids(prompt), **task.options))
             generator.check(requests[-1].prompt)
         except PymlError as error:
             raise type(error)(f"prompt {index}: {error}") from None
     longest = max(len(request.prompt) for request in requests)
-    _log_start(lm, task, min(lm.context_length, longest + task.max_tokens))
+    _log_start(lm, task, min(lm.context_length, longest + task.options["max_tokens"]))
     start = time.perf_counter()
     ended: dict[int, Completion] = {}
     with _interruptible(generator.cancel) as interrupted:
@@ -250,37 +266,43 @@ def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
         for completion in Scheduler(generator, requests, chunk=lm.prefill_chunk):
             ended[completion.sequence] = completion
             while shown in ended:  # in the order of the file
-                _write_numbered(ended.pop(shown), task, output)
+                _write_numbered(lm, ended.pop(shown), task, output)
                 shown += 1
     seconds = time.perf_counter() - start
     _log_end(f"{len(requests)} prompts in {seconds:.2f}s ({len(requests) / seconds:.1f} prompts/sec)", None)
     return INTERRUPTED if interrupted else 0
 
 
-def _write_numbered(completion: Completion, task: Task, output: Output) -> None:
+def _write_numbered(lm: LanguageModel, completion: Completion, task: Task, output: Output) -> None:
     if task.as_json:
-        output.write(_json(completion))
+        output.write(_json(lm, completion))
         return
     prompt = task.prompts[completion.sequence] if task.echo else ""
     output.write(f"[{completion.sequence}] {prompt}{completion.text}\n")
 
 
-def _json(completion: Completion) -> str:
-    return (
-        json.dumps(
-            {
-                "index": completion.sequence,
-                "prompt_tokens": len(completion.prompt),
-                "tokens": len(completion.tokens),
-                "text": completion.text,
-                "finish_reason": completion.finish_reason,
-                "prefill_ms": round(completion.prefill_ms, 3),
-                "decode_ms": round(completion.decode_ms, 3),
-            },
-            ensure_ascii=False,
-        )
-        + "\n"
-    )
+def _json(lm: LanguageModel, completion: Completion) -> str:
+    shown: dict[str, Any] = {
+        "index": completion.sequence,
+        "prompt_tokens": len(completion.prompt),
+        "tokens": len(completion.tokens),
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "prefill_ms": round(completion.prefill_ms, 3),
+        "decode_ms": round(completion.decode_ms, 3),
+    }
+    if completion.request.logprobs is not None:
+        pairs = zip(completion.tokens, completion.logprobs, strict=True)
+        shown["logprobs"] = [
+            {**_token(lm, token, logprob), "top": [_token(lm, *other) for other in top]}
+            for token, (logprob, top) in pairs
+        ]
+    return json.dumps(shown, ensure_ascii=False) + "\n"
+
+
+def _token(lm: LanguageModel, token: int, logprob: float) -> dict[str, Any]:
+    text = lm.tokenizer.token_bytes(token).decode(errors="replace")
+    return {"token": token, "text": text, "logprob": round(logprob, 6)}
 
 
 def _log_start(lm: LanguageModel, task: Task, length: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import F, Option, first, integer, number
+from .options import F, Option, first, integer, number, utf8
 
 HEADING = "Sampling"
 
@@ -50,6 +50,26 @@ def sampling_options(function: F) -> F:
     for option in reversed(options):
         decorated = option(decorated)
     return decorated  # type: ignore[no-any-return]
+
+
+def stop_options(function: F) -> F:
+    """``stop``, ``stop_id`` and ``include_stop``, as of :class:`.Request`."""
+    for decorator in reversed((
+        click.option("--stop", multiple=True, metavar="TEXT", cls=Option, heading=HEADING, callback=_not_empty,
+                     help="End the text before TEXT. May be repeated."),
+        click.option("--stop-id", multiple=True, type=int, metavar="ID", cls=Option, heading=HEADING,
+                     help="End the text at a token, as at end of sequence. May be repeated."),
+        click.option("--include-stop", is_flag=True, cls=Option, heading=HEADING,
+                     help="End the text after the stop text instead."),
+    )):  # fmt: skip
+        function = decorator(function)
+    return function
+
+
+def _not_empty(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    if "" in values:
+        raise click.UsageError("--stop must not be empty")
+    return tuple(utf8("--stop", value) for value in values)
 
 
 def _biases(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[int, float] | None:

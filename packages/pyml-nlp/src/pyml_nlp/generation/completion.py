@@ -10,9 +10,10 @@ from pyml_nn.kv_cache import KVCache
 
 from ..sampling import History
 from .request import Request
+from .stopping import StopStrings
 
 STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
-"""Why a text ended: an end-of-sequence token; max_tokens or the context's end; the deadline; a cancel."""
+"""Why a text ended: a token or string that ends texts; max_tokens or the context's end; the deadline; a cancel."""
 
 
 class StreamDecoder(Protocol):
@@ -72,6 +73,9 @@ class Completion:
         finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs.
         prefill_ms: time of the prompt's model runs.
         decode_ms: time of all later steps, and of choosing the first token.
+        stopped_by: the stop string or the token that ended the text; None if nothing did.
+        logprobs: of each token its own log probability and those of the most probable ones (as in :class:`Step`), where
+            they were asked for.
         history: which tokens it has, for the penalties.
     """
 
@@ -87,7 +91,10 @@ class Completion:
         self.prefill_ms = 0.0
         self.decode_ms = 0.0
         self.history = History([*cache.ids, *request.prompt])
+        self.stopped_by: str | int | None = None
+        self.logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] = []
         self._decoder = decoder
+        self._stops = StopStrings(request.stop, request.include_stop)
         self._pieces: list[str] = []
 
     @property
@@ -101,19 +108,25 @@ class Completion:
         return "".join(self._pieces)
 
     def take(self, token: int, reason: str | None) -> str:
-        """Add a token, ending the text if there is a reason; returns the characters that it completes."""
+        """Add a token, ending the text if there is a reason or a stop string; returns the characters it completes."""
         self.tokens.append(token)
         self.pending = [token]
         self.position += 1
         self.history.add(token)
-        self.finish_reason = reason
-        text = "" if reason == STOP else self._decoder.push(token)
-        if reason is not None:
-            text += self._decoder.flush()
+        if reason == STOP:
+            self.stopped_by = token
+            return self.end(STOP)
+        text = self._stops.push(self._decoder.push(token))
         self._pieces.append(text)
-        return text
+        if self._stops.found is not None:
+            reason = STOP
+        return text if reason is None else text + self.end(reason)
 
-    def end(self, reason: str) -> None:
-        """End the text without another token."""
+    def end(self, reason: str) -> str:
+        """End the text without another token; returns the characters that were held back."""
+        text = self._stops.push(self._decoder.flush()) + self._stops.flush()
+        self._pieces.append(text)
         self.finish_reason = reason
-        self._pieces.append(self._decoder.flush())
+        if self._stops.found is not None:
+            self.finish_reason, self.stopped_by = STOP, self._stops.found
+        return text

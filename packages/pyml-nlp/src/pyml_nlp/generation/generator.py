@@ -237,12 +237,14 @@ class Generator:
         logprob, top = None, None
         if request.logprobs is not None:
             logprob, top = top_logprobs(logits, token, request.logprobs)
+            completion.logprobs.append((logprob, top))
         reason = None
-        if token in self._lm.eos_ids:
+        if token in self._lm.eos_ids or token in request.stop_ids:
             reason = STOP
         elif len(completion.tokens) + 1 >= request.max_tokens or completion.cache.length >= completion.cache.max_length:
             reason = LENGTH
         text = completion.take(token, reason)
+        reason = completion.finish_reason
         if reason is not None:
             self._lm.prefix_cache.add(completion.cache)
         sample_ms = (time.perf_counter() - start) * 1e3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from pyml_core.errors import PymlError
@@ -21,6 +21,9 @@ class Request:
         logprobs: None, or how many of the most probable tokens each step reports besides its own token's log
             probability.
         sample: which of several texts of the same prompt and seed: part of the key of the sampling noise.
+        stop: strings that end the text, which does not have them; see :class:`.StopStrings`.
+        stop_ids: token ids that end the text as an end-of-sequence token does.
+        include_stop: whether the text has the stop string that ends it.
 
     Raises:
         PymlError: an empty prompt, or a number out of its range.
@@ -31,6 +34,9 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     logprobs: int | None = None
     sample: int = 0
+    stop: Sequence[str] = ()
+    stop_ids: Collection[int] = ()
+    include_stop: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -41,6 +47,10 @@ class Request:
             raise PymlError(f"logprobs must be >= 0, got {self.logprobs}")
         if self.sample < 0:
             raise PymlError(f"sample must be >= 0, got {self.sample}")
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if not all(self.stop):
+            raise PymlError("stop: expected strings of one character or more, got an empty one")
 
     def seeded(self) -> Request:
         """The same, with a random seed where one is needed and none was given."""
