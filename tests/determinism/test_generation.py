@@ -11,6 +11,7 @@ import pytest
 
 import pyml_nlp
 from pyml_nlp.generation.completion import Step
+from pyml_nlp.generation.speculation import Costs
 from pyml_nlp.language_model import LanguageModel
 
 STORY = "the quick brown fox jumps over the lazy dog and " * 2
@@ -40,10 +41,25 @@ def alone(folder: Path) -> dict[tuple[str, int], list[tuple[int, float | None, s
     """Every text as a model without any memory of others writes it."""
     with pyml_nlp.load(folder, threads=1, cache_bytes=0) as lm:
         return {
-            (prompt, number): bits(list(lm.generate(prompt, 12, logprobs=0, **rules)))
+            (prompt, number): bits(list(lm.generate(prompt, 12, logprobs=0, speculate=False, **rules)))
             for prompt in PROMPTS
             for number, rules in enumerate(RULES)
         }
+
+
+def test_speculation(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tokens of many positions a run, as many as can be drafted."""
+    monkeypatch.setattr(Costs, "of", lambda self, tokens: 1.0)
+    for number, rules in enumerate(RULES):
+        ids = lm.ids(STORY)
+        for top_k in (None, 1, 3):  # a tiny model's text repeats itself if there is little to choose from
+            options = {**rules, "top_k": top_k, "logprobs": 2, "max_tokens": 40}
+            plain = list(lm.generate(ids[:60], speculate=False, **options))
+            drafted = list(lm.generate(ids[:60], **options))
+            assert bits(drafted) == bits(plain)
+            assert [step.top_logprobs for step in drafted] == [step.top_logprobs for step in plain]
+            if number == 0 or top_k == 1:
+                assert sum(step.model_ms > 0 for step in drafted) < 39
 
 
 def test_reuse(lm: LanguageModel, alone: dict[Any, Any]) -> None:

@@ -24,6 +24,7 @@ from .generation.iterator import Generation
 from .generation.prefix_cache import PrefixCache
 from .generation.request import Request
 from .generation.scheduler import TOGETHER
+from .generation.speculation import Costs
 from .sampling import Sampling
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class LanguageModel:
         context_length: most positions of a sequence.
         prefill_chunk: most tokens of a prompt that run at once.
         name: what it was loaded from.
+        costs: what runs of several tokens were seen to cost; see :class:`Costs`.
         prefix_cache: keys and values of earlier texts, for prompts that begin alike; see :class:`PrefixCache`.
 
     Several threads may use it, each with caches of its own: runs of the model take turns, and results are the same.
@@ -79,6 +81,7 @@ class LanguageModel:
         self.context_length = model.context_length if context_length is None else context_length
         self.prefill_chunk = prefill_chunk
         self.name = name
+        self.costs = Costs()
         self.prefix_cache = PrefixCache() if prefix_cache is None else prefix_cache
 
     def __repr__(self) -> str:
@@ -125,6 +128,8 @@ class LanguageModel:
         include_stop: bool = False,
         timeout: float | None = None,
         cache: KVCache | None = None,
+        speculate: bool = True,
+        draft_model: LanguageModel | None = None,
     ) -> Generation:
         """Continue a text, token by token.
 
@@ -142,6 +147,8 @@ class LanguageModel:
             include_stop: end the text after the stop string instead.
             timeout: seconds after which the text ends with what it has.
             cache: continue after what this cache holds, and add to it; None: a new one.
+            speculate: check several drafted tokens in one run where that pays; the text is the same either way.
+            draft_model: a smaller model of the same vocabulary, which drafts where the text does not repeat itself.
 
         Returns:
             An iterator of :class:`Step`, with ``text``, ``tokens`` and ``finish_reason`` so far.
@@ -155,7 +162,7 @@ class LanguageModel:
             temperature, top_k, top_p, repetition_penalty, seed,
             min_p, typical_p, frequency_penalty, presence_penalty, logit_bias, order,
         )  # fmt: skip
-        generator = Generator(self, timeout)
+        generator = Generator(self, timeout, speculate, draft_model)
         request = Request(
             self.ids(prompt), max_tokens, sampling, logprobs,
             stop=stop, stop_ids=stop_ids, include_stop=include_stop,
@@ -168,24 +175,24 @@ class LanguageModel:
         max_tokens: int = 64,
         temperature: float = 0.0,
         *,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
         logprobs: int | None = None,
         timeout: float | None = None,
+        speculate: bool = True,
+        draft_model: LanguageModel | None = None,
         together: int = TOGETHER,
         ordered: bool = True,
+        **rules: Any,
     ) -> Batch:
         """Continue many texts, several side by side; each is the same as alone.
 
         Args:
             prompts: texts or token ids, to which the options apply, or whole requests of their own.
-            max_tokens, temperature, top_k, top_p, repetition_penalty, logprobs: as for :meth:`generate`.
-            seed: every text is that of :meth:`generate` with this seed; None: each has a random one of its own.
+            max_tokens, temperature, logprobs, speculate, draft_model: as for :meth:`generate`.
             timeout: seconds after which every text ends with what it has.
             together: most texts side by side; fewer where memory for their keys and values is short.
             ordered: give texts in the order of the prompts; False: as they end.
+            rules: further rules of :class:`Sampling`. With a ``seed`` every text is that of :meth:`generate` with this
+                seed; without one each has a random one of its own.
 
         Returns:
             An iterator of :class:`Completion`, whose ``sequence`` is the number of its prompt.
@@ -194,8 +201,8 @@ class LanguageModel:
             ContextOverflowError: a prompt does not fit the context. It is raised here, before any work, and names it.
             PymlError: an empty prompt or a value out of its range.
         """
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-        generator = Generator(self, timeout)
+        sampling = Sampling(temperature, **rules)
+        generator = Generator(self, timeout, speculate, draft_model)
         requests = []
         for index, prompt in enumerate(prompts):
             try:

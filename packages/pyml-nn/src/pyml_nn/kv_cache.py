@@ -119,6 +119,14 @@ class KVCache:
         self.pages.truncate(_pages_for(length))
         self._n_shared = min(self._n_shared, len(self.pages))
 
+    def rewind(self, length: int) -> None:
+        """Forget every position from ``length`` on, but keep what their pages hold.
+
+        Until something is run after ``length``, appending the same tokens brings those positions back as they were.
+        """
+        self._check_length(length)
+        del self._ids[length:]
+
     def fork(self, length: int | None = None) -> KVCache:
         """A cache of the first ``length`` positions (None: all) that shares their pages; each then goes its own way."""
         length = self.length if length is None else length

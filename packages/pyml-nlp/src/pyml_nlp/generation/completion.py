@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pyml_nn.kv_cache import KVCache
 
-from ..sampling import History
+from ..sampling import F32Array, History
 from .request import Request
+from .speculation import Drafter
 from .stopping import StopStrings
 
 STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
@@ -59,6 +60,18 @@ class Step:
     sample_ms: float
 
 
+class Ahead(NamedTuple):
+    """What a run has computed of a text beyond its last token, on drafted tokens.
+
+    Attributes:
+        drafted: the tokens that were run, in order; keys and values of each count once the text has it.
+        rows: the logits after each of them.
+    """
+
+    drafted: list[int]
+    rows: list[F32Array]
+
+
 class Completion:
     """One prompt and its text so far.
 
@@ -69,6 +82,8 @@ class Completion:
         tokens: ids of the text so far, an end-of-sequence token included.
         pending: ids that the model has to run next: (the rest of) the prompt, then the last token.
         position: of the next token in the sequence, prompt included.
+        drafter: proposes how it goes on, once it has begun; None: nothing does.
+        ahead: what has been computed beyond the last token.
         reused: positions of the prompt that were not computed but taken from the prefix cache.
         finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs.
         prefill_ms: time of the prompt's model runs.
@@ -93,6 +108,8 @@ class Completion:
         self.history = History([*cache.ids, *request.prompt])
         self.stopped_by: str | int | None = None
         self.logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] = []
+        self.drafter: Drafter | None = None
+        self.ahead: Ahead | None = None
         self._decoder = decoder
         self._stops = StopStrings(request.stop, request.include_stop)
         self._pieces: list[str] = []
@@ -113,6 +130,10 @@ class Completion:
         self.pending = [token]
         self.position += 1
         self.history.add(token)
+        if self.drafter is not None:
+            self.drafter.append(token)
+        if self.ahead is not None and self.ahead.drafted[:1] != [token]:
+            self._drop_ahead()
         if reason == STOP:
             self.stopped_by = token
             return self.end(STOP)
@@ -122,11 +143,31 @@ class Completion:
             reason = STOP
         return text if reason is None else text + self.end(reason)
 
+    def look_ahead(self, drafted: list[int], rows: list[F32Array]) -> None:
+        """Keep what a run has computed on drafted tokens, which are not yet part of the text."""
+        self.cache.rewind(self.cache.length - len(drafted))
+        self.ahead = Ahead(drafted, rows)
+
+    def follow(self) -> F32Array:
+        """The logits after the last token, which is the next one of those that were drafted."""
+        ahead = self.ahead
+        if ahead is None:
+            raise RuntimeError("nothing was computed ahead")
+        self.cache.append([ahead.drafted.pop(0)])
+        return ahead.rows.pop(0)
+
     def end(self, reason: str) -> str:
         """End the text without another token; returns the characters that were held back."""
+        self._drop_ahead()
         text = self._stops.push(self._decoder.flush()) + self._stops.flush()
         self._pieces.append(text)
         self.finish_reason = reason
         if self._stops.found is not None:
             self.finish_reason, self.stopped_by = STOP, self._stops.found
         return text
+
+    def _drop_ahead(self) -> None:
+        """Forget what was drafted in vain, and give back its pages."""
+        if self.ahead is not None:
+            self.ahead = None
+            self.cache.trim(self.cache.length)

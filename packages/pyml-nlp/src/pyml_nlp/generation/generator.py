@@ -19,6 +19,7 @@ from .. import logs, memory
 from ..sampling import F32Array, sample, top_logprobs
 from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Step
 from .request import Request
+from .speculator import Speculator
 
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
@@ -44,17 +45,26 @@ class Generator:
     Args:
         lm: the language model.
         timeout: seconds from now after which every text ends, with what it has.
+        speculate: draft tokens and check several in a run where that pays; the texts are the same either way.
+        draft_model: a smaller model that drafts where the text's own past does not.
 
     Raises:
-        PymlError: ``timeout`` not above 0.
+        PymlError: ``timeout`` not above 0, or a draft model with another vocabulary.
 
     One thread at a time may use a generator, but for :meth:`cancel`; threads may have one each of the same model.
     """
 
-    def __init__(self, lm: LanguageModel, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        timeout: float | None = None,
+        speculate: bool = True,
+        draft_model: LanguageModel | None = None,
+    ) -> None:
         if timeout is not None and not timeout > 0:
             raise PymlError(f"timeout must be > 0.0, got {timeout:g}")
         self._lm = lm
+        self._speculator = Speculator(lm, speculate, draft_model)
         self._token = CancelToken(timeout)
         self._started: list[Completion] = []  # and not ended
         self._n_started = 0
@@ -123,7 +133,7 @@ class Generator:
         The text ends here without a token if the deadline passes, if it is cancelled, or if ``max_tokens`` is 0.
         """
         self.begin(completion)
-        steps = self._run([self._prompt_feed(completion, len(completion.pending))])
+        steps = self._run([], [(completion, len(completion.pending))])
         return steps[0] if steps else None
 
     def decode_step(self) -> list[Step]:
@@ -131,11 +141,13 @@ class Generator:
 
         Returns no step, with every text ended, if the deadline has passed or the generator is cancelled.
         """
-        return self._run(self._decode_feeds())
+        steps = self._go_ahead()
+        return self._run(list(self.running), []) if steps is None else steps
 
     def advance(self, prompts: Sequence[tuple[Completion, int]]) -> list[Step]:
         """:meth:`decode_step` with so many more tokens of these prompts beside the running texts."""
-        return self._run([*self._decode_feeds(), *(self._prompt_feed(*prompt) for prompt in prompts)])
+        steps = self._go_ahead()
+        return self._run(list(self.running), prompts) if steps is None else steps
 
     def run(self, completion: Completion) -> Iterator[Step]:
         """The steps of one text, from its prefill to its end."""
@@ -158,41 +170,72 @@ class Generator:
 
     # ---- parts
 
-    def _decode_feeds(self) -> list[Feed]:
-        return [Feed(completion, completion.pending) for completion in self.running]
+    def _decode_feeds(self, texts: list[Completion]) -> list[Feed]:
+        """The last token of every text, and drafted ones behind it."""
+        feeds = []
+        for completion, drafted in zip(texts, self._speculator.drafts(texts), strict=True):
+            ids, last = completion.pending + drafted, len(completion.pending) - 1
+            feeds.append(Feed(completion, ids, list(range(last, len(ids))) if drafted else None))
+        return feeds
 
     def _prompt_feed(self, completion: Completion, count: int) -> Feed:
         """The next ``count`` tokens of a prompt; logits are wanted at its end alone, if any token is."""
         wanted = count >= len(completion.pending) and completion.request.max_tokens > 0
         return Feed(completion, completion.pending[:count], None if wanted else [])
 
-    def _run(self, feeds: list[Feed]) -> list[Step]:
+    def _run(self, texts: list[Completion], prompts: Sequence[tuple[Completion, int]]) -> list[Step]:
         """One run of the model, and the tokens that it brings."""
         reason = self.interrupted
         if reason is None:
             try:
-                results, model_ms = self._forward(feeds)
+                with self._token:
+                    feeds = [*self._decode_feeds(texts), *(self._prompt_feed(*prompt) for prompt in prompts)]
+                    results, model_ms = self._forward(feeds)
             except Cancelled:
                 reason = self.interrupted or CANCELLED  # somebody stopped the model itself
         if reason is not None:
-            for feed in feeds:
-                self._end(feed.completion, reason)
-            self._drop_ended()
+            self._end_all([*texts, *(completion for completion, _ in prompts)], reason)
             return []
+        if not prompts:
+            self._speculator.learn(sum(len(feed.ids) for feed in feeds), model_ms)
         steps: list[Step] = []
         for feed, rows in zip(feeds, results, strict=True):
             if feed.completion.tokens:
-                steps.append(self._choose(feed.completion, rows[-1], model_ms))
+                steps.append(self._after_token(feed, rows, model_ms))
             else:
                 steps += self._after_prompt(feed, rows, model_ms)
-        self._count_time([feed.completion for feed in feeds], steps, model_ms)
+        self._count_time(texts, [step for step in steps if step.index], model_ms)
+        self._drop_ended()
+        return steps
+
+    def _go_ahead(self) -> list[Step] | None:
+        """A token of each text that was computed ahead, without a run; None if there is none."""
+        texts = [completion for completion in self.running if completion.ahead is not None]
+        if not texts:
+            return None
+        reason = self.interrupted
+        if reason is not None:
+            self._end_all(self.running, reason)
+            return []
+        steps = []
+        for completion in texts:
+            row = completion.follow()
+            steps.append(self._choose(completion, row, 0.0))
+        self._count_time(texts, steps, 0.0)
         self._drop_ended()
         return steps
 
     def _forward(self, feeds: Sequence[Feed]) -> tuple[list[F32Array], float]:
         """Logits of the wanted positions of every feed, and milliseconds. The model is asked here alone."""
-        with self._token:
-            return self._lm.timed_forward([(feed.completion.cache, feed.ids, feed.positions) for feed in feeds])
+        return self._lm.timed_forward([(feed.completion.cache, feed.ids, feed.positions) for feed in feeds])
+
+    def _after_token(self, feed: Feed, rows: F32Array, model_ms: float) -> Step:
+        """The next token, and what was computed beyond it."""
+        completion = feed.completion
+        drafted = feed.ids[len(completion.pending) :]
+        if drafted:
+            completion.look_ahead(drafted, list(rows[1:]))
+        return self._choose(completion, rows[0], model_ms)
 
     def _after_prompt(self, feed: Feed, rows: F32Array, model_ms: float) -> list[Step]:
         """The first token, if this was the end of the prompt."""
@@ -208,26 +251,25 @@ class Generator:
         )  # fmt: skip
         self._lm.prefix_cache.add(completion.cache)
         if not len(rows):
-            self._end(completion, LENGTH)
+            self._end_all([completion], LENGTH)
             return []
         step = self._choose(completion, rows[-1], 0.0)
         completion.decode_ms += step.sample_ms
         if completion.finish_reason is None:
             self.running.append(completion)
+            self._speculator.begin(completion)
         return [step]
 
-    def _count_time(self, completions: Sequence[Completion], steps: Sequence[Step], model_ms: float) -> None:
+    def _count_time(self, texts: Sequence[Completion], steps: Sequence[Step], model_ms: float) -> None:
         """Add a run's time to the texts that it went on with: they wait for each other."""
-        later = [step for step in steps if step.index]
-        if not later:
+        if not texts:
             return
-        sample_ms = sum(step.sample_ms for step in later)
-        for completion in completions:
-            if len(completion.tokens) > 1:
-                completion.decode_ms += model_ms + sample_ms
+        sample_ms = sum(step.sample_ms for step in steps)
+        for completion in texts:
+            completion.decode_ms += model_ms + sample_ms
         logs.generator.debug(
             "[perf] generator.decode_step token=%d model=%.3fms sample=%.3fms total=%.3fms",
-            max(step.index for step in later), model_ms, sample_ms, model_ms + sample_ms,
+            max(step.index for step in steps), model_ms, sample_ms, model_ms + sample_ms,
         )  # fmt: skip
 
     def _choose(self, completion: Completion, logits: F32Array, model_ms: float) -> Step:
@@ -251,10 +293,12 @@ class Generator:
         index = len(completion.tokens) - 1
         return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)
 
-    def _end(self, completion: Completion, reason: str) -> None:
-        """End a text without another token."""
-        completion.end(reason)
-        self._lm.prefix_cache.add(completion.cache)
+    def _end_all(self, completions: Sequence[Completion], reason: str) -> None:
+        """End texts without another token."""
+        for completion in completions:
+            completion.end(reason)
+            self._lm.prefix_cache.add(completion.cache)
+        self._drop_ended()
 
     def _drop_ended(self) -> None:
         self.running = [completion for completion in self.running if completion.finish_reason is None]

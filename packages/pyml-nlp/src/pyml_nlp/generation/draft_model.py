@@ -1,0 +1,126 @@
+"""Drafts from a second, smaller model with the same vocabulary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, WeakSet
+
+from pyml_core.errors import PymlError
+
+from ..sampling import sample
+from .prefix_cache import common_length
+from .request import Request
+from .speculation import FORGET, Drafter
+
+if TYPE_CHECKING:
+    from ..language_model import LanguageModel
+
+
+class DraftModel:
+    """Drafts what a smaller model would write, with the same rules (but for penalties) and the same noise.
+
+    Args:
+        lm: the smaller model.
+        request: of the text.
+        ids: all that stands before the text.
+    """
+
+    def __init__(self, lm: LanguageModel, request: Request, ids: Sequence[int]) -> None:
+        self._lm = lm
+        self._request = request
+        self._ids = list(ids)
+        self._cache = lm.new_cache()
+        self._drafted: list[int] = []
+        self._rate = 0.7  # how often its next token is right
+        self.ms_per_token = 0.0
+
+    def chances(self, limit: int) -> list[float]:
+        """None where the text would be longer than this model's context."""
+        room = self._lm.context_length - len(self._ids)
+        return [self._rate ** (i + 1) for i in range(min(limit, room))]
+
+    def draft(self, count: int) -> list[int]:
+        """Run the smaller model, after what it has missed of the text."""
+        cache, ids = self._cache, self._ids
+        cache.trim(min(common_length(cache.ids, ids), len(ids) - 1))
+        self._drafted = []
+        sampling, number = self._request.sampling, self._request.sample
+        feed = ids[cache.length :]
+        start = time.perf_counter()
+        for i in range(count):
+            rows = self._lm.forward([(cache, feed, None)])[0]
+            if i == 1:  # the first run has what was missed, too
+                start = time.perf_counter()
+            feed = [sample(rows[-1], sampling, number, len(ids) + i)]
+            self._drafted += feed
+        ms = (time.perf_counter() - start) * 1e3 / max(1, count - 1)
+        self.ms_per_token += (ms - self.ms_per_token) * (FORGET if self.ms_per_token else 1.0)
+        return self._drafted
+
+    def append(self, token: int) -> None:
+        """Learn how often drafts are right; without any for a while, they are worth another try."""
+        if self._drafted:
+            right = self._drafted.pop(0) == token
+            self._rate += FORGET * (right - self._rate)
+            if not right:
+                self._drafted = []
+        elif self._rate < 0.5:
+            self._rate += 0.002
+        self._ids.append(token)
+
+
+class FirstThatHas:
+    """Drafts of the first of several drafters that has one."""
+
+    def __init__(self, *drafters: Drafter) -> None:
+        self._drafters = drafters
+        self._first = drafters[0]
+
+    @property
+    def ms_per_token(self) -> float:
+        """Milliseconds of drafting a token."""
+        return self._first.ms_per_token
+
+    def chances(self, limit: int) -> list[float]:
+        """Of the first that has any."""
+        for drafter in self._drafters:
+            chances = drafter.chances(limit)
+            if chances:
+                self._first = drafter
+                return chances
+        return []
+
+    def draft(self, count: int) -> list[int]:
+        """Of the one whose chances were told last."""
+        return self._first.draft(count)
+
+    def append(self, token: int) -> None:
+        """Tell all of them."""
+        for drafter in self._drafters:
+            drafter.append(token)
+
+
+_same: WeakKeyDictionary[LanguageModel, WeakSet[LanguageModel]] = WeakKeyDictionary()
+
+
+def check_vocabulary(lm: LanguageModel, draft: LanguageModel) -> None:
+    """Raise :class:`PymlError` unless every token id means the same to both models."""
+    known = _same.setdefault(lm, WeakSet())
+    if draft in known:
+        return
+    ours, theirs = lm.tokenizer, draft.tokenizer
+    if ours.vocab_size != theirs.vocab_size:
+        raise PymlError(
+            f"draft model {draft.name}: expected the vocabulary of {lm.name} ({ours.vocab_size} tokens), "
+            f"found one of {theirs.vocab_size}"
+        )
+    for token in range(ours.vocab_size):
+        expected, found = ours.token_bytes(token), theirs.token_bytes(token)
+        if expected != found:
+            raise PymlError(
+                f"draft model {draft.name}: expected the vocabulary of {lm.name}, "
+                f"found {found!r} for token {token}, which is {expected!r}"
+            )
+    known.add(draft)

@@ -1,0 +1,66 @@
+"""Which drafted tokens the texts of a generator run with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .completion import Completion
+from .draft_model import DraftModel, FirstThatHas, check_vocabulary
+from .speculation import Drafter, LookUp, plan
+
+if TYPE_CHECKING:
+    from ..language_model import LanguageModel
+
+
+class Speculator:
+    """Drafts for the texts of one generator.
+
+    Args:
+        lm: the model that writes.
+        enabled: False: nothing is drafted.
+        draft_model: a smaller model that drafts where a text's own past does not.
+
+    Raises:
+        PymlError: the draft model has another vocabulary.
+    """
+
+    def __init__(self, lm: LanguageModel, enabled: bool, draft_model: LanguageModel | None) -> None:
+        if draft_model is not None:
+            check_vocabulary(lm, draft_model)
+        self._lm = lm
+        self._draft_model = draft_model
+        self._enabled = enabled or draft_model is not None
+        self._look_up = enabled
+
+    def begin(self, completion: Completion) -> None:
+        """Watch a text from its first token on."""
+        if not self._enabled:
+            return
+        ids = [*completion.cache.ids, *completion.tokens]
+        drafters: list[Drafter] = [LookUp(ids)] if self._look_up else []
+        if self._draft_model is not None:
+            drafters.append(DraftModel(self._draft_model, completion.request, ids))
+        completion.drafter = drafters[0] if len(drafters) == 1 else FirstThatHas(*drafters)
+
+    def drafts(self, texts: Sequence[Completion]) -> list[list[int]]:
+        """Drafted tokens for every text, as many as pay."""
+        if not self._enabled or self._lm.traced:  # a step of a trace is a token
+            return [[] for _ in texts]
+        drafters = [(completion.drafter, _room(completion)) for completion in texts]
+        counts = plan(drafters, self._lm.costs)
+        return [
+            drafter.draft(count) if drafter is not None and count else []
+            for (drafter, _), count in zip(drafters, counts, strict=True)
+        ]
+
+    def learn(self, tokens: int, ms: float) -> None:
+        """A run of so many tokens of texts took so long."""
+        self._lm.costs.learn(tokens, ms)
+
+
+def _room(completion: Completion) -> int:
+    """Most drafted tokens that a text can use: with all of them it has one token more than was drafted."""
+    cache = completion.cache
+    wanted = completion.request.max_tokens - len(completion.tokens) - 1
+    return max(0, min(wanted, cache.max_length - cache.length - len(completion.pending)))

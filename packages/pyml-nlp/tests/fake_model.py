@@ -1,0 +1,113 @@
+"""A scripted model and a tokenizer of bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from pyml_core import cancel
+from pyml_core.errors import Cancelled
+from pyml_core.kv_layout import KVLayout
+from pyml_nlp.language_model import LanguageModel
+from pyml_nn.kv_cache import KVCache
+
+VOCAB = 300
+EOS = 299
+
+
+class FakeTokenizer:
+    """Bytes as tokens; ids from 256 on have no text."""
+
+    eos_ids = (EOS,)
+    kind = "bytes"
+    vocab_size = VOCAB
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+    def stream_decoder(self) -> Any:
+        import codecs
+
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return SimpleNamespace(
+            push=lambda token: decoder.decode(bytes([token]) if token < 256 else b""),
+            flush=lambda: decoder.decode(b"", final=True),
+        )
+
+
+class FakeModel:
+    """Says what a function of all ids so far wants as the next token, with noise below it that depends on the ids.
+
+    Attributes:
+        calls: (ids, positions) of each slice of each forward.
+    """
+
+    kv_layout = KVLayout(1, 1, 8)
+    vocab_size = VOCAB
+    n_params = 0
+    config = None
+
+    def __init__(self, following: Callable[[list[int]], int], context_length: int = 64) -> None:
+        self.following = following
+        self.context_length = context_length
+        self.calls: list[list[tuple[list[int], Any]]] = []
+        self.before: Callable[[], None] = lambda: None
+        self.cancelled = threading.Event()
+
+    def new_cache(self, max_length: int) -> KVCache:
+        return KVCache(self.kv_layout, max_length)
+
+    def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]]) -> list[np.ndarray]:
+        self.before()
+        cancel.check()
+        if self.cancelled.is_set():
+            self.cancelled.clear()
+            raise Cancelled("cancelled")
+        self.calls.append([(list(ids), positions) for _, ids, positions in batch])
+        results = []
+        for cache, ids, positions in batch:
+            cache.reserve(len(ids))
+            cache.append(list(ids))
+            wanted = [len(ids) - 1] if positions is None else positions
+            held = cache.ids[: -len(ids)] if len(ids) else cache.ids
+            results.append(np.array([self._logits(held + list(ids[: i + 1])) for i in wanted], np.float32))
+        return results
+
+    def _logits(self, ids: list[int]) -> np.ndarray:
+        logits = np.random.RandomState(sum(ids) % 1000).standard_normal(VOCAB)
+        logits[self.following(ids)] += 8.0
+        return logits
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def close(self) -> None:
+        pass
+
+
+def cycle(ids: list[int]) -> int:
+    """The next letter of the alphabet."""
+    return 97 + (ids[-1] - 96) % 26 if ids[-1] >= 97 else 97
+
+
+def script(text: bytes, prompt_length: int) -> Callable[[list[int]], int]:
+    """These bytes, then end of sequence."""
+    return lambda ids: text[len(ids) - prompt_length] if len(ids) - prompt_length < len(text) else EOS
+
+
+def make(following: Callable[[list[int]], int] = cycle, **options: Any) -> LanguageModel:
+    context = options.pop("context", 64)
+    model: Any = FakeModel(following, context)
+    tokenizer: Any = FakeTokenizer()
+    return LanguageModel(model, tokenizer, options.pop("eos", (EOS,)), **options)
+
+
+def calls(lm: LanguageModel) -> list[list[tuple[list[int], Any]]]:
+    return lm.model.calls  # type: ignore[attr-defined,no-any-return]
