@@ -1,7 +1,8 @@
 /* pool.c: persistent worker threads and the barrier between operations.
  *
  * A pool of n threads is n - 1 workers and whoever calls pyml_pool_run. Workers wait for a job, and threads for each other at a
- * barrier, by spinning for a bounded time and then sleeping. Where there are more threads than processors they hardly spin.
+ * barrier, by spinning for a bounded time and then sleeping. There is no more than one for each processor: more would wait for each
+ * other's turn at every barrier. Whoever wants more has work shared out for so many, and these do the others' shares too.
  * Pools are made on first use, kept for the life of the process, and made anew after a fork (threads do not survive it).
  */
 #define _GNU_SOURCE
@@ -13,7 +14,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SPINS_AT_BARRIER = 4000, SPINS_FOR_JOB = 20000, SPINS_CROWDED = 50 };
+enum { SPINS_AT_BARRIER = 4000, SPINS_FOR_JOB = 20000 };
 
 /* A number that grows, and threads that wait for it to change. */
 typedef struct {
@@ -25,7 +26,6 @@ typedef struct {
 
 struct pyml_pool {
     int threads;
-    int crowded; /* more threads than processors: spinning takes time from the thread that is waited for */
     _Alignas(64) atomic_int arrived;
     event barrier, job_number;
     void (*job)(void *, int);
@@ -82,7 +82,7 @@ static void *worker(void *start) {
     int index = ((worker_start *)start)->index;
     free(start);
     for (unsigned seen = 0;; seen++) {
-        event_wait(&pool->job_number, seen, pool->crowded ? SPINS_CROWDED : SPINS_FOR_JOB);
+        event_wait(&pool->job_number, seen, SPINS_FOR_JOB);
         pool->job(pool->argument, index);
         pyml_pool_barrier(pool);
     }
@@ -108,7 +108,6 @@ static pyml_pool *pool_new(int threads) {
     pyml_pool *pool = aligned_alloc(64, (sizeof(pyml_pool) + 63) / 64 * 64);
     if (!pool) return NULL;
     pool->threads = threads;
-    pool->crowded = threads > processors();
     atomic_init(&pool->arrived, 0);
     if (event_init(&pool->barrier) || event_init(&pool->job_number) || pthread_mutex_init(&pool->busy, NULL)) {
         free(pool);
@@ -136,13 +135,14 @@ pyml_pool *pyml_pool_get(int threads) {
     if (threads < 1 || threads > MAX_THREADS) return NULL;
     pthread_once(&fork_handler, install_fork_handler);
     pthread_mutex_lock(&pools_mutex);
+    int available = processors();
+    if (threads > available) threads = available;
     if (!pools[threads]) pools[threads] = pool_new(threads);
     pyml_pool *pool = pools[threads];
     pthread_mutex_unlock(&pools_mutex);
     return pool;
 }
 
-int pyml_pool_threads(const pyml_pool *pool) { return pool->threads; }
 
 void pyml_pool_lock(pyml_pool *pool) { pthread_mutex_lock(&pool->busy); }
 
@@ -163,6 +163,6 @@ void pyml_pool_barrier(pyml_pool *pool) {
         atomic_store(&pool->arrived, 0);
         event_advance(&pool->barrier);
     } else {
-        event_wait(&pool->barrier, seen, pool->crowded ? SPINS_CROWDED : SPINS_AT_BARRIER);
+        event_wait(&pool->barrier, seen, SPINS_AT_BARRIER);
     }
 }

@@ -208,7 +208,6 @@ int64_t pyml_measure_limit(const pyml_kernels *, int threads, int what, const ui
 /* pool.c */
 typedef struct pyml_pool pyml_pool;
 pyml_pool *pyml_pool_get(int threads);                      /* NULL: out of memory or threads not to be had */
-int pyml_pool_threads(const pyml_pool *);
 void pyml_pool_lock(pyml_pool *);                           /* one job at a time */
 void pyml_pool_unlock(pyml_pool *);
 void pyml_pool_run(pyml_pool *, void (*job)(void *, int), void *argument); /* on every thread, the caller being number 0 */
