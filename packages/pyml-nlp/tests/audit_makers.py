@@ -23,9 +23,11 @@ LENGTHS = (16, 32, 64, 128, 256, 512, 1024)
 LIMITS = Limits(2, "avx2", read_gb_s=20.0, int8_gop_s=1000.0, f32_gflop_s=200.0)
 
 
-def step(ms: float, faults: int = 0, switches: int = 0, mhz: float = 0.0, new_page: bool = False) -> Step:
+def step(
+    ms: float, faults: int = 0, switches: int = 0, mhz: float = 0.0, loop: float = 50.0, new_page: bool = False
+) -> Step:
     """A decode step."""
-    return Step(ms, faults, 0, 0, switches, mhz, new_page)
+    return Step(ms, faults, 0, 0, switches, mhz, loop, new_page)
 
 
 def point(kind: str, length: int, speed: float = 1.0, noise: float = 0.01) -> Point:

@@ -126,10 +126,12 @@ cdef extern from "pyml.h":
         int (*poll)(void *) noexcept nogil
         void *poll_argument
         pyml_run run
-        int64_t *begin_ns
-        int64_t *end_ns
+        uint64_t *copied
+        int64_t start_ns
+        int64_t end_ns
+        uint64_t start
+        uint64_t end
         pyml_lap *laps
-        uint64_t run_ticks
 
     int pyml_level_count()
     const char *pyml_level_name(int)
@@ -634,16 +636,15 @@ cdef class NativeProgram:
     def timings(self):
         """What the last timed run left, to be read by :class:`pyml_core.timing.Timings`.
 
-        Returns (first and last native operation of every Operation, begin_ns, end_ns, laps, ticks a ns): a lap is int64
-        (busy ticks, ticks of four phases, began_ns, arrived_ns), of shape (native operations, threads, 7).
+        Returns (first and last native operation of every Operation, laps, copied, threads, (start, end) in ns, (start,
+        end) in ticks). The bytes of laps are int64 of shape (threads, native operations, 7): busy ticks, ticks of four
+        phases, the tick at which the thread came (0: no work) and that at which it had no work left; those of copied
+        are the ticks at which outputs had been copied (0: they were not).
         """
-        begin, end = np.empty((2, self.p.n_ops), np.int64)
-        laps = np.empty((self.p.n_ops, self.p.threads, sizeof(pyml_lap) // 8), np.int64)
-        memcpy(_address(begin), self.p.begin_ns, begin.nbytes)
-        memcpy(_address(end), self.p.end_ns, end.nbytes)
-        memcpy(_address(laps), self.p.laps, laps.nbytes)
-        span = self.p.end_ns[self.p.n_ops - 1] - self.p.begin_ns[0]
-        return self.span, begin, end, laps, self.p.run_ticks / span if span > 0 else 1.0
+        cdef bytes laps = (<char *>self.p.laps)[: self.p.n_ops * self.p.threads * sizeof(pyml_lap)]
+        cdef bytes copied = (<char *>self.p.copied)[: self.p.n_ops * sizeof(uint64_t)]
+        clock = (self.p.start_ns, self.p.end_ns), (self.p.start, self.p.end)
+        return self.span, laps, copied, self.p.threads, *clock
 
 
 cdef int64_t _captured_keys(const pyml_slice *part):

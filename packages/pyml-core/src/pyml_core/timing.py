@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from .program import Operation, Slice
 
 F32Array = npt.NDArray[np.float32]
+I64Array = npt.NDArray[np.int64]
 
 CAPTURES = ("output", "scores", "probabilities")
 PHASES = {"prepare_qkv": ("QKnorm", "RoPE", "append"), "attention": ("QK^T", "softmax", "A*V")}
 """The parts of fused operations, in the order in which kernels count them."""
 
-_BEGAN, _ARRIVED = 5, 6  # columns of a lap, after its busy ticks and those of four phases
+_BEGAN, _ARRIVED, _COLUMNS = 5, 6, 7  # of a lap, after its busy ticks and those of four phases
 
 
 class Lap(NamedTuple):
@@ -135,12 +136,21 @@ class Timings(Sequence[OpTiming]):
 
     def _timings(self) -> list[OpTiming]:
         if self._built is None:
-            self._built = [self._timing(operation) for operation in self._operations]
+            spans, *stamps = self._measured
+            read = _read(*stamps)
+            self._built = [self._timing(operation, spans, *read) for operation in self._operations]
         return self._built
 
-    def _timing(self, operation: Operation) -> OpTiming:
+    def _timing(
+        self,
+        operation: Operation,
+        spans: Mapping[Operation, tuple[int, int]],
+        begin_ns: I64Array,
+        end_ns: I64Array,
+        all_laps: I64Array,
+        ticks_a_ns: float,
+    ) -> OpTiming:
         """The time of making an output's int8 copy belongs to the operation that wrote it."""
-        spans, begin_ns, end_ns, all_laps, ticks_a_ns = self._measured
         first, last = spans[operation]
         begin, end = int(begin_ns[first]), int(end_ns[last])
         names = PHASES.get(operation.kind, ())
@@ -184,6 +194,29 @@ class Timings(Sequence[OpTiming]):
             moved += keys * self._kv.layer_bytes // PAGE_TOKENS
             flops = 4 * pairs * op.params["n_heads"] * self._kv.head_dim
         return moved, flops
+
+
+def _read(
+    laps: bytes, copied: bytes, threads: int, span_ns: tuple[int, int], span_ticks: tuple[int, int]
+) -> tuple[I64Array, I64Array, I64Array, float]:
+    """Begin and end of the native operations in ns, their laps (operations, threads, 7) likewise, and ticks a ns.
+
+    An operation ends when the last thread has no work left, and the next one begins: a thread that wakes late from a
+    barrier shifts nothing from one to another. Copying an output is nobody's time.
+    """
+    found = np.frombuffer(laps, np.int64).reshape(threads, -1, _COLUMNS).swapaxes(0, 1).copy()
+    (start_ns, end_ns), (start, end) = span_ns, span_ticks
+    ns_a_tick = (end_ns - start_ns) / (end - start) if end > start else 1.0
+
+    def to_ns(ticks: I64Array) -> I64Array:
+        return start_ns + np.rint((ticks - start) * ns_a_tick).astype(np.int64)
+
+    moments = np.stack([found[:, :, _ARRIVED].max(axis=1), np.frombuffer(copied, np.int64)], axis=1)
+    edges = to_ns(np.maximum.accumulate(np.maximum(moments.ravel(), start))).reshape(-1, 2)
+    worked = found[:, :, _BEGAN] != 0
+    for column in (_BEGAN, _ARRIVED):
+        found[:, :, column] = np.where(worked, to_ns(found[:, :, column]), 0)
+    return np.concatenate([[start_ns], edges[:-1, 1]]), edges[:, 0], found, 1 / ns_a_tick
 
 
 def _seen(positions: int, window: int) -> int:

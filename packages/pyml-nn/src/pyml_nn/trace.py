@@ -294,21 +294,25 @@ class Recorder:
     ) -> None:
         self._program, self._traces, self._kept = program, traces, kept
         self._tensors = {name: it for trace in traces for name, it in trace.tensors.items()}
-        slices = [part for run in runs for part in run]
-        self._needed = [_bytes_needed(program, trace.tensors.values(), slices) for trace in traces]
-        for trace, count in zip(traces, self._needed, strict=True):
-            trace.room_for(count)
-        needed = _bytes_needed(program, self._tensors.values(), slices)
-        if needed and needed > (available := available_memory()):
-            raise OutOfMemoryError(
-                f"trace: expected {megabytes(needed)} to be free for the tensors of {sum(len(p.ids) for p in slices)} "
-                f"tokens, found {megabytes(available)}"
-            )
+        self._needed = [0] * len(traces)
+        if self._tensors:
+            self._make_room([part for run in runs for part in run])
         self._runs: list[TimedRun] = []
         self._found: dict[str, list[list[F32Array]]] = {
             name: [[] for _ in {sequence for sequence, _ in kept.values()}] for name in self._tensors
         }
         self._start_ns = time.perf_counter_ns()
+
+    def _make_room(self, slices: Sequence[Slice]) -> None:
+        self._needed = [_bytes_needed(self._program, trace.tensors.values(), slices) for trace in self._traces]
+        for trace, count in zip(self._traces, self._needed, strict=True):
+            trace.room_for(count)
+        needed = _bytes_needed(self._program, self._tensors.values(), slices)
+        if needed > (available := available_memory()):
+            raise OutOfMemoryError(
+                f"trace: expected {megabytes(needed)} to be free for the tensors of {sum(len(p.ids) for p in slices)} "
+                f"tokens, found {megabytes(available)}"
+            )
 
     def run(self, slices: Sequence[Slice]) -> F32Array:
         """One run of the program."""

@@ -50,15 +50,13 @@ bool pyml_program_allocate(pyml_program *p) {
     p->scratch_bytes = aligned(p->scratch_bytes + 64);
     p->scratch = aligned_alloc(64, (size_t)(p->scratch_bytes * p->threads));
     p->counters = aligned_alloc(64, sizeof(counter) * (size_t)(PASSES * p->threads));
-    p->begin_ns = calloc((size_t)p->n_ops + 1, sizeof *p->begin_ns);
-    p->end_ns = calloc((size_t)p->n_ops + 1, sizeof *p->end_ns);
-    p->copied_ns = calloc((size_t)p->n_ops + 1, sizeof *p->copied_ns);
+    p->copied = calloc((size_t)p->n_ops + 1, sizeof *p->copied);
     p->laps = calloc((size_t)(p->n_ops * p->threads) + 1, sizeof *p->laps);
-    return p->scratch && p->counters && p->begin_ns && p->end_ns && p->copied_ns && p->laps;
+    return p->scratch && p->counters && p->copied && p->laps;
 }
 
 void pyml_program_free(pyml_program *p) {
-    free(p->scratch), free(p->counters), free(p->begin_ns), free(p->end_ns), free(p->copied_ns), free(p->laps);
+    free(p->scratch), free(p->counters), free(p->copied), free(p->laps);
 }
 
 typedef struct {
@@ -124,7 +122,7 @@ static void copy_output(job *j, int64_t i, int index) {
         else
             for (int64_t row = 0; row < rows; row++)
                 memcpy(op->copy + row * width, out->f + out->order->row[row] * width, (size_t)width * sizeof(float));
-        p->copied_ns[i] = now_ns(CLOCK_MONOTONIC);
+        p->copied[i] = pyml_ticks();
     }
     pyml_pool_barrier(j->pool);
 }
@@ -134,22 +132,26 @@ static void work(void *argument, int index) {
     pyml_program *p = j->program;
     pyml_thread thread = {.index = index, .scratch = p->scratch + index * p->scratch_bytes, .timed = j->timed};
     p->kernels->enter();
+    pyml_lap *laps = p->laps + index * p->n_ops; /* a thread's own, away from the others': they would share cache lines */
     int64_t pass = 0;
     for (int64_t i = 0; i < p->n_ops; i++) {
         const pyml_op *op = &p->ops[i];
         uint64_t busy = 0;
-        if (j->timed) p->laps[i * p->threads + index].began_ns = 0;
+        if (j->timed) {
+            laps[i].began = 0;
+            __builtin_prefetch(&laps[i + 1], 1); /* weights have driven it out of the caches */
+        }
         memset(thread.phase, 0, sizeof thread.phase);
         for (int stage = 0; stage < STAGES; stage++, pass++) {
             int64_t items = p->kernels->items[op->kind](op, &p->run, stage);
             if (items == 0) break;
             if (index == 0) reset_counters(p, pass + 1);
-            if (j->timed && stage == 0) p->laps[i * p->threads + index].began_ns = now_ns(CLOCK_MONOTONIC);
             uint64_t began = j->timed ? pyml_ticks() : 0;
+            if (j->timed && stage == 0) laps[i].began = began;
             take_items(j, op, &thread, stage, pass, items);
             if (j->timed) {
-                busy += pyml_ticks() - began;
-                p->laps[i * p->threads + index].arrived_ns = now_ns(CLOCK_MONOTONIC);
+                laps[i].arrived = pyml_ticks();
+                busy += laps[i].arrived - began;
             }
             if (index == 0 && p->cancel) atomic_store(&j->stop, pass);
             pyml_pool_barrier(j->pool);
@@ -157,23 +159,8 @@ static void work(void *argument, int index) {
         }
         if (op->copy) copy_output(j, i, index);
         if (!j->timed) continue;
-        pyml_lap *lap = &p->laps[i * p->threads + index];
-        lap->busy = busy;
-        memcpy(lap->phase, thread.phase, sizeof lap->phase);
-    }
-}
-
-/* An operation ends when the last thread has no work left, and the next one begins: a thread that wakes late from a barrier
- * shifts nothing from one operation to another. */
-static void set_times(pyml_program *p, int64_t start) {
-    for (int64_t i = 0; i < p->n_ops; i++) {
-        p->begin_ns[i] = start;
-        for (int t = 0; t < p->threads; t++) {
-            int64_t arrived = p->laps[i * p->threads + t].arrived_ns;
-            if (arrived > start) start = arrived;
-        }
-        p->end_ns[i] = start;
-        if (p->ops[i].copy) start = p->copied_ns[i]; /* copying is nobody's time */
+        laps[i].busy = busy;
+        memcpy(laps[i].phase, thread.phase, sizeof laps[i].phase);
     }
 }
 
@@ -185,11 +172,10 @@ bool pyml_program_run(pyml_program *p, bool timed) {
     fegetenv(&callers);
     reset_counters(p, 0);
     pyml_pool_lock(pool);
-    int64_t start = now_ns(CLOCK_MONOTONIC);
-    uint64_t began = pyml_ticks();
+    if (timed) memset(p->copied, 0, (size_t)p->n_ops * sizeof *p->copied);
+    p->start_ns = now_ns(CLOCK_MONOTONIC), p->start = pyml_ticks();
     pyml_pool_run(pool, work, &j);
-    p->run_ticks = pyml_ticks() - began;
-    if (timed) set_times(p, start);
+    p->end_ns = now_ns(CLOCK_MONOTONIC), p->end = pyml_ticks();
     pyml_pool_unlock(pool);
     fesetenv(&callers);
     return !p->cancel;

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 enum {
     PANEL = 16,     /* rows of a weight, or keys, side by side */
@@ -167,7 +168,7 @@ int pyml_chunk_bytes(int type, int64_t k);                  /* of one chunk of k
 /* program.c */
 typedef struct {
     uint64_t busy, phase[MAX_PHASES]; /* ticks of one thread in one operation */
-    int64_t began_ns, arrived_ns;     /* when it came to the operation (0: there was no work), and when it had no work left */
+    uint64_t began, arrived;          /* ticks when it came to the operation (0: there was no work), and had no work left */
 } pyml_lap;
 
 /* Asks runs to stop. It outlives them: what is set before a run begins counts too. */
@@ -190,10 +191,10 @@ typedef struct {
     uint8_t *scratch;             /* [threads][scratch_bytes] */
     void *counters;
     /* filled by a timed run: */
-    int64_t *begin_ns, *end_ns;   /* [n_ops] */
-    int64_t *copied_ns;           /* [n_ops] when the output had been copied, if it was */
-    pyml_lap *laps;               /* [n_ops][threads] */
-    uint64_t run_ticks;           /* of the whole run: what a tick is worth in ns */
+    pyml_lap *laps;               /* [threads][n_ops] */
+    uint64_t *copied;             /* [n_ops] ticks when the output had been copied, 0 if it was not */
+    int64_t start_ns, end_ns;     /* of the whole run, by CLOCK_MONOTONIC; in between ticks are read, which is cheaper */
+    uint64_t start, end;          /* ticks at these moments */
 } pyml_program;
 
 int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t tile_tokens);
@@ -213,6 +214,7 @@ void pyml_pool_unlock(pyml_pool *);
 void pyml_pool_run(pyml_pool *, void (*job)(void *, int), void *argument); /* on every thread, the caller being number 0 */
 void pyml_pool_barrier(pyml_pool *);
 
+/* A clock that all cores share; its rate is for those to find out who read it. */
 static inline uint64_t pyml_ticks(void) {
 #if defined(__x86_64__)
     uint32_t low, high;
@@ -223,7 +225,9 @@ static inline uint64_t pyml_ticks(void) {
     __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
     return ticks;
 #else
-    return 0;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 #endif
 }
 

@@ -274,7 +274,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 NEW_PAGE, FIRST_TOUCH, SCHEDULER, CLOCK, UNKNOWN = (
-    "a new page of the KV cache", "first touch of memory", "the scheduler", "a lower clock", "not told by the system",
+    "a new page of the KV cache", "first touch of memory", "the scheduler", "a slower core", "not told by the system",
 )  # fmt: skip
 
 
@@ -282,14 +282,16 @@ def jitter(steps: Sequence[Step]) -> Jitter:
     """Spread and causes.
 
     A slow step is charged to the first of: the cache has grown in it; it had more page faults than a step usually has;
-    a thread was taken off its processor; the clock was 5 % below its median (where the system tells it). What is left
-    may be the clock, the memory bus, a hypervisor's other guests: the system does not say.
+    a thread was taken off its processor; the core was slow: its clock 5 % below the median where the system tells it,
+    or the fixed loop after the step 5 % above its own. What is left may be the memory bus or a hypervisor's other
+    guests: the system does not say.
     """
     times = [step.ms for step in steps]
     middle = statistics.median(times)
     usual_faults = statistics.median([step.minor_faults for step in steps])
     usual_switches = statistics.median([step.involuntary_switches for step in steps])
     usual_mhz = statistics.median([step.mhz for step in steps])
+    usual_loop = statistics.median([step.loop_us for step in steps])
     causes: dict[str, float] = {}
     slow = [step for step in steps if step.ms > SLOW * middle]
     for step in slow:
@@ -299,7 +301,7 @@ def jitter(steps: Sequence[Step]) -> Jitter:
             cause = FIRST_TOUCH
         elif step.involuntary_switches > usual_switches:
             cause = SCHEDULER
-        elif step.mhz and step.mhz < 0.95 * usual_mhz:
+        elif step.mhz < 0.95 * usual_mhz or step.loop_us > 1.05 * usual_loop:
             cause = CLOCK
         else:
             cause = UNKNOWN

@@ -244,8 +244,8 @@ ADVICE = {
     NEW_PAGE: "The cache takes memory a page at a time: that cost is rare and bounded.",
     FIRST_TOUCH: "Memory is touched for the first time: it passes as the process warms up.",
     SCHEDULER: "Other processes want these cores: leave them alone, or use fewer threads than cores.",
-    CLOCK: "The clock falls under load: cooling and power settings decide.",
-    UNKNOWN: "Clock, memory bus or a hypervisor's other guests: repeat on a quiet machine before blaming the program.",
+    CLOCK: "The clock falls under load, or another guest shares the core: cooling, power settings and the host decide.",
+    UNKNOWN: "The memory bus or a hypervisor's other guests: repeat on a quiet machine before blaming the program.",
 }
 
 

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from ..language_model import LanguageModel
     from ..source import Source
 
+LOOPS = 5000  # of the loop that shows the pace of a core
 SEED = 42  # of the random token ids, the same in every audit
 Tell = Callable[[str, float, float], None]
 """Called with what comes next, the seconds of work that are done, and those of all; zeros while they are not known."""
@@ -204,6 +206,7 @@ def _steps(lm: LanguageModel, ids: list[int], plan: Plan) -> tuple[list[Step], f
         lm.forward([(cache, ids[position : position + 1], None)])
         ms = (time.perf_counter() - start) * 1e3
         after = resource.getrusage(resource.RUSAGE_SELF)
+        loop_us = _loop_us()
         steps.append(
             Step(
                 ms,
@@ -212,6 +215,7 @@ def _steps(lm: LanguageModel, ids: list[int], plan: Plan) -> tuple[list[Step], f
                 after.ru_nvcsw - before.ru_nvcsw,
                 after.ru_nivcsw - before.ru_nivcsw,
                 _clock_mhz(),
+                loop_us,
                 len(cache.pages) > pages,
             )
         )
@@ -409,6 +413,14 @@ def _clock_mhz() -> float:
         return int(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text()) / 1e3
     except (OSError, ValueError):
         return 0.0
+
+
+def _loop_us() -> float:
+    """Microseconds of a fixed loop that stays in the first-level cache: about 50, more on a slower core."""
+    start = time.perf_counter_ns()
+    for _ in repeat(None, LOOPS):
+        pass
+    return (time.perf_counter_ns() - start) / 1e3
 
 
 def _stolen_ms() -> float:

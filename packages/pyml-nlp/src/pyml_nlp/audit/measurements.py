@@ -128,7 +128,8 @@ class Point:
 class Step:
     """One decode step, not traced, and what the operating system counted meanwhile.
 
-    ``mhz`` is the processor's clock where the system tells it, else 0; ``new_page`` says that the KV cache grew.
+    ``mhz`` is the processor's clock where the system tells it, else 0; ``loop_us`` what a fixed loop took after the
+    step, which shows the pace of the core where it does not; ``new_page`` says that the KV cache grew.
     """
 
     ms: float
@@ -137,6 +138,7 @@ class Step:
     voluntary_switches: int
     involuntary_switches: int
     mhz: float
+    loop_us: float
     new_page: bool
 
 

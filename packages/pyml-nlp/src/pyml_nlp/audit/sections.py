@@ -294,12 +294,14 @@ def _jitter(m: Measurements, a: Analysis) -> Section:
             f"{m.machine.suspended_ms:.0f} ms of each second where it never waits: steps that last so much longer."
         )
     told = f"clock {min(clock):.0f} to {max(clock):.0f} MHz" if clock else "the clock is not told here"
+    pace = [step.loop_us for step in m.steps]
+    told += f"; a fixed loop after each step took {min(pace):.0f} to {max(pace):.0f} µs"
     return Section(
         "Jitter of decode steps",
         [
             f"Steps in a row behind {m.reference} tokens, not traced. Page faults "
             f"{sum(s.minor_faults for s in m.steps)}, involuntary context switches "
-            f"{sum(s.involuntary_switches for s in m.steps)}, {told}, time stolen by a hypervisor {m.stolen_ms:.0f} "
+            f"{sum(s.involuntary_switches for s in m.steps)}, {told}; time stolen by a hypervisor {m.stolen_ms:.0f} "
             f"ms.{stops}",
         ],
         [
