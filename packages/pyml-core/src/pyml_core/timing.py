@@ -209,7 +209,8 @@ def _read(
     ns_a_tick = (end_ns - start_ns) / (end - start) if end > start else 1.0
 
     def to_ns(ticks: I64Array) -> I64Array:
-        return start_ns + np.rint((ticks - start) * ns_a_tick).astype(np.int64)
+        passed: I64Array = np.rint((ticks - start) * ns_a_tick).astype(np.int64)
+        return start_ns + passed
 
     moments = np.stack([found[:, :, _ARRIVED].max(axis=1), np.frombuffer(copied, np.int64)], axis=1)
     edges = to_ns(np.maximum.accumulate(np.maximum(moments.ravel(), start))).reshape(-1, 2)
