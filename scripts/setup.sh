@@ -55,7 +55,7 @@ state="$(pwd) $(cat pyproject.toml packages/*/pyproject.toml | cksum)"
 if ! filled packages; then
     echo "pyml: setting up .venv with $("$python" --version); the first time this downloads about 350 MB"
     pip install "hatchling>=1.27" "cython>=3.1,<4"
-    pip install --no-build-isolation -e packages/pyml-core -e packages/pyml-nn -e "packages/pyml-nlp[demo]"
+    pip install --no-build-isolation -e packages/pyml-core -e packages/pyml-nn -e "packages/pyml-nlp[demo,structured]"
     echo "$state" >.venv/pyml-packages
 fi
 if [ "${1:-}" = tests ] && ! filled tests; then

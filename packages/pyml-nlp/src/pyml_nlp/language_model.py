@@ -9,6 +9,7 @@ import operator
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from .generation.request import Request
 from .generation.scheduler import TOGETHER
 from .generation.speculation import Costs
 from .sampling import Sampling
+from .structured.grammar import one_grammar
 
 if TYPE_CHECKING:
     from pyml_core.kv_layout import KVLayout
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from pyml_nn.model import Request as Slice
     from pyml_nn.trace import Trace
 
+    from .structured.vocabulary import Vocabulary
     from .tokenizer import Tokenizer
 
 F32Array = npt.NDArray[np.float32]
@@ -99,6 +102,13 @@ class LanguageModel:
         """The width of a row of logits (V)."""
         return self.model.vocab_size
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens as structured output needs them; made when it is first used."""
+        from .structured.vocabulary import Vocabulary
+
+        return Vocabulary(self.tokenizer, self.eos_ids, self.vocab_size)
+
     @property
     def kv_layout(self) -> KVLayout:
         """Geometry of the KV caches."""
@@ -126,6 +136,9 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         stop_ids: Collection[int] = (),
         include_stop: bool = False,
+        schema: Mapping[str, Any] | str | None = None,
+        regex: str | None = None,
+        grammar: str | None = None,
         timeout: float | None = None,
         cache: KVCache | None = None,
         speculate: bool = True,
@@ -145,6 +158,8 @@ class LanguageModel:
             stop: strings that end the text, which ends before them; a stream never shows a part of one.
             stop_ids: token ids that end the text, beside the end-of-sequence tokens.
             include_stop: end the text after the stop string instead.
+            schema, regex, grammar: a JSON schema, a regular expression or a Lark grammar that the text has to match;
+                see :mod:`.structured`. With ``finish_reason`` ``"length"`` the text is the beginning of one that does.
             timeout: seconds after which the text ends with what it has.
             cache: continue after what this cache holds, and add to it; None: a new one.
             speculate: check several drafted tokens in one run where that pays; the text is the same either way.
@@ -156,6 +171,7 @@ class LanguageModel:
         Raises:
             ContextOverflowError: the prompt does not fit the context. It is raised here, before any work.
             OutOfMemoryError: the keys and values would not fit in memory.
+            GrammarError: a schema, expression or grammar that cannot be used.
             PymlError: an empty prompt or a value out of its range.
         """
         sampling = Sampling(
@@ -165,7 +181,7 @@ class LanguageModel:
         generator = Generator(self, timeout, speculate, draft_model)
         request = Request(
             self.ids(prompt), max_tokens, sampling, logprobs,
-            stop=stop, stop_ids=stop_ids, include_stop=include_stop,
+            stop=stop, stop_ids=stop_ids, include_stop=include_stop, grammar=one_grammar(schema, regex, grammar),
         )  # fmt: skip
         return Generation(generator, generator.start(request, cache))
 

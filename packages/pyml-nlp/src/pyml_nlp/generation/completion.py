@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from pyml_nn.kv_cache import KVCache
 
 from ..sampling import F32Array, History
+from ..structured.matcher import Matcher
 from .request import Request
 from .speculation import Drafter
 from .stopping import StopStrings
@@ -89,12 +90,22 @@ class Completion:
         prefill_ms: time of the prompt's model runs.
         decode_ms: time of all later steps, and of choosing the first token.
         stopped_by: the stop string or the token that ended the text; None if nothing did.
+        cache_given: whether the cache is the caller's, who may go on from it.
+        matcher: says which tokens may come next, and goes on with every token; None: all may.
+        forced: the tokens that come next whatever the model says.
         logprobs: of each token its own log probability and those of the most probable ones (as in :class:`Step`), where
             they were asked for.
         history: which tokens it has, for the penalties.
     """
 
-    def __init__(self, sequence: int, request: Request, cache: KVCache, decoder: StreamDecoder) -> None:
+    def __init__(
+        self,
+        sequence: int,
+        request: Request,
+        cache: KVCache,
+        decoder: StreamDecoder,
+        matcher: Matcher | None = None,
+    ) -> None:
         self.sequence = sequence
         self.request = request
         self.cache = cache
@@ -107,6 +118,9 @@ class Completion:
         self.decode_ms = 0.0
         self.history = History([*cache.ids, *request.prompt])
         self.stopped_by: str | int | None = None
+        self.cache_given = False
+        self.matcher = matcher
+        self.forced: list[int] = []
         self.logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] = []
         self.drafter: Drafter | None = None
         self.ahead: Ahead | None = None
@@ -124,8 +138,11 @@ class Completion:
         """The text so far, in whole characters."""
         return "".join(self._pieces)
 
-    def take(self, token: int, reason: str | None) -> str:
-        """Add a token, ending the text if there is a reason or a stop string; returns the characters it completes."""
+    def take(self, token: int, reason: str | None, silent: bool = False) -> str:
+        """Add a token, ending the text if there is a reason or a stop string; returns the characters it completes.
+
+        A silent token, such as an end-of-sequence token, has none of its own.
+        """
         self.tokens.append(token)
         self.pending = [token]
         self.position += 1
@@ -134,9 +151,9 @@ class Completion:
             self.drafter.append(token)
         if self.ahead is not None and self.ahead.drafted[:1] != [token]:
             self._drop_ahead()
-        if reason == STOP:
+        if silent:
             self.stopped_by = token
-            return self.end(STOP)
+            return self.end(reason or STOP)
         text = self._stops.push(self._decoder.push(token))
         self._pieces.append(text)
         if self._stops.found is not None:

@@ -17,7 +17,8 @@ from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
 from .. import logs, memory
 from ..sampling import F32Array, sample, top_logprobs
-from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Step
+from ..tokenizer.decoding import ByteDecoding
+from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Step, StreamDecoder
 from .request import Request
 from .speculator import Speculator
 
@@ -80,6 +81,7 @@ class Generator:
         Raises:
             ContextOverflowError: the prompt does not fit.
             OutOfMemoryError: the keys and values of the whole text would not.
+            GrammarError: a grammar that cannot be used, or llguidance is not installed.
             PymlError: a bias for a token that the model does not have.
         """
         for token in request.sampling.logit_bias or ():
@@ -89,12 +91,20 @@ class Generator:
         held = 0 if cache is None else cache.length
         wanted = min(limit, held + len(request.prompt) + request.max_tokens)
         self._check_memory(wanted, 0 if cache is None else cache.nbytes)
+        given = cache is not None
         if cache is None:
             cache = self._lm.new_cache(wanted)
         request = request.seeded()
         if not request.sampling.greedy:
             logs.generator.debug("[sampling] seed=%d", request.sampling.seed)
-        completion = Completion(self._n_started, request, cache, self._lm.tokenizer.stream_decoder())
+        decoder: StreamDecoder = self._lm.tokenizer.stream_decoder()
+        matcher = None
+        if request.grammar is not None:
+            matcher = self._lm.vocabulary.matcher(request.grammar)
+            # The text is exactly the bytes that match: no space is taken from its beginning.
+            decoder = ByteDecoding(self._lm.tokenizer.token_bytes)
+        completion = Completion(self._n_started, request, cache, decoder, matcher)
+        completion.cache_given = given
         self._n_started += 1
         self._started.append(completion)
         return completion
@@ -209,21 +219,37 @@ class Generator:
         return steps
 
     def _go_ahead(self) -> list[Step] | None:
-        """A token of each text that was computed ahead, without a run; None if there is none."""
-        texts = [completion for completion in self.running if completion.ahead is not None]
-        if not texts:
+        """A token of each text that was computed ahead or is forced, without a run; None if there is none."""
+        ahead = [text for text in self.running if text.ahead is not None]
+        forced = [text for text in self.running if text.forced and text.request.logprobs is None]
+        if not ahead and not forced:
             return None
         reason = self.interrupted
         if reason is not None:
             self._end_all(self.running, reason)
             return []
-        steps = []
-        for completion in texts:
-            row = completion.follow()
-            steps.append(self._choose(completion, row, 0.0))
-        self._count_time(texts, steps, 0.0)
+        steps = [self._choose(text, text.follow(), 0.0) for text in ahead] + [
+            self._take_forced(text) for text in forced
+        ]
+        self._count_time([*ahead, *forced], steps, 0.0)
         self._drop_ended()
         return steps
+
+    def _take_forced(self, text: Completion) -> Step:
+        """The next token, which is run later, with the next one that is chosen.
+
+        Where log probabilities are asked for, it has a run of its own instead.
+        """
+        before = text.pending
+        step = self._choose(text, None, 0.0)
+        text.pending = [*before, *text.pending]
+        if text.finish_reason is not None and text.cache_given:  # somebody goes on from its last token
+            try:
+                with self._token:
+                    self._forward([Feed(text, text.pending[:-1], [])])
+            except Cancelled:
+                text.finish_reason = self.interrupted or CANCELLED
+        return step
 
     def _forward(self, feeds: Sequence[Feed]) -> tuple[list[F32Array], float]:
         """Logits of the wanted positions of every feed, and milliseconds. The model is asked here alone."""
@@ -257,7 +283,8 @@ class Generator:
         completion.decode_ms += step.sample_ms
         if completion.finish_reason is None:
             self.running.append(completion)
-            self._speculator.begin(completion)
+            if completion.matcher is None:
+                self._speculator.begin(completion)
         return [step]
 
     def _count_time(self, texts: Sequence[Completion], steps: Sequence[Step], model_ms: float) -> None:
@@ -272,26 +299,50 @@ class Generator:
             max(step.index for step in steps), model_ms, sample_ms, model_ms + sample_ms,
         )  # fmt: skip
 
-    def _choose(self, completion: Completion, logits: F32Array, model_ms: float) -> Step:
+    def _choose(self, completion: Completion, logits: F32Array | None, model_ms: float) -> Step:
+        """The next token: the one that the grammar forces, or one that the rules choose from the logits."""
         start = time.perf_counter()
         position, request = completion.position, completion.request
-        token = sample(logits, request.sampling, request.sample, position, completion.history)
+        if completion.forced:
+            token = completion.forced.pop(0)
+        elif logits is not None:
+            token = self._sample(completion, logits)
+        else:
+            raise RuntimeError("expected logits where no token is forced")
         logprob, top = None, None
-        if request.logprobs is not None:
+        if request.logprobs is not None and logits is not None:
             logprob, top = top_logprobs(logits, token, request.logprobs)
             completion.logprobs.append((logprob, top))
+        silent = token in self._lm.eos_ids or token in request.stop_ids
         reason = None
-        if token in self._lm.eos_ids or token in request.stop_ids:
+        if silent or self._matched(completion, token):
             reason = STOP
-        elif len(completion.tokens) + 1 >= request.max_tokens or completion.cache.length >= completion.cache.max_length:
+        elif len(completion.tokens) + 1 >= request.max_tokens or position >= completion.cache.max_length:
             reason = LENGTH
-        text = completion.take(token, reason)
+        text = completion.take(token, reason, silent)
         reason = completion.finish_reason
         if reason is not None:
             self._lm.prefix_cache.add(completion.cache)
         sample_ms = (time.perf_counter() - start) * 1e3
         index = len(completion.tokens) - 1
         return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)
+
+    def _sample(self, completion: Completion, logits: F32Array) -> int:
+        """The token that the rules choose, among those that may come next."""
+        request, ids = completion.request, None
+        if completion.matcher is not None:
+            logits, ids = completion.matcher.restrict(logits)
+        return sample(logits, request.sampling, request.sample, completion.position, completion.history, ids=ids)
+
+    def _matched(self, completion: Completion, token: int) -> bool:
+        """Go on in the grammar, if there is one; whether the text ends with this token."""
+        matcher = completion.matcher
+        if matcher is None:
+            return False
+        matcher.take(token)
+        if not completion.forced:
+            completion.forced = matcher.forced()
+        return matcher.ended
 
     def _end_all(self, completions: Sequence[Completion], reason: str) -> None:
         """End texts without another token."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pyml_core.errors import PymlError
 
 from ..sampling import Sampling
+from ..structured.grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Request:
         stop: strings that end the text, which does not have them; see :class:`.StopStrings`.
         stop_ids: token ids that end the text as an end-of-sequence token does.
         include_stop: whether the text has the stop string that ends it.
+        grammar: what the text has to match; None: anything.
 
     Raises:
         PymlError: an empty prompt, or a number out of its range.
@@ -37,6 +39,7 @@ class Request:
     stop: Sequence[str] = ()
     stop_ids: Collection[int] = ()
     include_stop: bool = False
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:

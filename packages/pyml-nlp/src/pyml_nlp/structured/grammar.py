@@ -1,0 +1,83 @@
+"""What a text has to match, as the user says it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pyml_core.errors import PymlError
+
+MAX_SOURCE = 1 << 20
+"""Characters that a schema, an expression or a grammar may have."""
+
+Kind = Literal["schema", "regex", "grammar"]
+
+
+class GrammarError(PymlError, ValueError):
+    """A schema, regular expression or grammar that cannot be used, or that leaves nothing to say."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What a text has to match.
+
+    Attributes:
+        kind: ``"schema"``: a JSON schema; ``"regex"``: a regular expression, in the syntax of Rust's ``regex``;
+            ``"grammar"``: a context-free grammar in llguidance's variant of Lark's syntax.
+        source: its text.
+
+    Raises:
+        GrammarError: no JSON where JSON is expected, an empty source or one of more than ``MAX_SOURCE`` characters.
+    """
+
+    kind: Kind
+    source: str
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise GrammarError(f"{self.kind}: expected one, got an empty text")
+        if len(self.source) > MAX_SOURCE:
+            raise GrammarError(f"{self.kind}: expected at most {MAX_SOURCE} characters, got {len(self.source)}")
+        if self.kind == "schema":
+            self._check_json()
+
+    def _check_json(self) -> None:
+        try:
+            schema = json.loads(self.source)
+        except json.JSONDecodeError as error:
+            raise GrammarError(f"schema: expected JSON: {error}") from None
+        except RecursionError:
+            raise GrammarError("schema: nested too deeply") from None
+        if not isinstance(schema, dict):
+            raise GrammarError(f"schema: expected a JSON object, got {type(schema).__name__}")
+
+
+def one_grammar(
+    schema: Mapping[str, Any] | str | None = None, regex: str | None = None, grammar: str | None = None
+) -> Grammar | None:
+    """The one of them that is given.
+
+    Args:
+        schema: a JSON schema, or its text.
+        regex: a regular expression.
+        grammar: a grammar.
+
+    Raises:
+        GrammarError: more than one, or one that is none.
+    """
+    given = {"schema": schema, "regex": regex, "grammar": grammar}
+    sources = {kind: source for kind, source in given.items() if source is not None}
+    if len(sources) > 1:
+        raise GrammarError(f"expected one of schema, regex and grammar, got {' and '.join(sources)}")
+    if schema is not None and not isinstance(schema, str):
+        try:
+            sources["schema"] = json.dumps(schema)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise GrammarError(f"schema: expected what JSON can say: {error}") from None
+    for kind, source in sources.items():
+        if not isinstance(source, str):
+            raise GrammarError(f"{kind}: expected a text, got {type(source).__name__}")
+        return Grammar(kind, source)  # type: ignore[arg-type]
+    return None
