@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from pyml_core.errors import PymlError
 
@@ -42,7 +43,8 @@ class Facts:
         special_ids: tokens that are no text: left out by ``decode`` unless asked for.
         prefix: ids that ``encode`` puts before a text.
         suffix: ids that ``encode`` puts after a text.
-        chat_template: the Jinja source of the model's chat template, unchecked.
+        named_tokens: texts of the tokens that the files give a name (``bos_token`` and the like), by name.
+        chat_templates: Jinja sources of the model's chat templates, unchecked, by name; mostly one, ``default``.
     """
 
     kind: str
@@ -52,14 +54,14 @@ class Facts:
     special_ids: Collection[int]
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
-    chat_template: str | None = None
+    named_tokens: Mapping[str, str] = field(default_factory=dict)
+    chat_templates: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tokenizer(ABC):
     """Text to token ids and back. Made by :func:`pyml_nlp.tokenizer.load_tokenizer`; safe to use from several threads.
 
-    Attributes ``kind``, ``vocab_size``, ``bos_id``, ``eos_ids``, ``special_ids``, ``chat_template``: see
-        :class:`Facts`.
+    Attributes ``kind``, ``vocab_size``, ``bos_id``, ``eos_ids``, ``special_ids``: see :class:`Facts`.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -69,12 +71,25 @@ class Tokenizer(ABC):
         self.bos_id = facts.bos_id
         self.eos_ids = facts.eos_ids
         self.special_ids = frozenset(facts.special_ids)
-        self.chat_template = facts.chat_template
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} from {self.kind}: {self.vocab_size} tokens>"
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source of the model's chat template, the default one of several; unchecked."""
+        templates = self.facts.chat_templates
+        return templates.get("default", next(iter(templates.values()), None))
+
+    @cached_property
+    def control_tokens(self) -> Mapping[str, int]:
+        """Spellings and ids of the tokens that are no text, and of those that end one."""
+        numbers = sorted({*self.special_ids, *self.eos_ids})
+        return {self._token_bytes(number).decode("utf-8", "replace"): number for number in numbers}
+
+    def encode(
+        self, text: str, add_special: bool = True, parse_special: bool = True, breaks: Sequence[int] = ()
+    ) -> list[int]:
         """Token ids of a text.
 
         Args:
@@ -82,6 +97,8 @@ class Tokenizer(ABC):
             parse_special: read the spelling of a control token ("<eos>") in the text as that token, as the original
                 tokenizers do. With False it is plain text and never becomes a control token; for text that is not to
                 be trusted. Tokens that were added as plain words (GGUF: user-defined) are found either way.
+            breaks: ascending places in the text that no control token may span: what is spelled across one is plain
+                text. For text that is to be trusted in part.
 
         Raises:
             TextError: no str, more than ``MAX_TEXT`` characters, or a lone surrogate.
@@ -98,7 +115,7 @@ class Tokenizer(ABC):
                 raise TextError(
                     f"text: expected Unicode characters, got the lone surrogate {found} at {error.start}"
                 ) from None
-        ids = self._encode(text, parse_special)
+        ids = self._encode(text, parse_special, breaks)
         return [*self.facts.prefix, *ids, *self.facts.suffix] if add_special else ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
@@ -138,7 +155,7 @@ class Tokenizer(ABC):
         return number if number < self.vocab_size else None
 
     @abstractmethod
-    def _encode(self, text: str, parse_special: bool) -> list[int]:
+    def _encode(self, text: str, parse_special: bool, breaks: Sequence[int]) -> list[int]:
         """Ids of the text alone."""
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """What the small files of a Hugging Face folder say about a tokenizer: special tokens, BOS and EOS, the chat template.
 
 tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json, generation_config.json,
-chat_template.jinja and chat_template.json; each may be missing.
+chat_template.jinja, additional_chat_templates and chat_template.json; each may be missing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ _log = logging.getLogger("pyml.tokenizer")
 
 MAX_CHAT_TEMPLATE = 1 << 20
 """Characters that a chat template may have."""
+
+TURN_ENDS = frozenset(("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"))
+"""Control tokens that end a turn in a chat: they end a text too, also where the files do not say so."""
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTED = ("additional_special_tokens", "extra_special_tokens")
@@ -73,6 +76,11 @@ class ConfigFiles:
             if content.get(name) is not None:
                 return self._token_text(content[name], f"{self.folder / file}: {name}")
         return None
+
+    def named_tokens(self) -> dict[str, str]:
+        """The texts of all tokens with a name."""
+        found = {name: self.named_token(name) for name in _NAMED}
+        return {name: text for name, text in found.items() if text is not None}
 
     def special_tokens(self) -> list[str]:
         """Texts of every token that has a name or is listed as special, without repetition."""
@@ -127,9 +135,14 @@ class ConfigFiles:
         return numbers[0] if numbers else None
 
     def eos_ids(self, vocab: Mapping[str, int]) -> tuple[int, ...]:
-        """Tokens that end a text: of the tokenizer, of the model's config and its generation config; ascending."""
+        """Tokens that end a text, ascending: of the tokenizer, of the model's config and its generation config.
+
+        Those that end a turn in the chat template are among them.
+        """
         text = self.named_token("eos_token")
         named = {vocab[text]} if text is not None and text in vocab else set()
+        sources = self.chat_templates().values()
+        named.update(vocab[end] for end in TURN_ENDS if end in vocab and any(end in source for source in sources))
         return tuple(sorted(named.union(self._model_ids("eos_token_id", max(vocab.values()) + 1))))
 
     def _model_ids(self, name: str, vocab_size: int) -> list[int]:
@@ -168,26 +181,44 @@ class ConfigFiles:
                 ids.append((number,))
         return ids[0], ids[1]
 
-    def chat_template(self) -> str | None:
-        """The chat template: of chat_template.jinja, else tokenizer_config.json, else chat_template.json."""
-        path = self.folder / "chat_template.jinja"
-        if path.exists():
-            return _bounded(read_text(path, 4 * MAX_CHAT_TEMPLATE), path)
-        for name, content in (
+    def chat_templates(self) -> dict[str, str]:
+        """The chat templates by name, mostly one, ``default``.
+
+        They are those of chat_template.jinja and additional_chat_templates, else of tokenizer_config.json, else of
+        chat_template.json.
+        """
+        paths = {"default": self.folder / "chat_template.jinja"} | {
+            path.stem: path for path in sorted((self.folder / "additional_chat_templates").glob("*.jinja"))
+        }
+        found = {
+            name: _bounded(read_text(path, 4 * MAX_CHAT_TEMPLATE), path)
+            for name, path in paths.items()
+            if path.exists()
+        }
+        if found:
+            return found
+        for file, content in (
             ("tokenizer_config.json", self.tokenizer),
             ("chat_template.json", read_optional(self.folder, "chat_template.json")),
         ):
             value = content.get("chat_template")
-            if isinstance(value, list):  # several, by name
-                by_name = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
-                value = by_name.get("default", next(iter(by_name.values()), None))
             if value is not None:
-                if not isinstance(value, str):
-                    raise ModelFileError(
-                        f"{self.folder / name}: chat_template: expected text, got {type(value).__name__}"
-                    )
-                return _bounded(value, self.folder / name)
-        return None
+                return self._templates(value, self.folder / file)
+        return {}
+
+    @staticmethod
+    def _templates(value: Any, path: Path) -> dict[str, str]:
+        """One template, or a list of several with names."""
+        found = {}
+        for entry in value if isinstance(value, list) else [{"name": "default", "template": value}]:
+            match entry:
+                case {"name": str(name), "template": str(template)}:
+                    found[name] = _bounded(template, path)
+                case {"name": "default", "template": other}:
+                    raise ModelFileError(f"{path}: chat_template: expected text, got {type(other).__name__}")
+                case _:
+                    raise ModelFileError(f"{path}: chat_template: expected a name and a template, got {entry!r:.80}")
+        return found
 
 
 def _bounded(template: str, path: Path) -> str:

@@ -71,7 +71,8 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
         special_ids=[number for number, token in known.items() if token.special],
         prefix=prefix,
         suffix=suffix,
-        chat_template=config.chat_template(),
+        named_tokens=config.named_tokens(),
+        chat_templates=config.chat_templates(),
     )
     return LibraryTokenizer(facts, engine)
 
@@ -126,7 +127,8 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
         special_ids=special,
         prefix=prefix,
         suffix=suffix,
-        chat_template=config.chat_template(),
+        named_tokens=config.named_tokens(),
+        chat_templates=config.chat_templates(),
     )
     # transformers' rules for Llama: "legacy" puts the space before every part between special tokens.
     space_prefix: SpacePrefix = "always" if config.flag("legacy", False) else "first"

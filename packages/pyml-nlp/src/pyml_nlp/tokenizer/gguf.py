@@ -18,7 +18,7 @@ from ..errors import ModelFileError
 from . import byte_level, model_proto
 from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, Facts, Tokenizer
 from .byte_level import PRE_TOKENIZERS
-from .config_files import MAX_CHAT_TEMPLATE
+from .config_files import MAX_CHAT_TEMPLATE, TURN_ENDS
 from .decoding import SPACE, byte_of
 from .library import LibraryTokenizer, check_merges, guarded, split_merges
 from .model_proto import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Spaces
@@ -27,8 +27,7 @@ from .pieces import PieceTokenizer, load_processor
 _log = logging.getLogger("pyml.tokenizer")
 
 _KEY = "tokenizer.ggml."
-_TURN_ENDS = frozenset(("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"))
-"""Control tokens that end a turn in a chat: they end a text too, also where the file does not say so."""
+_TEMPLATE = "tokenizer.chat_template"
 
 
 def load_gguf(metadata: Mapping[str, Any], what: str) -> Tokenizer:
@@ -149,7 +148,7 @@ class _Vocabulary:
             around.append((number,) if wanted and number is not None else ())
         special = self.ids_of(CONTROL, UNKNOWN)
         ends = {roles[role] for role in ("eos", "eot", "eom")}
-        ends.update(number for number in special if self.tokens[number] in _TURN_ENDS)
+        ends.update(number for number in special if self.tokens[number] in TURN_ENDS)
         return Facts(
             kind=kind,
             vocab_size=len(self.tokens),
@@ -158,8 +157,27 @@ class _Vocabulary:
             special_ids=special,
             prefix=around[0],
             suffix=around[1],
-            chat_template=self.text("tokenizer.chat_template"),
+            named_tokens=self.named_tokens(roles),
+            chat_templates=self.chat_templates(),
         )
+
+    def named_tokens(self, roles: Mapping[str, int | None]) -> dict[str, str]:
+        """Texts of the tokens with a name, under the names of Hugging Face's files."""
+        ids: dict[str, Any] = {f"{role}_token": roles[role] for role in ("bos", "eos")}
+        for role, key in (("unk", "unknown"), ("sep", "seperator"), ("pad", "padding"), ("mask", "mask")):  # as spelled
+            ids[f"{role}_token"] = self._metadata.get(f"{_KEY}{key}_token_id")
+        known = range(len(self.tokens))  # -1, or one beyond the end, is how some files say that there is none
+        return {name: self.tokens[number] for name, number in ids.items() if number in known}
+
+    def chat_templates(self) -> dict[str, str]:
+        """The chat templates by name: the file's own, and those under names of their own."""
+        found = {}
+        for key in self._metadata:
+            if key == _TEMPLATE or key.startswith(_TEMPLATE + "."):
+                text = self.text(key)
+                if text is not None:
+                    found[key.removeprefix(_TEMPLATE).lstrip(".") or "default"] = text
+        return found
 
 
 def _describe(value: Any) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from functools import cached_property
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import PymlError
@@ -18,6 +19,7 @@ from ..errors import ModelFileError
 from . import byte_level
 from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, Facts, TextError, Tokenizer
 from .decoding import ByteDecoding, Decoding
+from .special import SpecialTokens
 
 if TYPE_CHECKING:
     import tokenizers
@@ -136,10 +138,45 @@ class LibraryTokenizer(Tokenizer):
         self._texts = texts or {}
         self._lock = threading.Lock()  # the engine's switch for special tokens is a state of the engine
 
-    def _encode(self, text: str, parse_special: bool) -> list[int]:
+    def _encode(self, text: str, parse_special: bool, breaks: Sequence[int]) -> list[int]:
+        spanned = self._control.spanned(text, breaks) if breaks and parse_special else []
+        if spanned:
+            return self._encode_apart(text, spanned)
         with self._lock, guarded("text", TextError):
             self._engine.encode_special_tokens = not parse_special
             return list(self._engine.encode(text, add_special_tokens=False).ids)
+
+    def _encode_apart(self, text: str, breaks: Sequence[int]) -> list[int]:
+        """Ids of a text in which no token spans these places.
+
+        The engine cannot be told so. But it cuts text at control tokens: one is put in at each place, and taken out
+        of the ids again.
+        """
+        wedge = self._wedge
+        pieces = [text[start:end] for start, end in pairwise((0, *breaks, len(text)))]
+        with self._lock, guarded("text", TextError):
+            self._engine.encode_special_tokens = False
+            encoding = self._engine.encode(wedge.join(pieces), add_special_tokens=False)
+            pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        inserted = {(place + n * len(wedge), place + (n + 1) * len(wedge)) for n, place in enumerate(breaks)}
+        ids = [number for number, span in pairs if span not in inserted]
+        if len(ids) + len(inserted) != len(encoding.ids):
+            raise TextError("text: a control token in it cannot be read as plain text by this tokenizer")
+        return ids
+
+    @cached_property
+    def _control(self) -> SpecialTokens:
+        return SpecialTokens({text: number for text, number in self.control_tokens.items() if text})
+
+    @cached_property
+    def _wedge(self) -> str:
+        """A control token that is found wherever it stands, and that takes no spaces with it."""
+        with guarded("text", TextError):
+            for number, token in self._engine.get_added_tokens_decoder().items():
+                plain = not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+                if number in self.special_ids and plain:
+                    return str(token.content)
+        raise TextError("text: this tokenizer has no way to read a control token as plain text")
 
     def _piece(self, number: int) -> str:
         return self._texts.get(number) or self._engine.id_to_token(number) or ""

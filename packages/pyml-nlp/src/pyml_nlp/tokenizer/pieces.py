@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ModelFileError
@@ -73,10 +73,10 @@ class PieceTokenizer(Tokenizer):
             self._plain = load_processor(without_dummy_prefix(model), facts.kind)
         self._first = self._plain if space_prefix == "never" else processor
 
-    def _encode(self, text: str, parse_special: bool) -> list[int]:
+    def _encode(self, text: str, parse_special: bool, breaks: Sequence[int]) -> list[int]:
         ids: list[int] = []
         encode: Callable[[str], list[int]] = self._first.encode_as_ids
-        for part in (self._all if parse_special else self._added).split(text):
+        for part in (self._all if parse_special else self._added).split(text, breaks):
             if isinstance(part, int):
                 ids.append(part)
             else:

@@ -7,15 +7,15 @@ text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 
 
 class SpecialTokens:
     """Token texts (none empty) and their ids, ready to be searched for.
 
     An expression finds places where the first two characters fit, a set of prefixes sorts out the rest: thousands of
-        tokens cost
-    little, also in a text of a million "<".
+    tokens cost little, also in a text of a million "<".
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:
@@ -34,10 +34,14 @@ class SpecialTokens:
             starts.append(re.escape(first) + (f"[{seconds}]" if seconds else ""))
         self._start = re.compile("|".join(starts)) if starts else None
 
-    def split(self, text: str) -> Iterator[str | int]:
-        """The text as plain parts (never empty) and ids of the special tokens between them."""
+    def split(self, text: str, breaks: Sequence[int] = ()) -> Iterator[str | int]:
+        """The text as plain parts (never empty) and ids of the special tokens between them.
+
+        Args:
+            breaks: ascending places in the text that no token may span.
+        """
         done = 0
-        for start, end, number in self._found(text):
+        for start, end, number in self._found(text, breaks):
             if done < start:
                 yield text[done:start]
             yield number
@@ -45,19 +49,43 @@ class SpecialTokens:
         if done < len(text):
             yield text[done:]
 
-    def _found(self, text: str) -> Iterator[tuple[int, int, int]]:
-        if self._start is None:
-            return
+    def starts(self, text: str) -> Iterator[int]:
+        """Where special tokens begin, also those inside of others."""
+        for start in self._candidates(text):
+            if next(self._at(text, start), None) is not None:
+                yield start
+
+    def spanned(self, text: str, breaks: Sequence[int]) -> list[int]:
+        """Those of the (ascending) places that a special token spans."""
+        found: set[int] = set()
+        for start in self._candidates(text):
+            for end, _ in self._at(text, start):
+                found.update(breaks[bisect_right(breaks, start) : bisect_left(breaks, end)])
+        return sorted(found)
+
+    def _found(self, text: str, breaks: Sequence[int] = ()) -> Iterator[tuple[int, int, int]]:
         at = 0
-        while candidate := self._start.search(text, at):
-            start = candidate.start()
-            at = start + 1
-            lengths = self._lengths[text[start]]
-            if text[start : start + lengths[0]] not in self._prefixes:
+        for start in self._candidates(text):
+            if start < at:
                 continue
-            for length in reversed(lengths):
-                number = self._ids.get(text[start : start + length])
-                if number is not None:
-                    at = start + length
-                    yield start, at, number
+            for end, number in self._at(text, start):
+                if bisect_right(breaks, start) == bisect_left(breaks, end):  # none between them
+                    at = end
+                    yield start, end, number
                     break
+
+    def _candidates(self, text: str) -> Iterator[int]:
+        at = 0
+        while self._start is not None and (candidate := self._start.search(text, at)):
+            at = candidate.start() + 1
+            yield candidate.start()
+
+    def _at(self, text: str, start: int) -> Iterator[tuple[int, int]]:
+        """Ends and ids of the tokens that begin there, the longest first."""
+        lengths = self._lengths[text[start]]
+        if text[start : start + lengths[0]] not in self._prefixes:
+            return
+        for length in reversed(lengths):
+            number = self._ids.get(text[start : start + length])
+            if number is not None:
+                yield start + length, number

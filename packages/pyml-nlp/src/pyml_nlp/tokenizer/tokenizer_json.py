@@ -92,7 +92,8 @@ def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
         special_ids=[number for number, token in known.items() if token.special],
         prefix=prefix,
         suffix=suffix,
-        chat_template=config.chat_template(),
+        named_tokens=config.named_tokens(),
+        chat_templates=config.chat_templates(),
     )
     return LibraryTokenizer(facts, engine, make_decoding, piece_bytes)
 
