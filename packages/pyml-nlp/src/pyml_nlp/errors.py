@@ -11,3 +11,7 @@ class ModelFileError(PymlError):
 
 class ModelNotFoundError(PymlError):
     """There is no such model here, or it could not be downloaded; the message says what to do."""
+
+
+class ChatTemplateError(PymlError):
+    """A model has no chat template, or it cannot be rendered; with its own words where it refuses the messages."""

@@ -39,6 +39,7 @@ _SMALL_FILES = [
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
     INDEX,
 ]
 """All that a model needs beside its weights. Weights come after these, so that whoever has them has everything."""

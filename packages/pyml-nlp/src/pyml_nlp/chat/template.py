@@ -1,0 +1,164 @@
+"""A model's chat template: messages to text or token ids, as transformers' ``apply_chat_template`` gives them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ChatTemplateError
+from .marks import ControlTokens, choose_mark, taken_out, unescaped
+from .messages import Message, Messages, checked, checked_list, checked_messages, cut_end, open_end
+from .renderer import Renderer
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+INSTRUCT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""A small model that was trained to chat, for messages that ask for one."""
+
+_OWN = ("messages", "tools", "documents", "add_generation_prompt")  # variables that are arguments
+
+
+class ChatTemplate:
+    """The chat templates that a model comes with, by name; mostly there is one, ``default``.
+
+    Args:
+        tokenizer: the model's, which has the templates.
+        model: what to call the model in messages.
+
+    Raises:
+        ChatTemplateError: it has none.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, model: str) -> None:
+        if not tokenizer.facts.chat_templates:
+            raise ChatTemplateError(
+                f"{model}: the model has no chat template, so it was not made to chat: use an instruct model, "
+                f"such as {INSTRUCT_MODEL}"
+            )
+        self._tokenizer = tokenizer
+        self._templates = dict(tokenizer.facts.chat_templates)
+        self._named_tokens = dict(tokenizer.facts.named_tokens)
+        self._renderer = Renderer()
+
+    def start(self) -> None:
+        """Get ready to render, without waiting for it."""
+        self._renderer.start()
+
+    def close(self) -> None:
+        """End the process that renders; rendering starts it again."""
+        self._renderer.close()
+
+    def source(self, name: str | None = None, tools: Sequence[Message] | None = None) -> str:
+        """The Jinja source of a template.
+
+        Args:
+            name: its name; None: ``tool_use`` if there are tools and such a template, else ``default``, else the only
+                one.
+
+        Raises:
+            ChatTemplateError: there is no such template.
+        """
+        names = list(self._templates)
+        if name is None and tools and "tool_use" in names:
+            name = "tool_use"
+        elif name is None:
+            name = names[0] if len(names) == 1 else "default"
+        if name not in self._templates:
+            raise ChatTemplateError(f"chat template: expected one of {', '.join(names)}, got {name}")
+        return self._templates[name]
+
+    def render(self, messages: Messages, **options: Any) -> str:
+        """The text of a prompt; options as of :meth:`ids`, with ``add_generation_prompt`` False unless given.
+
+        Control tokens that a message spells look like the template's own in it. :meth:`ids` tells them apart.
+        """
+        return self._render(messages, **{"add_generation_prompt": False, **options})[0]
+
+    def ids(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Message] | None = None,
+        documents: Sequence[Message] | None = None,
+        name: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Token ids of a prompt. Whatever messages, tools and documents spell, their text is no control token.
+
+        Args:
+            messages: mappings with ``role``, ``content`` and what else the template knows; or a text, which is what a
+                user says.
+            tools: JSON schemas of functions that the model may call.
+            documents: mappings with ``title`` and ``text``.
+            name: which template, see :meth:`source`.
+            add_generation_prompt: end with the beginning of an answer.
+            continue_final_message: end within the last message, which is to be continued; there is no generation
+                prompt then.
+            variables: what else the template is to know, such as ``enable_thinking``.
+
+        Raises:
+            ChatTemplateError: the template refuses the messages, with its own words; it is malformed, or takes more
+                time or memory than a template may; there is no such template; messages are no messages.
+            TextError: a text that cannot be encoded.
+        """
+        text, breaks, source = self._render(
+            messages, tools, documents, name, add_generation_prompt, continue_final_message, variables
+        )
+        ids = self._tokenizer.encode(text, add_special=False, breaks=breaks)
+        self._check(text, breaks, source, ids)
+        return ids
+
+    def _render(
+        self,
+        messages: Messages,
+        tools: Sequence[Message] | None = None,
+        documents: Sequence[Message] | None = None,
+        name: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> tuple[str, list[int], str]:
+        """The text, where no control token may be in it, and the template."""
+        source = self.source(name, tools)
+        given = {
+            "messages": checked_messages(messages, str),
+            "tools": checked_list(tools, "tools", str),
+            "documents": checked_list(documents, "documents", str),
+            "variables": checked(variables or {}, "variables", str),
+        }
+        for taken in _OWN:
+            if taken in given["variables"]:
+                raise ChatTemplateError(f"variables: {taken} is an argument of its own")
+        mark, end = choose_mark(2, json.dumps(given, ensure_ascii=False), source)
+        given = checked(given, "", lambda text: self._control.marked(text, mark))
+        tag = end + " "
+        final = open_end(given["messages"], tag) if continue_final_message else ""
+        given |= self._named_tokens | given.pop("variables")
+        given["add_generation_prompt"] = add_generation_prompt and not continue_final_message
+        rendered = unescaped(self._renderer.render(source, given), mark, end)
+        if continue_final_message:
+            rendered = cut_end(rendered, final, tag)
+        return (*taken_out(rendered, mark), source)
+
+    @cached_property
+    def _control(self) -> ControlTokens:
+        return ControlTokens(self._tokenizer.control_tokens)
+
+    def _check(self, text: str, breaks: Sequence[int], source: str, ids: Sequence[int]) -> None:
+        """Whatever the tokenizer does with a text, there are no more of the template's control tokens than it wrote."""
+        spelled = self._tokenizer.control_tokens
+        own = {number for token, number in spelled.items() if token in source} | set(self._tokenizer.eos_ids)
+        found = Counter(number for number in ids if number in own)
+        expected = self._control.count(text, breaks)
+        for number, count in found.items():
+            if count > expected[number]:
+                token = self._tokenizer.decode([number], skip_special=False)
+                raise ChatTemplateError(f"messages: a text would become the control token {token}, which it may not be")

@@ -1,0 +1,167 @@
+"""The process that renders chat templates: started by :mod:`.renderer`, one JSON line in, one JSON line out.
+
+A template comes with a model and is not trusted. Jinja's sandbox keeps it from Python's objects; it does not keep it
+from running for ever or from filling the memory, so the kernel does that here: the process ends by a signal when one
+request has used its processor time, allocations fail beyond the address space that it may have, and it can write no
+file. Whoever started it sees how it ended.
+
+Run as ``python -I -S worker.py SECONDS MEGABYTES CHARACTERS FOLDER...``, the folders being those of jinja2 and what it
+needs. What templates are given is what transformers gives them (``utils/chat_template_utils.py``): trimmed blocks,
+``tojson`` without escapes for HTML, ``raise_exception``, ``strftime_now``, loop controls, the ``generation`` tag.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+from typing import Any
+
+MAX_MESSAGE = 500  # characters of an error
+
+
+def restrict(megabytes: int) -> None:
+    """Bound what this process may take, for good."""
+    resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the kernel ends the process: no Python code has to run for it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def serve(seconds: float, max_characters: int) -> None:
+    """Answer requests until there are no more."""
+    renderer = Renderer(max_characters)
+    for line in sys.stdin.buffer:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        try:
+            answer = renderer.answer(json.loads(line))
+        except MemoryError:
+            answer = {"error": "it needs more memory than a template may have"}
+        except RecursionError:
+            answer = {"error": "it is nested too deeply"}
+        data = json.dumps(answer).encode() + b"\n"
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+class Renderer:
+    """Compiles templates and renders them; remembers the last one."""
+
+    def __init__(self, max_characters: int) -> None:
+        self._max_characters = max_characters
+        self._environment = environment()
+        self._last: tuple[str, Any] = ("", None)
+
+    def answer(self, request: dict[str, Any]) -> dict[str, str]:
+        """``{"text": ...}`` or ``{"error": ...}`` for ``{"source": ..., "variables": {...}}``."""
+        from jinja2 import TemplateSyntaxError
+
+        try:
+            return self._render(request["source"], request["variables"])
+        except (MemoryError, RecursionError):
+            raise
+        except Raised as error:
+            return {"error": str(error.args[0])[:MAX_MESSAGE]}
+        except TemplateSyntaxError as error:
+            return {"error": f"line {error.lineno}: {error.message}"[:MAX_MESSAGE]}
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]}
+
+    def _render(self, source: str, variables: dict[str, Any]) -> dict[str, str]:
+        if self._last[0] != source or self._last[1] is None:
+            self._last = (source, self._environment.from_string(source))
+        pieces: list[str] = []
+        size = 0
+        for piece in self._last[1].generate(variables):
+            size += len(piece)
+            if size > self._max_characters:
+                return {"error": f"it writes more than {self._max_characters} characters"}
+            pieces.append(piece)
+        return {"text": "".join(pieces)}
+
+
+class Raised(Exception):
+    """What a template says with ``raise_exception``."""
+
+
+def environment() -> Any:
+    """The sandbox, with what transformers adds to it."""
+    from datetime import datetime
+
+    from jinja2 import nodes
+    from jinja2.exceptions import SecurityError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
+
+    class GenerationTag(Extension):
+        """``{% generation %}``: marks what an assistant says, for training. It is rendered as it stands."""
+
+        tags = {"generation"}  # noqa: RUF012  (Jinja's way)
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            return nodes.CallBlock(self.call_method("_rendered"), [], [], body).set_lineno(line)
+
+        def _rendered(self, caller: Any) -> Any:
+            return caller()
+
+    class PlainNamespace(Namespace):
+        """A namespace without names that begin with an underscore."""
+
+        def __init__(*args: Any, **names: Any) -> None:  # no self, which is a legal name in a namespace
+            for name in dict(*args[1:], **names):
+                PlainNamespace.check(name)
+            Namespace.__init__(*args, **names)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            PlainNamespace.check(name)
+            Namespace.__setitem__(self, name, value)
+
+        @staticmethod
+        def check(name: Any) -> None:
+            if isinstance(name, str) and name.startswith("_"):
+                raise SecurityError(f"the name {name!r} begins with an underscore")
+
+    class PlainDict:
+        """``dict``, without the attributes of the type."""
+
+        def __call__(self, *args: Any, **items: Any) -> dict[Any, Any]:
+            return dict(*args, **items)
+
+        def fromkeys(self, *args: Any) -> dict[Any, Any]:
+            return dict.fromkeys(*args)
+
+    def to_json(
+        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    def raise_exception(message: Any) -> None:
+        raise Raised(message)
+
+    def strftime_now(format: str) -> str:
+        return datetime.now().strftime(format)
+
+    sandbox = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols], autoescape=False
+    )
+    sandbox.filters["tojson"] = to_json
+    sandbox.globals |= {
+        "dict": PlainDict(),
+        "namespace": PlainNamespace,
+        "raise_exception": raise_exception,
+        "strftime_now": strftime_now,
+    }
+    del sandbox.globals["lipsum"]
+    return sandbox
+
+
+if __name__ == "__main__":
+    restrict(int(sys.argv[2]))
+    sys.path += sys.argv[4:]
+    serve(float(sys.argv[1]), int(sys.argv[3]))

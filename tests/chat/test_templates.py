@@ -1,0 +1,140 @@
+"""Chat templates of real models: text and ids of transformers, and control tokens that nobody can forge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat import tokenizers_of_models
+from chat.cases import CASES, CONTROL, GOLDENS, NAMED_TOKENS, TEMPLATES, Case, system, undated, user
+from pyml_core.errors import PymlError
+from pyml_nlp.chat import ChatTemplate
+from pyml_nlp.tokenizer import load_tokenizer
+
+EXPECTED = json.loads(GOLDENS.read_text(encoding="utf-8"))["templates"]
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ChatTemplate]]:
+    """Makes the template and tokenizer of a name."""
+    made: dict[str, ChatTemplate] = {}
+
+    def make(name: str) -> ChatTemplate:
+        if name not in made:
+            folder = tokenizers_of_models.write(name, tmp_path_factory.mktemp(name))
+            made[name] = ChatTemplate(load_tokenizer(folder), name)
+        return made[name]
+
+    yield make
+    for template in made.values():
+        template.close()
+
+
+def arguments(case: Case) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Messages and options."""
+    options = {**vars(case)}
+    return options.pop("messages"), options
+
+
+def test_every_template_has_goldens() -> None:
+    assert {name: set(cases) for name, cases in EXPECTED.items()} == {name: set(CASES) for name in TEMPLATES}
+    errors = [case for cases in EXPECTED.values() for case in cases.values() if "error" in case]
+    assert 10 < len(errors) < 60
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_text_and_ids(name: str, templates: Callable[[str], ChatTemplate]) -> None:
+    template = templates(name)
+    engine = tokenizers_of_models.build(name)
+    for title, case in CASES.items():
+        messages, options = arguments(case)
+        expected = EXPECTED[name][title]
+        if "error" in expected:
+            with pytest.raises(PymlError) as caught:
+                template.render(messages, **options)
+            assert (expected["error"] or "chat template") in str(caught.value), title
+            continue
+        text = template.render(messages, **options)
+        assert undated(text) == expected["text"], title
+        assert template.ids(messages, **options) == engine.encode(text, add_special_tokens=False).ids, title
+
+
+def spellings(name: str) -> list[str]:
+    return [*NAMED_TOKENS[name].values(), *CONTROL[name]]
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_control_tokens_of_a_user_are_text(name: str, templates: Callable[[str], ChatTemplate]) -> None:
+    template = templates(name)
+    tokenizer = template._tokenizer
+    special = set(tokenizer.control_tokens.values())
+    honest = [number for number in template.ids([user("xy")]) if number in special]
+    for token in spellings(name):
+        for text in (
+            token, f" {token} ", f"x{token}y", f"{token}{token}", f"a {token}\n\n{token} b",
+            f"{token[:3]}{token}{token[3:]}", f"{token[:1]}{token}", f"{token}{token[-1:]}",
+        ):  # fmt: skip
+            ids = template.ids([user(text)])
+            assert [number for number in ids if number in special] == honest, (token, text)
+            written = template.render([user(text)], add_generation_prompt=True)
+            decoded = tokenizer.decode(ids, skip_special=False)
+            assert "".join(decoded.split()) == "".join(written.split()), (token, text)
+            if name not in ("mistral", "mistral_small", "phi3"):  # these put or take spaces beside control tokens
+                assert decoded == written, (token, text)
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_parts_of_control_tokens_do_not_meet(name: str, templates: Callable[[str], ChatTemplate]) -> None:
+    """A template that writes the other half of what a user has begun."""
+    tokenizer = templates(name)._tokenizer
+    special = set(tokenizer.control_tokens.values())
+    end = NAMED_TOKENS[name]["eos_token"]
+    template = ChatTemplate(tokenizer, name)
+    for size in range(1, len(end)):
+        source = "{{ messages[0].content | trim }}" + end[size:] + end[:size] + "{{ messages[1].content }}"
+        template._templates = {"default": source}
+        for text in (f"a{end[:size]} ", end[:size]):
+            ids = template.ids([user(text), user(f"{end[size:]}b")])
+            assert not special.intersection(ids), (size, text)
+    template.close()
+
+
+def test_control_tokens_in_tools_documents_and_variables(templates: Callable[[str], ChatTemplate]) -> None:
+    template = templates("qwen3")
+    special = set(template._tokenizer.control_tokens.values())
+    tool = {"type": "function", "function": {"name": "<|im_end|>", "parameters": {"<|im_start|>": ["<|im_end|>"]}}}
+    honest = {"type": "function", "function": {"name": "x", "parameters": {"y": ["z"]}}}
+    counts = [
+        sum(number in special for number in template.ids([system("<|im_start|>"[:use]), user("x")], tools=[given]))
+        for given, use in ((tool, 12), (honest, 1))
+    ]
+    assert counts[0] == counts[1]
+    template = templates("llama3_2")
+    special = set(template._tokenizer.control_tokens.values())
+    dates = [template.ids([user("x")], variables={"date_string": date}) for date in ("<|eot_id|>", "today")]
+    assert len({sum(number in special for number in ids) for ids in dates}) == 1
+
+
+@pytest.mark.parametrize("role", ["user|><|system", "<|im_end|>", "", " user", None, 5, "a\nb"])
+def test_roles_are_words(role: Any, templates: Callable[[str], ChatTemplate]) -> None:
+    with pytest.raises(PymlError, match=r"messages\[0\]: role: expected a word such as 'user', got"):
+        templates("phi3").ids([{"role": role, "content": "x"}])
+
+
+def test_added_words_stay_tokens(templates: Callable[[str], ChatTemplate]) -> None:
+    """Tokens that are no control tokens are found in what users say, as in any text."""
+    template = templates("qwen3")
+    think = template._tokenizer.encode("<think>")
+    assert len(think) == 1
+    assert think[0] in template.ids([user("a <think> b <|im_end|> c")])
+
+
+def test_a_folder_of_a_model(tmp_path: Path) -> None:
+    folder = tokenizers_of_models.write("llama3_2", tmp_path)
+    tokenizer = load_tokenizer(folder)
+    ends = {tokenizer.control_tokens[text] for text in ("<|eot_id|>", "<|eom_id|>")}
+    assert ends & set(tokenizer.eos_ids) == {tokenizer.control_tokens["<|eot_id|>"]}  # the other is not in the template
