@@ -1,4 +1,4 @@
-"""Every Python example of the READMEs and of the page on tracing runs as it stands."""
+"""Every Python example of the READMEs and of the pages on tracing and chat runs as it stands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", *(f"packages/pyml-{name}/README.md" for name in ("core", "nn", "nlp")), "docs/tracing.md"]
+PAGES = [
+    "README.md",
+    *(f"packages/pyml-{name}/README.md" for name in ("core", "nn", "nlp")),
+    "docs/tracing.md",
+    "docs/chat.md",
+]
 
 
 def examples(page: str) -> list[str]:
@@ -24,11 +29,12 @@ EXAMPLES = [(page, number) for page in PAGES for number in range(len(examples(pa
 
 
 @pytest.mark.parametrize(("page", "number"), EXAMPLES)
-def test_example_runs(page: str, number: int, gemma_gguf: Path, tmp_path: Path) -> None:
+def test_example_runs(page: str, number: int, gemma_gguf: Path, smollm2_gguf: Path, tmp_path: Path) -> None:
     example = examples(page)[number]
     if "matplotlib" in example and find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
     (tmp_path / "gemma-3-270m.gguf").symlink_to(gemma_gguf)
+    (tmp_path / smollm2_gguf.name).symlink_to(smollm2_gguf)
     environment = {**os.environ, "PYML_MODEL": str(gemma_gguf)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example],
@@ -41,4 +47,4 @@ def test_example_runs(page: str, number: int, gemma_gguf: Path, tmp_path: Path) 
 
 
 def test_every_page_has_an_example() -> None:
-    assert Counter(page for page, _ in EXAMPLES) == {page: 3 if page == "docs/tracing.md" else 1 for page in PAGES}
+    assert Counter(page for page, _ in EXAMPLES) == {page: 3 if page.startswith("docs") else 1 for page in PAGES}

@@ -18,6 +18,7 @@ import pytest
 
 from pyml_core.errors import PymlError
 from pyml_nlp.cli import bench, infer, inspect, main, options
+from pyml_nlp.cli.interrupts import interruptible
 from pyml_nlp.cli.output import Output, OutputClosed, ProgressBar
 
 
@@ -221,7 +222,7 @@ def test_ctrl_c_cancels_and_the_second_one_ends() -> None:
     cancelled = []
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
     try:
-        with infer._interruptible(lambda: cancelled.append(True)) as signals:
+        with interruptible(lambda: cancelled.append(True)) as signals:
             os.kill(os.getpid(), signal.SIGINT)
             assert (cancelled, signals) == ([True], [signal.SIGINT])
             with pytest.raises(KeyboardInterrupt):
@@ -234,7 +235,7 @@ def test_ctrl_c_cancels_and_the_second_one_ends() -> None:
 def test_an_ignored_ctrl_c_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with infer._interruptible(lambda: None) as signals:
+        with interruptible(lambda: None) as signals:
             os.kill(os.getpid(), signal.SIGINT)
             assert signals == []
     finally:

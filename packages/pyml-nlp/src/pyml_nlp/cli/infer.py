@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .chat import ChatOptions, add_chat_options, check_chat
+from .interactive import converse
+from .interrupts import interruptible
 from .main import INTERRUPTED
 from .options import (
     SETTINGS,
@@ -48,6 +47,7 @@ class Task:
         prompts: one, or those of a batch file.
         batch: whether they come from a batch file, whose texts are numbered.
         options: of each :class:`.Request`.
+        chat: how to make chats of prompts; None: they are texts to continue.
     """
 
     prompts: list[str]
@@ -57,6 +57,11 @@ class Task:
     stream: bool
     as_json: bool
     echo: bool
+    chat: ChatOptions | None
+
+    def ids(self, lm: LanguageModel, prompt: str) -> list[int]:
+        """What the model is given for a prompt."""
+        return lm.ids(prompt) if self.chat is None else self.chat.ids(lm, prompt)
 
 
 @click.command("infer", cls=Command, context_settings=SETTINGS)
@@ -73,6 +78,7 @@ class Task:
 @click.option("--trace-out", metavar="PATH", help="Write where the time goes: .json for Perfetto, .csv or .parquet.")
 @sampling_options
 @stop_options
+@add_chat_options
 @log_options
 def command(
     model: str | None,
@@ -93,6 +99,10 @@ def command(
     stop: tuple[str, ...],
     stop_id: tuple[int, ...],
     include_stop: bool,
+    chat: bool,
+    system: str | None,
+    chat_arg: tuple[str, ...],
+    interactive: bool,
     verbose: int,
     quiet: int,
 ) -> int:
@@ -103,6 +113,12 @@ def command(
     level = verbosity(verbose, quiet)
     source = check_model(model, safetensors, threads)
     exclusive({"--prompt <TEXT>": prompt is not None, "--batch-file <PATH>": batch_file is not None})
+    for name, given in (
+        ("--prompt <TEXT>", prompt is not None), ("--batch-file <PATH>", batch_file is not None), ("--json", as_json),
+        ("--echo", echo), ("--trace-out <PATH>", trace_out is not None),
+    ):  # fmt: skip
+        exclusive({"--interactive": interactive, name: given})
+    chat_options = check_chat(chat or interactive, system, chat_arg)
     exclusive({"--stream": stream, "--json": as_json})
     exclusive({"--echo": echo, "--json": as_json})
     if max_tokens < 0:
@@ -117,6 +133,12 @@ def command(
     if trace_out is not None:
         _check_trace(trace_out)
     configure_logs(level)
+    if interactive and chat_options is not None:
+        options = {"max_tokens": max_tokens, "stop": stop, "stop_ids": stop_id, "include_stop": include_stop}
+        options |= vars(sampling) | {"timeout": timeout}
+        output = Output()
+        with _load(source, dtype, threads, context_len, level) as lm:
+            return converse(lm, chat_options, options, output, level >= 0)
     task = Task(
         prompts=[_prompt(prompt, level)] if batch_file is None else _batch(batch_file),
         batch=batch_file is not None,
@@ -132,6 +154,7 @@ def command(
         stream=stream,
         as_json=as_json,
         echo=echo,
+        chat=chat_options,
     )
     output = Output()
     lm = _load(source, dtype, threads, context_len, level)
@@ -215,11 +238,11 @@ def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
     from ..generation.request import Request
 
     generator = Generator(lm, task.timeout)
-    completion = generator.start(Request(lm.ids(task.prompts[0]), **task.options))
+    completion = generator.start(Request(task.ids(lm, task.prompts[0]), **task.options))
     _log_start(lm, task, completion.cache.max_length)
     start = time.perf_counter()
     shown = 0
-    with _interruptible(generator.cancel) as interrupted:
+    with interruptible(generator.cancel) as interrupted:
         try:
             if task.echo:
                 output.write(task.prompts[0])
@@ -253,7 +276,7 @@ def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
     requests = []
     for index, prompt in enumerate(task.prompts):
         try:
-            requests.append(Request(lm.ids(prompt), **task.options))
+            requests.append(Request(task.ids(lm, prompt), **task.options))
             generator.check(requests[-1].prompt)
         except PymlError as error:
             raise type(error)(f"prompt {index}: {error}") from None
@@ -261,7 +284,7 @@ def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
     _log_start(lm, task, min(lm.context_length, longest + task.options["max_tokens"]))
     start = time.perf_counter()
     ended: dict[int, Completion] = {}
-    with _interruptible(generator.cancel) as interrupted:
+    with interruptible(generator.cancel) as interrupted:
         shown = 0
         for completion in Scheduler(generator, requests, chunk=lm.prefill_chunk):
             ended[completion.sequence] = completion
@@ -327,25 +350,3 @@ def _log_end(line: str, finish_reason: str | None) -> None:
     logs.root.info("  %s", line)
     if finish_reason == "timeout":
         logs.root.info("  Stopped at the timeout")
-
-
-@contextmanager
-def _interruptible(cancel: Callable[[], None]) -> Iterator[list[int]]:
-    """Ctrl-C ends the generation, keeping its text; the second one ends the program. Yields the signals that came."""
-    signals: list[int] = []
-
-    def handle(number: int, _: FrameType | None) -> None:
-        signals.append(number)
-        if len(signals) > 1:
-            raise KeyboardInterrupt
-        cancel()
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored, or the application's own
-        yield signals
-        return
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,75 @@
+"""The options of ``pyml-infer`` about chat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import F, Option, utf8
+
+if TYPE_CHECKING:
+    from ..language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How prompts become chats.
+
+    Attributes:
+        system: a system message to begin with.
+        variables: what else the template is to know.
+    """
+
+    system: str | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
+
+    def ids(self, lm: LanguageModel, prompt: str) -> list[int]:
+        """A prompt as what a user says."""
+        messages = [{"role": "user", "content": prompt}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        return lm.chat_ids(messages, variables=self.variables)
+
+
+def add_chat_options(function: F) -> F:
+    """--chat, --system, --interactive and --chat-arg."""
+    for decorator in reversed((
+        click.option(
+            "--chat", is_flag=True, cls=Option, heading="Chat", help="Answer the prompt, by the model's chat template."
+        ),
+        click.option(
+            "--interactive", is_flag=True, cls=Option, heading="Chat", help="A chat on the terminal; /help in it."
+        ),
+        click.option("--system", metavar="TEXT", cls=Option, heading="Chat", help="A system message to begin with."),
+        click.option(
+            "--chat-arg", metavar="NAME=VALUE", multiple=True, cls=Option, heading="Chat",
+            help="A variable of the template, such as enable_thinking=false.",
+        ),
+    )):  # fmt: skip
+        function = decorator(function)
+    return function
+
+
+def check_chat(wanted: bool, system: str | None, arguments: Sequence[str]) -> ChatOptions | None:
+    """What :func:`add_chat_options` gave, checked; None if there is to be no chat."""
+    for name, given in (("--system <TEXT>", system is not None), ("--chat-arg <NAME=VALUE>", arguments)):
+        if given and not wanted:
+            raise click.UsageError(f"the argument '{name}' requires '--chat' or '--interactive'")
+    if not wanted:
+        return None
+    return ChatOptions(None if system is None else utf8("--system", system), dict(map(_variable, arguments)))
+
+
+def _variable(argument: str) -> tuple[str, Any]:
+    """NAME=VALUE: the value is JSON, or else a text."""
+    name, sign, value = utf8("--chat-arg", argument).partition("=")
+    if not sign or not name.isidentifier():
+        raise click.UsageError(f"invalid value '{argument}' for '--chat-arg': expected NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,233 @@
+"""``pyml-infer --interactive``: a chat on the terminal, or with a pipe. Answers go to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .interrupts import interruptible
+from .output import Output
+
+if TYPE_CHECKING:
+    from ..chat import Conversation
+    from ..language_model import LanguageModel
+    from .chat import ChatOptions
+
+HELP = """\
+  /system TEXT   give the model a system message (nothing: show it); the chat goes on
+  /clear         forget the chat but for the system message
+  /save FILE     write the messages as JSON
+  /help          this text
+  /quit          leave, like Ctrl-D
+A line that ends in \\ goes on in the next one; \"\"\" begins and ends a text of several lines.
+Ctrl-C stops an answer. A message that begins with / is written with two of them."""
+
+_FENCE = '"""'
+
+
+class Leave(Exception):
+    """The user wants to leave."""
+
+
+def converse(
+    lm: LanguageModel,
+    chat: ChatOptions,
+    options: dict[str, Any],
+    output: Output,
+    talkative: bool,
+) -> int:
+    """Chat until the input ends; returns the exit code.
+
+    Args:
+        options: of :meth:`LanguageModel.generate`.
+        talkative: whether more than answers and errors is printed.
+    """
+    conversation = lm.conversation(chat.system, variables=chat.variables)
+    session = Session(conversation, options, output, talkative)
+    session.note("Interactive chat. /help shows the commands, Ctrl-D or /quit leaves.")
+    try:
+        for text in messages(output.terminal, talkative):
+            session.take(text)
+    except Leave:
+        pass
+    session.note("Goodbye!")
+    return 0
+
+
+class Session:
+    """What becomes of each text that is typed."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        options: dict[str, Any],
+        output: Output,
+        talkative: bool,
+    ) -> None:
+        self._conversation = conversation
+        self._options = options
+        self._output = output
+        self._talkative = talkative
+
+    def note(self, line: str) -> None:
+        """Tell something on stderr, unless that is not wanted."""
+        if self._talkative:
+            print(line, file=sys.stderr, flush=True)
+
+    def take(self, text: str) -> None:
+        """Do a command, or let the model answer.
+
+        Raises:
+            Leave: the user wants to.
+        """
+        if not text.strip():
+            return
+        if text.startswith("//"):
+            self.answer(text[1:])
+        elif text.startswith("/"):
+            name, _, rest = text.partition(" ")
+            self._command(name.strip(), rest.strip())
+        else:
+            self.answer(text)
+
+    def _command(self, name: str, rest: str) -> None:
+        conversation = self._conversation
+        if name in ("/quit", "/exit"):
+            raise Leave
+        if name == "/help":
+            self._say(HELP)
+        elif name == "/clear":
+            conversation.reset(conversation.system)
+            self.note("[The chat is cleared]")
+        elif name == "/system" and rest:
+            conversation.system = rest
+            self.note("[The system message is set]")
+        elif name == "/system":
+            self._say(conversation.system or "[There is no system message]")
+        elif name == "/save" and rest:
+            self._save(Path(rest).expanduser())
+        else:
+            what = "expected /save FILE" if name == "/save" else f"there is no command {name}; /help shows them all"
+            self._error(what)
+
+    def _save(self, path: Path) -> None:
+        messages = self._conversation.messages
+        try:
+            path.write_text(json.dumps(messages, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        except (OSError, ValueError) as error:
+            self._error(f"{path}: the chat cannot be written: {getattr(error, 'strerror', None) or error}")
+        else:
+            self.note(f"[{len(messages)} messages written to {path}]")
+
+    def answer(self, text: str) -> None:
+        """Let the model answer, printing as it goes. Ctrl-C stops it, and keeps what there is."""
+        from pyml_core.errors import OutOfMemoryError
+        from pyml_nn.kv_cache import ContextOverflowError
+
+        from ..errors import ChatTemplateError
+        from ..tokenizer import TextError
+
+        start = time.perf_counter()
+        try:
+            answer = self._conversation.send(text, **self._options)
+        except ContextOverflowError as error:
+            self._error(f"the chat is too long: {error}; /clear begins a new one")
+            return
+        except (ChatTemplateError, TextError, OutOfMemoryError) as error:  # the chat goes on without this message
+            self._error(str(error))
+            return
+        with interruptible(answer.cancel) as interrupted:
+            for step in answer:
+                self._output.write(step.text)
+        self._output.write("\n")
+        seconds = time.perf_counter() - start
+        count = len(answer.tokens)
+        notes = [f"{count} tokens in {seconds:.2f}s ({count / seconds:.1f} tok/s)"]
+        if interrupted:
+            notes.append("stopped")
+        elif answer.finish_reason == "timeout":
+            notes.append("stopped at the timeout")
+        elif answer.finish_reason == "length" and count >= self._options["max_tokens"]:
+            notes.append("cut off by --max-tokens")
+        elif answer.finish_reason == "length":
+            notes.append("the context is full: /clear begins a new chat")
+        self.note(f"  [{', '.join(notes)}]")
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def _error(self, message: str) -> None:
+        self._say(f"Error: {' '.join(message.splitlines())}")
+
+
+# ---- input
+
+
+def messages(terminal: bool, talkative: bool) -> Iterator[str]:
+    """Texts as they are typed or piped: a line, lines that end in a backslash and the next one, or a fenced text."""
+    lines = _typed(talkative) if terminal and _is_terminal() else _piped(talkative)
+    for line in lines:
+        opened = line.lstrip().startswith(_FENCE)
+        if opened:
+            yield _fenced(line.lstrip()[len(_FENCE) :], lines)
+            continue
+        parts = [line]
+        while parts[-1].endswith("\\"):
+            parts[-1] = parts[-1][:-1]
+            following = next(lines, None)
+            if following is None:
+                break
+            parts.append(following)
+        yield "\n".join(parts)
+
+
+def _fenced(first: str, lines: Iterator[str]) -> str:
+    parts = [first] if first.strip() else []
+    if parts and first.rstrip().endswith(_FENCE):
+        return first.rstrip()[: -len(_FENCE)]
+    for line in lines:
+        if line.rstrip().endswith(_FENCE):
+            last = line.rstrip()[: -len(_FENCE)]
+            return "\n".join([*parts, last] if last else parts)
+        parts.append(line)
+    return "\n".join(parts)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _typed(talkative: bool) -> Iterator[str]:
+    """Lines from a terminal, with editing and history."""
+    import readline  # input() uses it from now on
+
+    readline.set_auto_history(True)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        except KeyboardInterrupt:
+            print("\n(Ctrl-D or /quit leaves)" if talkative else "", file=sys.stderr)
+
+
+def _piped(talkative: bool) -> Iterator[str]:
+    """Lines from a pipe or file, or from a terminal while stdout is none; UTF-8 whatever the locale."""
+    import click
+
+    while sys.stdin is not None:
+        if talkative and sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        try:
+            yield line.decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            byte = f"{error.object[error.start]:#04x}"
+            raise click.UsageError(f"stdin: expected UTF-8, got byte {byte} at {error.start} of a line") from None
