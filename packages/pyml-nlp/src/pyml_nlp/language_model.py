@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from pyml_nn.model import Request as Slice
     from pyml_nn.trace import Trace
 
-    from .structured.vocabulary import Vocabulary
     from .chat import ChatTemplate, Conversation, Message, Messages
+    from .structured.vocabulary import Vocabulary
     from .tokenizer import Tokenizer
 
 F32Array = npt.NDArray[np.float32]
