@@ -5,8 +5,9 @@ Letters: T = tokens of a slice, P = its positions that want logits, S = position
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -44,6 +45,34 @@ class Lap(NamedTuple):
     phases: tuple[float, ...] = ()
 
 
+class Laps(Sequence[Lap]):
+    """One lap a thread, worked out when it is first looked at: most that look at times never do."""
+
+    __slots__ = ("_count", "_laps", "_make")
+
+    def __init__(self, count: int, make: Callable[[], tuple[Lap, ...]]) -> None:
+        self._count, self._make = count, make
+        self._laps: tuple[Lap, ...] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Lap]:
+        return iter(self._made())
+
+    @overload
+    def __getitem__(self, index: int) -> Lap: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Lap, ...]: ...
+    def __getitem__(self, index: int | slice) -> Lap | tuple[Lap, ...]:
+        return self._made()[index]
+
+    def _made(self) -> tuple[Lap, ...]:
+        if self._laps is None:
+            self._laps = self._make()
+        return self._laps
+
+
 @dataclass(frozen=True, eq=False)
 class OpTiming:
     """What one operation of a timed run took.
@@ -67,7 +96,7 @@ class OpTiming:
     bytes: int
     flops: int
     busy: float
-    laps: tuple[Lap, ...] = ()
+    laps: Sequence[Lap] = ()
 
 
 @dataclass(eq=False)
@@ -136,40 +165,30 @@ class Timings(Sequence[OpTiming]):
 
     def _timings(self) -> list[OpTiming]:
         if self._built is None:
-            spans, *stamps = self._measured
-            read = _read(*stamps)
-            self._built = [self._timing(operation, spans, *read) for operation in self._operations]
+            self._built = list(self._build())
         return self._built
 
-    def _timing(
-        self,
-        operation: Operation,
-        spans: Mapping[Operation, tuple[int, int]],
-        begin_ns: I64Array,
-        end_ns: I64Array,
-        all_laps: I64Array,
-        ticks_a_ns: float,
-    ) -> OpTiming:
+    def _build(self) -> Iterator[OpTiming]:
         """The time of making an output's int8 copy belongs to the operation that wrote it."""
-        first, last = spans[operation]
-        begin, end = int(begin_ns[first]), int(end_ns[last])
-        names = PHASES.get(operation.kind, ())
-        ms_a_tick = 1e-6 / ticks_a_ns
-        laps = []
-        for lap, closing in zip(all_laps[first].tolist(), all_laps[last].tolist(), strict=True):
-            start, stop = (lap[_BEGAN] or begin), (closing[_ARRIVED] if closing[_BEGAN] else begin)
-            busy = lap[0] + (closing[0] if last > first else 0)
-            stop = max(start, stop)
-            scale = ms_a_tick  # clock and ticks are read one after the other: never more work than time
-            if busy * scale > (stop - start) * 1e-6:
-                scale = (stop - start) * 1e-6 / busy
-            laps.append(Lap(start, stop, busy * scale, tuple(ticks * scale for ticks in lap[1 : 1 + len(names)])))
-        ticks = all_laps[first, :, 1 : 1 + len(names)].sum(axis=0).tolist()
-        total, wall = sum(ticks), (end - begin) * 1e-6
-        shares = {name: wall * part / total if total else 0.0 for name, part in zip(names, ticks, strict=True)}
-        busy_share = min(1.0, sum(lap.busy_ms for lap in laps) / (wall * len(laps))) if wall else 0.0
-        moved, flops = self._cost(operation)
-        return OpTiming(operation, begin, wall, shares, moved, flops, busy_share, tuple(laps))
+        spans, *stamps = self._measured
+        begin_ns, end_ns, laps, ms_a_tick = _read(*stamps)
+        both = np.array([spans[operation] for operation in self._operations])
+        first, last, threads = both[:, 0], both[:, 1], laps.shape[1]
+        walls = (end_ns[last] - begin_ns[first]) * 1e-6
+        phases = laps[first, :, 1:_BEGAN].sum(axis=1)
+        busy = laps[first, :, 0].sum(axis=1) + np.where(last > first, laps[last, :, 0].sum(axis=1), 0)
+        shares = np.minimum(1.0, busy * ms_a_tick / np.maximum(walls * threads, 1e-9))
+        columns = (first, last, begin_ns[first], walls, phases, shares)
+        for operation, *numbers in zip(self._operations, *(column.tolist() for column in columns), strict=True):
+            at, copy, begin, wall, ticks, share = numbers
+            names = PHASES.get(operation.kind, ())
+            ticks, total = ticks[: len(names)], sum(ticks[: len(names)])
+            parts = {name: wall * part / total if total else 0.0 for name, part in zip(names, ticks, strict=True)}
+            moved, flops = self._cost(operation)
+            found = Laps(
+                threads, partial(_laps, laps[at], laps[copy] if copy > at else None, begin, len(names), ms_a_tick)
+            )
+            yield OpTiming(operation, begin, wall, parts, moved, flops, share, found)
 
     def _cost(self, op: Operation) -> tuple[int, int]:
         """Bytes moved and arithmetic operations."""
@@ -196,10 +215,24 @@ class Timings(Sequence[OpTiming]):
         return moved, flops
 
 
+def _laps(columns: I64Array, copying: I64Array | None, begin: int, n_phases: int, ms_a_tick: float) -> tuple[Lap, ...]:
+    """Each thread's part in an operation, and in making the int8 copy of its output where that is a pass of its own."""
+    found = []
+    for lap, closing in zip(columns.tolist(), (columns if copying is None else copying).tolist(), strict=True):
+        start, stop = (lap[_BEGAN] or begin), (closing[_ARRIVED] if closing[_BEGAN] else begin)
+        busy = lap[0] + (0 if copying is None else closing[0])
+        stop = max(start, stop)
+        scale = ms_a_tick  # both are rounded to ns: never more work than time
+        if busy * scale > (stop - start) * 1e-6:
+            scale = (stop - start) * 1e-6 / busy
+        found.append(Lap(start, stop, busy * scale, tuple(ticks * scale for ticks in lap[1 : 1 + n_phases])))
+    return tuple(found)
+
+
 def _read(
     laps: bytes, copied: bytes, threads: int, span_ns: tuple[int, int], span_ticks: tuple[int, int]
 ) -> tuple[I64Array, I64Array, I64Array, float]:
-    """Begin and end of the native operations in ns, their laps (operations, threads, 7) likewise, and ticks a ns.
+    """Begin and end of the native operations in ns, their laps (operations, threads, 7) likewise, and ms a tick.
 
     An operation ends when the last thread has no work left, and the next one begins: a thread that wakes late from a
     barrier shifts nothing from one to another. Copying an output is nobody's time.
@@ -217,7 +250,7 @@ def _read(
     worked = found[:, :, _BEGAN] != 0
     for column in (_BEGAN, _ARRIVED):
         found[:, :, column] = np.where(worked, to_ns(found[:, :, column]), 0)
-    return np.concatenate([[start_ns], edges[:-1, 1]]), edges[:, 0], found, 1 / ns_a_tick
+    return np.concatenate([[start_ns], edges[:-1, 1]]), edges[:, 0], found, ns_a_tick * 1e-6
 
 
 def _seen(positions: int, window: int) -> int:

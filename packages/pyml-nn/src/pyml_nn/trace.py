@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from functools import cache, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import OutOfMemoryError, PymlError
-from pyml_core.timing import PHASES, Lap
+from pyml_core.timing import PHASES, Lap, Laps
 
 from . import trace_files
 from .memory import available_memory, megabytes
@@ -72,7 +73,7 @@ class Event:
     flops: int = 0
     shape: str = ""
     run: int = 0
-    laps: tuple[Lap, ...] = ()
+    laps: Sequence[Lap] = ()
 
     @property
     def busy_ms(self) -> float:
@@ -437,8 +438,12 @@ def _operation_events(timing: OpTiming, run: TimedRun, kind: str, step: int, num
     yield Event(name, layer, phase, *common, timing.ms, timing.bytes, timing.flops, shape, number, timing.laps)
     for part in _phases(operation):
         if part in timing.phases:
-            laps = tuple(_stretch(lap, PHASES[operation.kind].index(part)) for lap in timing.laps)
+            laps = Laps(len(timing.laps), partial(_stretches, timing.laps, PHASES[operation.kind].index(part)))
             yield Event(f"{name}.{part}", layer, part, *common, timing.phases[part], run=number, laps=laps)
+
+
+def _stretches(laps: Sequence[Lap], index: int) -> tuple[Lap, ...]:
+    return tuple(_stretch(lap, index) for lap in laps)
 
 
 def _stretch(lap: Lap, index: int) -> Lap:
@@ -465,6 +470,7 @@ def _attention_event(run: TimedRun, last: int, kind: str, step: int, number: int
     )  # fmt: skip
 
 
+@cache
 def _layer(name: str) -> int | None:
     return int(name.split(".")[1]) if name.startswith("layers.") else None
 
