@@ -25,6 +25,7 @@ class FakeTokenizer:
     eos_ids = (EOS,)
     kind = "bytes"
     vocab_size = VOCAB
+    bos_id: int | None = None
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_model import EOS, VOCAB, FakeModel, calls, cycle, make, script
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyml_core import CancelToken
@@ -163,6 +163,7 @@ def test_an_empty_stop_string_is_refused() -> None:
         make().generate("ab", stop=["x", ""])
 
 
+@settings(deadline=None)
 @given(
     st.text("ab", min_size=0, max_size=30),
     st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=4),

@@ -426,6 +426,12 @@ class Program:
         if self._native is not None:
             self._native.cancel()
 
+    def stop(self) -> None:
+        """:meth:`cancel`, and wait until no run is in progress."""
+        self.cancel()
+        with self._lock:
+            pass
+
     def _compiled(self) -> _native.NativeProgram:
         if self._native is None:
             if self.result is None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pyml_core.errors import PymlError
 
 from . import logs, memory
+from .generation.asynchronous import AsyncGeneration
 from .generation.batch import Batch
 from .generation.generator import Generator
 from .generation.iterator import Generation
@@ -85,6 +86,7 @@ class LanguageModel:
         self.context_length = model.context_length if context_length is None else context_length
         self.prefill_chunk = prefill_chunk
         self.name = name
+        self._closed = False
         self.costs = Costs()
         self.prefix_cache = PrefixCache() if prefix_cache is None else prefix_cache
         self._chat_template: ChatTemplate | None = None
@@ -141,6 +143,8 @@ class LanguageModel:
         schema: Mapping[str, Any] | str | None = None,
         regex: str | None = None,
         grammar: str | None = None,
+        overflow: str = "error",
+        keep: int | None = None,
         timeout: float | None = None,
         cache: KVCache | None = None,
         speculate: bool = True,
@@ -162,6 +166,9 @@ class LanguageModel:
             include_stop: end the text after the stop string instead.
             schema, regex, grammar: a JSON schema, a regular expression or a Lark grammar that the text has to match;
                 see :mod:`.structured`. With ``finish_reason`` ``"length"`` the text is the beginning of one that does.
+            overflow: at the end of the context: ``"error"`` refuses a prompt that does not fit and ends a text there,
+                ``"roll"`` forgets the oldest half and goes on; see :mod:`pyml_nlp.generation.rolling`.
+            keep: tokens at the beginning that are not forgotten then; None: a beginning-of-sequence token.
             timeout: seconds after which the text ends with what it has.
             cache: continue after what this cache holds, and add to it; None: a new one.
             speculate: check several drafted tokens in one run where that pays; the text is the same either way.
@@ -184,8 +191,16 @@ class LanguageModel:
         request = Request(
             self.ids(prompt), max_tokens, sampling, logprobs,
             stop=stop, stop_ids=stop_ids, include_stop=include_stop, grammar=one_grammar(schema, regex, grammar),
+            overflow=overflow, keep=keep,
         )  # fmt: skip
         return Generation(generator, generator.start(request, cache))
+
+    def agenerate(self, prompt: str | Sequence[int], max_tokens: int = 64, **options: Any) -> AsyncGeneration:
+        """:meth:`generate` for asyncio: ``async for step in lm.agenerate(...)``, while other coroutines go on.
+
+        Cancelling the task stops the model within one layer's time. Prompt and options are checked here, at once.
+        """
+        return AsyncGeneration(self.generate(prompt, max_tokens, **options))
 
     def generate_batch(
         self,
@@ -226,7 +241,7 @@ class LanguageModel:
             try:
                 if not isinstance(prompt, Request):
                     prompt = Request(self.ids(prompt), max_tokens, sampling, logprobs)
-                generator.check(prompt.prompt)
+                generator.check(prompt)
             except PymlError as error:
                 raise type(error)(f"prompt {index}: {error}") from None
             requests.append(prompt)
@@ -469,11 +484,20 @@ class LanguageModel:
         self.model.cancel()
 
     def close(self) -> None:
-        """Let go of the weights; nothing can be generated any more. Closing twice is no error."""
-        self.prefix_cache.clear()
+        """Let go of the weights and of all that was kept; nothing can be generated any more.
+
+        What is being generated in other threads ends with a :class:`PymlError`. Closing twice is no error.
+        """
+        self._closed = True
         self.model.close()
         if self._chat_template is not None:
             self._chat_template.close()
+        self.prefix_cache.clear()
+
+    def check_open(self) -> None:
+        """Raise :class:`PymlError` once the model is closed."""
+        if self._closed:
+            raise PymlError(f"model {self.name}: it is closed")
 
     def __enter__(self) -> LanguageModel:
         return self

@@ -221,8 +221,14 @@ class Model(ABC, Generic[C]):
             self._program.cancel()
 
     def close(self) -> None:
-        """Let go of the weights; the model cannot be used any more."""
-        self._program = None
+        """Let go of the weights; the model cannot be used any more.
+
+        Runs in progress in other threads raise :class:`Cancelled`, and are waited for.
+        """
+        program, self._program = self._program, None
+        if program is not None:
+            self._cancels += 1
+            program.stop()
 
     # ---- running
 

@@ -277,7 +277,7 @@ def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
     for index, prompt in enumerate(task.prompts):
         try:
             requests.append(Request(task.ids(lm, prompt), **task.options))
-            generator.check(requests[-1].prompt)
+            generator.check(requests[-1])
         except PymlError as error:
             raise type(error)(f"prompt {index}: {error}") from None
     longest = max(len(request.prompt) for request in requests)

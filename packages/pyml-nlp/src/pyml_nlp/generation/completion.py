@@ -11,6 +11,7 @@ from pyml_nn.kv_cache import KVCache
 from ..sampling import F32Array, History
 from ..structured.matcher import Matcher
 from .request import Request
+from .rolling import rolled
 from .speculation import Drafter
 from .stopping import StopStrings
 
@@ -83,6 +84,7 @@ class Completion:
         tokens: ids of the text so far, an end-of-sequence token included.
         pending: ids that the model has to run next: (the rest of) the prompt, then the last token.
         position: of the next token in the sequence, prompt included.
+        keep: tokens at the beginning that a rolling context never forgets.
         drafter: proposes how it goes on, once it has begun; None: nothing does.
         ahead: what has been computed beyond the last token.
         reused: positions of the prompt that were not computed but taken from the prefix cache.
@@ -112,6 +114,7 @@ class Completion:
         self.tokens: list[int] = []
         self.pending = list(request.prompt)
         self.position = cache.length + len(request.prompt)
+        self.keep = 0
         self.reused = 0
         self.finish_reason: str | None = None
         self.prefill_ms = 0.0
@@ -159,6 +162,16 @@ class Completion:
         if self._stops.found is not None:
             reason = STOP
         return text if reason is None else text + self.end(reason)
+
+    def roll(self) -> bool:
+        """Forget the older half of a context in which the pending ids have no room; False if they have."""
+        cache = self.cache
+        if cache.length + len(self.pending) <= cache.max_length:
+            return False
+        ids = rolled([*cache.ids, *self.pending], self.keep, cache.max_length)
+        cache.trim(min(self.keep, cache.length))
+        self.pending = ids[cache.length :]
+        return True
 
     def look_ahead(self, drafted: list[int], rows: list[F32Array]) -> None:
         """Keep what a run has computed on drafted tokens, which are not yet part of the text."""

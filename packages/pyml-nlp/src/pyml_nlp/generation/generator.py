@@ -20,6 +20,7 @@ from ..sampling import F32Array, sample, top_logprobs
 from ..tokenizer.decoding import ByteDecoding
 from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Step, StreamDecoder
 from .request import Request
+from .rolling import ROLL
 from .speculator import Speculator
 
 if TYPE_CHECKING:
@@ -82,12 +83,13 @@ class Generator:
             ContextOverflowError: the prompt does not fit.
             OutOfMemoryError: the keys and values of the whole text would not.
             GrammarError: a grammar that cannot be used, or llguidance is not installed.
-            PymlError: a bias for a token that the model does not have.
+            PymlError: a bias for a token that the model does not have, or the model is closed.
         """
+        self._lm.check_open()
         for token in request.sampling.logit_bias or ():
             if token >= self._lm.vocab_size:
                 raise PymlError(f"logit_bias: expected token ids below {self._lm.vocab_size}, got {token}")
-        limit = self.check(request.prompt, cache)
+        limit = self.check(request, cache)
         held = 0 if cache is None else cache.length
         wanted = min(limit, held + len(request.prompt) + request.max_tokens)
         self._check_memory(wanted, 0 if cache is None else cache.nbytes)
@@ -105,19 +107,24 @@ class Generator:
             decoder = ByteDecoding(self._lm.tokenizer.token_bytes)
         completion = Completion(self._n_started, request, cache, decoder, matcher)
         completion.cache_given = given
+        completion.keep = self._kept(request)
         self._n_started += 1
         self._started.append(completion)
         return completion
 
-    def check(self, prompt: Sequence[int], cache: KVCache | None = None) -> int:
+    def check(self, request: Request, cache: KVCache | None = None) -> int:
         """Most positions that the prompt and its text may take together.
 
         Raises:
-            ContextOverflowError: the prompt alone takes more.
+            ContextOverflowError: the prompt alone takes more, and the context is not to roll.
+            PymlError: a rolling context would keep more than half of itself.
         """
-        held = 0 if cache is None else cache.length
+        prompt, held = request.prompt, 0 if cache is None else cache.length
         limit = self._lm.context_length if cache is None else min(cache.max_length, self._lm.context_length)
-        if held + len(prompt) > limit:
+        if request.overflow == ROLL:
+            if self._kept(request) > limit // 2:
+                raise PymlError(f"keep: expected at most {limit // 2}, half of the context, got {self._kept(request)}")
+        elif held + len(prompt) > limit:
             after = f" after {held} in the cache" if held else ""
             raise ContextOverflowError(
                 f"Sequence length exceeded: max={limit}, actual={held + len(prompt)} "
@@ -125,10 +132,17 @@ class Generator:
             )
         return limit
 
+    def _kept(self, request: Request) -> int:
+        """How many tokens a rolling context never forgets."""
+        if request.keep is not None:
+            return request.keep
+        return int(request.prompt[0] == self._lm.tokenizer.bos_id)
+
     # ---- steps
 
     def begin(self, completion: Completion) -> None:
         """Take what the prefix cache has of a prompt: before the first :meth:`advance` of its text."""
+        completion.roll()
         if completion.cache.length or self._lm.traced:  # a trace shows the whole prompt
             return
         kept = self._lm.prefix_cache.fork(completion.pending)
@@ -182,6 +196,8 @@ class Generator:
 
     def _decode_feeds(self, texts: list[Completion]) -> list[Feed]:
         """The last token of every text, and drafted ones behind it."""
+        for completion in texts:
+            completion.roll()
         feeds = []
         for completion, drafted in zip(texts, self._speculator.drafts(texts), strict=True):
             ids, last = completion.pending + drafted, len(completion.pending) - 1
@@ -202,11 +218,12 @@ class Generator:
                     feeds = [*self._decode_feeds(texts), *(self._prompt_feed(*prompt) for prompt in prompts)]
                     results, model_ms = self._forward(feeds)
             except Cancelled:
+                self._lm.check_open()
                 reason = self.interrupted or CANCELLED  # somebody stopped the model itself
         if reason is not None:
             self._end_all([*texts, *(completion for completion, _ in prompts)], reason)
             return []
-        if not prompts:
+        if not prompts and all(len(feed.completion.pending) == 1 for feed in feeds):
             self._speculator.learn(sum(len(feed.ids) for feed in feeds), model_ms)
         steps: list[Step] = []
         for feed, rows in zip(feeds, results, strict=True):
@@ -317,7 +334,7 @@ class Generator:
         reason = None
         if silent or self._matched(completion, token):
             reason = STOP
-        elif len(completion.tokens) + 1 >= request.max_tokens or position >= completion.cache.max_length:
+        elif len(completion.tokens) + 1 >= request.max_tokens or self._at_the_end(completion):
             reason = LENGTH
         text = completion.take(token, reason, silent)
         reason = completion.finish_reason
@@ -343,6 +360,10 @@ class Generator:
         if not completion.forced:
             completion.forced = matcher.forced()
         return matcher.ended
+
+    def _at_the_end(self, completion: Completion) -> bool:
+        """Whether the next token would have no place in the context."""
+        return completion.request.overflow != ROLL and completion.position >= completion.cache.max_length
 
     def _end_all(self, completions: Sequence[Completion], reason: str) -> None:
         """End texts without another token."""

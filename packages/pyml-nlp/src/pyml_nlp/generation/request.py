@@ -9,6 +9,7 @@ from pyml_core.errors import PymlError
 
 from ..sampling import Sampling
 from ..structured.grammar import Grammar
+from .rolling import ERROR, POLICIES
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Request:
         stop_ids: token ids that end the text as an end-of-sequence token does.
         include_stop: whether the text has the stop string that ends it.
         grammar: what the text has to match; None: anything.
+        overflow: what happens at the end of the context: ``"error"`` refuses a prompt that does not fit and ends a text
+            there; ``"roll"`` forgets the older half of what stands there, see :mod:`.rolling`.
+        keep: how many tokens at the beginning a rolling context never forgets; None: a beginning-of-sequence token.
 
     Raises:
         PymlError: an empty prompt, or a number out of its range.
@@ -40,6 +44,8 @@ class Request:
     stop_ids: Collection[int] = ()
     include_stop: bool = False
     grammar: Grammar | None = None
+    overflow: str = ERROR
+    keep: int | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -50,6 +56,10 @@ class Request:
             raise PymlError(f"logprobs must be >= 0, got {self.logprobs}")
         if self.sample < 0:
             raise PymlError(f"sample must be >= 0, got {self.sample}")
+        if self.overflow not in POLICIES:
+            raise PymlError(f"overflow: expected one of {', '.join(POLICIES)}, got {self.overflow!r}")
+        if self.keep is not None and self.keep < 0:
+            raise PymlError(f"keep must be >= 0, got {self.keep}")
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         if not all(self.stop):

@@ -1,0 +1,155 @@
+"""One loaded model among threads and coroutines: who is stopped when, and what closing leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyml_nlp
+from pyml_core.errors import PymlError
+from pyml_nlp.language_model import LanguageModel
+
+PROMPT = "the cat in the hat and the quick brown fox"
+LONG = list(range(1000, 31000))  # takes a minute and more to prefill
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_dirs: dict[str, Path]) -> Iterator[LanguageModel]:
+    """A tiny model."""
+    with pyml_nlp.load(tiny_dirs["llama"], threads=2) as loaded:
+        yield loaded
+
+
+def test_coroutines_share_a_model(lm: LanguageModel) -> None:
+    prompts = [PROMPT, "the dog", "a", PROMPT + " runs"]
+    alone = [lm.generate_text(prompt, 20) for prompt in prompts]
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    async def main() -> list[str]:
+        ticking = asyncio.create_task(tick())
+        texts = await asyncio.gather(*(lm.agenerate(prompt, 20).read() for prompt in prompts))
+        ticking.cancel()
+        return texts
+
+    assert asyncio.run(main()) == alone
+    assert ticks > 4  # others went on meanwhile
+
+
+def test_steps_of_a_coroutine(lm: LanguageModel) -> None:
+    async def main() -> None:
+        generation = lm.agenerate(PROMPT, 10, logprobs=1)
+        steps = [step async for step in generation]
+        expected = list(lm.generate(PROMPT, 10, logprobs=1))
+        assert [(step.token, step.logprob) for step in steps] == [(step.token, step.logprob) for step in expected]
+        assert generation.text == "".join(step.text for step in steps)
+        assert generation.finish_reason in ("length", "stop")
+
+    asyncio.run(main())
+
+
+def test_errors_of_a_coroutine_come_at_once(lm: LanguageModel) -> None:
+    with pytest.raises(PymlError, match="the prompt is empty"):
+        lm.agenerate([])
+
+
+def test_a_task_that_is_cancelled_stops_its_text(gemma_gguf: Path) -> None:
+    async def main(lm: LanguageModel) -> None:
+        generation = lm.agenerate(LONG, 5)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(generation.read(), 0.3)
+        assert [step async for step in generation] == []
+        assert (generation.finish_reason, generation.text) == ("cancelled", "")
+        assert await lm.agenerate("The capital of France is", 2).read()  # the model is free again
+
+    with pyml_nlp.load(gemma_gguf) as lm:
+        asyncio.run(main(lm))
+
+
+def test_a_deadline_in_the_prompt(gemma_gguf: Path) -> None:
+    with pyml_nlp.load(gemma_gguf, prefill_chunk=2048) as lm:
+        generation = lm.generate(LONG, 5, timeout=0.2)
+        assert list(generation) == []
+        assert (generation.finish_reason, generation.text) == ("timeout", "")
+
+
+def test_cancelling_one_text_leaves_another(lm: LanguageModel) -> None:
+    expected = lm.generate_text(PROMPT, 40)
+    stop = threading.Event()
+
+    def cancel_others() -> None:
+        while not stop.is_set():
+            generation = lm.generate(PROMPT, 40)
+            next(generation)
+            generation.cancel()
+            list(generation)
+
+    other = threading.Thread(target=cancel_others)
+    other.start()
+    try:
+        assert [lm.generate_text(PROMPT, 40) for _ in range(10)] == [expected] * 10
+    finally:
+        stop.set()
+        other.join()
+
+
+# ---- closing
+
+
+def resident() -> int:
+    """Bytes of this process's memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_closing_gives_the_memory_back(gemma_gguf: Path) -> None:
+    before = resident()
+    lm = pyml_nlp.load(gemma_gguf)
+    generation = lm.generate("The capital of France is", 8)
+    next(generation)
+    lm.prefill("word " * 500)
+    loaded = resident() - before
+    assert loaded > 230e6
+    lm.close()
+    gc.collect()
+    assert resident() - before < 0.35 * loaded  # what is left are the tokenizer and the text, which still exist
+    uses: list[Any] = [
+        lambda: list(generation), lambda: lm.generate_text("x"), lambda: lm.logits("x"), lambda: lm.prefill("x"),
+        lambda: list(lm.generate_batch(["x"])), lambda: lm.new_cache(), lambda: lm.agenerate("x"),
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(PymlError, match="it is closed"):
+            use()
+
+
+def test_closing_while_a_thread_generates(gemma_gguf: Path) -> None:
+    lm = pyml_nlp.load(gemma_gguf)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            list(lm.generate(LONG, 5))
+        except BaseException as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    time.sleep(0.5)  # by now it runs, or will find the model closed when it begins
+    lm.close()
+    worker.join(60)
+    assert not worker.is_alive()
+    assert [type(error) for error in errors] == [PymlError]
+    assert "it is closed" in str(errors[0])
