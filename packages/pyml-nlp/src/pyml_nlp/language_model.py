@@ -493,6 +493,7 @@ class LanguageModel:
         if self._chat_template is not None:
             self._chat_template.close()
         self.prefix_cache.clear()
+        memory.give_back()
 
     def check_open(self) -> None:
         """Raise :class:`PymlError` once the model is closed."""
