@@ -249,6 +249,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def command_line(options: argparse.Namespace) -> str:
+    """The command that measures the same again, wherever its files may be."""
+    parts = ["python", "benchmarks/compare.py", "--models", *(Files(n, Path(), Path()).name for n in options.models)]
+    parts += ["--tests", *options.tests] if options.tests else []
+    parts += [] if options.engines == list(ENGINES) else ["--engines", *options.engines]
+    return shlex.join([*parts, "--rounds", str(options.rounds), "--threads", str(options.threads)])
+
+
 def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
     """Save what is known so far."""
     if options.markdown:
@@ -264,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     limits = machine.Limits(options.cache, options.threads)
     report: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "command": shlex.join(["python", "benchmarks/compare.py", *(sys.argv[1:] if arguments is None else arguments)]),
+        "command": command_line(options),
         "machine": machine.describe(),
         "threads": options.threads,
         "rounds": options.rounds,

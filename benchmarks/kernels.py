@@ -1,27 +1,44 @@
 """Speed of pyml's matrix kernel by block type: one row (bytes a second) and many rows (operations a second).
 
-    python benchmarks/kernels.py --types q8_0 q4_K --shape 2048 640 --tokens 1 512
+    python benchmarks/kernels.py --json kernels.json                   # every type, and the shapes of real models
+    python benchmarks/kernels.py --types q8_0 q4_K --shape 2048 768 --tokens 1 6 512
 
 The one-row figure streams many copies of the matrix, more than the caches hold. Each figure is the median of the
-repetitions; the limits are measured in the same run (see machine.py). Run it with the interpreter that has pyml-core.
+repetitions; the limits are measured in the same run (pyml_core.measure_limits). Run it with the interpreter that has
+pyml-core.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-import machine
 import pyml_core
 from pyml_core import BLOCK_TYPES, PackedMatrix, PageTable, Program, Slice, Tensor
+from pyml_core._native import aligned_empty
 
 BEYOND_CACHES = 192 << 20  # bytes
+ALL_TYPES = (3072, 768)  # every block fits its rows
+REAL = [
+    ("q5_0", (2048, 640), "Gemma 3 270M"),
+    ("q4_K", (640, 2048), "Gemma 3 270M"),
+    ("q8_0", (262_144, 640), "Gemma 3 270M, head"),
+    ("q4_1", (1536, 576), "SmolLM2 135M"),
+    ("q4_1", (576, 1536), "SmolLM2 135M"),
+    ("q8_0", (6912, 1152), "Gemma 3 1B"),
+    ("q8_0", (1152, 6912), "Gemma 3 1B"),
+    ("q4_0", (6912, 1152), "Gemma 3 1B"),
+    ("q4_0", (1152, 6912), "Gemma 3 1B"),
+]
+"""Block types and shapes of real models."""
 
 
 def random_matrix(dtype: str, rows: int, width: int, numbers: np.random.Generator) -> PackedMatrix:
@@ -53,28 +70,72 @@ def measure(matrices: Sequence[PackedMatrix], tokens: int, threads: int, repetit
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--types", nargs="+", choices=list(BLOCK_TYPES), default=list(BLOCK_TYPES), metavar="TYPE")
-    parser.add_argument("--shape", nargs=2, type=int, default=[2048, 768], metavar=("N", "K"), help="outputs, inputs")
+    parser.add_argument("--types", nargs="+", choices=list(BLOCK_TYPES), metavar="TYPE", help="with --shape: of these")
+    parser.add_argument(
+        "--shape", nargs=2, type=int, metavar=("N", "K"), help="outputs, inputs (default: real models')"
+    )
     parser.add_argument("--tokens", nargs="+", type=int, default=[1, 512], help="rows of the other operand")
     parser.add_argument("--threads", type=int, default=pyml_core.default_threads())
     parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     options = parser.parse_args(arguments)
-    rows, width = options.shape
-    with tempfile.TemporaryDirectory() as folder:
-        limits = machine.Limits(Path(folder), options.threads).measure()
-    print(f"level {pyml_core.level()}, {options.threads} threads, matrix ({rows}, {width}); limits {limits}\n")
-    print("| type | tokens | GB/s | GOP/s |\n|---|---:|---:|---:|")
+    if options.shape or options.types:
+        shape = tuple(options.shape or ALL_TYPES)
+        products = [(dtype, shape, "") for dtype in options.types or BLOCK_TYPES]
+    else:
+        products = [(dtype, ALL_TYPES, "GPT-2 124M") for dtype in BLOCK_TYPES] + REAL
+    limits = asdict(pyml_core.measure_limits(options.threads))
+    report: dict[str, Any] = {"limits": limits, "rows": []}
     numbers = np.random.default_rng(0)
-    for dtype in options.types:
+    for dtype, (rows, width), model in products:
         if width % BLOCK_TYPES[dtype].block_size:
             print(f"{dtype}: rows of {width} are no multiple of its block", file=sys.stderr)
             continue
         matrix = random_matrix(dtype, rows, width, numbers)
         for tokens in options.tokens:
             copies = max(1, BEYOND_CACHES // matrix.nbytes) if tokens == 1 else 1
-            matrices = [matrix] + [random_matrix(dtype, rows, width, numbers) for _ in range(copies - 1)]
+            # Copies of one matrix are as good as others: nothing but their place matters.
+            matrices = [matrix] + [replace(matrix, data=copy_of(matrix)) for _ in range(copies - 1)]
             bandwidth, operations = measure(matrices, tokens, options.threads, options.repetitions)
-            print(f"| {dtype} | {tokens} | {bandwidth:.1f} | {operations:.0f} |", flush=True)
+            report["rows"].append(
+                {
+                    "model": model,
+                    "type": dtype,
+                    "shape": [rows, width],
+                    "tokens": tokens,
+                    "gb_s": bandwidth,
+                    "gop_s": operations,
+                }
+            )
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(markdown(report), end="")
+
+
+def copy_of(matrix: PackedMatrix) -> Any:
+    """The panels once more, aligned as the kernels want them."""
+    copy = aligned_empty((matrix.nbytes,), np.uint8)
+    copy[:] = matrix.data
+    return copy
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table: each figure with its share of the limit that applies."""
+    limits = report["limits"]
+    lines = [
+        f"Level {limits['level']}, {limits['threads']} threads; limits of the same run: {limits['read_gb_s']:.1f} "
+        f"GB/s, int8 {limits['int8_gop_s']:.0f} GOP/s, f32 {limits['f32_gflop_s']:.0f} GFLOP/s.",
+        "",
+        "| type | outputs x inputs | as in | tokens | GB/s | GOP/s | of the limit |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for row in report["rows"]:
+        peak = limits["int8_gop_s"] if BLOCK_TYPES[row["type"]].quantized else limits["f32_gflop_s"]
+        share = row["gb_s"] / limits["read_gb_s"] if row["tokens"] == 1 else row["gop_s"] / peak
+        shape = " x ".join(map(str, row["shape"]))
+        figures = f"{row['tokens']} | {row['gb_s']:.1f} | {row['gop_s']:.0f} | {share:.0%}"
+        lines.append(f"| {row['type']} | {shape} | {row['model']} | {figures} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

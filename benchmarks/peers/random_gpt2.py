@@ -7,6 +7,7 @@ For speed only. The vocabulary is made up (single bytes and numbered fillers), o
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -58,6 +59,9 @@ model.save_pretrained(FOLDER)
 letters = byte_letters()
 known = [*letters, letters[0] + letters[1]]  # the one merge makes the last
 tokens = known + [f"<filler {i}>" for i in range(config.vocab_size - len(known) - 1)] + ["<|endoftext|>"]
+merges = [f"{letters[0]} {letters[1]}"]
+(FOLDER / "vocab.json").write_text(json.dumps({text: number for number, text in enumerate(tokens)}))
+(FOLDER / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
 writer = gguf.GGUFWriter(FILE, "gpt2")
 writer.add_context_length(config.n_positions)
 writer.add_embedding_length(config.n_embd)
@@ -70,7 +74,7 @@ writer.add_tokenizer_model("gpt2")
 writer.add_tokenizer_pre("gpt-2")
 writer.add_token_list(tokens)
 writer.add_token_types([gguf.TokenType.NORMAL] * (len(tokens) - 1) + [gguf.TokenType.CONTROL])
-writer.add_token_merges([f"{letters[0]} {letters[1]}"])
+writer.add_token_merges(merges)
 writer.add_bos_token_id(len(tokens) - 1)
 writer.add_eos_token_id(len(tokens) - 1)
 for name, tensor in model.state_dict().items():

@@ -347,10 +347,10 @@ def gguf_vocab_size(fields: Fields, metadata: Mapping[str, Any]) -> int:
 # fmt: off
 HARMLESS_HF = frozenset({
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_commit_hash",
-    "_experts_implementation", "_experts_implementation_internal", "_flash_attn_2_enabled", "_name_or_path",
-    "_num_labels", "architectures", "attention_dropout", "attn_implementation", "attn_pdrop", "bad_words_ids",
-    "begin_suppress_tokens", "bos_token_id", "cache_implementation", "chunk_size_feed_forward",
-    "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "embd_pdrop",
+    "_experts_implementation", "_experts_implementation_internal", "_flash_attn_2_enabled",
+    "_model_name_or_path", "_name_or_path", "_num_labels", "architectures", "attention_dropout", "attn_implementation",
+    "attn_pdrop", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cache_implementation",
+    "chunk_size_feed_forward", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "embd_pdrop",
     "encoder_no_repeat_ngram_size", "eos_token_id", "experts_implementation", "exponential_decay_length_penalty",
     "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout",
     "id2label", "initializer_range", "is_decoder", "is_llama_config", "label2id", "length_penalty", "max_length",

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Measure everything that docs/performance.md tells, and write it: sh benchmarks/performance.sh FOLDER [OPTIONS OF compare.py]
+# FOLDER keeps the files of results. A part that fails is left out, and the others go on. PYTHON: the interpreter that has pyml.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+python=${PYTHON:-.venv/bin/python}
+folder=$1
+shift
+mkdir -p "$folder"
+"$python" benchmarks/compare.py --json "$folder/compare.json" "$@" || echo "compare.py failed" >&2
+"$python" benchmarks/kernels.py --json "$folder/kernels.json" || echo "kernels.py failed" >&2
+"$python" benchmarks/roofline.py --json "$folder/roofline.json" || echo "roofline.py failed" >&2
+"$python" benchmarks/ablation.py --json "$folder/ablation.json" || echo "ablation.py failed" >&2
+"$python" benchmarks/overheads.py --json "$folder/overheads.json" 2>"$folder/overheads.log" || echo "overheads.py failed" >&2
+"$python" benchmarks/report.py "$folder"
