@@ -39,6 +39,12 @@ P = ("--prompt", "x")
         (("--stop-id", "x", *P), "Invalid value for '--stop-id': 'x' is not a valid integer."),
         (("--logprobs", "-1", "--json", *P), "--logprobs must be >= 0, got -1"),
         (("--logprobs", "1", *P), "--logprobs is supported with --json alone"),
+        (("--regex", "a", "--json-schema", "{}", *P), "the argument '--json-schema' cannot be used with '--regex'"),
+        (("--regex", "", *P), "regex: expected one, got an empty text"),
+        (
+            ("--json-schema", "{", *P),
+            "schema: expected JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        ),
         (("--timeout", "0", *P), "--timeout must be > 0.0, got 0"),
         (("--timeout", "-1", *P), "--timeout must be > 0.0, got -1"),
         (("--context-len", "0", *P), "--context-len must be > 0, got 0"),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyml_nn.trace import Trace
 
     from .chat import ChatTemplate, Conversation, Message, Messages
+    from .evaluation import TokenScore
     from .structured.vocabulary import Vocabulary
     from .tokenizer import Tokenizer
 
@@ -418,6 +419,24 @@ class LanguageModel:
         needed = 4 * len(wanted) * self.vocab_size + self.kv_layout.bytes_for(len(ids))
         memory.require(needed, f"logits of {len(wanted)} positions")
         return self.forward([(self.new_cache(), ids, wanted)])[0]
+
+    def score(self, text: str | Sequence[int], top: int = 0) -> list[TokenScore]:
+        """How probable each token of a text was after those before it: the log probabilities of a prompt.
+
+        Args:
+            text: text or token ids.
+            top: report so many of the most probable tokens beside each.
+
+        Returns:
+            A :class:`.TokenScore` a token. They are the model's own: before temperature, penalties and truncation.
+
+        Raises:
+            ContextOverflowError: more ids than the context holds.
+            PymlError: no ids, or ids or ``top`` out of range.
+        """
+        from .evaluation import score
+
+        return score(self, self.ids(text), top)
 
     def forward(self, batch: Sequence[Slice]) -> list[F32Array]:
         """Continue several sequences at once: ``(cache, ids, positions that want logits, or None for the last)`` each.

@@ -31,12 +31,13 @@ from .options import (
     verbosity,
 )
 from .output import Output, ProgressBar
-from .sampling import sampling_options, stop_options
+from .sampling import grammar_options, sampling_options, stop_options
 
 if TYPE_CHECKING:
     from ..generation.completion import Completion
     from ..language_model import LanguageModel
     from ..sampling import Sampling
+    from ..structured.grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Task:
 @sampling_options
 @stop_options
 @add_chat_options
+@grammar_options
 @log_options
 def command(
     model: str | None,
@@ -103,6 +105,7 @@ def command(
     system: str | None,
     chat_arg: tuple[str, ...],
     interactive: bool,
+    grammar: Grammar | None,
     verbose: int,
     quiet: int,
 ) -> int:
@@ -149,6 +152,7 @@ def command(
             "stop": stop,
             "stop_ids": stop_id,
             "include_stop": include_stop,
+            "grammar": grammar,
         },
         timeout=timeout,
         stream=stream,

@@ -105,7 +105,7 @@ def commands() -> click.Group:
 
     class Commands(click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:
-            return ["infer", "bench", "inspect", "trace", "audit"]
+            return ["infer", "bench", "inspect", "trace", "audit", "eval"]
 
         def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
             return load_command(cmd_name) if cmd_name in self.list_commands(ctx) else None

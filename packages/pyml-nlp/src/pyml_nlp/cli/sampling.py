@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import F, Option, first, integer, number, utf8
+from .options import F, Option, exclusive, first, integer, number, utf8
 
-HEADING = "Sampling"
+if TYPE_CHECKING:
+    from ..structured.grammar import Grammar
+
+HEADING, STRUCTURED = "Sampling", "Structured output"
 
 
 def sampling_options(function: F) -> F:
@@ -64,6 +68,54 @@ def stop_options(function: F) -> F:
     )):  # fmt: skip
         function = decorator(function)
     return function
+
+
+def grammar_options(function: F) -> F:
+    """What the text has to match, which the command gets as its argument ``grammar``, a :class:`.Grammar` or None."""
+
+    @functools.wraps(function)
+    def with_grammar(*args: Any, json_schema: str | None, regex: str | None, grammar: str | None, **rest: Any) -> Any:
+        exclusive(
+            {"--json-schema": json_schema is not None, "--regex": regex is not None, "--grammar": grammar is not None}
+        )
+        return function(*args, grammar=_grammar(json_schema, regex, grammar), **rest)
+
+    decorated: Any = with_grammar
+    for decorator in reversed((
+        click.option("--json-schema", metavar="FILE|JSON", cls=Option, heading=STRUCTURED,
+                     help="The text is JSON that this schema allows."),
+        click.option("--regex", metavar="REGEX", cls=Option, heading=STRUCTURED,
+                     help="The text matches this regular expression as a whole."),
+        click.option("--grammar", metavar="FILE", cls=Option, heading=STRUCTURED,
+                     help="The text matches this Lark grammar."),
+    )):  # fmt: skip
+        decorated = decorator(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def _grammar(json_schema: str | None, regex: str | None, grammar: str | None) -> Grammar | None:
+    if json_schema is None and regex is None and grammar is None:
+        return None
+    from ..structured.grammar import GrammarError, one_grammar
+
+    if json_schema is not None and not json_schema.lstrip().startswith("{"):
+        json_schema = _file(json_schema)
+    grammar = None if grammar is None else _file(grammar)
+    try:
+        return one_grammar(json_schema, None if regex is None else utf8("--regex", regex), grammar)
+    except GrammarError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _file(path: str) -> str:
+    from pyml_core.errors import PymlError
+
+    try:
+        return Path(path).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise PymlError(f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at {error.start}") from None
+    except (OSError, ValueError) as error:
+        raise PymlError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _not_empty(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,0 +1,143 @@
+"""``pyml eval``: the perplexity of a text, and how far a model lies from another one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import (
+    DTYPES,
+    SETTINGS,
+    check_model,
+    choice,
+    configure_logs,
+    integer,
+    log_options,
+    model_options,
+    positive,
+    verbosity,
+)
+from .output import Output, ProgressBar
+
+if TYPE_CHECKING:
+    from ..evaluation import Estimate, Evaluation
+
+
+@click.command("eval", context_settings=SETTINGS)
+@click.argument("file")
+@model_options
+@click.option("--against", metavar="MODEL", help="The reference to compare with. [default: MODEL, in --against-dtype]")
+@choice(*DTYPES)("--against-dtype", metavar="TYPE", help="Its weights in memory. [default: auto]")
+@integer("--window", default=512, show_default=True, metavar="N", help="Tokens that are run as a sequence.")
+@integer("--stride", metavar="N", help="A window every N tokens. [default: side by side, second halves scored]")
+@integer("--chunks", metavar="N", help="Run only the first N windows.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@log_options
+def command(
+    file: str,
+    model: str | None,
+    safetensors: str | None,
+    dtype: str,
+    threads: int | None,
+    against: str | None,
+    against_dtype: str | None,
+    window: int,
+    stride: int | None,
+    chunks: int | None,
+    as_json: bool,
+    verbose: int,
+    quiet: int,
+) -> int:
+    """Perplexity of the text in FILE ("-": stdin) under MODEL, with its interval of 95 %.
+
+    With --against or --against-dtype also the Kullback-Leibler divergence from that reference to MODEL, and how often
+    both have the same most probable token. Windows and halves are those of llama.cpp's perplexity tool.
+    """
+    level = verbosity(verbose, quiet)
+    source = check_model(model, safetensors, threads)
+    positive({"--window": window, "--stride": stride, "--chunks": chunks})
+    if window < 4:
+        raise click.UsageError(f"--window must be > 3, got {window}")
+    if stride is not None and stride > window:
+        raise click.UsageError(f"--stride must be in 1 .. {window} (the window), got {stride}")
+    configure_logs(level or -1)
+    text = _read(file)
+    from .. import load
+    from ..evaluation import evaluate
+
+    output = Output()
+    with ProgressBar("Loading", level >= 0) as bar:
+        lm = load(source, dtype, threads, progress=bar, cache_bytes=0)
+    reference = None
+    if against is not None or against_dtype is not None:
+        with ProgressBar("Loading the reference", level >= 0) as bar:
+            reference = load(
+                source if against is None else against, against_dtype or "auto", threads, progress=bar, cache_bytes=0
+            )
+    with ProgressBar("Evaluating", level >= 0) as bar:
+        found = evaluate(
+            lm,
+            text,
+            window,
+            stride,
+            chunks,
+            reference,
+            lambda done, total: bar(done, total, f"{done} of {total} windows"),
+        )
+    output.write(_json(found) if as_json else _table(found))
+    return 0
+
+
+def _read(file: str) -> str:
+    from pyml_core.errors import PymlError
+
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise PymlError(f"{file}: {error.strerror or error}") from None
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise PymlError(f"{file}: expected UTF-8, got byte {data[error.start]:#04x} at {error.start}") from None
+
+
+def _table(found: Evaluation) -> str:
+    lines = [
+        f"text         {found.tokens} tokens, {found.windows} windows, {found.positions} positions scored",
+        f"perplexity   {_interval(found.perplexity, '.4f')}",
+    ]
+    if found.comparison is not None:
+        comparison = found.comparison
+        lines += [
+            f"reference    {_interval(comparison.perplexity, '.4f')}",
+            f"mean KLD     {_interval(comparison.kld, '.6f')}",
+            f"largest KLD  {comparison.max_kld:.6f}",
+            f"same top-1   {_interval(comparison.same_top, '.2%')}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(estimate: Estimate, form: str) -> str:
+    return f"{estimate.value:{form}}  (95 %: {estimate.low:{form}} to {estimate.high:{form}})"
+
+
+def _json(found: Evaluation) -> str:
+    shown: dict[str, object] = {
+        "tokens": found.tokens,
+        "windows": found.windows,
+        "positions": found.positions,
+        "perplexity": found.perplexity._asdict(),
+    }
+    if found.comparison is not None:
+        comparison = found.comparison
+        shown["reference"] = {
+            "perplexity": comparison.perplexity._asdict(),
+            "kld": comparison.kld._asdict(),
+            "max_kld": comparison.max_kld,
+            "same_top": comparison.same_top._asdict(),
+        }
+    return json.dumps(shown) + "\n"
