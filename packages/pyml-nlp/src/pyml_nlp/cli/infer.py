@@ -137,8 +137,15 @@ def command(
         _check_trace(trace_out)
     configure_logs(level)
     if interactive and chat_options is not None:
-        options = {"max_tokens": max_tokens, "stop": stop, "stop_ids": stop_id, "include_stop": include_stop}
+        options: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "stop": stop,
+            "stop_ids": stop_id,
+            "include_stop": include_stop,
+        }
         options |= vars(sampling) | {"timeout": timeout}
+        if grammar is not None:
+            options[grammar.kind] = grammar.source
         output = Output()
         with _load(source, dtype, threads, context_len, level) as lm:
             return converse(lm, chat_options, options, output, level >= 0)
