@@ -271,6 +271,7 @@ def test_ctrl_c_at_the_prompt(commands: Any, instruct: Path, lm: LanguageModel) 
         screen.type(b"the cat\n")
         (text,) = conversation(lm, "the cat")
         assert text.encode() in screen.wait_for(b"tok/s)").replace(b"\r\n", b"\n")
+        screen.wait_for(b"\n> ")
         screen.type(b"/quit\n")
         screen.wait_for(b"Goodbye!")
         assert screen.process.wait(60) == 0
@@ -289,6 +290,7 @@ def test_ctrl_c_stops_an_answer(commands: Any, endless_instruct: Path, tmp_path:
         screen.wait_for(b"\n> ")
         screen.type(f"/save {tmp_path}/chat.json\n".encode())
         screen.wait_for(b"[2 messages written")
+        screen.wait_for(b"\n> ")
         said = json.loads((tmp_path / "chat.json").read_text())
         assert len(said[1]["content"]) >= 2
         screen.type(b"and then\n")
@@ -296,5 +298,6 @@ def test_ctrl_c_stops_an_answer(commands: Any, endless_instruct: Path, tmp_path:
         screen.wait_for(b"e")
         screen.process.send_signal(signal.SIGINT)
         screen.wait_for(b"stopped]")
+        screen.wait_for(b"\n> ")  # before, the terminal itself would take Ctrl-D
         screen.type(b"\x04")
         assert screen.process.wait(60) == 0
