@@ -93,7 +93,7 @@
 
   function roofline(figure) {
     const { limits, points } = data.roofline;
-    legend(figure, [["prefill", color(0)], ["decode", color(1)], ["area: time; below 0.2 % of it is left out", "transparent"]]);
+    legend(figure, [["prefill", color(0)], ["decode", color(1)], [`slope of the roof: memory, ${limits.read.toFixed(1)} GB/s`, "transparent"], ["area: time; below 0.2 % of it is left out", "transparent"]]);
     const [svg, width] = canvas(figure, 360);
     const box = { left: 46, right: width - 12, top: 22, bottom: 322 };
     const total = (phase) => points.reduce((sum, p) => sum + (p.phase === phase ? p.ms : 0), 0);
@@ -108,9 +108,8 @@
       element(svg, "line", { x1: box.left, x2: box.right, y1: y(peak), y2: y(peak), class: "mark" });
       element(svg, "text", { x: box.left + 6, y: y(peak) - 4, class: "small soft" }, `${name} ${peak.toFixed(0)} GOP/s`);
     }
-    const start = Math.max(low / 1.2, bottom / limits.read), aside = start * (ridge / start) ** 0.35;
+    const start = Math.max(low / 1.2, bottom / limits.read);
     element(svg, "line", { x1: x(start), y1: y(start * limits.read), x2: x(ridge), y2: y(limits.int8), class: "mark" });
-    element(svg, "text", { x: x(aside) - 8, y: y(aside * limits.read) - 4, "text-anchor": "end", class: "small soft" }, `slope: memory, ${limits.read.toFixed(1)} GB/s`);
     const most = Math.max(...shown.map((p) => p.ms));
     for (const p of [...shown].sort((a, b) => b.ms - a.ms)) {
       const r = 3 + 11 * Math.sqrt(p.ms / most);
@@ -141,7 +140,7 @@
     const box = { left: 46, right: width - 58, top: 22, bottom: 202 };
     // Few steps far above the others would flatten all else: they are put at the edge, with their milliseconds.
     const edge = Math.max(1.5 * lines[0][1], 1.2 * lines[1][1]);
-    const [least, longest] = [Math.min(...steps.map((s) => s.ms)), Math.min(edge, Math.max(...steps.map((s) => s.ms)))];
+    const inside = steps.map((s) => s.ms).filter((ms) => ms <= edge), least = Math.min(...inside), longest = Math.max(...inside);
     const base = Math.max(0, least - (longest - least)), most = longest + (longest - base) * 0.06 || 1;
     const x = (index) => box.left + ((index + 0.5) / steps.length) * (box.right - box.left);
     const y = (ms) => box.bottom - ((ms - base) / (most - base)) * (box.bottom - box.top);
