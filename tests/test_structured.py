@@ -152,6 +152,22 @@ def test_batch_is_the_same_as_alone(small: LanguageModel) -> None:
     assert together == alone
 
 
+def test_a_batch_takes_the_same_options(small: LanguageModel) -> None:
+    options: dict[str, Any] = {"regex": "[a-f]{9}", "min_p": 0.01, "stop": ["fa"], "seed": 4}
+    texts = [completion.text for completion in small.generate_batch(["one", "two"], 20, 1.2, **options)]
+    assert texts == [small.generate_text(prompt, 20, temperature=1.2, **options) for prompt in ("one", "two")]
+
+
+def test_a_rolling_context(small: LanguageModel) -> None:
+    schema = {"enum": [" ".join(["all work and no play"] * 12)]}
+    narrow = pyml_nlp.LanguageModel(small.model, small.tokenizer, small.eos_ids, 32)
+    assert json.loads(narrow.generate_text("x", 200, schema=schema, overflow="roll")) == schema["enum"][0]
+    ended = narrow.generate("x", 200, schema=schema)
+    list(ended)
+    assert ended.finish_reason == "length"
+    assert len(ended.tokens) == 32 - len(small.ids("x")) + 1
+
+
 def test_the_longest_text(small: LanguageModel) -> None:
     generation = small.generate("x", max_tokens=7, schema=PERSON)
     list(generation)

@@ -184,16 +184,14 @@ class LanguageModel:
             GrammarError: a schema, expression or grammar that cannot be used.
             PymlError: an empty prompt or a value out of its range.
         """
-        sampling = Sampling(
-            temperature, top_k, top_p, repetition_penalty, seed,
-            min_p, typical_p, frequency_penalty, presence_penalty, logit_bias, order,
-        )  # fmt: skip
-        generator = Generator(self, timeout, speculate, draft_model)
-        request = Request(
-            self.ids(prompt), max_tokens, sampling, logprobs,
-            stop=stop, stop_ids=stop_ids, include_stop=include_stop, grammar=one_grammar(schema, regex, grammar),
+        request = self._request(
+            prompt, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            repetition_penalty=repetition_penalty, seed=seed, min_p=min_p, typical_p=typical_p, frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty, logit_bias=logit_bias, order=order, logprobs=logprobs, stop=stop,
+            stop_ids=stop_ids, include_stop=include_stop, schema=schema, regex=regex, grammar=grammar,
             overflow=overflow, keep=keep,
         )  # fmt: skip
+        generator = Generator(self, timeout, speculate, draft_model)
         return Generation(generator, generator.start(request, cache))
 
     def agenerate(self, prompt: str | Sequence[int], max_tokens: int = 64, **options: Any) -> AsyncGeneration:
@@ -209,24 +207,23 @@ class LanguageModel:
         max_tokens: int = 64,
         temperature: float = 0.0,
         *,
-        logprobs: int | None = None,
         timeout: float | None = None,
         speculate: bool = True,
         draft_model: LanguageModel | None = None,
         together: int = TOGETHER,
         ordered: bool = True,
-        **rules: Any,
+        **options: Any,
     ) -> Batch:
         """Continue many texts, several side by side; each is the same as alone.
 
         Args:
             prompts: texts or token ids, to which the options apply, or whole requests of their own.
-            max_tokens, temperature, logprobs, speculate, draft_model: as for :meth:`generate`.
+            max_tokens, temperature, speculate, draft_model: as for :meth:`generate`.
             timeout: seconds after which every text ends with what it has.
             together: most texts side by side; fewer where memory for their keys and values is short.
             ordered: give texts in the order of the prompts; False: as they end.
-            rules: further rules of :class:`Sampling`. With a ``seed`` every text is that of :meth:`generate` with this
-                seed; without one each has a random one of its own.
+            options: as for :meth:`generate`. With a ``seed`` every text is that of :meth:`generate` with this seed;
+                without one each has a random one of its own.
 
         Returns:
             An iterator of :class:`Completion`, whose ``sequence`` is the number of its prompt.
@@ -235,18 +232,32 @@ class LanguageModel:
             ContextOverflowError: a prompt does not fit the context. It is raised here, before any work, and names it.
             PymlError: an empty prompt or a value out of its range.
         """
-        sampling = Sampling(temperature, **rules)
         generator = Generator(self, timeout, speculate, draft_model)
         requests = []
         for index, prompt in enumerate(prompts):
             try:
                 if not isinstance(prompt, Request):
-                    prompt = Request(self.ids(prompt), max_tokens, sampling, logprobs)
+                    prompt = self._request(prompt, max_tokens, temperature=temperature, **options)
                 generator.check(prompt)
             except PymlError as error:
                 raise type(error)(f"prompt {index}: {error}") from None
             requests.append(prompt)
         return Batch(generator, requests, together, self.prefill_chunk, ordered)
+
+    def _request(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int,
+        *,
+        schema: Mapping[str, Any] | str | None = None,
+        regex: str | None = None,
+        grammar: str | None = None,
+        **options: Any,
+    ) -> Request:
+        """A request with the options of :meth:`generate`."""
+        rules = {name: options.pop(name) for name in list(options) if name in Sampling.__dataclass_fields__}
+        what = one_grammar(schema, regex, grammar)
+        return Request(self.ids(prompt), max_tokens, Sampling(**rules), grammar=what, **options)
 
     def prefill(self, prompt: str | Sequence[int]) -> KVCache:
         """The keys and values of a prompt, to be saved or continued; later prompts that begin alike reuse them too.
