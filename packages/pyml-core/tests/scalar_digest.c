@@ -49,16 +49,16 @@ static pyml_buffer buffer(int64_t width, bool quantized) {
     return b;
 }
 
-static pyml_run make_run(int64_t head_dim, bool int8_keys) {
+static pyml_run make_run(int64_t head_dim, bool int8) {
     static int32_t ids[T], positions[T], token_slice[T];
     static uint8_t *pages[2];
     static pyml_slice slice;
     static pyml_tile tiles[T / TILE + 1];
     pyml_run run = {.tokens = T, .outputs = T, .ids = ids, .positions = positions, .token_slice = token_slice, .output_rows = positions,
                     .slices = &slice, .n_slices = 1, .tiles = tiles, .tile_tokens = TILE, .threads = THREADS};
-    run.kv = (pyml_kv){.n_layers = 1, .n_kv_heads = KV_HEADS, .head_dim = head_dim, .f16 = true, .int8_keys = int8_keys};
-    run.kv.value_bytes = PAGE * head_dim * 2;
-    run.kv.key_bytes = int8_keys ? PAGE / PANEL * head_dim / BLOCK * KEY_BLOCK : run.kv.value_bytes;
+    run.kv = (pyml_kv){.n_layers = 1, .n_kv_heads = KV_HEADS, .head_dim = head_dim, .f16 = !int8, .int8 = int8};
+    run.kv.value_bytes = int8 ? VALUE_SCALES + PAGE * head_dim : PAGE * head_dim * 2;
+    run.kv.key_bytes = int8 ? PAGE / PANEL * head_dim / BLOCK * KEY_BLOCK : run.kv.value_bytes;
     run.kv.layer_bytes = KV_HEADS * (run.kv.key_bytes + run.kv.value_bytes);
     for (int i = 0; i < T; i++) ids[i] = (int32_t)(next() % N), positions[i] = i;
     for (int i = 0; i < 2; i++) pages[i] = room(run.kv.layer_bytes);
@@ -78,8 +78,8 @@ static void go(const char *name, pyml_op op, const pyml_run *run) {
     pyml_program_free(&program);
 }
 
-static void attend(int64_t d, bool int8_keys, const float *q_norm, const float *k_norm) {
-    pyml_run run = make_run(d, int8_keys);
+static void attend(int64_t d, bool int8, const float *q_norm, const float *k_norm) {
+    pyml_run run = make_run(d, int8);
     pyml_buffer qkv = buffer((HEADS + 2 * KV_HEADS) * d, false), angles = buffer(d, false), out = buffer(HEADS * d, false);
     go("prepare_qkv", (pyml_op){.kind = OP_PREPARE_QKV, .in = &qkv, .in2 = &angles, .out = &qkv, .weight = q_norm, .weight2 = k_norm,
                                 .eps = 1e-6f, .n_heads = HEADS}, &run);

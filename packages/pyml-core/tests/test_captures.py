@@ -40,7 +40,7 @@ def captured(model: Model, chunks: list[int]) -> dict[tuple[str, str], list[F32A
     [
         {"heads": (4, 1, 64), "window": 0},
         {"heads": (6, 2, 40), "kv_dtype": "f32", "window": 70, "soft_cap": 5.0},
-        {"heads": (3, 1, 64), "kv_dtype": "int8+f16", "window": 70},
+        {"heads": (3, 1, 64), "kv_dtype": "int8", "window": 70},
     ],
     ids=["plain", "window_cap", "int8"],
 )

@@ -24,7 +24,7 @@ SHAPES = [
     {"heads": (4, 1, 64), "window": 0},
     {"heads": (3, 3, 20), "kv_dtype": "f32", "soft_cap": 5.0},
     {"heads": (6, 2, 80), "window": 70, "soft_cap": 5.0},
-    {"heads": (6, 2, 64), "kv_dtype": "int8+f16", "window": 70},
+    {"heads": (6, 2, 64), "kv_dtype": "int8", "window": 70},
 ]
 
 

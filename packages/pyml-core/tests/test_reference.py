@@ -291,6 +291,39 @@ def test_kv_round_trip(dtype: str, rng: np.random.Generator) -> None:
     assert reference.read_kv(layout, pages, 1, 64)[0].shape == (2, 64, 8)
 
 
+def test_kv_round_trip_in_int8(rng: np.random.Generator) -> None:
+    layout = KVLayout(3, 2, 64, "int8")
+    pages = [layout.new_page() for _ in range(3)]
+    keys, values = normal(rng, 150, 2, 64), normal(rng, 150, 2, 64)
+    values *= 10.0 ** rng.uniform(-4, 4, (150, 2, 1))
+    values[3], values[70, 0, 2] = 0, 1e9
+    for start, stop in ((0, 61), (61, 62), (62, 150)):
+        reference.append_kv(layout, pages, 1, start, keys[start:stop], values[start:stop])
+    got_k, got_v = reference.read_kv(layout, pages, 1, 150)
+    assert np.abs(got_k - keys.swapaxes(0, 1)).max() < 0.1
+    step = np.abs(values).max(axis=-1, keepdims=True) / 127
+    assert np.all(np.abs(got_v.swapaxes(0, 1) - values) <= 0.501 * step + 1e-9)
+    scales = reference.read_value_scales(layout, pages, 1, 150)
+    assert np.allclose(scales[..., None].swapaxes(0, 1), np.maximum(step, 2**-24 / 127), rtol=1e-6)
+    logarithms = np.concatenate([layout.value_scales(page, 1)[:, 0] for page in pages], axis=1)[:, :150]
+    assert np.allclose(2.0**logarithms, scales, rtol=1e-5)
+    for page in pages:
+        other = layout.new_page()
+        layout.store_keys(other, 1, 0, layout.load_keys(page, 1))
+        layout.store_values(other, 1, 0, layout.load_values(page, 1))
+        assert np.array_equal(other, page)
+    for layer in (0, 2):
+        assert not any(part.any() for part in reference.read_kv(layout, pages, layer, 150))
+
+
+def test_values_that_are_not_finite() -> None:
+    x = np.ones((3, 32), np.float32)
+    x[0, 4], x[1, 5] = np.inf, np.nan
+    codes, scales = reference.quantize_values(x)
+    assert codes.dtype == np.int8
+    assert np.isnan(scales[:, 0]).tolist() == [True, True, False]
+
+
 def test_prepare_qkv(rng: np.random.Generator) -> None:
     layout = KVLayout(1, 2, 8)
     qkv = normal(rng, 3, (4 + 2 + 2) * 8)
@@ -344,6 +377,23 @@ def test_attention_sees_no_future_and_nothing_before_the_window(rng: np.random.G
         keys[:, unseen] += 1e3
         values[:, unseen] += 1e3
     assert np.array_equal(reference.attention(q, keys, values, 5, 1.0, 4)[1], before)
+
+
+def test_attention_of_rounded_weights(rng: np.random.Generator) -> None:
+    """A page's weights, times the values' scales, are multiples of 1/255 of the largest; another page has its own."""
+    q, keys, values = normal(rng, 1, 1, 32), normal(rng, 1, 100, 32), normal(rng, 1, 100, 32)
+    scales = (10.0 ** rng.uniform(-2, 2, (1, 100))).astype(np.float32)
+    exact = reference.softmax(0.3 * (q[0, 0] @ keys[0].T)).astype(np.float64)
+    one_hot = np.eye(100, dtype=np.float32)[None]  # a value for each key shows the weights
+    q_wide = np.concatenate([q, np.zeros((1, 1, 68), np.float32)], axis=-1)
+    k_wide = np.concatenate([keys, np.zeros((1, 100, 68), np.float32)], axis=-1)
+    got = reference.attention(q_wide, k_wide, one_hot, 99, 0.3, value_scales=scales)[0, 0]
+    for page in (slice(0, 64), slice(64, 100)):
+        scaled = exact[page] * scales[0, page]
+        step = scaled.max() / 255
+        assert np.allclose(got[page] * scales[0, page] / step, np.rint(scaled / step), atol=1e-3)
+    rounded = reference.attention(q, keys, values, 99, 0.3, value_scales=scales)
+    assert np.abs(rounded - reference.attention(q, keys, values, 99, 0.3)).max() > 0
 
 
 def test_softmax(rng: np.random.Generator) -> None:

@@ -174,7 +174,7 @@ def test_dtype_of_a_model(dtype: str, expected: str) -> None:
         matrices = [m for operation in model.program.operations for m in operation.params.get("matrices", ())]
         assert {matrix.dtype for matrix in matrices} == {expected}
         quantized = head_dim == 32 and dtype in ("auto", "q4_0")
-        assert model.kv_layout.dtype == ("f32" if dtype == "f32" else "int8+f16" if quantized else "f16")
+        assert model.kv_layout.dtype == ("f32" if dtype == "f32" else "int8" if quantized else "f16")
         assert np.isfinite(logits(model)).all()
 
 

@@ -86,7 +86,7 @@ cdef extern from "pyml.h":
 
     ctypedef struct pyml_kv:
         int64_t n_layers, n_kv_heads, head_dim, key_bytes, value_bytes, layer_bytes
-        bint f16, int8_keys
+        bint f16, int8
 
     ctypedef struct pyml_run:
         int64_t tokens, outputs
@@ -373,7 +373,7 @@ cdef class NativeProgram:
         self.p.run.kv.value_bytes = kv.value_bytes
         self.p.run.kv.layer_bytes = kv.layer_bytes
         self.p.run.kv.f16 = kv.numpy_dtype.itemsize == 2
-        self.p.run.kv.int8_keys = kv.int8_keys
+        self.p.run.kv.int8 = kv.int8
         self.kv_page_bytes = kv.page_bytes
         groups = [op.params["n_heads"] // kv.n_kv_heads for op in program.operations if op.kind == "attention"]
         self.p.run.tile_tokens = max(1, TILE_ROWS // max(groups, default=1))

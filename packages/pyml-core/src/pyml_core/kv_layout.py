@@ -8,10 +8,11 @@ that prefill and decode reduce over the same blocks in the same order. Inside a 
 - K as ``P/16`` panels of shape ``(D, 16)``: sixteen keys side by side, which the dot products with a query stream;
 - V as ``(P, D)``: one row a position, which the weighted sum streams.
 
-Keys of the type ``"int8+f16"`` are int8 codes of their Hadamard transform (:func:`pyml_core.reference.hadamard`), with
-a float32 scale for every 32 elements; its values are float16. A panel is then ``D/32`` blocks, each the 16 scales and
-``(8, 16, 4)`` codes: four elements of each of 16 keys at a time, stored as code + 128, which is the order in which
-integer dot products take them.
+Of the type ``"int8"``, keys are codes of their Hadamard transform (:func:`pyml_core.reference.hadamard`), with a
+float32 scale for every 32 elements. A panel is then ``D/32`` blocks, each the 16 scales and ``(8, 16, 4)`` codes: four
+elements of each of 16 keys at a time, stored as code + 128, which is the order in which integer dot products take them.
+Values are codes with one scale each (:func:`pyml_core.reference.quantize_values`): ``(2, P)`` of the scales, then
+``(D/16, P/4, 16, 4)`` codes, four positions of each of 16 elements at a time.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ PANEL = 16
 
 KEY_BLOCK = 32
 """Elements of an int8 key that share a scale."""
-INT8_KEYS = "int8+f16"
+VALUE_SCALES = 2
+"""Numbers of float32 that an int8 value has besides its codes: the logarithm of its scale and its inverse."""
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {
-    "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), INT8_KEYS: np.dtype(np.float16),
+    "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "int8": np.dtype(np.int8),
 }  # fmt: skip
 _KEY_BLOCK = np.dtype([("scales", np.float32, (PANEL,)), ("codes", np.uint8, (KEY_BLOCK // 4, PANEL, 4))])
 
@@ -47,8 +49,7 @@ class KVLayout:
         n_layers: number of layers that keep keys and values.
         n_kv_heads: key/value heads a layer (H).
         head_dim: width of a head (D).
-        dtype: ``"f16"``, ``"f32"`` or ``"int8+f16"`` (keys in int8, values in f16; D a multiple of 32); keys and values
-            are rounded to it before any use.
+        dtype: ``"f16"``, ``"f32"`` or ``"int8"`` (D a multiple of 32); keys and values are rounded to it before use.
     """
 
     n_layers: int
@@ -62,32 +63,33 @@ class KVLayout:
         for field in ("n_layers", "n_kv_heads", "head_dim"):
             if getattr(self, field) < 1:
                 raise ShapeError(f"KV cache {field}: expected at least 1, got {getattr(self, field)}")
-        if self.int8_keys and self.head_dim % KEY_BLOCK:
+        if self.int8 and self.head_dim % KEY_BLOCK:
             raise ShapeError(
                 f"KV cache head_dim: expected a multiple of {KEY_BLOCK} for {self.dtype}, got {self.head_dim}"
             )
 
     @property
     def numpy_dtype(self) -> np.dtype[np.generic]:
-        """The NumPy type of a stored element; of a value's where keys are int8."""
+        """The NumPy type of a stored element."""
         return _DTYPES[self.dtype]
 
     @property
-    def int8_keys(self) -> bool:
-        """Whether keys are int8 codes with scales."""
-        return self.dtype == INT8_KEYS
+    def int8(self) -> bool:
+        """Whether keys and values are int8 codes with scales."""
+        return self.dtype == "int8"
 
     @property
     def key_bytes(self) -> int:
         """Bytes of one head's keys in one page."""
-        if self.int8_keys:
+        if self.int8:
             return PAGE_TOKENS // PANEL * self.head_dim // KEY_BLOCK * _KEY_BLOCK.itemsize
         return self.value_bytes
 
     @property
     def value_bytes(self) -> int:
         """Bytes of one head's values in one page."""
-        return PAGE_TOKENS * self.head_dim * self.numpy_dtype.itemsize
+        scales = VALUE_SCALES * 4 if self.int8 else 0
+        return PAGE_TOKENS * (scales + self.head_dim * self.numpy_dtype.itemsize)
 
     @property
     def layer_bytes(self) -> int:
@@ -122,14 +124,22 @@ class KVLayout:
         return self._key_blocks(page, layer)["scales"]
 
     def values(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.generic]:
-        """A view of one layer's values in a page, shape ``(H, P, D)``."""
-        start = layer * self.layer_bytes + self.n_kv_heads * self.key_bytes
-        part = page[start : (layer + 1) * self.layer_bytes].view(self.numpy_dtype)
-        return part.reshape(self.n_kv_heads, PAGE_TOKENS, self.head_dim)
+        """A view of one layer's values in a page, shape ``(H, P, D)``; not of int8 values."""
+        return self._values(page, layer).view(self.numpy_dtype).reshape(self.n_kv_heads, PAGE_TOKENS, self.head_dim)
+
+    def value_codes(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.int8]:
+        """A view of one layer's int8 values in a page, shape ``(H, D/16, P/4, 16, 4)``."""
+        codes = self._values(page, layer)[:, PAGE_TOKENS * VALUE_SCALES * 4 :].view(np.int8)
+        return codes.reshape(self.n_kv_heads, self.head_dim // PANEL, PAGE_TOKENS // 4, PANEL, 4)
+
+    def value_scales(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.float32]:
+        """A view of the scales of one layer's int8 values in a page, logarithms (of 2) and inverses: ``(H, 2, P)``."""
+        scales = self._values(page, layer)[:, : PAGE_TOKENS * VALUE_SCALES * 4].view(np.float32)
+        return scales.reshape(self.n_kv_heads, VALUE_SCALES, PAGE_TOKENS)
 
     def load_keys(self, page: npt.NDArray[np.uint8], layer: int) -> tuple[npt.NDArray[np.generic], ...]:
         """One layer's keys in a page by position: (P, H, D); of int8 keys the codes, and scales (P, H, D/32)."""
-        if not self.int8_keys:
+        if not self.int8:
             keys = self.keys(page, layer).transpose(1, 3, 0, 2)  # (H, P/16, D, 16) -> (P/16, 16, H, D)
             return (keys.reshape(PAGE_TOKENS, self.n_kv_heads, self.head_dim),)
         codes = self.key_codes(page, layer).transpose(1, 4, 0, 2, 3, 5) ^ np.uint8(128)
@@ -146,13 +156,43 @@ class KVLayout:
         for whole, part in zip(parts, keys, strict=True):
             whole[rows] = part
         heads = self.n_kv_heads
-        if not self.int8_keys:
+        if not self.int8:
             panels = parts[0].reshape(-1, PANEL, heads, self.head_dim)
             self.keys(page, layer)[...] = panels.transpose(2, 0, 3, 1)
             return
         codes = parts[0].view(np.uint8).reshape(-1, PANEL, heads, self.head_dim // KEY_BLOCK, KEY_BLOCK // 4, 4)
         self.key_codes(page, layer)[...] = codes.transpose(2, 0, 3, 4, 1, 5) ^ np.uint8(128)
         self.key_scales(page, layer)[...] = parts[1].reshape(-1, PANEL, heads, codes.shape[3]).transpose(2, 0, 3, 1)
+
+    def load_values(self, page: npt.NDArray[np.uint8], layer: int) -> tuple[npt.NDArray[np.generic], ...]:
+        """One layer's values in a page by position: (P, H, D); of int8 values the codes, and (P, H, 2) of their scales.
+
+        The two are the logarithm of the scale, to the base of 2, and its inverse.
+        """
+        if not self.int8:
+            return (self.values(page, layer).swapaxes(0, 1).copy(),)
+        codes = self.value_codes(page, layer).transpose(2, 4, 0, 1, 3)  # (H, D/16, P/4, 16, 4) -> (P/4, 4, H, D/16, 16)
+        scales = self.value_scales(page, layer).transpose(2, 0, 1)
+        return codes.reshape(PAGE_TOKENS, self.n_kv_heads, self.head_dim), scales.copy()
+
+    def store_values(
+        self, page: npt.NDArray[np.uint8], layer: int, first: int, values: Sequence[npt.NDArray[np.generic]]
+    ) -> None:
+        """Put what :meth:`load_values` gives, for positions ``first ..`` of a page, where it belongs."""
+        rows = slice(first, first + len(values[0]))
+        parts = self.load_values(page, layer)
+        for whole, part in zip(parts, values, strict=True):
+            whole[rows] = part
+        if not self.int8:
+            self.values(page, layer)[...] = parts[0].swapaxes(0, 1)
+            return
+        codes = parts[0].reshape(-1, 4, self.n_kv_heads, self.head_dim // PANEL, PANEL)
+        self.value_codes(page, layer)[...] = codes.transpose(2, 3, 0, 4, 1)
+        self.value_scales(page, layer)[...] = parts[1].transpose(1, 2, 0)
+
+    def _values(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.uint8]:
+        start = layer * self.layer_bytes + self.n_kv_heads * self.key_bytes
+        return page[start : (layer + 1) * self.layer_bytes].reshape(self.n_kv_heads, -1)
 
     def _keys(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.uint8]:
         start = layer * self.layer_bytes

@@ -273,26 +273,45 @@ def hadamard(x: F32Array) -> F32Array:
     return y
 
 
+def quantize_values(x: F32Array) -> tuple[I8Array, F32Array]:
+    """Values (..., D) as int8: codes, and (..., 2) of their scale the logarithm to the base of 2, and the inverse.
+
+    One scale for all of D: max|x| / 127, or that of 2^-24 (the least number of float16) if all are smaller;
+    code = round-half-even(x * (127 / max|x|)). Attention adds the logarithm to the score of the value's key. It is NaN
+    where x is not finite, and the codes arbitrary.
+    """
+    top = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(2**-24))
+    finite = np.isfinite(top)
+    top = np.where(finite, top, np.float32(1))
+    inverse = np.float32(127) / top
+    with np.errstate(invalid="ignore"):
+        codes = np.nan_to_num(np.rint(x * inverse), posinf=0, neginf=0).astype(np.int8)
+    logarithm = np.where(finite, np.log2(top / np.float32(127)), np.float32(np.nan))
+    return codes, np.concatenate([logarithm, inverse], axis=-1)
+
+
 def append_kv(
     layout: KVLayout, pages: Sequence[U8Array], layer: int, start: int, keys: F32Array, values: F32Array
 ) -> None:
     """Write keys and values, each (T, H, D), to a sequence's pages at positions ``start .. start + T - 1``.
 
-    int8 keys are transformed by :func:`hadamard` and rounded by :func:`quantize_activations`.
+    int8 keys are transformed by :func:`hadamard` and rounded by :func:`quantize_activations`, int8 values are rounded
+    by :func:`quantize_values`.
     """
-    stored: tuple[npt.NDArray[np.generic], ...]
-    if layout.int8_keys:
+    stored_keys: tuple[npt.NDArray[np.generic], ...]
+    stored_values: tuple[npt.NDArray[np.generic], ...]
+    if layout.int8:
         rows = quantize_activations(hadamard(keys).reshape(-1, layout.head_dim))
-        stored = rows.codes.reshape(keys.shape), rows.scales.reshape(*keys.shape[:2], -1)
+        stored_keys = rows.codes.reshape(keys.shape), rows.scales.reshape(*keys.shape[:2], -1)
+        stored_values = quantize_values(values)
     else:
-        stored = (round_to_cache(keys, layout),)
-    rounded = round_to_cache(values, layout)
+        stored_keys, stored_values = (round_to_cache(keys, layout),), (round_to_cache(values, layout),)
     end = start + len(keys)
     for index in range(start // PAGE_TOKENS, -(-end // PAGE_TOKENS)):
         first, last = max(start, index * PAGE_TOKENS), min(end, (index + 1) * PAGE_TOKENS)
         span, row = slice(first - start, last - start), first - index * PAGE_TOKENS
-        layout.store_keys(pages[index], layer, row, [part[span] for part in stored])
-        layout.values(pages[index], layer)[:, row : row + last - first] = rounded[span].swapaxes(0, 1)
+        layout.store_keys(pages[index], layer, row, [part[span] for part in stored_keys])
+        layout.store_values(pages[index], layer, row, [part[span] for part in stored_values])
 
 
 def read_kv(layout: KVLayout, pages: Sequence[U8Array], layer: int, length: int) -> tuple[F32Array, F32Array]:
@@ -304,8 +323,18 @@ def read_kv(layout: KVLayout, pages: Sequence[U8Array], layer: int, length: int)
     )
     for scale in scales:
         keys = hadamard(keys * np.repeat(scale, KEY_BLOCK, axis=-1)) / np.float32(KEY_BLOCK)
-    values = np.concatenate([layout.values(page, layer) for page in used], axis=1)
-    return keys.swapaxes(0, 1), values[:, :length].astype(np.float32)
+    parts = [layout.load_values(page, layer)[0].astype(np.float32) for page in used]
+    values = np.concatenate(parts)[:length].swapaxes(0, 1)
+    if layout.int8:
+        values = values * read_value_scales(layout, pages, layer, length)[..., None]
+    return keys.swapaxes(0, 1), values
+
+
+def read_value_scales(layout: KVLayout, pages: Sequence[U8Array], layer: int, length: int) -> F32Array:
+    """Scales of the int8 values of positions ``0 .. length - 1`` of a sequence, float32 (H, L); 0 where none are."""
+    inverses = [layout.value_scales(page, layer)[:, 1] for page in pages[: -(-length // PAGE_TOKENS)]]
+    inverse = np.concatenate(inverses, axis=1)[:, :length]
+    return np.divide(np.float32(1), inverse, out=np.zeros_like(inverse), where=inverse != 0)
 
 
 def prepare_qkv(
@@ -360,12 +389,16 @@ def attention(
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
+    value_scales: F32Array | None = None,
 ) -> F32Array:
     """Causal attention of T tokens from position ``start`` on: q and result (T, heads, D), keys and values (H, L, D).
 
     ``softmax(mask(cap(scale * q k^T))) v``, head h reading key/value head ``h // (heads / H)``. Position i sees
     positions up to i, from ``i - window + 1`` on if ``window`` > 0; ``soft_cap`` c > 0 caps scores to
     ``c tanh(score / c)`` first.
+
+    Where the values are int8 times ``value_scales`` (H, L), a value's scale is part of its weight, and the weights of
+    every 64 keys are rounded to 8 bits, the largest of them to 255; their sum is that of the exponentials as they are.
 
     Source: Vaswani et al. 2017, arXiv 1706.03762; grouped heads: Ainslie et al. 2023, arXiv 2305.13245; sliding window:
     Beltagy et al. 2020, arXiv 2004.05150.
@@ -383,8 +416,22 @@ def attention(
         if soft_cap > 0:
             scores = soft_cap * np.tanh(scores / soft_cap)
         weights = _softmax64(np.where(seen, scores, -np.inf))
+        if value_scales is not None:
+            weights = _round_weights(weights, value_scales[head // group].astype(np.float64))
         out[:, head] = weights @ values[head // group].astype(np.float64)
     return out
+
+
+def _round_weights(weights: F64Array, scales: F64Array) -> F64Array:
+    """Weights (T, L) to multiples of 1/255 of the largest of a page, a weight being that of a value's codes."""
+    rounded = np.empty_like(weights)
+    for first in range(0, len(scales), PAGE_TOKENS):
+        page = slice(first, first + PAGE_TOKENS)
+        scaled = weights[:, page] * scales[page]
+        step = scaled.max(axis=-1, keepdims=True) / 255
+        step[step == 0] = 1
+        rounded[:, page] = np.rint(scaled / step) * step / scales[page]
+    return rounded
 
 
 def _softmax64(x: F64Array) -> F64Array:
@@ -628,8 +675,11 @@ def _run_attention(batch: _Batch, op: Operation) -> F32Array:
     out = np.empty((len(qkv), width), np.float32)
     for part, span in zip(batch.slices, batch.spans, strict=True):
         keys, values = read_kv(layout, part.pages, p["layer"], part.start + len(part.ids))
-        queries = round_queries(q[span], p["scale"], p["soft_cap"]) if layout.int8_keys else q[span]
-        heads = attention(queries, keys, values, part.start, p["scale"], p["window"], p["soft_cap"])
+        queries, scales = q[span], None
+        if layout.int8:
+            queries = round_queries(queries, p["scale"], p["soft_cap"])
+            scales = read_value_scales(layout, part.pages, p["layer"], part.start + len(part.ids))
+        heads = attention(queries, keys, values, part.start, p["scale"], p["window"], p["soft_cap"], scales)
         out[span] = heads.reshape(-1, width)
     return out
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pyml_core.cpu import level
 from pyml_core.errors import PymlError, ShapeError
-from pyml_core.kv_layout import KEY_BLOCK, PAGE_TOKENS, KVLayout, PageTable
+from pyml_core.kv_layout import KEY_BLOCK, PAGE_TOKENS, VALUE_SCALES, KVLayout, PageTable
 
 U8Array = npt.NDArray[np.uint8]
 
@@ -148,9 +148,10 @@ class KVCache:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write keys, values and token ids to one safetensors file, put in place only when it is complete.
 
-        Tensors are ``layers.N.keys`` and ``layers.N.values``, each (T, H, D) in the cache's type; int8 keys (codes of
-        their Hadamard transform) have ``layers.N.key_scales`` (T, H, D/32) besides. Metadata: format, version, model
-        fingerprint, type, CPU level, token ids, the set of RoPE frequencies.
+        Tensors are ``layers.N.keys`` and ``layers.N.values``, each (T, H, D) in the cache's type; those in int8 (codes,
+        of keys those of their Hadamard transform) have ``layers.N.key_scales`` (T, H, D/32) and
+        ``layers.N.value_scales`` (T, H, 2), of a scale its logarithm and its inverse, besides. Metadata: format,
+        version, model fingerprint, type, CPU level, token ids, the set of RoPE frequencies.
 
         Raises:
             CacheFileError: the file cannot be written.
@@ -266,19 +267,16 @@ class KVCache:
     def _parts(self, layer: int) -> dict[str, tuple[str, int]]:
         """The tensors of one layer: type and width."""
         dim = self.layout.head_dim
-        dtype = {2: "F16", 4: "F32"}[self.layout.numpy_dtype.itemsize]
-        keys = (
-            {"keys": ("I8", dim), "key_scales": ("F32", dim // KEY_BLOCK)}
-            if self.layout.int8_keys
-            else {"keys": (dtype, dim)}
-        )
-        return {f"layers.{layer}.{name}": part for name, part in (keys | {"values": (dtype, dim)}).items()}
+        dtype = {1: "I8", 2: "F16", 4: "F32"}[self.layout.numpy_dtype.itemsize]
+        keys, values = {"keys": (dtype, dim)}, {"values": (dtype, dim)}
+        if self.layout.int8:
+            keys["key_scales"] = "F32", dim // KEY_BLOCK
+            values["value_scales"] = "F32", VALUE_SCALES
+        return {f"layers.{layer}.{name}": part for name, part in (keys | values).items()}
 
     def _logical(self, layer: int) -> list[npt.NDArray[Any]]:
-        """One layer's keys (codes and scales, if int8) and values, each (T, H, width)."""
-        pages = [
-            (*self.layout.load_keys(page, layer), self.layout.values(page, layer).swapaxes(0, 1)) for page in self.pages
-        ]
+        """One layer's keys and values (codes and scales, if int8), each (T, H, width)."""
+        pages = [(*self.layout.load_keys(page, layer), *self.layout.load_values(page, layer)) for page in self.pages]
         if not pages:
             return [
                 np.empty((0, self.layout.n_kv_heads, width), _NUMPY_TYPES[dtype])
@@ -291,11 +289,11 @@ class KVCache:
         for name, array in tensors.items():
             if not np.isfinite(array).all():
                 raise CacheFileError(f"tensor {name}: expected finite numbers")
-        *keys, values = tensors.values()
         for index, page in enumerate(self.pages):
-            rows = slice(index * PAGE_TOKENS, (index + 1) * PAGE_TOKENS)
-            self.layout.store_keys(page, layer, 0, [part[rows] for part in keys])
-            self.layout.values(page, layer)[:, : len(values[rows])] = values[rows].swapaxes(0, 1)
+            parts = [array[index * PAGE_TOKENS : (index + 1) * PAGE_TOKENS] for array in tensors.values()]
+            half = len(parts) // 2
+            self.layout.store_keys(page, layer, 0, parts[:half])
+            self.layout.store_values(page, layer, 0, parts[half:])
 
 
 def _pages_for(length: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyml_core.errors import OutOfMemoryError
-from pyml_core.kv_layout import INT8_KEYS, KEY_BLOCK, KVLayout
+from pyml_core.kv_layout import KEY_BLOCK, KVLayout
 
 from .config import Dimensions
 
@@ -46,13 +46,13 @@ class MemoryPlan:
 def kv_layout(config: Dimensions, dtype: str, quantized: bool) -> KVLayout:
     """The KV cache's geometry for a model of this dtype, ``quantized`` if it has quantised matrices.
 
-    16 bits an element, 32 where the whole model computes in f32; keys in int8 where matrices are quantised and a head
+    16 bits an element, 32 where the whole model computes in f32; 8 where matrices are quantised and a head
     is a whole number of blocks.
     """
     if dtype == "f32":
         return KVLayout(config.n_layers, config.n_kv_heads, config.head_dim, "f32")
     int8 = quantized and config.head_dim % KEY_BLOCK == 0
-    return KVLayout(config.n_layers, config.n_kv_heads, config.head_dim, INT8_KEYS if int8 else "f16")
+    return KVLayout(config.n_layers, config.n_kv_heads, config.head_dim, "int8" if int8 else "f16")
 
 
 def activation_bytes(config: Dimensions, max_tokens: int) -> int:

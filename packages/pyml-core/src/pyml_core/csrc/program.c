@@ -43,7 +43,7 @@ int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_toke
     if (op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR) return 256 * 2 * PANEL * 4 + 2 * (CHUNK / 4 * 64 + 2 * CHUNK / 16 * PANEL * 4) + 64;
     if (op->kind != OP_ATTENTION) return 0;
     int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = whole_panels(kv->head_dim);
-    return aligned((rows * (PAGE + 2 * width + kv->head_dim) + 4 * whole_panels(rows)) * (int64_t)sizeof(float));
+    return aligned((rows * (PAGE + PAGE / 4 + 2 * width + kv->head_dim) + 4 * whole_panels(rows)) * (int64_t)sizeof(float));
 }
 
 bool pyml_program_allocate(pyml_program *p) {

@@ -17,6 +17,7 @@ enum {
     BLOCK = 32,     /* activations that share a scale */
     PAGE = 64,      /* positions in a KV page: one key block of attention */
     KEY_BLOCK = PANEL * 4 + PANEL * BLOCK, /* bytes of 32 elements of a panel of int8 keys: scales, then codes */
+    VALUE_SCALES = 2 * PAGE * 4, /* bytes before the codes of a page's int8 values: logarithms of the scales, and their inverses */
     MAX_EXPERTS = 1024,
     MAX_PHASES = 4, /* parts of a fused operation that are timed apart */
     MAX_THREADS = 256
@@ -105,7 +106,7 @@ typedef struct {
 typedef struct {
     int64_t n_layers, n_kv_heads, head_dim;
     int64_t key_bytes, value_bytes, layer_bytes; /* of a head's keys, a head's values, and all of a layer: see kv_layout.py */
-    bool f16, int8_keys;
+    bool f16, int8;
 } pyml_kv;
 
 /* Everything that an operation needs to know of the run it is in. */

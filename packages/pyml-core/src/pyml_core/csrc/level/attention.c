@@ -53,7 +53,7 @@ int64_t FN(attention_items)(const pyml_op *op, const pyml_run *run, int stage) {
 /* What some rows have of some keys: weighted values, the largest score (in powers of 2), and the sum of the exponentials. */
 typedef struct {
     float *o;      /* [R][D], D rounded up to whole panels */
-    float *m, *l;  /* [R], rounded up likewise */
+    float *m, *l;  /* [R], rounded up likewise; once a block's are merged, the factors of what was there and of the block */
 } partial;
 
 /* Scaled queries as int8. */
@@ -73,6 +73,7 @@ typedef struct {
     float *q;      /* [R][D], scaled */
     quantized_queries q8; /* instead, where keys are int8 */
     float *p;      /* [R][64]: scores, then their exponentials */
+    uint8_t *weights; /* [R][64]: instead of exponentials, where values are int8: times the values' scales */
     partial block, result;
     int64_t width; /* D rounded up to whole panels */
 } tile_state;
@@ -103,6 +104,17 @@ static void fma_pages(const tile_state *s, const float *a, int64_t lda, const ui
 #undef PAGES
     }
 }
+
+/* tile(n) for the constant n that is `count`. */
+#define FOR_ROWS(count, tile)                                                                                                     \
+    switch (count) {                                                                                                              \
+    case 1: tile(1); break;                                                                                                       \
+    case 2: tile(2); break;                                                                                                       \
+    case 3: tile(TILE_TOKENS < 3 ? 1 : 3); break;                                                                                 \
+    case 4: tile(TILE_TOKENS < 4 ? 1 : 4); break;                                                                                 \
+    case 5: tile(TILE_TOKENS < 5 ? 1 : 5); break;                                                                                 \
+    case 6: tile(TILE_TOKENS < 6 ? 1 : 6); break;                                                                                 \
+    }
 
 /* Scores of int8 keys: sum = fma(float(sum_d code_q code_k), scale_k * scale_q, sum) for each 32 elements in ascending order. */
 INLINE void key_tile(const int nt, const int np, quantized_queries q, const uint8_t *keys, int64_t panel_bytes, int64_t d, float *out,
@@ -142,37 +154,37 @@ static void dot_pages(const tile_state *s, const uint8_t *keys, int64_t panels, 
     for (int64_t p = 0; p < panels; p += TILE_PANELS) {
         for (int64_t r = 0; r < s->rows; r += TILE_TOKENS) {
             quantized_queries q = {s->q8.codes + r * d, s->q8.scales + r * (d / BLOCK), s->q8.starts + r * (d / BLOCK)};
-            int64_t rows = least(TILE_TOKENS, s->rows - r);
-#define ROWS(n)                                                                                                                  \
-    if (n <= TILE_TOKENS && rows == n)                                                                                            \
-        key_tile(n <= TILE_TOKENS ? n : 1, TILE_PANELS, q, keys + p * panel_bytes, panel_bytes, d, s->p + r * PAGE + p * PANEL, ahead)
-            ROWS(6);
-            else ROWS(1);
-            else ROWS(2);
-            else ROWS(3);
-            else ROWS(4);
-            else ROWS(5);
-#undef ROWS
+#define KEYS(n) key_tile(n, TILE_PANELS, q, keys + p * panel_bytes, panel_bytes, d, s->p + r * PAGE + p * PANEL, ahead)
+            FOR_ROWS(least(TILE_TOKENS, s->rows - r), KEYS);
+#undef KEYS
         }
         ahead.from += ahead.lines * (d / BLOCK) * 64;
     }
 }
 
-static const float log2_e = 1.44269504f, ln_2 = 0.693147181f;
+static const float log2_e = 1.44269504f, ln_2 = 0.693147181f, log2_255 = 7.99435344f;
 
-/* One row's exponentials, their maximum and sum; keys low..high-1 of the block are seen (all of them unless `masked`).
- * Scores are left where they are wanted. */
-INLINE void softmax_row(const bool masked, float cap, float *p, int64_t low, int64_t high, float *m, float *l, float *scores) {
+/* Keys of a block that a row sees: low..high-1. */
+typedef struct {
+    int64_t low, high;
+} sight;
+
+/* Scores of key panel i where the key is seen, else minus infinity; unless `masked`, all are. */
+INLINE vf seen_only(const bool masked, sight seen, int i, vf v) {
     static const float lane[PANEL] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    vf minus_infinity = f_set1(-INFINITY), score[PAGE / PANEL], top = minus_infinity, sum = f_set1(0.0f);
+    if (!masked) return v;
+    vf key = f_add(f_load(lane), f_set1((float)(i * PANEL))), unseen = f_set1(-INFINITY);
+    v = f_greater(f_set1((float)seen.high), key, v, unseen);
+    return f_greater(key, f_set1((float)seen.low - 0.5f), v, unseen);
+}
+
+/* One row's exponentials, their maximum and sum. Scores are left where they are wanted. */
+INLINE void softmax_row(const bool masked, sight seen, float cap, float *p, float *m, float *l, float *scores) {
+    vf score[PAGE / PANEL], top = f_set1(-INFINITY), sum = f_set1(0.0f);
     UNROLL for (int i = 0; i < PAGE / PANEL; i++) {
         vf v = f_load(p + i * PANEL);
         if (cap > 0) v = f_mul(f_set1(cap * log2_e), f_tanh(v));
-        if (masked) {
-            vf key = f_add(f_load(lane), f_set1((float)(i * PANEL)));
-            v = f_greater(f_set1((float)high), key, v, minus_infinity);
-            v = f_greater(key, f_set1((float)low - 0.5f), v, minus_infinity);
-        }
+        v = seen_only(masked, seen, i, v);
         score[i] = v;
         top = f_max(top, v);
         if (scores) f_store(scores + i * PANEL, f_mul(v, f_set1(ln_2)));
@@ -187,21 +199,98 @@ INLINE void softmax_row(const bool masked, float cap, float *p, int64_t low, int
     *l = f_sum(sum);
 }
 
-/* Put a block's result to what there is of the blocks before it; sixteen rows have their factors worked out together. */
-static void merge(partial to, partial block, int64_t rows, int64_t width) {
+/* The same for int8 values: a value's scale is part of its key's weight, its logarithm is added to the score. The largest weight of
+ * the block is 255, and the others are rounded as that is; the sum is that of the exponentials alone, times as much. */
+INLINE void weights_row(const bool masked, sight seen, float cap, const float *scales, float *p, uint8_t *weights, float *m, float *l,
+                        float *scores, bool keep) {
+    vf score[PAGE / PANEL], top = f_set1(-INFINITY), sum = f_set1(0.0f);
+    UNROLL for (int i = 0; i < PAGE / PANEL; i++) {
+        vf v = f_load(p + i * PANEL);
+        if (cap > 0) v = f_mul(f_set1(cap * log2_e), f_tanh(v));
+        if (scores) f_store(scores + i * PANEL, f_mul(seen_only(masked, seen, i, v), f_set1(ln_2)));
+        score[i] = seen_only(masked, seen, i, f_add(v, f_load(scales + i * PANEL)));
+        top = f_max(top, score[i]);
+    }
+    *m = f_top(top);
+    vf base = f_set1(*m == -INFINITY ? 0.0f : *m);
+    UNROLL for (int i = 0; i < PAGE / PANEL; i++) {
+        vf weight = f_exp2_short(f_add(f_sub(score[i], base), f_set1(log2_255))), inverse = f_load(scales + PAGE + i * PANEL);
+        sum = f_fma(weight, inverse, sum);
+        i_store_u8(weights + i * PANEL, i_round(weight));
+        if (keep) f_store(p + i * PANEL, f_mul(weight, inverse));
+    }
+    *l = f_sum(sum);
+}
+
+/* Put a block's maxima and sums to what there is of the blocks before it, and leave the factors of the values in the block's. */
+static void merge_sums(partial to, partial block, int64_t rows) {
     for (int64_t first = 0; first < rows; first += PANEL) {
-        _Alignas(64) float keep[PANEL], add[PANEL];
         vf m = f_load(to.m + first), m_b = f_load(block.m + first), top = f_max(m, m_b);
         vf base = f_greater(top, f_set1(-INFINITY), top, f_set1(0.0f)); /* nothing seen, neither before nor now */
         vf k = f_exp2(f_sub(m, base)), a = f_exp2(f_sub(m_b, base));
         f_store(to.m + first, top);
         f_store(to.l + first, f_fma(f_load(block.l + first), a, f_mul(f_load(to.l + first), k)));
-        f_store(keep, k), f_store(add, a);
-        for (int64_t r = first; r < least(first + PANEL, rows); r++) {
-            float *o = to.o + r * width, *o_b = block.o + r * width;
-            k = f_set1(keep[r - first]), a = f_set1(add[r - first]);
-            for (int64_t i = 0; i < width; i += PANEL) f_store(o + i, f_fma(f_load(o_b + i), a, f_mul(f_load(o + i), k)));
+        f_store(block.m + first, k), f_store(block.l + first, a);
+    }
+}
+
+static void merge(partial to, partial block, int64_t rows, int64_t width) {
+    merge_sums(to, block, rows);
+    for (int64_t r = 0; r < rows; r++) {
+        float *o = to.o + r * width, *o_b = block.o + r * width;
+        vf k = f_set1(block.m[r]), a = f_set1(block.l[r]);
+        for (int64_t i = 0; i < width; i += PANEL) f_store(o + i, f_fma(f_load(o_b + i), a, f_mul(f_load(o + i), k)));
+    }
+}
+
+INLINE void merge_into(float *o, vf block, float add, float keep) { f_store(o, f_fma(block, f_set1(add), f_mul(f_load(o), f_set1(keep)))); }
+
+/* Weights times int8 values of a block, four keys at a time: put to the result at once, or left `alone`, to be merged later. The
+ * integers are exact in float32, so that either way gives the same. */
+INLINE void value_tile(const int nt, const int np, bool alone, const uint8_t *weights, const uint8_t *values, int64_t words,
+                       const float *keep, const float *add, float *out, int64_t ld_out, upcoming next) {
+    vd dot[TILE_TOKENS][FLOAT_PANELS];
+    UNROLL for (int t = 0; t < nt; t++)
+        UNROLL for (int p = 0; p < np; p++) dot[t][p] = d_zero();
+    for (int64_t word = 0; word < words; word++) {
+        for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (word * next.lines + line) * 64);
+        vb v[FLOAT_PANELS];
+        UNROLL for (int p = 0; p < np; p++) v[p] = b_load(values + (p * PAGE / 4 + word) * 64);
+        UNROLL for (int t = 0; t < nt; t++) {
+            vi w = i_load4(weights + t * PAGE + word * 4);
+            UNROLL for (int p = 0; p < np; p++) dot[t][p] = d_dot_signed(dot[t][p], v[p], w);
         }
+    }
+    if (alone) {
+        UNROLL for (int t = 0; t < nt; t++)
+            UNROLL for (int p = 0; p < np; p++) f_store(out + t * ld_out + p * PANEL, f_from_d(dot[t][p]));
+        return;
+    }
+    UNROLL for (int t = 0; t < nt; t++)
+        UNROLL for (int p = 0; p < np; p++) merge_into(out + t * ld_out + p * PANEL, f_from_d(dot[t][p]), add[t], keep[t]);
+}
+
+/* The weighted values of a block's first `words` times four keys, merged into the result or left in the block. */
+static void weigh_values(const tile_state *s, const uint8_t *values, int64_t words, bool alone, upcoming ahead) {
+    int64_t panels = s->run->kv.head_dim / PANEL;
+    float *to = alone ? s->block.o : s->result.o;
+    if (s->rows > TILE_TOKENS) ahead.lines = 0;
+    for (int64_t p = 0; p < panels;) {
+        bool many = p + FLOAT_PANELS <= panels;
+        for (int64_t r = 0; r < s->rows; r += TILE_TOKENS) {
+#define VALUES(n, np)                                                                                                             \
+    value_tile(n, np, alone, s->weights + r * PAGE, values + p * PANEL * PAGE, words, s->block.m + r, s->block.l + r,             \
+               to + r * s->width + p * PANEL, s->width, ahead)
+#define MANY(n) VALUES(n, FLOAT_PANELS)
+#define ONE(n) VALUES(n, 1)
+            if (many) FOR_ROWS(least(TILE_TOKENS, s->rows - r), MANY)
+            else FOR_ROWS(least(TILE_TOKENS, s->rows - r), ONE)
+#undef VALUES
+#undef MANY
+#undef ONE
+        }
+        p += many ? FLOAT_PANELS : 1;
+        ahead.from += ahead.lines * words * 64;
     }
 }
 
@@ -218,7 +307,7 @@ static float *captured(const tile_state *s, float *array, int64_t b, int64_t r) 
     return array + (head * s->slice->count + token) * captured_keys(s->slice) + b * PAGE;
 }
 
-/* A block's exponentials and maxima as they are. */
+/* A block's exponentials and maxima as they are, before they are merged. */
 static void capture_block(const tile_state *s, int64_t b) {
     const pyml_capture *c = s->op->capture;
     for (int64_t r = 0; c->probabilities && r < s->rows; r++) {
@@ -240,42 +329,63 @@ static void capture_probabilities(const tile_state *s, int64_t from, int64_t to)
     }
 }
 
-static void softmax(const tile_state *s, int64_t b) {
+static void softmax(const tile_state *s, int64_t b, const float *value_scales) {
     const pyml_op *op = s->op;
     for (int64_t token = 0; token < s->tokens; token++) {
         int64_t position = s->start + token, high = position + 1 - b * PAGE;
         int64_t low = op->window && position >= op->window ? high - op->window : 0;
         bool masked = low > 0 || high < PAGE;
+        sight seen = {low, high};
         for (int64_t r = token * s->group; r < (token + 1) * s->group; r++) {
             float *scores = op->capture ? captured(s, op->capture->scores, b, r) : NULL;
-            if (masked) softmax_row(true, op->cap, s->p + r * PAGE, low, high, s->block.m + r, s->block.l + r, scores);
-            else softmax_row(false, op->cap, s->p + r * PAGE, low, high, s->block.m + r, s->block.l + r, scores);
+            float *p = s->p + r * PAGE, *m = s->block.m + r, *l = s->block.l + r;
+            uint8_t *weights = s->weights + r * PAGE;
+            if (value_scales && masked) weights_row(true, seen, op->cap, value_scales, p, weights, m, l, scores, op->capture);
+            else if (value_scales) weights_row(false, seen, op->cap, value_scales, p, weights, m, l, scores, op->capture);
+            else if (masked) softmax_row(true, seen, op->cap, p, m, l, scores);
+            else softmax_row(false, seen, op->cap, p, m, l, scores);
         }
     }
 }
 
-/* Scores, softmax and weighted values of one key block into s->block. */
-static void attend_block(const tile_state *s, int64_t b) {
+/* The head's keys and values in page b. */
+INLINE const uint8_t *keys_of(const tile_state *s, int64_t b) {
+    const pyml_kv *kv = &s->run->kv;
+    return s->slice->pages[b] + s->op->layer * kv->layer_bytes + s->head * kv->key_bytes;
+}
+INLINE const uint8_t *values_of(const tile_state *s, int64_t b) {
+    const pyml_kv *kv = &s->run->kv;
+    return s->slice->pages[b] + s->op->layer * kv->layer_bytes + kv->n_kv_heads * kv->key_bytes + s->head * kv->value_bytes;
+}
+
+/* Scores, softmax and weighted values of one key block: merged into s->result, or left `alone` in s->block. The next page's keys
+ * are asked for meanwhile, and then its values. */
+static void attend_block(const tile_state *s, int64_t b, bool alone) {
     const pyml_kv *kv = &s->run->kv;
     const pyml_op *op = s->op;
-    int64_t d = kv->head_dim, key0 = b * PAGE, last = s->start + s->tokens - 1;
-    int64_t layer = op->layer * kv->layer_bytes, head = layer + s->head * kv->key_bytes;
-    const uint8_t *page = s->slice->pages[b], *keys = page + head;
-    const uint8_t *values = page + layer + kv->n_kv_heads * kv->key_bytes + s->head * kv->value_bytes;
-    const uint8_t *next = key0 + PAGE <= last ? s->slice->pages[b + 1] + head : NULL; /* keys */
-    int64_t lines = FLOAT_PANELS * PANEL * (kv->f16 ? 2 : 4) / 64; /* what a tile of floats reads for every k */
-    int64_t seen = least(PAGE, last + 1 - key0); /* by any row: keys after it have weight 0 */
+    int64_t d = kv->head_dim, last = s->start + s->tokens - 1;
+    const uint8_t *keys = keys_of(s, b), *values = values_of(s, b);
+    bool more = (b + 1) * PAGE <= last;
+    const uint8_t *next_keys = more ? keys_of(s, b + 1) : NULL, *next_values = more ? values_of(s, b + 1) : NULL;
+    int64_t lines = more ? FLOAT_PANELS * PANEL * (kv->f16 ? 2 : 4) / 64 : 0; /* what a tile of floats reads for every k */
+    int64_t seen = least(PAGE, last + 1 - b * PAGE); /* by any row: keys after it have weight 0 */
     int64_t panels = (seen + PANEL - 1) / PANEL;
     panels = (panels + FLOAT_PANELS - 1) / FLOAT_PANELS * FLOAT_PANELS; /* a page has as many, whatever is in the last ones */
 
     uint64_t time = s->thread->timed ? pyml_ticks() : 0;
-    if (kv->int8_keys) dot_pages(s, keys, panels, (upcoming){values, TILE_PANELS * PANEL * BLOCK * 2 / 64});
-    else fma_pages(s, s->q, d, keys, PANEL, d * PANEL, panels, d, s->p, PAGE, (upcoming){values, lines});
+    if (kv->int8) dot_pages(s, keys, panels, (upcoming){next_keys, more ? TILE_PANELS * KEY_BLOCK / 64 : 0});
+    else fma_pages(s, s->q, d, keys, PANEL, d * PANEL, panels, d, s->p, PAGE, (upcoming){next_keys, lines});
     time = lap(s->thread, PHASE_SCORES, time);
-    softmax(s, b);
+    softmax(s, b, kv->int8 ? (const float *)values : NULL);
     if (op->capture) capture_block(s, b);
     time = lap(s->thread, PHASE_SOFTMAX, time);
-    fma_pages(s, s->p, PAGE, values, d, PANEL, whole_panels(d) / PANEL, seen, s->block.o, s->width, (upcoming){next, next ? kv->int8_keys ? lines / 2 : lines : 0});
+    if (kv->int8) {
+        if (!alone) merge_sums(s->result, s->block, s->rows);
+        weigh_values(s, values + VALUE_SCALES, (seen + 3) / 4, alone, (upcoming){next_values, more ? FLOAT_PANELS + 1 : 0});
+    } else {
+        fma_pages(s, s->p, PAGE, values, d, PANEL, whole_panels(d) / PANEL, seen, s->block.o, s->width, (upcoming){next_values, lines});
+        if (!alone) merge(s->result, s->block, s->rows, s->width);
+    }
     lap(s->thread, PHASE_VALUES, time);
 }
 
@@ -304,7 +414,7 @@ static void load_queries(tile_state *s) {
     s->q8 = (quantized_queries){(int8_t *)(s->q + 2 * s->rows * blocks), s->q, (int32_t *)(s->q + s->rows * blocks)};
     for (int64_t r = 0; r < s->rows; r++) {
         const float *q = op->in->f + (s->row + r / s->group) * op->in->width + (s->head * s->group + r % s->group) * d;
-        if (s->run->kv.int8_keys) {
+        if (s->run->kv.int8) {
             for (int64_t b = 0; b < blocks; b++, q += BLOCK) {
                 vf low = f_mul(f_load(q), scale), high = f_mul(f_load(q + PANEL), scale);
                 hadamard(&low, &high);
@@ -336,6 +446,7 @@ static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread 
     s.block = partial_at(s.p + c->rows * PAGE, c->rows, s.width);
     s.result = partial_at(s.p + c->rows * PAGE + c->partial, c->rows, s.width);
     s.q = s.p + c->rows * PAGE + 2 * c->partial;
+    s.weights = (uint8_t *)(s.q + c->rows * d);
     load_queries(&s);
     return s;
 }
@@ -352,15 +463,18 @@ void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, 
             int64_t first = from + item % c.splits * per_split;
             for (int64_t b = first; b < least(first + per_split, to); b++) {
                 s.block = partial_at(partials + (b - from) * c.partial, c.rows, s.width);
-                attend_block(&s, b);
+                attend_block(&s, b, true);
             }
             continue;
         }
         reset(s.result, s.rows, s.width);
         for (int64_t b = from; b < to; b++) {
-            if (stage == 1) s.block = partial_at(partials + (b - from) * c.partial, c.rows, s.width);
-            else attend_block(&s, b);
+            if (stage == 0) {
+                attend_block(&s, b, false);
+                continue;
+            }
             uint64_t time = thread->timed ? pyml_ticks() : 0;
+            s.block = partial_at(partials + (b - from) * c.partial, c.rows, s.width);
             merge(s.result, s.block, s.rows, s.width);
             lap(thread, PHASE_VALUES, time);
         }

@@ -31,7 +31,7 @@ INLINE void append(const pyml_kv *kv, const float *x, uint8_t *out, const int64_
 }
 
 /* Store x, transformed, as key `at` of a panel of int8 keys: codes + 128, four to a word, in the order in which a dot product takes them. */
-static void append_int8(const pyml_kv *kv, const float *x, uint8_t *panel, int64_t at) {
+static void append_int8_key(const pyml_kv *kv, const float *x, uint8_t *panel, int64_t at) {
     for (int64_t i = 0; i < kv->head_dim; i += BLOCK, panel += KEY_BLOCK) {
         int8_t codes[BLOCK];
         vf low = f_load(x + i), high = f_load(x + i + PANEL);
@@ -44,6 +44,38 @@ static void append_int8(const pyml_kv *kv, const float *x, uint8_t *panel, int64
             word ^= 0x80808080u;
             memcpy(panel + (j + 1) * PANEL * 4 + at * 4, &word, 4);
         }
+    }
+}
+
+/* log2 x of a normal x > 0, rounded once: by the C library's it would differ between machines. With m from sqrt(1/2) to sqrt(2) and
+ * z = (m - 1) / (m + 1), log m = 2 (z + z^3 / 3 + z^5 / 5 + ...). */
+static float log2_of(float x) {
+    int exponent;
+    double m = frexpf(x, &exponent);
+    if (m < 0.70710678118654752) m *= 2, exponent--;
+    double z = (m - 1) / (m + 1), z2 = z * z;
+    double sum = 1 + z2 * (1.0 / 3 + z2 * (1.0 / 5 + z2 * (1.0 / 7 + z2 * (1.0 / 9 + z2 * (1.0 / 11)))));
+    return (float)(exponent + 2.8853900817779268 * z * sum);
+}
+
+/* Store x as value `at` of a page: int8 codes of one scale, those of four keys to a word. Of the scale its logarithm and its inverse
+ * are kept, which is what attention takes. What is below f16's least number counts for nothing; what is not finite makes the logarithm NaN. */
+static void append_int8_value(const pyml_kv *kv, const float *x, uint8_t *values, int64_t at) {
+    vf tops = f_set1(0x1p-24f), zeros = f_set1(0.0f);
+    for (int64_t i = 0; i < kv->head_dim; i += PANEL) {
+        vf v = f_load(x + i);
+        tops = f_max(tops, f_abs(v));
+        zeros = f_fma(v, f_set1(0.0f), zeros);
+    }
+    float top = f_top(tops), finite = f_sum(zeros); /* 0, or NaN */
+    if (finite != 0.0f) top = 1.0f;
+    float scales[2] = {log2_of(top / 127.0f) + finite, 127.0f / top};
+    for (int i = 0; i < 2; i++) memcpy(values + (i * PAGE + at) * 4, scales + i, 4);
+    uint8_t *codes = values + VALUE_SCALES + at / 4 * PANEL * 4 + at % 4;
+    for (int64_t i = 0; i < kv->head_dim; i += PANEL, codes += PANEL * PAGE) {
+        int8_t lanes[PANEL];
+        i_store_s8(lanes, i_round(f_mul(f_load(x + i), f_set1(scales[1]))));
+        for (int j = 0; j < PANEL; j++) codes[j * 4] = (uint8_t)lanes[j];
     }
 }
 
@@ -72,9 +104,14 @@ void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread
             int64_t head = unit - op->n_heads, position = run->positions[row], at = position % PAGE;
             uint8_t *page = run->slices[run->token_slice[row]].pages[position / PAGE] + op->layer * kv->layer_bytes;
             uint8_t *keys = page + head * kv->key_bytes, *values = page + kv->n_kv_heads * kv->key_bytes + head * kv->value_bytes;
-            if (kv->int8_keys) append_int8(kv, x, keys + at / PANEL * (kv->key_bytes / (PAGE / PANEL)), at % PANEL);
-            else append(kv, x, keys + (at / PANEL * d * PANEL + at % PANEL) * element, PANEL);
-            append(kv, x + kv->n_kv_heads * d, values + at * d * element, 1);
+            const float *v = x + kv->n_kv_heads * d;
+            if (kv->int8) {
+                append_int8_key(kv, x, keys + at / PANEL * (kv->key_bytes / (PAGE / PANEL)), at % PANEL);
+                append_int8_value(kv, v, values, at);
+            } else {
+                append(kv, x, keys + (at / PANEL * d * PANEL + at % PANEL) * element, PANEL);
+                append(kv, v, values + at * d * element, 1);
+            }
             lap(thread, PHASE_APPEND, time);
         }
     }

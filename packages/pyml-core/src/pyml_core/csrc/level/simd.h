@@ -5,7 +5,8 @@
  *
  *   vf  f_load f_store f_load_n f_store_n f_set1 f_add f_sub f_mul f_div f_fma f_max f_min f_sqrt f_abs f_from_i
  *       f_load_f16 f_load_bf16 f_store_f16 f_greater f_scale2 f_swap f_sum f_top
- *   vi  i_set1 i_load4 i_load_u8 i_load_s8 i_round i_store_s8 i_sum i_add i_and i_or i_shr i_shl i_dot i_dot_wide
+ *   vi  i_set1 i_load4 i_load_u8 i_load_s8 i_round i_store_s8 i_store_u8 i_sum i_add i_and i_or i_shr i_shl i_dot i_dot_wide
+ *   vd  d_zero d_dot_signed f_from_d: sums of products of bytes that live as long as a loop (gcc leaves arrays of vi in memory there)
  *   vb  b_load b_store b_and b_or b_set1 b_shr b_shl b_lookup
  */
 #ifndef PYML_SIMD_H
@@ -69,6 +70,19 @@ INLINE vf f_exp2(vf x) {
     p = f_fma(p, r, f_set1(5.550332471162809e-2f));
     p = f_fma(p, r, f_set1(2.402264791363012e-1f));
     p = f_fma(p, r, f_set1(6.931472028550421e-1f));
+    p = f_fma(p, r, f_set1(1.0f));
+    return f_scale2(p, n);
+}
+
+/* 2^x for what is rounded to eight bits: within 3e-6 of it from -126 to 127, exactly 1 at 0; below and for NaN as f_exp2. */
+INLINE vf f_exp2_short(vf x) {
+    x = f_max(f_set1(-127.0f), x);
+    vi n = i_round(x);
+    vf r = f_sub(x, f_from_i(n));
+    vf p = f_set1(9.582852823e-03f);
+    p = f_fma(p, r, f_set1(5.590642784e-02f));
+    p = f_fma(p, r, f_set1(2.402409864e-01f));
+    p = f_fma(p, r, f_set1(6.931241930e-01f));
     p = f_fma(p, r, f_set1(1.0f));
     return f_scale2(p, n);
 }

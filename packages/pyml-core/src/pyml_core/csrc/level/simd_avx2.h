@@ -4,6 +4,8 @@
 typedef struct { __m256 a, b; } vf;
 typedef struct { __m256i a, b; } vi;
 typedef struct { __m256i a, b; } vb;
+typedef int32_t half_sums __attribute__((vector_size(32)));
+typedef struct { half_sums a, b; } vd;
 
 #define ENTER_FLOATING_POINT() _mm_setcsr(0x1f80)
 
@@ -100,6 +102,10 @@ INLINE void i_store_s8(int8_t *p, vi v) {
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
     _mm_storeu_si128((void *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
+INLINE void i_store_u8(uint8_t *p, vi v) {
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
+    _mm_storeu_si128((void *)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
 INLINE int32_t i_sum(vi v) {
     __m256i h = _mm256_add_epi32(v.a, v.b);
     __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
@@ -130,6 +136,7 @@ INLINE vi i_dot(vi acc, vb w, vi x) {
     return (vi){_mm256_dpbusd_avx_epi32(acc.a, w.a, x.a), _mm256_dpbusd_avx_epi32(acc.b, w.b, x.b)};
 }
 INLINE vi i_dot_wide(vi acc, vb w, vi x) { return i_dot(acc, w, x); }
+INLINE half_sums dot_signed_half(half_sums acc, __m256i w, __m256i x) { return (half_sums)_mm256_dpbusd_avx_epi32((__m256i)acc, x, w); }
 #else
 enum { WIDE_BIAS = 0 };
 INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x) {
@@ -141,4 +148,12 @@ INLINE __m256i dot_wide_half(__m256i acc, __m256i w, __m256i x) {
 }
 INLINE vi i_dot(vi acc, vb w, vi x) { return (vi){dot_half(acc.a, w.a, x.a), dot_half(acc.b, w.b, x.b)}; }
 INLINE vi i_dot_wide(vi acc, vb w, vi x) { return (vi){dot_wide_half(acc.a, w.a, x.a), dot_wide_half(acc.b, w.b, x.b)}; }
+INLINE half_sums dot_signed_half(half_sums acc, __m256i w, __m256i x) {
+    __m256i even = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), _mm256_and_si256(x, _mm256_set1_epi16(255)));
+    __m256i odd = _mm256_madd_epi16(_mm256_srai_epi16(w, 8), _mm256_srli_epi16(x, 8));
+    return acc + (half_sums)_mm256_add_epi32(even, odd);
+}
 #endif
+INLINE vd d_zero(void) { return (vd){{0}, {0}}; }
+INLINE vf f_from_d(vd v) { return (vf){_mm256_cvtepi32_ps((__m256i)v.a), _mm256_cvtepi32_ps((__m256i)v.b)}; }
+INLINE vd d_dot_signed(vd acc, vb w, vi x) { return (vd){dot_signed_half(acc.a, w.a, x.a), dot_signed_half(acc.b, w.b, x.b)}; }

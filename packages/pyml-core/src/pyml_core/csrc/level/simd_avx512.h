@@ -4,6 +4,7 @@
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;
+typedef int32_t vd __attribute__((vector_size(64)));
 
 #define ENTER_FLOATING_POINT() _mm_setcsr(0x1f80)
 
@@ -71,6 +72,7 @@ INLINE vi i_load4(const void *p) { /* the same four bytes in every lane */
 }
 INLINE vi i_round(vf a) { return _mm512_cvtps_epi32(a); }
 INLINE void i_store_s8(int8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
+INLINE void i_store_u8(uint8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
 INLINE int32_t i_sum(vi v) { return _mm512_reduce_add_epi32(v); }
 
 INLINE vb b_load(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }
@@ -84,11 +86,15 @@ INLINE vb b_lookup(const uint8_t table[16], vb index) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), index);
 }
 
-/* acc + the sum over 4 bytes of unsigned w times signed a, in every lane. `i_dot` is for w < 64, `i_dot_wide` for all w. */
+/* acc + the sum over 4 bytes of unsigned w times signed a, in every lane. `i_dot` is for w < 64, `i_dot_wide` for all w.
+ * `d_dot_signed`: of signed w times unsigned a. */
+INLINE vd d_zero(void) { return (vd){0}; }
+INLINE vf f_from_d(vd a) { return _mm512_cvtepi32_ps((__m512i)a); }
 #if defined(__AVX512VNNI__)
 enum { WIDE_BIAS = 128 }; /* i_dot_wide takes code + 128 as it is: the caller subtracts 128 * sum(a) */
 INLINE vi i_dot(vi acc, vb w, vi a) { return _mm512_dpbusd_epi32(acc, w, a); }
 INLINE vi i_dot_wide(vi acc, vb w, vi a) { return _mm512_dpbusd_epi32(acc, w, a); }
+INLINE vd d_dot_signed(vd acc, vb w, vi a) { return (vd)_mm512_dpbusd_epi32((__m512i)acc, a, w); }
 #else
 enum { WIDE_BIAS = 0 }; /* i_dot_wide takes the bias off itself: 255 * 127 * 2 would saturate 16 bits, 128 * 127 * 2 does not */
 INLINE vi i_dot(vi acc, vb w, vi a) {
@@ -98,5 +104,10 @@ INLINE vi i_dot_wide(vi acc, vb w, vi a) {
     __m512i code = _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80));
     __m512i signed_a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(code), _mm512_setzero_si512(), a);
     return i_dot(acc, _mm512_abs_epi8(code), signed_a);
+}
+INLINE vd d_dot_signed(vd acc, vb w, vi a) { /* in 16 bits: 127 * 255 * 2 would saturate */
+    __m512i even = _mm512_madd_epi16(_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_and_si512(a, _mm512_set1_epi16(255)));
+    __m512i odd = _mm512_madd_epi16(_mm512_srai_epi16(w, 8), _mm512_srli_epi16(a, 8));
+    return acc + (vd)_mm512_add_epi32(even, odd);
 }
 #endif

@@ -9,6 +9,7 @@ enum { FLOAT_PANELS = 1 };
 typedef struct { float v[16]; } vf;
 typedef struct { int32_t v[16]; } vi;
 typedef struct { uint8_t v[64]; } vb;
+typedef vi vd;
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -123,6 +124,7 @@ INLINE vi i_round(vf a) { /* to nearest even, by the float unit's own rounding; 
     return r;
 }
 INLINE void i_store_s8(int8_t *p, vi a) { LANES p[i] = (int8_t)a.v[i]; }
+INLINE void i_store_u8(uint8_t *p, vi a) { LANES p[i] = (uint8_t)a.v[i]; }
 INLINE int32_t i_sum(vi a) {
     int32_t sum = 0;
     LANES sum += a.v[i];
@@ -150,3 +152,11 @@ INLINE vi i_dot(vi acc, vb w, vi a) {
     return acc;
 }
 INLINE vi i_dot_wide(vi acc, vb w, vi a) { return i_dot(acc, w, a); }
+INLINE vd d_zero(void) { return i_set1(0); }
+INLINE vf f_from_d(vd a) { return f_from_i(a); }
+INLINE vd d_dot_signed(vd acc, vb w, vi a) {
+    uint8_t bytes[64];
+    memcpy(bytes, a.v, 64);
+    LANES for (int j = 0; j < 4; j++) acc.v[i] += (int8_t)w.v[4 * i + j] * bytes[4 * i + j];
+    return acc;
+}
