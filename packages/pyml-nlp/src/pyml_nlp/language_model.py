@@ -185,11 +185,12 @@ class LanguageModel:
             PymlError: an empty prompt or a value out of its range.
         """
         request = self._request(
-            prompt, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-            repetition_penalty=repetition_penalty, seed=seed, min_p=min_p, typical_p=typical_p, frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty, logit_bias=logit_bias, order=order, logprobs=logprobs, stop=stop,
-            stop_ids=stop_ids, include_stop=include_stop, schema=schema, regex=regex, grammar=grammar,
-            overflow=overflow, keep=keep,
+            prompt, max_tokens,
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p,
+            repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty, logit_bias=logit_bias, order=order, seed=seed, logprobs=logprobs,
+            stop=stop, stop_ids=stop_ids, include_stop=include_stop,
+            schema=schema, regex=regex, grammar=grammar, overflow=overflow, keep=keep,
         )  # fmt: skip
         generator = Generator(self, timeout, speculate, draft_model)
         return Generation(generator, generator.start(request, cache))
