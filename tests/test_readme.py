@@ -1,4 +1,4 @@
-"""Every Python example of the READMEs and of the pages on tracing and chat runs as it stands."""
+"""Every Python example of the READMEs and of the pages for users runs as it stands."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ PAGES = [
     *(f"packages/pyml-{name}/README.md" for name in ("core", "nn", "nlp")),
     "docs/tracing.md",
     "docs/chat.md",
+    "docs/sampling.md",
+    "docs/structured-output.md",
 ]
 
 
@@ -31,6 +33,8 @@ EXAMPLES = [(page, number) for page in PAGES for number in range(len(examples(pa
 @pytest.mark.parametrize(("page", "number"), EXAMPLES)
 def test_example_runs(page: str, number: int, gemma_gguf: Path, smollm2_gguf: Path, tmp_path: Path) -> None:
     example = examples(page)[number]
+    if page == "docs/structured-output.md" and find_spec("llguidance") is None:
+        pytest.skip("llguidance is not installed")
     if "matplotlib" in example and find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
     (tmp_path / "gemma-3-270m.gguf").symlink_to(gemma_gguf)

@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import references
 
 import pyml_nlp
+from pyml_nlp.evaluation import kl_divergence
+from pyml_nlp.sampling import log_sum_exp
 from pyml_nlp.tokenizer import Tokenizer
-
-F64Array = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -43,11 +42,11 @@ class Row:
     def add(self, logits: references.F32Array, reference: references.F32Array, targets: list[int]) -> None:
         """Compare positions (T, V); ``targets`` are the tokens that followed."""
         for row, expected, target in zip(logits, reference, targets, strict=True):
-            p, q = log_softmax(expected), log_softmax(row)
-            self.klds.append(float(np.exp(p) @ (p - q)))
+            norm, expected_norm = log_sum_exp(row), log_sum_exp(expected)
+            self.klds.append(kl_divergence(expected, row, expected_norm, norm))
             self.same += int(row.argmax() == expected.argmax())
-            self.loss -= float(q[target])
-            self.reference_loss -= float(p[target])
+            self.loss += norm - float(row[target])
+            self.reference_loss += expected_norm - float(expected[target])
 
     def __add__(self, other: Row) -> Row:
         return Row(
@@ -64,13 +63,6 @@ class Row:
             f"top-1 {self.same / count:7.2%}  perplexity {np.exp(self.loss / count):.4f} "
             f"(reference {np.exp(self.reference_loss / count):.4f})"
         )
-
-
-def log_softmax(logits: references.F32Array) -> F64Array:
-    """Natural logarithms of the probabilities."""
-    shifted = logits.astype(np.float64) - float(logits.max())
-    out: F64Array = shifted - np.log(np.exp(shifted).sum())
-    return out
 
 
 def windows(tokenizer: Tokenizer, text: str, positions: int, window: int) -> Iterator[tuple[list[int], list[int]]]:
