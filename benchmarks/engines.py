@@ -29,6 +29,7 @@ class Engine:
         files: what it loads: ``"gguf"``, ``"hf"`` or ``"openvino"``; see :class:`models.Files`.
         environment: where it is installed, one of ``environments.ENVIRONMENTS``; None: beside pyml.
         variables: environment variables of its process.
+        tests: what it is measured on unless tests are named; none: everything.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Engine:
     files: str = "gguf"
     environment: str | None = None
     variables: dict[str, str] = field(default_factory=dict)
+    tests: tuple[str, ...] = ()
 
     @property
     def own(self) -> bool:
@@ -53,17 +55,18 @@ class Engine:
 
 
 _OWN, _LLAMA = ("run_pyml.py",), ("run_llama_cpp.py", "llama_cpp")
+_FEW = ("pp512", "tg64", "cold")
 ENGINES = {
     engine.name: engine
     for engine in (
         Engine(PROJECT, _OWN),
-        Engine("pyml-q8_0", _OWN, "hf"),
+        Engine("pyml-q8_0", _OWN, "hf", tests=(*_FEW, "pp128", "tg64@text")),
         Engine("llama.cpp", _LLAMA, environment="llama.cpp"),
         Engine("ik_llama.cpp", ("run_llama_cpp.py", "ik_llama_cpp"), environment="ik_llama.cpp"),
         Engine("openvino", ("run_openvino.py",), "openvino", "openvino"),
-        Engine("transformers", ("run_transformers.py",), "hf", "transformers"),
-        Engine("pyml-avx2", _OWN, variables={"PYML_CPU_LEVEL": "avx2"}),
-        Engine("llama.cpp-avx2", _LLAMA, environment="llama.cpp-avx2"),
+        Engine("transformers", ("run_transformers.py",), "hf", "transformers", tests=_FEW),
+        Engine("pyml-avx2", _OWN, variables={"PYML_CPU_LEVEL": "avx2"}, tests=_FEW),
+        Engine("llama.cpp-avx2", _LLAMA, environment="llama.cpp-avx2", tests=_FEW),
     )
 }
 _PEERS = ("llama.cpp", "ik_llama.cpp", "openvino", "transformers")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 512  # tokens of prefill that every engine gets at a time
-MAX_WARM_UP = 2.0  # seconds after which an engine's settings are not tried a second time
+MAX_WARM_UP = 1.0  # seconds after which an engine's settings are not tried a second time
 MIN_SECONDS = 0.3  # a shorter run is repeated until it has taken this long
 
 
