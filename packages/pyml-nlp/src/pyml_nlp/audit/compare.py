@@ -88,9 +88,10 @@ def quantities(m: Measurements) -> Iterator[Quantity]:
 
 def floor_of(a: Measurements, b: Measurements, limit: str) -> float:
     """The smallest relative change that is claimed of what this limit bounds."""
-    before, after = ([getattr(one, limit) for one in m.machine.limits] for m in (a, b))
+    before: list[float] = [getattr(one, limit) for one in a.machine.limits]
+    after: list[float] = [getattr(one, limit) for one in b.machine.limits]
     moved = abs(1 - max(after) / max(before))
-    return max(FLOOR, moved, *(1 - min(times) / max(times) for times in (before, after)))
+    return max(FLOOR, moved, 1 - min(before) / max(before), 1 - min(after) / max(after))
 
 
 def compare(a: Measurements, b: Measurements) -> list[Change]:
