@@ -18,6 +18,7 @@ import pytest
 
 from pyml_core.errors import PymlError
 from pyml_nlp.cli import bench, infer, inspect, main, options
+from pyml_nlp.cli.batch_file import read
 from pyml_nlp.cli.interrupts import interruptible
 from pyml_nlp.cli.output import Output, OutputClosed, ProgressBar
 
@@ -193,7 +194,7 @@ def test_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batch_files(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeffeins \r\n\n  \nzwei\u2028zwei\nüdrei".encode())
-    assert infer._batch(str(path)) == ["eins ", "zwei\u2028zwei", "üdrei"]
+    assert [item.prompt for item in read(str(path))] == ["eins ", "zwei\u2028zwei", "üdrei"]
 
 
 @pytest.mark.parametrize(
@@ -210,12 +211,12 @@ def test_bad_batch_files(content: bytes | None, message: str, tmp_path: Path) ->
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(PymlError, match=message):
-        infer._batch(str(path))
+        read(str(path))
 
 
 def test_batch_file_that_is_a_folder(tmp_path: Path) -> None:
     with pytest.raises(PymlError, match=r"Failed to read batch file: .*: Is a directory"):
-        infer._batch(str(tmp_path))
+        read(str(tmp_path))
 
 
 def test_ctrl_c_cancels_and_the_second_one_ends() -> None:

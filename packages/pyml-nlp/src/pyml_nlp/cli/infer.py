@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .chat import ChatOptions, add_chat_options, check_chat
+from .chat import add_chat_options, check_chat
 from .interactive import converse
 from .interrupts import interruptible
 from .main import INTERRUPTED
@@ -31,38 +29,14 @@ from .options import (
     verbosity,
 )
 from .output import Output, ProgressBar
+from .reuse import check_reuse, reuse_options
 from .sampling import grammar_options, sampling_options, stop_options
+from .task import Task
 
 if TYPE_CHECKING:
-    from ..generation.completion import Completion
     from ..language_model import LanguageModel
     from ..sampling import Sampling
     from ..structured.grammar import Grammar
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to generate and how to print it, all checked.
-
-    Attributes:
-        prompts: one, or those of a batch file.
-        batch: whether they come from a batch file, whose texts are numbered.
-        options: of each :class:`.Request`.
-        chat: how to make chats of prompts; None: they are texts to continue.
-    """
-
-    prompts: list[str]
-    batch: bool
-    options: dict[str, Any]
-    timeout: float | None
-    stream: bool
-    as_json: bool
-    echo: bool
-    chat: ChatOptions | None
-
-    def ids(self, lm: LanguageModel, prompt: str) -> list[int]:
-        """What the model is given for a prompt."""
-        return lm.ids(prompt) if self.chat is None else self.chat.ids(lm, prompt)
 
 
 @click.command("infer", cls=Command, context_settings=SETTINGS)
@@ -81,6 +55,7 @@ class Task:
 @stop_options
 @add_chat_options
 @grammar_options
+@reuse_options
 @log_options
 def command(
     model: str | None,
@@ -108,6 +83,7 @@ def command(
     grammar: Grammar | None,
     verbose: int,
     quiet: int,
+    **reuse: Any,
 ) -> int:
     """Generate text with MODEL: a .gguf file, a folder in Hugging Face layout, or a hub id.
 
@@ -133,6 +109,7 @@ def command(
         raise click.UsageError("--logprobs is supported with --json alone")
     if stream and batch_file is not None:
         raise click.UsageError("--stream is not supported with --batch-file")
+    check_reuse(reuse, batch_file)
     if trace_out is not None:
         _check_trace(trace_out)
     configure_logs(level)
@@ -149,9 +126,10 @@ def command(
         output = Output()
         with _load(source, dtype, threads, context_len, level) as lm:
             return converse(lm, chat_options, options, output, level >= 0)
+    from .batch_file import Item, read
+
     task = Task(
-        prompts=[_prompt(prompt, level)] if batch_file is None else _batch(batch_file),
-        batch=batch_file is not None,
+        items=[Item(_prompt(prompt, level))] if batch_file is None else read(batch_file),
         options={
             "max_tokens": max_tokens,
             "sampling": sampling,
@@ -160,16 +138,25 @@ def command(
             "stop_ids": stop_id,
             "include_stop": include_stop,
             "grammar": grammar,
+            "overflow": reuse["overflow"],
+            "keep": reuse["keep"],
         },
         timeout=timeout,
         stream=stream,
         as_json=as_json,
         echo=echo,
         chat=chat_options,
+        output=reuse["output"],
+        resume=reuse["resume"],
+        together=reuse["together"],
+        prompt_cache=reuse["prompt_cache"],
+        draft_model=reuse["draft_model"],
+        speculate=not reuse["no_speculation"],
+        threads=threads,
     )
     output = Output()
     lm = _load(source, dtype, threads, context_len, level)
-    generate = _generate_batch if task.batch else _generate_one
+    generate = _generate_one if batch_file is None else _generate_batch
     if trace_out is None:
         return generate(lm, task, output)
     with lm.trace() as trace:
@@ -199,20 +186,6 @@ def _stdin(level: int) -> str:
     except UnicodeDecodeError as error:
         byte = f"{error.object[error.start]:#04x}"
         raise click.UsageError(f"stdin: expected UTF-8, got byte {byte} at {error.start}") from None
-
-
-def _batch(path: str) -> list[str]:
-    """The lines that are not blank."""
-    from pyml_core.errors import PymlError
-
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise PymlError(f"Failed to read batch file: {path}: {getattr(error, 'strerror', None) or error}") from None
-    prompts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
-    if not prompts:
-        raise PymlError(f"Batch file is empty: {path}")
-    return prompts
 
 
 def _check_trace(path: str) -> None:
@@ -247,16 +220,22 @@ def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
     from ..generation.generator import Generator
     from ..generation.iterator import Generation
     from ..generation.request import Request
+    from .prompt_cache import save_prompt_cache, use_prompt_cache
+    from .results import json_line
 
-    generator = Generator(lm, task.timeout)
-    completion = generator.start(Request(task.ids(lm, task.prompts[0]), **task.options))
-    _log_start(lm, task, completion.cache.max_length)
+    generator = Generator(lm, task.timeout, task.speculate, task.load_draft_model())
+    prompt = task.items[0].prompt
+    request = Request(task.ids(lm, prompt), **task.options)
+    if task.prompt_cache is not None:
+        use_prompt_cache(lm, task.prompt_cache)
+    completion = generator.start(request)
+    task.log_start(lm, completion.cache.max_length)
     start = time.perf_counter()
     shown = 0
     with interruptible(generator.cancel) as interrupted:
         try:
             if task.echo:
-                output.write(task.prompts[0])
+                output.write(prompt)
             for step in Generation(generator, completion):
                 if task.stream:
                     output.write(step.text)
@@ -266,98 +245,18 @@ def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
                 output.write(completion.text[shown:])
                 output.write("\n" if output.terminal else "")
     if task.as_json:
-        output.write(_json(lm, completion))
+        output.write(json_line(lm, completion, completion.sequence))
     seconds = time.perf_counter() - start
     count = len(completion.tokens)
-    if task.stream:
-        _log_end(f"{count} tokens in {seconds:.2f}s ({count / seconds:.1f} tokens/sec)", completion.finish_reason)
-    else:
-        _log_end(f"Generated in {seconds:.2f}s", completion.finish_reason)
+    speed = f"{count} tokens in {seconds:.2f}s ({count / seconds:.1f} tokens/sec)"
+    stopped = ["Stopped at the timeout"] if completion.finish_reason == "timeout" else []
+    task.log_end(speed if task.stream else f"Generated in {seconds:.2f}s", *stopped)
+    if task.prompt_cache is not None:
+        save_prompt_cache(completion, task.prompt_cache)
     return INTERRUPTED if interrupted else 0
 
 
 def _generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
-    from pyml_core.errors import PymlError
+    from .batch import generate_batch
 
-    from ..generation.generator import Generator
-    from ..generation.request import Request
-    from ..generation.scheduler import Scheduler
-
-    generator = Generator(lm, task.timeout)
-    requests = []
-    for index, prompt in enumerate(task.prompts):
-        try:
-            requests.append(Request(task.ids(lm, prompt), **task.options))
-            generator.check(requests[-1])
-        except PymlError as error:
-            raise type(error)(f"prompt {index}: {error}") from None
-    longest = max(len(request.prompt) for request in requests)
-    _log_start(lm, task, min(lm.context_length, longest + task.options["max_tokens"]))
-    start = time.perf_counter()
-    ended: dict[int, Completion] = {}
-    with interruptible(generator.cancel) as interrupted:
-        shown = 0
-        for completion in Scheduler(generator, requests, chunk=lm.prefill_chunk):
-            ended[completion.sequence] = completion
-            while shown in ended:  # in the order of the file
-                _write_numbered(lm, ended.pop(shown), task, output)
-                shown += 1
-    seconds = time.perf_counter() - start
-    _log_end(f"{len(requests)} prompts in {seconds:.2f}s ({len(requests) / seconds:.1f} prompts/sec)", None)
-    return INTERRUPTED if interrupted else 0
-
-
-def _write_numbered(lm: LanguageModel, completion: Completion, task: Task, output: Output) -> None:
-    if task.as_json:
-        output.write(_json(lm, completion))
-        return
-    prompt = task.prompts[completion.sequence] if task.echo else ""
-    output.write(f"[{completion.sequence}] {prompt}{completion.text}\n")
-
-
-def _json(lm: LanguageModel, completion: Completion) -> str:
-    shown: dict[str, Any] = {
-        "index": completion.sequence,
-        "prompt_tokens": len(completion.prompt),
-        "tokens": len(completion.tokens),
-        "text": completion.text,
-        "finish_reason": completion.finish_reason,
-        "prefill_ms": round(completion.prefill_ms, 3),
-        "decode_ms": round(completion.decode_ms, 3),
-    }
-    if completion.request.logprobs is not None:
-        pairs = zip(completion.tokens, completion.logprobs, strict=True)
-        shown["logprobs"] = [
-            {**_token(lm, token, logprob), "top": [_token(lm, *other) for other in top]}
-            for token, (logprob, top) in pairs
-        ]
-    return json.dumps(shown, ensure_ascii=False) + "\n"
-
-
-def _token(lm: LanguageModel, token: int, logprob: float) -> dict[str, Any]:
-    text = lm.tokenizer.token_bytes(token).decode(errors="replace")
-    return {"token": token, "text": text, "logprob": round(logprob, 6)}
-
-
-def _log_start(lm: LanguageModel, task: Task, length: int) -> None:
-    from .. import logs
-
-    layout = lm.kv_layout
-    logs.root.info(
-        "  KV cache: %.1f MB (%dlayers x %dheads x %dseq x %ddim x %s x 2)",
-        layout.bytes_for(length) / 1e6, layout.n_layers, layout.n_kv_heads, length, layout.head_dim, layout.dtype,
-    )  # fmt: skip
-    if task.timeout is not None:
-        logs.root.info("  Timeout: %.1fs", task.timeout)
-    if task.batch:
-        logs.root.info("  Batch: %d prompts", len(task.prompts))
-    logs.root.info("---")
-
-
-def _log_end(line: str, finish_reason: str | None) -> None:
-    from .. import logs
-
-    logs.root.info("---")
-    logs.root.info("  %s", line)
-    if finish_reason == "timeout":
-        logs.root.info("  Stopped at the timeout")
+    return generate_batch(lm, task, output)

@@ -85,6 +85,7 @@ class Completion:
         pending: ids that the model has to run next: (the rest of) the prompt, then the last token.
         position: of the next token in the sequence, prompt included.
         keep: tokens at the beginning that a rolling context never forgets.
+        rolled: whether something has been forgotten since.
         drafter: proposes how it goes on, once it has begun; None: nothing does.
         ahead: what has been computed beyond the last token.
         reused: positions of the prompt that were not computed but taken from the prefix cache.
@@ -115,6 +116,7 @@ class Completion:
         self.pending = list(request.prompt)
         self.position = cache.length + len(request.prompt)
         self.keep = 0
+        self.rolled = False
         self.reused = 0
         self.finish_reason: str | None = None
         self.prefill_ms = 0.0
@@ -169,6 +171,7 @@ class Completion:
         if cache.length + len(self.pending) <= cache.max_length:
             return False
         ids = rolled([*cache.ids, *self.pending], self.keep, cache.max_length)
+        self.rolled = True
         cache.trim(min(self.keep, cache.length))
         self.pending = ids[cache.length :]
         return True

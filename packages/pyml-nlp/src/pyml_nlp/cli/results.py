@@ -1,0 +1,122 @@
+"""What becomes of finished texts: JSON lines, and files of them that an interruption leaves whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pyml_core.errors import PymlError
+
+if TYPE_CHECKING:
+    from ..generation.completion import Completion
+    from ..language_model import LanguageModel
+
+FINISHED = ("stop", "length")
+"""Reasons after which a text is not made again."""
+
+
+def json_line(lm: LanguageModel, completion: Completion, index: int, name: str | int | None = None) -> str:
+    """A text as a line of JSON; ``name`` is what its line of the batch file calls itself."""
+    shown: dict[str, Any] = {"index": index} | ({} if name is None else {"id": name})
+    shown |= {
+        "prompt_tokens": len(completion.prompt),
+        "tokens": len(completion.tokens),
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "prefill_ms": round(completion.prefill_ms, 3),
+        "decode_ms": round(completion.decode_ms, 3),
+    }
+    if completion.request.logprobs is not None:
+        pairs = zip(completion.tokens, completion.logprobs, strict=True)
+        shown["logprobs"] = [
+            {**_token(lm, token, logprob), "top": [_token(lm, *other) for other in top]}
+            for token, (logprob, top) in pairs
+        ]
+    return json.dumps(shown, ensure_ascii=False) + "\n"
+
+
+def _token(lm: LanguageModel, token: int, logprob: float) -> dict[str, Any]:
+    text = lm.tokenizer.token_bytes(token).decode(errors="replace")
+    return {"token": token, "text": text, "logprob": round(logprob, 6)}
+
+
+class ResultFile:
+    """A file of one line a finished text, in the order in which they end; each is there as soon as it is written.
+
+    Args:
+        path: the file.
+        resume: go on with a file that an interrupted run has left: whole lines of finished texts stay, a half-written
+            line and texts cut short by a timeout go. Without it the file must not exist.
+        prompt_tokens: of each prompt of the batch, to notice a file of another one.
+
+    Attributes:
+        done: indices of the texts that it has.
+
+    Raises:
+        PymlError: the file exists and is not to be resumed, belongs to another batch, or cannot be read or written.
+    """
+
+    def __init__(self, path: str, resume: bool, prompt_tokens: Sequence[int]) -> None:
+        self._path = Path(path)
+        self.done: set[int] = set()
+        try:
+            if resume and self._path.exists():
+                self._keep(self._finished_lines(prompt_tokens))
+            self._file: BinaryIO = self._path.open("ab" if resume else "xb", buffering=0)
+        except FileExistsError:
+            raise PymlError(f"{path}: the file exists (--resume goes on with it)") from None
+        except OSError as error:
+            raise PymlError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def write(self, line: str) -> None:
+        """Add a line; PymlError if it cannot be written."""
+        data = memoryview(line.encode())
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise PymlError(f"{self._path}: cannot be written: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _finished_lines(self, prompt_tokens: Sequence[int]) -> list[bytes]:
+        kept = []
+        lines = self._path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline was not written to its end
+            index, reason = self._checked(number, line, prompt_tokens)
+            if reason in FINISHED and index not in self.done:
+                self.done.add(index)
+                kept.append(line + b"\n")
+        return kept
+
+    def _checked(self, number: int, line: bytes, prompt_tokens: Sequence[int]) -> tuple[int, str]:
+        """Index and finish reason of a line."""
+        where = f"{self._path} line {number}"
+        try:
+            found = json.loads(line)
+            index, tokens, reason = found["index"], found["prompt_tokens"], found["finish_reason"]
+            expected = prompt_tokens[index] if index >= 0 else None
+        except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+            raise PymlError(f"{where}: expected a result of this batch of {len(prompt_tokens)} prompts") from None
+        if tokens != expected:
+            raise PymlError(
+                f"{where}: expected {expected} prompt_tokens for index {index}, found {tokens}: it is of another batch"
+            )
+        return index, reason
+
+    def _keep(self, lines: list[bytes]) -> None:
+        """Make these the file's lines, at once or not at all."""
+        handle, temporary = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.writelines(lines)
+            Path(temporary).chmod(self._path.stat().st_mode & 0o777)
+            Path(temporary).replace(self._path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
