@@ -24,16 +24,16 @@ def sampling_options(function: F) -> F:
                help="0: the most probable token."),
         integer("--top-k", metavar="N", heading=HEADING, help="Choose among the N most probable tokens."),
         number("--top-p", metavar="F", heading=HEADING,
-               help="Choose among the most probable tokens that reach this sum."),
-        number("--min-p", metavar="F", heading=HEADING, help="... at least F times as probable as the first."),
+               help="... the most probable ones that reach this sum."),
+        number("--min-p", metavar="F", heading=HEADING, help="... F times as probable as the first, or more."),
         number("--typical-p", metavar="F", heading=HEADING, help="... the most typical ones that reach this sum."),
         number("--repetition-penalty", metavar="F", heading=HEADING,
-               help="Above 1: make tokens of the text so far less likely."),
+               help="Above 1: tokens of the text so far are less likely."),
         number("--frequency-penalty", metavar="F", heading=HEADING,
-               help="What each occurrence in the new text takes off a logit."),
+               help="What each occurrence in the text takes off a logit."),
         number("--presence-penalty", metavar="F", heading=HEADING, help="What any occurrence takes off, once."),
         click.option("--logit-bias", multiple=True, metavar="ID=F", cls=Option, heading=HEADING, callback=_biases,
-                     help="Add F to a token's logit; -inf: never. May be repeated."),
+                     help="Add F to a token's logit; -inf: never. Repeatable."),
         click.option("--sampler-order", metavar="NAMES", cls=Option, heading=HEADING, callback=_names,
                      help="Rules in their order, such as top_p,temperature."),
         integer("--seed", metavar="N", heading=HEADING, help="The same seed gives the same text. [default: random]"),
@@ -60,11 +60,11 @@ def stop_options(function: F) -> F:
     """``stop``, ``stop_id`` and ``include_stop``, as of :class:`.Request`."""
     for decorator in reversed((
         click.option("--stop", multiple=True, metavar="TEXT", cls=Option, heading=HEADING, callback=_not_empty,
-                     help="End the text before TEXT. May be repeated."),
+                     help="End the text before TEXT. Repeatable."),
         click.option("--stop-id", multiple=True, type=int, metavar="ID", cls=Option, heading=HEADING,
-                     help="End the text at a token, as at end of sequence. May be repeated."),
+                     help="End the text at this token. Repeatable."),
         click.option("--include-stop", is_flag=True, cls=Option, heading=HEADING,
-                     help="End the text after the stop text instead."),
+                     help="End the text after the stop text."),
     )):  # fmt: skip
         function = decorator(function)
     return function
@@ -83,9 +83,9 @@ def grammar_options(function: F) -> F:
     decorated: Any = with_grammar
     for decorator in reversed((
         click.option("--json-schema", metavar="FILE|JSON", cls=Option, heading=STRUCTURED,
-                     help="The text is JSON that this schema allows."),
+                     help="The text is JSON of this schema."),
         click.option("--regex", metavar="REGEX", cls=Option, heading=STRUCTURED,
-                     help="The text matches this regular expression as a whole."),
+                     help="The whole text matches this expression."),
         click.option("--grammar", metavar="FILE", cls=Option, heading=STRUCTURED,
                      help="The text matches this Lark grammar."),
     )):  # fmt: skip
