@@ -215,20 +215,32 @@ class Terminal:
     def type(self, text: bytes) -> None:
         os.write(self._side, text)
 
+    def interrupt(self, answer: bytes) -> None:
+        """Ctrl-C until it is answered: a signal just before input() begins to wait is seen with the next one."""
+        for _ in range(20):
+            self.process.send_signal(signal.SIGINT)
+            if self._read_until(answer, 3):
+                break
+        self.wait_for(answer, 0)
+
     def wait_for(self, text: bytes, seconds: float = 60) -> bytes:
         """Read until this is there; returns what came before it, and forgets it all."""
+        assert self._read_until(text, seconds), (text, self.seen)
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def _read_until(self, text: bytes, seconds: float) -> bool:
         end = time.monotonic() + seconds
         while text not in self.seen:
             ready, _, _ = select.select([self._side], [], [], max(0, end - time.monotonic()))
-            assert ready, (text, self.seen)
             try:
-                part = os.read(self._side, 65536)
-            except OSError:
+                part = os.read(self._side, 65536) if ready else b""
+            except OSError:  # nobody has it open any more
                 part = b""
-            assert part, (text, self.seen)
+            if not part:
+                return False
             self.seen += part
-        before, _, self.seen = self.seen.partition(text)
-        return before
+        return True
 
 
 @contextmanager
@@ -265,8 +277,7 @@ def test_ctrl_c_at_the_prompt(commands: Any, instruct: Path, lm: LanguageModel) 
         screen.wait_for(b"\n> ")
         screen.type(b"not this")
         screen.wait_for(b"not this")
-        screen.process.send_signal(signal.SIGINT)
-        screen.wait_for(b"(Ctrl-D or /quit leaves)")
+        screen.interrupt(b"(Ctrl-D or /quit leaves)")
         screen.wait_for(b"\n> ")
         screen.type(b"the cat\n")
         (text,) = conversation(lm, "the cat")
@@ -296,7 +307,8 @@ def test_ctrl_c_stops_an_answer(commands: Any, endless_instruct: Path, tmp_path:
         screen.type(b"and then\n")
         screen.wait_for(b"and then\r\n")
         screen.wait_for(b"e")
-        screen.process.send_signal(signal.SIGINT)
+        for _ in range(3):  # an impatient user does not lose the chat
+            screen.process.send_signal(signal.SIGINT)
         screen.wait_for(b"stopped]")
         screen.wait_for(b"\n> ")  # before, the terminal itself would take Ctrl-D
         screen.type(b"\x04")

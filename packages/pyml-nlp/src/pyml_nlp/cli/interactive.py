@@ -51,7 +51,10 @@ def converse(
     session.note("Interactive chat. /help shows the commands, Ctrl-D or /quit leaves.")
     try:
         for text in messages(output.terminal, talkative):
-            session.take(text)
+            try:
+                session.take(text)
+            except KeyboardInterrupt:  # before an answer began, or after it: the chat goes on
+                session.note("")
     except Leave:
         pass
     session.note("Goodbye!")
@@ -140,7 +143,7 @@ class Session:
         except (ChatTemplateError, TextError, OutOfMemoryError) as error:  # the chat goes on without this message
             self._error(str(error))
             return
-        with interruptible(answer.cancel) as interrupted:
+        with interruptible(answer.cancel, twice_ends=False) as interrupted:
             for step in answer:
                 self._output.write(step.text)
         self._output.write("\n")

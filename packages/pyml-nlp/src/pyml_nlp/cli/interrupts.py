@@ -9,13 +9,18 @@ from types import FrameType
 
 
 @contextmanager
-def interruptible(cancel: Callable[[], None]) -> Iterator[list[int]]:
-    """Ctrl-C ends the generation, keeping its text; the second one ends the program. Yields the signals that came."""
+def interruptible(cancel: Callable[[], None], twice_ends: bool = True) -> Iterator[list[int]]:
+    """Ctrl-C ends the generation, keeping its text. Yields the signals that came.
+
+    Args:
+        cancel: ends the generation.
+        twice_ends: whether the second one ends the program.
+    """
     signals: list[int] = []
 
     def handle(number: int, _: FrameType | None) -> None:
         signals.append(number)
-        if len(signals) > 1:
+        if len(signals) > 1 and twice_ends:
             raise KeyboardInterrupt
         cancel()
 
