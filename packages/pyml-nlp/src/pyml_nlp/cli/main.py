@@ -6,6 +6,7 @@ Exit codes: 2 for anything wrong on the command line; 1 for a file, a model, mem
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,9 @@ def audit_main() -> NoReturn:
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run the command of this name; returns its exit code, after telling what went wrong."""
+    # NumPy's matrix library is not what computes here; its threads would spin beside the kernels' while a model loads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(50_000)  # what modules and a model's vocabulary allocate is no garbage: seldom look for any
     try:
         return _run(name, arguments)
     except KeyboardInterrupt:
