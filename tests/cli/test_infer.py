@@ -312,6 +312,15 @@ def test_help(arguments: tuple[str, ...], words: list[str], commands: Any) -> No
     assert all(word in result.text for word in words)
 
 
+def test_help_is_one_screen_and_help_all_explains_the_rest(commands: Any) -> None:
+    short, whole = (commands.infer(flag, env={"COLUMNS": "100"}).text for flag in ("--help", "--help-all"))
+    assert len(short.splitlines()) <= 48
+    names = set(re.findall(r"--[a-z][a-z-]+", whole))
+    assert names == set(re.findall(r"--[a-z][a-z-]+", short))
+    assert {"--min-p", "--json-schema", "--stop-id", "--logprobs", "--help-all"} <= names
+    assert "Structured output:\n  --json-schema FILE|JSON" in whole
+
+
 def test_version(commands: Any) -> None:
     from importlib.metadata import version
 

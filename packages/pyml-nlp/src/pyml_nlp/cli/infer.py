@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--batch-file", metavar="PATH", help="A file with a prompt a line; prints '[i] text' for each.")
 @integer("--max-tokens", default=256, show_default=True, metavar="N", help="Most tokens to generate.")
 @click.option("--stream", is_flag=True, help="Print the text as it is generated.")
-@integer("--logprobs", metavar="N", help="In --json: log probabilities, and the N largest.")
+@integer("--logprobs", metavar="N", heading="Sampling", help="In --json: log probabilities, and the N largest.")
 @click.option("--echo", is_flag=True, help="Print the prompt before the text.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a prompt.")
 @integer("--context-len", metavar="N", help="Most positions of a sequence. [default: the model's]")

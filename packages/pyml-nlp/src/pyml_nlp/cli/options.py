@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,19 +12,35 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
+BASIC = "Options"
+"""The heading of the options that ``--help`` explains."""
+
+_ALL = "pyml.help_all"
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Option(click.Option):
-    """An option that ``--help`` lists under a heading of its own."""
+    """An option for later: ``--help`` names it under a heading of its own, ``--help-all`` explains it too."""
 
-    def __init__(self, *args: Any, heading: str = "Options", **attributes: Any) -> None:
+    def __init__(self, *args: Any, heading: str = BASIC, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.heading = heading
 
 
 class Command(click.Command):
-    """A command whose ``--help`` groups its options by heading, in the order in which headings first occur."""
+    """A command whose ``--help`` is one screen: options with a heading are named there and explained in ``--help-all``.
+
+    Headings come in the order in which they first occur.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's options, ``--help`` and ``--help-all``."""
+        show_all = click.Option(
+            ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_show_all,
+            help="Explain all options.",
+        )  # fmt: skip
+        *params, show = super().get_params(ctx)
+        return [*params, show, show_all]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the groups of options."""
@@ -31,10 +48,26 @@ class Command(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
-                groups.setdefault(getattr(param, "heading", "Options"), []).append(record)
+                groups.setdefault(getattr(param, "heading", BASIC), []).append(record)
+        everything = ctx.meta.get(_ALL, False)
         for heading, records in groups.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
+            if heading == BASIC or everything:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+        more = {heading: records for heading, records in groups.items() if heading != BASIC}
+        if more and not everything:
+            with formatter.section("More, which --help-all explains"):
+                for heading, records in more.items():
+                    names = " ".join(name.split()[0] for name, _ in records)
+                    lines = textwrap.wrap(f"{heading}: {names}", formatter.width - 4, break_on_hyphens=False)
+                    formatter.write("".join(f"  {line}\n" for line in lines))
+
+
+def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
 
 
 def parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable[[F], F]]:

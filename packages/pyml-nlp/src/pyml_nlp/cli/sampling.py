@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import F, Option, exclusive, first, integer, number, utf8
+from .options import BASIC, F, Option, exclusive, first, integer, number, utf8
 
 if TYPE_CHECKING:
     from ..structured.grammar import Grammar
@@ -20,13 +20,13 @@ HEADING, STRUCTURED = "Sampling", "Structured output"
 def sampling_options(function: F) -> F:
     """The rules of :class:`.Sampling`, checked, which the command gets as its argument ``sampling``."""
     options: list[Callable[[Any], Any]] = [
-        number("--temperature", default=0.8, show_default=True, metavar="F", heading=HEADING,
+        number("--temperature", default=0.8, show_default=True, metavar="F", heading=BASIC,
                help="0: the most probable token."),
-        integer("--top-k", metavar="N", heading=HEADING, help="Choose among the N most probable tokens."),
-        number("--top-p", metavar="F", heading=HEADING,
-               help="... the most probable ones that reach this sum."),
-        number("--min-p", metavar="F", heading=HEADING, help="... F times as probable as the first, or more."),
-        number("--typical-p", metavar="F", heading=HEADING, help="... the most typical ones that reach this sum."),
+        integer("--top-k", metavar="N", heading=BASIC, help="Choose among the N most probable tokens."),
+        number("--top-p", metavar="F", heading=BASIC,
+               help="Choose among the most probable ones that reach this sum."),
+        number("--min-p", metavar="F", heading=HEADING, help="Choose among tokens F times as probable as the first."),
+        number("--typical-p", metavar="F", heading=HEADING, help="Choose among the most typical ones of this sum."),
         number("--repetition-penalty", metavar="F", heading=HEADING,
                help="Above 1: tokens of the text so far are less likely."),
         number("--frequency-penalty", metavar="F", heading=HEADING,
@@ -36,7 +36,7 @@ def sampling_options(function: F) -> F:
                      help="Add F to a token's logit; -inf: never. Repeatable."),
         click.option("--sampler-order", metavar="NAMES", cls=Option, heading=HEADING, callback=_names,
                      help="Rules in their order, such as top_p,temperature."),
-        integer("--seed", metavar="N", heading=HEADING, help="The same seed gives the same text. [default: random]"),
+        integer("--seed", metavar="N", heading=BASIC, help="The same seed gives the same text. [default: random]"),
     ]  # fmt: skip
 
     @functools.wraps(function)
@@ -59,7 +59,7 @@ def sampling_options(function: F) -> F:
 def stop_options(function: F) -> F:
     """``stop``, ``stop_id`` and ``include_stop``, as of :class:`.Request`."""
     for decorator in reversed((
-        click.option("--stop", multiple=True, metavar="TEXT", cls=Option, heading=HEADING, callback=_not_empty,
+        click.option("--stop", multiple=True, metavar="TEXT", cls=Option, heading=BASIC, callback=_not_empty,
                      help="End the text before TEXT. Repeatable."),
         click.option("--stop-id", multiple=True, type=int, metavar="ID", cls=Option, heading=HEADING,
                      help="End the text at this token. Repeatable."),
