@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cache = Path.home() / ".cache" / "pyml-bench"
     parser.add_argument("--models", nargs="+", default=["gemma3-270m", "smollm2-135m"], metavar="MODEL",
                         help=f"{', '.join(NAMES)} or a .gguf file")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--envs", type=Path, default=cache, help="folder of the environments and models")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     options = parser.parse_args(arguments)
