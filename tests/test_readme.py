@@ -18,6 +18,7 @@ PAGES = [
     *(f"packages/pyml-{name}/README.md" for name in ("core", "nn", "nlp")),
     "docs/tracing.md",
     "docs/chat.md",
+    "docs/generation.md",
     "docs/sampling.md",
     "docs/structured-output.md",
 ]

@@ -1,0 +1,79 @@
+"""What texts side by side bring: tokens/s of a batch by how many run together, and the time that a kept prompt saves.
+
+    .venv/bin/python benchmarks/batches.py [MODEL ...] [--prompts 24] [--tokens 48] [--rounds 3]
+
+Prompts share an instruction of some 100 tokens and are of different lengths, so are the texts (a third to all of
+`--tokens`). Nothing is drafted. Medians; every batch must give the same tokens as one text after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import pyml_nlp
+from pyml_nlp.generation.request import Request
+from pyml_nlp.language_model import LanguageModel
+
+INSTRUCTION = "Write one more sentence of this list about ships, harbours and the people who work there. " * 6
+SUBJECTS = ("boat", "ferry that was late", "pilot", "old lighthouse on the northern rock", "crane", "harbour master")
+
+
+def requests(lm: LanguageModel, count: int, tokens: int) -> list[Request]:
+    """Prompts with a common beginning."""
+    prompts = [f"{INSTRUCTION}\n{number}. The {SUBJECTS[number % len(SUBJECTS)]}" for number in range(count)]
+    return [Request(lm.ids(prompt), tokens * (1 + number % 3) // 3) for number, prompt in enumerate(prompts)]
+
+
+def batch(lm: LanguageModel, wanted: list[Request], together: int) -> tuple[list[list[int]], float]:
+    """Tokens of every text, and tokens/s of all."""
+    lm.prefix_cache.clear()
+    start = time.perf_counter()
+    found = [completion.tokens for completion in lm.generate_batch(wanted, together=together, speculate=False)]
+    return found, sum(map(len, found)) / (time.perf_counter() - start)
+
+
+def first_token(lm: LanguageModel, prompt: str) -> float:
+    """Milliseconds to the first token."""
+    start = time.perf_counter()
+    next(lm.generate(prompt, 2))
+    return (time.perf_counter() - start) * 1e3
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=[None])
+    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    for model in options.models or [None]:
+        with pyml_nlp.load(model) as lm:
+            wanted = requests(lm, options.prompts, options.tokens)
+            speeds: dict[int, list[float]] = {1: [], 4: [], 8: [], 16: []}
+            expected = batch(lm, wanted[:2], 1)[0]  # a warm-up
+            for _ in range(options.rounds):
+                for together, found in speeds.items():
+                    tokens, speed = batch(lm, wanted, together)
+                    found.append(speed)
+                    expected = tokens if len(expected) < len(tokens) else expected
+                    if tokens != expected:
+                        raise SystemExit(f"{together} together: the tokens differ")
+            one = statistics.median(speeds[1])
+            print(f"{lm.name}: {options.prompts} texts")
+            for together, found in speeds.items():
+                speed = statistics.median(found)
+                print(f"  {together:2} together {speed:7.1f} tokens/s {speed / one:5.2f}x")
+            cold, warm = [], []
+            for number in range(options.rounds):
+                lm.prefix_cache.clear()
+                cold.append(first_token(lm, INSTRUCTION * 8 + f"{number}"))
+                warm.append(first_token(lm, INSTRUCTION * 8 + f"And {number}"))
+            times = f"{statistics.median(cold):.1f} ms, with them kept {statistics.median(warm):.1f} ms"
+            print(f"  first token after {len(lm.ids(INSTRUCTION * 8))} tokens: {times}")
+
+
+if __name__ == "__main__":
+    main()
