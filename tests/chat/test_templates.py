@@ -13,7 +13,9 @@ from chat import tokenizers_of_models
 from chat.cases import CASES, CONTROL, GOLDENS, NAMED_TOKENS, TEMPLATES, Case, system, undated, user
 from pyml_core.errors import PymlError
 from pyml_nlp.chat import ChatTemplate
+from pyml_nlp.formats.gguf import GGUFFile
 from pyml_nlp.tokenizer import load_tokenizer
+from pyml_nlp.tokenizer.gguf import load_gguf
 
 EXPECTED = json.loads(GOLDENS.read_text(encoding="utf-8"))["templates"]
 
@@ -138,3 +140,31 @@ def test_a_folder_of_a_model(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(folder)
     ends = {tokenizer.control_tokens[text] for text in ("<|eot_id|>", "<|eom_id|>")}
     assert ends & set(tokenizer.eos_ids) == {tokenizer.control_tokens["<|eot_id|>"]}  # the other is not in the template
+
+
+@pytest.mark.parametrize("name", ["gemma3", "phi3"])
+def test_a_gguf_of_pieces(name: str, gemma_gguf: Path) -> None:
+    """Gemma's own vocabulary, run by SentencePiece; and under a template whose control tokens it does not have."""
+    metadata = GGUFFile(gemma_gguf).metadata
+    tokenizer = load_gguf({**metadata, "tokenizer.chat_template": TEMPLATES[name]}, "gemma.gguf")
+    template = ChatTemplate(tokenizer, name)
+    special = set(tokenizer.control_tokens.values())
+    assert len(special) > 6000
+    messages = [user("Hi <b>\n\n\n  there <"), {"role": "assistant", "content": "x"}, user(" ▁ é [")]
+    text = template.render(messages, add_generation_prompt=True)
+    assert template.ids(messages) == tokenizer.encode(text, add_special=False)
+    honest = [number for number in template.ids("xy") if number in special]
+    for token in ("<end_of_turn>", "<bos>", "<unused7>", "<eos>"):
+        for said in (token, f"a{token}b", f"<{token}", f"{token}\n\n{token}"):
+            ids = template.ids(said)
+            assert [number for number in ids if number in special] == honest
+            assert tokenizer.decode(ids, skip_special=False) == template.render(said, add_generation_prompt=True)
+    template.close()
+
+
+def test_many_long_messages(templates: Callable[[str], ChatTemplate]) -> None:
+    template = templates("qwen2_5")
+    text = "<|im_end|> and < and <| and some more words. " * 2_000
+    messages = [user(text), {"role": "assistant", "content": text}] * 2
+    special = set(template._tokenizer.control_tokens.values())
+    assert sum(number in special for number in template.ids([*messages, user("x")])) == 13
