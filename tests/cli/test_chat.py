@@ -106,6 +106,7 @@ def test_the_template_refuses(commands: Any, instruct: Path) -> None:
         (("--interactive", "--echo"), "the argument '--interactive' cannot be used with '--echo'"),
         (("--interactive", "--batch-file", "x"), "cannot be used with '--batch-file <PATH>'"),
         (("--interactive", "--trace-out", "x.json"), "cannot be used with '--trace-out <PATH>'"),
+        (("--interactive", "--prompt-cache", "x"), "cannot be used with '--prompt-cache <PATH>'"),
     ],
 )
 def test_usage(flags: tuple[str, ...], message: str, commands: Any, instruct: Path) -> None:
@@ -177,6 +178,18 @@ def test_a_full_context(commands: Any, instruct: Path, lm: LanguageModel) -> Non
     loud = commands.infer(instruct, *GREEDY, "--interactive", "--max-tokens", "100", stdin=f"{long}\n".encode())
     if "stop" not in loud.stderr:
         assert "the context is full: /clear begins a new chat" in loud.stderr
+
+
+def test_options_of_texts_hold_for_answers(commands: Any, instruct: Path, lm: LanguageModel) -> None:
+    options = ("--temperature", "1.5", "--seed", "3", "--top-k", "9", "--max-tokens", "20", "--threads", "1", "-q")
+    expected = "".join(step.text for step in lm.chat("cat", 20, temperature=1.5, seed=3, top_k=9))
+    assert commands.infer(instruct, *options, "--interactive", stdin=b"cat\n").text == expected + "\n"
+    matched = commands.infer(instruct, *options, "--interactive", "--regex", "(yes|no)", stdin=b"cat\nhat\n").text
+    assert set(matched.split()) <= {"yes", "no"}
+    assert len(matched.split()) == 2
+    long = b"the cat in the hat " * 7 + b"\n"
+    rolled = commands.infer(instruct, *options, "--interactive", "--overflow", "roll", stdin=long * 3)
+    assert (rolled.code, rolled.stderr) == (0, "")
 
 
 def test_bad_utf8(commands: Any, instruct: Path) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..language_model import LanguageModel
     from ..sampling import Sampling
     from ..structured.grammar import Grammar
+    from .batch_file import Item
 
 
 @click.command("infer", cls=Command, context_settings=SETTINGS)
@@ -95,6 +96,7 @@ def command(
     for name, given in (
         ("--prompt <TEXT>", prompt is not None), ("--batch-file <PATH>", batch_file is not None), ("--json", as_json),
         ("--echo", echo), ("--trace-out <PATH>", trace_out is not None),
+        ("--prompt-cache <PATH>", reuse["prompt_cache"] is not None),
     ):  # fmt: skip
         exclusive({"--interactive": interactive, name: given})
     chat_options = check_chat(chat or interactive, system, chat_arg)
@@ -113,23 +115,8 @@ def command(
     if trace_out is not None:
         _check_trace(trace_out)
     configure_logs(level)
-    if interactive and chat_options is not None:
-        options: dict[str, Any] = {
-            "max_tokens": max_tokens,
-            "stop": stop,
-            "stop_ids": stop_id,
-            "include_stop": include_stop,
-        }
-        options |= vars(sampling) | {"timeout": timeout}
-        if grammar is not None:
-            options[grammar.kind] = grammar.source
-        output = Output()
-        with _load(source, dtype, threads, context_len, level) as lm:
-            return converse(lm, chat_options, options, output, level >= 0)
-    from .batch_file import Item, read
-
     task = Task(
-        items=[Item(_prompt(prompt, level))] if batch_file is None else read(batch_file),
+        items=[] if interactive else _items(prompt, batch_file, level),
         options={
             "max_tokens": max_tokens,
             "sampling": sampling,
@@ -156,6 +143,9 @@ def command(
     )
     output = Output()
     lm = _load(source, dtype, threads, context_len, level)
+    if interactive:
+        with lm:
+            return converse(lm, task, output, level >= 0)
     generate = _generate_one if batch_file is None else _generate_batch
     if trace_out is None:
         return generate(lm, task, output)
@@ -167,6 +157,12 @@ def command(
 
 
 # ---- input
+
+
+def _items(prompt: str | None, batch_file: str | None, level: int) -> list[Item]:
+    from .batch_file import Item, read
+
+    return [Item(_prompt(prompt, level))] if batch_file is None else read(batch_file)
 
 
 def _prompt(prompt: str | None, level: int) -> str:

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .chat import ChatOptions
 from .interrupts import interruptible
 from .output import Output
 
 if TYPE_CHECKING:
     from ..chat import Conversation
     from ..language_model import LanguageModel
-    from .chat import ChatOptions
+    from .task import Task
 
 HELP = """\
   /system TEXT   give the model a system message (nothing: show it); the chat goes on
@@ -35,19 +36,18 @@ class Leave(Exception):
 
 def converse(
     lm: LanguageModel,
-    chat: ChatOptions,
-    options: dict[str, Any],
+    task: Task,
     output: Output,
     talkative: bool,
 ) -> int:
-    """Chat until the input ends; returns the exit code.
+    """Chat until the input ends, with the task's options; returns the exit code.
 
     Args:
-        options: of :meth:`LanguageModel.generate`.
         talkative: whether more than answers and errors is printed.
     """
+    chat = task.chat or ChatOptions()
     conversation = lm.conversation(chat.system, variables=chat.variables)
-    session = Session(conversation, options, output, talkative)
+    session = Session(conversation, task.generate_options(), output, talkative)
     session.note("Interactive chat. /help shows the commands, Ctrl-D or /quit leaves.")
     try:
         for text in messages(output.terminal, talkative):

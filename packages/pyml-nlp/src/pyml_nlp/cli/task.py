@@ -48,6 +48,16 @@ class Task:
         """What the model is given for a prompt."""
         return lm.ids(prompt) if self.chat is None else self.chat.ids(lm, prompt)
 
+    def generate_options(self) -> dict[str, Any]:
+        """What there is of :meth:`LanguageModel.generate`'s arguments."""
+        options = {**self.options}
+        options |= vars(options.pop("sampling"))
+        grammar = options.pop("grammar")
+        if grammar is not None:
+            options[grammar.kind] = grammar.source
+        options |= {"timeout": self.timeout, "speculate": self.speculate, "draft_model": self.load_draft_model()}
+        return options
+
     def load_draft_model(self) -> LanguageModel | None:
         """The draft model, if one was asked for."""
         from .. import load
