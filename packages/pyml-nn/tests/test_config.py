@@ -10,7 +10,7 @@ import pytest
 from nn_models import FALCON_NEW, GEMMA2, GEMMA3, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, gguf_metadata
 
 from pyml_core.errors import PymlError
-from pyml_nn.config import ConfigError, show
+from pyml_nn.config import ConfigError, repeats_built_ins, show
 from pyml_nn.models import (
     ARCHITECTURES,
     GGUF_ARCHITECTURES,
@@ -220,6 +220,31 @@ def test_falcon() -> None:
 def test_bad_falcon_config(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         falcon.Config.from_hf({**FALCON_7B, **change})
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "fine"),
+    [
+        ("phi3", {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModel": "modeling_phi3.Phi3ForCausalLM"}, True),
+        ("falcon", {"AutoModel": "modeling_falcon.FalconModel"}, True),
+        ("phi3", {"AutoConfig": "configuration_phi3.Phi3SmallConfig"}, False),
+        ("phi3", {"AutoConfig": "configuration_falcon.FalconConfig"}, False),
+        ("phi3", {"AutoModel": "evil--modeling_phi3.Phi3Model"}, False),
+        ("phi3", {"AutoTokenizer": ["tokenization_phi3.Phi3Tokenizer", None]}, False),
+        ("phi3", "modeling_phi3.Phi3Model", False),
+        ("llama", {"AutoConfig": "configuration_llama.LlamaConfig"}, False),
+    ],
+)  # fmt: skip
+def test_code_that_transformers_has_built_in(kind: str, classes: Any, fine: bool) -> None:
+    assert repeats_built_ins({"model_type": kind, "auto_map": classes}) == fine
+    if kind != "phi3":
+        return
+    values = {**PHI3_128K, "auto_map": classes}
+    if fine:
+        assert phi3.Config.from_hf(values) == phi3.Config.from_hf(PHI3_128K)
+    else:
+        with pytest.raises(ConfigError, match="auto_map: refused"):
+            phi3.Config.from_hf(values)
 
 
 def test_phi3() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
@@ -227,6 +228,24 @@ def show(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+_OWN_CODE = {"phi3": "Phi3", "falcon": "Falcon"}
+"""Model types whose folders name code of their own that transformers has since built in, and how its classes begin."""
+
+_BUILT_IN = re.compile(r"(configuration|modeling)_(\w+)\.(\w+?)(Config|Model|For[A-Z]\w+)")
+
+
+def repeats_built_ins(config: Mapping[str, Any]) -> bool:
+    """Whether the ``auto_map`` of a Hugging Face configuration names only classes that transformers has built in.
+
+    Such folders were published before their architecture was part of transformers; their own code says the same.
+    """
+    kind, classes = config.get("model_type"), config.get("auto_map")
+    if not isinstance(classes, Mapping) or not isinstance(kind, str) or kind not in _OWN_CODE:
+        return False
+    found = [_BUILT_IN.fullmatch(name) if isinstance(name, str) else None for name in classes.values()]
+    return all(match is not None and match[2] == kind and match[3] == _OWN_CODE[kind] for match in found)
+
+
 def hf_fields(values: Any, where: str, model_types: Collection[str]) -> Fields:
     """The fields of a Hugging Face ``config.json`` of one of these model types, after the checks common to all.
 
@@ -235,8 +254,9 @@ def hf_fields(values: Any, where: str, model_types: Collection[str]) -> Fields:
     """
     fields = Fields(values, where)
     for key in ("auto_map", "trust_remote_code", "custom_pipelines"):
-        if fields.has(key):
+        if fields.has(key) and not (key == "auto_map" and repeats_built_ins(values)):
             raise fields.error(key, "refused: it asks for the repository's own code to be run, and pyml runs none")
+    fields.raw("auto_map")  # it says nothing new
     fields.choice("model_type", dict.fromkeys(model_types))
     fields.fixed("is_encoder_decoder", False)
     fields.fixed("add_cross_attention", False)

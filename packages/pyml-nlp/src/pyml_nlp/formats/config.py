@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pyml_nn.config import repeats_built_ins
+
 from ..errors import ModelFileError
 from .reading import ModelFile, quoted
 
@@ -16,8 +18,8 @@ MAX_JSON = 16 << 20
 """Most bytes of a configuration file; other JSON files have limits of their own."""
 
 _MAX_DIGITS = 40  # of a number without fraction; the longest that anything here needs has 19
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that is no character by itself
 _CODE_KEYS = ("auto_map", "trust_remote_code")  # what asks for Python code out of the repository
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that is no character by itself
 
 
 def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
@@ -119,5 +121,5 @@ def read_optional(folder: Path, name: str) -> dict[str, Any]:
 
 def _refuse_code(config: dict[str, Any], path: Path) -> None:
     for key in _CODE_KEYS:
-        if config.get(key):
+        if config.get(key) and not (key == "auto_map" and repeats_built_ins(config)):
             raise ModelFileError(f"{path}: asks to run code out of the repository ({key!r}), which pyml never does")
