@@ -168,3 +168,81 @@ def test_many_long_messages(templates: Callable[[str], ChatTemplate]) -> None:
     messages = [user(text), {"role": "assistant", "content": text}] * 2
     special = set(template._tokenizer.control_tokens.values())
     assert sum(number in special for number in template.ids([*messages, user("x")])) == 13
+
+
+# ---- where templates are found
+
+
+def bare_folder(folder: Path) -> Path:
+    tokenizers_of_models.write("smollm2", folder)
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+def with_config(folder: Path, template: Any) -> Path:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": template}))
+    return folder
+
+
+def texts(folder_or_metadata: Any, **options: Any) -> str:
+    tokenizer = load_tokenizer(folder_or_metadata)
+    template = ChatTemplate(tokenizer, "m")
+    try:
+        return template.render("Hi", **options)
+    finally:
+        template.close()
+
+
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+
+
+def test_several_templates_by_name(tmp_path: Path) -> None:
+    listed = [{"name": name, "template": name} for name in ("default", "tool_use", "rag")]
+    folder = with_config(bare_folder(tmp_path), listed)
+    assert texts(folder) == texts(folder, tools=[]) == "default"
+    assert texts(folder, tools=[TOOL]) == "tool_use"
+    assert texts(folder, tools=[TOOL], name="rag") == "rag"
+    with pytest.raises(PymlError, match="expected one of default, tool_use, rag, got x"):
+        texts(folder, name="x")
+    with_config(folder, listed[1:])
+    with pytest.raises(PymlError, match="expected one of tool_use, rag, got default"):
+        texts(folder)
+    with_config(folder, listed[2:])
+    assert texts(folder, tools=[TOOL]) == "rag"
+    (folder / "chat_template.jinja").write_text("file")
+    assert texts(folder) == "file"
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("added")
+    assert texts(folder, tools=[TOOL]) == "added"
+
+
+def test_a_legacy_file(tmp_path: Path) -> None:
+    folder = bare_folder(tmp_path)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "legacy"}))
+    assert texts(folder) == "legacy"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (5, "chat_template: expected text, got int"),
+        ([5], "chat_template: expected a name and a template, got 5"),
+        ([{"name": "a"}], "chat_template: expected a name and a template"),
+        ([{"name": "default", "template": None}], "chat_template: expected text, got NoneType"),
+    ],
+)
+def test_malformed_templates(value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(PymlError, match=message):
+        load_tokenizer(with_config(bare_folder(tmp_path), value))
+
+
+def test_named_templates_of_a_gguf(smollm2_gguf: Path) -> None:
+    metadata = GGUFFile(smollm2_gguf).metadata
+    tokenizer = load_gguf({**metadata, "tokenizer.chat_template.tool_use": "{{ bos_token }}|{{ pad_token }}"}, "x.gguf")
+    template = ChatTemplate(tokenizer, "x.gguf")
+    assert template.render("Hi", tools=[TOOL]) == "<|im_start|>|<|im_end|>"
+    assert template.render("Hi").startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    template.close()
+    with pytest.raises(PymlError, match=r"tokenizer\.chat_template\.rag: expected text"):
+        load_gguf({**metadata, "tokenizer.chat_template.rag": 5}, "x.gguf")
