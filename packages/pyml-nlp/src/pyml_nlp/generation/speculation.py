@@ -12,6 +12,7 @@ https://github.com/apoorvumang/prompt-lookup-decoding), or from a smaller model 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -161,14 +162,11 @@ _SLOPE = 0.08
 
 
 def _cost_bucket(tokens: int) -> int:
-    return next((bucket for bucket in reversed(_COST_BUCKETS) if tokens >= bucket), _COST_BUCKETS[0])
+    return _COST_BUCKETS[max(0, bisect_right(_COST_BUCKETS, tokens) - 1)]
 
 
 def _bucket(match: int) -> int:
-    for index in range(len(_BUCKETS) - 1, 0, -1):
-        if match >= _BUCKETS[index]:
-            return index
-    return 0
+    return max(0, bisect_right(_BUCKETS, match) - 1)
 
 
 def plan(drafters: Sequence[tuple[Drafter | None, int]], costs: Costs) -> list[int]:
