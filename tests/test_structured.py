@@ -218,6 +218,11 @@ def test_cancel(small: LanguageModel) -> None:
         ({"schema": {"if": {}, "x-guidance": {"lenient": True}}}, "^schema: Unimplemented keys:"),
         ({"schema": {"$ref": "http://localhost/x"}}, "^schema: Resource .* is not present"),
         ({"schema": {"allOf": [{"type": "string"}, {"type": "null"}]}}, "^schema: Unsatisfiable schema"),
+        ({"schema": {"$ref": "#"}}, "^schema: no text matches$"),
+        ({"regex": r"[^\s\S]"}, "^regex: no text matches$"),
+        ({"grammar": "start: start"}, "^grammar: no text matches$"),
+        ({"schema": '{"items":' * 300 + "{}" + "}" * 300}, "^schema: recursion limit exceeded at line 1 column"),
+        ({"schema": {"type": "array", "uniqueItems": True}}, r'^schema: Unimplemented keys: \["uniqueItems"\]$'),
         ({"schema": "{"}, "^schema: expected JSON: "),
         ({"schema": "[1]"}, "^schema: expected a JSON object, got list$"),
         ({"schema": '{"a":' * 100_000}, "^schema: nested too deeply$"),
@@ -231,6 +236,13 @@ def test_errors(options: dict[str, Any], message: str, small: LanguageModel) -> 
     with pytest.raises(GrammarError, match=message) as error:
         small.generate("x", **options)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_grammar_that_is_too_much_work_ends_with_an_error(small: LanguageModel) -> None:
+    properties = {f"k{i}": {"type": "string", "pattern": f"^[a-z]{{1,{i + 5}}}x$"} for i in range(20)}
+    branches = [{"type": "object", "properties": {f"{n}{k}": v for k, v in properties.items()}} for n in range(60)]
+    with pytest.raises(GrammarError, match=r"^schema: Parser Error: Current row has [0-9]+ items; max is 2000"):
+        small.generate_text("x", 30, schema={"anyOf": branches})
 
 
 def test_without_llguidance(small: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

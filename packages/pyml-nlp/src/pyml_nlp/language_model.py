@@ -524,6 +524,7 @@ class LanguageModel:
         if self._chat_template is not None:
             self._chat_template.close()
         self.prefix_cache.clear()
+        self.__dict__.pop("vocabulary", None)
         memory.give_back()
 
     def check_open(self) -> None:

@@ -87,4 +87,6 @@ class Matcher:
 def one_line(message: str) -> str:
     """A message of llguidance without the pictures: its first line, and the one that says what is wrong."""
     first, *others = message.strip().splitlines() or ["llguidance gives no reason"]
+    if first.startswith("NoExtension"):
+        return "no text matches"
     return " ".join([first, *(line.strip() for line in others if line.strip().startswith("error: "))])

@@ -49,7 +49,7 @@ class Vocabulary:
         """A matcher at the beginning of a text.
 
         Raises:
-            GrammarError: the grammar is malformed, too large, or has what llguidance does not know.
+            GrammarError: the grammar is malformed, too large, has what llguidance does not know, or matches nothing.
         """
         with self._lock:
             compiled = self._compiled.pop(grammar, None) or self._compile(grammar)
@@ -61,7 +61,10 @@ class Vocabulary:
     def _compile(self, grammar: Grammar) -> Any:
         make = self._llguidance.LLMatcher
         if grammar.kind == "schema":
-            source = make.grammar_from_json_schema(grammar.source, overrides=_JSON_STYLE)
+            try:
+                source = make.grammar_from_json_schema(grammar.source, overrides=_JSON_STYLE)
+            except ValueError as error:  # nested more deeply than llguidance reads
+                raise GrammarError(f"schema: {one_line(str(error))}") from None
         elif grammar.kind == "regex":
             source = make.grammar_from_regex(grammar.source)
         else:
@@ -69,6 +72,7 @@ class Vocabulary:
         compiled = make(self._tree, source, log_level=0)
         if compiled.is_error():
             raise GrammarError(f"{grammar.kind}: {one_line(compiled.get_error())}")
+        Matcher(compiled.deep_copy(), self.size, grammar.kind).allowed()  # an error if no text matches at all
         for warning in compiled.get_grammar_warnings():
             logs.generator.warning("%s: %s", grammar.kind, one_line(warning))
         return compiled
