@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -308,3 +310,12 @@ def test_one_of_the_marks_in_a_message(template: ChatTemplate, tokenizer: Tokeni
     text = "\ufdd0 <|endoftext|> \\ufdd0 \ufdd1"
     assert template.ids(text) == tokenizer.encode(text, parse_special=False)
     assert template.render(text) == text
+
+
+def test_under_a_limit_of_its_own() -> None:
+    """A smaller address space than it would give itself, as in some containers."""
+    code = "from pyml_nlp.chat.renderer import Renderer; print(Renderer().render('{{ 1 + 1 }}', {}))"
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -v 400000; exec "$@"', "sh", sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

@@ -23,7 +23,10 @@ MAX_MESSAGE = 500  # characters of an error
 
 def restrict(megabytes: int) -> None:
     """Bound what this process may take, for good."""
-    resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+    if sys.platform != "darwin":  # which does not keep it, and refuses to set it
+        wanted, allowed = megabytes << 20, resource.getrlimit(resource.RLIMIT_AS)[1]
+        size = wanted if allowed == resource.RLIM_INFINITY else min(wanted, allowed)
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the kernel ends the process: no Python code has to run for it
