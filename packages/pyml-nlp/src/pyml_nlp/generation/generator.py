@@ -186,6 +186,11 @@ class Generator:
         self._token.cancel()
 
     @property
+    def keeps_prompts(self) -> bool:
+        """Whether prompts that begin alike are computed once."""
+        return self._lm.prefix_cache.max_bytes > 0 and not self._lm.traced
+
+    @property
     def interrupted(self) -> str | None:
         """``"cancelled"`` or ``"timeout"`` once no text is to go on."""
         if self._token.cancelled:

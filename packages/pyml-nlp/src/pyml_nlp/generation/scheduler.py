@@ -85,8 +85,10 @@ class Scheduler:
         return len(self._generator.running) + len(self._prompts) >= self._together
 
     def _shared(self, request: Request) -> bool:
-        """Whether its beginning is being computed for another text right now."""
-        return any(_begin_alike(completion.prompt, request.prompt) for completion in self._prompts)
+        """Whether its beginning is being computed for another text right now, and will be kept."""
+        return self._generator.keeps_prompts and any(
+            _begin_alike(completion.prompt, request.prompt) for completion in self._prompts
+        )
 
     def _pieces(self) -> list[tuple[Completion, int]]:
         """What of each prompt is in the next run."""

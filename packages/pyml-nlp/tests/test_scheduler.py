@@ -1,0 +1,113 @@
+"""Who runs beside whom: places, memory, pieces of prompts, common beginnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fake_model import FakeModel, calls, cycle, make
+
+from pyml_core.errors import OutOfMemoryError, PymlError
+from pyml_nlp.generation import generator as generator_module
+from pyml_nlp.generation.generator import Generator
+from pyml_nlp.generation.prefix_cache import PrefixCache
+from pyml_nlp.generation.request import Request
+from pyml_nlp.generation.scheduler import PIECE, Scheduler
+
+
+def different(number: int, length: int) -> list[int]:
+    """A prompt that begins like no other."""
+    return [number, *([97 + number % 26] * (length - 1))]
+
+
+def test_texts_under_way_wait_for_no_whole_prompt() -> None:
+    lm = make(cycle, context=2000)
+    first, long = Request(different(1, 3), 40), Request(different(2, 1500), 4)
+    found = list(Scheduler(Generator(lm, speculate=False), [first, long], together=2, chunk=3))
+    assert [completion.sequence for completion in found] == [1, 0]
+    mixed = [call for call in calls(lm) if len(call) == 2]
+    assert len(mixed) > 1500 // PIECE
+    assert all(len(ids) == 1 for (ids, _), _ in mixed)  # the first text goes on in every one of them
+    assert max(len(ids) for _, (ids, _) in mixed) == PIECE
+
+
+def test_prompts_start_together_where_nothing_is_under_way() -> None:
+    lm = make(cycle, context=100)
+    requests = [Request(different(number, 10), 3) for number in range(4)]
+    list(Scheduler(Generator(lm), requests, together=4, chunk=512))
+    assert [len(ids) for ids, _ in calls(lm)[0]] == [10, 10, 10, 10]
+
+
+def test_a_common_beginning_runs_once() -> None:
+    lm = make(cycle, context=200)
+    common = different(1, 64)
+    requests = [Request([*common, number], 2) for number in range(6)]
+    found = list(Scheduler(Generator(lm), requests, together=6, chunk=512))
+    assert sum(len(ids) for call in calls(lm) for ids, _ in call if len(ids) > 1) == 65
+    assert sorted(completion.reused for completion in found) == [0, 64, 64, 64, 64, 64]
+
+
+def test_nothing_kept_nothing_shared() -> None:
+    lm = make(cycle, context=200)
+    lm.prefix_cache = PrefixCache(0)
+    requests = [Request([*different(1, 64), number], 2) for number in range(3)]
+    found = list(Scheduler(Generator(lm), requests, together=3, chunk=512))
+    assert [completion.reused for completion in found] == [0, 0, 0]
+    assert [len(ids) for ids, _ in calls(lm)[0]] == [65, 65, 65]
+
+
+@pytest.mark.parametrize("pages", [3, 4, 6, 100])
+def test_as_many_as_memory_allows(pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of two pages each, of which what is free shrinks as they are filled."""
+    lm = make(cycle, context=1000)
+    lm.prefix_cache = PrefixCache(0)
+    generator = Generator(lm, speculate=False)
+    page = FakeModel.kv_layout.page_bytes
+
+    def available() -> int:
+        return pages * page - sum(completion.cache.nbytes for completion in generator._started)
+
+    monkeypatch.setattr(generator_module.memory, "available_memory", available)
+    requests = [Request(different(number, 10), 60) for number in range(5)]
+    found = list(Scheduler(generator, requests, together=8, chunk=512))
+    assert sorted(completion.sequence for completion in found) == [0, 1, 2, 3, 4]
+    assert max(len(call) for call in calls(lm)) == min(5, pages // 2)
+
+
+def test_one_text_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make(cycle, context=1000)
+    monkeypatch.setattr(generator_module.memory, "available_memory", lambda: FakeModel.kv_layout.page_bytes)
+    with pytest.raises(OutOfMemoryError, match="a KV cache of 500 positions"):
+        list(Scheduler(Generator(lm), [Request(different(1, 10), 490)]))
+
+
+def test_kept_prefixes_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make(cycle, context=1000)
+    lm.prefill(different(1, 300))
+    kept, page = lm.prefix_cache.nbytes, FakeModel.kv_layout.page_bytes
+    assert kept == 5 * page
+    monkeypatch.setattr(generator_module.memory, "available_memory", lambda: 6 * page - lm.prefix_cache.nbytes)
+    assert len(lm.generate_text(different(2, 10), 100)) == 100
+    assert lm.prefix_cache.fork([*different(1, 300), 5]) is None
+
+
+def test_results_as_they_end() -> None:
+    lm = make(cycle, context=200)
+    requests = [Request(different(1, 5), 30), Request(different(2, 5), 3), Request(different(3, 5), 3)]
+    order: list[Any] = [completion.sequence for completion in lm.generate_batch(requests, ordered=False, together=2)]
+    assert order == [1, 2, 0]
+    assert [completion.sequence for completion in lm.generate_batch(requests, together=2)] == [0, 1, 2]
+
+
+def test_errors_of_batches() -> None:
+    lm = make(cycle, context=8)
+    with pytest.raises(PymlError, match="prompt 1: Sequence length exceeded: max=8, actual=9"):
+        lm.generate_batch(["fine", "a" * 9])
+    with pytest.raises(PymlError, match="prompt 0: the prompt is empty"):
+        lm.generate_batch([""])
+    with pytest.raises(PymlError, match="together must be > 0, got 0"):
+        lm.generate_batch(["a"], together=0)
+    with pytest.raises(TypeError, match="temprature"):
+        lm.generate_batch(["a"], temprature=1.0)
+    assert list(lm.generate_batch([])) == []
+    assert calls(lm) == []
