@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.command("infer", cls=Command, context_settings=SETTINGS)
 @model_options
 @click.option("--prompt", metavar="TEXT", help="The text to continue. [default: stdin]")
-@click.option("--batch-file", metavar="PATH", help="A file with a prompt a line; prints '[i] text' for each.")
+@click.option("--batch-file", metavar="PATH", help="Prompts, a line each, or .jsonl; prints '[i] text' for each.")
 @integer("--max-tokens", default=256, show_default=True, metavar="N", help="Most tokens to generate.")
 @click.option("--stream", is_flag=True, help="Print the text as it is generated.")
 @integer("--logprobs", metavar="N", heading="Sampling", help="In --json: log probabilities, and the N largest.")
