@@ -307,9 +307,9 @@ def test_bad_options(template: ChatTemplate) -> None:
 
 
 def test_one_of_the_marks_in_a_message(template: ChatTemplate, tokenizer: Tokenizer) -> None:
-    text = "\ufdd0 <|endoftext|> \\ufdd0 \ufdd1"
-    assert template.ids(text) == tokenizer.encode(text, parse_special=False)
-    assert template.render(text) == text
+    for text in ("\ufdd0 <|endoftext|> \ufdd1", "\\ufdd0 <|endoftext|> \\ufdd1", "\\ufdd0", "\\\\ufdd0 \\uFDD0"):
+        assert tokenizer.decode(template.ids(text), skip_special=False) == template.render(text) == text
+        assert tokenizer.eos_ids[0] not in template.ids(text)
 
 
 def test_under_a_limit_of_its_own() -> None:

@@ -70,7 +70,7 @@ def choose_mark(count: int, *texts: str) -> list[str]:
     Raises:
         ChatTemplateError: the texts have them all.
     """
-    free = [mark for mark in MARKS if not any(mark in text for text in texts)]
+    free = [mark for mark in MARKS if not any(mark in text or _escaped(mark) in text for text in texts)]
     if len(free) < count:
         raise ChatTemplateError("messages: expected text, got noncharacters of Unicode (U+FDD0 to U+FDEF)")
     return free[:count]
@@ -79,8 +79,12 @@ def choose_mark(count: int, *texts: str) -> list[str]:
 def unescaped(text: str, *marks: str) -> str:
     """The text with its marks as they are, where a template has written them as JSON or as Python does."""
     for mark in marks:
-        text = text.replace(f"\\u{ord(mark):04x}", mark)
+        text = text.replace(_escaped(mark), mark)
     return text
+
+
+def _escaped(mark: str) -> str:
+    return f"\\u{ord(mark):04x}"
 
 
 def taken_out(text: str, mark: str) -> tuple[str, list[int]]:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ChatTemplateError
 from .marks import ControlTokens, choose_mark, taken_out, unescaped
@@ -20,6 +20,20 @@ INSTRUCT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """A small model that was trained to chat, for messages that ask for one."""
 
 _OWN = ("messages", "tools", "documents", "add_generation_prompt")  # variables that are arguments
+
+
+class Prompt(NamedTuple):
+    """What a template made of messages.
+
+    Attributes:
+        text: as transformers gives it.
+        breaks: places in it that no control token may span, since a user has written what stands there.
+        source: the template.
+    """
+
+    text: str
+    breaks: list[int]
+    source: str
 
 
 class ChatTemplate:
@@ -74,13 +88,27 @@ class ChatTemplate:
         return self._templates[name]
 
     def render(self, messages: Messages, **options: Any) -> str:
-        """The text of a prompt; options as of :meth:`ids`, with ``add_generation_prompt`` False unless given.
+        """The text of a prompt; options as of :meth:`prompt`, with ``add_generation_prompt`` False unless given.
 
         Control tokens that a message spells look like the template's own in it. :meth:`ids` tells them apart.
         """
-        return self._render(messages, **{"add_generation_prompt": False, **options})[0]
+        return self.prompt(messages, **{"add_generation_prompt": False, **options}).text
 
-    def ids(
+    def ids(self, messages: Messages, **options: Any) -> list[int]:
+        """Token ids of a prompt; options as of :meth:`prompt`.
+
+        Whatever messages, tools, documents and variables spell, their text is no control token.
+
+        Raises:
+            ChatTemplateError: as of :meth:`prompt`.
+            TextError: a text that cannot be encoded.
+        """
+        prompt = self.prompt(messages, **options)
+        ids = self._tokenizer.encode(prompt.text, add_special=False, breaks=prompt.breaks)
+        self._check(prompt, ids)
+        return ids
+
+    def prompt(
         self,
         messages: Messages,
         *,
@@ -90,8 +118,8 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        """Token ids of a prompt. Whatever messages, tools and documents spell, their text is no control token.
+    ) -> Prompt:
+        """Render messages.
 
         Args:
             messages: mappings with ``role``, ``content`` and what else the template knows; or a text, which is what a
@@ -107,26 +135,7 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: the template refuses the messages, with its own words; it is malformed, or takes more
                 time or memory than a template may; there is no such template; messages are no messages.
-            TextError: a text that cannot be encoded.
         """
-        text, breaks, source = self._render(
-            messages, tools, documents, name, add_generation_prompt, continue_final_message, variables
-        )
-        ids = self._tokenizer.encode(text, add_special=False, breaks=breaks)
-        self._check(text, breaks, source, ids)
-        return ids
-
-    def _render(
-        self,
-        messages: Messages,
-        tools: Sequence[Message] | None = None,
-        documents: Sequence[Message] | None = None,
-        name: str | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        variables: Mapping[str, Any] | None = None,
-    ) -> tuple[str, list[int], str]:
-        """The text, where no control token may be in it, and the template."""
         source = self.source(name, tools)
         given = {
             "messages": checked_messages(messages, str),
@@ -146,18 +155,18 @@ class ChatTemplate:
         rendered = unescaped(self._renderer.render(source, given), mark, end)
         if continue_final_message:
             rendered = cut_end(rendered, final, tag)
-        return (*taken_out(rendered, mark), source)
+        return Prompt(*taken_out(rendered, mark), source)
 
     @cached_property
     def _control(self) -> ControlTokens:
         return ControlTokens(self._tokenizer.control_tokens)
 
-    def _check(self, text: str, breaks: Sequence[int], source: str, ids: Sequence[int]) -> None:
+    def _check(self, prompt: Prompt, ids: Sequence[int]) -> None:
         """Whatever the tokenizer does with a text, there are no more of the template's control tokens than it wrote."""
         spelled = self._tokenizer.control_tokens
-        own = {number for token, number in spelled.items() if token in source} | set(self._tokenizer.eos_ids)
+        own = {number for token, number in spelled.items() if token in prompt.source} | set(self._tokenizer.eos_ids)
         found = Counter(number for number in ids if number in own)
-        expected = self._control.count(text, breaks)
+        expected = self._control.count(prompt.text, prompt.breaks)
         for number, count in found.items():
             if count > expected[number]:
                 token = self._tokenizer.decode([number], skip_special=False)
