@@ -169,12 +169,13 @@ def _models(audits: Sequence[Audit]) -> str:
     return table(columns, rows)
 
 
-def _findings(audits: Sequence[Audit], index: int) -> str:
-    """The finding at this place of every report."""
+def _findings(audits: Sequence[Audit], *titles: str) -> str:
+    """The findings of every report whose titles begin so."""
     lines = []
     for audit in audits:
-        found = findings(audit.m, audit.a)[index]
-        lines.append(f"- **{audit.title}. {found.title}.** {found.text} *{found.recommendation}*")
+        for found in findings(audit.m, audit.a):
+            if found.title.startswith(titles):
+                lines.append(f"- **{audit.title}. {found.title}.** {found.text} *{found.recommendation}*")
     return "\n".join(lines)
 
 
@@ -270,6 +271,7 @@ def _decode(audits: Sequence[Audit]) -> dict[str, str]:
                 audit.title, f"{a.warm.decode_ms:.2f}", f"{1e3 / a.warm.decode_ms:.0f}", size(a.decode_bytes),
                 f"{a.decode_gb_s:.1f}", percent(a.decode_gb_s / a.limits.read_gb_s),
                 percent(shares[HEAD]), percent(rest), percent(shares[SQUARE]),
+                f"{statistics.median(m.screened_ms):.2f}" if m.screened_ms else "",
             ]
         )  # fmt: skip
         first, last = audit.step_ms(m.reference), audit.step_ms(audit.longest)
@@ -278,14 +280,14 @@ def _decode(audits: Sequence[Audit]) -> dict[str, str]:
             losses.append([audit.title, p.name, f"{p.ms:.3f}", f"{p.gb_s:.1f}", percent(p.share), f"{p.lost_ms:.3f}"])
     columns = [
         "", "step ms", "tokens/s", "read", "GB/s", "of a plain read", "head", "the layers' matrices and norms",
-        "QK^T, softmax, A*V",
+        "QK^T, softmax, A*V", "head screened, step ms",
     ]  # fmt: skip
     reference = f"behind {audits[0].m.reference} ms"
     return {
         "steps": table(columns, steps),
         "depths": table(["", reference, "depth", "step ms", "ratio"], depths),
         "losses": table(["", "operation", "ms", "GB/s", "of its roof", "above it ms"], losses),
-        "findings": _findings(audits, 0),
+        "findings": _findings(audits, "Decode does", "Decode is", "Decode runs", "Screening"),
     }
 
 
@@ -317,7 +319,7 @@ def _prefill(audits: Sequence[Audit]) -> dict[str, str]:
     return {
         "prompts": table(columns, prompts),
         "operations": table(parts, operations),
-        "findings": _findings(audits, 1),
+        "findings": _findings(audits, "Prefill "),
     }
 
 

@@ -73,7 +73,7 @@ def measurements(
         threads=2, level="avx2", layers=[0, 1], reference=128, seconds=12.0, cold=cold,
         warm_prefill_ms=[5.0 * speed * (1 + noise * offset) for offset in (-1, 0, 1, 2, 0.5)],
         steps=[step(1.0 * speed * (1 + noise * (number % 3))) for number in range(30)],
-        stolen_ms=0.0,
+        stolen_ms=0.0, full_ms=[1.0 * speed] * 5, screened_ms=[0.6 * speed] * 5,
         points=[point(kind, length, speed, noise) for length in LENGTHS for kind in ("prefill", "decode")],
         heat={kind: [{"QKV": 0.1, "feed_forward.down": 0.2}, {"QKV": 0.3}] for kind in ("prefill", "decode")},
         timeline=[Span(0, "step", 0.0, 1000.0), Span(1, "layers.0", 0.0, 400.0), Span(3, "layers.0.x", 0.0, 90.0)],

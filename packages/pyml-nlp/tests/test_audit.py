@@ -212,6 +212,9 @@ def test_other_sentences() -> None:
     realtime = replace(m, steps=noisy, machine=replace(m.machine, suspended_ms=50.0))
     assert found(realtime)["Decode steps are unsteady"].startswith("Linux stops a process at a real-time priority")
     assert "A full KV cache is larger than the weights" in found(replace(m, model=replace(m.model, context=1 << 20)))
+    assert found(m)["Screening the head pays"].startswith(NOTHING)
+    assert "Screening the head does not pay" in found(replace(m, screened_ms=[1.0] * 5))
+    assert not any("head" in title for title in found(replace(m, full_ms=[], screened_ms=[])))
     points = [replace(point, waiting=0.4) for point in m.points]
     assert "Threads wait for each other" in found(replace(m, points=points))
     half = Limits(2, "avx2", 10.0, 500.0, 100.0)

@@ -77,6 +77,8 @@ def quantities(m: Measurements) -> Iterator[Quantity]:
     yield Quantity(f"cold decode after {m.reference}", [run.first_ms for run in m.cold_runs("decode")], MEMORY)
     yield Quantity(f"warm prefill of {m.reference}", m.warm_prefill_ms, ARITHMETIC)
     yield Quantity(f"warm decode after {m.reference}", [step.ms for step in m.steps], MEMORY)
+    yield Quantity("decode in a text, all logits", m.full_ms, MEMORY)
+    yield Quantity("decode in a text, head screened", m.screened_ms, MEMORY)
     for point in m.points:
         where = f"{point.kind} {'of' if point.kind == 'prefill' else 'after'} {point.length}"
         limit = ARITHMETIC if point.kind == "prefill" else MEMORY

@@ -30,7 +30,7 @@ class Finding:
 
 def findings(m: Measurements, a: Analysis) -> list[Finding]:
     """All findings, the most important first."""
-    return [*_decode_limit(m, a), _prefill_limit(m, a), _efficiency(m, a), _cold(m, a), _crossing(m, a),
+    return [*_decode_limit(m, a), *_screen(m), _prefill_limit(m, a), _efficiency(m, a), _cold(m, a), _crossing(m, a),
             *_threads(m, a), _jitter(m, a), _cache(m, a), *_machine(a)]  # fmt: skip
 
 
@@ -96,6 +96,24 @@ def _decode_limit(m: Measurements, a: Analysis) -> Iterator[Finding]:
         "it.",
         f"Look at {slow.name} first; at its roof a step would take {ms(max(0.0, a.warm.decode_ms - slow.lost_ms))}.",
     )
+
+
+def _screen(m: Measurements) -> Iterator[Finding]:
+    if not m.screened_ms:
+        return
+    full, screened = statistics.median(m.full_ms), statistics.median(m.screened_ms)
+    text = (
+        f"In a text, a step that needs only the largest logits takes {ms(screened)} where one with all of them takes "
+        f"{ms(full)}: {full / screened:.2f} times as fast, with the same tokens."
+    )
+    if full > 1.1 * screened:
+        yield Finding(
+            "Screening the head pays",
+            text,
+            f"{NOTHING} Greedy decoding and top-k do it; penalties, log probabilities and grammars need all logits.",
+        )
+    else:
+        yield Finding("Screening the head does not pay", text, "Load the model without a screened head.")
 
 
 def _prefill_limit(m: Measurements, a: Analysis) -> Finding:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import datetime
 import os
-import re
 import resource
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,36 +22,25 @@ import pyml_core
 from pyml_core.limits import READ_BYTES, Limits, measure_limits
 from pyml_core.tensor import PackedMatrix
 from pyml_nn.memory import available_memory
-from pyml_nn.trace_files import level_of
 
 from .. import loading
 from . import cold
-from .measurements import (
-    EMBEDDING,
-    FEED_FORWARD,
-    GROUPS,
-    HEAD,
-    LINEAR,
-    PARTS,
-    SQUARE,
-    ColdRun,
-    Machine,
-    Measurements,
-    ModelFacts,
-    OperationSum,
-    Point,
-    Span,
-    Step,
-)
+from .measurements import ColdRun, Machine, Measurements, ModelFacts, Step
 from .plan import UNTIMED_FIRST, Plan, Stage
+from .points import heat_of, point_of, spans, wall_ms
 
 if TYPE_CHECKING:
-    from pyml_core.program import Program
     from pyml_nn.trace import Event
 
     from ..language_model import LanguageModel
     from ..source import Source
 
+TEXT = (
+    "When the rain had stopped, they walked down to the harbour. Three boats lay at the pier, and a man in a blue coat "
+    "was counting boxes. He wrote every number into a small book, then looked up and asked where they came from. From "
+    "the north, she said; the train had been late, and nobody at the station could tell when the next one would go. "
+    "He laughed. Here, he said, nothing leaves before noon, except the fish."
+)
 LOOPS = 5000  # of the loop that shows the pace of a core
 SEED = 42  # of the random token ids, the same in every audit
 Tell = Callable[[str, float, float], None]
@@ -115,15 +102,16 @@ def measure(
         announce()
         warm = _warm_prefills(lm, prompt, plan.repetitions)
         steps, stolen = _steps(lm, ids, plan)
+        full, screened = _screened_steps(lm, plan)
         points, heat, timeline = [], {}, []
         for length in plan.prompt_lengths:
             announce()
             prefills, decodes = _sweep(lm, ids, length, plan)
-            points.append(_point("prefill", length, prefills, lm.model.program, layers))
-            points.append(_point("decode", length, decodes, lm.model.program, layers))
+            points.append(point_of("prefill", length, prefills, lm.model.program, layers))
+            points.append(point_of("decode", length, decodes, lm.model.program, layers))
             if length == plan.reference:
-                heat = {"prefill": _heat(prefills, facts.n_layers), "decode": _heat(decodes, facts.n_layers)}
-                timeline = spans(sorted(decodes, key=_wall)[len(decodes) // 2])
+                heat = {"prefill": heat_of(prefills, facts.n_layers), "decode": heat_of(decodes, facts.n_layers)}
+                timeline = spans(sorted(decodes, key=wall_ms)[len(decodes) // 2])
         used_threads, level = lm.model.program.threads, lm.model.program.level
     load.append(os.getloadavg()[0])
     announce()
@@ -150,6 +138,8 @@ def measure(
         warm_prefill_ms=warm,
         steps=steps,
         stolen_ms=stolen,
+        full_ms=full,
+        screened_ms=screened,
         points=points,
         heat=heat,
         timeline=timeline,
@@ -222,6 +212,29 @@ def _steps(lm: LanguageModel, ids: list[int], plan: Plan) -> tuple[list[Step], f
     return steps, _stolen_ms() - stolen
 
 
+def _screened_steps(lm: LanguageModel, plan: Plan) -> tuple[list[float], list[float]]:
+    """Milliseconds of decode steps with all logits, and with the largest alone, in a text: a screen depends on it."""
+    if not lm.model.screened:
+        return [], []
+    text = lm.tokenizer.encode(TEXT)
+    length = plan.reference + plan.text_steps + 1
+    ids = (text * (length // len(text) + 1))[:length]
+    cache = lm.new_cache()
+    lm.forward([(cache, ids[: plan.reference], None)])
+    times: tuple[list[float], list[float]] = ([], [])
+    for position in range(plan.reference, length):
+        for which in (0, 1) if position % 2 else (1, 0):
+            cache.trim(position)
+            request = [(cache, ids[position : position + 1], None)]
+            start = time.perf_counter()
+            if which == 0:
+                lm.forward(request)
+            else:
+                lm.forward_top(request, 1)
+            times[which].append((time.perf_counter() - start) * 1e3)
+    return times[0][1:], times[1][1:]  # the first of each warms up
+
+
 def _sweep(lm: LanguageModel, ids: list[int], length: int, plan: Plan) -> tuple[list[list[Event]], list[list[Event]]]:
     """Traced prefills of a length, and traced decode steps behind the last: the events of each."""
     cache = lm.new_cache()
@@ -239,140 +252,6 @@ def _traced(lm: LanguageModel, cache: Any, ids: list[int]) -> list[Event]:
     with lm.trace() as trace:
         lm.forward([(cache, ids, None)])
     return trace.events
-
-
-# ---- from events to numbers
-
-
-def part_of(event: Event) -> str:
-    """The part of attention of an event that counts as such, or empty."""
-    return event.phase if event.layer is not None and event.phase in PARTS else ""
-
-
-def group_of(event: Event) -> str:
-    """Which of the five groups of the model an operation belongs to."""
-    if event.name.endswith(".attention.attend"):
-        return SQUARE
-    if ".attention." in event.name:
-        return LINEAR
-    if event.layer is not None:
-        return FEED_FORWARD
-    return HEAD if event.name.split(".")[0] in ("select", "final_norm", "head") else EMBEDDING
-
-
-def folded(name: str) -> str:
-    """``layers.*.attention.qkv`` for ``layers.3.attention.qkv``."""
-    return re.sub(r"^layers\.\d+", "layers.*", name)
-
-
-def _wall(events: Iterable[Event]) -> float:
-    return next(event.ms for event in events if event.name == "forward")
-
-
-def _point(kind: str, length: int, samples: list[list[Event]], program: Program, layers: Sequence[int]) -> Point:
-    chosen = set(layers)
-    parts: list[dict[str, float]] = []
-    groups: list[dict[str, float]] = []
-    for events in samples:
-        part_ms: dict[str, float] = {}
-        group_ms = dict.fromkeys(GROUPS, 0.0)
-        for event in events:
-            if (part := part_of(event)) and event.layer in chosen:
-                part_ms[part] = part_ms.get(part, 0.0) + event.ms
-            if level_of(event) == "operation":
-                group_ms[group_of(event)] += event.ms
-        parts.append(part_ms)
-        groups.append(group_ms)
-    middle = sorted(samples, key=_wall)[len(samples) // 2]
-    return Point(
-        kind,
-        length,
-        [_wall(events) for events in samples],
-        {part: [sample[part] for sample in parts] for part in PARTS if part in parts[0]},
-        {group: [sample[group] for sample in groups] for group in GROUPS},
-        _operations(samples, program),
-        _waiting(middle),
-    )
-
-
-def _operations(samples: list[list[Event]], program: Program) -> list[OperationSum]:
-    quantized = {folded(operation.name): _quantized(operation.params) for operation in program.operations}
-    sums: dict[str, list[list[float]]] = {}
-    costs: dict[str, list[int]] = {}
-    for index, events in enumerate(samples):
-        for event in events:
-            if level_of(event) != "operation":
-                continue
-            name = folded(event.name)
-            sums.setdefault(name, [[] for _ in samples])[index].append(event.ms)
-            if index == len(samples) - 1:
-                cost = costs.setdefault(name, [0, 0, 0])
-                cost[0] += 1
-                cost[1] += event.bytes
-                cost[2] += event.flops
-    return [
-        OperationSum(name, calls, statistics.median(map(sum, sums[name])), moved, flops, quantized[name])
-        for name, (calls, moved, flops) in costs.items()
-    ]
-
-
-def _quantized(params: Any) -> bool:
-    return any(matrix.quantized for matrix in params.get("matrices", ()))
-
-
-def _waiting(events: Iterable[Event]) -> float:
-    """Share of the threads' time in operations that was not work."""
-    operations = [event for event in events if level_of(event) == "operation" and event.laps]
-    there = sum(event.ms * len(event.laps) for event in operations)
-    return max(0.0, 1 - sum(event.busy_ms for event in operations) / there) if there else 0.0
-
-
-def _heat(samples: list[list[Event]], n_layers: int) -> list[dict[str, float]]:
-    """Of each layer the median milliseconds of its operations, the parts of attention's apart."""
-    cells: list[dict[str, list[float]]] = [{} for _ in range(n_layers)]
-    for events in samples:
-        found: list[dict[str, float]] = [{} for _ in range(n_layers)]
-        for event in events:
-            if event.layer is None:
-                continue
-            name = part_of(event)
-            if not name:
-                if level_of(event) != "operation" or event.name.rpartition(".")[2] in ("prepare", "attend"):
-                    continue
-                name = event.name.split(".", 2)[2]
-            found[event.layer][name] = found[event.layer].get(name, 0.0) + event.ms
-        for cell, layer in zip(cells, found, strict=True):
-            for name, ms in layer.items():
-                cell.setdefault(name, []).append(ms)
-    return [{name: round(statistics.median(times), 5) for name, times in cell.items()} for cell in cells]
-
-
-def spans(events: Sequence[Event]) -> list[Span]:
-    """One step as stretches that nest: step, block, branch, operation, phase."""
-    forward = next(event for event in events if event.name == "forward")
-    found = [Span(0, "step", 0.0, round(forward.ms * 1e3, 2))]
-    outer: dict[tuple[int, str], list[float]] = {}
-    used: dict[str, float] = {}  # of an operation, by the phases put behind each other so far
-    for event in events:
-        level = level_of(event)
-        start = (event.start_ns - forward.start_ns) / 1e3
-        us = event.ms * 1e3
-        pieces = event.name.split(".")
-        if level == "operation":
-            for depth in range(1, 3):
-                name = ".".join(pieces[: 2 if depth == 1 else 3])
-                if event.layer is None:
-                    name = pieces[0]
-                if depth == 1 or event.layer is not None:
-                    whole = outer.setdefault((depth, name), [start, start])
-                    whole[1] = max(whole[1], start + us)
-            found.append(Span(3, event.name, round(start, 2), round(us, 2)))
-        elif level == "phase":
-            parent = event.name.rpartition(".")[0]
-            found.append(Span(4, event.name, round(start + used.get(parent, 0.0), 2), round(us, 2)))
-            used[parent] = used.get(parent, 0.0) + us
-    found += [Span(d, name, round(a, 2), round(b - a, 2)) for (d, name), (a, b) in outer.items()]
-    return sorted(found, key=lambda span: (span.depth, span.start_us))
 
 
 # ---- facts

@@ -161,6 +161,8 @@ class Measurements:
         warm_prefill_ms: prefills of that prompt, not traced.
         steps: decode steps in a row behind it, not traced.
         stolen_ms: processor time that a hypervisor gave to others during these steps, all cores together.
+        full_ms, screened_ms: decode steps in a text, in turns: with all logits, and with the largest alone, for which
+            the head is screened; empty where the model has no such head.
         heat: of each layer, its operations' medians in the reference prefill and in a decode step.
     """
 
@@ -177,6 +179,8 @@ class Measurements:
     warm_prefill_ms: list[float]
     steps: list[Step]
     stolen_ms: float
+    full_ms: list[float]
+    screened_ms: list[float]
     points: list[Point]
     heat: dict[str, list[dict[str, float]]]
     timeline: list[Span]

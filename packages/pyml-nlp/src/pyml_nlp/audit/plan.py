@@ -43,6 +43,11 @@ class Plan:
     layers: tuple[int, ...] = ()
 
     @property
+    def text_steps(self) -> int:
+        """Steps with and without a screened head: a quarter of those in a row."""
+        return max(1, self.jitter_steps // 4)
+
+    @property
     def reference(self) -> int:
         """The length of the prompt that is set against one decode step: the nearest to 128."""
         return min(self.prompt_lengths, key=lambda length: abs(length - REFERENCE_LENGTH))
@@ -59,7 +64,7 @@ class Plan:
             token, step: seconds of a prompt token and of a decode step.
         """
         again = range(2, self.cold_runs + 1)
-        warm = (self.repetitions + 2) * self.reference * token + self.jitter_steps * step
+        warm = (self.repetitions + 3) * self.reference * token + (self.jitter_steps + 2 * self.text_steps) * step
         return [
             *(Stage(f"cold prefill and decode, run {run} of {self.cold_runs}", cold) for run in again),
             Stage("loading", load),

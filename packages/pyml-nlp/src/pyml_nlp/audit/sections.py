@@ -95,12 +95,13 @@ def glance(m: Measurements, a: Analysis) -> list[Glance]:
     reached = a.decode_gb_s / a.limits.read_gb_s
     shares = share_of_groups(m.point("decode", m.reference))
     largest = max(shares, key=lambda group: shares[group])
+    screened = f", {ms(statistics.median(m.screened_ms))} with the head screened" if m.screened_ms else ""
     crossing = ("not in sight", "QK^T, softmax, A*V stay below its linear parts")
     if a.crossing is not None:
         how = "" if a.crossing.measured else ", by continuing the curves"
         crossing = (f"{rounded(a.crossing.tokens)} tokens", f"QK^T, softmax, A*V overtake its linear parts{how}")
     return [
-        Glance("decode", f"{1e3 / a.warm.decode_ms:.1f} tokens/s", f"{ms(a.warm.decode_ms)} a step"),
+        Glance("decode", f"{1e3 / a.warm.decode_ms:.1f} tokens/s", f"{ms(a.warm.decode_ms)} a step{screened}"),
         Glance("decode's memory traffic", percent(reached), f"of the {a.limits.read_gb_s:.1f} GB/s that memory gives"),
         Glance("largest in decode", largest, f"{percent(shares[largest])} of a step"),
         Glance(
