@@ -270,6 +270,25 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.md", "before")]
 
 
+def test_an_interrupted_audit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that it made are gone; what was there before stays."""
+
+    def interrupted(source: object, dtype: str, threads: int | None, plan: Any, tell: object) -> None:
+        plan(1024, 2)
+        assert (tmp_path / "new" / "report").is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "measure", interrupted)
+    monkeypatch.setattr(report.loading, "find", lambda model: None)
+    with pytest.raises(KeyboardInterrupt):
+        report.audit(None, "auto", 1, None, None, (), True, tmp_path / "new" / "report", lambda *_: None)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    with pytest.raises(AssertionError):
+        report.audit(None, "auto", 1, None, None, (), True, tmp_path / "old", lambda *_: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
 def test_numbers_in_tables() -> None:
     table = Table(["a", "b", "c"], [[1955.54, "x", Shown(1e6, "1.0 MB")], [-0.0001, "", ""], [12.345, "", ""]])
     assert [table.text(row[0]) for row in table.rows] == ["1956", "0.000", "12.35"]

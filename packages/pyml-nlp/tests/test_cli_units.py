@@ -314,6 +314,18 @@ def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown[-1] == "\x1b[K"
 
 
+def test_a_progress_bar_with_a_note_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    with ProgressBar("audit") as bar:
+        bar(1.5, 6.0, "loading (4 s left)")
+        bar(1.5, 6.0, "a note that is much longer than the line has room for")
+    first, second = (text.removesuffix("\x1b[K") for text in terminal.getvalue().split("\r")[1:3])
+    assert first == "audit [" + "#" * 7 + " " * 23 + "]  25% loading (4 s le"
+    assert len(second) == 59
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_no_progress_bar_off_a_terminal(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal() if not wanted else io.StringIO()
