@@ -200,6 +200,9 @@ def test_a_slow_decode_names_the_operation() -> None:
     assert titles["Decode does not reach the memory's bandwidth"].startswith("Look at ")
     fast = [replace(one, ms=0.5) for one in measurements().steps]
     assert "Decode runs out of the caches" in found(replace(measurements(), steps=fast))
+    disturbed = measurements(limits=(LIMITS, Limits(2, "avx2", 12.0, 1000.0, 200.0)))
+    titles = list(found(replace(disturbed, steps=fast)))
+    assert titles[:2] == ["The machine itself was unsteady", "Decode reads faster than the machine was measured to"]
 
 
 def test_other_sentences() -> None:

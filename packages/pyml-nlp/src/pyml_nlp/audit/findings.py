@@ -30,8 +30,8 @@ class Finding:
 
 def findings(m: Measurements, a: Analysis) -> list[Finding]:
     """All findings, the most important first."""
-    return [*_decode_limit(m, a), *_screen(m), _prefill_limit(m, a), _efficiency(m, a), _cold(m, a), _crossing(m, a),
-            *_threads(m, a), _jitter(m, a), _cache(m, a), *_machine(a)]  # fmt: skip
+    return [*_machine(a), *_decode_limit(m, a), *_screen(m), _prefill_limit(m, a), _efficiency(m, a), _cold(m, a),
+            _crossing(m, a), *_threads(m, a), _jitter(m, a), _cache(m, a)]  # fmt: skip
 
 
 def ms(value: float) -> str:
@@ -74,6 +74,13 @@ def _decode_limit(m: Measurements, a: Analysis) -> Iterator[Finding]:
         f"{percent(reached)} of the {a.limits.read_gb_s:.1f} GB/s of a plain read. Most of its time goes to the "
         f"{largest} ({percent(shares[largest])})."
     )
+    if reached > 1.05 and a.limits_spread > CHANGING:
+        yield Finding(
+            "Decode reads faster than the machine was measured to",
+            f"{text} Something else used the memory while that was measured.",
+            "Repeat the audit on a quiet machine.",
+        )
+        return
     if reached > 1.05:
         yield Finding(
             "Decode runs out of the caches",
