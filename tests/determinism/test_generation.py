@@ -110,3 +110,19 @@ def test_threads(lm: LanguageModel, alone: dict[Any, Any]) -> None:
     for worker in workers:
         worker.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", ["phi3_long", "mixtral", "falcon", "qwen2_window", "gemma2"])
+def test_every_kind_of_model(name: str, tiny_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speculation, reuse and a rolling context, with LongRoPE, experts, parallel branches, windows, caps."""
+    monkeypatch.setattr(Costs, "of", lambda self, tokens: 1.0)
+    rolling = {"overflow": "roll", "keep": 3, "temperature": 0.5, "top_k": 3, "seed": 2}
+    with (
+        pyml_nlp.load(tiny_dirs[name], threads=2, prefill_chunk=32, context_len=96) as lm,
+        pyml_nlp.load(tiny_dirs[name], threads=1, cache_bytes=0, context_len=96) as plain,
+    ):
+        ids = (lm.ids("the cat in the hat and the cat in the ") * 4)[:80]
+        for length in (40, 80):
+            for rules in ({"max_tokens": 16}, {"max_tokens": 60, **rolling}):
+                expected = list(plain.generate(ids[:length], logprobs=0, speculate=False, **rules))
+                assert bits(list(lm.generate(ids[:length], logprobs=0, **rules))) == bits(expected)
