@@ -99,6 +99,7 @@ class Comparison:
         self.measured: list[dict[str, float]] = []
         self.left_out: dict[str, str] = {}
         self.homes: dict[str, tuple[Path, Path]] = {}  # an engine's interpreter and model
+        self.text_ids: list[int] = []
         self.runners: dict[str, Runner] = {}
         names = options.tests or (LARGE_TESTS if name in LARGE else TESTS)
         context = CONTEXT.get(name, sys.maxsize)
@@ -114,10 +115,11 @@ class Comparison:
             try:
                 python = engine.python(self.options.envs, self.options.pyml_python)
                 model = engine.model(self.files)
-                if self.tests:
-                    self.runners[name] = Runner(engine, python, model, self.options.threads, self.log(engine))
                 self.homes[name] = (python, model)
+                if self.tests:
+                    self.run_engine(name)
             except (EngineError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+                self.homes.pop(name, None)
                 self.left_out[name] = str(error)
                 say(f"{self.files.name}: {name} is left out: {error}")
             else:
@@ -125,6 +127,15 @@ class Comparison:
         for test in self.tests:
             names = [name for name in self.runners if self.wanted(name, test.name)]
             self.rows.append(Row(self.files.name, test.name, {name: [] for name in names}))
+
+    def run_engine(self, name: str) -> None:
+        """Start an engine's process, again if it has ended."""
+        if name in self.runners:
+            self.runners[name].close()
+        engine, (python, model) = ENGINES[name], self.homes[name]
+        self.runners[name] = Runner(engine, python, model, self.options.threads, self.log(engine))
+        if self.text_ids:
+            self.runners[name].ask(command="feed", ids=self.text_ids)
 
     def wanted(self, name: str, test: str) -> bool:
         """Whether an engine takes a test: each takes those that are named, a slow one not all of the default ones."""
@@ -141,11 +152,11 @@ class Comparison:
         """Give every engine the ids of the text, from the first that can encode it."""
         for runner in self.runners.values():
             try:
-                ids = runner.ask(command="encode", path=str(self.options.text.resolve()))["ids"]
+                self.text_ids = runner.ask(command="encode", path=str(self.options.text.resolve()))["ids"]
             except EngineError:
                 continue
             for other in self.runners.values():
-                other.ask(command="feed", ids=ids)
+                other.ask(command="feed", ids=self.text_ids)
             return
 
     def prepare(self) -> None:
@@ -171,7 +182,9 @@ class Comparison:
                 if name not in row.tokens_per_s or name in row.errors:
                     continue
                 try:
-                    answer = self.runners[name].ask(command="run", test=row.test, seed=number)
+                    answer = self.runners[name].ask(
+                        command="run", test=row.test, setting=row.settings[name], seed=number
+                    )
                     row.tokens_per_s[name].append(answer["tokens"] / answer["seconds"])
                 except EngineError as error:
                     self.failed(row, name, error)
@@ -192,9 +205,16 @@ class Comparison:
                 say(f"{self.files.name} cold start, {name}: {error}")
 
     def failed(self, row: Row, name: str, error: EngineError) -> None:
-        """An engine cannot run a test: the others go on."""
+        """An engine cannot run a test: the others go on, and so does it with its other tests."""
         row.errors[name] = str(error)
         say(f"{row.model} {row.test} {name}: {error}")
+        if self.runners[name].ended:
+            try:
+                self.run_engine(name)
+            except (EngineError, OSError) as again:
+                for other in self.rows:
+                    if name in other.tokens_per_s:
+                        other.errors.setdefault(name, str(again))
 
     def close(self) -> None:
         """End all processes."""

@@ -127,6 +127,7 @@ class Runner:
             self.process.stdin.flush()
             if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
                 self.process.kill()
+                self.process.wait()
                 raise EngineError(f"no answer in {PATIENCE:.0f} s")
             line = self.process.stdout.readline()
         except BrokenPipeError:
@@ -138,6 +139,11 @@ class Runner:
         if "error" in answer:
             raise EngineError(answer["error"])
         return answer
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is no more."""
+        return self.process.poll() is not None
 
     def close(self) -> None:
         """End the process."""

@@ -6,7 +6,7 @@ A runner is a process that loads one model once and then measures what it is tol
     {"command": "encode", "path": TEXT_FILE}           -> {"ids": [..]}
     {"command": "feed", "ids": [..]}                   -> {}                  what tests on text run on
     {"command": "prepare", "test": "pp512"}            -> {"setting": ..}     untimed, picks the setting
-    {"command": "run", "test": "pp512", "seed": 1}     -> {"seconds": .., "tokens": ..}
+    {"command": "run", "test": "pp512", "setting": .., "seed": 1}  -> {"seconds": .., "tokens": ..}
 
 An answer is one line of JSON; ``{"error": ..}`` says why there is none. This file needs the standard library only.
 """
@@ -84,7 +84,6 @@ class Engine(ABC):
     def __init__(self, model: str, threads: int) -> None:
         self.model = model
         self.threads = threads
-        self.chosen: dict[str, str] = {}
         self.text_ids: list[int] = []
 
     @abstractmethod
@@ -115,9 +114,8 @@ class Engine(ABC):
         size = self.describe()["vocab_size"]
         return lambda n: [numbers.randrange(300, size - 300) for _ in range(n)]
 
-    def run(self, test: Test, seed: int) -> dict[str, Any]:
+    def run(self, test: Test, setting: str, seed: int) -> dict[str, Any]:
         """Measure a test, more than once if it is short."""
-        setting = self.chosen.get(test.name, self.settings[0])
         seconds, tokens, turn = 0.0, 0, 0
         while seconds < MIN_SECONDS:
             seconds += self.measure(test, setting, self.source(seed * 1000 + turn, test))
@@ -136,7 +134,6 @@ class Engine(ABC):
             if len(self.settings) == 1 or clock() - begin > MAX_WARM_UP:
                 break
         chosen = min(best, key=lambda setting: best[setting])
-        self.chosen[test.name] = chosen
         for setting in self.settings:
             if setting != chosen:
                 self.release(test, setting)
@@ -169,7 +166,7 @@ def serve(make: Callable[[str, int], Engine]) -> None:
             elif request["command"] == "prepare":
                 answer = engine.prepare(Test.parse(request["test"]))
             else:
-                answer = engine.run(Test.parse(request["test"]), request["seed"])
+                answer = engine.run(Test.parse(request["test"]), request["setting"], request["seed"])
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         out.write(json.dumps(answer) + "\n")
