@@ -56,14 +56,15 @@ class Engine:
 
 _OWN, _LLAMA = ("run_pyml.py",), ("run_llama_cpp.py", "llama_cpp")
 _FEW = ("pp512", "tg64", "cold")
+_ONE = ("pp128", "pp512", "pp4096", "tg64", "tg64@text", "tg64@d2048@text")  # of one sequence
 ENGINES = {
     engine.name: engine
     for engine in (
         Engine(PROJECT, _OWN),
         Engine("pyml-q8_0", _OWN, "hf", tests=(*_FEW, "pp128", "tg64@text")),
         Engine("llama.cpp", _LLAMA, environment="llama.cpp"),
-        Engine("ik_llama.cpp", ("run_llama_cpp.py", "ik_llama_cpp"), environment="ik_llama.cpp"),
-        Engine("openvino", ("run_openvino.py",), "openvino", "openvino"),
+        Engine("ik_llama.cpp", ("run_llama_cpp.py", "ik_llama_cpp"), environment="ik_llama.cpp", tests=_ONE),
+        Engine("openvino", ("run_openvino.py",), "openvino", "openvino", tests=(*_ONE, "cold")),
         Engine("transformers", ("run_transformers.py",), "hf", "transformers", tests=_FEW),
         Engine("pyml-avx2", _OWN, variables={"PYML_CPU_LEVEL": "avx2"}, tests=_FEW),
         Engine("llama.cpp-avx2", _LLAMA, environment="llama.cpp-avx2", tests=_FEW),

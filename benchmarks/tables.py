@@ -33,6 +33,8 @@ def speeds(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     """Tokens a second of all engines, the two that are built for AVX2 in a table of their own."""
     names = list(entry["engines"])
     rows = rows_of(report, entry["model"])
+    if not rows:
+        return []
     lines = _table(rows, [name for name in names if name not in AVX2])
     if narrow := [name for name in AVX2 if name in names]:
         lines += ["", "Without AVX-512 and VNNI, pyml capped by `PYML_CPU_LEVEL=avx2`:", "", *_table(rows, narrow)]
