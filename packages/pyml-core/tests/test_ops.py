@@ -142,7 +142,7 @@ def test_what_does_not_fit(case: str) -> None:
 DIFFERENT = {
     # The reference's has angles that are made before, and keys and values as they lie in a cache.
     "rope": {"angles", "inv_freq", "start", "scale"},
-    "attention": {"k", "v", "keys", "values", "start", "dtype"},
+    "attention": {"k", "v", "keys", "values", "value_scales", "start", "dtype"},
     # One row of logits against rows.
     "argmax": {"x", "logits"},
     "top_k": {"x", "logits"},
