@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ SOURCES = [pytest.param(package, path, id=str(path.relative_to(ROOT / "packages"
 
 @pytest.mark.parametrize(("package", "path"), SOURCES)
 def test_imports_go_downwards_and_are_declared(package: str, path: Path) -> None:
-    declared = {re.split(r"[<>=~ \[]", name)[0].replace("-", "_").lower() for name in metadata(package)["dependencies"]}
-    for extra in metadata(package).get("optional-dependencies", {}).values():
-        declared |= {name.split("==")[0].replace("-", "_") for name in extra}
+    project = metadata(package)
+    wanted = [*project["dependencies"], *chain.from_iterable(project.get("optional-dependencies", {}).values())]
+    declared = {re.split(r"[<>=~ \[]", name)[0].replace("-", "_").lower() for name in wanted}
     for line, name in imported(ast.parse(path.read_text())):
         top = name.split(".")[0]
         if top.startswith("pyml_"):
