@@ -321,7 +321,7 @@ def test_an_int8_copy_belongs_to_the_operation_before() -> None:
 # ---- one description of every operation
 
 
-AT_RUN_TIME = {"ids", "positions", "layout", "rows", "q", "keys", "values", "value_scales", "start", "angles"}
+AT_RUN_TIME = {"ids", "positions", "layout", "rows", "q", "keys", "values", "start", "angles"}
 
 
 def test_programs_and_the_reference_speak_of_the_same_operations() -> None:

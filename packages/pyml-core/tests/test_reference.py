@@ -387,12 +387,12 @@ def test_attention_of_rounded_weights(rng: np.random.Generator) -> None:
     one_hot = np.eye(100, dtype=np.float32)[None]  # a value for each key shows the weights
     q_wide = np.concatenate([q, np.zeros((1, 1, 68), np.float32)], axis=-1)
     k_wide = np.concatenate([keys, np.zeros((1, 100, 68), np.float32)], axis=-1)
-    got = reference.attention(q_wide, k_wide, one_hot, 99, 0.3, value_scales=scales)[0, 0]
+    got = reference.int8_attention(q_wide, k_wide, one_hot, scales, 99, 0.3)[0, 0]
     for page in (slice(0, 64), slice(64, 100)):
         scaled = exact[page] * scales[0, page]
         step = scaled.max() / 255
         assert np.allclose(got[page] * scales[0, page] / step, np.rint(scaled / step), atol=1e-3)
-    rounded = reference.attention(q, keys, values, 99, 0.3, value_scales=scales)
+    rounded = reference.int8_attention(q, keys, values, scales, 99, 0.3)
     assert np.abs(rounded - reference.attention(q, keys, values, 99, 0.3)).max() > 0
 
 

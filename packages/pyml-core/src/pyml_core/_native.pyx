@@ -46,6 +46,7 @@ cdef extern from "pyml.h":
         float *scales
         int32_t *sums
         int32_t *half_sums
+        bint codes_only
         bint outputs
         int64_t copies
         pyml_routes *routes
@@ -311,6 +312,8 @@ cdef class NativeProgram:
         self._set_geometry(program)
         for buf in program.buffers:
             self._allocate_buffer(buf, buf is program.result)
+        for buf in _codes_only(program):
+            self.buffers[buf.index].codes_only = True
         self.result = &self.buffers[program.result.index]
         cdef int64_t matrix = 0
         for op in program.operations:
@@ -650,6 +653,17 @@ cdef class NativeProgram:
 cdef int64_t _captured_keys(const pyml_slice *part):
     """The positions of a slice's pages: what a row of captured scores holds."""
     return (part.start + part.count + PAGE_TOKENS - 1) // PAGE_TOKENS * PAGE_TOKENS
+
+
+def _codes_only(program):
+    """Buffers of whose rows the int8 copy alone is read, so that what writes whole rows need not write their floats."""
+    read = {program.result}
+    for op in program.operations:
+        codes = op.kind in ("linear", "expert_linear") and all(matrix.quantized for matrix in op.params["matrices"])
+        read.update(op.inputs[1:] if codes else op.inputs)
+        if op.kind not in ("rms_norm", "layer_norm", "activate", "gated") or op.params.get("accumulate"):
+            read.add(op.output)
+    return [buf for buf in program.buffers if buf.quantized and buf not in read]
 
 
 def _with_table(part, page_bytes):

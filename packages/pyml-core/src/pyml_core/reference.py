@@ -389,7 +389,6 @@ def attention(
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
-    value_scales: F32Array | None = None,
 ) -> F32Array:
     """Causal attention of T tokens from position ``start`` on: q and result (T, heads, D), keys and values (H, L, D).
 
@@ -397,12 +396,40 @@ def attention(
     positions up to i, from ``i - window + 1`` on if ``window`` > 0; ``soft_cap`` c > 0 caps scores to
     ``c tanh(score / c)`` first.
 
-    Where the values are int8 times ``value_scales`` (H, L), a value's scale is part of its weight, and the weights of
-    every 64 keys are rounded to 8 bits, the largest of them to 255; their sum is that of the exponentials as they are.
-
     Source: Vaswani et al. 2017, arXiv 1706.03762; grouped heads: Ainslie et al. 2023, arXiv 2305.13245; sliding window:
     Beltagy et al. 2020, arXiv 2004.05150.
     """
+    return _attend(q, keys, values, None, start, scale, window, soft_cap)
+
+
+def int8_attention(
+    q: F32Array,
+    keys: F32Array,
+    values: F32Array,
+    value_scales: F32Array,
+    start: int,
+    scale: float,
+    window: int = 0,
+    soft_cap: float = 0.0,
+) -> F32Array:
+    """:func:`attention` of int8 values, which ``value_scales`` (H, L) have been multiplied with.
+
+    The scale of a value is part of its weight, and the weights of every 64 keys are rounded to 8 bits, the largest to
+    255. They are divided by the sum of the exponentials as they are.
+    """
+    return _attend(q, keys, values, value_scales, start, scale, window, soft_cap)
+
+
+def _attend(
+    q: F32Array,
+    keys: F32Array,
+    values: F32Array,
+    value_scales: F32Array | None,
+    start: int,
+    scale: float,
+    window: int,
+    soft_cap: float,
+) -> F32Array:
     tokens, heads, _ = q.shape
     group = heads // keys.shape[0]
     row = np.arange(start, start + tokens)[:, None]
@@ -675,11 +702,13 @@ def _run_attention(batch: _Batch, op: Operation) -> F32Array:
     out = np.empty((len(qkv), width), np.float32)
     for part, span in zip(batch.slices, batch.spans, strict=True):
         keys, values = read_kv(layout, part.pages, p["layer"], part.start + len(part.ids))
-        queries, scales = q[span], None
+        how = part.start, p["scale"], p["window"], p["soft_cap"]
         if layout.int8:
-            queries = round_queries(queries, p["scale"], p["soft_cap"])
             scales = read_value_scales(layout, part.pages, p["layer"], part.start + len(part.ids))
-        heads = attention(queries, keys, values, part.start, p["scale"], p["window"], p["soft_cap"], scales)
+            queries = round_queries(q[span], p["scale"], p["soft_cap"])
+            heads = int8_attention(queries, keys, values, scales, *how)
+        else:
+            heads = attention(q[span], keys, values, *how)
         out[span] = heads.reshape(-1, width)
     return out
 

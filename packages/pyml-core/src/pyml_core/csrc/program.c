@@ -41,7 +41,7 @@ static int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL;
 /* Scratch that an operation needs of each thread: see linear.c (sums and unpacked chunks) and attention.c (a tile). */
 int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
     if (op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR) return 256 * 2 * PANEL * 4 + 2 * (CHUNK / 4 * 64 + 2 * CHUNK / 16 * PANEL * 4) + 64;
-    if (op->kind != OP_ATTENTION) return 0;
+    if (op->kind != OP_ATTENTION) return op->out->codes_only ? op->out->width * 4 : 0; /* a row, see rows.c */
     int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = whole_panels(kv->head_dim);
     return aligned((rows * (PAGE + PAGE / 4 + 2 * width + kv->head_dim) + 4 * whole_panels(rows)) * (int64_t)sizeof(float));
 }

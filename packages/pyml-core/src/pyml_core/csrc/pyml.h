@@ -47,6 +47,7 @@ typedef struct {
     float *scales;       /* [rows][blocks] */
     int32_t *sums;       /* [rows][blocks]       sum of a block's codes */
     int32_t *half_sums;  /* [rows][2 * blocks]   the same for its halves of 16 */
+    bool codes_only;     /* nobody reads the floats of rows but for a trace */
     bool outputs;        /* a row a wanted position instead of a row a token */
     int64_t copies;      /* rows a token: 1, or the experts that it is dispatched to */
     pyml_routes *routes; /* of a buffer that holds routes: [T][experts | weights] */

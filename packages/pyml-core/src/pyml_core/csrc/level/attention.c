@@ -370,7 +370,8 @@ static void attend_block(const tile_state *s, int64_t b, bool alone) {
     int64_t lines = more ? FLOAT_PANELS * PANEL * (kv->f16 ? 2 : 4) / 64 : 0; /* what a tile of floats reads for every k */
     int64_t seen = least(PAGE, last + 1 - b * PAGE); /* by any row: keys after it have weight 0 */
     int64_t panels = (seen + PANEL - 1) / PANEL;
-    panels = (panels + FLOAT_PANELS - 1) / FLOAT_PANELS * FLOAT_PANELS; /* a page has as many, whatever is in the last ones */
+    int64_t tile = kv->int8 ? TILE_PANELS : FLOAT_PANELS;
+    panels = (panels + tile - 1) / tile * tile; /* a page has as many, whatever is in the last ones */
 
     uint64_t time = s->thread->timed ? pyml_ticks() : 0;
     if (kv->int8) dot_pages(s, keys, panels, (upcoming){next_keys, more ? TILE_PANELS * KEY_BLOCK / 64 : 0});

@@ -19,8 +19,7 @@ INLINE vf first_of(vf v, int64_t n) {
 
 /* Per block of 32: scale = max|x| / 127, code = round(x / scale) to nearest even, and the sums of the codes.
  * What is not finite makes the scale NaN, so that it shows in the result. */
-static void quantize_row(pyml_buffer *b, int64_t row) {
-    const float *x = b->f + row * b->width;
+static void quantize_row(pyml_buffer *b, const float *x, int64_t row) {
     int8_t *codes = b->codes + row * b->stride8;
     for (int64_t block = 0; block < b->blocks; block++, x += BLOCK, codes += BLOCK) {
         block_facts facts = quantize_block(f_load(x), f_load(x + PANEL), codes);
@@ -32,13 +31,18 @@ static void quantize_row(pyml_buffer *b, int64_t row) {
     }
 }
 
-INLINE void end_row(const pyml_op *op, int64_t row) {
-    if (op->out->codes) quantize_row(op->out, row);
+/* Where a row goes: to the buffer, or to scratch where its int8 copy is all that anybody reads: writing it out would take longer. */
+INLINE float *begin_row(const pyml_op *op, const pyml_thread *thread, int64_t row) {
+    return op->out->codes_only && !op->copy ? (float *)thread->scratch : op->out->f + row * op->out->width;
+}
+
+INLINE void end_row(const pyml_op *op, const float *x, int64_t row) {
+    if (op->out->codes) quantize_row(op->out, x, row);
 }
 
 void FN(quantize)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     (void)run, (void)thread, (void)stage;
-    for (int64_t row = begin; row < end; row++) quantize_row(op->out, row);
+    for (int64_t row = begin; row < end; row++) quantize_row(op->out, op->out->f + row * op->out->width, row);
 }
 
 void FN(embed)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
@@ -48,7 +52,7 @@ void FN(embed)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int 
         int64_t id = run->ids[row];
         FN(unpack_rows)(op->matrices, &id, 1, out);
         FOR_LANES(op->out->width) f_store_n(out + i, f_mul(f_load_n(out + i, n), f_set1(op->scale)), n);
-        end_row(op, row);
+        end_row(op, out, row);
     }
 }
 
@@ -58,7 +62,7 @@ void FN(add_positions)(const pyml_op *op, const pyml_run *run, pyml_thread *thre
         float *out = op->out->f + row * op->out->width;
         const float *table = op->weight + run->positions[row] * op->out->width;
         FOR_LANES(op->out->width) f_store_n(out + i, f_add(f_load_n(out + i, n), f_load_n(table + i, n)), n);
-        end_row(op, row);
+        end_row(op, out, row);
     }
 }
 
@@ -78,27 +82,27 @@ void FN(normalize_head)(float *x, const float *weight, float eps, int64_t width)
 }
 
 void FN(rms_norm)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
-    (void)run, (void)thread, (void)stage;
+    (void)run, (void)stage;
     int64_t width = op->in->width;
     for (int64_t row = begin; row < end; row++) {
         const float *x = op->in->f + row * width;
-        float *out = op->out->f + row * width;
+        float *out = begin_row(op, thread, row);
         vf scale = f_set1(inverse_rms(x, width, op->eps));
         FOR_LANES(width) {
             vf v = f_mul(f_mul(f_load_n(x + i, n), scale), f_load_n(op->weight + i, n));
             if (op->accumulate) v = f_add(f_load_n(out + i, n), v);
             f_store_n(out + i, v, n);
         }
-        end_row(op, row);
+        end_row(op, out, row);
     }
 }
 
 void FN(layer_norm)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
-    (void)run, (void)thread, (void)stage;
+    (void)run, (void)stage;
     int64_t width = op->in->width;
     for (int64_t row = begin; row < end; row++) {
         const float *x = op->in->f + row * width;
-        float *out = op->out->f + row * width;
+        float *out = begin_row(op, thread, row);
         vf sum = f_set1(0.0f), squares = sum;
         FOR_LANES(width) sum = f_add(sum, f_load_n(x + i, n));
         vf mean = f_set1(f_sum(sum) / (float)width);
@@ -111,7 +115,7 @@ void FN(layer_norm)(const pyml_op *op, const pyml_run *run, pyml_thread *thread,
             vf v = f_mul(f_sub(f_load_n(x + i, n), mean), scale);
             f_store_n(out + i, f_fma(v, f_load_n(op->weight + i, n), f_load_n(op->weight2 + i, n)), n);
         }
-        end_row(op, row);
+        end_row(op, out, row);
     }
 }
 
@@ -124,26 +128,26 @@ INLINE vf activation(const int kind, vf x) {
     return f_mul(x, f_sigmoid(f_mul(cubic, f_set1(1.5957691216f))));
 }
 
-INLINE void activate_rows(const int kind, const bool gated, const pyml_op *op, int64_t begin, int64_t end) {
+INLINE void activate_rows(const int kind, const bool gated, const pyml_op *op, const pyml_thread *thread, int64_t begin, int64_t end) {
     int64_t width = op->out->width;
     for (int64_t row = begin; row < end; row++) {
         const float *x = op->in->f + row * op->in->width;
-        float *out = op->out->f + row * width;
+        float *out = begin_row(op, thread, row);
         FOR_LANES(width) {
             vf v = activation(kind, f_load_n(x + i, n));
             if (gated) v = f_mul(v, f_load_n(x + width + i, n));
             f_store_n(out + i, v, n);
         }
-        end_row(op, row);
+        end_row(op, out, row);
     }
 }
 
 #define ACTIVATION_OP(name, gated)                                                                                                \
-    void FN(name)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {            \
-        (void)run, (void)thread, (void)stage;                                                                                      \
-        if (op->activation == ACT_SILU) activate_rows(ACT_SILU, gated, op, begin, end);                                            \
-        else if (op->activation == ACT_GELU_ERF) activate_rows(ACT_GELU_ERF, gated, op, begin, end);                               \
-        else activate_rows(ACT_GELU_TANH, gated, op, begin, end);                                                                  \
+    void FN(name)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {           \
+        (void)run, (void)stage;                                                                                                   \
+        if (op->activation == ACT_SILU) activate_rows(ACT_SILU, gated, op, thread, begin, end);                                   \
+        else if (op->activation == ACT_GELU_ERF) activate_rows(ACT_GELU_ERF, gated, op, thread, begin, end);                      \
+        else activate_rows(ACT_GELU_TANH, gated, op, thread, begin, end);                                                         \
     }
 
 ACTIVATION_OP(activate, false)
@@ -155,7 +159,7 @@ void FN(soft_cap)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, i
     for (int64_t row = begin; row < end; row++) {
         float *x = op->out->f + row * op->out->width;
         FOR_LANES(op->out->width) f_store_n(x + i, f_mul(cap, f_tanh(f_div(f_load_n(x + i, n), cap))), n);
-        end_row(op, row);
+        end_row(op, x, row);
     }
 }
 
@@ -163,8 +167,9 @@ void FN(select)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int
     (void)thread, (void)stage;
     int64_t width = op->out->width;
     for (int64_t row = begin; row < end; row++) {
-        memcpy(op->out->f + row * width, op->in->f + run->output_rows[row] * width, (size_t)width * sizeof(float));
-        end_row(op, row);
+        float *out = op->out->f + row * width;
+        memcpy(out, op->in->f + run->output_rows[row] * width, (size_t)width * sizeof(float));
+        end_row(op, out, row);
     }
 }
 
@@ -174,8 +179,9 @@ void FN(dispatch)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, i
     (void)run, (void)thread, (void)stage;
     int64_t width = op->out->width;
     for (int64_t row = begin; row < end; row++) {
-        memcpy(op->out->f + row * width, op->in->f + op->in2->routes->token[row] * width, (size_t)width * sizeof(float));
-        end_row(op, row);
+        float *out = op->out->f + row * width;
+        memcpy(out, op->in->f + op->in2->routes->token[row] * width, (size_t)width * sizeof(float));
+        end_row(op, out, row);
     }
 }
 
@@ -193,7 +199,7 @@ void FN(combine)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, in
             if (op->accumulate) sum = f_add(f_load_n(out + i, n), sum);
             f_store_n(out + i, sum, n);
         }
-        end_row(op, row);
+        end_row(op, out, row);
     }
 }
 
