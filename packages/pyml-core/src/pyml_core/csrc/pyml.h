@@ -228,7 +228,7 @@ static inline uint64_t pyml_ticks(void) {
     return ticks;
 #else
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    timespec_get(&t, TIME_UTC);
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 #endif
 }
