@@ -12,7 +12,7 @@ import pytest
 import tiny_models
 
 KEYS = ["test", "tokens_per_s", "stddev", "ms", "gb_per_s", "gflop_per_s", "threads", "level", "model", "dtype"]
-KEYS += ["samples_ms"]
+KEYS += ["head", "samples_ms"]
 
 
 def bench(commands: Any, *arguments: object) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def test_bench_with_a_text(commands: Any, model: Path, tmp_path: Path) -> None:
 def test_bench_table(commands: Any, model: Path) -> None:
     result = commands.run("pyml", "bench", model, "-p", 8, "-n", 0, "-r", 1)
     lines = result.text.splitlines()
-    assert lines[0] == "| model | level | threads | test | tokens/s | ms | GB/s | GFLOP/s |"
+    assert lines[0] == "| model | level | threads | head | test | tokens/s | ms | GB/s | GFLOP/s |"
     assert len(lines) == 3
     assert "| pp8 |" in lines[2]
 

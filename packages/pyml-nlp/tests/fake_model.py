@@ -54,6 +54,7 @@ class FakeModel:
     vocab_size = VOCAB
     n_params = 0
     config = None
+    screened = False
 
     def __init__(self, following: Callable[[list[int]], int], context_length: int = 64) -> None:
         self.following = following

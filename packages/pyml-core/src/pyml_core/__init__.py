@@ -21,6 +21,7 @@ from .kv_layout import PAGE_TOKENS, KVLayout, PageTable  # noqa: E402
 from .limits import Limits, measure_limits  # noqa: E402
 from .ops import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
 from .program import Buffer, Operation, Program, Slice  # noqa: E402
+from .screen import TopLogits  # noqa: E402
 from .tensor import PackedMatrix, Tensor, pack, pack_parts  # noqa: E402
 from .timing import Capture, Lap, OpTiming, Timings  # noqa: E402
 
@@ -48,6 +49,7 @@ __all__ = [
     "Slice",
     "Tensor",
     "Timings",
+    "TopLogits",
     "activate",
     "argmax",
     "attention",

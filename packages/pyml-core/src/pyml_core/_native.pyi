@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from .timing import Capture
 SOURCE_HASH: str
 EXPERTS_MAX: int
 THREADS_MAX: int
+SPLIT_Q8_0: int
+SCREEN_STATES_MAX: int
+SCREEN_TOP_MAX: int
 
 def levels() -> list[tuple[str, bool, bool]]: ...
 def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
@@ -24,6 +27,7 @@ def pack_into(
     threads: int,
 ) -> None: ...
 def unpack_rows(packed: PackedMatrix, rows: npt.NDArray[np.intp], level: str) -> npt.NDArray[np.float32]: ...
+def screen_facts(packed: PackedMatrix, level: str, threads: int) -> npt.NDArray[np.float16]: ...
 def measure_limit(level: str, threads: int, what: str, data: npt.NDArray[Any], amount: int) -> tuple[int, int]: ...
 
 class StopFlag:
@@ -34,6 +38,7 @@ class StopFlag:
 
 class NativeProgram:
     def __init__(self, program: Program, level: str, threads: int) -> None: ...
+    @overload
     def run(
         self,
         slices: Sequence[Slice],
@@ -41,6 +46,16 @@ class NativeProgram:
         captures: Sequence[Capture] = (),
         stop: StopFlag | None = None,
     ) -> npt.NDArray[np.float32]: ...
+    @overload
+    def run(
+        self,
+        slices: Sequence[Slice],
+        timed: bool = False,
+        captures: Sequence[Capture] = (),
+        stop: StopFlag | None = None,
+        *,
+        top: int,
+    ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], int]]: ...
     def cancel(self) -> None: ...
     def timings(
         self,

@@ -7,7 +7,7 @@ enough for the positions.
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -27,11 +27,12 @@ cdef extern from *:
 cdef extern from "pyml.h":
     enum:
         PANEL, CHUNK, BLOCK, MAX_PHASES, MAX_THREADS, MAX_EXPERTS
-        TYPE_F32
+        TYPE_F32, TYPE_Q8_0_SPLIT
         OP_EMBED, OP_ADD_POSITIONS, OP_RMS_NORM, OP_LAYER_NORM, OP_LINEAR, OP_ACTIVATE, OP_GATED, OP_SOFT_CAP, OP_SELECT
         OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_ROUTE, OP_DISPATCH, OP_EXPERT_LINEAR, OP_COMBINE, OP_QUANTIZE
         ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU
         LIMIT_READ, LIMIT_INT8, LIMIT_F32
+        OP_SCREEN, OP_RESCORE, SCREEN_STATES, SCREEN_MAX_TOP, SCREEN_FACTS
 
     ctypedef struct pyml_routes:
         int64_t experts, chosen
@@ -57,11 +58,25 @@ cdef extern from "pyml.h":
         int64_t n, k
         const uint8_t *data
         int64_t panel_bytes
+        const uint8_t *low
+        int64_t low_bytes
 
     ctypedef struct pyml_capture:
         float *scores
         float *probabilities
         float *maxima
+
+    ctypedef struct pyml_screen:
+        const uint16_t *facts
+        int64_t k
+        float *lower
+        float *upper
+        float *threshold
+        float *heap
+        int32_t *ids
+        float *logits
+        int64_t *count
+        int64_t *rescored
 
     ctypedef struct pyml_op:
         int32_t kind
@@ -74,7 +89,8 @@ cdef extern from "pyml.h":
         const float *weight2
         float eps, scale, cap
         int32_t layer, n_heads, window, activation
-        bint accumulate, normalize
+        bint accumulate, normalize, skip
+        const pyml_screen *screen
         float *copy
         const pyml_capture *capture
 
@@ -140,18 +156,23 @@ cdef extern from "pyml.h":
     int pyml_level_supported(int)
     const pyml_kernels *pyml_level_kernels(int)
     int64_t pyml_panel_bytes(int, int64_t)
+    int64_t pyml_low_bytes(int, int64_t)
     int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t)
     bint pyml_program_allocate(pyml_program *)
     void pyml_program_free(pyml_program *)
     bint pyml_program_run(pyml_program *, bint) nogil
     int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
     void *pyml_pool_get(int)
-    void pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *) nogil
+    void pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *) nogil
+    void pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *, uint8_t *) nogil
 
 
 SOURCE_HASH = (<bytes>PYML_SOURCE_HASH).decode()
 THREADS_MAX = MAX_THREADS
+SPLIT_Q8_0 = TYPE_Q8_0_SPLIT
 EXPERTS_MAX = MAX_EXPERTS
+SCREEN_STATES_MAX = SCREEN_STATES
+SCREEN_TOP_MAX = SCREEN_MAX_TOP
 
 cdef enum:
     PARTIALS_FLOATS = 1 << 20  # 4 MB: attention's per-block results when key blocks are split over threads
@@ -162,6 +183,7 @@ _KINDS = {
     "linear": OP_LINEAR, "activate": OP_ACTIVATE, "gated": OP_GATED, "soft_cap": OP_SOFT_CAP, "select": OP_SELECT,
     "rope_angles": OP_ROPE_ANGLES, "prepare_qkv": OP_PREPARE_QKV, "attention": OP_ATTENTION,
     "route": OP_ROUTE, "dispatch": OP_DISPATCH, "expert_linear": OP_EXPERT_LINEAR, "combine": OP_COMBINE,
+    "screen": OP_SCREEN, "rescore": OP_RESCORE,
 }
 _ACTIVATIONS = {"gelu_tanh": ACT_GELU_TANH, "gelu_erf": ACT_GELU_ERF, "silu": ACT_SILU}
 
@@ -201,18 +223,25 @@ def pack_into(packed, const uint8_t[::1] stored, int type_id, int64_t first_pane
     if n == 0 or k == 0:
         return
     cdef const uint8_t *source = &stored[0]
-    cdef uint8_t *target = <uint8_t *>_address(packed) + first_panel * pyml_panel_bytes(type_id, k)
+    cdef int64_t panel_bytes = pyml_panel_bytes(type_id, k), low_bytes = pyml_low_bytes(type_id, k)
+    cdef int64_t panels = packed.nbytes // (panel_bytes + low_bytes)
+    cdef uint8_t *start = <uint8_t *>_address(packed)
+    cdef uint8_t *target = start + first_panel * panel_bytes
+    cdef uint8_t *low = start + panels * panel_bytes + first_panel * low_bytes if low_bytes else NULL
     with nogil:
-        pyml_pack_threaded(threads, type_id, n, k, source, target)
+        pyml_pack_threaded(threads, type_id, n, k, source, target, low)
 
 
 cdef int _fill_matrix(pyml_matrix *m, object packed) except -1:
-    m.type = BLOCK_TYPES[packed.dtype].ggml_id
+    m.type = packed.kernel_type
     m.n, m.k = packed.shape
     m.panel_bytes = pyml_panel_bytes(m.type, m.k)
-    if m.panel_bytes < 0 or packed.data.nbytes != (m.n + PANEL - 1) // PANEL * m.panel_bytes:
+    m.low_bytes = pyml_low_bytes(m.type, m.k)
+    cdef int64_t panels = (m.n + PANEL - 1) // PANEL
+    if m.panel_bytes < 0 or packed.data.nbytes != panels * (m.panel_bytes + m.low_bytes):
         raise ShapeError(f"packed matrix {packed.shape} {packed.dtype}: not in panels")
     m.data = <const uint8_t *>_address(packed.data)
+    m.low = m.data + panels * m.panel_bytes if m.low_bytes else NULL
     return 0
 
 
@@ -232,6 +261,20 @@ def unpack_rows(packed, rows, str level):
         with nogil:
             kernels.unpack_rows(&m, wanted, count, target)
     return out
+
+
+def screen_facts(packed, str level, int threads):
+    """What a screen knows of every row of a split matrix: float16 (panels, 4, 16), see csrc/level/screen.c."""
+    cdef pyml_matrix m
+    _fill_matrix(&m, packed)
+    if m.type != TYPE_Q8_0_SPLIT:
+        raise ShapeError(f"screen: expected a split q8_0 matrix, got {packed.dtype}")
+    facts = aligned_empty(((m.n + PANEL - 1) // PANEL, SCREEN_FACTS, PANEL), np.float16)
+    cdef uint16_t *target = <uint16_t *>_address(facts)
+    cdef const pyml_kernels *kernels = pyml_level_kernels(_level_index(level))
+    with nogil:
+        pyml_screen_facts(kernels, threads, &m, target)
+    return facts
 
 
 _LIMITS = {"read": LIMIT_READ, "int8": LIMIT_INT8, "f32": LIMIT_F32}
@@ -292,11 +335,16 @@ cdef class NativeProgram:
     cdef dict span         # Operation -> its first and last native operation
     cdef pyml_slice *slices
     cdef pyml_tile *tiles
+    cdef pyml_screen screen
+    cdef pyml_op *full_head  # what screen and rescore stand in for
+    cdef object screened     # their output, of a row a state, of which they write what they need
+    cdef object candidates   # ids and logits, counts of both kinds
     cdef int64_t slices_room
     cdef object interrupt  # what a signal handler raised
 
     def __cinit__(self, program, str level, int threads):
-        cdef int64_t n_matrices = sum(self._count_matrices(op) for op in program.operations)
+        operations = [*program.operations, *program.screening]
+        cdef int64_t n_matrices = sum(self._count_matrices(op) for op in operations)
         self.alive = []
         self.span = {}
         self.max_tokens = program.max_tokens
@@ -305,8 +353,8 @@ cdef class NativeProgram:
         self.p.threads = self.p.run.threads = threads
         self.buffers = <pyml_buffer *>calloc(len(program.buffers) + 1, sizeof(pyml_buffer))
         self.matrices = <pyml_matrix *>calloc(n_matrices + 1, sizeof(pyml_matrix))
-        self.p.ops = <pyml_op *>calloc(2 * len(program.operations) + 1, sizeof(pyml_op))
-        self.captures = <pyml_capture *>calloc(2 * len(program.operations) + 1, sizeof(pyml_capture))
+        self.p.ops = <pyml_op *>calloc(2 * len(operations) + 1, sizeof(pyml_op))
+        self.captures = <pyml_capture *>calloc(2 * len(operations) + 1, sizeof(pyml_capture))
         if not self.buffers or not self.matrices or not self.p.ops or not self.captures:
             raise OutOfMemoryError("no memory for the program's tables")
         self._set_geometry(program)
@@ -316,7 +364,7 @@ cdef class NativeProgram:
             self.buffers[buf.index].codes_only = True
         self.result = &self.buffers[program.result.index]
         cdef int64_t matrix = 0
-        for op in program.operations:
+        for op in operations:
             matrix += self._add(op, matrix)
         if self.p.run.kv.head_dim:
             self.p.run.partials = <float *>self._new(PARTIALS_FLOATS, np.float32)
@@ -433,7 +481,7 @@ cdef class NativeProgram:
         o.accumulate = q.get("accumulate", False)
         o.normalize = q.get("normalize", False)
         o.activation = _ACTIVATIONS.get(q.get("activation"), 0)
-        if op.kind in ("linear", "expert_linear", "embed"):
+        if op.kind in ("linear", "expert_linear", "embed", "screen", "rescore"):
             weights = (q["table"],) if op.kind == "embed" else q["matrices"]
             o.matrices = &self.matrices[matrix]
             o.n_matrices = len(weights) // q.get("n_experts", 1)
@@ -441,7 +489,9 @@ cdef class NativeProgram:
                 _fill_matrix(&self.matrices[matrix + used], weight)
                 self.alive.append(weight)
                 used += 1
-        if op.kind == "linear":
+        if op.kind in ("screen", "rescore"):
+            self._add_screen(o, op)
+        elif op.kind == "linear":
             o.weight = self._floats(q["bias"])
         elif op.kind == "embed":
             self.vocabulary = min(self.vocabulary, q["table"].shape[0])
@@ -475,6 +525,43 @@ cdef class NativeProgram:
             self.span[op] = (self.p.n_ops - 1, self.p.n_ops)
             self.p.n_ops += 1
         return used
+
+    cdef int _add_screen(self, pyml_op *o, op) except -1:
+        """Tables of the states that a run may screen for. Their pages take memory as they are used."""
+        o.skip = True
+        o.scale = op.params["margin"]
+        o.screen = &self.screen
+        if op.kind == "rescore":  # the same matrix, after it was screened
+            return 0
+        cdef int64_t n = o.matrices.n, panels = (o.matrices.n + PANEL - 1) // PANEL
+        self.full_head = o - 1
+        self.alive.append(op.params["facts"])
+        self.screen.facts = <const uint16_t *>_address(op.params["facts"])
+        self.screen.lower = <float *>self._new(SCREEN_STATES * panels, np.float32)
+        self.screen.upper = <float *>self._new(SCREEN_STATES * panels, np.float32)
+        self.screen.threshold = <float *>self._new(SCREEN_STATES, np.float32)
+        self.screen.heap = <float *>self._new(SCREEN_STATES * SCREEN_MAX_TOP, np.float32)
+        ids, logits = aligned_empty((SCREEN_STATES, n), np.int32), aligned_empty((SCREEN_STATES, n), np.float32)
+        counts, rescored = aligned_empty((2, SCREEN_STATES), np.int64)
+        self.screen.ids, self.screen.logits = <int32_t *>_address(ids), <float *>_address(logits)
+        self.screen.count, self.screen.rescored = <int64_t *>_address(counts), <int64_t *>_address(rescored)
+        self.candidates = ids, logits, counts, rescored
+        self.screened = aligned_empty((SCREEN_STATES, n), np.float32)
+        return 0
+
+    cdef int _choose_head(self, int64_t top) except -1:
+        """All logits, or with ``top`` > 0 the largest ones alone."""
+        if not self.full_head:
+            if top:
+                raise ShapeError("run: this program has no head that can be screened")
+            return 0
+        self.full_head[0].skip = top > 0
+        self.full_head[1].skip = self.full_head[2].skip = top == 0
+        if top and (top > SCREEN_MAX_TOP or self.p.run.outputs > SCREEN_STATES):
+            raise ShapeError(f"run: expected at most {SCREEN_STATES} wanted positions and {SCREEN_MAX_TOP} logits of each, "
+                             f"got {self.p.run.outputs} and {top}")
+        self.screen.k = top
+        return 0
 
     cdef list _load_batch(self, list slices):
         """Fill the run's tables; returns the slices' address tables, which cannot be resized as long as it is held."""
@@ -595,8 +682,10 @@ cdef class NativeProgram:
             begin = end
         return parts
 
-    def run(self, slices, bint timed=False, captures=(), StopFlag stop=None):
+    def run(self, slices, bint timed=False, captures=(), StopFlag stop=None, int64_t top=0):
         """Run every operation once; float32 rows of the last one's output. Fills the captures' arrays.
+
+        With ``top``, the head is screened for so many of the largest logits: a list of (ids, logits, rows rescored).
 
         Raises:
             ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called, or ``stop`` told it to.
@@ -610,8 +699,9 @@ cdef class NativeProgram:
             tables = self._load_batch(slices)
         except (OverflowError, TypeError) as error:
             raise ShapeError(f"run: expected whole numbers for ids, wanted positions and start: {error}") from None
+        self._choose_head(top)
         rows = self.p.run.outputs if self.result.outputs else self.p.run.tokens * self.result.copies
-        out = np.empty((rows, self.result.width), np.float32)
+        out = self.screened if top else np.empty((rows, self.result.width), np.float32)
         self.result.f = <float *>_address(out)
         self.interrupt = None
         self.p.cancel = 0
@@ -630,7 +720,12 @@ cdef class NativeProgram:
                 self._end_captures()
         for wanted in captures:
             wanted.arrays = self._slice_arrays(wanted, arrays[wanted.operation, wanted.what], slices)
-        return out
+        return self._candidates() if top else out
+
+    cdef list _candidates(self):
+        ids, logits, counts, rescored = self.candidates
+        return [(ids[s, :count].astype(np.int64), logits[s, :count].copy(), int(rescored[s]))
+                for s, count in enumerate(counts[: self.p.run.outputs].tolist())]
 
     def cancel(self):
         """Stop the run in progress, from any thread."""

@@ -7,6 +7,10 @@ table below; a plane holds that field of all blocks of the chunk, unit by unit, 
 weights' codes (or two scales) of 16 rows. Stored bits stay as they are, but for two fields that are re-ordered for the
 kernels' sake (:class:`Field`).
 
+A q8_0 matrix may be *split*: its unsigned codes are then two planes of nibbles, and the low ones of all panels follow
+on everything else, so that a coarse pass over a vocabulary's head reads the first half of it from front to end
+(:func:`pyml_core.reference.screen_bounds`). Its size is the same.
+
 This is the specification in NumPy; the compiled packer is tested against it.
 """
 
@@ -16,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .dtypes import ByteSource, U8Array, as_bytes, block_type, check_shape, checked_bytes
 from .errors import ShapeError
@@ -65,6 +70,8 @@ FIELDS: dict[str, tuple[Field, ...]] = {
     "q6_K": (_F("d", 208, 2, 1), _F("scales", 192, 1, 16), _F("qh", 128, 4, 16), _F("ql", 0, 4, 32)),
 }
 
+_SPLIT_FIELDS = (_F("d", 0, 2, 1), _F("high", 2, 4, 4), _F("low", 18, 4, 4))
+
 
 def padded_rows(rows: int) -> int:
     """``rows`` rounded up to whole panels."""
@@ -84,24 +91,36 @@ def packed_nbytes(dtype: str, shape: Sequence[int]) -> int:
     return padded_rows(rows) // PANEL_ROWS * panel_nbytes(dtype, columns)
 
 
-def pack(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> U8Array:
-    """The stored matrix (N, K) in panels: flat uint8, aligned to 64 bytes.
+def pack(buffer: ByteSource, dtype: str, shape: Sequence[int], split: bool = False) -> U8Array:
+    """The stored matrix (N, K) in panels: flat uint8, aligned to 64 bytes; ``split``: q8_0 in planes of nibbles.
 
     Raises:
-        ShapeError: no matrix of at least one row and column, or not the bytes of one.
+        ShapeError: no matrix of at least one row and column, or not the bytes of one; ``split`` of another type.
     """
     rows, columns = matrix_shape(shape)
+    check_split(dtype, split)
     stored = checked_bytes(buffer, dtype, (rows, columns)).reshape(rows, -1)
+    if split:
+        stored = _split_codes(stored)
     packed = aligned_empty(packed_nbytes(dtype, shape)).reshape(-1, panel_nbytes(dtype, columns))
     packed[:] = 0
     whole = rows // PANEL_ROWS
-    _fill_panels(stored[: whole * PANEL_ROWS], PANEL_ROWS, dtype, columns, packed[:whole])
+    _fill_panels(stored[: whole * PANEL_ROWS], PANEL_ROWS, dtype, columns, packed[:whole], split)
     if rows % PANEL_ROWS:
-        _fill_panels(stored[whole * PANEL_ROWS :], rows % PANEL_ROWS, dtype, columns, packed[whole:])
+        _fill_panels(stored[whole * PANEL_ROWS :], rows % PANEL_ROWS, dtype, columns, packed[whole:], split)
+    if split:
+        low = _low_columns(columns)
+        return np.concatenate([packed[:, ~low].reshape(-1), packed[:, low].reshape(-1)])
     return packed.reshape(-1)
 
 
-def unpack(packed: ByteSource, dtype: str, shape: Sequence[int]) -> U8Array:
+def check_split(dtype: str, split: bool) -> None:
+    """ShapeError if a matrix of this type cannot be packed so."""
+    if split and dtype != "q8_0":
+        raise ShapeError(f"pack: expected q8_0 to be split into nibbles, got {dtype}")
+
+
+def unpack(packed: ByteSource, dtype: str, shape: Sequence[int], split: bool = False) -> U8Array:
     """The stored bytes of a packed matrix (N, K): the inverse of :func:`pack`, flat uint8.
 
     Raises:
@@ -112,18 +131,42 @@ def unpack(packed: ByteSource, dtype: str, shape: Sequence[int]) -> U8Array:
     expected = packed_nbytes(dtype, shape)
     if data.size != expected:
         raise ShapeError(f"packed {dtype} of shape {(rows, columns)}: expected {expected} bytes, got {data.size}")
-    panels = data.reshape(-1, panel_nbytes(dtype, columns))
+    panels = _as_panels(data, dtype, columns, split)
     kind = block_type(dtype)
     stored = np.empty((len(panels), PANEL_ROWS, columns // kind.block_size, kind.type_size), np.uint8)
     offset = 0
-    for field, first, blocks in _planes(dtype, columns):
+    for field, first, blocks in _planes(dtype, columns, split):
         size = PANEL_ROWS * field.unit * field.count * blocks
         plane = panels[:, offset : offset + size].view(_UNITS[field.unit])
         units = plane.reshape(len(panels), blocks, field.count, PANEL_ROWS).transpose(0, 3, 1, 2)
         part = np.ascontiguousarray(units).view(np.uint8)
         stored[:, :, first : first + blocks, _span(field)] = _decode(part, field.recode)
         offset += _padded(size)
-    return stored.reshape(len(panels) * PANEL_ROWS, -1)[:rows].reshape(-1)
+    stored = stored.reshape(len(panels) * PANEL_ROWS, -1)[:rows]
+    return (_join_codes(stored) if split else stored).reshape(-1)
+
+
+def _as_panels(packed: U8Array, dtype: str, columns: int, split: bool = False) -> U8Array:
+    """All of a packed matrix panel by panel: uint8 (panels, bytes), a copy where it is split."""
+    size = panel_nbytes(dtype, columns)
+    if not split:
+        return packed.reshape(-1, size)
+    low = _low_columns(columns)
+    panels = np.empty((packed.size // size, size), np.uint8)
+    middle = len(panels) * int((~low).sum())
+    panels[:, ~low] = packed[:middle].reshape(len(panels), -1)
+    panels[:, low] = packed[middle:].reshape(len(panels), -1)
+    return panels
+
+
+def take(packed: U8Array, dtype: str, columns: int, index: npt.NDArray[np.intp], split: bool = False) -> U8Array:
+    """Some panels of a packed matrix as a packed matrix."""
+    size = panel_nbytes(dtype, columns)
+    if not split:
+        return packed.reshape(-1, size)[index].reshape(-1)
+    middle = packed.size // size * int((~_low_columns(columns)).sum())
+    halves = (packed[:middle], packed[middle:])
+    return np.concatenate([half.reshape(packed.size // size, -1)[index].reshape(-1) for half in halves])
 
 
 def aligned_empty(nbytes: int) -> U8Array:
@@ -141,27 +184,57 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     return dims[0], dims[1]
 
 
-def _planes(dtype: str, columns: int) -> Iterator[tuple[Field, int, int]]:
+def _planes(dtype: str, columns: int, split: bool = False) -> Iterator[tuple[Field, int, int]]:
     """The planes of a panel in order: field, first block, number of blocks."""
     block_size = block_type(dtype).block_size
     for start in range(0, columns, CHUNK_COLUMNS):
         blocks = min(CHUNK_COLUMNS, columns - start) // block_size
-        for field in FIELDS[dtype]:
+        for field in _SPLIT_FIELDS if split else FIELDS[dtype]:
             yield field, start // block_size, blocks
 
 
-def _fill_panels(stored: U8Array, rows: int, dtype: str, columns: int, out: U8Array) -> None:
+def _fill_panels(stored: U8Array, rows: int, dtype: str, columns: int, out: U8Array, split: bool) -> None:
     """Pack rows, so many a panel, into zeroed panels."""
     kind = block_type(dtype)
     source = stored.reshape(len(out), rows, columns // kind.block_size, kind.type_size)
     offset = 0
-    for field, first, blocks in _planes(dtype, columns):
+    for field, first, blocks in _planes(dtype, columns, split):
         part = _encode(source[:, :, first : first + blocks, _span(field)], field.recode)
         units = part.view(_UNITS[field.unit]).transpose(0, 2, 3, 1)
         size = PANEL_ROWS * field.unit * field.count * blocks
         plane = out[:, offset : offset + size].view(_UNITS[field.unit])
         plane.reshape(len(out), blocks, field.count, PANEL_ROWS)[..., :rows] = units
         offset += _padded(size)
+
+
+def _low_columns(columns: int) -> npt.NDArray[np.bool_]:
+    """Which bytes of a split panel are low nibbles."""
+    parts = []
+    for field, _, blocks in _planes("q8_0", columns, split=True):
+        parts.append(np.full(_padded(PANEL_ROWS * field.unit * field.count * blocks), field.name == "low"))
+    return np.concatenate(parts)
+
+
+def _split_codes(stored: U8Array) -> U8Array:
+    """Rows of q8_0 blocks, the codes of each as 16 bytes of high nibbles of ``code + 128`` and 16 of low ones.
+
+    Byte i of either has the nibbles of elements i (its low half) and 16 + i.
+    """
+    blocks = stored.reshape(*stored.shape[:-1], -1, 34).copy()
+    codes = blocks[..., 2:] ^ np.uint8(0x80)
+    first, second = codes[..., :16], codes[..., 16:]
+    blocks[..., 2:18] = first >> 4 | second & 0xF0
+    blocks[..., 18:] = first & 0x0F | second << 4
+    return blocks.reshape(stored.shape)
+
+
+def _join_codes(stored: U8Array) -> U8Array:
+    """The inverse of :func:`_split_codes`."""
+    blocks = stored.reshape(*stored.shape[:-1], -1, 34).copy()
+    high, low = blocks[..., 2:18].copy(), blocks[..., 18:].copy()
+    blocks[..., 2:18] = (high << 4 | low & 0x0F) ^ 0x80
+    blocks[..., 18:] = (high & 0xF0 | low >> 4) ^ 0x80
+    return blocks.reshape(stored.shape)
 
 
 def _span(field: Field) -> slice:

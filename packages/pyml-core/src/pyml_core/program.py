@@ -24,6 +24,7 @@ from . import _native, cpu
 from .cancel import current_flag
 from .errors import ShapeError
 from .kv_layout import KVLayout, PageTable
+from .screen import MARGIN, MAX_STATES, MAX_TOP, TopLogits, top_of
 from .tensor import PackedMatrix, Tensor, pack
 from .timing import Capture, Timings
 
@@ -134,6 +135,7 @@ class Program:
         self.buffers: list[Buffer] = []
         self.operations: list[Operation] = []
         self.result: Buffer | None = None
+        self.screening: tuple[Operation, ...] = ()
         self._native: _native.NativeProgram | None = None
         self._lock = threading.Lock()
         _living.add(self)
@@ -237,6 +239,33 @@ class Program:
         if not cap > 0:
             raise ShapeError(f"{name}: expected a cap above 0, got {cap}")
         return self._add("soft_cap", name, (x,), x, cap=float(cap))
+
+    def screen(self, margin: float = MARGIN) -> None:
+        """Let :meth:`run_top` find the largest outputs of the last operation without computing all of them.
+
+        That operation is a linear layer of one split matrix, without bias, on rows of wanted positions; nothing comes
+        after it. In such runs two operations take its place, ``<its name>.screen`` and ``.rescore`` (``screening``).
+
+        Args:
+            margin: standard deviations between a coarse output and its bounds, see :mod:`pyml_core.screen`.
+
+        Raises:
+            ShapeError: it is anything else, or the program has run already.
+        """
+        if self._native is not None:
+            raise ShapeError("screen: the program has run already; declare every operation before its first run")
+        last = self.operations[-1] if self.operations else None
+        if (
+            last is None or last.kind != "linear" or last.output.rows != "outputs" or last.params["accumulate"]
+            or last.params["bias"] is not None or [matrix.split for matrix in last.params["matrices"]] != [True]
+        ):  # fmt: skip
+            raise ShapeError("screen: expected the last operation to be a linear layer of one split matrix")
+        matrices = last.params["matrices"]
+        facts = _native.screen_facts(matrices[0], self.level, self.threads)
+        params = {"matrices": matrices, "facts": facts, "margin": float(margin)}
+        self.screening = tuple(
+            Operation(kind, f"{last.name}.{kind}", last.inputs, last.output, params) for kind in ("screen", "rescore")
+        )
 
     def select(self, name: str, x: Buffer, out: Buffer) -> Buffer:
         """``out[p] = x[row of wanted position p]``: from a row a token to a row a wanted position."""
@@ -391,6 +420,48 @@ class Program:
             result = native.run(slices, True, captures, current_flag())
             return result, Timings(self.operations, self.kv, slices, native.timings())
 
+    def run_top(self, slices: Sequence[Slice], k: int) -> list[TopLogits]:
+        """:meth:`run`, for the ``k`` largest outputs of each wanted position alone, and those tied with the last.
+
+        The head is screened where :meth:`screen` was declared and a run of so many positions and outputs can be;
+        otherwise all of it is computed. The results are the same.
+
+        Raises:
+            ShapeError: as :meth:`run`, or a ``k`` below 1. Cancelled: as :meth:`run`.
+        """
+        return self._run_top(slices, k, timed=False)[0]
+
+    def run_top_timed(
+        self, slices: Sequence[Slice], k: int, captures: Sequence[Capture] = ()
+    ) -> tuple[list[TopLogits], Timings]:
+        """:meth:`run_top`, with what every operation took; fills the captures' arrays (of all outputs: no screen)."""
+        found, timings = self._run_top(slices, k, timed=True, captures=captures)
+        if timings is None:
+            raise ShapeError("the program has no operations")
+        return found, timings
+
+    def _run_top(
+        self, slices: Sequence[Slice], k: int, timed: bool, captures: Sequence[Capture] = ()
+    ) -> tuple[list[TopLogits], Timings | None]:
+        if k < 1:
+            raise ShapeError(f"run: expected at least 1 output of each position, got {k}")
+        wanted = sum(len(part.outputs) for part in slices)
+        full = not self.screening or k > MAX_TOP or wanted > MAX_STATES
+        full = full or any(capture.operation.output is self.result for capture in captures)
+        if full:
+            if timed:
+                rows, timings = self.run_timed(slices, captures)
+                return [top_of(row, k) for row in rows], timings
+            return [top_of(row, k) for row in self.run(slices)], None
+        with self._lock:
+            native = self._compiled()
+            found = [TopLogits(*one) for one in native.run(slices, timed, captures, current_flag(), top=k)]
+            if not timed:
+                return found, None
+            operations = [*self.operations[:-1], *self.screening]
+            rescored = sum(one.rescored for one in found)
+            return found, Timings(operations, self.kv, slices, native.timings(), rescored)
+
     def run_after(self, name: str, rows: npt.ArrayLike) -> F32Array:
         """What the operations after the one of this name make of other rows: (R, its width) to the last output (R, W).
 
@@ -445,6 +516,8 @@ class Program:
     def _add(self, kind: str, name: str, inputs: tuple[Buffer, ...], out: Buffer, **params: Any) -> Buffer:
         if self._native is not None:
             raise ShapeError(f"{name}: the program has run already; declare every operation before its first run")
+        if self.screening:
+            raise ShapeError(f"{name}: nothing can come after {self.operations[-1].name}, which is screened")
         for buf in (*inputs, out):
             if not 0 <= buf.index < len(self.buffers) or self.buffers[buf.index] is not buf:
                 raise ShapeError(f"{name}: {buf.name} is not a buffer of this program")

@@ -33,6 +33,9 @@ Weight = Tensor | PackedMatrix
 ACTIVATION_BLOCK = 32
 """Activations that share a scale in their int8 copy."""
 
+UNIFORM_ERROR = 21.25
+"""Variance of a nibble if all its values are alike: (16^2 - 1) / 12."""
+
 _F16_MAX = float(np.finfo(np.float16).max)
 _LINEAR_ROWS = 8192  # rows of a weight that are expanded at a time, which bounds the temporaries
 
@@ -546,6 +549,72 @@ def top_k(x: F32Array, k: int) -> tuple[npt.NDArray[np.intp], F32Array]:
         raise ShapeError(f"top_k: expected k from 1 to {x.shape[-1]}, got {k}")
     index = np.argsort(-x, axis=-1, kind="stable")[..., :k]
     return index, np.take_along_axis(x, index, axis=-1)
+
+
+# ---- the screen of a vocabulary's head. Source: the bounds are pyml's own, docs/decisions/0014-screened-head.md
+
+
+class ScreenFacts(NamedTuple):
+    """What a screen knows of every row of a q8_0 matrix, each float32 (N): see :func:`screen_facts`."""
+
+    alpha: F32Array
+    beta: F32Array
+    deviation: F32Array
+    lean: F32Array
+
+
+def screen_facts(weight: Weight) -> ScreenFacts:
+    """How the low nibbles of every row of a q8_0 matrix (N, K) follow from the high ones: code = 16 h + l - 128.
+
+    ``l ~ alpha h + beta`` is a least-squares fit, weighted with the squares of the blocks' scales; ``deviation`` is the
+    root mean square of what is left, but not below that of nibbles of all values alike; ``lean`` is the energy of what
+    is left by that of the coarse row. They are float16 numbers.
+    """
+    stored = weight.unpack() if isinstance(weight, PackedMatrix) else weight
+    expanded = expand(stored.data, stored.dtype, stored.shape)
+    codes = expanded.codes.astype(np.int64) + 128
+    h, low = (codes >> 4).astype(np.float64), (codes & 15).astype(np.float64)
+    shares = np.repeat(expanded.scale.astype(np.float64) ** 2, ACTIVATION_BLOCK, axis=1)
+    total = shares.sum(axis=1, keepdims=True)
+    shares /= np.where(total > 0, total, 1)
+
+    def mean(x: F64Array) -> F64Array:
+        return np.asarray((shares * x).sum(axis=1))
+
+    variance = mean(h * h) - mean(h) ** 2
+    varies = variance > 1e-3
+    alpha = np.where(varies, (mean(h * low) - mean(h) * mean(low)) / np.where(varies, variance, 1), 0)
+    alpha = alpha.astype(np.float16).astype(np.float64)
+    beta = (mean(low) - alpha * mean(h)).astype(np.float16).astype(np.float64)
+    coarse = (16 + alpha[:, None]) * h + beta[:, None] - 128
+    error = np.maximum(mean((codes - 128 - coarse) ** 2), UNIFORM_ERROR)
+    energy = mean(coarse**2)
+    lean = np.where(energy > 0, np.minimum(error / np.where(energy > 0, energy, 1), 8), 0)
+    return ScreenFacts(*(_f32(x.astype(np.float16)) for x in (alpha, beta, 1.001 * np.sqrt(error), lean)))
+
+
+def screen_bounds(x: F32Array, weight: Weight, facts: ScreenFacts, margin: float) -> tuple[F32Array, F32Array]:
+    """Bounds (T, N) on ``linear(x, weight)`` from the high nibbles h of a q8_0 matrix (N, K); scales s, codes a::
+
+        A = sum s_w s_x sum_k h a     B = sum s_w s_x sum_k a     V = sum s_w^2 s_x^2 sum_k a^2
+        coarse = (16 + alpha) A + (beta - 128) B
+        lower = coarse - margin deviation sqrt(V)
+        upper = coarse + margin deviation sqrt(V) + lean max(coarse, 0)
+
+    A row that points along a state leans towards its own error: that is the last term.
+    """
+    stored = weight.unpack() if isinstance(weight, PackedMatrix) else weight
+    expanded = expand(stored.data, stored.dtype, stored.shape)
+    rows, scale = quantize_activations(x), expanded.scale.astype(np.float64)
+    n_blocks = scale.shape[1]
+    codes = rows.codes.astype(np.float64).reshape(len(x), n_blocks, ACTIVATION_BLOCK)
+    h = (expanded.codes.astype(np.int64) + 128 >> 4).astype(np.float64).reshape(len(scale), n_blocks, ACTIVATION_BLOCK)
+    a = np.einsum("tbk,nbk,tb,nb->tn", codes, h, rows.scales, scale, optimize=True)
+    b = (rows.scales * codes.sum(axis=2)) @ scale.T
+    v = (rows.scales.astype(np.float64) ** 2 * (codes**2).sum(axis=2)) @ (scale**2).T
+    coarse = (16.0 + facts.alpha) * a + (facts.beta - 128.0) * b
+    spread = margin * facts.deviation * np.sqrt(v)
+    return _f32(coarse - spread), _f32(coarse + spread + facts.lean * np.maximum(coarse, 0))
 
 
 # ---- packing

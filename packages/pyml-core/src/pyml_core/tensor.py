@@ -145,11 +145,13 @@ class PackedMatrix:
         data: the packed bytes, flat, aligned to 64 bytes.
         dtype: block type; packing keeps the stored bits.
         shape: (N, K).
+        split: q8_0 in two planes of nibbles, for a head that is screened (see :mod:`pyml_core.screen`).
     """
 
     data: U8Array
     dtype: str
     shape: tuple[int, int]
+    split: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -167,6 +169,11 @@ class PackedMatrix:
         return block_type(self.dtype).quantized
 
     @property
+    def kernel_type(self) -> int:
+        """The block type as kernels number it: GGUF's number, or one of pyml's own for another layout."""
+        return _native.SPLIT_Q8_0 if self.split else block_type(self.dtype).ggml_id
+
+    @property
     def row_padded(self) -> int:
         """N rounded up to whole panels."""
         return panels.padded_rows(self.shape[0])
@@ -179,14 +186,14 @@ class PackedMatrix:
         """
         columns = self.shape[1]
         if rows is None:
-            return Tensor(panels.unpack(self.data, self.dtype, self.shape), self.dtype, self.shape)
+            return Tensor(panels.unpack(self.data, self.dtype, self.shape, self.split), self.dtype, self.shape)
         index = row_index(rows, self.shape[0])
         wanted, where = np.unique(index // panels.PANEL_ROWS, return_inverse=True)
         if not len(wanted):
             return Tensor(np.empty(0, np.uint8), self.dtype, (0, columns))
-        part = self.data.reshape(-1, panels.panel_nbytes(self.dtype, columns))[wanted]
+        part = panels.take(self.data, self.dtype, columns, wanted, self.split)
         shape = (len(wanted) * panels.PANEL_ROWS, columns)
-        stored = Tensor(panels.unpack(part, self.dtype, shape), self.dtype, shape)
+        stored = Tensor(panels.unpack(part, self.dtype, shape, self.split), self.dtype, shape)
         return stored.take_rows(where * panels.PANEL_ROWS + index % panels.PANEL_ROWS)
 
     def dequantize(self, rows: npt.ArrayLike | None = None) -> F32Array:
@@ -219,19 +226,21 @@ def pack(source: Tensor | ByteSource, dtype: str | None = None, shape: Sequence[
     return pack_parts([source], source.dtype, source.shape)
 
 
-def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int]) -> PackedMatrix:
+def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int], split: bool = False) -> PackedMatrix:
     """Pack a weight (N, K) that comes in pieces, so that it is never in memory twice.
 
     Args:
         parts: consecutive rows, each part a multiple of 16 of them but for the last; all of type ``dtype``.
         dtype: block type.
         shape: (N, K).
+        split: see :class:`PackedMatrix`.
 
     Raises:
-        ShapeError: parts that are not these rows.
+        ShapeError: parts that are not these rows, or a type that cannot be split.
     """
     n_rows, columns = panels.matrix_shape(shape)
-    kind = block_type(dtype).ggml_id
+    panels.check_split(dtype, split)
+    kind = _native.SPLIT_Q8_0 if split else block_type(dtype).ggml_id
     packed = _native.aligned_empty((panels.packed_nbytes(dtype, (n_rows, columns)),), np.uint8)
     done = 0
     for part in parts:
@@ -242,7 +251,7 @@ def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int]) -> Pac
         done += rows
     if done != n_rows:
         raise ShapeError(f"pack: expected {n_rows} rows, got {done}")
-    return PackedMatrix(packed, dtype, (n_rows, columns))
+    return PackedMatrix(packed, dtype, (n_rows, columns), split)
 
 
 def row_index(index: npt.ArrayLike, length: int) -> npt.NDArray[np.intp]:

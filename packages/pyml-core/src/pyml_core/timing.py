@@ -87,6 +87,7 @@ class OpTiming:
         flops: multiplications and additions (2 a multiply-add), integer ones included.
         busy: share of the threads' time that was work, 0..1; the rest was waiting for the slowest.
         laps: every thread's part.
+        rescored: of ``rescore``: rows whose logits were computed, for all wanted positions together; else 0.
     """
 
     operation: Operation
@@ -97,6 +98,7 @@ class OpTiming:
     flops: int
     busy: float
     laps: Sequence[Lap] = ()
+    rescored: int = 0
 
 
 @dataclass(eq=False)
@@ -142,9 +144,15 @@ class Timings(Sequence[OpTiming]):
     """A run's timings in the order of its operations, worked out when first looked at: a run pays for its clock."""
 
     def __init__(
-        self, operations: Sequence[Operation], kv: KVLayout | None, slices: Sequence[Slice], measured: tuple[Any, ...]
+        self,
+        operations: Sequence[Operation],
+        kv: KVLayout | None,
+        slices: Sequence[Slice],
+        measured: tuple[Any, ...],
+        rescored: int = 0,
     ) -> None:
         self._operations, self._kv, self._measured = operations, kv, measured
+        self._rescored = rescored
         self._spans = [(part.start, len(part.ids)) for part in slices]
         self._tokens = sum(count for _, count in self._spans)
         self._outputs = sum(len(part.outputs) for part in slices)
@@ -188,7 +196,8 @@ class Timings(Sequence[OpTiming]):
             found = Laps(
                 threads, partial(_laps, laps[at], laps[copy] if copy > at else None, begin, len(names), ms_a_tick)
             )
-            yield OpTiming(operation, begin, wall, parts, moved, flops, share, found)
+            rescored = self._rescored if operation.kind == "rescore" else 0
+            yield OpTiming(operation, begin, wall, parts, moved, flops, share, found, rescored)
 
     def _cost(self, op: Operation) -> tuple[int, int]:
         """Bytes moved and arithmetic operations."""
@@ -204,6 +213,12 @@ class Timings(Sequence[OpTiming]):
         elif op.kind == "linear":
             moved += sum(matrix.nbytes for matrix in op.params["matrices"])
             flops *= 2 * op.inputs[0].width
+        elif op.kind == "screen":
+            moved = 4 * rows * op.inputs[0].width + coarse_nbytes(op)
+            flops *= 2 * op.inputs[0].width
+        elif op.kind == "rescore":
+            moved = self._rescored * op.params["matrices"][0].nbytes // op.output.width
+            flops = 2 * self._rescored * op.inputs[0].width
         elif op.kind == "attention" and self._kv is not None:
             window, keys, pairs = op.params["window"], 0, 0
             for start, count in self._spans:
@@ -213,6 +228,12 @@ class Timings(Sequence[OpTiming]):
             moved += keys * self._kv.layer_bytes // PAGE_TOKENS
             flops = 4 * pairs * op.params["n_heads"] * self._kv.head_dim
         return moved, flops
+
+
+def coarse_nbytes(screen: Operation) -> int:
+    """Bytes that a screen reads of a head: scales and high nibbles, 9 of 17 bytes, and the facts of the rows."""
+    nbytes: int = screen.params["matrices"][0].nbytes * 9 // 17 + screen.params["facts"].nbytes
+    return nbytes
 
 
 def _laps(columns: I64Array, copying: I64Array | None, begin: int, n_phases: int, ms_a_tick: float) -> tuple[Lap, ...]:

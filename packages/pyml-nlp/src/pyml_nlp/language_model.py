@@ -8,10 +8,10 @@ from __future__ import annotations
 import operator
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from .structured.grammar import one_grammar
 
 if TYPE_CHECKING:
     from pyml_core.kv_layout import KVLayout
+    from pyml_core.screen import TopLogits
     from pyml_nn.kv_cache import KVCache
     from pyml_nn.model import Model
     from pyml_nn.model import Request as Slice
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 F32Array = npt.NDArray[np.float32]
+R = TypeVar("R")
 
 
 class LanguageModel:
@@ -457,15 +459,29 @@ class LanguageModel:
         """
         return self.timed_forward(batch)[0]
 
+    def forward_top(self, batch: Sequence[Slice], k: int) -> list[list[TopLogits]]:
+        """:meth:`forward` where the ``k`` largest logits of a position are enough; a screened head finds them sooner.
+
+        Returns for every sequence one :class:`pyml_core.TopLogits` a position. See :meth:`pyml_nn.Model.forward_top`.
+        """
+        return self.timed_forward_top(batch, k)[0]
+
     def timed_forward(self, batch: Sequence[Slice]) -> tuple[list[F32Array], float]:
         """:meth:`forward` and its milliseconds; prints the lines about it that the log levels ask for."""
+        return self._timed(lambda: self.model.forward(batch))
+
+    def timed_forward_top(self, batch: Sequence[Slice], k: int) -> tuple[list[list[TopLogits]], float]:
+        """The same of :meth:`forward_top`."""
+        return self._timed(lambda: self.model.forward_top(batch, k))
+
+    def _timed(self, run: Callable[[], R]) -> tuple[R, float]:
         timed = logs.wants_timings()
         start = time.perf_counter()
         if not timed:
-            results = self.model.forward(batch)
+            results = run()
             return results, (time.perf_counter() - start) * 1e3
         with self.model.trace() as trace:
-            results = self.model.forward(batch)
+            results = run()
         ms = (time.perf_counter() - start) * 1e3
         logs.log_events(trace.events)
         return results, ms

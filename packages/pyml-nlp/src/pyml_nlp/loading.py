@@ -38,6 +38,7 @@ def load(
     prefill_chunk: int = 512,
     *,
     cache_bytes: int = DEFAULT_BYTES,
+    screen: bool = True,
     progress: Progress | None = None,
 ) -> LanguageModel:
     """Load a language model.
@@ -51,6 +52,8 @@ def load(
         context_len: most positions of a sequence; None: as many as the model was made for.
         prefill_chunk: most tokens of a prompt that run at once, for which buffers are kept.
         cache_bytes: most bytes of keys and values kept of earlier texts, for prompts that begin alike; 0: none.
+        screen: find the most probable tokens from half of the bytes of a large q8_0 head, where they alone decide; see
+            :mod:`pyml_core.screen`. False: always compute all logits.
         progress: called while weights are read, with the bytes read and all bytes.
 
     Raises:
@@ -69,7 +72,7 @@ def load(
     with open_weights(source) as files:
         description = describe(files)
         tokenizer = load_tokenizer(files if isinstance(files, GGUFFile) else files.path)
-        lm = _build(source, files, description, tokenizer, dtype, threads, context_len, prefill_chunk, progress)
+        lm = _build(source, files, description, tokenizer, dtype, threads, context_len, prefill_chunk, screen, progress)
     lm.prefix_cache = prefix_cache
     return lm
 
@@ -169,6 +172,7 @@ def _build(
     threads: int | None,
     context_len: int | None,
     prefill_chunk: int,
+    screen: bool,
     progress: Progress | None,
 ) -> LanguageModel:
     config, model_class = description.config, description.architecture.Model
@@ -189,7 +193,7 @@ def _build(
     plan.check()
     logs.load.info("  Loading tensors...")
     weights = _Reported(files, progress)
-    model = model_class(config, weights, dtype, threads, chunk)
+    model = model_class(config, weights, dtype, threads, chunk, screen)
     weights.report(weights.total)
     logs.load.info("  %d tensors loaded", len(files.tensors))
     if isinstance(files, SafetensorsFolder):

@@ -29,6 +29,7 @@ from .trace_tensors import TracedTensor, Wanted, after, joined, tensors_of
 
 if TYPE_CHECKING:
     from pyml_core.program import Operation, Program, Slice
+    from pyml_core.screen import TopLogits
     from pyml_core.timing import OpTiming
 
 F32Array = npt.NDArray[np.float32]
@@ -59,6 +60,7 @@ class Event:
         run: which program run of the step: long prompts take several.
         laps: each worker thread's part, of an operation or a phase: when it came to it, when it had no work left, and
             how many milliseconds of that it worked. A phase that threads enter many times is one stretch here.
+        rescored: of ``head.rescore``: rows whose logits were computed, for all positions together.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Event:
     shape: str = ""
     run: int = 0
     laps: Sequence[Lap] = ()
+    rescored: int = 0
 
     @property
     def busy_ms(self) -> float:
@@ -263,7 +266,8 @@ class Trace:
     def _kept(self, event: Event) -> bool:
         if self._keeps is None or self._keeps(event.name):
             return True
-        return trace_files.level_of(event) == "phase" and self._keeps(event.name.rpartition(".")[0])
+        parts = trace_files.level_of(event) == "phase" or event.name.endswith((".screen", ".rescore"))
+        return parts and self._keeps(event.name.rpartition(".")[0])
 
 
 def traces_of(model: object) -> list[Trace]:
@@ -317,18 +321,28 @@ class Recorder:
 
     def run(self, slices: Sequence[Slice]) -> F32Array:
         """One run of the program."""
-        if not self._tensors:
-            rows, timings = self._program.run_timed(slices)
-        else:
-            wanted = Wanted(self._tensors.values(), self._program)
-            rows, timings = self._program.run_timed(slices, wanted.captures)
-            for part, arrays in zip(slices, wanted.take(slices), strict=True):
-                sequence, start = self._kept[id(part.pages)]
-                for name, array in arrays.items():
-                    tail = after(array, self._tensors[name], min(max(0, start - part.start), len(part.ids)))
-                    self._found[name][sequence].append(tail)
+        wanted = Wanted(self._tensors.values(), self._program)
+        rows, timings = self._program.run_timed(slices, wanted.captures)
+        self._keep(slices, wanted)
         self._runs.append(TimedRun(sum(len(part.ids) for part in slices), len(rows), timings))
         return rows
+
+    def run_top(self, slices: Sequence[Slice], k: int) -> list[TopLogits]:
+        """One run for the ``k`` largest logits of each position."""
+        wanted = Wanted(self._tensors.values(), self._program)
+        found, timings = self._program.run_top_timed(slices, k, wanted.captures)
+        self._keep(slices, wanted)
+        self._runs.append(TimedRun(sum(len(part.ids) for part in slices), len(found), timings))
+        return found
+
+    def _keep(self, slices: Sequence[Slice], wanted: Wanted) -> None:
+        if not self._tensors:
+            return
+        for part, arrays in zip(slices, wanted.take(slices), strict=True):
+            sequence, start = self._kept[id(part.pages)]
+            for name, array in arrays.items():
+                tail = after(array, self._tensors[name], min(max(0, start - part.start), len(part.ids)))
+                self._found[name][sequence].append(tail)
 
     def close(self, kind: str) -> None:
         """Hand over to the traces what was recorded of a ``prefill`` or ``decode`` step."""
@@ -343,7 +357,7 @@ def _bytes_needed(program: Program, tensors: Iterable[TracedTensor], slices: Seq
 
 
 def _event_names(program: Program) -> Iterator[str]:
-    for operation in program.operations:
+    for operation in (*program.operations, *program.screening):
         yield operation.name
         yield from (f"{operation.name}.{part}" for part in _phases(operation))
         if operation.name.endswith(".attention.out"):
@@ -434,8 +448,8 @@ def _operation_events(timing: OpTiming, run: TimedRun, kind: str, step: int, num
     if ".attention." in name:
         phase = _PHASE_OF_OPERATION.get(name.rpartition(".")[2], "")
     common = (kind, step, run.tokens, timing.start_ns)
-    shape = _shape(operation, run)
-    yield Event(name, layer, phase, *common, timing.ms, timing.bytes, timing.flops, shape, number, timing.laps)
+    measured = (timing.ms, timing.bytes, timing.flops, _shape(timing, run))
+    yield Event(name, layer, phase, *common, *measured, number, timing.laps, timing.rescored)
     for part in _phases(operation):
         if part in timing.phases:
             laps = Laps(len(timing.laps), partial(_stretches, timing.laps, PHASES[operation.kind].index(part)))
@@ -486,11 +500,14 @@ def _phases(operation: Operation) -> list[str]:
     return [phase for phase in PHASES.get(operation.kind, ()) if has(phase)]
 
 
-def _shape(operation: Operation, run: TimedRun) -> str:
-    if operation.kind not in ("linear", "expert_linear") or operation.output is None:
+def _shape(timing: OpTiming, run: TimedRun) -> str:
+    operation = timing.operation
+    if operation.kind not in ("linear", "expert_linear", "screen", "rescore") or operation.output is None:
         return ""
-    matrices = operation.params["matrices"]
+    matrices, width = operation.params["matrices"], operation.output.width
     rows = run.outputs if operation.output.rows == "outputs" else run.tokens * operation.output.copies
+    if operation.kind == "rescore":  # each position has rows of its own
+        rows, width = 1, timing.rescored
     types = "+".join(dict.fromkeys(matrix.dtype for matrix in matrices))
     # Of a mixture of experts: all dispatched rows, and the matrices of one expert.
-    return f"[{rows},{matrices[0].shape[1]}]x[{operation.output.width},{matrices[0].shape[1]}] {types}"
+    return f"[{rows},{matrices[0].shape[1]}]x[{width},{matrices[0].shape[1]}] {types}"

@@ -30,6 +30,9 @@ F32Array = npt.NDArray[np.float32]
 DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
 """What a model's matrices can be asked to be stored as."""
 
+SCREENED_ROWS = 32768
+"""Rows from which on a head is worth screening."""
+
 PART_BYTES = 32 << 20
 """Bytes, as float32, of what is read and packed of a matrix at a time."""
 
@@ -136,6 +139,7 @@ class Weights:
         specs: internal name -> what the model wants.
         rules: how names are written.
         dtype: one of :data:`DTYPES`; see :func:`matrix_type`.
+        screen: pack the head so that it can be screened, where that pays (:func:`screened`).
 
     Attributes:
         gguf: whether the source uses GGUF's names and conventions (else Hugging Face's).
@@ -151,6 +155,7 @@ class Weights:
         specs: Mapping[str, Spec],
         rules: NameRules,
         dtype: str = "auto",
+        screen: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise WeightsError(f"dtype: expected one of {', '.join(DTYPES)}, found {show(dtype)}")
@@ -158,6 +163,7 @@ class Weights:
         self._dtype = dtype
         self._specs = specs
         self._digest = hashlib.blake2b(digest_size=16)
+        self._screen = screen
         self.n_params = 0
         names = self._source.names()
         self._stacked = Counter(spec.gguf for spec in specs.values() if spec.gguf_index is not None)
@@ -175,7 +181,9 @@ class Weights:
         shape, dtype = self._specs[name].shape, self._packed_type(name)
         if rows is not None:
             return pack(self._read(name).take_rows(rows).convert(dtype))
-        return pack_parts((part.convert(dtype) for part in self._parts(name)), dtype, shape)
+        head = "head.weight" if self.has("head.weight") else "embedding.weight"
+        split = self._screen and name == head and screened(dtype, shape)
+        return pack_parts((part.convert(dtype) for part in self._parts(name)), dtype, shape, split)
 
     def array(self, name: str) -> F32Array:
         """One norm, bias or position table as float32, which such weights always are."""
@@ -325,6 +333,11 @@ class Weights:
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a weight is packed and multiplied with; norms, biases and position tables are float32 arrays."""
     return len(shape) == 2 and name != "positions"
+
+
+def screened(dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a head (V, K) of this block type is packed for a screen: q8_0, and large enough to be much of a step."""
+    return dtype == "q8_0" and shape[0] >= SCREENED_ROWS
 
 
 def matrix_type(stored: str, shape: tuple[int, ...], dtype: str, gguf: bool) -> str:

@@ -11,12 +11,16 @@
  * Nothing is recomputed: panels keep the stored bits. Two exceptions help the kernels and are undone by unpacking: q8_0's codes
  * are stored unsigned (code ^ 0x80), and the high bits of q5_0 and q5_1 are spread so that bit g of byte i belongs to element
  * 4g + i. Rows past the matrix's last one are zero.
+ *
+ * A split q8_0 has two planes of nibbles of its unsigned codes, both in the order of q4_0's words: nibbles of words 0..3 of a block
+ * are elements 0..15 (low) and 16..31 (high). The planes of low nibbles of all panels follow on everything else, so that a coarse pass
+ * (level/screen.c) reads the first half of the matrix from front to end: what is skipped line by line is read all the same.
  */
 #include "pyml.h"
 
 #include <string.h>
 
-typedef enum { U16, BYTES, WORDS, WORDS_XOR_80, WORDS_SPREAD } field_kind;
+typedef enum { U16, BYTES, WORDS, WORDS_XOR_80, WORDS_SPREAD, HIGH_NIBBLES, LOW_NIBBLES } field_kind;
 
 typedef struct {
     field_kind kind;
@@ -32,6 +36,7 @@ typedef struct {
 /* Source of the stored layouts: ggml's ggml-common.h. */
 static const block_type table[] = {
     {TYPE_Q8_0, 32, 34, 2, {{U16, 0, 1}, {WORDS_XOR_80, 2, 8}}},
+    {TYPE_Q8_0_SPLIT, 32, 34, 3, {{U16, 0, 1}, {HIGH_NIBBLES, 2, 4}, {LOW_NIBBLES, 2, 4}}},
     {TYPE_Q4_0, 32, 18, 2, {{U16, 0, 1}, {WORDS, 2, 4}}},
     {TYPE_IQ4_NL, 32, 18, 2, {{U16, 0, 1}, {WORDS, 2, 4}}},
     {TYPE_Q4_1, 32, 20, 3, {{U16, 0, 1}, {U16, 2, 1}, {WORDS, 4, 4}}},
@@ -60,9 +65,12 @@ static int64_t plane_bytes(const field *f, int64_t blocks) {
 int pyml_chunk_bytes(int type, int64_t k) {
     const block_type *t = find(type);
     int64_t bytes = 0;
-    for (int i = 0; i < t->n_fields; i++) bytes += plane_bytes(&t->fields[i], k / t->block);
+    for (int i = 0; i < t->n_fields; i++)
+        if (t->fields[i].kind != LOW_NIBBLES) bytes += plane_bytes(&t->fields[i], k / t->block);
     return (int)bytes;
 }
+
+int64_t pyml_low_bytes(int type, int64_t k) { return type == TYPE_Q8_0_SPLIT ? k / 2 * PANEL : 0; }
 
 int64_t pyml_panel_bytes(int type, int64_t k) {
     int element = element_bytes(type);
@@ -89,6 +97,14 @@ static uint32_t spread(uint32_t word) {
     return result;
 }
 
+/* Nibbles of four codes (in the low half of the bytes) and of those 16 elements on (in the high half), from unsigned codes. */
+static uint32_t nibbles_of(const uint8_t *codes, bool high) {
+    uint32_t first, second;
+    memcpy(&first, codes, 4), memcpy(&second, codes + 16, 4);
+    first ^= 0x80808080u, second ^= 0x80808080u;
+    return high ? (first >> 4 & 0x0f0f0f0fu) | (second & 0xf0f0f0f0u) : (first & 0x0f0f0f0fu) | (second << 4 & 0xf0f0f0f0u);
+}
+
 static void pack_field(const field *f, const block_type *t, int64_t blocks, int row, const uint8_t *stored, uint8_t *plane) {
     for (int64_t b = 0; b < blocks; b++) {
         const uint8_t *source = stored + b * t->bytes + f->offset;
@@ -103,20 +119,22 @@ static void pack_field(const field *f, const block_type *t, int64_t blocks, int 
                 memcpy(&word, source + 4 * i, 4);
                 if (f->kind == WORDS_XOR_80) word ^= 0x80808080u;
                 if (f->kind == WORDS_SPREAD) word = spread(word);
+                if (f->kind == HIGH_NIBBLES || f->kind == LOW_NIBBLES) word = nibbles_of(source + 4 * i, f->kind == HIGH_NIBBLES);
                 memcpy(plane + 4 * at, &word, 4);
             }
         }
     }
 }
 
-static void pack_quantized_panel(const block_type *t, int64_t k, int64_t rows, const uint8_t *stored, uint8_t *packed) {
+static void pack_quantized_panel(const block_type *t, int64_t k, int64_t rows, const uint8_t *stored, uint8_t *packed, uint8_t *low) {
     int64_t row_bytes = k / t->block * t->bytes;
     for (int64_t k0 = 0; k0 < k; k0 += CHUNK) {
         int64_t blocks = (k - k0 < CHUNK ? k - k0 : CHUNK) / t->block;
         for (int i = 0; i < t->n_fields; i++) {
+            uint8_t **plane = t->fields[i].kind == LOW_NIBBLES ? &low : &packed;
             for (int64_t row = 0; row < rows; row++)
-                pack_field(&t->fields[i], t, blocks, (int)row, stored + row * row_bytes + k0 / t->block * t->bytes, packed);
-            packed += plane_bytes(&t->fields[i], blocks);
+                pack_field(&t->fields[i], t, blocks, (int)row, stored + row * row_bytes + k0 / t->block * t->bytes, *plane);
+            *plane += plane_bytes(&t->fields[i], blocks);
         }
     }
 }
@@ -127,16 +145,17 @@ static void pack_plain_panel(int element, int64_t k, int64_t rows, const uint8_t
             memcpy(packed + (i * PANEL + row) * element, stored + (row * k + i) * element, (size_t)element);
 }
 
-/* Pack panels begin..end of a matrix (n, k). `packed` is the whole matrix's memory, `stored` its first row. */
-void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, int64_t begin, int64_t end) {
-    int64_t panel_bytes = pyml_panel_bytes(type, k), row_bytes = pyml_stored_row_bytes(type, k);
+/* Pack panels begin..end of a matrix (n, k). `packed` (and `low`) are the whole matrix's memory, `stored` its first row. */
+void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low, int64_t begin, int64_t end) {
+    int64_t panel_bytes = pyml_panel_bytes(type, k), low_bytes = pyml_low_bytes(type, k), row_bytes = pyml_stored_row_bytes(type, k);
     int element = element_bytes(type);
     for (int64_t p = begin; p < end; p++) {
         int64_t rows = n - p * PANEL < PANEL ? n - p * PANEL : PANEL;
         const uint8_t *source = stored + p * PANEL * row_bytes;
         uint8_t *target = packed + p * panel_bytes;
         memset(target, 0, (size_t)panel_bytes);
+        if (low_bytes) memset(low + p * low_bytes, 0, (size_t)low_bytes);
         if (element) pack_plain_panel(element, k, rows, source, target);
-        else pack_quantized_panel(find(type), k, rows, source, target);
+        else pack_quantized_panel(find(type), k, rows, source, target, low_bytes ? low + p * low_bytes : NULL);
     }
 }

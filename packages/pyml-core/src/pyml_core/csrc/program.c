@@ -40,7 +40,9 @@ static int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL;
 
 /* Scratch that an operation needs of each thread: see linear.c (sums and unpacked chunks) and attention.c (a tile). */
 int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
-    if (op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR) return 256 * 2 * PANEL * 4 + 2 * (CHUNK / 4 * 64 + 2 * CHUNK / 16 * PANEL * 4) + 64;
+    int64_t factors = op->kind == OP_SCREEN ? 2 * SCREEN_STATES * op->in->blocks * (int64_t)sizeof(float) : 0;
+    if (op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR || op->kind == OP_SCREEN || op->kind == OP_RESCORE)
+        return factors + 256 * 2 * PANEL * 4 + 2 * (CHUNK / 4 * 64 + 2 * CHUNK / 16 * PANEL * 4 + 64) + 64;
     if (op->kind != OP_ATTENTION) return op->out->codes_only ? op->out->width * 4 : 0; /* a row, see rows.c */
     int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = whole_panels(kv->head_dim);
     return aligned((rows * (PAGE + PAGE / 4 + 2 * width + kv->head_dim) + 4 * whole_panels(rows)) * (int64_t)sizeof(float));
@@ -143,7 +145,7 @@ static void work(void *argument, int index) {
         }
         memset(thread.phase, 0, sizeof thread.phase);
         for (int stage = 0; stage < STAGES; stage++, pass++) {
-            int64_t items = p->kernels->items[op->kind](op, &p->run, stage);
+            int64_t items = op->skip ? 0 : p->kernels->items[op->kind](op, &p->run, stage);
             if (items == 0) break;
             if (index == 0) reset_counters(p, pass + 1);
             uint64_t began = j->timed ? pyml_ticks() : 0;
@@ -181,36 +183,50 @@ bool pyml_program_run(pyml_program *p, bool timed) {
     return !p->cancel;
 }
 
-/* ---- packing, by all threads */
+/* ---- packing, and what else is done once with the panels of a matrix, by all threads */
 
-enum { PACK_AT_A_TIME = 16 /* panels */ };
+enum { PANELS_AT_A_TIME = 16 };
 
 typedef struct {
     int type;
     int64_t n, k, panels;
     const uint8_t *stored;
-    uint8_t *packed;
+    uint8_t *packed, *low;
+    const pyml_kernels *kernels; /* of screen_facts, with the matrix */
+    const pyml_matrix *matrix;
+    uint16_t *facts; /* NULL: to be packed */
     atomic_llong next;
-} packing;
+} panel_work;
 
-static void pack_some(void *argument, int index) {
+static void some_panels(void *argument, int index) {
     (void)index;
-    packing *p = argument;
+    panel_work *p = argument;
     for (;;) {
-        int64_t begin = atomic_fetch_add(&p->next, PACK_AT_A_TIME), end = begin + PACK_AT_A_TIME;
+        int64_t begin = atomic_fetch_add(&p->next, PANELS_AT_A_TIME), end = begin + PANELS_AT_A_TIME;
         if (begin >= p->panels) return;
-        pyml_pack_panels(p->type, p->n, p->k, p->stored, p->packed, begin, end < p->panels ? end : p->panels);
+        if (end > p->panels) end = p->panels;
+        if (p->facts) p->kernels->screen_facts(p->matrix, begin, end, p->facts);
+        else pyml_pack_panels(p->type, p->n, p->k, p->stored, p->packed, p->low, begin, end);
     }
 }
 
-void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed) {
-    packing p = {type, n, k, (n + PANEL - 1) / PANEL, stored, packed, 0};
-    pyml_pool *pool = p.panels > PACK_AT_A_TIME ? pyml_pool_get(threads) : NULL;
+static void all_panels(panel_work *p, int threads) {
+    pyml_pool *pool = p->panels > PANELS_AT_A_TIME ? pyml_pool_get(threads) : NULL;
     if (!pool) {
-        pack_some(&p, 0);
+        some_panels(p, 0);
         return;
     }
     pyml_pool_lock(pool);
-    pyml_pool_run(pool, pack_some, &p);
+    pyml_pool_run(pool, some_panels, p);
     pyml_pool_unlock(pool);
+}
+
+void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low) {
+    panel_work p = {.type = type, .n = n, .k = k, .panels = (n + PANEL - 1) / PANEL, .stored = stored, .packed = packed, .low = low};
+    all_panels(&p, threads);
+}
+
+void pyml_screen_facts(const pyml_kernels *kernels, int threads, const pyml_matrix *m, uint16_t *facts) {
+    panel_work p = {.panels = (m->n + PANEL - 1) / PANEL, .kernels = kernels, .matrix = m, .facts = facts};
+    all_panels(&p, threads);
 }

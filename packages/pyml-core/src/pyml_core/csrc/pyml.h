@@ -20,13 +20,19 @@ enum {
     VALUE_SCALES = 2 * PAGE * 4, /* bytes before the codes of a page's int8 values: logarithms of the scales, and their inverses */
     MAX_EXPERTS = 1024,
     MAX_PHASES = 4, /* parts of a fused operation that are timed apart */
-    MAX_THREADS = 256
+    MAX_THREADS = 256,
+    SCREEN_STATES = 16,   /* states at most that one run screens the head for */
+    SCREEN_MAX_TOP = 256, /* logits at most that are wanted of each */
+    SCREEN_FACTS = 4      /* numbers about a row of a screened head */
 };
+
+#define UNIFORM_ERROR 21.25 /* (16 * 16 - 1) / 12: variance of a nibble, all values alike */
 
 /* Block types, numbered as GGUF numbers them. */
 enum {
     TYPE_F32 = 0, TYPE_F16 = 1, TYPE_Q4_0 = 2, TYPE_Q4_1 = 3, TYPE_Q5_0 = 6, TYPE_Q5_1 = 7, TYPE_Q8_0 = 8,
-    TYPE_Q2_K = 10, TYPE_Q3_K = 11, TYPE_Q4_K = 12, TYPE_Q5_K = 13, TYPE_Q6_K = 14, TYPE_IQ4_NL = 20, TYPE_BF16 = 30
+    TYPE_Q2_K = 10, TYPE_Q3_K = 11, TYPE_Q4_K = 12, TYPE_Q5_K = 13, TYPE_Q6_K = 14, TYPE_IQ4_NL = 20, TYPE_BF16 = 30,
+    TYPE_Q8_0_SPLIT = 64 /* pyml's own: q8_0 as a plane of high nibbles and one of low ones, see pack.c */
 };
 
 /* Where the tokens of a run go: to K experts each. Dispatched rows lie expert by expert, in the order of tokens. */
@@ -60,11 +66,14 @@ typedef struct {
     int64_t n, k;
     const uint8_t *data;
     int64_t panel_bytes;
+    const uint8_t *low;  /* of a split q8_0: the low nibbles of all panels, which follow on all the rest; else NULL */
+    int64_t low_bytes;   /* a panel's */
 } pyml_matrix;
 
 enum {
     OP_EMBED, OP_ADD_POSITIONS, OP_RMS_NORM, OP_LAYER_NORM, OP_LINEAR, OP_ACTIVATE, OP_GATED, OP_SOFT_CAP, OP_SELECT,
-    OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_ROUTE, OP_DISPATCH, OP_EXPERT_LINEAR, OP_COMBINE, OP_QUANTIZE, OP_KINDS
+    OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_ROUTE, OP_DISPATCH, OP_EXPERT_LINEAR, OP_COMBINE, OP_QUANTIZE,
+    OP_SCREEN, OP_RESCORE, OP_KINDS
 };
 
 enum { ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU };
@@ -77,6 +86,18 @@ typedef struct {
     float *maxima;        /* a number for every PAGE of probabilities: the largest score there */
 } pyml_capture;
 
+/* What screening and rescoring a head share: see level/screen.c. N rows in so many panels. */
+typedef struct {
+    const uint16_t *facts;       /* [panels][SCREEN_FACTS][16] float16 */
+    int64_t k;                   /* logits wanted of each state in this run */
+    float *lower, *upper;        /* [SCREEN_STATES][panels] bounds on a panel's best logit */
+    float *threshold;            /* [SCREEN_STATES] */
+    float *heap;                 /* [SCREEN_STATES][SCREEN_MAX_TOP] */
+    int32_t *ids;                /* [SCREEN_STATES][N] the candidates */
+    float *logits;               /* [SCREEN_STATES][N] */
+    int64_t *count, *rescored;   /* [SCREEN_STATES] candidates, and rows that were rescored for them */
+} pyml_screen;
+
 typedef struct {
     int32_t kind;
     pyml_buffer *in, *in2, *out;
@@ -86,6 +107,8 @@ typedef struct {
     float eps, scale, cap;
     int32_t layer, n_heads, window, activation;
     bool accumulate, normalize;
+    bool skip;                     /* not in this run */
+    const pyml_screen *screen;     /* screen, rescore */
     float *copy;                   /* where a trace wants the output's rows of this run, or NULL */
     const pyml_capture *capture;   /* attention: what a trace wants of this run, or NULL */
 } pyml_op;
@@ -150,6 +173,7 @@ typedef struct {
     pyml_items_fn items[OP_KINDS];
     pyml_work_fn work[OP_KINDS];
     void (*unpack_rows)(const pyml_matrix *, const int64_t *rows, int64_t count, float *out);
+    void (*screen_facts)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *facts);
     pyml_limit_fn limits[LIMITS];
     void (*enter)(void); /* floating-point state: round to nearest, no flush to zero */
 } pyml_kernels;
@@ -164,7 +188,8 @@ const pyml_kernels *pyml_level_kernels(int level);
 /* pack.c */
 int64_t pyml_panel_bytes(int type, int64_t k);              /* -1: unknown type or k no multiple of its block */
 int64_t pyml_stored_row_bytes(int type, int64_t k);
-void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, int64_t begin, int64_t end);
+int64_t pyml_low_bytes(int type, int64_t k);                /* what a panel has besides, elsewhere: low nibbles, or 0 */
+void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low, int64_t begin, int64_t end);
 int pyml_chunk_bytes(int type, int64_t k);                  /* of one chunk of k <= 256 (quantised types) */
 
 /* program.c */
@@ -203,7 +228,8 @@ int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t tile_tokens);
 bool pyml_program_allocate(pyml_program *);                 /* scratch, counters, laps; false: out of memory */
 void pyml_program_free(pyml_program *);
 bool pyml_program_run(pyml_program *, bool timed);          /* false: cancelled */
-void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed);
+void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low);
+void pyml_screen_facts(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *facts);
 
 /* limits.c */
 int64_t pyml_measure_limit(const pyml_kernels *, int threads, int what, const uint8_t *data, int64_t amount, int64_t *done);

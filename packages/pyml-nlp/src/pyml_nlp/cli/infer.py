@@ -20,6 +20,7 @@ from .options import (
     check_model,
     configure_logs,
     exclusive,
+    head_option,
     integer,
     log_options,
     model_options,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @add_chat_options
 @grammar_options
 @reuse_options
+@head_option
 @log_options
 def command(
     model: str | None,
@@ -82,6 +84,7 @@ def command(
     chat_arg: tuple[str, ...],
     interactive: bool,
     grammar: Grammar | None,
+    full_head: bool,
     verbose: int,
     quiet: int,
     **reuse: Any,
@@ -142,7 +145,7 @@ def command(
         threads=threads,
     )
     output = Output()
-    lm = _load(source, dtype, threads, context_len, level)
+    lm = _load(source, dtype, threads, context_len, full_head, level)
     if interactive:
         with lm:
             return converse(lm, task, output, level >= 0)
@@ -198,7 +201,9 @@ def _check_trace(path: str) -> None:
         raise PymlError(f"{path}: the trace cannot be written: {folder}: {reason}")
 
 
-def _load(source: str | None, dtype: str, threads: int | None, context_len: int | None, level: int) -> LanguageModel:
+def _load(
+    source: str | None, dtype: str, threads: int | None, context_len: int | None, full_head: bool, level: int
+) -> LanguageModel:
     from pyml_core import cpu
 
     from .. import load, logs
@@ -206,7 +211,7 @@ def _load(source: str | None, dtype: str, threads: int | None, context_len: int 
     logs.root.info("[runtime] SIMD: %s", cpu.level())
     logs.root.info("[runtime] Threads: %d", threads or cpu.default_threads())
     with ProgressBar("Loading", level >= 0) as bar:
-        return load(source, dtype, threads, context_len, progress=bar)
+        return load(source, dtype, threads, context_len, screen=not full_head, progress=bar)
 
 
 # ---- generation

@@ -109,6 +109,14 @@ def model_options(function: F) -> F:
     return function
 
 
+def head_option(function: F) -> F:
+    """--full-head."""
+    return click.option(
+        "--full-head", is_flag=True, cls=Option, heading="Advanced",
+        help="Compute all logits of every step. [default: those that can win, where they alone decide]",
+    )(function)  # fmt: skip
+
+
 def log_options(function: F) -> F:
     """-v, -vv and -q."""
     function = click.option("-q", "--quiet", count=True, help="Nothing on stderr but errors.")(function)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from pyml_core.screen import TopLogits
 from pyml_nn.kv_cache import KVCache
 
 from ..sampling import F32Array, History
@@ -17,6 +18,12 @@ from .stopping import StopStrings
 
 STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
 """Why a text ended: a token or string that ends texts; max_tokens or the context's end; the deadline; a cancel."""
+
+Logits = F32Array | TopLogits
+"""Of one position: all of them, float32 (V,), or the largest."""
+
+Rows = F32Array | list[TopLogits]
+"""Of several positions: float32 (P, V), or the largest of each."""
 
 
 class StreamDecoder(Protocol):
@@ -71,7 +78,7 @@ class Ahead(NamedTuple):
     """
 
     drafted: list[int]
-    rows: list[F32Array]
+    rows: list[Logits]
 
 
 class Completion:
@@ -176,12 +183,12 @@ class Completion:
         self.pending = ids[cache.length :]
         return True
 
-    def look_ahead(self, drafted: list[int], rows: list[F32Array]) -> None:
+    def look_ahead(self, drafted: list[int], rows: list[Logits]) -> None:
         """Keep what a run has computed on drafted tokens, which are not yet part of the text."""
         self.cache.rewind(self.cache.length - len(drafted))
         self.ahead = Ahead(drafted, rows)
 
-    def follow(self) -> F32Array:
+    def follow(self) -> Logits:
         """The logits after the last token, which is the next one of those that were drafted."""
         ahead = self.ahead
         if ahead is None:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
+from pyml_core.screen import MAX_TOP, TopLogits
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
 from .. import logs, memory
-from ..sampling import F32Array, sample, top_logprobs
+from ..sampling import sample, top_logprobs
 from ..tokenizer.decoding import ByteDecoding
-from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Step, StreamDecoder
+from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Logits, Rows, Step, StreamDecoder
 from .request import Request
 from .rolling import ROLL
 from .speculator import Speculator
@@ -273,11 +274,28 @@ class Generator:
                 text.finish_reason = self.interrupted or CANCELLED
         return step
 
-    def _forward(self, feeds: Sequence[Feed]) -> tuple[list[F32Array], float]:
-        """Logits of the wanted positions of every feed, and milliseconds. The model is asked here alone."""
-        return self._lm.timed_forward([(feed.completion.cache, feed.ids, feed.positions) for feed in feeds])
+    def _forward(self, feeds: Sequence[Feed]) -> tuple[Sequence[Rows], float]:
+        """Logits of the wanted positions of every feed, and milliseconds. The model is asked here alone.
 
-    def _after_token(self, feed: Feed, rows: F32Array, model_ms: float) -> Step:
+        They are the largest ones alone where these decide and a screened head finds them sooner.
+        """
+        batch = [(feed.completion.cache, feed.ids, feed.positions) for feed in feeds]
+        k = self._top(feeds)
+        if k is None:
+            return self._lm.timed_forward(batch)
+        return self._lm.timed_forward_top(batch, k)
+
+    def _top(self, feeds: Sequence[Feed]) -> int | None:
+        """How many of the largest logits are enough for every feed; None: all are wanted, or as soon computed."""
+        if not self._lm.model.screened:
+            return None
+        wanted = [feed.completion.request for feed in feeds if feed.positions is None or feed.positions]
+        counts = [request.candidates for request in wanted]
+        if not counts or any(count is None or count > MAX_TOP for count in counts):
+            return None
+        return max(count for count in counts if count is not None)
+
+    def _after_token(self, feed: Feed, rows: Rows, model_ms: float) -> Step:
         """The next token, and what was computed beyond it."""
         completion = feed.completion
         drafted = feed.ids[len(completion.pending) :]
@@ -285,7 +303,7 @@ class Generator:
             completion.look_ahead(drafted, list(rows[1:]))
         return self._choose(completion, rows[0], model_ms)
 
-    def _after_prompt(self, feed: Feed, rows: F32Array, model_ms: float) -> list[Step]:
+    def _after_prompt(self, feed: Feed, rows: Rows, model_ms: float) -> list[Step]:
         """The first token, if this was the end of the prompt."""
         completion = feed.completion
         completion.prefill_ms += model_ms
@@ -321,7 +339,7 @@ class Generator:
             max(step.index for step in steps), model_ms, sample_ms, model_ms + sample_ms,
         )  # fmt: skip
 
-    def _choose(self, completion: Completion, logits: F32Array | None, model_ms: float) -> Step:
+    def _choose(self, completion: Completion, logits: Logits | None, model_ms: float) -> Step:
         """The next token: the one that the grammar forces, or one that the rules choose from the logits."""
         start = time.perf_counter()
         position, request = completion.position, completion.request
@@ -332,7 +350,7 @@ class Generator:
         else:
             raise RuntimeError("expected logits where no token is forced")
         logprob, top = None, None
-        if request.logprobs is not None and logits is not None:
+        if request.logprobs is not None and logits is not None and not isinstance(logits, TopLogits):
             logprob, top = top_logprobs(logits, token, request.logprobs)
             completion.logprobs.append((logprob, top))
         silent = token in self._lm.eos_ids or token in request.stop_ids
@@ -349,12 +367,16 @@ class Generator:
         index = len(completion.tokens) - 1
         return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)
 
-    def _sample(self, completion: Completion, logits: F32Array) -> int:
+    def _sample(self, completion: Completion, logits: Logits) -> int:
         """The token that the rules choose, among those that may come next."""
         request, ids = completion.request, None
-        if completion.matcher is not None:
-            logits, ids = completion.matcher.restrict(logits)
-        return sample(logits, request.sampling, request.sample, completion.position, completion.history, ids=ids)
+        if isinstance(logits, TopLogits):
+            values, ids = logits.logits, logits.ids
+        elif completion.matcher is not None:
+            values, ids = completion.matcher.restrict(logits)
+        else:
+            values = logits
+        return sample(values, request.sampling, request.sample, completion.position, completion.history, ids=ids)
 
     def _matched(self, completion: Completion, token: int) -> bool:
         """Go on in the grammar, if there is one; whether the text ends with this token."""

@@ -65,6 +65,11 @@ class Request:
         if not all(self.stop):
             raise PymlError("stop: expected strings of one character or more, got an empty one")
 
+    @property
+    def candidates(self) -> int | None:
+        """How many of the largest logits are enough to go on, with those tied with the last of them; None: all."""
+        return self.sampling.candidates if self.logprobs is None and self.grammar is None else None
+
     def seeded(self) -> Request:
         """The same, with a random seed where one is needed and none was given."""
         return self if self.sampling.greedy else replace(self, sampling=self.sampling.seeded())

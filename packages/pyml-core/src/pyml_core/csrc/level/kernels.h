@@ -121,6 +121,15 @@ int64_t FN(expert_linear_items)(const pyml_op *, const pyml_run *, int);
 void FN(expert_linear)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *);
 
+void FN(panel_product)(const pyml_matrix *, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows, uint8_t *scratch, float *sums);
+
+/* screen.c */
+int64_t FN(screen_items)(const pyml_op *, const pyml_run *, int);
+void FN(screen)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
+int64_t FN(rescore_items)(const pyml_op *, const pyml_run *, int);
+void FN(rescore)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
+void FN(screen_facts)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *facts);
+
 /* rows.c */
 int64_t FN(row_items)(const pyml_op *, const pyml_run *, int);
 void FN(embed)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);

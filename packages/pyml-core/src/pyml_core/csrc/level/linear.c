@@ -20,6 +20,7 @@ typedef struct {
     _Alignas(64) uint8_t codes[CHUNK / 4 * 64];
     _Alignas(64) float scales[CHUNK / 16][PANEL];
     _Alignas(64) float mins[CHUNK / 16][PANEL];
+    const uint8_t *low; /* of a split q8_0, before it is unpacked: the chunk's low nibbles */
 } unpacked;
 
 static const uint8_t iq4_nl_codes[16] = {1,   24,  45,  63,  79,  93,  106, 118, /* ggml's kvalues_iq4nl + 128 */
@@ -84,9 +85,14 @@ INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k,
 #define MOVE_BITS(v, from, to) ((from) > (to) ? b_shr((v), (from) - (to)) : (to) > (from) ? b_shl((v), (to) - (from)) : (v))
 
 /* Word `j` (elements 4j..4j+3) of the 32 elements number `b` of a chunk, as bytes; `blocks` of 32 are in the chunk. */
-INLINE vb load_codes(const int type, const uint8_t *planes, int blocks, const int b, const int j) {
+INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_plane, int blocks, const int b, const int j) {
     const vb nibble = b_set1(15);
     if (type == TYPE_Q8_0) return b_load(planes + (b * WORDS + j) * 64);
+    if (type == TYPE_Q8_0_SPLIT) {
+        vb high = b_load(planes + (b * 4 + j % 4) * 64), low = b_load(low_plane + (b * 4 + j % 4) * 64);
+        return j < 4 ? b_or(b_and(b_shl(high, 4), b_set1(0xf0)), b_and(low, nibble))
+                     : b_or(b_and(high, b_set1(0xf0)), b_and(b_shr(low, 4), nibble));
+    }
     if (type == TYPE_Q4_K || type == TYPE_Q5_K) { /* words 8c.. hold block 2c in their low nibbles and 2c + 1 in the high ones */
         const uint8_t *low = planes + (type == TYPE_Q5_K ? WORDS * 64 : 0);
         vb v = b_load(low + (b / 2 * WORDS + j) * 64);
@@ -126,7 +132,7 @@ INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, 
     if (type == TYPE_Q8_0) return planes;
     const int blocks = k / BLOCK;
 #define UNPACK_BLOCK(b)                                                                                                            \
-    UNROLL for (int j = 0; j < WORDS; j++) b_store(u->codes + ((b) * WORDS + j) * 64, load_codes(type, planes, blocks, (b), j))
+    UNROLL for (int j = 0; j < WORDS; j++) b_store(u->codes + ((b) * WORDS + j) * 64, load_codes(type, planes, u->low, blocks, (b), j))
     if (is_super(type)) {
         UNROLL for (int b = 0; b < CHUNK / BLOCK; b++) UNPACK_BLOCK(b);
     } else {
@@ -137,14 +143,14 @@ INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, 
 }
 
 #define EVERY_QUANTIZED(DO)                                                                                                       \
-    DO(Q8_0) DO(IQ4_NL) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
+    DO(Q8_0) DO(Q8_0_SPLIT) DO(IQ4_NL) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
 
 #define UNPACKER(name)                                                                                                            \
     static const uint8_t *unpack_##name(const uint8_t *c, int k, unpacked *u) { return unpack_chunk(TYPE_##name, c, k, u); }
 EVERY_QUANTIZED(UNPACKER)
 
 #define BLOCK_OF(type) ((type) == TYPE_Q2_K || (type) == TYPE_Q3_K || (type) == TYPE_Q6_K ? 16 : 32) /* elements that share a scale */
-#define IS_WIDE(type) ((type) == TYPE_Q8_0 || (type) == TYPE_IQ4_NL) /* bytes may be 64 and more */
+#define IS_WIDE(type) ((type) == TYPE_Q8_0 || (type) == TYPE_Q8_0_SPLIT || (type) == TYPE_IQ4_NL) /* bytes may be 64 and more */
 /* The byte that is code 0, and what the sum of the activations' codes is multiplied with to take it off the dot product. */
 #define ZERO_OF(type)                                                                                                             \
     (IS_WIDE(type) ? 128 : (type) == TYPE_Q4_0 ? 8 : (type) == TYPE_Q5_0 ? 16 : (type) == TYPE_Q3_K ? 4 : (type) == TYPE_Q6_K ? 32 : 0)
@@ -177,7 +183,7 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
         vi dot[STREAM_ROWS];
         UNROLL for (int t = 0; t < nt; t++) dot[t] = i_set1(-BIAS_OF(type) * a->sums[t * a->sum_stride + b * halves + h]);
         UNROLL for (int j = 0; j < words; j++) {
-            vb w = load_codes(type, planes, blocks, b, h * words + j);
+            vb w = load_codes(type, planes, u->low, blocks, b, h * words + j);
             UNROLL for (int t = 0; t < nt; t++) {
                 vi x = i_load4(a->codes + t * a->stride8 + b * BLOCK + (h * words + j) * 4);
                 dot[t] = IS_WIDE(type) ? i_dot_wide(dot[t], w, x) : i_dot(dot[t], w, x);
@@ -202,6 +208,7 @@ INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, int
     UNROLL for (int t = 0; t < nt; t++) sum[t] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums);
 #define STREAM_BLOCK(b)                                                                                                           \
     for (int i = 0; i < lines; i++, next += 64) PREFETCH(next);                                                                    \
+    if (type == TYPE_Q8_0_SPLIT) for (int i = 0; i < 4; i++) PREFETCH(u->low + ((b) * 4 + i) * 64 + 4096);                         \
     stream_block(nt, type, planes, blocks, (b), u, a, sum)
     if (is_super(type)) {
         UNROLL for (int b = 0; b < CHUNK / BLOCK; b++) { STREAM_BLOCK(b); }
@@ -357,19 +364,39 @@ static quantized_rows rows_from(const quantized_type *q, const pyml_buffer *x, i
     };
 }
 
+static const uint8_t *low_nibbles(const pyml_matrix *m, int64_t panel, int64_t k0) {
+    return m->low ? m->low + panel * m->low_bytes + k0 / 2 * PANEL : NULL;
+}
+
+/* One panel's outputs for up to STREAM_ROWS rows from `row` on, `ld_sums` being TILE_PANELS panels. */
+static void stream_panel(const pyml_matrix *m, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows, uint8_t *scratch,
+                         float *sums) {
+    const quantized_type *q = &quantized_types[m->type];
+    const uint8_t *chunk = m->data + panel * m->panel_bytes;
+    unpacked *u = (unpacked *)scratch;
+    for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
+        int k = (int)least(CHUNK, m->k - k0);
+        quantized_rows a = rows_from(q, x, row, k0);
+        u->low = low_nibbles(m, panel, k0);
+        q->stream((int)rows, chunk, k, u, &a, sums, k0 == 0);
+        chunk += pyml_chunk_bytes(m->type, k);
+    }
+}
+
 static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
                             uint8_t *scratch, float *sums) {
-    const quantized_type *q = &quantized_types[m->type];
-    for (int p = 0; p < np; p++) {
-        const uint8_t *chunk = m->data + (panel + p) * m->panel_bytes;
-        for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
-            int k = (int)least(CHUNK, m->k - k0);
-            quantized_rows a = rows_from(q, x, to->row, k0);
-            q->stream((int)rows, chunk, k, (unpacked *)scratch, &a, sums + p * PANEL, k0 == 0);
-            chunk += pyml_chunk_bytes(m->type, k);
-        }
-    }
+    for (int p = 0; p < np; p++) stream_panel(m, panel + p, x, to->row, rows, scratch, sums + p * PANEL);
     finish(to, 0, rows, sums);
+}
+
+/* One panel of a quantised matrix times some rows of x, for screen.c: sums is [rows][16]. */
+void FN(panel_product)(const pyml_matrix *m, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows, uint8_t *scratch, float *sums) {
+    float *wide = (float *)scratch;
+    for (int64_t t = 0, nt; t < rows; t += nt) {
+        nt = least(STREAM_ROWS, rows - t);
+        stream_panel(m, panel, x, row + t, nt, scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float), wide);
+        for (int64_t i = 0; i < nt; i++) f_store(sums + (t + i) * PANEL, f_load(wide + i * TILE_PANELS * PANEL));
+    }
 }
 
 static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
@@ -384,6 +411,7 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
         ahead next = {.lines = 0};
         if (rows <= FEW_ROWS) next.lines = (bytes + 64 * (k / q->block) - 1) / (64 * (k / q->block));
         for (int p = 0; p < np; p++) {
+            u[p].low = low_nibbles(m, panel + p, k0);
             codes[p] = q->unpack(chunk[p], k, &u[p]);
             next.from[p] = chunk[p] + np * m->panel_bytes;
             chunk[p] += bytes;
@@ -510,6 +538,7 @@ static void unpack_row(const pyml_matrix *m, int64_t row, float *out) {
     unpacked u;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int k = (int)least(CHUNK, m->k - k0);
+        u.low = low_nibbles(m, row / PANEL, k0);
         const uint8_t *codes = q->unpack(data, k, &u);
         data += pyml_chunk_bytes(m->type, k);
         for (int i = 0; i < k; i++) {

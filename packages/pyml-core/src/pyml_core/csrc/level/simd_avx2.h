@@ -106,6 +106,7 @@ INLINE void i_store_u8(uint8_t *p, vi v) {
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
     _mm_storeu_si128((void *)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
+INLINE vi i_from_b(vb v) { return (vi){v.a, v.b}; }
 INLINE int32_t i_sum(vi v) {
     __m256i h = _mm256_add_epi32(v.a, v.b);
     __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));

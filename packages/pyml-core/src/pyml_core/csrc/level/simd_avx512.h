@@ -73,6 +73,7 @@ INLINE vi i_load4(const void *p) { /* the same four bytes in every lane */
 INLINE vi i_round(vf a) { return _mm512_cvtps_epi32(a); }
 INLINE void i_store_s8(int8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
 INLINE void i_store_u8(uint8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
+INLINE vi i_from_b(vb v) { return v; } /* the bytes as they are */
 INLINE int32_t i_sum(vi v) { return _mm512_reduce_add_epi32(v); }
 
 INLINE vb b_load(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }

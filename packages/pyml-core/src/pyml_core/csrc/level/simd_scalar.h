@@ -125,6 +125,7 @@ INLINE vi i_round(vf a) { /* to nearest even, by the float unit's own rounding; 
 }
 INLINE void i_store_s8(int8_t *p, vi a) { LANES p[i] = (int8_t)a.v[i]; }
 INLINE void i_store_u8(uint8_t *p, vi a) { LANES p[i] = (uint8_t)a.v[i]; }
+INLINE vi i_from_b(vb v) { vi r; memcpy(r.v, v.v, sizeof r); return r; }
 INLINE int32_t i_sum(vi a) {
     int32_t sum = 0;
     LANES sum += a.v[i];

@@ -12,6 +12,7 @@ const pyml_kernels FN(pyml_kernels) = {
         [OP_ROPE_ANGLES] = FN(row_items), [OP_PREPARE_QKV] = FN(prepare_qkv_items), [OP_ATTENTION] = FN(attention_items),
         [OP_ROUTE] = FN(route_items), [OP_DISPATCH] = FN(row_items), [OP_EXPERT_LINEAR] = FN(expert_linear_items),
         [OP_COMBINE] = FN(row_items), [OP_QUANTIZE] = FN(row_items),
+        [OP_SCREEN] = FN(screen_items), [OP_RESCORE] = FN(rescore_items),
     },
     .work = {
         [OP_EMBED] = FN(embed), [OP_ADD_POSITIONS] = FN(add_positions), [OP_RMS_NORM] = FN(rms_norm),
@@ -19,8 +20,10 @@ const pyml_kernels FN(pyml_kernels) = {
         [OP_SOFT_CAP] = FN(soft_cap), [OP_SELECT] = FN(select), [OP_ROPE_ANGLES] = FN(rope_angles),
         [OP_PREPARE_QKV] = FN(prepare_qkv), [OP_ATTENTION] = FN(attention), [OP_ROUTE] = FN(route),
         [OP_DISPATCH] = FN(dispatch), [OP_EXPERT_LINEAR] = FN(expert_linear), [OP_COMBINE] = FN(combine), [OP_QUANTIZE] = FN(quantize),
+        [OP_SCREEN] = FN(screen), [OP_RESCORE] = FN(rescore),
     },
     .unpack_rows = FN(unpack_rows),
+    .screen_facts = FN(screen_facts),
     .limits = {[LIMIT_READ] = FN(limit_read), [LIMIT_INT8] = FN(limit_int8), [LIMIT_F32] = FN(limit_f32)},
     .enter = enter,
 };

@@ -1,0 +1,305 @@
+/* screen.c: which logits of a large vocabulary can be among the k largest, from half of the head's bytes.
+ *
+ * A split q8_0 head (pack.c) has its codes in two planes of nibbles: code = 16 h + l - 128. For every row the screen reads the
+ * scales and the high nibbles, and sums over the blocks, with scales s and the state's codes a:
+ *
+ *     A = sum s_w s_a sum_k h a      B = sum s_w s_a sum_k a      V = sum s_w^2 s_a^2 sum_k a^2
+ *
+ * A row's low nibbles are taken to be l = alpha h + beta, its own least-squares fit; what they really are differs from that by
+ * `deviation` (root mean square, in codes). So the logit is, with margin in standard deviations,
+ *
+ *     coarse = (16 + alpha) A + (beta - 128) B,   lower = coarse - margin deviation sqrt(V),   upper = coarse + the same + lean
+ *
+ * where lean = coarse |w - coarse w|^2 / |coarse w|^2 (if above 0) is how far a state that points along the row leans towards its error.
+ * When all rows are screened, the k panels with the best lower bounds are computed, by linear.c itself, so that their logits are the
+ * full head's, bit for bit. The k-th largest of them is the threshold: no smaller one can be among the k largest of all. Then every
+ * panel whose upper bound reaches it is computed in the same way.
+ *
+ * What is not finite has no bounds and is always computed. A result depends on its state alone: not on threads, nor on the other
+ * states of a run.
+ */
+#include "kernels.h"
+
+enum { PANELS_AN_ITEM = 16, STATES_AT_ONCE = 4 };
+
+INLINE int64_t panels_of(const pyml_matrix *m) { return (m->n + PANEL - 1) / PANEL; }
+INLINE int64_t scale_bytes(int64_t blocks) { return (blocks * PANEL * 2 + 63) / 64 * 64; }
+INLINE vb high_of_first(vb word) { return b_and(word, b_set1(15)); }
+INLINE vb high_of_second(vb word) { return b_and(b_shr(word, 4), b_set1(15)); }
+
+/* ---- facts of the rows, once a matrix: planes of float16 [alpha, beta, deviation, lean][16 rows] for every panel */
+
+typedef struct {
+    vf weight, h, l, hh, hl, ll; /* sums over the row of s_w^2 times 1, h, l, ... */
+} moments;
+
+static moments moments_of(const pyml_matrix *m, int64_t panel) {
+    const uint8_t *chunk = m->data + panel * m->panel_bytes;
+    const vi ones = i_set1(0x01010101);
+    vf zero = f_set1(0.0f);
+    moments sum = {zero, zero, zero, zero, zero, zero};
+    for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
+        int64_t blocks = least(CHUNK, m->k - k0) / BLOCK;
+        const uint8_t *high = chunk + scale_bytes(blocks), *low = m->low + panel * m->low_bytes + k0 / 2 * PANEL;
+        for (int64_t b = 0; b < blocks; b++) {
+            vi h = i_set1(0), l = h, hh = h, hl = h, ll = h;
+            for (int64_t j = 0; j < 8; j++) {
+                vb u = b_load(high + (b * 4 + j % 4) * 64), v = b_load(low + (b * 4 + j % 4) * 64);
+                u = j < 4 ? high_of_first(u) : high_of_second(u);
+                v = j < 4 ? high_of_first(v) : high_of_second(v);
+                h = i_dot(h, u, ones);
+                l = i_dot(l, v, ones);
+                hh = i_dot(hh, u, i_from_b(u));
+                hl = i_dot(hl, u, i_from_b(v));
+                ll = i_dot(ll, v, i_from_b(v));
+            }
+            vf scale = f_load_f16((const uint16_t *)chunk + b * PANEL), square = f_mul(scale, scale);
+            sum.weight = f_fma(square, f_set1(BLOCK), sum.weight);
+            sum.h = f_fma(square, f_from_i(h), sum.h);
+            sum.l = f_fma(square, f_from_i(l), sum.l);
+            sum.hh = f_fma(square, f_from_i(hh), sum.hh);
+            sum.hl = f_fma(square, f_from_i(hl), sum.hl);
+            sum.ll = f_fma(square, f_from_i(ll), sum.ll);
+        }
+        chunk = high + blocks * 4 * 64;
+    }
+    return sum;
+}
+
+static float rounded_to_f16(float x) {
+    _Alignas(64) uint16_t half[PANEL];
+    _Alignas(64) float lanes[PANEL];
+    f_store_f16(half, f_set1(x));
+    f_store(lanes, f_load_f16(half));
+    return lanes[0];
+}
+
+void FN(screen_facts)(const pyml_matrix *m, int64_t begin, int64_t end, uint16_t *facts) {
+    for (int64_t panel = begin; panel < end; panel++) {
+        const moments sum = moments_of(m, panel);
+        _Alignas(64) float s[6][PANEL], fact[SCREEN_FACTS][PANEL];
+        f_store(s[0], sum.weight), f_store(s[1], sum.h), f_store(s[2], sum.l);
+        f_store(s[3], sum.hh), f_store(s[4], sum.hl), f_store(s[5], sum.ll);
+        for (int lane = 0; lane < PANEL; lane++) {
+            double weight = s[0][lane], alpha = 0, beta = 0, error = 0, energy = 0;
+            if (weight > 0 && weight <= FLT_MAX) {
+                double h = s[1][lane] / weight, l = s[2][lane] / weight;
+                double hh = s[3][lane] / weight, hl = s[4][lane] / weight, ll = s[5][lane] / weight;
+                double variance = hh - h * h;
+                alpha = variance > 1e-3 ? (hl - h * l) / variance : 0;
+                alpha = rounded_to_f16((float)alpha);
+                beta = rounded_to_f16((float)(l - alpha * h));
+                error = ll - 2 * alpha * hl - 2 * beta * l + alpha * alpha * hh + 2 * alpha * beta * h + beta * beta;
+                energy = (16 + alpha) * (16 + alpha) * hh + 2 * (16 + alpha) * (beta - 128) * h + (beta - 128) * (beta - 128);
+            }
+            error = error > UNIFORM_ERROR ? error : UNIFORM_ERROR;
+            double lean = energy > error / 8 ? error / energy : energy > 0 ? 8 : 0;
+            fact[0][lane] = (float)alpha, fact[1][lane] = (float)beta;
+            fact[2][lane] = (float)(1.001 * sqrt(error)), fact[3][lane] = (float)lean; /* float16 may round down by 1/2048 */
+        }
+        for (int i = 0; i < SCREEN_FACTS; i++) f_store_f16(facts + (panel * SCREEN_FACTS + i) * PANEL, f_load(fact[i]));
+    }
+}
+
+/* ---- the screen */
+
+/* Factors of the blocks of the states: s_a sum a, and s_a^2 sum a^2. */
+typedef struct {
+    float *sums, *squares;
+} factors;
+
+static factors factors_of(const pyml_buffer *x, int64_t states, uint8_t *scratch) {
+    factors f = {(float *)scratch, (float *)scratch + states * x->blocks};
+    for (int64_t s = 0; s < states; s++) {
+        for (int64_t b = 0; b < x->blocks; b++) {
+            const int8_t *codes = x->codes + s * x->stride8 + b * BLOCK;
+            int32_t square = 0;
+            for (int i = 0; i < BLOCK; i++) square += codes[i] * codes[i];
+            float scale = x->scales[s * x->blocks + b];
+            f.sums[s * x->blocks + b] = scale * (float)x->sums[s * x->blocks + b];
+            f.squares[s * x->blocks + b] = scale * scale * (float)square;
+        }
+    }
+    return f;
+}
+
+/* Bounds on the best logit of a panel's `rows` rows; none where something is not finite. */
+INLINE void bound_panel(const uint16_t *facts, float margin, vf a, vf b, vf v, int64_t rows, float *best_lower, float *best_upper) {
+    vf slope = f_add(f_load_f16(facts), f_set1(16.0f)), offset = f_add(f_load_f16(facts + PANEL), f_set1(-128.0f));
+    vf coarse = f_fma(slope, a, f_mul(offset, b));
+    vf spread = f_mul(f_mul(f_load_f16(facts + 2 * PANEL), f_set1(margin)), f_sqrt(v));
+    vf lean = f_mul(f_load_f16(facts + 3 * PANEL), f_max(coarse, f_set1(0.0f)));
+    vf lower = f_sub(coarse, spread), upper = f_add(f_add(coarse, spread), lean);
+    vf nothing = f_mul(f_sub(upper, lower), f_set1(0.0f)); /* 0, or NaN */
+    if (f_sum(nothing) != 0.0f) {
+        *best_lower = -INFINITY, *best_upper = INFINITY;
+    } else if (rows == PANEL) {
+        *best_lower = f_top(lower), *best_upper = f_top(upper);
+    } else {
+        _Alignas(64) float lowers[PANEL], uppers[PANEL];
+        f_store(lowers, lower), f_store(uppers, upper);
+        *best_lower = lowers[0], *best_upper = uppers[0];
+        for (int64_t i = 1; i < rows; i++) {
+            if (lowers[i] > *best_lower) *best_lower = lowers[i];
+            if (uppers[i] > *best_upper) *best_upper = uppers[i];
+        }
+    }
+}
+
+INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t state, const factors *f) {
+    const pyml_matrix *m = op->matrices;
+    const pyml_buffer *x = op->in;
+    const pyml_screen *screen = op->screen;
+    const uint8_t *chunk = m->data + panel * m->panel_bytes;
+    const uint16_t *facts = screen->facts + panel * SCREEN_FACTS * PANEL;
+    vf a[STATES_AT_ONCE], b[STATES_AT_ONCE], v[STATES_AT_ONCE];
+    UNROLL for (int s = 0; s < ns; s++) a[s] = b[s] = v[s] = f_set1(0.0f);
+    PREFETCH(facts + SCREEN_FACTS * PANEL), PREFETCH(facts + (SCREEN_FACTS + 2) * PANEL);
+    for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
+        int64_t blocks = least(CHUNK, m->k - k0) / BLOCK;
+        const uint8_t *high = chunk + scale_bytes(blocks);
+        for (int64_t i = 0; i < blocks; i++) {
+            const int64_t at = k0 / BLOCK + i;
+            UNROLL for (int j = 0; j < 4; j++) PREFETCH(high + (i * 4 + j) * 64 + m->panel_bytes); /* the next panel's */
+            if (i % 2 == 0) PREFETCH(chunk + i * PANEL * 2 + m->panel_bytes);
+            vi dot[STATES_AT_ONCE];
+            UNROLL for (int s = 0; s < ns; s++) dot[s] = i_set1(0);
+            UNROLL for (int j = 0; j < 4; j++) {
+                vb word = b_load(high + (i * 4 + j) * 64), first = high_of_first(word), second = high_of_second(word);
+                UNROLL for (int s = 0; s < ns; s++) {
+                    const int8_t *codes = x->codes + (state + s) * x->stride8 + at * BLOCK + j * 4;
+                    dot[s] = i_dot(i_dot(dot[s], first, i_load4(codes)), second, i_load4(codes + 16));
+                }
+            }
+            vf scale = f_load_f16((const uint16_t *)chunk + i * PANEL), square = f_mul(scale, scale);
+            UNROLL for (int s = 0; s < ns; s++) {
+                const int64_t block = (state + s) * x->blocks + at;
+                a[s] = f_fma(f_from_i(dot[s]), f_mul(scale, f_set1(x->scales[block])), a[s]);
+                b[s] = f_fma(scale, f_set1(f->sums[block]), b[s]);
+                v[s] = f_fma(square, f_set1(f->squares[block]), v[s]);
+            }
+        }
+        chunk = high + blocks * 4 * 64;
+    }
+    int64_t rows = least(PANEL, m->n - panel * PANEL), panels = panels_of(m);
+    for (int s = 0; s < ns; s++)
+        bound_panel(facts, op->scale, a[s], b[s], v[s], rows, screen->lower + (state + s) * panels + panel,
+                    screen->upper + (state + s) * panels + panel);
+}
+
+static void screen_panels(const pyml_op *op, int64_t states, pyml_thread *thread, int64_t begin, int64_t end) {
+    factors f = factors_of(op->in, states, thread->scratch);
+    for (int64_t panel = begin; panel < end; panel++) {
+        for (int64_t s = 0; s < states; s += STATES_AT_ONCE) { /* the panel stays in the cache */
+            if (states - s == 1) screen_panel(1, op, panel, s, &f);
+            else if (states - s == 2) screen_panel(2, op, panel, s, &f);
+            else if (states - s == 3) screen_panel(3, op, panel, s, &f);
+            else screen_panel(STATES_AT_ONCE, op, panel, s, &f);
+        }
+    }
+}
+
+/* ---- the threshold, and what reaches it */
+
+/* The k largest of some numbers, as a heap with the smallest of them on top: -INFINITY as long as there are fewer. */
+static void heap_clear(float *heap, int64_t k) {
+    for (int64_t i = 0; i < k; i++) heap[i] = -INFINITY;
+}
+
+static void heap_add(float *heap, int64_t k, float value) {
+    if (!(value > heap[0])) return; /* NaN does not count */
+    int64_t at = 0;
+    for (int64_t child; (child = 2 * at + 1) < k; at = child) {
+        if (child + 1 < k && heap[child + 1] < heap[child]) child++;
+        if (value <= heap[child]) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = value;
+}
+
+/* The full head's logits of one panel for some states, into their rows of the output. */
+static void compute_panel(const pyml_op *op, int64_t panel, int64_t state, int64_t states, pyml_thread *thread) {
+    const int64_t width = op->out->width, rows = least(PANEL, width - panel * PANEL);
+    _Alignas(64) float sums[STATES_AT_ONCE * PANEL];
+    FN(panel_product)(op->matrices, panel, op->in, state, states, thread->scratch, sums);
+    for (int64_t s = 0; s < states; s++)
+        f_store_n(op->out->f + (state + s) * width + panel * PANEL, f_load(sums + s * PANEL), rows);
+}
+
+/* The k-th largest logit of the k panels with the best lower bounds. These panels survive whatever their upper bounds. */
+static float threshold_of(const pyml_op *op, int64_t state, pyml_thread *thread) {
+    const pyml_screen *screen = op->screen;
+    const int64_t width = op->out->width, panels = panels_of(op->matrices), k = screen->k;
+    const float *lower = screen->lower + state * panels, *logits = op->out->f + state * width;
+    float *upper = screen->upper + state * panels, *heap = screen->heap + state * SCREEN_MAX_TOP;
+    heap_clear(heap, k);
+    for (int64_t panel = 0; panel < panels; panel++) heap_add(heap, k, lower[panel]);
+    const float enough = heap[0];
+    heap_clear(heap, k);
+    for (int64_t panel = 0, found = 0; panel < panels && found < k; panel++) {
+        if (lower[panel] < enough) continue;
+        compute_panel(op, panel, state, 1, thread);
+        for (int64_t i = panel * PANEL; i < least(width, (panel + 1) * PANEL); i++) heap_add(heap, k, logits[i]);
+        upper[panel] = INFINITY;
+        found++;
+    }
+    return heap[0];
+}
+
+/* Stage 0: bounds of the panels. Stage 1: the threshold of each state. */
+int64_t FN(screen_items)(const pyml_op *op, const pyml_run *run, int stage) {
+    return stage ? run->outputs : run->outputs ? (panels_of(op->matrices) + PANELS_AN_ITEM - 1) / PANELS_AN_ITEM : 0;
+}
+
+void FN(screen)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    if (stage == 0) screen_panels(op, run->outputs, thread, begin * PANELS_AN_ITEM, least(panels_of(op->matrices), end * PANELS_AN_ITEM));
+    else for (int64_t s = begin; s < end; s++) op->screen->threshold[s] = threshold_of(op, s, thread);
+}
+
+/* ---- rescoring */
+
+INLINE bool survives(const pyml_screen *screen, int64_t panels, int64_t state, int64_t panel) {
+    return !(screen->upper[state * panels + panel] < screen->threshold[state]);
+}
+
+/* The candidates of one state, in ascending order: of what was computed for it, all that is not below the k-th largest. */
+static void collect(const pyml_op *op, int64_t state) {
+    const pyml_screen *screen = op->screen;
+    const int64_t width = op->out->width, panels = panels_of(op->matrices), k = screen->k;
+    const float *row = op->out->f + state * width;
+    float *heap = screen->heap + state * SCREEN_MAX_TOP, *logits = screen->logits + state * width;
+    int32_t *ids = screen->ids + state * width;
+    int64_t count = 0, kept = 0;
+    heap_clear(heap, k);
+    for (int64_t panel = 0; panel < panels; panel++) {
+        if (!survives(screen, panels, state, panel)) continue;
+        for (int64_t i = panel * PANEL; i < least(width, (panel + 1) * PANEL); i++) {
+            heap_add(heap, k, row[i]);
+            ids[count] = (int32_t)i;
+            logits[count++] = row[i];
+        }
+    }
+    for (int64_t i = 0; i < count; i++) {
+        if (logits[i] < heap[0]) continue; /* NaN stays: it is for the caller to see */
+        ids[kept] = ids[i];
+        logits[kept++] = logits[i];
+    }
+    screen->count[state] = kept, screen->rescored[state] = count;
+}
+
+/* Stage 0: logits of the panels that survive. Stage 1: the candidates of each state. */
+int64_t FN(rescore_items)(const pyml_op *op, const pyml_run *run, int stage) { return FN(screen_items)(op, run, stage); }
+
+void FN(rescore)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    const int64_t panels = panels_of(op->matrices);
+    if (stage) {
+        for (int64_t s = begin; s < end; s++) collect(op, s);
+        return;
+    }
+    for (int64_t panel = begin * PANELS_AN_ITEM; panel < least(panels, end * PANELS_AN_ITEM); panel++) {
+        for (int64_t s = 0, n; s < run->outputs; s += n ? n : 1) { /* neighbours that want it share one pass */
+            for (n = 0; n < STATES_AT_ONCE && s + n < run->outputs && survives(op->screen, panels, s + n, panel);) n++;
+            if (n) compute_panel(op, panel, s, n, thread);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+"""The largest logits of a vocabulary's head without computing all of them: a coarse pass, then what can still win.
+
+A head that is packed split (:class:`pyml_core.PackedMatrix`) is screened from half of its bytes; bounds on every logit
+follow. Where lower bounds are best, logits are computed by the full head's kernel; the k-th largest of these is the
+threshold, and every row whose upper bound reaches it is computed. The formulas are those of
+:func:`pyml_core.reference.screen_bounds`, the kernels are in ``csrc/level/screen.c``.
+
+The bounds are statistical. A row is lost only if its error is beyond the margin: normally distributed errors exceed six
+standard deviations once in a thousand million. Lower bounds only say where to look first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native
+
+MARGIN = 6.0
+"""Standard deviations between a coarse logit and its bounds."""
+
+MAX_STATES: int = _native.SCREEN_STATES_MAX
+"""Most positions that one run screens the head for; with more the full head does as well."""
+
+MAX_TOP: int = _native.SCREEN_TOP_MAX
+"""Most logits of a position that a screened head is asked for."""
+
+
+class TopLogits(NamedTuple):
+    """The largest logits of one position.
+
+    Attributes:
+        ids: int64 (C,), ascending: every row whose logit is not below the k-th largest; ties (and NaN) are in.
+        logits: float32 (C,), the full head's bit for bit.
+        rescored: rows whose logits were computed for it; all of them where the head was not screened.
+    """
+
+    ids: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    rescored: int
+
+
+def top_of(logits: npt.NDArray[np.float32], k: int) -> TopLogits:
+    """The same from a row of all logits, float32 (N,)."""
+    numbers = logits[~np.isnan(logits)]
+    kth = np.partition(numbers, -k)[-k] if len(numbers) > k else -np.inf
+    ids = np.flatnonzero(~(logits < kth))
+    return TopLogits(ids, logits[ids], len(logits))
