@@ -214,9 +214,8 @@ def _steps(lm: LanguageModel, ids: list[int], plan: Plan) -> tuple[list[Step], f
 
 def _screened_steps(lm: LanguageModel, plan: Plan) -> tuple[list[float], list[float]]:
     """Milliseconds of decode steps with all logits, and with the largest alone, in a text: a screen depends on it."""
-    if not getattr(lm.model, "screened", False):
+    if not lm.model.screened:
         return [], []
-    top: Any = lm
     text = lm.tokenizer.encode(TEXT)
     length = plan.reference + plan.text_steps + 1
     ids = (text * (length // len(text) + 1))[:length]
@@ -231,7 +230,7 @@ def _screened_steps(lm: LanguageModel, plan: Plan) -> tuple[list[float], list[fl
             if which == 0:
                 lm.forward(request)
             else:
-                top.forward_top(request, 1)
+                lm.forward_top(request, 1)
             times[which].append((time.perf_counter() - start) * 1e3)
     return times[0][1:], times[1][1:]  # the first of each warms up
 
