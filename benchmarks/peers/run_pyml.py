@@ -43,7 +43,7 @@ class Pyml(Engine):
             self.lm.forward([(caches[0], prompt, [len(prompt) - 1])])
             return clock() - start
         steps = [ids(test.batch) for _ in range(test.tokens)]
-        top_alone = test.text and getattr(self.lm.model, "screened", False)
+        top_alone = test.text and self.lm.model.screened
         start = clock()
         for tokens in steps:
             batch = [(cache, [token], [0]) for cache, token in zip(caches, tokens, strict=True)]
