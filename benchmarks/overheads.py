@@ -36,10 +36,11 @@ MANY = 8  # threads, more than cores
 
 
 class Stopwatch:
-    """Time inside a program's runs."""
+    """Time inside a program's runs; one that another one begins counts once."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self.seconds = 0.0
+        self._inside = False
         self._program = lm.model.program
         self._names = [name for name in dir(type(self._program)) if name.startswith("run")]
 
@@ -54,10 +55,13 @@ class Stopwatch:
 
     def _timed(self, run: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
-            start = time.perf_counter()
+            if self._inside:
+                return run(*arguments, **options)
+            self._inside, start = True, time.perf_counter()
             try:
                 return run(*arguments, **options)
             finally:
+                self._inside = False
                 self.seconds += time.perf_counter() - start
 
         return timed
