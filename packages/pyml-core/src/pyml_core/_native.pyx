@@ -444,6 +444,7 @@ cdef class NativeProgram:
                                  f"got {buf.width}")
             b.blocks = buf.width // BLOCK
             b.stride8 = buf.width + 64  # rows a power of two apart would share cache sets
+            rows += 7  # few rows are multiplied in groups of up to eight
             b.codes = <int8_t *>self._new(rows * b.stride8, np.int8)
             b.scales = <float *>self._new(rows * b.blocks, np.float32)
             b.sums = <int32_t *>self._new(rows * b.blocks, np.int32)

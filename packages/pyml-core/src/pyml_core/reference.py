@@ -123,10 +123,12 @@ def linear(x: F32Array, weight: Weight, bias: F32Array | None = None) -> F32Arra
     """``x @ weight.T + bias``: (T, N) from x (T, K) and a weight (N, K).
 
     f32, f16 and bf16 weights: ordinary arithmetic. Quantised weights: x is rounded by :func:`quantize_activations`; the
-    products of every sub-block of S weights are summed exactly in integers, then in float32, block after block::
+    products of every sub-block of S weights are summed exactly in integers, then in float32, block of 32 after block::
 
-        sum = fma(sum_k(code_w * code_x), scale_w * scale_x, sum)
-        sum = fma(minimum_w, scale_x * sum_k(code_x), sum)           where the type has minima
+        part = scale_w * sum_k(code_w * code_x)                      of its first sub-block
+        part = fma(scale_w, sum_k(code_w * code_x), part)            of its second, where S = 16
+        part = fma(minimum_w, sum_k(code_x), part)                   after either, where the type has minima
+        sum = fma(part, scale_x, sum)
 
     and the bias is added last.
 
@@ -156,12 +158,15 @@ def _int8_product(x: QuantizedRows, weight: Expanded) -> F32Array:
     codes_w = _by_sub_block(weight.codes, n_sub)
     sub_blocks_a_scale = n_sub // x.scales.shape[1]
     total = np.zeros((len(x.codes), len(weight.codes)), np.float32)
+    part = total
     for s in range(n_sub):
-        scale_x = x.scales[:, s // sub_blocks_a_scale, None]
         dots = codes_x[s] @ codes_w[s].T  # below 2^24, so float32 holds these integers exactly
-        total = _fma(dots, scale_x * weight.scale[:, s], total)
+        first, last = s % sub_blocks_a_scale == 0, (s + 1) % sub_blocks_a_scale == 0
+        part = dots * weight.scale[:, s] if first else _fma(dots, weight.scale[:, s], part)
         if weight.minimum is not None:
-            total = _fma(weight.minimum[:, s], scale_x * codes_x[s].sum(axis=1, keepdims=True), total)
+            part = _fma(weight.minimum[:, s], codes_x[s].sum(axis=1, keepdims=True), part)
+        if last:
+            total = _fma(part, x.scales[:, s // sub_blocks_a_scale, None], total)
     return total
 
 

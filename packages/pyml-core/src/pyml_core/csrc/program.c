@@ -42,7 +42,7 @@ static int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL;
 int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
     int64_t factors = op->kind == OP_SCREEN ? 2 * SCREEN_STATES * op->in->blocks * (int64_t)sizeof(float) : 0;
     if (op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR || op->kind == OP_SCREEN || op->kind == OP_RESCORE)
-        return factors + 256 * 2 * PANEL * 4 + 2 * (CHUNK / 4 * 64 + 2 * CHUNK / 16 * PANEL * 4 + 64) + 64;
+        return factors + LINEAR_SCRATCH;
     if (op->kind != OP_ATTENTION) return op->out->codes_only ? op->out->width * 4 : 0; /* a row, see rows.c */
     int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = whole_panels(kv->head_dim);
     return aligned((rows * (PAGE + PAGE / 4 + 2 * width + kv->head_dim) + 4 * whole_panels(rows)) * (int64_t)sizeof(float));

@@ -18,6 +18,7 @@ enum {
     PAGE = 64,      /* positions in a KV page: one key block of attention */
     KEY_BLOCK = PANEL * 4 + PANEL * BLOCK, /* bytes of 32 elements of a panel of int8 keys: scales, then codes */
     VALUE_SCALES = 2 * PAGE * 4, /* bytes before the codes of a page's int8 values: logarithms of the scales, and their inverses */
+    LINEAR_SCRATCH = 70 << 10, /* bytes that a tile of a linear layer needs of each thread */
     MAX_EXPERTS = 1024,
     MAX_PHASES = 4, /* parts of a fused operation that are timed apart */
     MAX_THREADS = 256,

@@ -14,6 +14,9 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* What was loaded before is loaded again: in long unrolled code the compiler else keeps what blocks share, and runs out of registers. */
+#define FORGET() __asm__ volatile("" ::: "memory")
+
 enum { TOKEN_BLOCK = 256 }; /* tokens that a thread takes through a tile of panels at a time */
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

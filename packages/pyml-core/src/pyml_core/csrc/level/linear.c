@@ -1,14 +1,16 @@
 /* linear.c: out = x W^T for weights in panels (pack.c), of every block type.
  *
  * Three inner loops do all the work. Plain weights (f32, f16, bf16) go through fma_tile. Quantised ones are unpacked to unsigned
- * bytes: for up to four rows in registers, on their way from memory (stream_chunk); for more, a chunk of up to 256 k of one or two
- * panels at a time, in the first-level cache, and dot_tile takes every row through the chunk. However many rows there are, each
- * output is summed in one order:
+ * bytes: for a few rows in registers, on their way from memory (stream_chunk); for more, up to DEPTH k of one or two panels at a
+ * time, in the first-level cache, and dot_tile takes every row through them. However many rows there are, each output is summed in
+ * one order, for each block of 32 in ascending order:
  *
- *     sum = fma(float(sum_k code_w code_a), scale_w * scale_a, sum)      for each block (of 32, or 16) in ascending order
- *     sum = fma(min_w, scale_a * sum_k code_a, sum)                      and then, where the type has minima
+ *     part = scale_w * float(sum_k code_w code_a)
+ *     part = fma(scale_w', float(sum_k code_w code_a), part)     for the second half, where a scale is for 16
+ *     part = fma(min_w, float(sum_k code_a), part)               after either of these, where the type has minima
+ *     sum = fma(part, scale_a, sum)
  *
- * The integer sum is exact, so that results do not depend on how a level multiplies bytes.
+ * The integer sums are exact, so that results do not depend on how a level multiplies bytes.
  */
 #include "kernels.h"
 
@@ -156,7 +158,7 @@ EVERY_QUANTIZED(UNPACKER)
     (IS_WIDE(type) ? 128 : (type) == TYPE_Q4_0 ? 8 : (type) == TYPE_Q5_0 ? 16 : (type) == TYPE_Q3_K ? 4 : (type) == TYPE_Q6_K ? 32 : 0)
 #define BIAS_OF(type) (IS_WIDE(type) ? WIDE_BIAS : ZERO_OF(type))
 
-/* ---- the int8 inner loop */
+/* ---- the int8 inner loops */
 
 /* Some rows of int8 activations from some k on. */
 typedef struct {
@@ -166,10 +168,30 @@ typedef struct {
     int64_t stride8, blocks, sum_stride;
 } quantized_rows;
 
-/* One to four rows and one panel: codes go from memory through registers, so that reading them is all that takes time. The same
- * sums in the same order as dot_tile. What comes next is asked for: a plane of q8_0 is read from front to end, while the planes of
- * other types lie beside each other and need a chunk or more of lead. */
-enum { STREAM_ROWS = TILE_TOKENS < 4 ? TILE_TOKENS : 4, FEW_ROWS = 32 };
+/* Levels that sum pairs of products in 16 bits first: the words whose pairs fit in one such sum. Codes below 32 allow four (2 * 4 * 31 * 127
+ * = 31496), those below 64, of q6_K, two. */
+INLINE int words_of_pairs(int block, bool wide, bool mins) { return wide ? 1 : block == 16 && !mins ? 2 : 4; }
+
+/* Word number g of a block: four codes of every row times as many activations. */
+INLINE void add_word(vi *dot, vi *pairs, const bool wide, const int run, const int g, vb w, vi x) {
+    if (!SUMS_PAIRS || run == 1) {
+        *dot = wide ? i_dot_wide(*dot, w, x) : i_dot(*dot, w, x);
+        return;
+    }
+    *pairs = g % run ? i_add_pairs(*pairs, i_pairs(w, x)) : i_pairs(w, x);
+    if (g % run == run - 1) *dot = i_add(*dot, i_sum_pairs(*pairs));
+}
+
+/* A block's part of the sum: its first sub-block's, to which the next one's is added. */
+INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf scale, vf min, vf total) {
+    *part = first ? f_mul(f_from_i(dot), scale) : f_fma(f_from_i(dot), scale, *part);
+    if (mins) *part = f_fma(min, total, *part);
+}
+
+/* One, two, four or eight rows and one panel: codes go from memory through registers, so that reading them is all that takes time.
+ * Other numbers of rows are rounded up: buffers have rows to spare. The same sums in the same order as dot_tile. What comes next is
+ * asked for: a plane of q8_0 is read from front to end, while the planes of other types lie beside each other and need two chunks or
+ * so of lead. */
 
 INLINE int lines_of(const int type) { /* of 64 bytes, in 32 elements of a panel */
     return type == TYPE_Q8_0 ? 9 : type == TYPE_Q6_K ? 7 : type == TYPE_Q5_0 || type == TYPE_Q5_1 || type == TYPE_Q5_K ? 6
@@ -179,36 +201,40 @@ INLINE int lines_of(const int type) { /* of 64 bytes, in 32 elements of a panel 
 INLINE void stream_block(const int nt, const int type, const uint8_t *planes, int blocks, const int b, const unpacked *u,
                          const quantized_rows *a, vf *sum) {
     const int halves = BLOCK / BLOCK_OF(type), words = WORDS / halves;
+    const bool mins = HAS_MINS(type);
+    const int run = words_of_pairs(BLOCK_OF(type), IS_WIDE(type), mins);
+    vf part[STREAM_ROWS];
     UNROLL for (int h = 0; h < halves; h++) {
-        vi dot[STREAM_ROWS];
-        UNROLL for (int t = 0; t < nt; t++) dot[t] = i_set1(-BIAS_OF(type) * a->sums[t * a->sum_stride + b * halves + h]);
+        const int at = b * halves + h;
+        vi dot[STREAM_ROWS], pairs[STREAM_ROWS];
+        UNROLL for (int t = 0; t < nt; t++) dot[t] = i_set1(mins ? 0 : -BIAS_OF(type) * a->sums[t * a->sum_stride + at]);
         UNROLL for (int j = 0; j < words; j++) {
             vb w = load_codes(type, planes, u->low, blocks, b, h * words + j);
             UNROLL for (int t = 0; t < nt; t++) {
                 vi x = i_load4(a->codes + t * a->stride8 + b * BLOCK + (h * words + j) * 4);
-                dot[t] = IS_WIDE(type) ? i_dot_wide(dot[t], w, x) : i_dot(dot[t], w, x);
+                add_word(&dot[t], &pairs[t], IS_WIDE(type), run, j, w, x);
             }
         }
+        vf scale = f_load(u->scales[at]), min = mins ? f_load(u->mins[at]) : scale;
         UNROLL for (int t = 0; t < nt; t++) {
-            float scale = a->scales[t * a->blocks + b];
-            sum[t] = f_fma(f_from_i(dot[t]), f_mul(f_load(u->scales[b * halves + h]), f_set1(scale)), sum[t]);
-            if (HAS_MINS(type))
-                sum[t] = f_fma(f_load(u->mins[b * halves + h]),
-                               f_set1(scale * (float)a->sums[t * a->sum_stride + b * halves + h]), sum[t]);
+            vf total = mins ? f_from_i(i_load4(a->sums + t * a->sum_stride + at)) : scale;
+            add_part(&part[t], h == 0, mins, dot[t], scale, min, total);
         }
     }
+    UNROLL for (int t = 0; t < nt; t++) sum[t] = f_fma(part[t], f_set1(a->scales[t * a->blocks + b]), sum[t]);
 }
 
 INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, int k, unpacked *u, const quantized_rows *a, float *sums,
                          bool first) {
     const int ld_sums = TILE_PANELS * PANEL, blocks = k / BLOCK;
     const int lines = lines_of(type);
-    const uint8_t *next = chunk + (type == TYPE_Q8_0 ? 1024 : 16384), *planes = unpack_scales(type, chunk, k, u);
+    const uint8_t *next = chunk + (type == TYPE_Q8_0 ? 2048 : 6144), *planes = unpack_scales(type, chunk, k, u);
     vf sum[STREAM_ROWS];
     UNROLL for (int t = 0; t < nt; t++) sum[t] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums);
 #define STREAM_BLOCK(b)                                                                                                           \
-    for (int i = 0; i < lines; i++, next += 64) PREFETCH(next);                                                                    \
-    if (type == TYPE_Q8_0_SPLIT) for (int i = 0; i < 4; i++) PREFETCH(u->low + ((b) * 4 + i) * 64 + 4096);                         \
+    for (int i = 0; i < lines; i++, next += 64) PREFETCH_NEAR(next);                                                               \
+    if (type == TYPE_Q8_0_SPLIT) for (int i = 0; i < 4; i++) PREFETCH_NEAR(u->low + ((b) * 4 + i) * 64 + 4096);                    \
+    FORGET();                                                                                                                      \
     stream_block(nt, type, planes, blocks, (b), u, a, sum)
     if (is_super(type)) {
         UNROLL for (int b = 0; b < CHUNK / BLOCK; b++) { STREAM_BLOCK(b); }
@@ -223,7 +249,7 @@ INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, int
     static void stream_##name(int nt, const uint8_t *chunk, int k, unpacked *u, const quantized_rows *a, float *sums, bool first) { \
         if (nt == 1) stream_chunk(1, TYPE_##name, chunk, k, u, a, sums, first);                                                    \
         else if (nt == 2) stream_chunk(2, TYPE_##name, chunk, k, u, a, sums, first);                                               \
-        else if (nt < STREAM_ROWS) stream_chunk(STREAM_ROWS - 1, TYPE_##name, chunk, k, u, a, sums, first);                        \
+        else if (nt <= 4) stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##name, chunk, k, u, a, sums, first);                           \
         else stream_chunk(STREAM_ROWS, TYPE_##name, chunk, k, u, a, sums, first);                                                  \
     }
 EVERY_QUANTIZED(STREAM)
@@ -243,46 +269,82 @@ static const quantized_type quantized_types[] = {
     EVERY_QUANTIZED(DESCRIBE)
 };
 
-/* The packed bytes that come next, to be asked for while this chunk is worked on. */
-typedef struct {
-    const uint8_t *from[TILE_PANELS];
-    int lines; /* 64-byte lines of each panel for every block */
-} ahead;
+/* The k of one or two panels that dot_tile is given at a time: sums are then rarely put down and taken up again, and the codes of
+ * both still fit in the first-level cache. */
+enum { DEPTH_CHUNKS = 3, DEPTH = DEPTH_CHUNKS * CHUNK, FACTS = DEPTH / 16 /* blocks at most, a multiple of 16 */ };
 
-INLINE void dot_tile(const int nt, const int np, const int block, const bool wide, const bool mins, int offset,
-                     const uint8_t *const *codes, const unpacked *u, int k, const quantized_rows *rows, const ahead *coming,
-                     float *sums, bool first) {
-    const quantized_rows a = *rows;
-    const ahead next = *coming;
-    const int ld_sums = TILE_PANELS * PANEL;
+typedef struct {
+    const uint8_t *codes[DEPTH_CHUNKS][TILE_PANELS];
+    unpacked chunks[DEPTH_CHUNKS][TILE_PANELS];
+} unpacked_panels;
+
+/* What the blocks of a tile's rows begin with, gathered so that the loop finds all of it from one address. */
+typedef struct {
+    _Alignas(64) int32_t starts[TILE_TOKENS][FACTS]; /* of the dot product: what takes the bias off */
+    _Alignas(64) float totals[TILE_TOKENS][FACTS];   /* sums of the activations' codes, where there are minima */
+    _Alignas(64) float scales[TILE_TOKENS][FACTS];
+} tile_facts;
+
+INLINE void gather_facts(const int nt, const int block, const bool mins, int bias, const quantized_rows *a, int64_t k, tile_facts *f) {
+    UNROLL for (int t = 0; t < nt; t++) {
+        for (int64_t b = 0; b < k / BLOCK; b += PANEL) f_store(f->scales[t] + b, f_load(a->scales + t * a->blocks + b));
+        for (int64_t b = 0; b < k / block; b += PANEL) {
+            vi total = i_load(a->sums + t * a->sum_stride + b);
+            if (mins) f_store(f->totals[t] + b, f_from_i(total));
+            else i_store(f->starts[t] + b, i_mul(total, i_set1(-bias)));
+        }
+    }
+}
+
+INLINE void dot_tile(const int nt, const int np, const int block, const bool wide, const bool mins, int bias, const unpacked_panels *w,
+                     int64_t k, const quantized_rows *a, float *sums, bool first) {
+    const int ld_sums = TILE_PANELS * PANEL, halves = BLOCK / block, words = WORDS / halves, run = words_of_pairs(block, wide, mins);
+    tile_facts facts;
+    gather_facts(nt, block, mins, bias, a, k, &facts);
+    const int32_t *starts = facts.starts[0];
+    const float *totals = facts.totals[0], *scales = facts.scales[0];
+    const int64_t stride = a->stride8;
+    const int8_t *low = a->codes, *high = low + 3 * stride; /* rows 0..2 and 3..5: few registers address them all */
     vf sum[TILE_TOKENS][TILE_PANELS];
     UNROLL for (int t = 0; t < nt; t++)
         UNROLL for (int p = 0; p < np; p++) sum[t][p] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums + p * PANEL);
-    for (int b = 0; b < k / block; b++) {
-        UNROLL for (int p = 0; p < np; p++)
-            for (int i = 0; i < next.lines; i++) PREFETCH(next.from[p] + (b * next.lines + i) * 64);
-        vi dot[TILE_TOKENS][TILE_PANELS];
-        UNROLL for (int t = 0; t < nt; t++) {
-            vi start = i_set1(mins ? 0 : -offset * a.sums[t * a.sum_stride + b]);
-            UNROLL for (int p = 0; p < np; p++) dot[t][p] = start;
-        }
-        UNROLL for (int g = 0; g < block / 4; g++) {
-            vb w[TILE_PANELS];
-            UNROLL for (int p = 0; p < np; p++) w[p] = b_load(codes[p] + (b * (block / 4) + g) * 64);
+    for (int chunk = 0; k > 0; chunk++, k -= CHUNK) {
+        const uint8_t *codes[TILE_PANELS];
+        UNROLL for (int p = 0; p < np; p++) codes[p] = w->codes[chunk][p];
+        const unpacked *u = w->chunks[chunk];
+        const int blocks = (int)least(CHUNK, k) / BLOCK;
+        for (int b = 0; b < blocks; b++, low += BLOCK, high += BLOCK, starts += halves, totals += halves, scales++) {
+            vf part[TILE_TOKENS][TILE_PANELS];
+            UNROLL for (int h = 0; h < halves; h++) {
+                vi dot[TILE_TOKENS][TILE_PANELS], pairs[TILE_TOKENS][TILE_PANELS];
+                UNROLL for (int t = 0; t < nt; t++) {
+                    vi start = mins ? i_set1(0) : i_load4(starts + t * FACTS + h);
+                    UNROLL for (int p = 0; p < np; p++) dot[t][p] = start;
+                }
+                UNROLL for (int g = 0; g < words; g++) {
+                    vb v[TILE_PANELS];
+                    UNROLL for (int p = 0; p < np; p++) v[p] = b_load(codes[p] + (h * words + g) * 64);
+                    UNROLL for (int t = 0; t < nt; t++) {
+                        vi x = i_load4((t < 3 ? low : high) + t % 3 * stride + (h * words + g) * 4);
+                        UNROLL for (int p = 0; p < np; p++) add_word(&dot[t][p], &pairs[t][p], wide, run, g, v[p], x);
+                    }
+                }
+                vf scale[TILE_PANELS], min[TILE_PANELS];
+                UNROLL for (int p = 0; p < np; p++) {
+                    scale[p] = f_load(u[p].scales[b * halves + h]);
+                    min[p] = mins ? f_load(u[p].mins[b * halves + h]) : scale[p];
+                }
+                UNROLL for (int t = 0; t < nt; t++) {
+                    vf total = mins ? f_set1(totals[t * FACTS + h]) : scale[0];
+                    UNROLL for (int p = 0; p < np; p++)
+                        add_part(&part[t][p], h == 0, mins, dot[t][p], scale[p], min[p], total);
+                }
+            }
             UNROLL for (int t = 0; t < nt; t++) {
-                vi x = i_load4(a.codes + t * a.stride8 + b * block + g * 4);
-                UNROLL for (int p = 0; p < np; p++)
-                    dot[t][p] = wide ? i_dot_wide(dot[t][p], w[p], x) : i_dot(dot[t][p], w[p], x);
+                vf scale = f_set1(scales[t * FACTS]);
+                UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_fma(part[t][p], scale, sum[t][p]);
             }
-        }
-        UNROLL for (int t = 0; t < nt; t++) {
-            float scale = a.scales[t * a.blocks + b * block / BLOCK];
-            UNROLL for (int p = 0; p < np; p++)
-                sum[t][p] = f_fma(f_from_i(dot[t][p]), f_mul(f_load(u[p].scales[b]), f_set1(scale)), sum[t][p]);
-            if (mins) {
-                vf weighted = f_set1(scale * (float)a.sums[t * a.sum_stride + b]);
-                UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_fma(f_load(u[p].mins[b]), weighted, sum[t][p]);
-            }
+            UNROLL for (int p = 0; p < np; p++) codes[p] += WORDS * 64;
         }
     }
     UNROLL for (int t = 0; t < nt; t++)
@@ -291,15 +353,15 @@ INLINE void dot_tile(const int nt, const int np, const int block, const bool wid
 
 /* All of dot_tile's forms: tokens 1..6, panels 1..2, and the kinds of block. */
 #define DOT_KIND(nt, np)                                                                                                         \
-    if (q->block == 32 && q->wide) dot_tile(nt, np, 32, true, false, q->bias, codes, u, k, a, next, sums, first);                  \
-    else if (q->block == 32 && q->mins) dot_tile(nt, np, 32, false, true, 0, codes, u, k, a, next, sums, first);                  \
-    else if (q->block == 32) dot_tile(nt, np, 32, false, false, q->bias, codes, u, k, a, next, sums, first);                       \
-    else if (q->mins) dot_tile(nt, np, 16, false, true, 0, codes, u, k, a, next, sums, first);                                    \
-    else dot_tile(nt, np, 16, false, false, q->bias, codes, u, k, a, next, sums, first)
+    if (q->block == 32 && q->wide) dot_tile(nt, np, 32, true, false, q->bias, w, k, a, sums, first);                              \
+    else if (q->block == 32 && q->mins) dot_tile(nt, np, 32, false, true, 0, w, k, a, sums, first);                               \
+    else if (q->block == 32) dot_tile(nt, np, 32, false, false, q->bias, w, k, a, sums, first);                                   \
+    else if (q->mins) dot_tile(nt, np, 16, false, true, 0, w, k, a, sums, first);                                                 \
+    else dot_tile(nt, np, 16, false, false, q->bias, w, k, a, sums, first)
 
 #define DOT_TOKENS(nt)                                                                                                            \
-    static void dot_##nt(const quantized_type *q, int np, const uint8_t *const *codes, const unpacked *u, int k,                   \
-                         const quantized_rows *a, const ahead *next, float *sums, bool first) {                                                  \
+    static void dot_##nt(const quantized_type *q, int np, const unpacked_panels *w, int64_t k, const quantized_rows *a,            \
+                         float *sums, bool first) {                                                                                \
         if (np == 1) { DOT_KIND(nt, 1); } else { DOT_KIND(nt, TILE_PANELS); }                                                      \
     }
 
@@ -314,8 +376,7 @@ DOT_TOKENS(5)
 DOT_TOKENS(6)
 #endif
 
-typedef void (*dot_fn)(const quantized_type *, int, const uint8_t *const *, const unpacked *, int, const quantized_rows *, const ahead *,
-                       float *, bool);
+typedef void (*dot_fn)(const quantized_type *, int, const unpacked_panels *, int64_t, const quantized_rows *, float *, bool);
 static const dot_fn dot_tokens[TILE_TOKENS + 1] = {
     NULL, dot_1, dot_2,
 #if PYML_TILE_TOKENS > 2
@@ -368,7 +429,7 @@ static const uint8_t *low_nibbles(const pyml_matrix *m, int64_t panel, int64_t k
     return m->low ? m->low + panel * m->low_bytes + k0 / 2 * PANEL : NULL;
 }
 
-/* One panel's outputs for up to STREAM_ROWS rows from `row` on, `ld_sums` being TILE_PANELS panels. */
+/* One panel's outputs for a few rows from `row` on; those of a row are TILE_PANELS panels from the last row's. */
 static void stream_panel(const pyml_matrix *m, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows, uint8_t *scratch,
                          float *sums) {
     const quantized_type *q = &quantized_types[m->type];
@@ -376,9 +437,11 @@ static void stream_panel(const pyml_matrix *m, int64_t panel, const pyml_buffer 
     unpacked *u = (unpacked *)scratch;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int k = (int)least(CHUNK, m->k - k0);
-        quantized_rows a = rows_from(q, x, row, k0);
         u->low = low_nibbles(m, panel, k0);
-        q->stream((int)rows, chunk, k, u, &a, sums, k0 == 0);
+        for (int64_t t = 0; t < rows; t += STREAM_ROWS) {
+            quantized_rows a = rows_from(q, x, row + t, k0);
+            q->stream((int)least(STREAM_ROWS, rows - t), chunk, k, u, &a, sums + t * TILE_PANELS * PANEL, k0 == 0);
+        }
         chunk += pyml_chunk_bytes(m->type, k);
     }
 }
@@ -402,28 +465,32 @@ void FN(panel_product)(const pyml_matrix *m, int64_t panel, const pyml_buffer *x
 static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
                            uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
-    unpacked *u = (unpacked *)scratch;
-    const uint8_t *chunk[TILE_PANELS], *codes[TILE_PANELS];
+    unpacked_panels *w = (unpacked_panels *)scratch;
+    const uint8_t *chunk[TILE_PANELS];
     for (int p = 0; p < np; p++) chunk[p] = m->data + (panel + p) * m->panel_bytes;
     int64_t tiles = (rows + TILE_TOKENS - 1) / TILE_TOKENS, rows_a_tile = (rows + tiles - 1) / tiles;
-    for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
-        int k = (int)least(CHUNK, m->k - k0), bytes = pyml_chunk_bytes(m->type, k);
-        ahead next = {.lines = 0};
-        if (rows <= FEW_ROWS) next.lines = (bytes + 64 * (k / q->block) - 1) / (64 * (k / q->block));
-        for (int p = 0; p < np; p++) {
-            u[p].low = low_nibbles(m, panel + p, k0);
-            codes[p] = q->unpack(chunk[p], k, &u[p]);
-            next.from[p] = chunk[p] + np * m->panel_bytes;
-            chunk[p] += bytes;
+    int64_t passes = (m->k + DEPTH - 1) / DEPTH, depth = (m->k + passes * CHUNK - 1) / (passes * CHUNK) * CHUNK;
+    for (int64_t k0 = 0; k0 < m->k; k0 += depth) {
+        int64_t k = least(depth, m->k - k0);
+        const uint8_t *next = chunk[0] + np * m->panel_bytes; /* what the next tile of panels has here, to be asked for meanwhile */
+        for (int64_t i = 0; i * CHUNK < k; i++) {
+            int part = (int)least(CHUNK, k - i * CHUNK);
+            for (int p = 0; p < np; p++) {
+                w->chunks[i][p].low = low_nibbles(m, panel + p, k0 + i * CHUNK);
+                w->codes[i][p] = q->unpack(chunk[p], part, &w->chunks[i][p]);
+                chunk[p] += pyml_chunk_bytes(m->type, part);
+            }
         }
-        bool last = k0 + CHUNK >= m->k;
+        int64_t ahead = (chunk[0] + np * m->panel_bytes - next + 64 * tiles - 1) / (64 * tiles) * 64;
+        bool last = k0 + depth >= m->k;
         for (int64_t t = 0, nt; t < rows; t += nt) {
             nt = least(rows_a_tile, rows - t);
             quantized_rows a = rows_from(q, x, to->row + t, k0);
+            for (int64_t i = 0; i < ahead; i += 64, next += 64)
+                for (int p = 0; p < np; p++) PREFETCH(next + p * m->panel_bytes);
             if (last) expect(to, t, nt);
-            dot_tokens[nt](q, np, codes, u, k, &a, &next, sums + t * TILE_PANELS * PANEL, k0 == 0);
+            dot_tokens[nt](q, np, w, k, &a, sums + t * TILE_PANELS * PANEL, k0 == 0);
             if (last) finish(to, t, nt, sums + t * TILE_PANELS * PANEL);
-            next.lines = 0; /* asked for once */
         }
     }
 }
@@ -466,10 +533,14 @@ int64_t FN(linear_items)(const pyml_op *op, const pyml_run *run, int stage) {
     return stage ? 0 : tiles_of_all(op) * blocks;
 }
 
+/* What a thread has for a tile: sums, and unpacked codes behind them. */
+enum { SUMS_BYTES = TOKEN_BLOCK * TILE_PANELS * PANEL * 4 };
+_Static_assert(SUMS_BYTES + sizeof(unpacked_panels) <= LINEAR_SCRATCH, "a tile fits in its scratch");
+
 /* A tile of the matrices side by side, for `count` rows of the input. */
 static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t row, int64_t count, pyml_thread *thread) {
     float *sums = (float *)thread->scratch;
-    uint8_t *scratch = thread->scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float);
+    uint8_t *scratch = thread->scratch + SUMS_BYTES;
     int64_t column = 0;
     for (; tile >= tiles_of(m); m++) {
         tile -= tiles_of(m);
@@ -479,7 +550,7 @@ static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, i
     int np = (int)least(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
     target to = {op, row, column + from, least(np * PANEL, m->n - from)};
     if (is_plain(m->type)) plain_tile(m, panel, np, op->in, count, &to, sums);
-    else if (count <= STREAM_ROWS) streamed_panels(m, panel, np, op->in, count, &to, scratch, sums);
+    else if (count <= FEW_ROWS) streamed_panels(m, panel, np, op->in, count, &to, scratch, sums);
     else quantized_tile(m, panel, np, op->in, count, &to, scratch, sums);
 }
 

@@ -11,6 +11,7 @@ typedef struct { half_sums a, b; } vd;
 
 #define PYML_TILE_TOKENS 4
 enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 1 };
+enum { STREAM_ROWS = 4, FEW_ROWS = 4 };
 enum { FLOAT_PANELS = 1 };
 #define PYML_BOTH(type, operation) ((type){operation(x.a, y.a), operation(x.b, y.b)})
 
@@ -81,7 +82,14 @@ INLINE float f_top(vf v) {
 }
 
 INLINE vi i_set1(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+INLINE vi i_load(const int32_t *p) {
+    return (vi){_mm256_loadu_si256((const void *)p), _mm256_loadu_si256((const void *)(p + 8))};
+}
+INLINE void i_store(int32_t *p, vi v) {
+    _mm256_storeu_si256((void *)p, v.a), _mm256_storeu_si256((void *)(p + 8), v.b);
+}
 INLINE vi i_add(vi x, vi y) { return PYML_BOTH(vi, _mm256_add_epi32); }
+INLINE vi i_mul(vi x, vi y) { return PYML_BOTH(vi, _mm256_mullo_epi32); }
 INLINE vi i_and(vi x, vi y) { return PYML_BOTH(vi, _mm256_and_si256); }
 INLINE vi i_or(vi x, vi y) { return PYML_BOTH(vi, _mm256_or_si256); }
 #define i_shr(v, n) ((vi){_mm256_srli_epi32((v).a, (n)), _mm256_srli_epi32((v).b, (n))})
@@ -130,8 +138,16 @@ INLINE vb b_lookup(const uint8_t table[16], vb index) {
     return (vb){_mm256_shuffle_epi8(t, index.a), _mm256_shuffle_epi8(t, index.b)};
 }
 
+INLINE vi i_pairs(vb w, vi x) { return (vi){_mm256_maddubs_epi16(w.a, x.a), _mm256_maddubs_epi16(w.b, x.b)}; }
+INLINE vi i_add_pairs(vi x, vi y) { return PYML_BOTH(vi, _mm256_add_epi16); }
+INLINE vi i_sum_pairs(vi x) {
+    __m256i one = _mm256_set1_epi16(1);
+    return (vi){_mm256_madd_epi16(x.a, one), _mm256_madd_epi16(x.b, one)};
+}
+
 /* See simd_avx512.h. */
 #if defined(__AVXVNNI__)
+enum { SUMS_PAIRS = 0 };
 enum { WIDE_BIAS = 128 };
 INLINE vi i_dot(vi acc, vb w, vi x) {
     return (vi){_mm256_dpbusd_avx_epi32(acc.a, w.a, x.a), _mm256_dpbusd_avx_epi32(acc.b, w.b, x.b)};
@@ -139,6 +155,7 @@ INLINE vi i_dot(vi acc, vb w, vi x) {
 INLINE vi i_dot_wide(vi acc, vb w, vi x) { return i_dot(acc, w, x); }
 INLINE half_sums dot_signed_half(half_sums acc, __m256i w, __m256i x) { return (half_sums)_mm256_dpbusd_avx_epi32((__m256i)acc, x, w); }
 #else
+enum { SUMS_PAIRS = 1 };
 enum { WIDE_BIAS = 0 };
 INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));

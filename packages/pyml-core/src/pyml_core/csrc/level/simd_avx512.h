@@ -10,6 +10,7 @@ typedef int32_t vd __attribute__((vector_size(64)));
 
 #define PYML_TILE_TOKENS 6
 enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 2 }; /* accumulators of a matmul tile: 12 int32 and 12 float32 of 32 registers */
+enum { STREAM_ROWS = 8, FEW_ROWS = 16 }; /* rows that weights are streamed for at a time, and altogether */
 enum { FLOAT_PANELS = 4 }; /* of a tile of plain floats: 24 accumulators */
 
 INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
@@ -58,7 +59,10 @@ INLINE float f_sum(vf v) { /* lanes 0+8, then +4, +2, +1: one fixed tree */
 INLINE float f_top(vf v) { return _mm512_reduce_max_ps(v); }
 
 INLINE vi i_set1(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE vi i_load(const int32_t *p) { return _mm512_loadu_si512((const void *)p); }
+INLINE void i_store(int32_t *p, vi v) { _mm512_storeu_si512((void *)p, v); }
 INLINE vi i_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+INLINE vi i_mul(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
 INLINE vi i_and(vi a, vi b) { return _mm512_and_si512(a, b); }
 INLINE vi i_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 #define i_shr(v, n) _mm512_srli_epi32((v), (n))
@@ -87,16 +91,23 @@ INLINE vb b_lookup(const uint8_t table[16], vb index) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), index);
 }
 
+/* Sums of 16 bits of two products each, for levels without an instruction for four (SUMS_PAIRS). */
+INLINE vi i_pairs(vb w, vi a) { return _mm512_maddubs_epi16(w, a); }
+INLINE vi i_add_pairs(vi a, vi b) { return _mm512_add_epi16(a, b); }
+INLINE vi i_sum_pairs(vi a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
+
 /* acc + the sum over 4 bytes of unsigned w times signed a, in every lane. `i_dot` is for w < 64, `i_dot_wide` for all w.
  * `d_dot_signed`: of signed w times unsigned a. */
 INLINE vd d_zero(void) { return (vd){0}; }
 INLINE vf f_from_d(vd a) { return _mm512_cvtepi32_ps((__m512i)a); }
 #if defined(__AVX512VNNI__)
+enum { SUMS_PAIRS = 0 };
 enum { WIDE_BIAS = 128 }; /* i_dot_wide takes code + 128 as it is: the caller subtracts 128 * sum(a) */
 INLINE vi i_dot(vi acc, vb w, vi a) { return _mm512_dpbusd_epi32(acc, w, a); }
 INLINE vi i_dot_wide(vi acc, vb w, vi a) { return _mm512_dpbusd_epi32(acc, w, a); }
 INLINE vd d_dot_signed(vd acc, vb w, vi a) { return (vd)_mm512_dpbusd_epi32((__m512i)acc, a, w); }
 #else
+enum { SUMS_PAIRS = 1 };
 enum { WIDE_BIAS = 0 }; /* i_dot_wide takes the bias off itself: 255 * 127 * 2 would saturate 16 bits, 128 * 127 * 2 does not */
 INLINE vi i_dot(vi acc, vb w, vi a) {
     return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1)));

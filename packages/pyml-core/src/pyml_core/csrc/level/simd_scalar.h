@@ -1,6 +1,7 @@
 /* simd_scalar.h: the sixteen lanes of simd.h in plain C, for any machine; compilers vectorise what they can. */
 #define PYML_TILE_TOKENS 2
 enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 1 };
+enum { STREAM_ROWS = 2, FEW_ROWS = 2 };
 enum { FLOAT_PANELS = 1 };
 #define UNROLL /* the lanes are loops already */
 
@@ -101,7 +102,10 @@ INLINE float f_top(vf a) {
 }
 
 INLINE vi i_set1(int32_t x) { vi r; LANES r.v[i] = x; return r; }
+INLINE vi i_load(const int32_t *p) { vi r; memcpy(r.v, p, sizeof r); return r; }
+INLINE void i_store(int32_t *p, vi a) { memcpy(p, a.v, sizeof a); }
 INLINE vi i_add(vi a, vi b) { LANES a.v[i] += b.v[i]; return a; }
+INLINE vi i_mul(vi a, vi b) { LANES a.v[i] *= b.v[i]; return a; }
 INLINE vi i_and(vi a, vi b) { LANES a.v[i] &= b.v[i]; return a; }
 INLINE vi i_or(vi a, vi b) { LANES a.v[i] |= b.v[i]; return a; }
 INLINE vi i_shr(vi a, int n) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] >> n); return a; }
@@ -145,6 +149,10 @@ INLINE vb b_lookup(const uint8_t table[16], vb index) {
 }
 
 /* See simd_avx512.h. */
+enum { SUMS_PAIRS = 0 };
+INLINE vi i_pairs(vb w, vi a) { (void)w; return a; }
+INLINE vi i_add_pairs(vi a, vi b) { (void)b; return a; }
+INLINE vi i_sum_pairs(vi a) { return a; }
 enum { WIDE_BIAS = 128 };
 INLINE vi i_dot(vi acc, vb w, vi a) {
     int8_t bytes[64];
