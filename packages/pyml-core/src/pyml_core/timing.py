@@ -266,11 +266,14 @@ def _read(
         passed: I64Array = np.rint((ticks - start) * ns_a_tick).astype(np.int64)
         return start_ns + passed
 
-    moments = np.stack([found[:, :, _ARRIVED].max(axis=1), np.frombuffer(copied, np.int64)], axis=1)
-    edges = to_ns(np.maximum.accumulate(np.maximum(moments.ravel(), start))).reshape(-1, 2)
     worked = found[:, :, _BEGAN] != 0
-    for column in (_BEGAN, _ARRIVED):
-        found[:, :, column] = np.where(worked, to_ns(found[:, :, column]), 0)
+    # A thread goes on where it was: processors read ticks a little early or late, and their counters may differ.
+    told = np.where(worked[:, :, None], found[:, :, _BEGAN : _ARRIVED + 1], start).swapaxes(0, 1).reshape(threads, -1)
+    forward: I64Array = np.maximum.accumulate(np.maximum(told, start), axis=1)
+    own: I64Array = forward.reshape(threads, -1, 2).swapaxes(0, 1)
+    moments = np.stack([own[:, :, 1].max(axis=1), np.frombuffer(copied, np.int64)], axis=1)
+    edges = to_ns(np.maximum.accumulate(moments.ravel())).reshape(-1, 2)
+    found[:, :, _BEGAN : _ARRIVED + 1] = np.where(worked[:, :, None], to_ns(own), 0)
     return np.concatenate([[start_ns], edges[:-1, 1]]), edges[:, 0], found, ns_a_tick * 1e-6
 
 
