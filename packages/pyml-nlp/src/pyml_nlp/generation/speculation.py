@@ -22,15 +22,16 @@ MIN_MATCH = 3
 MAX_DRAFT = 24
 """Most drafted tokens in a run, of all texts together."""
 
-WORTH = 1.05
+WORTH = 1.1
 """Drafts are run if tokens are expected to come so many times as fast as without."""
 
 FORGET = 0.1
 """Weight of the newest observation."""
 
+_DOUBT = 2  # observations that what is expected counts for
 _LONGEST = 32  # matches are not counted further
 _BUCKETS = (3, 4, 6, 9, 14, 22)  # matches of at least so many tokens count together
-_EXPECTED = (0.35, 0.5, 0.6, 0.75, 0.85, 0.9)  # how often the next token is right, before anything was seen
+_EXPECTED = (0.25, 0.4, 0.6, 0.75, 0.85, 0.9)  # how often the next token is right, before anything was seen
 
 
 class Drafter(Protocol):
@@ -69,10 +70,12 @@ class LookUp:
         self._source: int | None = None  # index of what the next token should be
         self._match = 0  # tokens before it that are the same as the last ones
         self._rates = list(_EXPECTED)
+        self._seen = [0] * len(_EXPECTED)
         self._index(ids[: -MIN_MATCH - 1])
         for token in ids[len(self._ids) :]:
             self.append(token)
         self._rates = list(_EXPECTED)
+        self._seen = [0] * len(_EXPECTED)
 
     def chances(self, limit: int) -> list[float]:
         """See :class:`Drafter`."""
@@ -98,7 +101,9 @@ class LookUp:
         right = source is not None and ids[source] == token
         if source is not None:
             bucket = _bucket(self._match)
-            self._rates[bucket] += FORGET * (right - self._rates[bucket])
+            self._seen[bucket] += 1
+            weight = max(FORGET, 1 / (self._seen[bucket] + _DOUBT))  # what is expected gives way soon
+            self._rates[bucket] += weight * (right - self._rates[bucket])
         ids.append(token)
         gram = tuple(ids[-MIN_MATCH:])
         if source is not None and right:
@@ -154,7 +159,7 @@ class Costs:
             slope = (min(ms, 2 * self._one * self.of(tokens)) / self._one - 1) / (tokens - 1)
             self._slopes[bucket] += 0.2 * (max(slope, 0.0) - self._slopes[bucket])
         for bucket, slope in self._slopes.items():  # what is not tried for long is worth a new try
-            self._slopes[bucket] = slope + 0.005 * (_SLOPE - slope)
+            self._slopes[bucket] = slope + 0.001 * (_SLOPE - slope)
 
 
 _COST_BUCKETS = (2, 5, 9, 17, 33)
