@@ -556,7 +556,7 @@ def top_k(x: F32Array, k: int) -> tuple[npt.NDArray[np.intp], F32Array]:
     return index, np.take_along_axis(x, index, axis=-1)
 
 
-# ---- the screen of a vocabulary's head. Source: the bounds are pyml's own, docs/decisions/0014-screened-head.md
+# ---- the screen of a vocabulary's head. Source: the bounds are pyml's own, docs/decisions/0015-screened-head.md
 
 
 class ScreenFacts(NamedTuple):
