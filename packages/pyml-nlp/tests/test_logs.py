@@ -12,7 +12,7 @@ import pytest
 
 from pyml_nlp import logs
 from pyml_nlp.logs import OFF, TRACE
-from pyml_nn.trace import Event
+from pyml_nn.trace import Event, attention_lines
 
 
 @pytest.fixture(autouse=True)
@@ -167,9 +167,23 @@ def step_events(step: int, kind: str) -> list[Event]:
     ]
 
 
+class GivenTrace:
+    """A trace of these events."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+
+    def attention_lines(self) -> list[str]:
+        return attention_lines(self.events)
+
+
+def log(events: list[Event]) -> None:
+    logs.log_trace(GivenTrace(events))  # type: ignore[arg-type]
+
+
 def test_lines_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure({"pyml": TRACE})
-    logs.log_events(step_events(0, "prefill") + step_events(1, "decode"))
+    log(step_events(0, "prefill") + step_events(1, "decode"))
     lines = capsys.readouterr().err.splitlines()
     attention = (
         "[attn] layer=0 QKV=10.410ms QKnorm=1.140ms RoPE=0.119ms QK^T=3.539ms softmax=0.056ms A*V=0.984ms out=1.343ms"
@@ -186,11 +200,11 @@ def test_lines_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_lines_of_a_run_at_debug(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure({"pyml": logging.DEBUG})
-    logs.log_events(step_events(0, "prefill"))
+    log(step_events(0, "prefill"))
     assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["model.forward"]
 
 
 def test_one_target_alone(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(logs.parse("pyml=off,pyml.attn=trace"))
-    logs.log_events(step_events(0, "prefill"))
+    log(step_events(0, "prefill"))
     assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == ["[attn]"]

@@ -136,6 +136,22 @@ def test_a_real_trace_changes_nothing_and_names_everything(name: str) -> None:
     assert len(attention_lines(trace.events)) == model.config.n_layers
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_lines_without_events_are_those_made_of_events(name: str) -> None:
+    model = make(CONFIGS[name], max_tokens=16)
+    cache = model.new_cache()
+    with model.trace() as trace:
+        model.forward([(cache, list(range(40)), None)])  # in several runs
+        model.forward([(cache, [8], None)])
+        model.forward_top([(cache, [9], None)], 1)
+    lines = trace.attention_lines()
+    assert len(lines) == 3 * model.config.n_layers
+    for found, expected in zip(lines, attention_lines(trace.events), strict=True):
+        assert re.sub(r"[0-9.]+ms", "", found) == re.sub(r"[0-9.]+ms", "", expected)
+        times = [[float(ms) for ms in re.findall(r"=([0-9.]+)ms", line)] for line in (found, expected)]
+        assert times[0] == pytest.approx(times[1], abs=0.0011)  # the order of additions
+
+
 # ---- scope
 
 

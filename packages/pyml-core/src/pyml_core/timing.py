@@ -21,12 +21,37 @@ if TYPE_CHECKING:
 
 F32Array = npt.NDArray[np.float32]
 I64Array = npt.NDArray[np.int64]
+F64Array = npt.NDArray[np.float64]
 
 CAPTURES = ("output", "scores", "probabilities")
 PHASES = {"prepare_qkv": ("QKnorm", "RoPE", "append"), "attention": ("QK^T", "softmax", "A*V")}
 """The parts of fused operations, in the order in which kernels count them."""
 
 _BEGAN, _ARRIVED, _COLUMNS = 5, 6, 7  # of a lap, after its busy ticks and those of four phases
+
+TIMES = _BEGAN
+"""Columns of :meth:`Timings.milliseconds`: a wall time, and those of as many parts as kernels count."""
+
+
+class _Measured(NamedTuple):
+    """What the operations of a run took, worked out together.
+
+    Attributes:
+        first, last: of each operation: the native operation that it is, and the one that makes its output's int8 copy.
+        begin_ns: when each began.
+        walls: ms of each.
+        parts: (operations, 4) ms: a wall shared out by the ticks of its phases.
+        laps: (native operations, threads, 7), see :func:`_read`.
+        ms_a_tick: of those laps.
+    """
+
+    first: I64Array
+    last: I64Array
+    begin_ns: I64Array
+    walls: F64Array
+    parts: F64Array
+    laps: I64Array
+    ms_a_tick: float
 
 
 class Lap(NamedTuple):
@@ -177,27 +202,40 @@ class Timings(Sequence[OpTiming]):
         return self._built
 
     def _build(self) -> Iterator[OpTiming]:
-        """The time of making an output's int8 copy belongs to the operation that wrote it."""
-        spans, *stamps = self._measured
-        begin_ns, end_ns, laps, ms_a_tick = _read(*stamps)
-        both = np.array([spans[operation] for operation in self._operations])
-        first, last, threads = both[:, 0], both[:, 1], laps.shape[1]
-        walls = (end_ns[last] - begin_ns[first]) * 1e-6
-        phases = laps[first, :, 1:_BEGAN].sum(axis=1)
+        first, last, begin_ns, walls, parts, laps, ms_a_tick = self._measure()
+        threads = laps.shape[1]
         busy = laps[first, :, 0].sum(axis=1) + np.where(last > first, laps[last, :, 0].sum(axis=1), 0)
         shares = np.minimum(1.0, busy * ms_a_tick / np.maximum(walls * threads, 1e-9))
-        columns = (first, last, begin_ns[first], walls, phases, shares)
+        columns = (first, last, begin_ns, walls, parts, shares)
         for operation, *numbers in zip(self._operations, *(column.tolist() for column in columns), strict=True):
-            at, copy, begin, wall, ticks, share = numbers
+            at, copy, begin, wall, shared, share = numbers
             names = PHASES.get(operation.kind, ())
-            ticks, total = ticks[: len(names)], sum(ticks[: len(names)])
-            parts = {name: wall * part / total if total else 0.0 for name, part in zip(names, ticks, strict=True)}
+            phases = dict(zip(names, shared, strict=False))
             moved, flops = self._cost(operation)
             found = Laps(
                 threads, partial(_laps, laps[at], laps[copy] if copy > at else None, begin, len(names), ms_a_tick)
             )
             rescored = self._rescored if operation.kind == "rescore" else 0
-            yield OpTiming(operation, begin, wall, parts, moved, flops, share, found, rescored)
+            yield OpTiming(operation, begin, wall, phases, moved, flops, share, found, rescored)
+
+    def milliseconds(self) -> F64Array:
+        """(operations, TIMES): wall times, those of parts in the order of :data:`PHASES`; 0 where there is none.
+
+        The same numbers as in the timings themselves, without making those.
+        """
+        measured = self._measure()
+        return np.column_stack([measured.walls, measured.parts])
+
+    def _measure(self) -> _Measured:
+        """The time of making an output's int8 copy belongs to the operation that wrote it."""
+        spans, *stamps = self._measured
+        begin_ns, end_ns, laps, ms_a_tick = _read(*stamps)
+        both = np.array([spans[operation] for operation in self._operations])
+        first, last = both[:, 0], both[:, 1]
+        walls = (end_ns[last] - begin_ns[first]) * 1e-6
+        ticks = laps[first, :, 1:_BEGAN].sum(axis=1)
+        parts = walls[:, None] * ticks / np.maximum(ticks.sum(axis=1), 1)[:, None]
+        return _Measured(first, last, begin_ns[first], walls, parts, laps, ms_a_tick)
 
     def _cost(self, op: Operation) -> tuple[int, int]:
         """Bytes moved and arithmetic operations."""

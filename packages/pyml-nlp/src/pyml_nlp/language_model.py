@@ -483,7 +483,7 @@ class LanguageModel:
         with self.model.trace() as trace:
             results = run()
         ms = (time.perf_counter() - start) * 1e3
-        logs.log_events(trace.events)
+        logs.log_trace(trace)
         return results, ms
 
     # ---- caches

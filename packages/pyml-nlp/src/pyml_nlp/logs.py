@@ -15,13 +15,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyml_core.errors import PymlError
 
 if TYPE_CHECKING:
-    from pyml_nn.trace import Event
+    from pyml_nn.trace import Trace
 
 TRACE = 5
 OFF = logging.CRITICAL + 10
@@ -120,15 +119,19 @@ def wants_timings() -> bool:
     return model.isEnabledFor(logging.DEBUG) or attention.isEnabledFor(TRACE) or matmul.isEnabledFor(TRACE)
 
 
-def log_events(events: Sequence[Event]) -> None:
-    """Print the lines of the model's runs in these events, as far as their levels are wanted."""
-    from pyml_nn.trace import attention_lines, forward_lines, matmul_lines
+def log_trace(trace: Trace) -> None:
+    """Print the lines of the model's runs in this trace, as far as their levels are wanted."""
+    from pyml_nn.trace import forward_lines, matmul_lines
 
-    for logger, level, lines in (
-        (attention, TRACE, attention_lines),
-        (matmul, TRACE, matmul_lines),
-        (model, logging.DEBUG, forward_lines),
-    ):
-        if logger.isEnabledFor(level):
-            for line in lines(events):
-                logger.log(level, "%s", line)
+    if attention.isEnabledFor(TRACE):
+        _log(attention, TRACE, trace.attention_lines())
+    if matmul.isEnabledFor(TRACE):
+        _log(matmul, TRACE, matmul_lines(trace.events))
+    if model.isEnabledFor(logging.DEBUG):
+        _log(model, logging.DEBUG, forward_lines(trace.events))
+
+
+def _log(logger: logging.Logger, level: int, lines: list[str]) -> None:
+    """Lines as one message: a message a line takes longer than making them."""
+    if lines:
+        logger.log(level, "%s", "\n".join(lines))

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import OutOfMemoryError, PymlError
-from pyml_core.timing import PHASES, Lap, Laps
+from pyml_core.timing import PHASES, TIMES, Lap, Laps
 
 from . import trace_files
 from .memory import available_memory, megabytes
@@ -30,7 +31,7 @@ from .trace_tensors import TracedTensor, Wanted, after, joined, tensors_of
 if TYPE_CHECKING:
     from pyml_core.program import Operation, Program, Slice
     from pyml_core.screen import TopLogits
-    from pyml_core.timing import OpTiming
+    from pyml_core.timing import OpTiming, Timings
 
 F32Array = npt.NDArray[np.float32]
 
@@ -99,7 +100,7 @@ class TimedRun(NamedTuple):
 
     tokens: int
     outputs: int
-    timings: Sequence[OpTiming]
+    timings: Timings
 
 
 class _Step(NamedTuple):
@@ -187,6 +188,13 @@ class Trace:
     def table(self) -> dict[str, npt.NDArray[Any]]:
         """The events as columns: a NumPy array for each field (layer -1: none), with busy_ms, gb_s and gflop_s."""
         return trace_files.table(self.events)
+
+    def attention_lines(self) -> list[str]:
+        """:func:`attention_lines` of all that was recorded, without making events: cheap enough for every step."""
+        with self._lock:
+            steps = list(self._steps)
+        plan = _attention_plan(self._model.program)
+        return [line for step in steps for line in plan.lines(step)]
 
     def summary(self, top: int = 20) -> str:
         """The operations that took most, layers folded: calls, total ms, share, ms each, GB/s, GFLOP/s."""
@@ -395,6 +403,50 @@ def attention_lines(events: Iterable[Event]) -> list[str]:
             phase = "QKV" if event.phase == "append" else event.phase
             phases[phase] = phases.get(phase, 0.0) + event.ms
     return [f"[attn] layer={layer} {_milliseconds(phases, ATTENTION_PHASES)}" for (_, layer), phases in sums.items()]
+
+
+class _AttentionPlan:
+    """Where the numbers of a program's ``[attn]`` lines lie among :meth:`pyml_core.timing.Timings.milliseconds`."""
+
+    def __init__(self, program: Program) -> None:
+        width = TIMES
+        places: dict[int, dict[str, list[int]]] = {}
+        for index, operation in enumerate(program.operations):
+            layer, name = _layer(operation.name), operation.name.rpartition(".")[2]
+            if layer is None or ".attention." not in operation.name:
+                continue
+            of_layer = places.setdefault(layer, {})
+            if name in _PHASE_OF_OPERATION:
+                of_layer.setdefault(_PHASE_OF_OPERATION[name], []).append(index * width)
+            for part in _phases(operation):
+                place = index * width + 1 + PHASES[operation.kind].index(part)
+                of_layer.setdefault("QKV" if part == "append" else part, []).append(place)
+        numbers = [(layer, phase) for layer in places for phase in ATTENTION_PHASES if phase in places[layer]]
+        counts = [len(places[layer][phase]) for layer, phase in numbers]
+        self._at = np.array([at for layer, phase in numbers for at in places[layer][phase]], np.intp)
+        self._starts = np.cumsum([0, *counts[:-1]])
+        self._text = "\n".join(
+            f"[attn] layer={layer} " + " ".join(f"{phase}=%.3fms" for phase in ATTENTION_PHASES if phase in phases)
+            for layer, phases in places.items()
+        )
+
+    def lines(self, step: _Step) -> list[str]:
+        """The lines of one step, all its runs added up."""
+        if not self._text:
+            return []
+        times = sum(run.timings.milliseconds().ravel()[self._at] for run in step.runs)
+        return (self._text % tuple(np.add.reduceat(times, self._starts))).split("\n")
+
+
+_plans: weakref.WeakKeyDictionary[Program, _AttentionPlan] = weakref.WeakKeyDictionary()
+
+
+def _attention_plan(program: Program) -> _AttentionPlan:
+    """A program's plan, made once."""
+    plan = _plans.get(program)
+    if plan is None:
+        plan = _plans[program] = _AttentionPlan(program)
+    return plan
 
 
 def forward_lines(events: Iterable[Event]) -> list[str]:
