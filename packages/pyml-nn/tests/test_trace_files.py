@@ -17,7 +17,7 @@ from nn_models import GEMMA3, GPT2, make
 from pyml_core import Lap
 from pyml_core.errors import PymlError
 from pyml_nn import trace_files
-from pyml_nn.trace import ATTENTION_PHASES, Event
+from pyml_nn.trace import ATTENTION_PHASES, Event, _stretch
 
 THREADS = 3
 
@@ -72,6 +72,19 @@ def test_every_event_is_well_formed(timeline: list[dict[str, Any]]) -> None:
     assert [event["args"]["name"] for event in timeline if event["ph"] == "M"] == [
         "pyml", "worker 0 (the caller)", "worker 1", "worker 2",
     ]  # fmt: skip
+
+
+def test_phases_of_a_thread_follow_each_other() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(2000):
+        start, length = int(rng.integers(1 << 40)), int(rng.integers(1, 100_000))
+        shares = rng.random(3)
+        ms = (shares / shares.sum() * length * 1e-6 * rng.choice([1.0, 0.7])).tolist()
+        lap = Lap(start, start + length, sum(ms), tuple(ms))
+        found = [_stretch(lap, index) for index in range(3)]
+        edges = [start, *(edge for one in found for edge in one[:2]), start + length]
+        assert edges == sorted(edges)
+        assert [one.busy_ms for one in found] == pytest.approx(ms, abs=1e-9)
 
 
 @pytest.mark.parametrize("thread", range(THREADS))

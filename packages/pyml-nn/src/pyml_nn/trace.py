@@ -513,12 +513,11 @@ def _stretches(laps: Sequence[Lap], index: int) -> tuple[Lap, ...]:
 
 
 def _stretch(lap: Lap, index: int) -> Lap:
-    """A thread's time in one phase, put after those of the phases before it."""
+    """A thread's time in one phase, put after those of the phases before it: one ends where the next one begins."""
     room = (lap.end_ns - lap.start_ns) * 1e-6
-    before = min(room, sum(lap.phases[:index]))
-    busy = min(room - before, lap.phases[index])
-    start = lap.start_ns + int(before * 1e6)
-    return Lap(start, min(lap.end_ns, start + int(busy * 1e6)), busy)
+    before, after = (min(room, sum(lap.phases[:count])) for count in (index, index + 1))
+    start, end = (lap.start_ns + int(ms * 1e6) for ms in (before, after))
+    return Lap(start, end, after - before)
 
 
 def _attention_event(run: TimedRun, last: int, kind: str, step: int, number: int) -> Event:
