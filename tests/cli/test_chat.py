@@ -27,9 +27,9 @@ TEMPLATE = (
 )
 
 
-def with_template(folder: Path, copy: Path) -> Path:
+def with_template(folder: Path, copy: Path, template: str = TEMPLATE) -> Path:
     shutil.copytree(folder, copy)
-    (copy / "chat_template.jinja").write_text(TEMPLATE)
+    (copy / "chat_template.jinja").write_text(template)
     return copy
 
 
@@ -74,6 +74,27 @@ def test_a_prompt_is_what_a_user_says(commands: Any, instruct: Path, lm: Languag
     assert lm.eos_ids.isdisjoint(lm.chat_ids("the <|endoftext|> cat"))
 
 
+def test_tools(commands: Any, model: Path, tmp_path: Path) -> None:
+    instruct = with_template(model, tmp_path / "model", "{{ tools | tojson }}{{ messages[0].content }}")
+    file = tmp_path / "tools.json"
+    file.write_text('[{"type": "function", "function": {"name": "the cat"}}]')
+    with pyml_nlp.load(instruct, threads=1) as lm:
+        expected = lm.chat_ids("hat", tools=json.loads(file.read_text()))
+    result = commands.infer(instruct, *GREEDY, "--chat", "--prompt", "hat", "--json", "--tools", file)
+    assert json.loads(result.text)["prompt_tokens"] == len(expected)
+    for content, message in (
+        ("[1]", "expected a JSON list of functions, each an object"),
+        ("{}", "expected a JSON list of functions, each an object"),
+        ("[", "expected a JSON list of functions: "),
+    ):
+        file.write_text(content)
+        result = commands.infer(instruct, "--chat", "--prompt", "hat", "-q", "--tools", file)
+        assert result.code == 1
+        assert result.error.startswith(f"Error: {file}: {message}")
+    result = commands.infer(instruct, "--chat", "--prompt", "hat", "-q", "--tools", tmp_path / "none.json")
+    assert (result.code, result.error) == (1, f"Error: {tmp_path / 'none.json'}: No such file or directory")
+
+
 def test_a_batch(commands: Any, instruct: Path, lm: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("the cat\n\nin the hat\n")
     result = commands.infer(instruct, *GREEDY, "--chat", "--batch-file", tmp_path / "prompts.txt", "--json")
@@ -98,6 +119,7 @@ def test_the_template_refuses(commands: Any, instruct: Path) -> None:
     ("flags", "message"),
     [
         (("--system", "x"), "the argument '--system <TEXT>' requires '--chat' or '--interactive'"),
+        (("--tools", "x"), "the argument '--tools <FILE>' requires '--chat' or '--interactive'"),
         (("--chat-arg", "a=1"), "the argument '--chat-arg <NAME=VALUE>' requires '--chat' or '--interactive'"),
         (("--chat", "--chat-arg", "a"), "invalid value 'a' for '--chat-arg': expected NAME=VALUE"),
         (("--chat", "--chat-arg", "1=a"), "invalid value '1=a' for '--chat-arg': expected NAME=VALUE"),

@@ -81,6 +81,7 @@ def command(
     include_stop: bool,
     chat: bool,
     system: str | None,
+    tools: str | None,
     chat_arg: tuple[str, ...],
     interactive: bool,
     grammar: Grammar | None,
@@ -102,7 +103,7 @@ def command(
         ("--prompt-cache <PATH>", reuse["prompt_cache"] is not None),
     ):  # fmt: skip
         exclusive({"--interactive": interactive, name: given})
-    chat_options = check_chat(chat or interactive, system, chat_arg)
+    chat_options = check_chat(chat or interactive, system, tools, chat_arg)
     exclusive({"--stream": stream, "--json": as_json})
     exclusive({"--echo": echo, "--json": as_json})
     if max_tokens < 0:

@@ -46,7 +46,7 @@ def converse(
         talkative: whether more than answers and errors is printed.
     """
     chat = task.chat or ChatOptions()
-    conversation = lm.conversation(chat.system, variables=chat.variables)
+    conversation = lm.conversation(chat.system, tools=chat.tools, variables=chat.variables)
     session = Session(conversation, task.generate_options(), output, talkative)
     session.note("Interactive chat. /help shows the commands, Ctrl-D or /quit leaves.")
     try:

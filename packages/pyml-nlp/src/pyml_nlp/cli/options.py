@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -177,6 +178,18 @@ def utf8(name: str, text: str) -> str:
         return os.fsencode(text).decode()
     except UnicodeError:
         raise click.UsageError(f"invalid value for '{name}': expected UTF-8") from None
+
+
+def read_text(path: str) -> str:
+    """The text of a file that an option names; PymlError if it cannot be read or is not UTF-8."""
+    from pyml_core.errors import PymlError
+
+    try:
+        return Path(path).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise PymlError(f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at {error.start}") from None
+    except (OSError, ValueError) as error:
+        raise PymlError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def first(problems: Sequence[tuple[str, str]]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import BASIC, F, Option, exclusive, first, integer, number, utf8
+from .options import BASIC, F, Option, exclusive, first, integer, number, read_text, utf8
 
 if TYPE_CHECKING:
     from ..structured.grammar import Grammar
@@ -99,23 +98,12 @@ def _grammar(json_schema: str | None, regex: str | None, grammar: str | None) ->
     from ..structured.grammar import GrammarError, one_grammar
 
     if json_schema is not None and not json_schema.lstrip().startswith("{"):
-        json_schema = _file(json_schema)
-    grammar = None if grammar is None else _file(grammar)
+        json_schema = read_text(json_schema)
+    grammar = None if grammar is None else read_text(grammar)
     try:
         return one_grammar(json_schema, None if regex is None else utf8("--regex", regex), grammar)
     except GrammarError as error:
         raise click.UsageError(str(error)) from None
-
-
-def _file(path: str) -> str:
-    from pyml_core.errors import PymlError
-
-    try:
-        return Path(path).read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise PymlError(f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at {error.start}") from None
-    except (OSError, ValueError) as error:
-        raise PymlError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _not_empty(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
