@@ -45,7 +45,7 @@ def start(engine: Engine, python: Path, model: Path, threads: int, log: Path) ->
         seconds = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise EngineError(f"cold start: exit code {process.returncode}, see {log}")
+        raise EngineError(f"cold start: exit code {process.returncode}, see {log.name} among the logs")
     return seconds, usage.ru_maxrss * 1024 / 1e6
 
 

@@ -134,7 +134,8 @@ class Runner:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise EngineError(f"its process ended (exit code {self.process.wait()}, see {self.log.name})")
+            log = Path(self.log.name).name
+            raise EngineError(f"its process ended (exit code {self.process.wait()}, see {log} among the logs)")
         self.process.send_signal(signal.SIGSTOP)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:

@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from protocol import CHUNK, Engine, Test, clock, serve
@@ -55,7 +56,7 @@ class LlamaCpp(Engine):
                 params.use_mmap = not repack
             model = self.api.llama_model_load_from_file(self.model.encode(), params)
             if not model:
-                raise RuntimeError(f"{self.name} cannot load {self.model}")
+                raise RuntimeError(f"{self.name} cannot load {Path(self.model).name}")
             self.models[repack] = model
         return self.models[repack]
 

@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from dataclasses import replace
+from threading import get_ident, main_thread
 
 import numpy as np
 
@@ -374,7 +375,6 @@ cdef class NativeProgram:
                 self.p.scratch_bytes, pyml_scratch_for(&self.p.ops[i], &self.p.run.kv, self.p.run.tile_tokens))
         if not pyml_program_allocate(&self.p):
             raise OutOfMemoryError(f"no memory for the scratch space of {threads} threads")
-        self.p.poll = _poll
         self.p.poll_argument = <void *>self
         self.ids, self.position, self.token_slice, self.output_rows = np.zeros((4, self.max_tokens), np.int32)
         self.p.run.ids = <const int32_t *>_address(self.ids)
@@ -707,6 +707,11 @@ cdef class NativeProgram:
         self.interrupt = None
         self.p.cancel = 0
         self.p.stop = NULL if stop is None else &stop.stop
+        # Python hands signals to its main thread alone. Another one leaves the GIL be: asking for it while the process
+        # ends would end that thread in the middle of a run, and with it what its workers are reading.
+        self.p.poll = NULL
+        if get_ident() == main_thread().ident:
+            self.p.poll = _poll
         try:
             arrays = self._start_captures(captures) if captures else None
             if self.p.run.tokens:
