@@ -43,8 +43,9 @@ static pyml_buffer buffer(int64_t width, bool quantized) {
     pyml_buffer b = {.f = floats(T * width), .width = width};
     if (quantized) {
         b.blocks = width / BLOCK, b.stride8 = width + 64;
-        b.codes = room(T * b.stride8), b.scales = room(T * b.blocks * 4);
-        b.sums = room(T * b.blocks * 4), b.half_sums = room(T * b.blocks * 8);
+        int64_t rows = T + TILE; /* some to spare, which tiles may read */
+        b.codes = room(rows * b.stride8), b.scales = room(rows * b.blocks * 4);
+        b.sums = room(rows * b.blocks * 4), b.half_sums = room(rows * b.blocks * 8);
     }
     return b;
 }
@@ -91,7 +92,7 @@ int main(void) {
     static const struct { int type; const char *name; } types[] = {
         {TYPE_F32, "f32"}, {TYPE_F16, "f16"}, {TYPE_BF16, "bf16"}, {TYPE_Q8_0, "q8_0"}, {TYPE_Q4_0, "q4_0"}, {TYPE_Q4_1, "q4_1"},
         {TYPE_Q5_0, "q5_0"}, {TYPE_Q5_1, "q5_1"}, {TYPE_Q2_K, "q2_K"}, {TYPE_Q3_K, "q3_K"}, {TYPE_Q4_K, "q4_K"}, {TYPE_Q5_K, "q5_K"},
-        {TYPE_Q6_K, "q6_K"}, {TYPE_IQ4_NL, "iq4_nl"},
+        {TYPE_Q6_K, "q6_K"}, {TYPE_IQ4_NL, "iq4_nl"}, {TYPE_Q8_0_SPLIT, "q8_0 split"},
     };
     pyml_run run = make_run(32, false);
     pyml_buffer x = buffer(K, true), y = buffer(N, false), z = buffer(K, false), half = buffer(K / 2, false);
@@ -99,12 +100,13 @@ int main(void) {
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         int64_t row_bytes = pyml_stored_row_bytes(types[i].type, K), panel = pyml_panel_bytes(types[i].type, K);
         int64_t panels = (N + PANEL - 1) / PANEL, rows[N];
-        uint8_t *stored = room(N * row_bytes), *packed = room(panels * panel);
+        int64_t low_bytes = pyml_low_bytes(types[i].type, K), bytes = panels * (panel + low_bytes);
+        uint8_t *stored = room(N * row_bytes), *packed = room(bytes), *low = low_bytes ? packed + panels * panel : NULL;
         /* Without bit 6 no 16- or 32-bit float in it is larger than 2, whatever the type's layout. */
         for (int64_t b = 0; b < N * row_bytes; b++) stored[b] = (uint8_t)(next() >> 24) & 0xbf;
-        pyml_pack_panels(types[i].type, N, K, stored, packed, 0, panels);
-        digest("packed", packed, panels * panel);
-        pyml_matrix m = {.type = types[i].type, .n = N, .k = K, .data = packed, .panel_bytes = panel};
+        pyml_pack_panels(types[i].type, N, K, stored, packed, low, 0, panels);
+        digest("packed", packed, bytes);
+        pyml_matrix m = {.type = types[i].type, .n = N, .k = K, .data = packed, .panel_bytes = panel, .low = low, .low_bytes = low_bytes};
         go(types[i].name, (pyml_op){.kind = OP_LINEAR, .in = &x, .out = &y, .matrices = &m, .n_matrices = 1, .scale = 1}, &run);
         go("embed", (pyml_op){.kind = OP_EMBED, .out = &z, .matrices = &m, .n_matrices = 1, .scale = 1.5f}, &run);
         float *unpacked = room(N * K * 4);

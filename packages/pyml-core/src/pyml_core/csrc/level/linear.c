@@ -204,6 +204,7 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
     const bool mins = HAS_MINS(type);
     const int run = words_of_pairs(BLOCK_OF(type), IS_WIDE(type), mins);
     vf part[STREAM_ROWS];
+    UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* for compilers that do not see that the first half is there */
     UNROLL for (int h = 0; h < halves; h++) {
         const int at = b * halves + h;
         vi dot[STREAM_ROWS], pairs[STREAM_ROWS];
@@ -315,6 +316,8 @@ INLINE void dot_tile(const int nt, const int np, const int block, const bool wid
         const int blocks = (int)least(CHUNK, k) / BLOCK;
         for (int b = 0; b < blocks; b++, low += BLOCK, high += BLOCK, starts += halves, totals += halves, scales++) {
             vf part[TILE_TOKENS][TILE_PANELS];
+            UNROLL for (int t = 0; t < nt; t++) /* as in stream_block */
+                UNROLL for (int p = 0; p < np; p++) part[t][p] = f_set1(0.0f);
             UNROLL for (int h = 0; h < halves; h++) {
                 vi dot[TILE_TOKENS][TILE_PANELS], pairs[TILE_TOKENS][TILE_PANELS];
                 UNROLL for (int t = 0; t < nt; t++) {
