@@ -9,13 +9,15 @@ int64_t FN(limit_int8)(const uint8_t *data, int64_t steps, uint8_t *sink) {
     vi sum[TILE_TOKENS][TILE_PANELS];
     UNROLL for (int t = 0; t < TILE_TOKENS; t++)
         UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = i_set1(0);
-    for (int64_t i = 0; i < steps; i++) {
-        STEP();
-        vb w[TILE_PANELS];
-        UNROLL for (int p = 0; p < TILE_PANELS; p++) w[p] = b_load(data + 64 * p);
-        UNROLL for (int t = 0; t < TILE_TOKENS; t++) {
-            vi x = i_load4(data + 64 * TILE_PANELS + 4 * t);
-            UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = i_dot(sum[t][p], w[p], x);
+    for (int64_t i = 0; i < steps; i += BLOCK / 4) {
+        UNROLL for (int word = 0; word < BLOCK / 4; word++) { /* as many as a matmul has between two ends of this loop */
+            STEP();
+            vb w[TILE_PANELS];
+            UNROLL for (int p = 0; p < TILE_PANELS; p++) w[p] = b_load(data + 64 * p);
+            UNROLL for (int t = 0; t < TILE_TOKENS; t++) {
+                vi x = i_load4(data + 64 * TILE_PANELS + 4 * t);
+                UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = i_dot(sum[t][p], w[p], x);
+            }
         }
     }
     UNROLL for (int t = 0; t < TILE_TOKENS; t++)
