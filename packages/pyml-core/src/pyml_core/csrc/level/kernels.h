@@ -92,6 +92,65 @@ INLINE block_facts quantize_block(vf low, vf high, int8_t *codes) {
     return (block_facts){top / 127.0f + finite, i_sum(a), i_sum(c)};
 }
 
+/* Where blocks of 32 numbers are, and where their codes and facts go: a block is so many elements from the last one in each. */
+typedef struct {
+    const float *x;
+    int8_t *codes;
+    float *scales;
+    int32_t *sums, *half_sums;
+    int64_t x_step, codes_step, facts_step;
+} block_run;
+
+/* quantize_block of four blocks at a time, which share what is done across lanes; block `at[i]` of the run is the i-th. */
+INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
+    vi top[4];
+    vf low[4], high[4];
+    UNROLL for (int i = 0; i < 4; i++) {
+        low[i] = f_load(run->x + at[i] * run->x_step), high[i] = f_load(run->x + at[i] * run->x_step + PANEL);
+        top[i] = i_max(i_abs_bits(low[i]), i_abs_bits(high[i]));
+    }
+    UNROLL for (int i = 0; i < 4; i += 2) top[i] = i_max(i_quarters(0, top[i], top[i + 1]), i_quarters(1, top[i], top[i + 1]));
+    vi tops = i_max(i_quarters(0, top[0], top[2]), i_quarters(1, top[0], top[2])); /* quarter i is of block i */
+    tops = i_max(tops, i_swap(2, tops));
+    tops = i_max(tops, i_swap(1, tops));
+    if (i_any_above(tops, 0x7f7fffff)) { /* something is not finite */
+        for (int i = 0; i < 4; i++) {
+            int64_t f = at[i] * run->facts_step;
+            block_facts facts = quantize_block(low[i], high[i], run->codes + at[i] * run->codes_step);
+            run->scales[f] = facts.scale, run->sums[f] = facts.first + facts.second;
+            run->half_sums[2 * f] = facts.first, run->half_sums[2 * f + 1] = facts.second;
+        }
+        return;
+    }
+    vf largest = f_from_bits(tops), inverse = f_div(f_set1(127.0f), largest);
+    inverse = f_greater(inverse, f_set1(FLT_MAX), f_set1(0.0f), inverse); /* nothing, or next to it */
+    _Alignas(64) float scales[PANEL];
+    _Alignas(64) int32_t halves[2][PANEL];
+    _Alignas(64) uint8_t codes[2][2 * BLOCK];
+    f_store(scales, f_div(largest, f_set1(127.0f)));
+    UNROLL for (int i = 0; i < 4; i += 2) {
+        vf first = f_quarter(i, inverse), second = f_quarter(i + 1, inverse);
+        vb both = b_narrow(i_round(f_mul(low[i], first)), i_round(f_mul(high[i], first)),
+                           i_round(f_mul(low[i + 1], second)), i_round(f_mul(high[i + 1], second)));
+        b_store(codes[i / 2], both);
+        vi sums = i_dot(i_set1(0), b_set1(1), i_from_b(both)); /* of four codes; a quarter is half a block */
+        sums = i_add(sums, i_swap(2, sums));
+        i_store(halves[i / 2], i_add(sums, i_swap(1, sums)));
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        int64_t f = at[i] * run->facts_step;
+        const int32_t *half = halves[i / 2] + i % 2 * 8;
+        memcpy(run->codes + at[i] * run->codes_step, codes[i / 2] + i % 2 * BLOCK, BLOCK);
+        run->scales[f] = scales[4 * i], run->sums[f] = half[0] + half[4];
+        run->half_sums[2 * f] = half[0], run->half_sums[2 * f + 1] = half[4];
+    }
+}
+
+INLINE void quantize_blocks(const block_run *run, int64_t count) {
+    for (int64_t i = 0; i < count; i += 4) /* the last ones again where they do not come out even */
+        quantize_four(run, (int64_t[4]){i, least(i + 1, count - 1), least(i + 2, count - 1), least(i + 3, count - 1)});
+}
+
 /* The Hadamard transform of 32 numbers, not normalised: H H = 32. Applied to queries and keys it leaves their products as they are
  * and spreads what stands out in either, so that int8 codes are finer. Its additions are in the order of the reference's. */
 INLINE void hadamard(vf *low, vf *high) {

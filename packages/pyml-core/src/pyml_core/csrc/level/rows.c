@@ -20,15 +20,9 @@ INLINE vf first_of(vf v, int64_t n) {
 /* Per block of 32: scale = max|x| / 127, code = round(x / scale) to nearest even, and the sums of the codes.
  * What is not finite makes the scale NaN, so that it shows in the result. */
 static void quantize_row(pyml_buffer *b, const float *x, int64_t row) {
-    int8_t *codes = b->codes + row * b->stride8;
-    for (int64_t block = 0; block < b->blocks; block++, x += BLOCK, codes += BLOCK) {
-        block_facts facts = quantize_block(f_load(x), f_load(x + PANEL), codes);
-        int64_t at = row * b->blocks + block;
-        b->scales[at] = facts.scale;
-        b->sums[at] = facts.first + facts.second;
-        b->half_sums[2 * at] = facts.first;
-        b->half_sums[2 * at + 1] = facts.second;
-    }
+    int64_t at = row * b->blocks;
+    block_run run = {x, b->codes + row * b->stride8, b->scales + at, b->sums + at, b->half_sums + 2 * at, BLOCK, BLOCK, 1};
+    quantize_blocks(&run, b->blocks);
 }
 
 /* Where a row goes: to the buffer, or to scratch where its int8 copy is all that anybody reads: writing it out would take longer. */

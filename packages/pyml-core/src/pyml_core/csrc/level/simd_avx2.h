@@ -68,6 +68,10 @@ INLINE __m256 swap_half(const int distance, __m256 x) {
 INLINE vf f_swap(const int distance, vf v) {
     return distance == 8 ? (vf){v.b, v.a} : (vf){swap_half(distance, v.a), swap_half(distance, v.b)};
 }
+INLINE vf f_quarter(const int q, vf v) {
+    __m256 half = q < 2 ? v.a : v.b, four = _mm256_permute2f128_ps(half, half, q % 2 ? 0x11 : 0x00);
+    return (vf){four, four};
+}
 INLINE float f_sum(vf v) {
     __m256 h = _mm256_add_ps(v.a, v.b);
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -114,6 +118,25 @@ INLINE void i_store_u8(uint8_t *p, vi v) {
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
     _mm_storeu_si128((void *)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
+INLINE __m256i narrow_half(__m256i a, __m256i b, __m256i c, __m256i d) {
+    __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    return _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+INLINE vb b_narrow(vi a, vi b, vi c, vi d) { return (vb){narrow_half(a.a, a.b, b.a, b.b), narrow_half(c.a, c.b, d.a, d.b)}; }
+INLINE vi i_max(vi x, vi y) { return PYML_BOTH(vi, _mm256_max_epi32); }
+INLINE vi i_abs_bits(vf v) {
+    __m256i rest = _mm256_set1_epi32(0x7fffffff);
+    return (vi){_mm256_and_si256(_mm256_castps_si256(v.a), rest), _mm256_and_si256(_mm256_castps_si256(v.b), rest)};
+}
+INLINE vf f_from_bits(vi v) { return (vf){_mm256_castsi256_ps(v.a), _mm256_castsi256_ps(v.b)}; }
+INLINE bool i_any_above(vi v, int32_t n) {
+    __m256i limit = _mm256_set1_epi32(n), above = _mm256_or_si256(_mm256_cmpgt_epi32(v.a, limit), _mm256_cmpgt_epi32(v.b, limit));
+    return !_mm256_testz_si256(above, above);
+}
+INLINE __m256i quarters_half(const int odd, vi v) { return _mm256_permute2x128_si256(v.a, v.b, odd ? 0x31 : 0x20); }
+INLINE vi i_quarters(const int odd, vi x, vi y) { return (vi){quarters_half(odd, x), quarters_half(odd, y)}; }
+INLINE __m256i swap_ints(const int distance, __m256i x) { return distance == 2 ? _mm256_shuffle_epi32(x, 0x4e) : _mm256_shuffle_epi32(x, 0xb1); }
+INLINE vi i_swap(const int distance, vi v) { return (vi){swap_ints(distance, v.a), swap_ints(distance, v.b)}; }
 INLINE vi i_from_b(vb v) { return (vi){v.a, v.b}; }
 INLINE int32_t i_sum(vi v) {
     __m256i h = _mm256_add_epi32(v.a, v.b);

@@ -50,6 +50,7 @@ INLINE vf f_swap(const int distance, vf v) { /* lanes i and i xor distance (8, 4
            : distance == 2 ? _mm512_permute_ps(v, 0x4e)
                            : _mm512_permute_ps(v, 0xb1);
 }
+INLINE vf f_quarter(const int q, vf v) { return _mm512_shuffle_f32x4(v, v, q * 0x55); } /* lanes 4q..4q+3, four times */
 INLINE float f_sum(vf v) { /* lanes 0+8, then +4, +2, +1: one fixed tree */
     __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -77,7 +78,19 @@ INLINE vi i_load4(const void *p) { /* the same four bytes in every lane */
 INLINE vi i_round(vf a) { return _mm512_cvtps_epi32(a); }
 INLINE void i_store_s8(int8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
 INLINE void i_store_u8(uint8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
+INLINE vb b_narrow(vi a, vi b, vi c, vi d) { /* 64 numbers of -128..127 as bytes */
+    __m512i words = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)); /* in each quarter: of a, b, c, d */
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), words);
+}
 INLINE vi i_from_b(vb v) { return v; } /* the bytes as they are */
+INLINE vi i_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+INLINE vi i_abs_bits(vf v) { return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)); } /* order as |v| does */
+INLINE vf f_from_bits(vi a) { return _mm512_castsi512_ps(a); }
+INLINE bool i_any_above(vi a, int32_t n) { return _mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(n)) != 0; }
+INLINE vi i_quarters(const int odd, vi a, vi b) { /* the even or odd quarters of a, then those of b */
+    return odd ? _mm512_shuffle_i32x4(a, b, 0xdd) : _mm512_shuffle_i32x4(a, b, 0x88);
+}
+INLINE vi i_swap(const int distance, vi v) { return distance == 2 ? _mm512_shuffle_epi32(v, 0x4e) : _mm512_shuffle_epi32(v, 0xb1); }
 INLINE int32_t i_sum(vi v) { return _mm512_reduce_add_epi32(v); }
 
 INLINE vb b_load(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }

@@ -90,6 +90,7 @@ INLINE vf f_scale2(vf a, vi n) {
     return r;
 }
 INLINE vf f_swap(int distance, vf a) { PYML_EACH(a.v[i ^ distance]); }
+INLINE vf f_quarter(int q, vf a) { PYML_EACH(a.v[4 * q + i % 4]); }
 INLINE float f_sum(vf a) {
     for (int half = 8; half; half /= 2)
         for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
@@ -129,6 +130,30 @@ INLINE vi i_round(vf a) { /* to nearest even, by the float unit's own rounding; 
 }
 INLINE void i_store_s8(int8_t *p, vi a) { LANES p[i] = (int8_t)a.v[i]; }
 INLINE void i_store_u8(uint8_t *p, vi a) { LANES p[i] = (uint8_t)a.v[i]; }
+INLINE vb b_narrow(vi a, vi b, vi c, vi d) {
+    vb r;
+    LANES r.v[i] = (uint8_t)a.v[i], r.v[16 + i] = (uint8_t)b.v[i], r.v[32 + i] = (uint8_t)c.v[i], r.v[48 + i] = (uint8_t)d.v[i];
+    return r;
+}
+INLINE vi i_max(vi a, vi b) { LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+INLINE vi i_abs_bits(vf a) {
+    vi r;
+    memcpy(r.v, a.v, sizeof r);
+    LANES r.v[i] &= 0x7fffffff;
+    return r;
+}
+INLINE vf f_from_bits(vi a) { vf r; memcpy(r.v, a.v, sizeof r); return r; }
+INLINE bool i_any_above(vi a, int32_t n) {
+    bool any = false;
+    LANES any |= a.v[i] > n;
+    return any;
+}
+INLINE vi i_quarters(int odd, vi a, vi b) {
+    vi r;
+    LANES r.v[i] = (i < 8 ? a : b).v[i / 4 % 2 * 8 + odd * 4 + i % 4];
+    return r;
+}
+INLINE vi i_swap(int distance, vi a) { vi r; LANES r.v[i] = a.v[i ^ distance]; return r; }
 INLINE vi i_from_b(vb v) { vi r; memcpy(r.v, v.v, sizeof r); return r; }
 INLINE int32_t i_sum(vi a) {
     int32_t sum = 0;
