@@ -279,56 +279,52 @@ typedef struct {
     unpacked chunks[DEPTH_CHUNKS][TILE_PANELS];
 } unpacked_panels;
 
-/* What the blocks of a tile's rows begin with, gathered so that the loop finds all of it from one address. */
+/* Where a tile's results go: to `out`, with a bias (or NULL), over what is there or on top of it. */
 typedef struct {
-    _Alignas(64) int32_t starts[TILE_TOKENS][FACTS]; /* of the dot product: what takes the bias off */
-    _Alignas(64) float totals[TILE_TOKENS][FACTS];   /* sums of the activations' codes, where there are minima */
-    _Alignas(64) float scales[TILE_TOKENS][FACTS];
-} tile_facts;
+    float *out;
+    int64_t stride;
+    const float *bias;
+    bool accumulate;
+} tile_results;
 
-INLINE void gather_facts(const int nt, const int block, const bool mins, int bias, const quantized_rows *a, int64_t k, tile_facts *f) {
-    UNROLL for (int t = 0; t < nt; t++) {
-        for (int64_t b = 0; b < k / BLOCK; b += PANEL) f_store(f->scales[t] + b, f_load(a->scales + t * a->blocks + b));
-        for (int64_t b = 0; b < k / block; b += PANEL) {
-            vi total = i_load(a->sums + t * a->sum_stride + b);
-            if (mins) f_store(f->totals[t] + b, f_from_i(total));
-            else i_store(f->starts[t] + b, i_mul(total, i_set1(-bias)));
-        }
-    }
-}
-
+/* Up to TILE_TOKENS rows and one or two panels, for up to DEPTH k. `sums` is where the sums of the k before are, or NULL. */
 INLINE void dot_tile(const int nt, const int np, const int block, const bool wide, const bool mins, int bias, const unpacked_panels *w,
-                     int64_t k, const quantized_rows *a, float *sums, bool first) {
+                     int64_t k, const quantized_rows *a, const float *sums, const tile_results *to) {
     const int ld_sums = TILE_PANELS * PANEL, halves = BLOCK / block, words = WORDS / halves, run = words_of_pairs(block, wide, mins);
-    tile_facts facts;
-    gather_facts(nt, block, mins, bias, a, k, &facts);
-    const int32_t *starts = facts.starts[0];
-    const float *totals = facts.totals[0], *scales = facts.scales[0];
-    const int64_t stride = a->stride8;
-    const int8_t *low = a->codes, *high = low + 3 * stride; /* rows 0..2 and 3..5: few registers address them all */
+    /* Rows 0..2 and 3..5: few registers address them all. */
+    const int64_t codes_stride = a->stride8, scale_stride = a->blocks, sum_stride = scale_stride * halves;
+    const int8_t *codes_low = a->codes, *codes_high = codes_low + 3 * codes_stride;
+    const float *scales_low = a->scales, *scales_high = scales_low + 3 * scale_stride;
+    const int32_t *sums_low = a->sums, *sums_high = sums_low + 3 * sum_stride;
+    _Alignas(64) int32_t starts[TILE_TOKENS][FACTS]; /* of the dot products: what takes the bias off */
+    const int32_t *start = starts[0];
+    if (!mins)
+        UNROLL for (int t = 0; t < nt; t++)
+            for (int64_t b = 0; b < k / block; b += PANEL)
+                i_store(starts[t] + b, i_mul(i_load(a->sums + t * sum_stride + b), i_set1(bias)));
     vf sum[TILE_TOKENS][TILE_PANELS];
     UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) sum[t][p] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums + p * PANEL);
+        UNROLL for (int p = 0; p < np; p++) sum[t][p] = sums ? f_load(sums + t * ld_sums + p * PANEL) : f_set1(0.0f);
     for (int chunk = 0; k > 0; chunk++, k -= CHUNK) {
         const uint8_t *codes[TILE_PANELS];
         UNROLL for (int p = 0; p < np; p++) codes[p] = w->codes[chunk][p];
         const unpacked *u = w->chunks[chunk];
         const int blocks = (int)least(CHUNK, k) / BLOCK;
-        for (int b = 0; b < blocks; b++, low += BLOCK, high += BLOCK, starts += halves, totals += halves, scales++) {
+        for (int b = 0; b < blocks; b++) {
             vf part[TILE_TOKENS][TILE_PANELS];
             UNROLL for (int t = 0; t < nt; t++) /* as in stream_block */
                 UNROLL for (int p = 0; p < np; p++) part[t][p] = f_set1(0.0f);
             UNROLL for (int h = 0; h < halves; h++) {
                 vi dot[TILE_TOKENS][TILE_PANELS], pairs[TILE_TOKENS][TILE_PANELS];
                 UNROLL for (int t = 0; t < nt; t++) {
-                    vi start = mins ? i_set1(0) : i_load4(starts + t * FACTS + h);
-                    UNROLL for (int p = 0; p < np; p++) dot[t][p] = start;
+                    vi from = mins ? i_set1(0) : i_load4(start + t * FACTS + h);
+                    UNROLL for (int p = 0; p < np; p++) dot[t][p] = from;
                 }
                 UNROLL for (int g = 0; g < words; g++) {
                     vb v[TILE_PANELS];
                     UNROLL for (int p = 0; p < np; p++) v[p] = b_load(codes[p] + (h * words + g) * 64);
                     UNROLL for (int t = 0; t < nt; t++) {
-                        vi x = i_load4((t < 3 ? low : high) + t % 3 * stride + (h * words + g) * 4);
+                        vi x = i_load4((t < 3 ? codes_low : codes_high) + t % 3 * codes_stride + (h * words + g) * 4);
                         UNROLL for (int p = 0; p < np; p++) add_word(&dot[t][p], &pairs[t][p], wide, run, g, v[p], x);
                     }
                 }
@@ -338,33 +334,45 @@ INLINE void dot_tile(const int nt, const int np, const int block, const bool wid
                     min[p] = mins ? f_load(u[p].mins[b * halves + h]) : scale[p];
                 }
                 UNROLL for (int t = 0; t < nt; t++) {
-                    vf total = mins ? f_set1(totals[t * FACTS + h]) : scale[0];
+                    vf total = mins ? f_from_i(i_load4((t < 3 ? sums_low : sums_high) + t % 3 * sum_stride + h)) : scale[0];
                     UNROLL for (int p = 0; p < np; p++)
                         add_part(&part[t][p], h == 0, mins, dot[t][p], scale[p], min[p], total);
                 }
             }
             UNROLL for (int t = 0; t < nt; t++) {
-                vf scale = f_set1(scales[t * FACTS]);
+                vf scale = f_set1(((t < 3 ? scales_low : scales_high) + t % 3 * scale_stride)[0]);
                 UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_fma(part[t][p], scale, sum[t][p]);
             }
             UNROLL for (int p = 0; p < np; p++) codes[p] += WORDS * 64;
+            codes_low += BLOCK, codes_high += BLOCK;
+            scales_low++, scales_high++, start += halves;
+            sums_low += halves, sums_high += halves;
         }
     }
+    float *out = to->out;
+    if (to->bias) {
+        UNROLL for (int t = 0; t < nt; t++)
+            UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_add(sum[t][p], f_load(to->bias + p * PANEL));
+    }
+    if (to->accumulate) {
+        UNROLL for (int t = 0; t < nt; t++)
+            UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_add(f_load(out + t * to->stride + p * PANEL), sum[t][p]);
+    }
     UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) f_store(sums + t * ld_sums + p * PANEL, sum[t][p]);
+        UNROLL for (int p = 0; p < np; p++) f_store(out + t * to->stride + p * PANEL, sum[t][p]);
 }
 
 /* All of dot_tile's forms: tokens 1..6, panels 1..2, and the kinds of block. */
 #define DOT_KIND(nt, np)                                                                                                         \
-    if (q->block == 32 && q->wide) dot_tile(nt, np, 32, true, false, q->bias, w, k, a, sums, first);                              \
-    else if (q->block == 32 && q->mins) dot_tile(nt, np, 32, false, true, 0, w, k, a, sums, first);                               \
-    else if (q->block == 32) dot_tile(nt, np, 32, false, false, q->bias, w, k, a, sums, first);                                   \
-    else if (q->mins) dot_tile(nt, np, 16, false, true, 0, w, k, a, sums, first);                                                 \
-    else dot_tile(nt, np, 16, false, false, q->bias, w, k, a, sums, first)
+    if (q->block == 32 && q->wide) dot_tile(nt, np, 32, true, false, -q->bias, w, k, a, sums, to);                                \
+    else if (q->block == 32 && q->mins) dot_tile(nt, np, 32, false, true, 0, w, k, a, sums, to);                                  \
+    else if (q->block == 32) dot_tile(nt, np, 32, false, false, -q->bias, w, k, a, sums, to);                                     \
+    else if (q->mins) dot_tile(nt, np, 16, false, true, 0, w, k, a, sums, to);                                                    \
+    else dot_tile(nt, np, 16, false, false, -q->bias, w, k, a, sums, to)
 
 #define DOT_TOKENS(nt)                                                                                                            \
     static void dot_##nt(const quantized_type *q, int np, const unpacked_panels *w, int64_t k, const quantized_rows *a,            \
-                         float *sums, bool first) {                                                                                \
+                         const float *sums, const tile_results *to) {                                                              \
         if (np == 1) { DOT_KIND(nt, 1); } else { DOT_KIND(nt, TILE_PANELS); }                                                      \
     }
 
@@ -379,7 +387,8 @@ DOT_TOKENS(5)
 DOT_TOKENS(6)
 #endif
 
-typedef void (*dot_fn)(const quantized_type *, int, const unpacked_panels *, int64_t, const quantized_rows *, float *, bool);
+typedef void (*dot_fn)(const quantized_type *, int, const unpacked_panels *, int64_t, const quantized_rows *, const float *,
+                       const tile_results *);
 static const dot_fn dot_tokens[TILE_TOKENS + 1] = {
     NULL, dot_1, dot_2,
 #if PYML_TILE_TOKENS > 2
@@ -403,6 +412,13 @@ INLINE void expect(const target *to, int64_t t, int64_t rows) {
     const pyml_buffer *out = to->op->out;
     for (int64_t r = t; r < t + rows; r++)
         for (int64_t c = 0; c < to->columns; c += PANEL) PREFETCH_WRITE(out->f + (to->row + r) * out->width + to->column + c);
+}
+
+/* Rows t.. of the output, for a tile whose columns are all there. */
+INLINE tile_results results_of(const target *to, int64_t t) {
+    const pyml_op *op = to->op;
+    return (tile_results){op->out->f + (to->row + t) * op->out->width + to->column, op->out->width,
+                          op->weight ? op->weight + to->column : NULL, op->accumulate};
 }
 
 /* sums + bias (+ what is there) to rows t.. of the output. */
@@ -485,15 +501,17 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
             }
         }
         int64_t ahead = (chunk[0] + np * m->panel_bytes - next + 64 * tiles - 1) / (64 * tiles) * 64;
-        bool last = k0 + depth >= m->k;
+        bool last = k0 + depth >= m->k, direct = last && to->columns == np * PANEL;
         for (int64_t t = 0, nt; t < rows; t += nt) {
             nt = least(rows_a_tile, rows - t);
             quantized_rows a = rows_from(q, x, to->row + t, k0);
             for (int64_t i = 0; i < ahead; i += 64, next += 64)
                 for (int p = 0; p < np; p++) PREFETCH(next + p * m->panel_bytes);
+            float *part = sums + t * TILE_PANELS * PANEL;
+            tile_results results = direct ? results_of(to, t) : (tile_results){part, TILE_PANELS * PANEL, NULL, false};
             if (last) expect(to, t, nt);
-            dot_tokens[nt](q, np, w, k, &a, sums + t * TILE_PANELS * PANEL, k0 == 0);
-            if (last) finish(to, t, nt, sums + t * TILE_PANELS * PANEL);
+            dot_tokens[nt](q, np, w, k, &a, k0 ? part : NULL, &results);
+            if (last && !direct) finish(to, t, nt, part);
         }
     }
 }
