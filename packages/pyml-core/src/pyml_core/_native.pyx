@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from dataclasses import replace
+from itertools import pairwise
 from threading import get_ident, main_thread
 
 import numpy as np
@@ -92,6 +93,8 @@ cdef extern from "pyml.h":
         int32_t layer, n_heads, window, activation
         bint accumulate, normalize, skip
         const pyml_screen *screen
+        const pyml_op *then
+        const pyml_op *by
         float *copy
         const pyml_capture *capture
 
@@ -367,6 +370,9 @@ cdef class NativeProgram:
         cdef int64_t matrix = 0
         for op in operations:
             matrix += self._add(op, matrix)
+        for linear, activation in _done_together(program):
+            self.p.ops[self.span[linear][0]].then = &self.p.ops[self.span[activation][0]]
+            self.p.ops[self.span[activation][0]].by = &self.p.ops[self.span[linear][0]]
         if self.p.run.kv.head_dim:
             self.p.run.partials = <float *>self._new(PARTIALS_FLOATS, np.float32)
             self.p.run.partials_floats = PARTIALS_FLOATS
@@ -765,6 +771,17 @@ def _codes_only(program):
         if op.kind not in ("rms_norm", "layer_norm", "activate", "gated") or op.params.get("accumulate"):
             read.add(op.output)
     return [buf for buf in program.buffers if buf.quantized and buf not in read]
+
+
+def _done_together(program):
+    """Linear layers and the activations that follow: of whole blocks, made for a quantised matrix, and all that reads their rows."""
+    pairs = [(first, second) for first, second in pairwise(program.operations)
+             if first.kind == "linear" and second.kind in ("activate", "gated") and second.inputs == (first.output,)
+             and not first.params["accumulate"] and not first.output.quantized and second.output.quantized
+             and all(matrix.shape[0] % BLOCK == 0 for matrix in first.params["matrices"])]
+    second = {pair[1] for pair in pairs}
+    read = {program.result, *(buf for op in program.operations if op not in second for buf in op.inputs)}
+    return [pair for pair in pairs if pair[0].output not in read]
 
 
 def _with_table(part, page_bytes):

@@ -44,8 +44,9 @@ class FeedForward:
     def declare(self, scratch: Scratch, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
         """Declare the feed-forward of x (T, hidden) into ``out``, or added to it."""
         up = self.up.declare(scratch.program, f"{name}.up", x, scratch.buffer("up", self.up.width))
-        scratch.program.activate(f"{name}.activation", up, self.activation, up)
-        return self.down.declare(scratch.program, f"{name}.down", up, out, accumulate)
+        activated = scratch.buffer("activated", self.up.width)
+        scratch.program.activate(f"{name}.activation", up, self.activation, activated)
+        return self.down.declare(scratch.program, f"{name}.down", activated, out, accumulate)
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,7 @@ static int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL;
 int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
     int64_t factors = op->kind == OP_SCREEN ? 2 * SCREEN_STATES * op->in->blocks * (int64_t)sizeof(float) : 0;
     if (op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR || op->kind == OP_SCREEN || op->kind == OP_RESCORE)
-        return factors + LINEAR_SCRATCH;
+        return factors + LINEAR_SCRATCH + (op->then ? TOKEN_BLOCK * 2 * BLOCK * (int64_t)sizeof(float) : 0);
     if (op->kind != OP_ATTENTION) return op->out->codes_only ? op->out->width * 4 : 0; /* a row, see rows.c */
     int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = whole_panels(kv->head_dim);
     return aligned((rows * (PAGE + PAGE / 4 + 2 * width + kv->head_dim) + 4 * whole_panels(rows)) * (int64_t)sizeof(float));
@@ -139,7 +139,8 @@ static void work(void *argument, int index) {
     for (int64_t i = 0; i < p->n_ops; i++) {
         const pyml_op *op = &p->ops[i];
         uint64_t busy = 0;
-        if (j->timed) {
+        bool done = op->by && pyml_does_both(op->by, &p->run);
+        if (j->timed && !done) {
             laps[i].began = 0;
             __builtin_prefetch(&laps[i + 1], 1); /* weights have driven it out of the caches */
         }
@@ -160,9 +161,26 @@ static void work(void *argument, int index) {
             if (atomic_load(&j->stop) == pass) return;
         }
         if (op->copy) copy_output(j, i, index);
-        if (!j->timed) continue;
+        if (!j->timed || done) continue;
         laps[i].busy = busy;
         memcpy(laps[i].phase, thread.phase, sizeof laps[i].phase);
+    }
+}
+
+/* What a linear layer took for the activation after it is told as that one's, as if it had come last: of each thread the same share,
+ * so that one ends where the other begins. */
+static void share_laps(const pyml_program *p, int64_t i) {
+    double busy = 0, activating = 0;
+    for (int t = 0; t < p->threads; t++) {
+        const pyml_lap *lap = &p->laps[t * p->n_ops + i];
+        busy += (double)lap->busy, activating += (double)lap->phase[0];
+    }
+    for (int t = 0; t < p->threads && busy > 0; t++) {
+        pyml_lap *lap = &p->laps[t * p->n_ops + i];
+        uint64_t span = (uint64_t)((double)(lap->arrived - lap->began) * activating / busy);
+        uint64_t worked = (uint64_t)((double)lap->busy * activating / busy);
+        lap[1] = (pyml_lap){.busy = worked, .began = lap->began ? lap->arrived - span : 0, .arrived = lap->arrived};
+        lap->arrived -= span, lap->busy -= worked, lap->phase[0] = 0;
     }
 }
 
@@ -178,6 +196,8 @@ bool pyml_program_run(pyml_program *p, bool timed) {
     p->start_ns = now_ns(CLOCK_MONOTONIC), p->start = pyml_ticks();
     pyml_pool_run(pool, work, &j);
     p->end_ns = now_ns(CLOCK_MONOTONIC), p->end = pyml_ticks();
+    for (int64_t i = 0; timed && i < p->n_ops; i++)
+        if (pyml_does_both(&p->ops[i], &p->run)) share_laps(p, i);
     pyml_pool_unlock(pool);
     fesetenv(&callers);
     return !p->cancel;

@@ -19,6 +19,8 @@ enum {
     KEY_BLOCK = PANEL * 4 + PANEL * BLOCK, /* bytes of 32 elements of a panel of int8 keys: scales, then codes */
     VALUE_SCALES = 2 * PAGE * 4, /* bytes before the codes of a page's int8 values: logarithms of the scales, and their inverses */
     LINEAR_SCRATCH = 70 << 10, /* bytes that a tile of a linear layer needs of each thread */
+    FEW_TOKENS = 16, /* of a run that streams weights for them */
+    TOKEN_BLOCK = 256, /* tokens that a thread takes through a tile of a linear layer at a time */
     MAX_EXPERTS = 1024,
     MAX_PHASES = 4, /* parts of a fused operation that are timed apart */
     MAX_THREADS = 256,
@@ -99,7 +101,7 @@ typedef struct {
     int64_t *count, *rescored;   /* [SCREEN_STATES] candidates, and rows that were rescored for them */
 } pyml_screen;
 
-typedef struct {
+typedef struct pyml_op {
     int32_t kind;
     pyml_buffer *in, *in2, *out;
     const pyml_matrix *matrices; /* linear: outputs side by side; embed: the table; expert_linear: those of each expert */
@@ -110,6 +112,8 @@ typedef struct {
     bool accumulate, normalize;
     bool skip;                     /* not in this run */
     const pyml_screen *screen;     /* screen, rescore */
+    const struct pyml_op *then;    /* linear: the activation that follows and has it done with each tile's results, or NULL */
+    const struct pyml_op *by;      /* activate, gated: the linear layer that does it, or NULL */
     float *copy;                   /* where a trace wants the output's rows of this run, or NULL */
     const pyml_capture *capture;   /* attention: what a trace wants of this run, or NULL */
 } pyml_op;
@@ -151,6 +155,13 @@ typedef struct {
     int64_t partials_floats;
     int32_t threads;
 } pyml_run;
+
+/* Whether a linear layer does the activation after it too, with each tile's results while they are in the cache. With few rows
+ * reading weights is all that takes time: it goes best from front to end of one matrix. A trace that wants the results has them
+ * all written first. */
+static inline bool pyml_does_both(const pyml_op *linear, const pyml_run *run) {
+    return linear->then && !linear->copy && run->tokens > FEW_TOKENS;
+}
 
 /* What one thread has of its own. */
 typedef struct {

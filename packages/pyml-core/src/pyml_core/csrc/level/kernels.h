@@ -17,8 +17,6 @@
 /* What was loaded before is loaded again: in long unrolled code the compiler else keeps what blocks share, and runs out of registers. */
 #define FORGET() __asm__ volatile("" ::: "memory")
 
-enum { TOKEN_BLOCK = 256 }; /* tokens that a thread takes through a tile of panels at a time */
-
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The rows of a buffer in this run. */
@@ -200,6 +198,7 @@ void FN(rms_norm)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t
 void FN(layer_norm)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(activate)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(gated)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
+void FN(activate_tile)(const pyml_op *, float *x, int64_t column, int64_t row, int64_t rows);
 void FN(soft_cap)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(select)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(rope_angles)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);

@@ -401,24 +401,23 @@ static const dot_fn dot_tokens[TILE_TOKENS + 1] = {
 
 /* ---- drivers: a tile of one or two panels, for up to TOKEN_BLOCK rows; sums is [rows][TILE_PANELS * 16] */
 
-/* Where a tile's results go: columns `column`.. of rows `row`.. of the output. */
+/* Which results of an operation a tile has, columns `column`.. of rows `row`.., and where they go. */
 typedef struct {
     const pyml_op *op;
     int64_t row, column, columns;
+    float *out;
+    int64_t stride;
 } target;
 
 /* The output's lines for some rows, asked for before they are written: they are far apart. */
 INLINE void expect(const target *to, int64_t t, int64_t rows) {
-    const pyml_buffer *out = to->op->out;
     for (int64_t r = t; r < t + rows; r++)
-        for (int64_t c = 0; c < to->columns; c += PANEL) PREFETCH_WRITE(out->f + (to->row + r) * out->width + to->column + c);
+        for (int64_t c = 0; c < to->columns; c += PANEL) PREFETCH_WRITE(to->out + r * to->stride + c);
 }
 
 /* Rows t.. of the output, for a tile whose columns are all there. */
 INLINE tile_results results_of(const target *to, int64_t t) {
-    const pyml_op *op = to->op;
-    return (tile_results){op->out->f + (to->row + t) * op->out->width + to->column, op->out->width,
-                          op->weight ? op->weight + to->column : NULL, op->accumulate};
+    return (tile_results){to->out + t * to->stride, to->stride, to->op->weight ? to->op->weight + to->column : NULL, to->op->accumulate};
 }
 
 /* sums + bias (+ what is there) to rows t.. of the output. */
@@ -427,7 +426,7 @@ INLINE void finish(const target *to, int64_t t, int64_t rows, const float *sums)
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < to->columns; c += PANEL) {
             int64_t n = least(PANEL, to->columns - c);
-            float *out = op->out->f + (to->row + t + r) * op->out->width + to->column + c;
+            float *out = to->out + (t + r) * to->stride + c;
             vf v = f_load(sums + r * TILE_PANELS * PANEL + c);
             if (op->weight) v = f_add(v, f_load_n(op->weight + to->column + c, n));
             if (op->accumulate) v = f_add(f_load_n(out, n), v);
@@ -551,17 +550,24 @@ static int64_t tiles_of_all(const pyml_op *op) {
 
 int64_t FN(linear_items)(const pyml_op *op, const pyml_run *run, int stage) {
     int64_t blocks = (rows_of(op->out, run) + TOKEN_BLOCK - 1) / TOKEN_BLOCK;
-    return stage ? 0 : tiles_of_all(op) * blocks;
+    return stage ? 0 : (pyml_does_both(op, run) ? op->then->out->blocks : tiles_of_all(op)) * blocks;
 }
 
 /* What a thread has for a tile: sums, and unpacked codes behind them. */
 enum { SUMS_BYTES = TOKEN_BLOCK * TILE_PANELS * PANEL * 4 };
 _Static_assert(SUMS_BYTES + sizeof(unpacked_panels) <= LINEAR_SCRATCH, "a tile fits in its scratch");
 
-/* A tile of the matrices side by side, for `count` rows of the input. */
-static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t row, int64_t count, pyml_thread *thread) {
+/* One or two panels times `count` rows of the input. */
+static void linear_panels(const pyml_matrix *m, int64_t panel, int np, int64_t count, const target *to, pyml_thread *thread) {
     float *sums = (float *)thread->scratch;
     uint8_t *scratch = thread->scratch + SUMS_BYTES;
+    if (is_plain(m->type)) plain_tile(m, panel, np, to->op->in, count, to, sums);
+    else if (count <= FEW_ROWS) streamed_panels(m, panel, np, to->op->in, count, to, scratch, sums);
+    else quantized_tile(m, panel, np, to->op->in, count, to, scratch, sums);
+}
+
+/* A tile of the matrices side by side, for `count` rows of the input. */
+static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t row, int64_t count, pyml_thread *thread) {
     int64_t column = 0;
     for (; tile >= tiles_of(m); m++) {
         tile -= tiles_of(m);
@@ -569,18 +575,36 @@ static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, i
     }
     int64_t panel = tile * TILE_PANELS, from = panel * PANEL;
     int np = (int)least(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
-    target to = {op, row, column + from, least(np * PANEL, m->n - from)};
-    if (is_plain(m->type)) plain_tile(m, panel, np, op->in, count, &to, sums);
-    else if (count <= FEW_ROWS) streamed_panels(m, panel, np, op->in, count, &to, scratch, sums);
-    else quantized_tile(m, panel, np, op->in, count, &to, scratch, sums);
+    target to = {op, row, column + from, least(np * PANEL, m->n - from), op->out->f + row * op->out->width + column + from, op->out->width};
+    linear_panels(m, panel, np, count, &to, thread);
+}
+
+/* A block of 32 columns of the activation that follows, for `count` rows: what it is made of, and that put through it. Matrices
+ * are whole blocks (_native.pyx sees to it). */
+static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_t count, pyml_thread *thread) {
+    float *x = (float *)(thread->scratch + LINEAR_SCRATCH);
+    const int64_t parts = op->then->kind == OP_GATED ? 2 : 1; /* gate and up are side by side */
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t column = part * op->then->out->width + block * BLOCK, from = column;
+        const pyml_matrix *m = op->matrices;
+        for (; from >= m->n; m++) from -= m->n;
+        for (int p = 0; p < BLOCK / PANEL; p += TILE_PANELS) {
+            target to = {op, row, column + p * PANEL, TILE_PANELS * PANEL, x + part * BLOCK + p * PANEL, parts * BLOCK};
+            linear_panels(m, from / PANEL + p, TILE_PANELS, count, &to, thread);
+        }
+    }
+    uint64_t time = thread->timed ? pyml_ticks() : 0;
+    FN(activate_tile)(op->then, x, block * BLOCK, row, count);
+    lap(thread, 0, time);
 }
 
 void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     (void)stage;
-    int64_t tiles = tiles_of_all(op), rows = rows_of(op->out, run);
+    int64_t both = pyml_does_both(op, run), tiles = both ? op->then->out->blocks : tiles_of_all(op), rows = rows_of(op->out, run);
     for (int64_t item = begin; item < end; item++) {
-        int64_t row = item / tiles * TOKEN_BLOCK;
-        linear_tile(op, op->matrices, item % tiles, row, least(TOKEN_BLOCK, rows - row), thread);
+        int64_t row = item / tiles * TOKEN_BLOCK, count = least(TOKEN_BLOCK, rows - row);
+        if (both) activated_tile(op, item % tiles, row, count, thread);
+        else linear_tile(op, op->matrices, item % tiles, row, count, thread);
     }
 }
 

@@ -5,7 +5,9 @@
 #include "kernels.h"
 
 
-int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) { return stage ? 0 : rows_of(op->out, run); }
+int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) {
+    return stage || (op->by && pyml_does_both(op->by, run)) ? 0 : rows_of(op->out, run);
+}
 
 #define FOR_LANES(width) for (int64_t i = 0, n = 0; n = least(PANEL, (width) - i), i < (width); i += PANEL)
 
@@ -146,6 +148,33 @@ INLINE void activate_rows(const int kind, const bool gated, const pyml_op *op, c
 
 ACTIVATION_OP(activate, false)
 ACTIVATION_OP(gated, true)
+
+/* The same for a block of 32 columns of some rows: x is [rows][x], or [rows][gate | up], of so many each, and is changed. */
+INLINE void activate_block(const int kind, const bool gated, const pyml_op *op, float *x, int64_t column, int64_t row, int64_t rows) {
+    const int64_t width = gated ? 2 * BLOCK : BLOCK, block = row * op->out->blocks + column / BLOCK;
+    for (int64_t r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < BLOCK; i += PANEL) {
+            vf v = activation(kind, f_load(x + r * width + i));
+            if (gated) v = f_mul(v, f_load(x + r * width + BLOCK + i));
+            f_store(x + r * width + i, v);
+        }
+    if (!op->out->codes_only || op->copy)
+        for (int64_t r = 0; r < rows; r++) memcpy(op->out->f + (row + r) * op->out->width + column, x + r * width, BLOCK * sizeof(float));
+    block_run run = {x, op->out->codes + row * op->out->stride8 + column, op->out->scales + block, op->out->sums + block,
+                     op->out->half_sums + 2 * block, width, op->out->stride8, op->out->blocks};
+    quantize_blocks(&run, rows);
+}
+
+void FN(activate_tile)(const pyml_op *op, float *x, int64_t column, int64_t row, int64_t rows) {
+    const bool gated = op->kind == OP_GATED;
+#define ACTIVATE_BLOCK(kind)                                                                                                      \
+    if (gated) activate_block(kind, true, op, x, column, row, rows);                                                              \
+    else activate_block(kind, false, op, x, column, row, rows)
+    if (op->activation == ACT_SILU) { ACTIVATE_BLOCK(ACT_SILU); }
+    else if (op->activation == ACT_GELU_ERF) { ACTIVATE_BLOCK(ACT_GELU_ERF); }
+    else { ACTIVATE_BLOCK(ACT_GELU_TANH); }
+#undef ACTIVATE_BLOCK
+}
 
 void FN(soft_cap)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     (void)run, (void)thread, (void)stage;
