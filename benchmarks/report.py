@@ -82,7 +82,7 @@ One row streams more copies of the matrix than the caches hold.
 ## What each technique is worth
 
 The same measurement with one thing switched off, and how many times as fast everything together is. Switches are
-those that everybody has: `--threads`, `PYML_CPU_LEVEL`, `--dtype`.
+those that everybody has: `--threads`, `PYML_CPU_LEVEL`, `--dtype`, `--kv-dtype`, `--full-head`.
 
 {ablation}
 ## What is around the kernels

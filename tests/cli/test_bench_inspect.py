@@ -12,7 +12,7 @@ import pytest
 import tiny_models
 
 KEYS = ["test", "tokens_per_s", "stddev", "ms", "gb_per_s", "gflop_per_s", "threads", "level", "model", "dtype"]
-KEYS += ["head", "samples_ms"]
+KEYS += ["head", "kv_dtype", "samples_ms"]
 
 
 def bench(commands: Any, *arguments: object) -> list[dict[str, Any]]:

@@ -416,7 +416,7 @@ def test_random_tokens_are_the_same_each_time() -> None:
 
 
 def test_rows() -> None:
-    row = bench._row(bench.Test(0, 10, 0, 2), [0.5, 1.0], 3_000_000_000, 0, 2, "scalar", "m|n", "auto", "full")
+    row = bench._row(bench.Test(0, 10, 0, 2), [0.5, 1.0], 3_000_000_000, 0, 2, "scalar", "m|n", "auto", "full", "f16")
     assert (row.tokens_per_s, row.ms, row.gb_per_s, row.samples_ms) == (30.0, 750.0, 4.0, [500.0, 1000.0])
     assert row.stddev == pytest.approx(14.142, abs=1e-3)
     assert "| m\\|n | scalar | 2 | full | tg10@b2 | 30.00 ± 14.14 | 750.00 | 4.00 | 0.00 |" in bench._markdown([row])

@@ -178,6 +178,23 @@ def test_dtype_of_a_model(dtype: str, expected: str) -> None:
         assert np.isfinite(logits(model)).all()
 
 
+@pytest.mark.parametrize("kv_dtype", ["f32", "f16", "int8"])
+@pytest.mark.parametrize("dtype", ["auto", "f32"])
+def test_keys_and_values_as_asked_for(dtype: str, kv_dtype: str) -> None:
+    values = {**LLAMA, "hidden_size": 64, "intermediate_size": 96, "head_dim": 32}
+    model = make(values, dtype=dtype, kv_dtype=kv_dtype)
+    assert model.kv_layout.dtype == kv_dtype
+    found, expected = logits(model), logits(make(values, dtype=dtype))
+    assert np.square(found - expected).mean() < 1e-3 * expected.var()
+
+
+def test_keys_and_values_that_cannot_be_kept_so() -> None:
+    with pytest.raises(PymlError, match="kv_dtype int8: expected heads of a multiple of 32 elements, found 16"):
+        make({**LLAMA, "head_dim": 16}, kv_dtype="int8")
+    with pytest.raises(PymlError, match="kv_dtype: expected one of auto, f32, f16, int8, got 'q4_0'"):
+        make(LLAMA, kv_dtype="q4_0")
+
+
 def test_unknown_dtype() -> None:
     with pytest.raises(WeightsError, match="dtype: expected one of auto, f32, bf16, q8_0, q4_0, found 'int3'"):
         make(LLAMA, dtype="int3")

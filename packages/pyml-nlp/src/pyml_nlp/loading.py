@@ -39,6 +39,7 @@ def load(
     *,
     cache_bytes: int = DEFAULT_BYTES,
     screen: bool = True,
+    kv_dtype: str = "auto",
     progress: Progress | None = None,
 ) -> LanguageModel:
     """Load a language model.
@@ -54,6 +55,8 @@ def load(
         cache_bytes: most bytes of keys and values kept of earlier texts, for prompts that begin alike; 0: none.
         screen: find the most probable tokens from half of the bytes of a large q8_0 head, where they alone decide; see
             :mod:`pyml_core.screen`. False: always compute all logits.
+        kv_dtype: what keys and values are kept as, ``f32``, ``f16`` or ``int8``. ``auto``: int8 with quantised
+            matrices, if a head is a multiple of 32 wide; f32 with f32 weights; else f16.
         progress: called while weights are read, with the bytes read and all bytes.
 
     Raises:
@@ -72,7 +75,19 @@ def load(
     with open_weights(source) as files:
         description = describe(files)
         tokenizer = load_tokenizer(files if isinstance(files, GGUFFile) else files.path)
-        lm = _build(source, files, description, tokenizer, dtype, threads, context_len, prefill_chunk, screen, progress)
+        lm = _build(
+            source,
+            files,
+            description,
+            tokenizer,
+            dtype,
+            threads,
+            context_len,
+            prefill_chunk,
+            screen,
+            kv_dtype,
+            progress,
+        )
     lm.prefix_cache = prefix_cache
     return lm
 
@@ -173,6 +188,7 @@ def _build(
     context_len: int | None,
     prefill_chunk: int,
     screen: bool,
+    kv_dtype: str,
     progress: Progress | None,
 ) -> LanguageModel:
     config, model_class = description.config, description.architecture.Model
@@ -187,13 +203,13 @@ def _build(
         )
     chunk = min(prefill_chunk, config.context_length)
     try:
-        plan = model_class.memory_plan(config, files, dtype, context_len or 1, chunk)
+        plan = model_class.memory_plan(config, files, dtype, context_len or 1, chunk, kv_dtype)
     except PymlError as error:
         raise type(error)(f"{source.path}: {error}") from None
     plan.check()
     logs.load.info("  Loading tensors...")
     weights = _Reported(files, progress)
-    model = model_class(config, weights, dtype, threads, chunk, screen)
+    model = model_class(config, weights, dtype, threads, chunk, screen, kv_dtype)
     weights.report(weights.total)
     logs.load.info("  %d tensors loaded", len(files.tensors))
     if isinstance(files, SafetensorsFolder):

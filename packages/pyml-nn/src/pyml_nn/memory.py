@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyml_core.errors import OutOfMemoryError
+from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_core.kv_layout import KEY_BLOCK, KVLayout
 
 from .config import Dimensions
@@ -43,16 +43,27 @@ class MemoryPlan:
             )
 
 
-def kv_layout(config: Dimensions, dtype: str, quantized: bool) -> KVLayout:
+KV_DTYPES = ("auto", "f32", "f16", "int8")
+"""What keys and values can be kept as."""
+
+
+def kv_layout(config: Dimensions, dtype: str, quantized: bool, kv_dtype: str = "auto") -> KVLayout:
     """The KV cache's geometry for a model of this dtype, ``quantized`` if it has quantised matrices.
 
-    16 bits an element, 32 where the whole model computes in f32; 8 where matrices are quantised and a head
-    is a whole number of blocks.
+    ``kv_dtype`` is one of :data:`KV_DTYPES`. ``auto``: 16 bits an element, 32 where the whole model computes in f32; 8
+    where matrices are quantised and a head is a whole number of blocks.
+
+    Raises:
+        PymlError: an unknown ``kv_dtype``, or int8 with heads that are no whole number of blocks.
     """
-    if dtype == "f32":
-        return KVLayout(config.n_layers, config.n_kv_heads, config.head_dim, "f32")
-    int8 = quantized and config.head_dim % KEY_BLOCK == 0
-    return KVLayout(config.n_layers, config.n_kv_heads, config.head_dim, "int8" if int8 else "f16")
+    whole = config.head_dim % KEY_BLOCK == 0
+    if kv_dtype not in KV_DTYPES:
+        raise PymlError(f"kv_dtype: expected one of {', '.join(KV_DTYPES)}, got {kv_dtype!r}")
+    if kv_dtype == "int8" and not whole:
+        raise PymlError(f"kv_dtype int8: expected heads of a multiple of {KEY_BLOCK} elements, found {config.head_dim}")
+    if kv_dtype == "auto":
+        kv_dtype = "f32" if dtype == "f32" else "int8" if quantized and whole else "f16"
+    return KVLayout(config.n_layers, config.n_kv_heads, config.head_dim, kv_dtype)
 
 
 def activation_bytes(config: Dimensions, max_tokens: int) -> int:

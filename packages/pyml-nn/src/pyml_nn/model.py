@@ -56,6 +56,7 @@ class Model(ABC, Generic[C]):
         threads: worker threads; None takes what suits the machine.
         max_tokens: most tokens that one run of the program sees; longer inputs are cut into such chunks.
         screen: let :meth:`forward_top` screen a large quantised head; see :func:`pyml_nn.weights.screened`.
+        kv_dtype: what keys and values are kept as; see :func:`pyml_nn.memory.kv_layout`.
 
     Attributes:
         config: as given.
@@ -66,6 +67,7 @@ class Model(ABC, Generic[C]):
 
     Raises:
         WeightsError: a weight is missing, unknown or of another shape.
+        PymlError: keys and values cannot be kept so.
         OutOfMemoryError: the weights would not fit in memory; nothing has been read.
     """
 
@@ -79,11 +81,12 @@ class Model(ABC, Generic[C]):
         threads: int | None = None,
         max_tokens: int = 512,
         screen: bool = True,
+        kv_dtype: str = "auto",
     ) -> None:
         reader = Weights(weights, self.specs(config), self.rules, dtype, screen)
         MemoryPlan(reader.packed_bytes(), 0, activation_bytes(config, max_tokens)).check()
         self.config = config
-        self.kv_layout = kv_layout(config, dtype, reader.quantized)
+        self.kv_layout = kv_layout(config, dtype, reader.quantized, kv_dtype)
         self._program: Program | None = Program(max_tokens, self.kv_layout, threads)
         self._max_tokens = max_tokens
         self._cancels = 0
@@ -133,6 +136,7 @@ class Model(ABC, Generic[C]):
         dtype: str,
         context_len: int,
         max_tokens: int = 512,
+        kv_dtype: str = "auto",
     ) -> MemoryPlan:
         """What the model would take with one sequence of ``context_len`` positions; no weight is read.
 
@@ -140,7 +144,7 @@ class Model(ABC, Generic[C]):
             WeightsError: the weights do not fit the configuration.
         """
         reader = Weights(weights, cls.specs(config), cls.rules, dtype)
-        cache = kv_layout(config, dtype, reader.quantized).bytes_for(context_len)
+        cache = kv_layout(config, dtype, reader.quantized, kv_dtype).bytes_for(context_len)
         return MemoryPlan(reader.packed_bytes(), cache, activation_bytes(config, max_tokens))
 
     def memory_needed(self, context_len: int) -> int:

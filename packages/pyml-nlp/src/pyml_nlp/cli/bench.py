@@ -19,9 +19,9 @@ from .options import (
     check_model,
     choice,
     configure_logs,
-    head_option,
     integer,
     log_options,
+    memory_options,
     model_options,
     positive,
     verbosity,
@@ -76,6 +76,7 @@ class Row:
         gb_per_s: (weights, keys and values read) / time.
         gflop_per_s: arithmetic of the matrices and of attention / time.
         head: ``screened`` or ``full``: how the most probable token was found.
+        kv_dtype: what keys and values are kept as.
         samples_ms: time of each repetition.
     """
 
@@ -90,6 +91,7 @@ class Row:
     model: str
     dtype: str
     head: str
+    kv_dtype: str
     samples_ms: list[float] = field(default_factory=list)
 
 
@@ -102,7 +104,7 @@ class Row:
 @integer("-r", "repetitions", default=5, show_default=True, metavar="N", help="Repetitions.")
 @click.option("--text", metavar="FILE", help="Feed the tokens of this text. [default: random token ids]")
 @choice("md", "json")("-o", "output_format", default="md", show_default=True, metavar="md|json")
-@head_option
+@memory_options
 @log_options
 def command(
     model: str | None,
@@ -117,6 +119,7 @@ def command(
     text: str | None,
     output_format: str,
     full_head: bool,
+    kv_dtype: str,
     verbose: int,
     quiet: int,
 ) -> None:
@@ -143,13 +146,15 @@ def command(
     from .. import load
 
     with ProgressBar("Loading", level >= 0) as bar:
-        lm = load(source, dtype, threads, screen=text is not None and not full_head, progress=bar)
+        screen = text is not None and not full_head
+        lm = load(source, dtype, threads, screen=screen, kv_dtype=kv_dtype, progress=bar)
+    kv = lm.kv_layout.dtype
     text_ids = None if text is None else _text_ids(lm, Path(text))
     rows = []
     for test in tests:
         samples = measure(lm, test, repetitions, text_ids)
         rows.append(
-            _row(test, samples, *cost(lm, test), lm.model.program.threads, cpu.level(), lm.name, dtype, _head(lm))
+            _row(test, samples, *cost(lm, test), lm.model.program.threads, cpu.level(), lm.name, dtype, _head(lm), kv)
         )
     output.write(_json(rows) if output_format == "json" else _markdown(rows))
 
@@ -284,6 +289,7 @@ def _row(
     model: str,
     dtype: str,
     head: str,
+    kv_dtype: str,
 ) -> Row:
     rates = [test.tokens * test.batch / seconds for seconds in samples]
     mean = statistics.fmean(samples)
@@ -299,6 +305,7 @@ def _row(
         model=model,
         dtype=dtype,
         head=head,
+        kv_dtype=kv_dtype,
         samples_ms=[round(seconds * 1e3, 3) for seconds in samples],
     )
 

@@ -20,9 +20,9 @@ from .options import (
     check_model,
     configure_logs,
     exclusive,
-    head_option,
     integer,
     log_options,
+    memory_options,
     model_options,
     number,
     positive,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @add_chat_options
 @grammar_options
 @reuse_options
-@head_option
+@memory_options
 @log_options
 def command(
     model: str | None,
@@ -86,6 +86,7 @@ def command(
     interactive: bool,
     grammar: Grammar | None,
     full_head: bool,
+    kv_dtype: str,
     verbose: int,
     quiet: int,
     **reuse: Any,
@@ -146,7 +147,7 @@ def command(
         threads=threads,
     )
     output = Output()
-    lm = _load(source, dtype, threads, context_len, full_head, level)
+    lm = _load(source, dtype, threads, context_len, full_head, kv_dtype, level)
     if interactive:
         with lm:
             return converse(lm, task, output, level >= 0)
@@ -203,7 +204,13 @@ def _check_trace(path: str) -> None:
 
 
 def _load(
-    source: str | None, dtype: str, threads: int | None, context_len: int | None, full_head: bool, level: int
+    source: str | None,
+    dtype: str,
+    threads: int | None,
+    context_len: int | None,
+    full_head: bool,
+    kv_dtype: str,
+    level: int,
 ) -> LanguageModel:
     from pyml_core import cpu
 
@@ -212,7 +219,7 @@ def _load(
     logs.root.info("[runtime] SIMD: %s", cpu.level())
     logs.root.info("[runtime] Threads: %d", threads or cpu.default_threads())
     with ProgressBar("Loading", level >= 0) as bar:
-        return load(source, dtype, threads, context_len, screen=not full_head, progress=bar)
+        return load(source, dtype, threads, context_len, screen=not full_head, kv_dtype=kv_dtype, progress=bar)
 
 
 # ---- generation

@@ -13,6 +13,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
+KV_DTYPES = ("auto", "f32", "f16", "int8")
 BASIC = "Options"
 """The heading of the options that ``--help`` explains."""
 
@@ -110,12 +111,20 @@ def model_options(function: F) -> F:
     return function
 
 
-def head_option(function: F) -> F:
-    """--full-head."""
-    return click.option(
-        "--full-head", is_flag=True, cls=Option, heading="Advanced",
-        help="Compute all logits of every step. [default: those that can win, where they alone decide]",
-    )(function)  # fmt: skip
+def memory_options(function: F) -> F:
+    """--full-head and --kv-dtype."""
+    for decorator in reversed((
+        click.option(
+            "--full-head", is_flag=True, cls=Option, heading="Advanced",
+            help="Compute all logits of every step. [default: those that can win, where they alone decide]",
+        ),
+        choice(*KV_DTYPES)(
+            "--kv-dtype", default="auto", metavar="TYPE", heading="Advanced",
+            help=f"Keys and values in memory: {', '.join(KV_DTYPES)}. auto: int8 with quantised weights, else 16 bits.",
+        ),
+    )):  # fmt: skip
+        function = decorator(function)
+    return function
 
 
 def log_options(function: F) -> F:
