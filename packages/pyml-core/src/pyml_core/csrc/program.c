@@ -16,6 +16,7 @@ enum {
     PASSES = 3,     /* a pass is one stage of one operation; its counters are reset two barriers ahead: nobody uses them then */
     GRABS = 16,     /* times that a thread goes to its counter, about */
     MANY_ROWS = 64, /* so many make one item of a linear layer long enough to go for each */
+    APART = 64 << 10, /* bytes between threads' scratch: what a core fetches ahead of its strides, up to 30 kB, would be its neighbour's */
 };
 
 typedef struct {
@@ -49,7 +50,7 @@ int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_toke
 }
 
 bool pyml_program_allocate(pyml_program *p) {
-    p->scratch_bytes = aligned(p->scratch_bytes + 64);
+    p->scratch_bytes = aligned(p->scratch_bytes + APART);
     p->scratch = aligned_alloc(64, (size_t)(p->scratch_bytes * p->threads));
     p->counters = aligned_alloc(64, sizeof(counter) * (size_t)(PASSES * p->threads));
     p->copied = calloc((size_t)p->n_ops + 1, sizeof *p->copied);
