@@ -9,7 +9,7 @@
 
 #if defined(UNROLL)
 #elif defined(__clang__)
-#define UNROLL _Pragma("unroll")
+#define UNROLL _Pragma("clang loop unroll(full)") /* "unroll" alone leaves some of nested loops, and their arrays in memory */
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif

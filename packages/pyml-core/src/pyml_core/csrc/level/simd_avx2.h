@@ -69,7 +69,8 @@ INLINE vf f_swap(const int distance, vf v) {
     return distance == 8 ? (vf){v.b, v.a} : (vf){swap_half(distance, v.a), swap_half(distance, v.b)};
 }
 INLINE vf f_quarter(const int q, vf v) {
-    __m256 half = q < 2 ? v.a : v.b, four = _mm256_permute2f128_ps(half, half, q % 2 ? 0x11 : 0x00);
+    __m256 half = q < 2 ? v.a : v.b;
+    __m256 four = q % 2 ? _mm256_permute2f128_ps(half, half, 0x11) : _mm256_permute2f128_ps(half, half, 0x00);
     return (vf){four, four};
 }
 INLINE float f_sum(vf v) {
@@ -133,7 +134,9 @@ INLINE bool i_any_above(vi v, int32_t n) {
     __m256i limit = _mm256_set1_epi32(n), above = _mm256_or_si256(_mm256_cmpgt_epi32(v.a, limit), _mm256_cmpgt_epi32(v.b, limit));
     return !_mm256_testz_si256(above, above);
 }
-INLINE __m256i quarters_half(const int odd, vi v) { return _mm256_permute2x128_si256(v.a, v.b, odd ? 0x31 : 0x20); }
+INLINE __m256i quarters_half(const int odd, vi v) {
+    return odd ? _mm256_permute2x128_si256(v.a, v.b, 0x31) : _mm256_permute2x128_si256(v.a, v.b, 0x20);
+}
 INLINE vi i_quarters(const int odd, vi x, vi y) { return (vi){quarters_half(odd, x), quarters_half(odd, y)}; }
 INLINE __m256i swap_ints(const int distance, __m256i x) { return distance == 2 ? _mm256_shuffle_epi32(x, 0x4e) : _mm256_shuffle_epi32(x, 0xb1); }
 INLINE vi i_swap(const int distance, vi v) { return (vi){swap_ints(distance, v.a), swap_ints(distance, v.b)}; }

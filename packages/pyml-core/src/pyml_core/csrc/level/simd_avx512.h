@@ -50,7 +50,12 @@ INLINE vf f_swap(const int distance, vf v) { /* lanes i and i xor distance (8, 4
            : distance == 2 ? _mm512_permute_ps(v, 0x4e)
                            : _mm512_permute_ps(v, 0xb1);
 }
-INLINE vf f_quarter(const int q, vf v) { return _mm512_shuffle_f32x4(v, v, q * 0x55); } /* lanes 4q..4q+3, four times */
+INLINE vf f_quarter(const int q, vf v) { /* lanes 4q..4q+3, four times */
+    return q == 0   ? _mm512_shuffle_f32x4(v, v, 0x00)
+           : q == 1 ? _mm512_shuffle_f32x4(v, v, 0x55)
+           : q == 2 ? _mm512_shuffle_f32x4(v, v, 0xaa)
+                    : _mm512_shuffle_f32x4(v, v, 0xff);
+}
 INLINE float f_sum(vf v) { /* lanes 0+8, then +4, +2, +1: one fixed tree */
     __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
