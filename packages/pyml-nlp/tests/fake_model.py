@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from pyml_core import cancel
 from pyml_core.errors import Cancelled
+from pyml_core.greedy import GreedyToken
 from pyml_core.kv_layout import KVLayout
 from pyml_nlp.language_model import LanguageModel
 from pyml_nn.kv_cache import KVCache
@@ -81,6 +83,20 @@ class FakeModel:
             held = cache.ids[: -len(ids)] if len(ids) else cache.ids
             results.append(np.array([self._logits(held + list(ids[: i + 1])) for i in wanted], np.float32))
         return results
+
+    def forward_greedy(
+        self, cache: KVCache, token: int, count: int, ends: Collection[int], text: array[int], repeat: int
+    ) -> list[GreedyToken]:
+        found: list[GreedyToken] = []
+        whole = [*text]
+        while len(found) < count and token not in (ends if found else ()):
+            whole += [one.token for one in found[-1:]]
+            if found and whole[-repeat:] in [whole[i : i + repeat] for i in range(len(whole) - repeat)]:
+                break
+            (row,) = self.forward([(cache, [token], None)])[0]
+            token = int(row.argmax())
+            found.append(GreedyToken(token, float(row[token]), 1e-6))
+        return found
 
     def _logits(self, ids: list[int]) -> np.ndarray:
         logits = np.random.RandomState(sum(ids) % 1000).standard_normal(VOCAB)

@@ -17,6 +17,7 @@ from .cancel import CancelToken  # noqa: E402
 from .cpu import cpu_info, default_threads, level, levels, use_level  # noqa: E402
 from .dtypes import BLOCK_TYPES, BlockType, dequantize, quantize  # noqa: E402
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
+from .greedy import GreedyToken  # noqa: E402
 from .kv_layout import PAGE_TOKENS, KVLayout, PageTable  # noqa: E402
 from .limits import Limits, measure_limits  # noqa: E402
 from .ops import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
@@ -35,6 +36,7 @@ __all__ = [
     "CancelToken",
     "Cancelled",
     "Capture",
+    "GreedyToken",
     "KVLayout",
     "Lap",
     "Limits",

@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -14,6 +15,7 @@ THREADS_MAX: int
 SPLIT_Q8_0: int
 SCREEN_STATES_MAX: int
 SCREEN_TOP_MAX: int
+GREEDY_MAX: int
 
 def levels() -> list[tuple[str, bool, bool]]: ...
 def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
@@ -56,6 +58,9 @@ class NativeProgram:
         *,
         top: int,
     ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], int]]: ...
+    def run_greedy(
+        self, part: Slice, count: int, ends: Iterable[int], text: array[int], repeat: int, stop: StopFlag | None = None
+    ) -> list[tuple[int, float, int]]: ...
     def cancel(self) -> None: ...
     def timings(
         self,

@@ -154,6 +154,24 @@ cdef extern from "pyml.h":
         uint64_t end
         pyml_lap *laps
 
+    ctypedef struct pyml_greedy_token:
+        int64_t token, ns
+        float logit
+
+    ctypedef struct pyml_greedy:
+        int64_t count
+        int32_t *ids
+        int32_t *positions
+        pyml_slice *slice
+        const float *logits
+        int64_t n_logits
+        const pyml_screen *screen
+        const int64_t *ends
+        int64_t n_ends
+        int32_t *text
+        int64_t n_text, repeat
+        pyml_greedy_token *found
+
     int pyml_level_count()
     const char *pyml_level_name(int)
     int pyml_level_compiled(int)
@@ -165,6 +183,7 @@ cdef extern from "pyml.h":
     bint pyml_program_allocate(pyml_program *)
     void pyml_program_free(pyml_program *)
     bint pyml_program_run(pyml_program *, bint) nogil
+    int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *) nogil
     int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
     void *pyml_pool_get(int)
     void pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *) nogil
@@ -180,7 +199,10 @@ SCREEN_TOP_MAX = SCREEN_MAX_TOP
 
 cdef enum:
     PARTIALS_FLOATS = 1 << 20  # 4 MB: attention's per-block results when key blocks are split over threads
+    GREEDY_RUNS = 64           # most of one call
     TILE_ROWS = 24             # rows (tokens times grouped heads) that share a key block's loads
+
+GREEDY_MAX = GREEDY_RUNS
 
 _KINDS = {
     "embed": OP_EMBED, "add_positions": OP_ADD_POSITIONS, "rms_norm": OP_RMS_NORM, "layer_norm": OP_LAYER_NORM,
@@ -344,6 +366,7 @@ cdef class NativeProgram:
     cdef object screened     # their output, of a row a state, of which they write what they need
     cdef object candidates   # ids and logits, counts of both kinds
     cdef int64_t slices_room
+    cdef object row        # of all logits, of greedy runs
     cdef object interrupt  # what a signal handler raised
 
     def __cinit__(self, program, str level, int threads):
@@ -698,6 +721,73 @@ cdef class NativeProgram:
             ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called, or ``stop`` told it to.
         """
         cdef bint done
+        slices = list(slices)
+        tables = self._begin(slices, top)
+        rows = self.p.run.outputs if self.result.outputs else self.p.run.tokens * self.result.copies
+        out = self.screened if top else np.empty((rows, self.result.width), np.float32)
+        self.result.f = <float *>_address(out)
+        self._listen(stop)
+        try:
+            arrays = self._start_captures(captures) if captures else None
+            if self.p.run.tokens:
+                with nogil:
+                    done = pyml_program_run(&self.p, timed)
+                if not done:
+                    self._raise_cancelled()
+        finally:
+            self.p.stop = NULL
+            if captures:
+                self._end_captures()
+        for wanted in captures:
+            wanted.arrays = self._slice_arrays(wanted, arrays[wanted.operation, wanted.what], slices)
+        return self._candidates() if top else out
+
+    def run_greedy(self, part, int64_t count, ends, const int32_t[::1] text, int64_t repeat, StopFlag stop=None):
+        """Run a slice of one token, then the token with the largest logit after it, and so on: at most ``count`` runs.
+
+        Nothing is run after a token of ``ends``, one whose logit is not finite, or one with which the last ``repeat`` > 0
+        tokens stand for a second time in ``text`` and what was found. Returns of every run in order (token,
+        logit, ns).
+
+        Raises:
+            ShapeError: a slice that does not fit, or has no room for so many tokens. Cancelled: as :meth:`run`.
+        """
+        cdef pyml_greedy greedy
+        cdef pyml_greedy_token found[GREEDY_RUNS]
+        cdef int64_t done, i
+        cdef int64_t[::1] last = np.array([*ends, -1], np.int64)
+        cdef int32_t[::1] whole = np.empty(text.shape[0] + max(count, 1), np.int32)
+        tables = self._begin([part], 1 if self.full_head else 0)
+        start = self.slices[0].start
+        if self.p.run.tokens != 1 or self.p.run.outputs != 1 or not self.result.outputs:
+            raise ShapeError(f"run: expected one token that wants logits, got {self.p.run.tokens}")
+        if self.result.width > self.vocabulary:
+            raise ShapeError(f"run: expected at most {self.vocabulary} logits, as many as tokens, got {self.result.width}")
+        if count < 1 or count > GREEDY_RUNS or start > self.positions - count:
+            raise ShapeError(f"run: expected 1 to {min(GREEDY_RUNS, self.positions - start)} runs, got {count}")
+        if self.needs_pages and len(part.pages) * PAGE_TOKENS < start + count:
+            raise ShapeError(f"run: {start + count} positions need more than {len(part.pages)} KV pages")
+        if self.row is None:
+            self.row = self.screened if self.full_head else aligned_empty((1, self.result.width), np.float32)
+        self.result.f = <float *>_address(self.row)
+        greedy.count, greedy.found = count, found
+        greedy.ids, greedy.positions = <int32_t *>self.p.run.ids, <int32_t *>self.p.run.positions
+        greedy.slice = self.slices
+        greedy.logits, greedy.n_logits = self.result.f, self.result.width
+        greedy.screen = &self.screen if self.full_head else NULL
+        whole[: text.shape[0]] = text
+        greedy.text, greedy.n_text, greedy.repeat = &whole[0], text.shape[0], max(repeat, 0)
+        greedy.ends, greedy.n_ends = &last[0], len(last) - 1
+        self._listen(stop)
+        with nogil:
+            done = pyml_program_run_greedy(&self.p, &greedy)
+        self.p.stop = NULL
+        if done < 0:
+            self._raise_cancelled()
+        return [(found[i].token, found[i].logit, found[i].ns) for i in range(done)]
+
+    cdef list _begin(self, list slices, int64_t top):
+        """Make everything ready for these slices; see :meth:`_load_batch`."""
         if pyml_pool_get(self.p.threads) == NULL:
             raise PymlError(f"{self.p.threads} threads could not be started")
         slices = [part if not self.needs_pages or isinstance(part.pages, PageTable) else _with_table(part, self.kv_page_bytes)
@@ -707,9 +797,10 @@ cdef class NativeProgram:
         except (OverflowError, TypeError) as error:
             raise ShapeError(f"run: expected whole numbers for ids, wanted positions and start: {error}") from None
         self._choose_head(top)
-        rows = self.p.run.outputs if self.result.outputs else self.p.run.tokens * self.result.copies
-        out = self.screened if top else np.empty((rows, self.result.width), np.float32)
-        self.result.f = <float *>_address(out)
+        return tables
+
+    cdef int _listen(self, StopFlag stop) except -1:
+        """To whoever may want to stop what runs next."""
         self.interrupt = None
         self.p.cancel = 0
         self.p.stop = NULL if stop is None else &stop.stop
@@ -718,21 +809,11 @@ cdef class NativeProgram:
         self.p.poll = NULL
         if get_ident() == main_thread().ident:
             self.p.poll = _poll
-        try:
-            arrays = self._start_captures(captures) if captures else None
-            if self.p.run.tokens:
-                with nogil:
-                    done = pyml_program_run(&self.p, timed)
-                if not done:
-                    error, self.interrupt = self.interrupt, None
-                    raise Cancelled("the run was cancelled") if error is None else error
-        finally:
-            self.p.stop = NULL
-            if captures:
-                self._end_captures()
-        for wanted in captures:
-            wanted.arrays = self._slice_arrays(wanted, arrays[wanted.operation, wanted.what], slices)
-        return self._candidates() if top else out
+        return 0
+
+    cdef int _raise_cancelled(self) except -1:
+        error, self.interrupt = self.interrupt, None
+        raise Cancelled("the run was cancelled") if error is None else error
 
     cdef list _candidates(self):
         ids, logits, counts, rescored = self.candidates

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from . import _native, cpu
 from .cancel import current_flag
 from .errors import ShapeError
+from .greedy import NOTHING, GreedyToken
 from .kv_layout import KVLayout, PageTable
 from .screen import MARGIN, MAX_STATES, MAX_TOP, TopLogits, top_of
 from .tensor import PackedMatrix, Tensor, pack
@@ -461,6 +463,30 @@ class Program:
             operations = [*self.operations[:-1], *self.screening]
             rescored = sum(one.rescored for one in found)
             return found, Timings(operations, self.kv, slices, native.timings(), rescored)
+
+    def run_greedy(
+        self, part: Slice, count: int, ends: Collection[int] = (), text: array[int] = NOTHING, repeat: int = 0
+    ) -> list[GreedyToken]:
+        """:meth:`run_top` of one token, then of the one with the largest logit after it, and so on, in one call.
+
+        Args:
+            part: one token that wants logits, with pages for ``count`` positions from its own on.
+            count: most runs, 1 to :data:`pyml_core.greedy.MAX_RUNS`.
+            ends: tokens that nothing is run after; nothing is run after a logit that is not finite either.
+            text: of 32-bit integers: the tokens before and the slice's.
+            repeat: if above 0, nothing is run once the last so many tokens of the text, with what was found, stand in
+                it for the second time.
+
+        Returns:
+            What each run found, in order. The last token has not been run.
+
+        Raises:
+            ShapeError: as :meth:`run`, another number of tokens or runs, or more outputs than there are tokens.
+            Cancelled: as :meth:`run`; nothing is known of the runs that were done before.
+        """
+        with self._lock:
+            found = self._compiled().run_greedy(part, count, ends, text, repeat, current_flag())
+        return [GreedyToken(token, logit, ns * 1e-6) for token, logit, ns in found]
 
     def run_after(self, name: str, rows: npt.ArrayLike) -> F32Array:
         """What the operations after the one of this name make of other rows: (R, its width) to the last output (R, W).

@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import os
 import time
+from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import PymlError
+from pyml_nn.trace import traces_of
 
 from . import logs, memory
 from .generation.asynchronous import AsyncGeneration
@@ -31,6 +33,7 @@ from .sampling import Sampling
 from .structured.grammar import one_grammar
 
 if TYPE_CHECKING:
+    from pyml_core.greedy import GreedyToken
     from pyml_core.kv_layout import KVLayout
     from pyml_core.screen import TopLogits
     from pyml_nn.kv_cache import KVCache
@@ -474,6 +477,12 @@ class LanguageModel:
         """The same of :meth:`forward_top`."""
         return self._timed(lambda: self.model.forward_top(batch, k))
 
+    def timed_forward_greedy(
+        self, cache: KVCache, token: int, count: int, ends: Collection[int], text: array[int], repeat: int
+    ) -> tuple[list[GreedyToken], float]:
+        """The same of :meth:`pyml_nn.Model.forward_greedy`."""
+        return self._timed(lambda: self.model.forward_greedy(cache, token, count, ends, text, repeat))
+
     def _timed(self, run: Callable[[], R]) -> tuple[R, float]:
         timed = logs.wants_timings()
         start = time.perf_counter()
@@ -518,8 +527,6 @@ class LanguageModel:
     @property
     def traced(self) -> bool:
         """Whether a trace of this model is open in the current context."""
-        from pyml_nn.trace import traces_of
-
         return bool(traces_of(self.model))
 
     def head(self, hidden: npt.ArrayLike) -> F32Array:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import itertools
 import json
 import operator
+import time
 from abc import ABC, abstractmethod
+from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from pyml_core import cancel
 from pyml_core.errors import Cancelled, PymlError, ShapeError
+from pyml_core.greedy import NOTHING, GreedyToken
 from pyml_core.program import Program, Slice
 from pyml_core.tensor import PackedMatrix
 
@@ -215,6 +217,45 @@ class Model(ABC, Generic[C]):
             for part, found in zip(parts, self._advance(parts, lambda works: self._top(works, k)), strict=True)
         ]
 
+    def forward_greedy(
+        self,
+        cache: KVCache,
+        token: int,
+        count: int,
+        ends: Collection[int] = (),
+        text: array[int] = NOTHING,
+        repeat: int = 0,
+    ) -> list[GreedyToken]:
+        """Continue a sequence by ``token`` and then by the most probable token each time, in one native call.
+
+        Args:
+            cache: of the sequence.
+            token: follows what the cache holds.
+            count: most tokens to run, 1 to :data:`pyml_core.greedy.MAX_RUNS`.
+            ends: tokens that nothing is run after.
+            text, repeat: nothing is run either once a text repeats itself; see :meth:`pyml_core.Program.run_greedy`.
+
+        Returns:
+            The most probable token after each one that was run, at least one: fewer than ``count`` after one that
+            nothing is run after or a logit that is not finite, and one at a time under a trace and with LongRoPE. The
+            cache is advanced by as many, and so does not hold the last one.
+
+        Raises:
+            As :meth:`forward`; the cache is as it was then.
+        """
+        part = self._checked(0, cache, [token], None)
+        if self.config.long_from is not None or traces_of(self):
+            start = time.perf_counter()
+            ((top,),) = self.forward_top([(cache, part.ids, None)], 1)
+            best = int(top.logits.argmax())
+            ms = (time.perf_counter() - start) * 1e3
+            return [GreedyToken(int(top.ids[best]), float(top.logits[best]), ms)]
+        cache.reserve(count)
+        now = Slice(cache.pages, cache.length, part.ids, part.wanted)
+        found = self.program.run_greedy(now, count, ends, text, repeat)
+        cache.append([token, *(one.token for one in found[:-1])])
+        return found
+
     def trace(self, *names: str, tensors: str | Iterable[str] = (), max_bytes: int | None = None) -> Trace:
         """A context manager that records what :meth:`forward` does meanwhile: ``with model.trace() as t: ...``.
 
@@ -325,36 +366,42 @@ class Model(ABC, Generic[C]):
 
     def _logits(self, works: list[_Work]) -> F32Array:
         """Logits of all wanted positions in order."""
-        with self._recorded(works) as (runs, recorder):
-            run = self.program.run if recorder is None else recorder.run
-            if len(runs) == 1:
-                return run(runs[0])
+        runs = _runs(works, self._max_tokens)
+        recorder = self._recorder(works, runs)
+        run = self.program.run if recorder is None else recorder.run
+        if len(runs) == 1:
+            rows = run(runs[0])
+        else:
             count = sum(len(part.outputs) for slices in runs for part in slices)
             rows, done = np.empty((count, self.config.vocab_size), np.float32), 0
             for slices in self._uncancelled(runs):
                 out = run(slices)
                 rows[done : done + len(out)] = out
                 done += len(out)
-            return rows
+        if recorder is not None:
+            recorder.close(_kind(works))
+        return rows
 
     def _top(self, works: list[_Work], k: int) -> list[TopLogits]:
         """The same, of the ``k`` largest logits alone."""
-        with self._recorded(works) as (runs, recorder):
-            run = self.program.run_top if recorder is None else recorder.run_top
-            return [found for slices in self._uncancelled(runs) for found in run(slices, k)]
-
-    @contextmanager
-    def _recorded(self, works: list[_Work]) -> Iterator[tuple[list[list[Slice]], Recorder | None]]:
-        """The runs to be made, and who records them if anybody looks."""
         runs = _runs(works, self._max_tokens)
+        recorder = self._recorder(works, runs)
+        run = self.program.run_top if recorder is None else recorder.run_top
+        if len(runs) == 1:
+            found = run(runs[0], k)
+        else:
+            found = [one for slices in self._uncancelled(runs) for one in run(slices, k)]
+        if recorder is not None:
+            recorder.close(_kind(works))
+        return found
+
+    def _recorder(self, works: list[_Work], runs: list[list[Slice]]) -> Recorder | None:
+        """Who records these runs, if anybody looks."""
         traces = traces_of(self)
         if not traces:
-            yield runs, None
-            return
+            return None
         kept = {id(work.cache.pages): (work.sequence, work.keep) for work in works}
-        recorder = Recorder(self.program, traces, runs, kept)
-        yield runs, recorder
-        recorder.close("decode" if all(len(work.ids) == 1 and work.cache.length for work in works) else "prefill")
+        return Recorder(self.program, traces, runs, kept)
 
     def _uncancelled(self, runs: list[list[Slice]]) -> Iterator[list[Slice]]:
         """The runs one after the other, as long as nobody cancels."""
@@ -424,8 +471,15 @@ def _integers(values: Sequence[int], end: int, index: int, what: str) -> list[in
     return numbers
 
 
+def _kind(works: list[_Work]) -> str:
+    """What a trace calls such a step."""
+    return "decode" if all(len(work.ids) == 1 and work.cache.length for work in works) else "prefill"
+
+
 def _runs(works: list[_Work], max_tokens: int) -> list[list[Slice]]:
     """A batch cut into runs of at most ``max_tokens`` tokens, in order."""
+    if sum(len(work.ids) for work in works) <= max_tokens:
+        return [[Slice(work.cache.pages, work.cache.length, work.ids, work.wanted, work.rope_set) for work in works]]
     runs: list[list[Slice]] = [[]]
     room = max_tokens
     for work in works:

@@ -243,6 +243,31 @@ bool pyml_program_run(pyml_program *, bool timed);          /* false: cancelled 
 void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low);
 void pyml_screen_facts(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *facts);
 
+/* greedy.c */
+typedef struct {
+    int64_t token;
+    float logit;
+    int64_t ns;                   /* of the run that gave it */
+} pyml_greedy_token;
+
+/* Runs of one slice of one token, which wants logits; it has pages for `count` positions. */
+typedef struct {
+    int64_t count;                /* runs at most, at least 1 */
+    int32_t *ids, *positions;     /* of the program's run */
+    pyml_slice *slice;
+    const float *logits;          /* where a run leaves them */
+    int64_t n_logits;
+    const pyml_screen *screen;    /* or, if they are not all computed, the candidates */
+    const int64_t *ends;          /* tokens that nothing is run after */
+    int64_t n_ends;
+    int32_t *text;                /* what stands before, with room for `count` more */
+    int64_t n_text;
+    int64_t repeat;               /* nothing is run once the last so many tokens stand in it before; 0: whatever they are */
+    pyml_greedy_token *found;     /* [count] */
+} pyml_greedy;
+
+int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *); /* tokens found; -1: cancelled */
+
 /* limits.c */
 int64_t pyml_measure_limit(const pyml_kernels *, int threads, int what, const uint8_t *data, int64_t amount, int64_t *done);
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from pyml_core.greedy import GreedyToken
 from pyml_core.screen import TopLogits
 from pyml_nn.kv_cache import KVCache
 
-from ..sampling import F32Array, History
+from ..sampling import PENALTIES, F32Array, History
 from ..structured.matcher import Matcher
 from .request import Request
 from .rolling import rolled
@@ -19,10 +20,10 @@ from .stopping import StopStrings
 STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
 """Why a text ended: a token or string that ends texts; max_tokens or the context's end; the deadline; a cancel."""
 
-Logits = F32Array | TopLogits
-"""Of one position: all of them, float32 (V,), or the largest."""
+Logits = F32Array | TopLogits | GreedyToken
+"""Of one position: all of them, float32 (V,), the largest, or the largest one."""
 
-Rows = F32Array | list[TopLogits]
+Rows = F32Array | list[TopLogits] | list[GreedyToken]
 """Of several positions: float32 (P, V), or the largest of each."""
 
 
@@ -70,14 +71,14 @@ class Step:
 
 
 class Ahead(NamedTuple):
-    """What a run has computed of a text beyond its last token, on drafted tokens.
+    """What has been computed of a text beyond its last token, on drafted tokens or on the most probable ones.
 
     Attributes:
-        drafted: the tokens that were run, in order; keys and values of each count once the text has it.
+        ids: the tokens that were run, in order; keys and values of each count once the text has it.
         rows: the logits after each of them.
     """
 
-    drafted: list[int]
+    ids: list[int]
     rows: list[Logits]
 
 
@@ -105,7 +106,7 @@ class Completion:
         forced: the tokens that come next whatever the model says.
         logprobs: of each token its own log probability and those of the most probable ones (as in :class:`Step`), where
             they were asked for.
-        history: which tokens it has, for the penalties.
+        history: which tokens it has, for penalties; None: there are none.
     """
 
     def __init__(
@@ -128,7 +129,8 @@ class Completion:
         self.finish_reason: str | None = None
         self.prefill_ms = 0.0
         self.decode_ms = 0.0
-        self.history = History([*cache.ids, *request.prompt])
+        penalised = not PENALTIES.isdisjoint(request.sampling.rules)
+        self.history = History([*cache.ids, *request.prompt]) if penalised else None
         self.stopped_by: str | int | None = None
         self.cache_given = False
         self.matcher = matcher
@@ -158,10 +160,11 @@ class Completion:
         self.tokens.append(token)
         self.pending = [token]
         self.position += 1
-        self.history.add(token)
+        if self.history is not None:
+            self.history.add(token)
         if self.drafter is not None:
             self.drafter.append(token)
-        if self.ahead is not None and self.ahead.drafted[:1] != [token]:
+        if self.ahead is not None and self.ahead.ids[:1] != [token]:
             self._drop_ahead()
         if silent:
             self.stopped_by = token
@@ -183,17 +186,17 @@ class Completion:
         self.pending = ids[cache.length :]
         return True
 
-    def look_ahead(self, drafted: list[int], rows: list[Logits]) -> None:
-        """Keep what a run has computed on drafted tokens, which are not yet part of the text."""
-        self.cache.rewind(self.cache.length - len(drafted))
-        self.ahead = Ahead(drafted, rows)
+    def look_ahead(self, ids: list[int], rows: list[Logits]) -> None:
+        """Keep what has been computed on tokens that are not yet part of the text, and the logits after each."""
+        self.cache.rewind(self.cache.length - len(ids))
+        self.ahead = Ahead(ids, rows)
 
     def follow(self) -> Logits:
-        """The logits after the last token, which is the next one of those that were drafted."""
+        """The logits after the last token, which is the next one of those computed ahead."""
         ahead = self.ahead
         if ahead is None:
             raise RuntimeError("nothing was computed ahead")
-        self.cache.append([ahead.drafted.pop(0)])
+        self.cache.append([ahead.ids.pop(0)])
         return ahead.rows.pop(0)
 
     def end(self, reason: str) -> str:
@@ -207,7 +210,7 @@ class Completion:
         return text
 
     def _drop_ahead(self) -> None:
-        """Forget what was drafted in vain, and give back its pages."""
+        """Forget what was computed in vain, and give back its pages."""
         if self.ahead is not None:
             self.ahead = None
             self.cache.trim(self.cache.length)

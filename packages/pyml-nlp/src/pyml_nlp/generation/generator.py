@@ -7,17 +7,21 @@ result.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
+from pyml_core.greedy import GreedyToken
 from pyml_core.screen import MAX_TOP, TopLogits
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
 from .. import logs, memory
-from ..sampling import sample, top_logprobs
+from ..sampling import check_finite, sample, top_logprobs
 from ..tokenizer.decoding import ByteDecoding
 from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Logits, Rows, Step, StreamDecoder
 from .request import Request
@@ -35,11 +39,13 @@ class Feed(NamedTuple):
         completion: the text; its cache is advanced.
         ids: token ids that follow what the cache holds.
         positions: indices into ``ids`` whose logits are wanted; None: the last one.
+        runs: of the model, in one call: one for all ids, or one for each.
     """
 
     completion: Completion
     ids: list[int]
     positions: list[int] | None = None
+    runs: int = 1
 
 
 class Generator:
@@ -166,8 +172,7 @@ class Generator:
 
         Returns no step, with every text ended, if the deadline has passed or the generator is cancelled.
         """
-        steps = self._go_ahead()
-        return self._run(list(self.running), []) if steps is None else steps
+        return self.advance([])
 
     def advance(self, prompts: Sequence[tuple[Completion, int]]) -> list[Step]:
         """:meth:`decode_step` with so many more tokens of these prompts beside the running texts."""
@@ -216,13 +221,17 @@ class Generator:
         return Feed(completion, completion.pending[:count], None if wanted else [])
 
     def _run(self, texts: list[Completion], prompts: Sequence[tuple[Completion, int]]) -> list[Step]:
-        """One run of the model, and the tokens that it brings."""
+        """One call of the model, and the tokens that it brings."""
         reason = self.interrupted
         if reason is None:
             try:
                 with self._token:
                     feeds = [*self._decode_feeds(texts), *(self._prompt_feed(*prompt) for prompt in prompts)]
-                    results, model_ms = self._forward(feeds)
+                    count = self._greedy_runs(feeds[0]) if len(texts) == 1 and not prompts else 1
+                    if count == 1:
+                        results, model_ms = self._forward(feeds)
+                    else:
+                        feeds[0], results, model_ms = self._forward_greedy(feeds[0], count)
             except Cancelled:
                 self._lm.check_open()
                 reason = self.interrupted or CANCELLED  # somebody stopped the model itself
@@ -230,7 +239,7 @@ class Generator:
             self._end_all([*texts, *(completion for completion, _ in prompts)], reason)
             return []
         if not prompts and all(len(feed.completion.pending) == 1 for feed in feeds):
-            self._speculator.learn(sum(len(feed.ids) for feed in feeds), model_ms)
+            self._speculator.learn(sum(len(feed.ids) // feed.runs for feed in feeds), model_ms)
         steps: list[Step] = []
         for feed, rows in zip(feeds, results, strict=True):
             if feed.completion.tokens:
@@ -251,12 +260,16 @@ class Generator:
         if reason is not None:
             self._end_all(self.running, reason)
             return []
-        steps = [self._choose(text, text.follow(), 0.0) for text in ahead] + [
-            self._take_forced(text) for text in forced
-        ]
-        self._count_time([*ahead, *forced], steps, 0.0)
-        self._drop_ended()
+        steps = [self._follow(text) for text in ahead] + [self._take_forced(text) for text in forced]
+        self._count_time([*ahead, *forced], steps, sum([step.model_ms for step in steps]))
+        if any(text.finish_reason is not None for text in self.running):
+            self._drop_ended()
         return steps
+
+    def _follow(self, text: Completion) -> Step:
+        """The next token, from what was computed ahead; a run of its own is the token's time."""
+        logits = text.follow()
+        return self._choose(text, logits, logits.ms if isinstance(logits, GreedyToken) else 0.0)
 
     def _take_forced(self, text: Completion) -> Step:
         """The next token, which is run later, with the next one that is chosen.
@@ -284,6 +297,25 @@ class Generator:
         if k is None:
             return self._lm.timed_forward(batch)
         return self._lm.timed_forward_top(batch, k)
+
+    def _greedy_runs(self, feed: Feed) -> int:
+        """How many tokens of a text that runs alone to find in one call: one where Python has to look at each."""
+        request = feed.completion.request
+        if len(feed.ids) > 1 or request.candidates != 1 or request.stop:
+            return 1
+        return self._speculator.greedy_runs(feed.completion)
+
+    def _forward_greedy(self, feed: Feed, count: int) -> tuple[Feed, list[list[GreedyToken]], float]:
+        """The same as so many calls of :meth:`_forward`: what was run, what came after each, and the time of the first.
+
+        Between two runs Python takes several times as long as otherwise, because weights drive it out of the caches.
+        """
+        text = feed.completion
+        ends = (*self._lm.eos_ids, *text.request.stop_ids)
+        past, repeat = self._speculator.past(text)
+        found, model_ms = self._lm.timed_forward_greedy(text.cache, feed.ids[0], count, ends, past, repeat)
+        ids = [*feed.ids, *(one.token for one in found[:-1])]
+        return feed._replace(ids=ids, runs=len(found)), [found], model_ms - sum(one.ms for one in found[1:])
 
     def _top(self, feeds: Sequence[Feed]) -> int | None:
         """How many of the largest logits are enough for every feed; None: all are wanted, or as soon computed."""
@@ -331,13 +363,14 @@ class Generator:
         """Add a run's time to the texts that it went on with: they wait for each other."""
         if not texts:
             return
-        sample_ms = sum(step.sample_ms for step in steps)
+        sample_ms = sum([step.sample_ms for step in steps])
         for completion in texts:
             completion.decode_ms += model_ms + sample_ms
-        logs.generator.debug(
-            "[perf] generator.decode_step token=%d model=%.3fms sample=%.3fms total=%.3fms",
-            max(step.index for step in steps), model_ms, sample_ms, model_ms + sample_ms,
-        )  # fmt: skip
+        if logs.generator.isEnabledFor(logging.DEBUG):
+            logs.generator.debug(
+                "[perf] generator.decode_step token=%d model=%.3fms sample=%.3fms total=%.3fms",
+                max(step.index for step in steps), model_ms, sample_ms, model_ms + sample_ms,
+            )  # fmt: skip
 
     def _choose(self, completion: Completion, logits: Logits | None, model_ms: float) -> Step:
         """The next token: the one that the grammar forces, or one that the rules choose from the logits."""
@@ -350,7 +383,7 @@ class Generator:
         else:
             raise RuntimeError("expected logits where no token is forced")
         logprob, top = None, None
-        if request.logprobs is not None and logits is not None and not isinstance(logits, TopLogits):
+        if request.logprobs is not None and isinstance(logits, np.ndarray):
             logprob, top = top_logprobs(logits, token, request.logprobs)
             completion.logprobs.append((logprob, top))
         silent = token in self._lm.eos_ids or token in request.stop_ids
@@ -370,6 +403,9 @@ class Generator:
     def _sample(self, completion: Completion, logits: Logits) -> int:
         """The token that the rules choose, among those that may come next."""
         request, ids = completion.request, None
+        if isinstance(logits, GreedyToken):
+            check_finite(logits.logit, logits.token, completion.position)
+            return logits.token
         if isinstance(logits, TopLogits):
             values, ids = logits.logits, logits.ids
         elif completion.matcher is not None:

@@ -12,6 +12,7 @@ https://github.com/apoorvumang/prompt-lookup-decoding), or from a smaller model 
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Protocol
@@ -60,19 +61,22 @@ class LookUp:
 
     Args:
         ids: the prompt.
+
+    Attributes:
+        ids: the text so far.
     """
 
     ms_per_token = 0.0
 
     def __init__(self, ids: Sequence[int]) -> None:
-        self._ids: list[int] = []
+        self.ids = array("i")
         self._ends: dict[tuple[int, ...], int] = {}  # after the last occurrence of so many tokens
         self._source: int | None = None  # index of what the next token should be
         self._match = 0  # tokens before it that are the same as the last ones
         self._rates = list(_EXPECTED)
         self._seen = [0] * len(_EXPECTED)
         self._index(ids[: -MIN_MATCH - 1])
-        for token in ids[len(self._ids) :]:
+        for token in ids[len(self.ids) :]:
             self.append(token)
         self._rates = list(_EXPECTED)
         self._seen = [0] * len(_EXPECTED)
@@ -91,13 +95,17 @@ class LookUp:
         """See :class:`Drafter`. A draft that reaches the end of the text goes on with itself: the text is in a loop."""
         if self._source is None:
             return []
-        known = self._ids[self._source : self._source + count]
+        known = self.ids[self._source : self._source + count]
         period = len(known)
         return [known[i % period] for i in range(count)]
 
+    def least_match(self, chance: float) -> int:
+        """How many tokens must have occurred before for the next one to be this likely; 0: however many, it is not."""
+        return next((match for match, rate in zip(_BUCKETS, self._rates, strict=True) if rate >= chance), 0)
+
     def append(self, token: int) -> None:
         """See :class:`Drafter`. Whether a draft would have been right is known without running it."""
-        ids, source = self._ids, self._source
+        ids, source = self.ids, self._source
         right = source is not None and ids[source] == token
         if source is not None:
             bucket = _bucket(self._match)
@@ -114,13 +122,13 @@ class LookUp:
         self._ends[gram] = len(ids)
 
     def _index(self, ids: Sequence[int]) -> None:
-        self._ids.extend(ids)
+        self.ids.extend(ids)
         grams = zip(*(ids[i:] for i in range(MIN_MATCH)), strict=False)
         self._ends.update(zip(grams, range(MIN_MATCH, len(ids) + 1), strict=False))
 
     def _matching(self, source: int) -> int:
         """How many tokens before ``source`` are the same as the last ones."""
-        ids = self._ids
+        ids = self.ids
         end, longest = len(ids), min(source, _LONGEST)
         count = MIN_MATCH
         while count < longest and ids[source - count - 1] == ids[end - count - 1]:
@@ -136,11 +144,18 @@ class Costs:
 
     def __init__(self) -> None:
         self._one: float | None = None  # ms of a run of one token
-        self._slopes = dict.fromkeys(_COST_BUCKETS, _SLOPE)  # of a further token, in parts of it
+        # Cost of a further token in parts of it, minus what is expected; and the number of the run that it is from.
+        self._slopes = dict.fromkeys(_COST_BUCKETS, (0.0, 0))
+        self._runs = 0
 
     def of(self, tokens: int) -> float:
         """Cost of a run, in units of one of a single token."""
-        return 1.0 + self._slopes[_cost_bucket(tokens)] * (tokens - 1)
+        return 1.0 + self._slope(_cost_bucket(tokens)) * (tokens - 1)
+
+    def _slope(self, bucket: int) -> float:
+        """What is not tried for long is worth a new try: it comes to be expected to cost what it was at first."""
+        slope, run = self._slopes[bucket]
+        return _SLOPE + slope * 0.999 ** (self._runs - run)
 
     @property
     def ms(self) -> float | None:
@@ -157,9 +172,9 @@ class Costs:
             bucket = _cost_bucket(tokens)
             # A run that was disturbed counts for twice what was expected at most.
             slope = (min(ms, 2 * self._one * self.of(tokens)) / self._one - 1) / (tokens - 1)
-            self._slopes[bucket] += 0.2 * (max(slope, 0.0) - self._slopes[bucket])
-        for bucket, slope in self._slopes.items():  # what is not tried for long is worth a new try
-            self._slopes[bucket] = slope + 0.001 * (_SLOPE - slope)
+            known = self._slope(bucket)
+            self._slopes[bucket] = known + 0.2 * (max(slope, 0.0) - known) - _SLOPE, self._runs
+        self._runs += 1
 
 
 _COST_BUCKETS = (2, 5, 9, 17, 33)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pyml_core.greedy import NOTHING
+
 from .completion import Completion
 from .draft_model import DraftModel, FirstThatHas, check_vocabulary
-from .speculation import Drafter, LookUp, plan
+from .speculation import WORTH, Drafter, LookUp, plan
 
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
+
+MAX_RUNS = 16
+"""Most runs of one call: with so many, Python's share of a token's time is nearly as small as it gets."""
+
+TOGETHER_MS = 20.0
+"""Most milliseconds of such a call, about: nobody who reads along sees them."""
 
 
 class Speculator:
@@ -53,6 +62,20 @@ class Speculator:
             drafter.draft(count) if drafter is not None and count else []
             for (drafter, _), count in zip(drafters, counts, strict=True)
         ]
+
+    def greedy_runs(self, completion: Completion) -> int:
+        """How many tokens to run in one call where nothing is drafted."""
+        ms = self._lm.costs.ms
+        if self._draft_model is not None or not ms:
+            return 1
+        return max(1, min(MAX_RUNS, int(TOGETHER_MS / ms), _room(completion) + 1))
+
+    def past(self, completion: Completion) -> tuple[array[int], int]:
+        """What a text may repeat, and how many tokens of it for a draft to pay; 0 if none would."""
+        drafter = completion.drafter
+        if not isinstance(drafter, LookUp):
+            return NOTHING, 0
+        return drafter.ids, drafter.least_match(self._lm.costs.of(2) * WORTH - 1)
 
     def learn(self, tokens: int, ms: float) -> None:
         """A run of so many tokens of texts took so long."""

@@ -9,18 +9,20 @@ none of them sorts the whole vocabulary.
 from __future__ import annotations
 
 from .arrays import F32Array, F64Array, IdArray, log_sum_exp
-from .choice import sample, top_logprobs
+from .choice import check_finite, sample, top_logprobs
 from .penalties import History
-from .rules import GREEDY_BELOW, ORDER, Sampling, sampling_problems
+from .rules import GREEDY_BELOW, ORDER, PENALTIES, Sampling, sampling_problems
 
 __all__ = [
     "GREEDY_BELOW",
     "ORDER",
+    "PENALTIES",
     "F32Array",
     "F64Array",
     "History",
     "IdArray",
     "Sampling",
+    "check_finite",
     "log_sum_exp",
     "sample",
     "sampling_problems",

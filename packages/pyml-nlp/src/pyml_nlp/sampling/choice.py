@@ -48,11 +48,7 @@ def sample(
             no token in play.
     """
     best = int(logits.argmax())
-    if not math.isfinite(logits[best]):
-        token = best if ids is None else int(ids[best])
-        raise PymlError(
-            f"the model's logits are not finite: logit {logits[best]} for token {token} at position {position}"
-        )
+    check_finite(float(logits[best]), best if ids is None else int(ids[best]), position)
     temperature = 1.0
     for rule in sampling.rules:
         if rule == "temperature":
@@ -70,6 +66,12 @@ def sample(
     if not sampling.greedy:
         best = draw(logits, temperature, noise_key(sampling.seed or 0, sequence, position), ids)
     return best if ids is None else int(ids[best])
+
+
+def check_finite(logit: float, token: int, position: int) -> None:
+    """Raise :class:`PymlError` if the largest logit at a position is NaN or infinity."""
+    if not math.isfinite(logit):
+        raise PymlError(f"the model's logits are not finite: logit {logit} for token {token} at position {position}")
 
 
 def _changed(

@@ -27,6 +27,9 @@ ORDER = (
 )
 """The rules in the order in which they are applied unless another one is asked for; transformers' order."""
 
+PENALTIES = frozenset({"repetition_penalty", "frequency_penalty", "presence_penalty"})
+"""Those of them that have to know which tokens a text has."""
+
 TRUNCATIONS = ("top_k", "top_p", "min_p", "typical_p")
 """Those of them that take tokens out of play."""
 
@@ -87,7 +90,7 @@ class Sampling:
         used = _used(self.__dict__)
         return tuple(name for name in self.order or ORDER if name in used)
 
-    @property
+    @cached_property
     def candidates(self) -> int | None:
         """How many of the largest logits decide, with those tied with the last of them; None: any of them may."""
         first = [name for name in self.rules if name != "temperature"][:1]

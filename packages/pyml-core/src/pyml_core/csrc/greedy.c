@@ -1,0 +1,65 @@
+/* greedy.c: runs of one token after the other, each of the token with the largest logit of the run before. Between two runs Python
+ * would take tens of times as long: the weights of a run drive its code and data out of the caches.
+ */
+#include "pyml.h"
+
+#include <math.h>
+
+enum { LANES = 16 };
+
+/* Index of the largest number, or of the first NaN if there is one, as NumPy's argmax has it. */
+static int64_t largest(const float *x, int64_t n) {
+    float best[LANES];
+    int odd[LANES] = {0};
+    for (int lane = 0; lane < LANES; lane++) best[lane] = -INFINITY;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            best[lane] = x[i + lane] > best[lane] ? x[i + lane] : best[lane];
+            odd[lane] |= x[i + lane] != x[i + lane];
+        }
+    for (int lane = 0; i + lane < n; lane++) {
+        best[lane] = x[i + lane] > best[lane] ? x[i + lane] : best[lane];
+        odd[lane] |= x[i + lane] != x[i + lane];
+    }
+    for (int lane = 1; lane < LANES; lane++) {
+        best[0] = best[lane] > best[0] ? best[lane] : best[0];
+        odd[0] |= odd[lane];
+    }
+    i = 0;
+    while (odd[0] ? x[i] == x[i] : x[i] != best[0]) i++;
+    return i;
+}
+
+static bool among(int64_t token, const int64_t *ends, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (ends[i] == token) return true;
+    return false;
+}
+
+/* Whether the last tokens of a text, so many, stand somewhere before in it. */
+static bool repeats(const int32_t *text, int64_t n, int64_t match) {
+    for (int64_t end = match; match && end < n; end++) {
+        int64_t same = 0;
+        while (same < match && text[end - 1 - same] == text[n - 1 - same]) same++;
+        if (same == match) return true;
+    }
+    return false;
+}
+
+int64_t pyml_program_run_greedy(pyml_program *p, pyml_greedy *g) {
+    for (int64_t done = 0; done < g->count;) {
+        if (!pyml_program_run(p, false)) return -1;
+        int64_t n = g->screen ? g->screen->count[0] : g->n_logits;
+        const float *logits = g->screen ? g->screen->logits : g->logits;
+        int64_t at = largest(logits, n), token = g->screen ? g->screen->ids[at] : at;
+        g->found[done++] = (pyml_greedy_token){token, logits[at], p->end_ns - p->start_ns};
+        g->text[g->n_text++] = (int32_t)token;
+        if (done == g->count || !isfinite(logits[at]) || among(token, g->ends, g->n_ends)) return done;
+        if (repeats(g->text, g->n_text, g->repeat)) return done;
+        g->ids[0] = (int32_t)token;
+        g->positions[0]++;
+        g->slice->start++;
+    }
+    return 0;
+}

@@ -1,0 +1,147 @@
+"""Several greedy tokens in one call of the model change nothing but the number of calls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fake_model import EOS, calls, make
+
+from pyml_core.errors import PymlError
+from pyml_core.greedy import GreedyToken
+from pyml_nlp.generation.speculation import Costs
+from pyml_nlp.language_model import LanguageModel
+from pyml_nn.kv_cache import KVCache
+
+
+class Calls:
+    """Counts the tokens that each greedy call of a model was asked for and gave."""
+
+    def __init__(self, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.found: list[tuple[int, int]] = []
+        run = lm.model.forward_greedy
+
+        def counted(cache: KVCache, token: int, count: int, *rest: Any) -> list[GreedyToken]:
+            tokens = run(cache, token, count, *rest)
+            self.found.append((count, len(tokens)))
+            return tokens
+
+        monkeypatch.setattr(lm.model, "forward_greedy", counted)
+
+
+def endless(ids: list[int]) -> int:
+    """Never the same three tokens."""
+    return 33 + len(ids) * len(ids) % 89
+
+
+@pytest.fixture
+def _fast_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Costs, "ms", 1.0)
+
+
+@pytest.mark.usefixtures("_fast_runs")
+def test_many_tokens_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make(endless, context=300)
+    greedy = Calls(lm, monkeypatch)
+    generation = lm.generate("ab", 60)
+    cache = generation.completion.cache
+    steps = []
+    for step in generation:
+        steps.append(step)
+        assert cache.ids == [97, 98, *generation.tokens[:-1]]
+    alone = list(make(endless, context=300).generate("ab", 60, stop="\x00"))
+    for one, other in zip(steps, alone, strict=True):
+        assert replace(one, model_ms=0, sample_ms=0) == replace(other, model_ms=0, sample_ms=0)
+    assert greedy.found == [(16, 16), (16, 16), (16, 16), (11, 11)]
+    assert all(step.model_ms > 0 for step in steps[1:])
+    assert generation.completion.decode_ms >= sum(step.model_ms for step in steps)
+
+
+@pytest.mark.usefixtures("_fast_runs")
+def test_a_call_ends_where_something_can_be_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def following(ids: list[int]) -> int:
+        return endless(ids) if len(ids) < 30 else ids[len(ids) - 20]
+
+    lm = make(following, context=300)
+    greedy = Calls(lm, monkeypatch)
+    steps = list(lm.generate("ab", 60))
+    assert [step.token for step in steps] == [
+        step.token for step in make(following, context=300).generate("ab", 60, speculate=False)
+    ]
+    assert greedy.found == [(16, 16), (16, 14)]  # the last three have been there
+    assert len(calls(lm)) < 45
+
+
+@pytest.mark.usefixtures("_fast_runs")
+@pytest.mark.parametrize("ends", [{}, {"stop_ids": [33 + 12 * 12 % 89]}])
+def test_a_call_ends_with_the_text(ends: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def following(ids: list[int]) -> int:
+        return EOS if not ends and len(ids) == 12 else endless(ids)
+
+    lm = make(following, context=300)
+    greedy = Calls(lm, monkeypatch)
+    generation = lm.generate("ab", 60, **ends)
+    assert len(list(generation)) == 11
+    assert (generation.finish_reason, generation.completion.cache.length) == ("stop", 12)
+    assert greedy.found == [(16, 10)]
+    assert len(calls(lm)) == 11  # nothing was run in vain
+
+
+@pytest.mark.usefixtures("_fast_runs")
+@pytest.mark.parametrize(
+    "options",
+    [{"stop": "\x00"}, {"logprobs": 0}, {"temperature": 1.0, "seed": 1}, {"repetition_penalty": 1.1}],
+)
+def test_where_each_token_is_looked_at(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make(endless, context=300)
+    greedy = Calls(lm, monkeypatch)
+    assert len(list(lm.generate("ab", 20, **options))) == 20
+    assert not greedy.found
+
+
+def test_slow_runs_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Costs, "ms", 11.0)
+    lm = make(endless, context=300)
+    greedy = Calls(lm, monkeypatch)
+    assert len(list(lm.generate("ab", 20))) == 20
+    assert not greedy.found
+
+
+@pytest.mark.usefixtures("_fast_runs")
+def test_texts_side_by_side_go_on_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make(endless, context=300)
+    greedy = Calls(lm, monkeypatch)
+    texts = [completion.text for completion in lm.generate_batch(["ab", "xyz"], 20)]
+    assert texts == [make(endless, context=300).generate_text(prompt, 20) for prompt in ("ab", "xyz")]
+    assert not greedy.found
+
+
+@pytest.mark.usefixtures("_fast_runs")
+def test_left_in_the_middle_of_a_call() -> None:
+    whole = list(make(endless, context=300).generate("ab", 60))
+    for end in range(1, 40, 5):
+        lm = make(endless, context=300)
+        cache = lm.new_cache()
+        for step in lm.generate("ab", 60, cache=cache):
+            if step.index == end:
+                break
+        rest = list(lm.generate([step.token], 15, cache=cache))
+        assert [step.token for step in rest] == [step.token for step in whole[end + 1 : end + 16]]
+
+
+@pytest.mark.usefixtures("_fast_runs")
+def test_a_logit_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make(endless, context=300)
+    found = [GreedyToken(50, 1.0, 1.0), GreedyToken(60, float("nan"), 1.0)]
+
+    def broken(cache: KVCache, token: int, *_: object) -> list[GreedyToken]:
+        cache.reserve(2)
+        cache.append([token, 50])
+        return found
+
+    monkeypatch.setattr(lm.model, "forward_greedy", broken)
+    generation = lm.generate("ab", 60)
+    with pytest.raises(PymlError, match="not finite: logit nan for token 60 at position 4"):
+        list(generation)
+    assert len(generation.tokens) == 2
