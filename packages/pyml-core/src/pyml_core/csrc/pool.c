@@ -65,10 +65,10 @@ static void event_advance(event *e) {
     }
 }
 
-static void event_wait(event *e, unsigned seen, int spins) {
+static void event_wait(event *e, unsigned seen, int spins, bool (*idle)(void *), void *argument) {
     for (int i = 0; i < spins; i++) {
         if (atomic_load_explicit(&e->value, memory_order_acquire) != seen) return;
-        relax();
+        if (!idle || !idle(argument)) relax();
     }
     pthread_mutex_lock(&e->mutex);
     atomic_fetch_add(&e->sleepers, 1);
@@ -82,7 +82,7 @@ static void *worker(void *start) {
     int index = ((worker_start *)start)->index;
     free(start);
     for (unsigned seen = 0;; seen++) {
-        event_wait(&pool->job_number, seen, SPINS_FOR_JOB);
+        event_wait(&pool->job_number, seen, SPINS_FOR_JOB, NULL, NULL);
         pool->job(pool->argument, index);
         pyml_pool_barrier(pool);
     }
@@ -156,13 +156,19 @@ void pyml_pool_run(pyml_pool *pool, void (*job)(void *, int), void *argument) {
     pyml_pool_barrier(pool);
 }
 
-void pyml_pool_barrier(pyml_pool *pool) {
-    if (pool->threads == 1) return;
+void pyml_pool_meet(pyml_pool *pool, void (*last)(void *), bool (*idle)(void *), void *argument) {
+    if (pool->threads == 1) {
+        if (last) last(argument);
+        return;
+    }
     unsigned seen = atomic_load(&pool->barrier.value);
     if (atomic_fetch_add(&pool->arrived, 1) == pool->threads - 1) {
         atomic_store(&pool->arrived, 0);
+        if (last) last(argument);
         event_advance(&pool->barrier);
     } else {
-        event_wait(&pool->barrier, seen, SPINS_AT_BARRIER);
+        event_wait(&pool->barrier, seen, SPINS_AT_BARRIER, idle, argument);
     }
 }
+
+void pyml_pool_barrier(pyml_pool *pool) { pyml_pool_meet(pool, NULL, NULL, NULL); }

@@ -1,6 +1,7 @@
 /* program.c: the run loop. Every thread walks the same list of operations, takes items of work, and waits for the others at a
  * barrier before the next operation. Each thread starts with a range of items of its own, so that it streams weights that lie
- * one behind the other, and then helps the others with theirs.
+ * one behind the other, and then helps the others with theirs. At a barrier the last to come does what is not worth sharing, and
+ * those that wait ask for the weights that come next.
  */
 #define _GNU_SOURCE
 #include "pyml.h"
@@ -13,10 +14,11 @@
 
 enum {
     STAGES = 2,
-    PASSES = 3,     /* a pass is one stage of one operation; its counters are reset two barriers ahead: nobody uses them then */
     GRABS = 16,     /* times that a thread goes to its counter, about */
     MANY_ROWS = 64, /* so many make one item of a linear layer long enough to go for each */
     APART = 64 << 10, /* bytes between threads' scratch: what a core fetches ahead of its strides, up to 30 kB, would be its neighbour's */
+    AHEAD = 128 << 10,  /* bytes of weights that a thread asks for while it waits */
+    LINES_AT_ONCE = 8,  /* of 64 bytes, between looks at the barrier */
 };
 
 typedef struct {
@@ -52,7 +54,7 @@ int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_toke
 bool pyml_program_allocate(pyml_program *p) {
     p->scratch_bytes = aligned(p->scratch_bytes + APART);
     p->scratch = aligned_alloc(64, (size_t)(p->scratch_bytes * p->threads));
-    p->counters = aligned_alloc(64, sizeof(counter) * (size_t)(PASSES * p->threads));
+    p->counters = aligned_alloc(64, sizeof(counter) * (size_t)p->threads);
     p->copied = calloc((size_t)p->n_ops + 1, sizeof *p->copied);
     p->laps = calloc((size_t)(p->n_ops * p->threads) + 1, sizeof *p->laps);
     return p->scratch && p->counters && p->copied && p->laps;
@@ -67,7 +69,8 @@ typedef struct {
     pyml_pool *pool;
     bool timed;
     int64_t polled;     /* when, on the calling thread */
-    atomic_llong stop;  /* the pass after which all leave: the calling thread's word for it, so that they agree */
+    int64_t op, items;  /* the pass that all are in, a stage of an operation: what the last one to leave the one before has said */
+    int stage;
 } job;
 
 static bool told_to_stop(const pyml_stop *stop, int64_t now) {
@@ -91,80 +94,137 @@ static int64_t grab_of(const pyml_program *p, const pyml_op *op, int64_t range) 
     return grab < 1 || (linear && rows >= MANY_ROWS) ? 1 : grab;
 }
 
-static void reset_counters(const pyml_program *p, int64_t pass) {
-    counter *counters = (counter *)p->counters + pass % PASSES * p->threads;
+static void reset_counters(const pyml_program *p) {
+    counter *counters = p->counters;
     for (int i = 0; i < p->threads; i++) atomic_store_explicit(&counters[i].taken, 0, memory_order_relaxed);
 }
 
+/* A thread on its way through the operations. */
+typedef struct {
+    job *job;
+    pyml_thread thread;
+    pyml_lap *laps;      /* a thread's own, away from the others': they would share cache lines */
+    int64_t coming;      /* the operation whose weights are asked for */
+    const uint8_t *next; /* the first of them that were not */
+    int64_t left;        /* bytes */
+} walker;
+
 /* Take items of this pass until there are none: first of this thread's range, then of the others'. */
-static void take_items(job *j, const pyml_op *op, pyml_thread *thread, int stage, int64_t pass, int64_t items) {
-    pyml_program *p = j->program;
-    counter *counters = (counter *)p->counters + pass % PASSES * p->threads;
+static void take_items(walker *w, const pyml_op *op, int stage, int64_t items) {
+    pyml_program *p = w->job->program;
+    counter *counters = p->counters;
     for (int help = 0; help < p->threads; help++) {
-        int owner = (thread->index + help) % p->threads;
+        int owner = (w->thread.index + help) % p->threads;
         int64_t first = items * owner / p->threads, last = items * (owner + 1) / p->threads;
         int64_t grab = grab_of(p, op, last - first);
+        w->thread.last = last;
         for (;;) {
-            if (thread->index == 0) poll(j);
+            if (w->thread.index == 0) poll(w->job);
             int64_t begin = first + atomic_fetch_add_explicit(&counters[owner].taken, grab, memory_order_relaxed);
             if (begin >= last || p->cancel) break;
-            p->kernels->work[op->kind](op, &p->run, thread, stage, begin, begin + grab < last ? begin + grab : last);
+            p->kernels->work[op->kind](op, &p->run, &w->thread, stage, begin, begin + grab < last ? begin + grab : last);
         }
     }
 }
 
-/* A later operation may write to the same buffer, so that nobody goes on before the copy is made.
- * Dispatched rows are copied token by token, each token's in the order of its experts. */
-static void copy_output(job *j, int64_t i, int index) {
-    const pyml_program *p = j->program;
+/* One pass of an operation, by all threads or by this one alone. */
+static void pass(walker *w, int64_t i, int stage, int64_t items, bool alone) {
+    pyml_program *p = w->job->program;
     const pyml_op *op = &p->ops[i];
-    if (index == 0) {
-        const pyml_buffer *out = op->out;
-        int64_t rows = out->outputs ? p->run.outputs : p->run.tokens * out->copies, width = out->width;
-        if (!out->order) memcpy(op->copy, out->f, (size_t)(rows * width) * sizeof(float));
-        else
-            for (int64_t row = 0; row < rows; row++)
-                memcpy(op->copy + row * width, out->f + out->order->row[row] * width, (size_t)width * sizeof(float));
-        p->copied[i] = pyml_ticks();
+    pyml_lap *lap = &w->laps[i];
+    uint64_t began = 0;
+    if (w->thread.timed) {
+        __builtin_prefetch(lap + 1, 1); /* weights have driven it out of the caches */
+        memset(w->thread.phase, 0, sizeof w->thread.phase);
+        began = pyml_ticks();
+        if (!lap->began) lap->began = began;
     }
-    pyml_pool_barrier(j->pool);
+    if (!alone) {
+        take_items(w, op, stage, items);
+    } else {
+        if (w->thread.index == 0) poll(w->job);
+        w->thread.last = items;
+        if (!p->cancel) p->kernels->work[op->kind](op, &p->run, &w->thread, stage, 0, items);
+    }
+    if (!w->thread.timed) return;
+    lap->arrived = pyml_ticks();
+    lap->busy += lap->arrived - began;
+    for (int phase = 0; phase < MAX_PHASES; phase++) lap->phase[phase] += w->thread.phase[phase];
+}
+
+/* Dispatched rows are copied token by token, each token's in the order of its experts. */
+static void copy_output(pyml_program *p, int64_t i) {
+    const pyml_op *op = &p->ops[i];
+    const pyml_buffer *out = op->out;
+    int64_t rows = out->outputs ? p->run.outputs : p->run.tokens * out->copies, width = out->width;
+    if (!out->order) memcpy(op->copy, out->f, (size_t)(rows * width) * sizeof(float));
+    else
+        for (int64_t row = 0; row < rows; row++)
+            memcpy(op->copy + row * width, out->f + out->order->row[row] * width, (size_t)width * sizeof(float));
+    p->copied[i] = pyml_ticks();
+}
+
+/* When a pass is done, and before anybody goes on: on to the next one that is worth sharing. A single item is not, one thread does
+ * it at once. Nor may a copy of an output wait, as a later operation may write to the same buffer. */
+static void advance(void *argument) {
+    walker *w = argument;
+    job *j = w->job;
+    pyml_program *p = j->program;
+    reset_counters(p);
+    while (!p->cancel) {
+        if (++j->stage == STAGES || (j->items = p->kernels->items[p->ops[j->op].kind](&p->ops[j->op], &p->run, j->stage)) == 0) {
+            if (j->op >= 0 && p->ops[j->op].copy) copy_output(p, j->op);
+            do j->op++;
+            while (j->op < p->n_ops && p->ops[j->op].skip);
+            if (j->op == p->n_ops) return;
+            j->stage = -1;
+        } else if (j->items > 1) {
+            return;
+        } else {
+            pass(w, j->op, j->stage, 1, true);
+        }
+    }
+    j->op = p->n_ops;
+}
+
+/* While a thread waits, it asks for what it will read first of the next weights: so memory has something to do. */
+static bool fetch_ahead(void *argument) {
+    walker *w = argument;
+    if (w->left <= 0) return false;
+    for (int i = 0; i < LINES_AT_ONCE; i++) __builtin_prefetch(w->next + i * 64, 0, 2);
+    w->next += LINES_AT_ONCE * 64;
+    w->left -= LINES_AT_ONCE * 64;
+    return true;
+}
+
+static void look_ahead(walker *w) {
+    const pyml_program *p = w->job->program;
+    int64_t i = w->job->op + 1;
+    while (i < p->n_ops && (p->ops[i].skip || !p->kernels->weights[p->ops[i].kind])) i++;
+    if (i == w->coming) return;
+    w->coming = i, w->left = 0, w->thread.then = NULL;
+    if (i == p->n_ops) return;
+    int64_t items = p->kernels->items[p->ops[i].kind](&p->ops[i], &p->run, 0);
+    w->left = p->kernels->weights[p->ops[i].kind](&p->ops[i], &p->run, items * w->thread.index / p->threads, &w->next);
+    if (w->left > AHEAD) w->left = AHEAD;
+    if (w->left) w->thread.then = w->next;
 }
 
 static void work(void *argument, int index) {
     job *j = argument;
     pyml_program *p = j->program;
-    pyml_thread thread = {.index = index, .scratch = p->scratch + index * p->scratch_bytes, .timed = j->timed};
+    walker w = {
+        .job = j, .laps = p->laps + index * p->n_ops,
+        .thread = {.index = index, .scratch = p->scratch + index * p->scratch_bytes, .timed = j->timed},
+    };
     p->kernels->enter();
-    pyml_lap *laps = p->laps + index * p->n_ops; /* a thread's own, away from the others': they would share cache lines */
-    int64_t pass = 0;
-    for (int64_t i = 0; i < p->n_ops; i++) {
-        const pyml_op *op = &p->ops[i];
-        uint64_t busy = 0;
-        bool done = op->by && pyml_does_both(op->by, &p->run);
-        if (j->timed && !done) {
-            laps[i].began = 0;
-            __builtin_prefetch(&laps[i + 1], 1); /* weights have driven it out of the caches */
-        }
-        memset(thread.phase, 0, sizeof thread.phase);
-        for (int stage = 0; stage < STAGES; stage++, pass++) {
-            int64_t items = op->skip ? 0 : p->kernels->items[op->kind](op, &p->run, stage);
-            if (items == 0) break;
-            if (index == 0) reset_counters(p, pass + 1);
-            uint64_t began = j->timed ? pyml_ticks() : 0;
-            if (j->timed && stage == 0) laps[i].began = began;
-            take_items(j, op, &thread, stage, pass, items);
-            if (j->timed) {
-                laps[i].arrived = pyml_ticks();
-                busy += laps[i].arrived - began;
-            }
-            if (index == 0 && p->cancel) atomic_store(&j->stop, pass);
-            pyml_pool_barrier(j->pool);
-            if (atomic_load(&j->stop) == pass) return;
-        }
-        if (op->copy) copy_output(j, i, index);
-        if (!j->timed || done) continue;
-        laps[i].busy = busy;
-        memcpy(laps[i].phase, thread.phase, sizeof laps[i].phase);
+    if (j->timed) memset(w.laps, 0, (size_t)p->n_ops * sizeof *w.laps);
+    if (index == 0) advance(&w);
+    pyml_pool_barrier(j->pool);
+    while (j->op < p->n_ops) {
+        look_ahead(&w);
+        pass(&w, j->op, j->stage, j->items, false);
+        pyml_pool_meet(j->pool, advance, fetch_ahead, &w);
     }
 }
 
@@ -188,10 +248,9 @@ static void share_laps(const pyml_program *p, int64_t i) {
 bool pyml_program_run(pyml_program *p, bool timed) {
     pyml_pool *pool = pyml_pool_get(p->threads);
     if (!pool) return false;
-    job j = {p, pool, timed, now_ns(CHEAP_CLOCK), INT64_MAX};
+    job j = {.program = p, .pool = pool, .timed = timed, .polled = now_ns(CHEAP_CLOCK), .op = -1, .stage = STAGES - 1};
     fenv_t callers;
     fegetenv(&callers);
-    reset_counters(p, 0);
     pyml_pool_lock(pool);
     if (timed) memset(p->copied, 0, (size_t)p->n_ops * sizeof *p->copied);
     p->start_ns = now_ns(CLOCK_MONOTONIC), p->start = pyml_ticks();

@@ -167,6 +167,8 @@ static inline bool pyml_does_both(const pyml_op *linear, const pyml_run *run) {
 typedef struct {
     int32_t index;
     uint8_t *scratch;             /* SCRATCH_BYTES, aligned */
+    int64_t last;                 /* the item behind its range of this pass, and what it reads after that */
+    const uint8_t *then;
     bool timed;
     uint64_t phase[MAX_PHASES];   /* ticks in the parts of the current operation */
 } pyml_thread;
@@ -176,6 +178,9 @@ typedef struct {
 typedef int64_t (*pyml_items_fn)(const pyml_op *, const pyml_run *, int stage);
 typedef void (*pyml_work_fn)(const pyml_op *, const pyml_run *, pyml_thread *, int stage, int64_t begin, int64_t end);
 
+/* The bytes that the item and those after it read one behind the other, and where: to be asked for ahead. 0: it is not worth it. */
+typedef int64_t (*pyml_weights_fn)(const pyml_op *, const pyml_run *, int64_t item, const uint8_t **from);
+
 /* What the machine reaches at most: so many steps of a loop, or a read of so many bytes; returns operations or bytes. */
 enum { LIMIT_READ, LIMIT_INT8, LIMIT_F32, LIMITS };
 typedef int64_t (*pyml_limit_fn)(const uint8_t *data, int64_t amount, uint8_t *sink);
@@ -184,6 +189,7 @@ typedef struct {
     const char *name;
     pyml_items_fn items[OP_KINDS];
     pyml_work_fn work[OP_KINDS];
+    pyml_weights_fn weights[OP_KINDS]; /* or NULL */
     void (*unpack_rows)(const pyml_matrix *, const int64_t *rows, int64_t count, float *out);
     void (*screen_facts)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *facts);
     pyml_limit_fn limits[LIMITS];
@@ -278,6 +284,9 @@ void pyml_pool_lock(pyml_pool *);                           /* one job at a time
 void pyml_pool_unlock(pyml_pool *);
 void pyml_pool_run(pyml_pool *, void (*job)(void *, int), void *argument); /* on every thread, the caller being number 0 */
 void pyml_pool_barrier(pyml_pool *);
+/* A barrier at which the last thread to come does something before any goes on, and the others meanwhile, again and again until it
+ * returns false; with an argument of each thread's own. */
+void pyml_pool_meet(pyml_pool *, void (*last)(void *), bool (*idle)(void *), void *argument);
 
 /* A clock that all cores share; its rate is for those to find out who read it. */
 static inline uint64_t pyml_ticks(void) {

@@ -177,6 +177,7 @@ INLINE uint64_t lap(pyml_thread *thread, int phase, uint64_t since) { /* charge 
 /* linear.c */
 int64_t FN(linear_items)(const pyml_op *, const pyml_run *, int);
 void FN(linear)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
+int64_t FN(linear_weights)(const pyml_op *, const pyml_run *, int64_t, const uint8_t **);
 int64_t FN(expert_linear_items)(const pyml_op *, const pyml_run *, int);
 void FN(expert_linear)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *);
@@ -186,6 +187,7 @@ void FN(panel_product)(const pyml_matrix *, int64_t panel, const pyml_buffer *x,
 /* screen.c */
 int64_t FN(screen_items)(const pyml_op *, const pyml_run *, int);
 void FN(screen)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
+int64_t FN(screen_weights)(const pyml_op *, const pyml_run *, int64_t, const uint8_t **);
 int64_t FN(rescore_items)(const pyml_op *, const pyml_run *, int);
 void FN(rescore)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(screen_facts)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *facts);

@@ -189,9 +189,11 @@ INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf sca
 }
 
 /* One, two, four or eight rows and one panel: codes go from memory through registers, so that reading them is all that takes time.
- * Other numbers of rows are rounded up: buffers have rows to spare. The same sums in the same order as dot_tile. What comes next is
- * asked for: a plane of q8_0 is read from front to end, while the planes of other types lie beside each other and need two chunks or
- * so of lead. */
+ * Other numbers of rows are rounded up: buffers have rows to spare. The same sums in the same order as dot_tile. */
+
+/* Bytes between what is read and what is asked for meanwhile. A plane of q8_0 is read from front to end, while the planes of other
+ * types lie beside each other and need some chunks of lead; most those of 256 columns, half of which their first blocks read. */
+INLINE int64_t lead_of(int type) { return type == TYPE_Q8_0 ? 4 << 10 : is_super(type) ? 16 << 10 : 8 << 10; }
 
 INLINE int lines_of(const int type) { /* of 64 bytes, in 32 elements of a panel */
     return type == TYPE_Q8_0 ? 9 : type == TYPE_Q6_K ? 7 : type == TYPE_Q5_0 || type == TYPE_Q5_1 || type == TYPE_Q5_K ? 6
@@ -225,11 +227,11 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
     UNROLL for (int t = 0; t < nt; t++) sum[t] = f_fma(part[t], f_set1(a->scales[t * a->blocks + b]), sum[t]);
 }
 
-INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, int k, unpacked *u, const quantized_rows *a, float *sums,
-                         bool first) {
+INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u,
+                         const quantized_rows *a, float *sums, bool first) {
     const int ld_sums = TILE_PANELS * PANEL, blocks = k / BLOCK;
     const int lines = lines_of(type);
-    const uint8_t *next = chunk + (type == TYPE_Q8_0 ? 2048 : 6144), *planes = unpack_scales(type, chunk, k, u);
+    const uint8_t *planes = unpack_scales(type, chunk, k, u);
     vf sum[STREAM_ROWS];
     UNROLL for (int t = 0; t < nt; t++) sum[t] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums);
 #define STREAM_BLOCK(b)                                                                                                           \
@@ -247,18 +249,19 @@ INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, int
 }
 
 #define STREAM(name)                                                                                                              \
-    static void stream_##name(int nt, const uint8_t *chunk, int k, unpacked *u, const quantized_rows *a, float *sums, bool first) { \
-        if (nt == 1) stream_chunk(1, TYPE_##name, chunk, k, u, a, sums, first);                                                    \
-        else if (nt == 2) stream_chunk(2, TYPE_##name, chunk, k, u, a, sums, first);                                               \
-        else if (nt <= 4) stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##name, chunk, k, u, a, sums, first);                           \
-        else stream_chunk(STREAM_ROWS, TYPE_##name, chunk, k, u, a, sums, first);                                                  \
+    static void stream_##name(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a,      \
+                              float *sums, bool first) {                                                                           \
+        if (nt == 1) stream_chunk(1, TYPE_##name, chunk, next, k, u, a, sums, first);                                              \
+        else if (nt == 2) stream_chunk(2, TYPE_##name, chunk, next, k, u, a, sums, first);                                         \
+        else if (nt <= 4) stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##name, chunk, next, k, u, a, sums, first);         \
+        else stream_chunk(STREAM_ROWS, TYPE_##name, chunk, next, k, u, a, sums, first);                                            \
     }
 EVERY_QUANTIZED(STREAM)
 
 /* A block type's forms of all this. */
 typedef struct {
     unpack_fn unpack;
-    void (*stream)(int nt, const uint8_t *chunk, int k, unpacked *u, const quantized_rows *a, float *sums, bool first);
+    void (*stream)(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a, float *sums, bool first);
     int block, zero, bias;
     bool wide, mins;
 } quantized_type;
@@ -447,35 +450,46 @@ static const uint8_t *low_nibbles(const pyml_matrix *m, int64_t panel, int64_t k
     return m->low ? m->low + panel * m->low_bytes + k0 / 2 * PANEL : NULL;
 }
 
+/* Up to where weights lie one behind the other, and where those are that are read next (or NULL): what is asked for ahead. */
+typedef struct {
+    const uint8_t *until, *then;
+} weights_ahead;
+
+static const uint8_t *further(const weights_ahead *ahead, const uint8_t *at, int64_t lead) {
+    return at + lead < ahead->until || !ahead->then ? at + lead : ahead->then + (at + lead - ahead->until);
+}
+
 /* One panel's outputs for a few rows from `row` on; those of a row are TILE_PANELS panels from the last row's. */
-static void stream_panel(const pyml_matrix *m, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows, uint8_t *scratch,
-                         float *sums) {
+static void stream_panel(const pyml_matrix *m, int64_t panel, const weights_ahead *ahead, const pyml_buffer *x, int64_t row,
+                         int64_t rows, uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
     const uint8_t *chunk = m->data + panel * m->panel_bytes;
+    const int64_t lead = lead_of(m->type);
     unpacked *u = (unpacked *)scratch;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int k = (int)least(CHUNK, m->k - k0);
         u->low = low_nibbles(m, panel, k0);
         for (int64_t t = 0; t < rows; t += STREAM_ROWS) {
             quantized_rows a = rows_from(q, x, row + t, k0);
-            q->stream((int)least(STREAM_ROWS, rows - t), chunk, k, u, &a, sums + t * TILE_PANELS * PANEL, k0 == 0);
+            q->stream((int)least(STREAM_ROWS, rows - t), chunk, further(ahead, chunk, lead), k, u, &a, sums + t * TILE_PANELS * PANEL, k0 == 0);
         }
         chunk += pyml_chunk_bytes(m->type, k);
     }
 }
 
-static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
-                            uint8_t *scratch, float *sums) {
-    for (int p = 0; p < np; p++) stream_panel(m, panel + p, x, to->row, rows, scratch, sums + p * PANEL);
+static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const weights_ahead *ahead, const pyml_buffer *x, int64_t rows,
+                            const target *to, uint8_t *scratch, float *sums) {
+    for (int p = 0; p < np; p++) stream_panel(m, panel + p, ahead, x, to->row, rows, scratch, sums + p * PANEL);
     finish(to, 0, rows, sums);
 }
 
 /* One panel of a quantised matrix times some rows of x, for screen.c: sums is [rows][16]. */
 void FN(panel_product)(const pyml_matrix *m, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows, uint8_t *scratch, float *sums) {
     float *wide = (float *)scratch;
+    const weights_ahead ahead = {m->data, NULL};
     for (int64_t t = 0, nt; t < rows; t += nt) {
         nt = least(STREAM_ROWS, rows - t);
-        stream_panel(m, panel, x, row + t, nt, scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float), wide);
+        stream_panel(m, panel, &ahead, x, row + t, nt, scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float), wide);
         for (int64_t i = 0; i < nt; i++) f_store(sums + (t + i) * PANEL, f_load(wide + i * TILE_PANELS * PANEL));
     }
 }
@@ -558,25 +572,29 @@ enum { SUMS_BYTES = TOKEN_BLOCK * TILE_PANELS * PANEL * 4 };
 _Static_assert(SUMS_BYTES + sizeof(unpacked_panels) <= LINEAR_SCRATCH, "a tile fits in its scratch");
 
 /* One or two panels times `count` rows of the input. */
-static void linear_panels(const pyml_matrix *m, int64_t panel, int np, int64_t count, const target *to, pyml_thread *thread) {
+static void linear_panels(const pyml_matrix *m, int64_t panel, int np, const weights_ahead *ahead, int64_t count, const target *to,
+                          pyml_thread *thread) {
     float *sums = (float *)thread->scratch;
     uint8_t *scratch = thread->scratch + SUMS_BYTES;
     if (is_plain(m->type)) plain_tile(m, panel, np, to->op->in, count, to, sums);
-    else if (count <= FEW_ROWS) streamed_panels(m, panel, np, to->op->in, count, to, scratch, sums);
+    else if (count <= FEW_ROWS) streamed_panels(m, panel, np, ahead, to->op->in, count, to, scratch, sums);
     else quantized_tile(m, panel, np, to->op->in, count, to, scratch, sums);
 }
 
-/* A tile of the matrices side by side, for `count` rows of the input. */
-static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t row, int64_t count, pyml_thread *thread) {
+/* A tile of the matrices side by side, for `count` rows of the input. The thread goes on with the tiles before `end`. */
+static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t end, int64_t row, int64_t count, pyml_thread *thread) {
+    const pyml_matrix *last = m + op->n_matrices - 1;
     int64_t column = 0;
     for (; tile >= tiles_of(m); m++) {
-        tile -= tiles_of(m);
+        tile -= tiles_of(m), end -= tiles_of(m);
         column += m->n;
     }
     int64_t panel = tile * TILE_PANELS, from = panel * PANEL;
     int np = (int)least(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
     target to = {op, row, column + from, least(np * PANEL, m->n - from), op->out->f + row * op->out->width + column + from, op->out->width};
-    linear_panels(m, panel, np, count, &to, thread);
+    weights_ahead ahead = {m->data + least(end, tiles_of(m)) * TILE_PANELS * m->panel_bytes,
+                           end <= tiles_of(m) || m == last ? thread->then : m[1].data};
+    linear_panels(m, panel, np, &ahead, count, &to, thread);
 }
 
 /* A block of 32 columns of the activation that follows, for `count` rows: what it is made of, and that put through it. Matrices
@@ -588,9 +606,10 @@ static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_
         int64_t column = part * op->then->out->width + block * BLOCK, from = column;
         const pyml_matrix *m = op->matrices;
         for (; from >= m->n; m++) from -= m->n;
+        weights_ahead ahead = {m->data, NULL};
         for (int p = 0; p < BLOCK / PANEL; p += TILE_PANELS) {
             target to = {op, row, column + p * PANEL, TILE_PANELS * PANEL, x + part * BLOCK + p * PANEL, parts * BLOCK};
-            linear_panels(m, from / PANEL + p, TILE_PANELS, count, &to, thread);
+            linear_panels(m, from / PANEL + p, TILE_PANELS, &ahead, count, &to, thread);
         }
     }
     uint64_t time = thread->timed ? pyml_ticks() : 0;
@@ -604,8 +623,18 @@ void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int
     for (int64_t item = begin; item < end; item++) {
         int64_t row = item / tiles * TOKEN_BLOCK, count = least(TOKEN_BLOCK, rows - row);
         if (both) activated_tile(op, item % tiles, row, count, thread);
-        else linear_tile(op, op->matrices, item % tiles, row, count, thread);
+        else linear_tile(op, op->matrices, item % tiles, thread->last, row, count, thread);
     }
+}
+
+/* Of a few rows, for which weights are all that takes time. */
+int64_t FN(linear_weights)(const pyml_op *op, const pyml_run *run, int64_t item, const uint8_t **from) {
+    if (rows_of(op->out, run) > FEW_ROWS) return 0;
+    const pyml_matrix *m = op->matrices;
+    for (; item >= tiles_of(m); m++) item -= tiles_of(m);
+    int64_t panels = (m->n + PANEL - 1) / PANEL;
+    *from = m->data + item * TILE_PANELS * m->panel_bytes;
+    return (panels - item * TILE_PANELS) * m->panel_bytes;
 }
 
 /* The same for the rows of each expert and its own matrices. An expert that nobody chose has no items: its bytes are not read. */
@@ -631,7 +660,7 @@ void FN(expert_linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thre
         for (; block >= blocks_of(routes, expert); expert++) block -= blocks_of(routes, expert);
         int64_t row = routes->first[expert] + block * TOKEN_BLOCK;
         int64_t count = least(TOKEN_BLOCK, routes->first[expert + 1] - row);
-        linear_tile(op, op->matrices + expert * op->n_matrices, item % tiles, row, count, thread);
+        linear_tile(op, op->matrices + expert * op->n_matrices, item % tiles, tiles, row, count, thread);
     }
 }
 

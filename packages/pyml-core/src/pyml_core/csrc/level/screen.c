@@ -251,6 +251,13 @@ int64_t FN(screen_items)(const pyml_op *op, const pyml_run *run, int stage) {
     return stage ? run->outputs : run->outputs ? (panels_of(op->matrices) + PANELS_AN_ITEM - 1) / PANELS_AN_ITEM : 0;
 }
 
+int64_t FN(screen_weights)(const pyml_op *op, const pyml_run *run, int64_t item, const uint8_t **from) {
+    (void)run;
+    const pyml_matrix *m = op->matrices;
+    *from = m->data + item * PANELS_AN_ITEM * m->panel_bytes;
+    return (panels_of(m) - item * PANELS_AN_ITEM) * m->panel_bytes;
+}
+
 void FN(screen)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     if (stage == 0) screen_panels(op, run->outputs, thread, begin * PANELS_AN_ITEM, least(panels_of(op->matrices), end * PANELS_AN_ITEM));
     else for (int64_t s = begin; s < end; s++) op->screen->threshold[s] = threshold_of(op, s, thread);

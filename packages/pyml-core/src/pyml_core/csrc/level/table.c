@@ -22,6 +22,7 @@ const pyml_kernels FN(pyml_kernels) = {
         [OP_DISPATCH] = FN(dispatch), [OP_EXPERT_LINEAR] = FN(expert_linear), [OP_COMBINE] = FN(combine), [OP_QUANTIZE] = FN(quantize),
         [OP_SCREEN] = FN(screen), [OP_RESCORE] = FN(rescore),
     },
+    .weights = {[OP_LINEAR] = FN(linear_weights), [OP_SCREEN] = FN(screen_weights)},
     .unpack_rows = FN(unpack_rows),
     .screen_facts = FN(screen_facts),
     .limits = {[LIMIT_READ] = FN(limit_read), [LIMIT_INT8] = FN(limit_int8), [LIMIT_F32] = FN(limit_f32)},
