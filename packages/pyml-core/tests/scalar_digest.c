@@ -59,7 +59,7 @@ static pyml_run make_run(int64_t head_dim, bool int8) {
                     .slices = &slice, .n_slices = 1, .tiles = tiles, .tile_tokens = TILE, .threads = THREADS};
     run.kv = (pyml_kv){.n_layers = 1, .n_kv_heads = KV_HEADS, .head_dim = head_dim, .f16 = !int8, .int8 = int8};
     run.kv.value_bytes = int8 ? VALUE_SCALES + PAGE * head_dim : PAGE * head_dim * 2;
-    run.kv.key_bytes = int8 ? PAGE / PANEL * head_dim / BLOCK * KEY_BLOCK : run.kv.value_bytes;
+    run.kv.key_bytes = int8 ? head_dim / pyml_key_block(head_dim) * KEY_SCALES + PAGE * head_dim : run.kv.value_bytes;
     run.kv.layer_bytes = KV_HEADS * (run.kv.key_bytes + run.kv.value_bytes);
     for (int i = 0; i < T; i++) ids[i] = (int32_t)(next() % N), positions[i] = i;
     for (int i = 0; i < 2; i++) pages[i] = room(run.kv.layer_bytes);

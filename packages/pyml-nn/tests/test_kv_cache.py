@@ -184,11 +184,11 @@ def test_int8_is_saved_with_its_scales(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "cache")
     assert {name: (tensor.shape, tensor.dtype.name) for name, tensor in tensors.items()} == {
         "layers.0.keys": ((LENGTH, 3, 64), "int8"),
-        "layers.0.key_scales": ((LENGTH, 3, 2), "float32"),
+        "layers.0.key_scales": ((LENGTH, 3, 1), "float32"),
         "layers.0.values": ((LENGTH, 3, 64), "int8"),
         "layers.0.value_scales": ((LENGTH, 3, 2), "float32"),
     }
-    assert cache.layout.layer_bytes == 64 * 3 * (64 + 2 * 4 + 64 + 2 * 4)
+    assert cache.layout.layer_bytes == 64 * 3 * (64 + 4 + 64 + 2 * 4)
 
 
 def test_saving_where_that_is_impossible(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def set_one(value: float) -> Callable[[Any], Any]:
 HOSTILE: dict[str, tuple[Change, str]] = {
     "format": (metadata("format", "pt"), "metadata format: expected 'pyml-kv-cache', found 'pt'"),
     "no format": (metadata("format", None), "metadata format: expected 'pyml-kv-cache', found None"),
-    "version": (metadata("version", "2"), "metadata version: expected '1', found '2'"),
+    "version": (metadata("version", "1"), "metadata version: expected '2', found '1'"),
     "model": (metadata("model", "m" * 5000), "metadata model: expected 'model', found 'mmm"),
     "dtype": (metadata("dtype", "f32"), "metadata dtype: expected 'f16', found 'f32'"),
     "level": (metadata("level", "avx1024"), "metadata level: expected .* found 'avx1024'"),

@@ -3,16 +3,17 @@
 Letters: P = positions in a page (64), H = key/value heads, D = head_dim.
 
 A page is one key block of attention at a fixed absolute position (page ``b`` holds positions ``64 b .. 64 b + 63``), so
-that prefill and decode reduce over the same blocks in the same order. Inside a page, layer by layer and head by head:
+that prefill and decode reduce over the same blocks in the same order. Inside a page, layer by layer and head by head,
+keys and values side by side, so that a head's share of a page is read in one go:
 
 - K as ``P/16`` panels of shape ``(D, 16)``: sixteen keys side by side, which the dot products with a query stream;
 - V as ``(P, D)``: one row a position, which the weighted sum streams.
 
 Of the type ``"int8"``, keys are codes of their Hadamard transform (:func:`pyml_core.reference.hadamard`), with a
-float32 scale for every 32 elements. A panel is then ``D/32`` blocks, each the 16 scales and ``(8, 16, 4)`` codes: four
-elements of each of 16 keys at a time, stored as code + 128, which is the order in which integer dot products take them.
-Values are codes with one scale each (:func:`pyml_core.reference.quantize_values`): ``(2, P)`` of the scales, then
-``(D/16, P/4, 16, 4)`` codes, four positions of each of 16 elements at a time.
+float32 scale for every B elements (:attr:`KVLayout.key_block`). They lie as ``D/B`` blocks, each ``(P)`` scales and
+``(B/4, P, 4)`` codes: four elements of each key at a time, stored as code + 128, which is the order in which integer
+dot products take them. Values are codes with one scale each (:func:`pyml_core.reference.quantize_values`): ``(2, P)``
+of the scales, then ``(D/16, P/4, 16, 4)`` codes, four positions of each of 16 elements at a time.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ from .errors import ShapeError
 PAGE_TOKENS = 64
 PANEL = 16
 
-KEY_BLOCK = 32
-"""Elements of an int8 key that share a scale."""
+INT8_MULTIPLE = 32
+"""What the width of a head must be a multiple of, for keys and values in int8."""
+KEY_BLOCK_MAX = 128
+"""Most elements of an int8 key that are transformed together and share a scale."""
 VALUE_SCALES = 2
 """Numbers of float32 that an int8 value has besides its codes: the logarithm of its scale and its inverse."""
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {
     "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "int8": np.dtype(np.int8),
 }  # fmt: skip
-_KEY_BLOCK = np.dtype([("scales", np.float32, (PANEL,)), ("codes", np.uint8, (KEY_BLOCK // 4, PANEL, 4))])
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ class KVLayout:
         for field in ("n_layers", "n_kv_heads", "head_dim"):
             if getattr(self, field) < 1:
                 raise ShapeError(f"KV cache {field}: expected at least 1, got {getattr(self, field)}")
-        if self.int8 and self.head_dim % KEY_BLOCK:
+        if self.int8 and self.head_dim % INT8_MULTIPLE:
             raise ShapeError(
-                f"KV cache head_dim: expected a multiple of {KEY_BLOCK} for {self.dtype}, got {self.head_dim}"
+                f"KV cache head_dim: expected a multiple of {INT8_MULTIPLE} for {self.dtype}, got {self.head_dim}"
             )
 
     @property
@@ -79,10 +81,15 @@ class KVLayout:
         return self.dtype == "int8"
 
     @property
+    def key_block(self) -> int:
+        """Elements of an int8 key that share a scale: the largest power of two, up to 128, that divides D."""
+        return min(self.head_dim & -self.head_dim, KEY_BLOCK_MAX)
+
+    @property
     def key_bytes(self) -> int:
         """Bytes of one head's keys in one page."""
         if self.int8:
-            return PAGE_TOKENS // PANEL * self.head_dim // KEY_BLOCK * _KEY_BLOCK.itemsize
+            return self.head_dim // self.key_block * self._key_block_dtype.itemsize
         return self.value_bytes
 
     @property
@@ -93,7 +100,7 @@ class KVLayout:
 
     @property
     def layer_bytes(self) -> int:
-        """Bytes of one layer's keys and values in one page: all K heads, then all V heads."""
+        """Bytes of one layer's keys and values in one page: K and V of the first head, then of the next."""
         return self.n_kv_heads * (self.key_bytes + self.value_bytes)
 
     @property
@@ -116,11 +123,11 @@ class KVLayout:
         return self._keys(page, layer).view(self.numpy_dtype).reshape(self.n_kv_heads, -1, self.head_dim, PANEL)
 
     def key_codes(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.uint8]:
-        """A view of one layer's int8 keys in a page, each code + 128: shape ``(H, P/16, D/32, 8, 16, 4)``."""
+        """A view of one layer's int8 keys in a page, each code + 128: shape ``(H, D/B, B/4, P, 4)``."""
         return self._key_blocks(page, layer)["codes"]
 
     def key_scales(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.float32]:
-        """A view of the scales of one layer's int8 keys in a page, shape ``(H, P/16, D/32, 16)``."""
+        """A view of the scales of one layer's int8 keys in a page, shape ``(H, D/B, P)``."""
         return self._key_blocks(page, layer)["scales"]
 
     def values(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.generic]:
@@ -138,14 +145,13 @@ class KVLayout:
         return scales.reshape(self.n_kv_heads, VALUE_SCALES, PAGE_TOKENS)
 
     def load_keys(self, page: npt.NDArray[np.uint8], layer: int) -> tuple[npt.NDArray[np.generic], ...]:
-        """One layer's keys in a page by position: (P, H, D); of int8 keys the codes, and scales (P, H, D/32)."""
+        """One layer's keys in a page by position: (P, H, D); of int8 keys the codes, and scales (P, H, D/B)."""
         if not self.int8:
             keys = self.keys(page, layer).transpose(1, 3, 0, 2)  # (H, P/16, D, 16) -> (P/16, 16, H, D)
             return (keys.reshape(PAGE_TOKENS, self.n_kv_heads, self.head_dim),)
-        codes = self.key_codes(page, layer).transpose(1, 4, 0, 2, 3, 5) ^ np.uint8(128)
-        scales = self.key_scales(page, layer).transpose(1, 3, 0, 2)
-        shape = (PAGE_TOKENS, self.n_kv_heads, -1)
-        return codes.reshape(shape).view(np.int8), scales.reshape(shape)
+        codes = self.key_codes(page, layer).transpose(3, 0, 1, 2, 4) ^ np.uint8(128)
+        scales = self.key_scales(page, layer).transpose(2, 0, 1)
+        return codes.reshape(PAGE_TOKENS, self.n_kv_heads, -1).view(np.int8), scales.copy()
 
     def store_keys(
         self, page: npt.NDArray[np.uint8], layer: int, first: int, keys: Sequence[npt.NDArray[np.generic]]
@@ -160,9 +166,9 @@ class KVLayout:
             panels = parts[0].reshape(-1, PANEL, heads, self.head_dim)
             self.keys(page, layer)[...] = panels.transpose(2, 0, 3, 1)
             return
-        codes = parts[0].view(np.uint8).reshape(-1, PANEL, heads, self.head_dim // KEY_BLOCK, KEY_BLOCK // 4, 4)
-        self.key_codes(page, layer)[...] = codes.transpose(2, 0, 3, 4, 1, 5) ^ np.uint8(128)
-        self.key_scales(page, layer)[...] = parts[1].reshape(-1, PANEL, heads, codes.shape[3]).transpose(2, 0, 3, 1)
+        codes = parts[0].view(np.uint8).reshape(PAGE_TOKENS, heads, -1, self.key_block // 4, 4)
+        self.key_codes(page, layer)[...] = codes.transpose(1, 2, 3, 0, 4) ^ np.uint8(128)
+        self.key_scales(page, layer)[...] = parts[1].transpose(1, 2, 0)
 
     def load_values(self, page: npt.NDArray[np.uint8], layer: int) -> tuple[npt.NDArray[np.generic], ...]:
         """One layer's values in a page by position: (P, H, D); of int8 values the codes, and (P, H, 2) of their scales.
@@ -190,17 +196,22 @@ class KVLayout:
         self.value_codes(page, layer)[...] = codes.transpose(2, 3, 0, 4, 1)
         self.value_scales(page, layer)[...] = parts[1].transpose(1, 2, 0)
 
+    @property
+    def _key_block_dtype(self) -> np.dtype[Any]:
+        codes = (self.key_block // 4, PAGE_TOKENS, 4)
+        return np.dtype([("scales", np.float32, (PAGE_TOKENS,)), ("codes", np.uint8, codes)])
+
+    def _heads(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.uint8]:
+        return page[layer * self.layer_bytes : (layer + 1) * self.layer_bytes].reshape(self.n_kv_heads, -1)
+
     def _values(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.uint8]:
-        start = layer * self.layer_bytes + self.n_kv_heads * self.key_bytes
-        return page[start : (layer + 1) * self.layer_bytes].reshape(self.n_kv_heads, -1)
+        return self._heads(page, layer)[:, self.key_bytes :]
 
     def _keys(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.uint8]:
-        start = layer * self.layer_bytes
-        return page[start : start + self.n_kv_heads * self.key_bytes]
+        return self._heads(page, layer)[:, : self.key_bytes]
 
     def _key_blocks(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[Any]:
-        blocks = self._keys(page, layer).view(_KEY_BLOCK)
-        return blocks.reshape(self.n_kv_heads, PAGE_TOKENS // PANEL, self.head_dim // KEY_BLOCK)
+        return self._keys(page, layer).view(self._key_block_dtype)
 
 
 class PageTable(Sequence["npt.NDArray[np.uint8]"]):

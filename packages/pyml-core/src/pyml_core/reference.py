@@ -22,7 +22,7 @@ import numpy.typing as npt
 from . import panels
 from .dtypes import ByteSource, Expanded, F32Array, I8Array, U8Array, block_type, expand
 from .errors import ShapeError
-from .kv_layout import KEY_BLOCK, PAGE_TOKENS, KVLayout
+from .kv_layout import KEY_BLOCK_MAX, PAGE_TOKENS, KVLayout
 from .program import Buffer, Operation, Program, Slice
 from .tensor import PackedMatrix, Tensor
 
@@ -268,17 +268,34 @@ def round_to_cache(x: F32Array, layout: KVLayout) -> npt.NDArray[np.generic]:
     return (np.clip(x, -_F16_MAX, _F16_MAX) if layout.numpy_dtype == np.float16 else x).astype(layout.numpy_dtype)
 
 
-def hadamard(x: F32Array) -> F32Array:
-    """The Hadamard transform of every 32 elements of the last axis, in float32, not normalised: twice makes 32 x.
+def hadamard(x: F32Array, block: int) -> F32Array:
+    """The Hadamard transform of every ``block`` elements of the last axis, in float32, not normalised.
 
     A rotation of queries and keys leaves their products as they are, and spreads what stands out in a block over it, so
-    that int8 codes are finer. Source: Ashkboos et al. 2024, arXiv 2404.00456.
+    that int8 codes are finer. Twice makes ``block`` x. Source: Ashkboos et al. 2024, arXiv 2404.00456.
     """
     y = x.astype(np.float32)
-    for distance in (16, 8, 4, 2, 1):
+    for distance in (block >> shift for shift in range(1, block.bit_length())):
         low, high = np.moveaxis(y.reshape(*x.shape[:-1], -1, 2, distance), -2, 0)
         y = np.stack([low + high, low - high], axis=-2).reshape(x.shape)
     return y
+
+
+def quantize_keys(x: F32Array, block: int) -> tuple[I8Array, F32Array]:
+    """Transformed keys or queries (..., D) as int8: codes, and scales (..., D/block).
+
+    Of every ``block`` elements scale = max|x| / 127 and code = round-half-even(x * (127 / max|x|)); codes are 0 where
+    there is nothing, or next to it. Where x is not finite, the scale is NaN and the codes are 0.
+    """
+    blocks = x.reshape(*x.shape[:-1], -1, block)
+    top = np.abs(blocks).max(axis=-1, keepdims=True)
+    finite = np.isfinite(top)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = np.float32(127) / top
+        inverse = np.where(np.isfinite(inverse), inverse, np.float32(0))
+        codes = np.where(finite, np.rint(blocks * inverse), 0).astype(np.int8)
+        scales = np.where(finite, top / np.float32(127), np.float32(np.nan))
+    return codes.reshape(x.shape), scales[..., 0]
 
 
 def quantize_values(x: F32Array) -> tuple[I8Array, F32Array]:
@@ -303,14 +320,13 @@ def append_kv(
 ) -> None:
     """Write keys and values, each (T, H, D), to a sequence's pages at positions ``start .. start + T - 1``.
 
-    int8 keys are transformed by :func:`hadamard` and rounded by :func:`quantize_activations`, int8 values are rounded
-    by :func:`quantize_values`.
+    int8 keys are transformed by :func:`hadamard` and rounded by :func:`quantize_keys`, int8 values are rounded by
+    :func:`quantize_values`.
     """
     stored_keys: tuple[npt.NDArray[np.generic], ...]
     stored_values: tuple[npt.NDArray[np.generic], ...]
     if layout.int8:
-        rows = quantize_activations(hadamard(keys).reshape(-1, layout.head_dim))
-        stored_keys = rows.codes.reshape(keys.shape), rows.scales.reshape(*keys.shape[:2], -1)
+        stored_keys = quantize_keys(hadamard(keys, layout.key_block), layout.key_block)
         stored_values = quantize_values(values)
     else:
         stored_keys, stored_values = (round_to_cache(keys, layout),), (round_to_cache(values, layout),)
@@ -330,7 +346,8 @@ def read_kv(layout: KVLayout, pages: Sequence[U8Array], layer: int, length: int)
         for parts in zip(*(layout.load_keys(page, layer) for page in used), strict=True)
     )
     for scale in scales:
-        keys = hadamard(keys * np.repeat(scale, KEY_BLOCK, axis=-1)) / np.float32(KEY_BLOCK)
+        block = layout.key_block
+        keys = hadamard(keys * np.repeat(scale, block, axis=-1), block) / np.float32(block)
     parts = [layout.load_values(page, layer)[0].astype(np.float32) for page in used]
     values = np.concatenate(parts)[:length].swapaxes(0, 1)
     if layout.int8:
@@ -380,13 +397,13 @@ def softmax(x: npt.NDArray[np.floating[Any]]) -> F32Array:
 def round_queries(q: F32Array, scale: float, soft_cap: float = 0.0) -> F32Array:
     """Queries (T, heads, D) as they meet int8 keys: times the scores' scale, transformed, rounded.
 
-    See :func:`hadamard` and :func:`quantize_activations`. The scale is that of scores in powers of two, or of what the
+    See :func:`hadamard` and :func:`quantize_keys`. The scale is that of scores in powers of two, or of what the
     soft-cap's tanh takes; it is taken off again here.
     """
+    block = min(q.shape[-1] & -q.shape[-1], KEY_BLOCK_MAX)
     factor = np.float32(scale) / np.float32(soft_cap) if soft_cap > 0 else np.float32(scale) * np.float32(1.44269504)
-    rows = quantize_activations((hadamard(q * factor) / np.float32(KEY_BLOCK)).reshape(-1, q.shape[-1]))
-    rounded = rows.codes.astype(np.float32) * np.repeat(rows.scales, ACTIVATION_BLOCK, axis=-1)
-    return hadamard(rounded.reshape(q.shape)) / factor
+    codes, scales = quantize_keys(hadamard(q * factor, block) / np.float32(block), block)
+    return hadamard(codes.astype(np.float32) * np.repeat(scales, block, axis=-1), block) / factor
 
 
 def attention(

@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from pyml_core.cpu import level
 from pyml_core.errors import PymlError, ShapeError
-from pyml_core.kv_layout import KEY_BLOCK, PAGE_TOKENS, VALUE_SCALES, KVLayout, PageTable
+from pyml_core.kv_layout import PAGE_TOKENS, VALUE_SCALES, KVLayout, PageTable
 
 U8Array = npt.NDArray[np.uint8]
 
 FORMAT = "pyml-kv-cache"
-VERSION = "1"
+VERSION = "2"
 
 _NUMPY_TYPES = {"I8": np.int8, "F16": np.float16, "F32": np.float32}
 
@@ -149,7 +149,7 @@ class KVCache:
         """Write keys, values and token ids to one safetensors file, put in place only when it is complete.
 
         Tensors are ``layers.N.keys`` and ``layers.N.values``, each (T, H, D) in the cache's type; those in int8 (codes,
-        of keys those of their Hadamard transform) have ``layers.N.key_scales`` (T, H, D/32) and
+        of keys those of their Hadamard transform) have ``layers.N.key_scales`` (T, H, D/B) and
         ``layers.N.value_scales`` (T, H, 2), of a scale its logarithm and its inverse, besides. Metadata: format,
         version, model fingerprint, type, CPU level, token ids, the set of RoPE frequencies.
 
@@ -270,7 +270,7 @@ class KVCache:
         dtype = {1: "I8", 2: "F16", 4: "F32"}[self.layout.numpy_dtype.itemsize]
         keys, values = {"keys": (dtype, dim)}, {"values": (dtype, dim)}
         if self.layout.int8:
-            keys["key_scales"] = "F32", dim // KEY_BLOCK
+            keys["key_scales"] = "F32", dim // self.layout.key_block
             values["value_scales"] = "F32", VALUE_SCALES
         return {f"layers.{layer}.{name}": part for name, part in (keys | values).items()}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyml_core.errors import OutOfMemoryError, PymlError
-from pyml_core.kv_layout import KEY_BLOCK, KVLayout
+from pyml_core.kv_layout import INT8_MULTIPLE, KVLayout
 
 from .config import Dimensions
 
@@ -56,11 +56,13 @@ def kv_layout(config: Dimensions, dtype: str, quantized: bool, kv_dtype: str = "
     Raises:
         PymlError: an unknown ``kv_dtype``, or int8 with heads that are no whole number of blocks.
     """
-    whole = config.head_dim % KEY_BLOCK == 0
+    whole = config.head_dim % INT8_MULTIPLE == 0
     if kv_dtype not in KV_DTYPES:
         raise PymlError(f"kv_dtype: expected one of {', '.join(KV_DTYPES)}, got {kv_dtype!r}")
     if kv_dtype == "int8" and not whole:
-        raise PymlError(f"kv_dtype int8: expected heads of a multiple of {KEY_BLOCK} elements, found {config.head_dim}")
+        raise PymlError(
+            f"kv_dtype int8: expected heads of a multiple of {INT8_MULTIPLE} elements, found {config.head_dim}"
+        )
     if kv_dtype == "auto":
         kv_dtype = "f32" if dtype == "f32" else "int8" if quantized and whole else "f16"
     return KVLayout(config.n_layers, config.n_kv_heads, config.head_dim, kv_dtype)

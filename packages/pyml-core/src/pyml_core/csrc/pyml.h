@@ -16,7 +16,8 @@ enum {
     CHUNK = 256,    /* k of a quantised panel that are unpacked at a time */
     BLOCK = 32,     /* activations that share a scale */
     PAGE = 64,      /* positions in a KV page: one key block of attention */
-    KEY_BLOCK = PANEL * 4 + PANEL * BLOCK, /* bytes of 32 elements of a panel of int8 keys: scales, then codes */
+    KEY_BLOCK_MAX = 128, /* most elements of an int8 key that share a scale */
+    KEY_SCALES = PAGE * 4, /* bytes before the codes of a block of a page's int8 keys */
     VALUE_SCALES = 2 * PAGE * 4, /* bytes before the codes of a page's int8 values: logarithms of the scales, and their inverses */
     LINEAR_SCRATCH = 70 << 10, /* bytes that a tile of a linear layer needs of each thread */
     FEW_TOKENS = 16, /* of a run that streams weights for them */
@@ -137,6 +138,12 @@ typedef struct {
     int64_t key_bytes, value_bytes, layer_bytes; /* of a head's keys, a head's values, and all of a layer: see kv_layout.py */
     bool f16, int8;
 } pyml_kv;
+
+/* Elements of an int8 key that share a scale. */
+static inline int64_t pyml_key_block(int64_t head_dim) {
+    int64_t power = head_dim & -head_dim;
+    return power < KEY_BLOCK_MAX ? power : KEY_BLOCK_MAX;
+}
 
 /* Everything that an operation needs to know of the run it is in. */
 typedef struct {

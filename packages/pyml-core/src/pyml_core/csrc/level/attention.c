@@ -11,10 +11,13 @@
  *
  * Queries are scaled by log2(e) as well, so that exponentials are powers of 2.
  *
+ * The sum l is kept as sixteen, lane by lane, and added up at the end.
+ *
  * Where there are fewer units than threads (decoding), blocks are split over threads too: stage 0 leaves each block's result in
  * run->partials, stage 1 merges them in the same order by the same code.
  */
-#include "kernels.h"
+#include "heads.h"
+#include "softmax.h"
 
 enum { PHASE_SCORES, PHASE_SOFTMAX, PHASE_VALUES };
 
@@ -31,7 +34,7 @@ INLINE int64_t first_block(const pyml_op *op, int64_t position) {
 
 static cut cut_work(const pyml_op *op, const pyml_run *run) {
     cut c = {.splits = 1, .rows = run->tile_tokens * (op->n_heads / run->kv.n_kv_heads)};
-    c.partial = c.rows * whole_panels(run->kv.head_dim) + 2 * whole_panels(c.rows);
+    c.partial = c.rows * (whole_panels(run->kv.head_dim) + PANEL) + whole_panels(c.rows);
     int64_t units = run->n_tiles * run->kv.n_kv_heads;
     if (run->threads == 1 || units >= 2 * run->threads) return c;
     for (int64_t i = 0; i < run->n_tiles; i++) {
@@ -50,17 +53,18 @@ int64_t FN(attention_items)(const pyml_op *op, const pyml_run *run, int stage) {
     return stage == 0 ? units * c.splits : stage == 1 && c.splits > 1 ? units : 0;
 }
 
-/* What some rows have of some keys: weighted values, the largest score (in powers of 2), and the sum of the exponentials. */
+/* What some rows have of some keys: weighted values, the sum of the exponentials, and the largest score (in powers of 2). */
 typedef struct {
-    float *o;      /* [R][D], D rounded up to whole panels */
-    float *m, *l;  /* [R], rounded up likewise; once a block's are merged, the factors of what was there and of the block */
+    float *o; /* [R][D], D rounded up to whole panels */
+    float *l; /* [R][16] */
+    float *m; /* [R], rounded up likewise */
 } partial;
 
-/* Scaled queries as int8. */
+/* Scaled queries as int8, in the blocks of the keys: B elements share a scale. */
 typedef struct {
     int8_t *codes;   /* [R][D] */
-    float *scales;   /* [R][D / 32] */
-    int32_t *starts; /* [R][D / 32]: what takes the bias of the keys' codes off */
+    float *scales;   /* [R][D / B] */
+    int32_t *starts; /* [R][D / B]: what takes the bias of the keys' codes off */
 } quantized_queries;
 
 /* One tile's working memory. Row r is token r / G, query head (head * G + r % G). */
@@ -75,11 +79,12 @@ typedef struct {
     float *p;      /* [R][64]: scores, then their exponentials */
     uint8_t *weights; /* [R][64]: instead of exponentials, where values are int8: times the values' scales */
     partial block, result;
+    float *keep, *add; /* [R]: factors of what there was and of the block, when that is merged */
     int64_t width; /* D rounded up to whole panels */
 } tile_state;
 
 INLINE partial partial_at(float *memory, int64_t rows, int64_t width) {
-    return (partial){memory, memory + rows * width, memory + rows * width + whole_panels(rows)};
+    return (partial){memory, memory + rows * width, memory + rows * (width + PANEL)};
 }
 
 /* Rows of A times panels of keys or values, `next` bytes apart, each output from scratch. */
@@ -106,6 +111,8 @@ static void fma_pages(const tile_state *s, const float *a, int64_t lda, const ui
 }
 
 /* tile(n) for the constant n that is `count`. */
+enum { HALF_PANELS = (FLOAT_PANELS + 1) / 2 };
+
 #define FOR_ROWS(count, tile)                                                                                                     \
     switch (count) {                                                                                                              \
     case 1: tile(1); break;                                                                                                       \
@@ -116,143 +123,98 @@ static void fma_pages(const tile_state *s, const float *a, int64_t lda, const ui
     case 6: tile(TILE_TOKENS < 6 ? 1 : 6); break;                                                                                 \
     }
 
-/* Scores of int8 keys: sum = fma(float(sum_d code_q code_k), scale_k * scale_q, sum) for each 32 elements in ascending order. */
-INLINE void key_tile(const int nt, const int np, quantized_queries q, const uint8_t *keys, int64_t panel_bytes, int64_t d, float *out,
+/* What comes next is asked for by one tile after the other: a line at each step where there are many rows to a page, else several. */
+INLINE upcoming ask(const tile_state *s, const uint8_t *next) {
+    return (upcoming){next, !next ? 0 : s->rows > TILE_TOKENS ? 1 : FLOAT_PANELS + FLOAT_PANELS / 4};
+}
+INLINE upcoming share(upcoming *ahead, int64_t steps) {
+    upcoming mine = *ahead;
+    ahead->from += ahead->lines * steps * 64;
+    return mine;
+}
+
+/* Scores of a block of elements of int8 keys, from panel `keys` on, are added to those of the blocks before:
+ * out = fma(float(sum_d code_q code_k) * scale_k, scale_q, out). */
+INLINE void key_tile(const int nt, const int np, quantized_queries q, int64_t d, int64_t size, const uint8_t *keys, bool first, float *out,
                      upcoming next) {
-    vf sum[TILE_TOKENS][TILE_PANELS];
-    UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_set1(0.0f);
-    int64_t blocks = d / BLOCK;
-    for (int64_t b = 0; b < blocks; b++, keys += KEY_BLOCK) {
-        for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (b * next.lines + line) * 64);
-        vi dot[TILE_TOKENS][TILE_PANELS];
+    int64_t blocks = d / size;
+    vd dot[TILE_TOKENS][FLOAT_PANELS];
+    UNROLL for (int t = 0; t < nt; t++) {
+        vd start = d_set1(q.starts[t * blocks]);
+        UNROLL for (int p = 0; p < np; p++) dot[t][p] = start;
+    }
+    for (int64_t word = 0; word < size / 4; word++) {
+        for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (word * next.lines + line) * 64);
+        vb w[FLOAT_PANELS];
+        UNROLL for (int p = 0; p < np; p++) w[p] = b_load(keys + KEY_SCALES + (word * PAGE + p * PANEL) * 4);
         UNROLL for (int t = 0; t < nt; t++) {
-            vi start = i_set1(q.starts[t * blocks + b]);
-            UNROLL for (int p = 0; p < np; p++) dot[t][p] = start;
+            vi x = i_load4(q.codes + t * d + word * 4);
+            UNROLL for (int p = 0; p < np; p++) dot[t][p] = d_dot_wide(dot[t][p], w[p], x);
         }
-        UNROLL for (int g = 0; g < BLOCK / 4; g++) {
-            vb w[TILE_PANELS];
-            UNROLL for (int p = 0; p < np; p++) w[p] = b_load(keys + p * panel_bytes + (g + 1) * PANEL * 4);
-            UNROLL for (int t = 0; t < nt; t++) {
-                vi x = i_load4(q.codes + t * d + b * BLOCK + g * 4);
-                UNROLL for (int p = 0; p < np; p++) dot[t][p] = i_dot_wide(dot[t][p], w[p], x);
-            }
-        }
+    }
+    vf scale[FLOAT_PANELS];
+    UNROLL for (int p = 0; p < np; p++) scale[p] = f_load((const float *)(keys + p * PANEL * 4));
+    UNROLL for (int t = 0; t < nt; t++, q.scales += blocks) {
+        MOVED(q.scales);
+        vf scale_q = f_set1(*q.scales);
         UNROLL for (int p = 0; p < np; p++) {
-            vf scale = f_load((const float *)(keys + p * panel_bytes));
-            UNROLL for (int t = 0; t < nt; t++)
-                sum[t][p] = f_fma(f_from_i(dot[t][p]), f_mul(scale, f_set1(q.scales[t * blocks + b])), sum[t][p]);
+            vf before = first ? f_set1(0.0f) : f_load(out + t * PAGE + p * PANEL);
+            f_store(out + t * PAGE + p * PANEL, f_fma(f_mul(f_from_d(dot[t][p]), scale[p]), scale_q, before));
         }
     }
-    UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) f_store(out + t * PAGE + p * PANEL, sum[t][p]);
 }
 
-static void dot_pages(const tile_state *s, const uint8_t *keys, int64_t panels, upcoming ahead) {
-    int64_t d = s->run->kv.head_dim, panel_bytes = s->run->kv.key_bytes / (PAGE / PANEL);
-    if (s->rows > TILE_TOKENS) ahead.lines = 0;
-    for (int64_t p = 0; p < panels; p += TILE_PANELS) {
-        for (int64_t r = 0; r < s->rows; r += TILE_TOKENS) {
-            quantized_queries q = {s->q8.codes + r * d, s->q8.scales + r * (d / BLOCK), s->q8.starts + r * (d / BLOCK)};
-#define KEYS(n) key_tile(n, TILE_PANELS, q, keys + p * panel_bytes, panel_bytes, d, s->p + r * PAGE + p * PANEL, ahead)
-            FOR_ROWS(least(TILE_TOKENS, s->rows - r), KEYS);
+/* Scores of key panels from..to-1. */
+static void dot_pages(const tile_state *s, const uint8_t *keys, int64_t from, int64_t to, upcoming ahead) {
+    int64_t d = s->run->kv.head_dim, size = pyml_key_block(d), blocks = d / size;
+    for (int64_t b = 0; b < blocks; b++, keys += KEY_SCALES + PAGE * size) {
+        for (int64_t p = from; p < to;) {
+            bool many = p + FLOAT_PANELS <= to;
+            for (int64_t r = 0; r < s->rows; r += TILE_TOKENS) {
+                quantized_queries q = {s->q8.codes + r * d + b * size, s->q8.scales + r * blocks + b, s->q8.starts + r * blocks + b};
+#define KEYS(n, np) key_tile(n, np, q, d, size, keys + p * PANEL * 4, b == 0, s->p + r * PAGE + p * PANEL, share(&ahead, size / 4))
+#define MANY(n) KEYS(n, FLOAT_PANELS)
+#define HALF(n) KEYS(n, HALF_PANELS)
+                if (many) FOR_ROWS(least(TILE_TOKENS, s->rows - r), MANY)
+                else FOR_ROWS(least(TILE_TOKENS, s->rows - r), HALF)
 #undef KEYS
+#undef MANY
+#undef HALF
+            }
+            p += many ? FLOAT_PANELS : HALF_PANELS;
         }
-        ahead.from += ahead.lines * (d / BLOCK) * 64;
-    }
-}
-
-static const float log2_e = 1.44269504f, ln_2 = 0.693147181f, log2_255 = 7.99435344f;
-
-/* Keys of a block that a row sees: low..high-1. */
-typedef struct {
-    int64_t low, high;
-} sight;
-
-/* Scores of key panel i where the key is seen, else minus infinity; unless `masked`, all are. */
-INLINE vf seen_only(const bool masked, sight seen, int i, vf v) {
-    static const float lane[PANEL] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    if (!masked) return v;
-    vf key = f_add(f_load(lane), f_set1((float)(i * PANEL))), unseen = f_set1(-INFINITY);
-    v = f_greater(f_set1((float)seen.high), key, v, unseen);
-    return f_greater(key, f_set1((float)seen.low - 0.5f), v, unseen);
-}
-
-/* One row's exponentials, their maximum and sum. Scores are left where they are wanted. */
-INLINE void softmax_row(const bool masked, sight seen, float cap, float *p, float *m, float *l, float *scores) {
-    vf score[PAGE / PANEL], top = f_set1(-INFINITY), sum = f_set1(0.0f);
-    UNROLL for (int i = 0; i < PAGE / PANEL; i++) {
-        vf v = f_load(p + i * PANEL);
-        if (cap > 0) v = f_mul(f_set1(cap * log2_e), f_tanh(v));
-        v = seen_only(masked, seen, i, v);
-        score[i] = v;
-        top = f_max(top, v);
-        if (scores) f_store(scores + i * PANEL, f_mul(v, f_set1(ln_2)));
-    }
-    *m = f_top(top);
-    vf base = f_set1(*m == -INFINITY ? 0.0f : *m);
-    UNROLL for (int i = 0; i < PAGE / PANEL; i++) {
-        vf e = f_exp2(f_sub(score[i], base));
-        sum = f_add(sum, e);
-        f_store(p + i * PANEL, e);
-    }
-    *l = f_sum(sum);
-}
-
-/* The same for int8 values: a value's scale is part of its key's weight, its logarithm is added to the score. The largest weight of
- * the block is 255, and the others are rounded as that is; the sum is that of the exponentials alone, times as much. */
-INLINE void weights_row(const bool masked, sight seen, float cap, const float *scales, float *p, uint8_t *weights, float *m, float *l,
-                        float *scores, bool keep) {
-    vf score[PAGE / PANEL], top = f_set1(-INFINITY), sum = f_set1(0.0f);
-    UNROLL for (int i = 0; i < PAGE / PANEL; i++) {
-        vf v = f_load(p + i * PANEL);
-        if (cap > 0) v = f_mul(f_set1(cap * log2_e), f_tanh(v));
-        if (scores) f_store(scores + i * PANEL, f_mul(seen_only(masked, seen, i, v), f_set1(ln_2)));
-        score[i] = seen_only(masked, seen, i, f_add(v, f_load(scales + i * PANEL)));
-        top = f_max(top, score[i]);
-    }
-    *m = f_top(top);
-    vf base = f_set1(*m == -INFINITY ? 0.0f : *m);
-    UNROLL for (int i = 0; i < PAGE / PANEL; i++) {
-        vf weight = f_exp2_short(f_add(f_sub(score[i], base), f_set1(log2_255))), inverse = f_load(scales + PAGE + i * PANEL);
-        sum = f_fma(weight, inverse, sum);
-        i_store_u8(weights + i * PANEL, i_round(weight));
-        if (keep) f_store(p + i * PANEL, f_mul(weight, inverse));
-    }
-    *l = f_sum(sum);
-}
-
-/* Put a block's maxima and sums to what there is of the blocks before it, and leave the factors of the values in the block's. */
-static void merge_sums(partial to, partial block, int64_t rows) {
-    for (int64_t first = 0; first < rows; first += PANEL) {
-        vf m = f_load(to.m + first), m_b = f_load(block.m + first), top = f_max(m, m_b);
-        vf base = f_greater(top, f_set1(-INFINITY), top, f_set1(0.0f)); /* nothing seen, neither before nor now */
-        vf k = f_exp2(f_sub(m, base)), a = f_exp2(f_sub(m_b, base));
-        f_store(to.m + first, top);
-        f_store(to.l + first, f_fma(f_load(block.l + first), a, f_mul(f_load(to.l + first), k)));
-        f_store(block.m + first, k), f_store(block.l + first, a);
-    }
-}
-
-static void merge(partial to, partial block, int64_t rows, int64_t width) {
-    merge_sums(to, block, rows);
-    for (int64_t r = 0; r < rows; r++) {
-        float *o = to.o + r * width, *o_b = block.o + r * width;
-        vf k = f_set1(block.m[r]), a = f_set1(block.l[r]);
-        for (int64_t i = 0; i < width; i += PANEL) f_store(o + i, f_fma(f_load(o_b + i), a, f_mul(f_load(o + i), k)));
     }
 }
 
 INLINE void merge_into(float *o, vf block, float add, float keep) { f_store(o, f_fma(block, f_set1(add), f_mul(f_load(o), f_set1(keep)))); }
 
+/* Put a block's maxima and sums to what there is of the blocks before it, and find the factors of the values. */
+static void merge_sums(const tile_state *s) {
+    for (int64_t first = 0; first < s->rows; first += PANEL) {
+        vf m = f_load(s->result.m + first), m_b = f_load(s->block.m + first), top = f_max(m, m_b);
+        vf base = or_zero(top); /* nothing seen, neither before nor now */
+        f_store(s->result.m + first, top);
+        f_store(s->keep + first, f_exp2(f_sub(m, base))), f_store(s->add + first, f_exp2(f_sub(m_b, base)));
+    }
+    for (int64_t r = 0; r < s->rows; r++)
+        merge_into(s->result.l + r * PANEL, f_load(s->block.l + r * PANEL), s->add[r], s->keep[r]);
+}
+
+static void merge(const tile_state *s) {
+    merge_sums(s);
+    for (int64_t r = 0; r < s->rows; r++)
+        for (int64_t i = r * s->width; i < (r + 1) * s->width; i += PANEL)
+            merge_into(s->result.o + i, f_load(s->block.o + i), s->add[r], s->keep[r]);
+}
+
 /* Weights times int8 values of a block, four keys at a time: put to the result at once, or left `alone`, to be merged later. The
  * integers are exact in float32, so that either way gives the same. */
-INLINE void value_tile(const int nt, const int np, bool alone, const uint8_t *weights, const uint8_t *values, int64_t words,
-                       const float *keep, const float *add, float *out, int64_t ld_out, upcoming next) {
+INLINE void value_tile(const int nt, const int np, bool alone, const uint8_t *weights, const uint8_t *values, int64_t from,
+                       int64_t to, const float *keep, const float *add, float *out, int64_t ld_out, upcoming next) {
     vd dot[TILE_TOKENS][FLOAT_PANELS];
     UNROLL for (int t = 0; t < nt; t++)
         UNROLL for (int p = 0; p < np; p++) dot[t][p] = d_zero();
-    for (int64_t word = 0; word < words; word++) {
+    for (int64_t word = from; word < to; word++) {
         for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (word * next.lines + line) * 64);
         vb v[FLOAT_PANELS];
         UNROLL for (int p = 0; p < np; p++) v[p] = b_load(values + (p * PAGE / 4 + word) * 64);
@@ -261,26 +223,26 @@ INLINE void value_tile(const int nt, const int np, bool alone, const uint8_t *we
             UNROLL for (int p = 0; p < np; p++) dot[t][p] = d_dot_signed(dot[t][p], v[p], w);
         }
     }
-    if (alone) {
-        UNROLL for (int t = 0; t < nt; t++)
-            UNROLL for (int p = 0; p < np; p++) f_store(out + t * ld_out + p * PANEL, f_from_d(dot[t][p]));
-        return;
+    UNROLL for (int t = 0; t < nt; t++, out += ld_out) {
+        MOVED(out);
+        vf k = f_set1(alone ? 0.0f : keep[t]), a = f_set1(alone ? 0.0f : add[t]);
+        UNROLL for (int p = 0; p < np; p++) {
+            vf block = f_from_d(dot[t][p]);
+            f_store(out + p * PANEL, alone ? block : f_fma(block, a, f_mul(f_load(out + p * PANEL), k)));
+        }
     }
-    UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) merge_into(out + t * ld_out + p * PANEL, f_from_d(dot[t][p]), add[t], keep[t]);
 }
 
-/* The weighted values of a block's first `words` times four keys, merged into the result or left in the block. */
-static void weigh_values(const tile_state *s, const uint8_t *values, int64_t words, bool alone, upcoming ahead) {
+/* The weighted values of keys 4 * first..4 * last-1 of a block, merged into the result or left in the block. */
+static void weigh_values(const tile_state *s, const uint8_t *values, int64_t first, int64_t last, bool alone, upcoming ahead) {
     int64_t panels = s->run->kv.head_dim / PANEL;
-    float *to = alone ? s->block.o : s->result.o;
-    if (s->rows > TILE_TOKENS) ahead.lines = 0;
+    float *out = alone ? s->block.o : s->result.o;
     for (int64_t p = 0; p < panels;) {
         bool many = p + FLOAT_PANELS <= panels;
         for (int64_t r = 0; r < s->rows; r += TILE_TOKENS) {
 #define VALUES(n, np)                                                                                                             \
-    value_tile(n, np, alone, s->weights + r * PAGE, values + p * PANEL * PAGE, words, s->block.m + r, s->block.l + r,             \
-               to + r * s->width + p * PANEL, s->width, ahead)
+    value_tile(n, np, alone, s->weights + r * PAGE, values + p * PANEL * PAGE, first, last, s->keep + r, s->add + r,              \
+               out + r * s->width + p * PANEL, s->width, share(&ahead, PAGE / 4))
 #define MANY(n) VALUES(n, FLOAT_PANELS)
 #define ONE(n) VALUES(n, 1)
             if (many) FOR_ROWS(least(TILE_TOKENS, s->rows - r), MANY)
@@ -290,8 +252,13 @@ static void weigh_values(const tile_state *s, const uint8_t *values, int64_t wor
 #undef ONE
         }
         p += many ? FLOAT_PANELS : 1;
-        ahead.from += ahead.lines * words * 64;
     }
+}
+
+/* Keys of block b that row r sees. */
+static sight sight_of(const tile_state *s, int64_t b, int64_t r) {
+    int64_t high = s->start + r / s->group + 1 - b * PAGE;
+    return (sight){s->op->window ? high - s->op->window : 0, high};
 }
 
 /* ---- what a trace wants: see pyml_capture */
@@ -307,13 +274,34 @@ static float *captured(const tile_state *s, float *array, int64_t b, int64_t r) 
     return array + (head * s->slice->count + token) * captured_keys(s->slice) + b * PAGE;
 }
 
-/* A block's exponentials and maxima as they are, before they are merged. */
-static void capture_block(const tile_state *s, int64_t b) {
+/* A block's scores, before the scales of int8 values are added. */
+static void capture_scores(const tile_state *s, int64_t b, bool masked) {
+    const pyml_capture *c = s->op->capture;
+    for (int64_t r = 0; c->scores && r < s->rows; r++) {
+        float *to = captured(s, c->scores, b, r);
+        for (int i = 0; i < PAGE / PANEL; i++) {
+            vf v = f_load(s->p + r * PAGE + i * PANEL);
+            if (masked) v = seen_only(sight_of(s, b, r), i, v);
+            f_store(to + i * PANEL, f_mul(v, f_set1(ln_2)));
+        }
+    }
+}
+
+/* A block's exponentials and maxima as they are, before they are merged: of int8 values from the scores again. */
+static void capture_block(const tile_state *s, int64_t b, const float *value_scales) {
     const pyml_capture *c = s->op->capture;
     for (int64_t r = 0; c->probabilities && r < s->rows; r++) {
-        float *to = captured(s, c->probabilities, b, r);
-        memcpy(to, s->p + r * PAGE, PAGE * sizeof(float));
-        c->maxima[(to - c->probabilities) / PAGE] = s->block.m[r];
+        float *to = captured(s, c->probabilities, b, r), m = s->block.m[r];
+        c->maxima[(to - c->probabilities) / PAGE] = m;
+        for (int i = 0; i < PAGE; i += PANEL) {
+            vf v = f_load(s->p + r * PAGE + i);
+            if (value_scales) {
+                v = f_sub(v, or_zero(f_set1(m)));
+                f_exp2_short(1, &v);
+                v = f_mul(v, f_load(value_scales + PAGE + i));
+            }
+            f_store(to + i, v);
+        }
     }
 }
 
@@ -324,85 +312,90 @@ static void capture_probabilities(const tile_state *s, int64_t from, int64_t to)
         for (int64_t b = from; b < to; b++) {
             float *p = captured(s, c->probabilities, b, r), m_b = c->maxima[(p - c->probabilities) / PAGE];
             vf scale = m_b == -INFINITY ? f_set1(0.0f) : f_exp2(f_set1(m_b - s->result.m[r]));
-            for (int64_t i = 0; i < PAGE; i += PANEL) f_store(p + i, f_div(f_mul(f_load(p + i), scale), f_set1(s->result.l[r])));
+            vf l = f_set1(f_sum(f_load(s->result.l + r * PANEL)));
+            for (int64_t i = 0; i < PAGE; i += PANEL) f_store(p + i, f_div(f_mul(f_load(p + i), scale), l));
         }
     }
 }
 
 static void softmax(const tile_state *s, int64_t b, const float *value_scales) {
     const pyml_op *op = s->op;
-    for (int64_t token = 0; token < s->tokens; token++) {
-        int64_t position = s->start + token, high = position + 1 - b * PAGE;
-        int64_t low = op->window && position >= op->window ? high - op->window : 0;
-        bool masked = low > 0 || high < PAGE;
-        sight seen = {low, high};
-        for (int64_t r = token * s->group; r < (token + 1) * s->group; r++) {
-            float *scores = op->capture ? captured(s, op->capture->scores, b, r) : NULL;
-            float *p = s->p + r * PAGE, *m = s->block.m + r, *l = s->block.l + r;
-            uint8_t *weights = s->weights + r * PAGE;
-            if (value_scales && masked) weights_row(true, seen, op->cap, value_scales, p, weights, m, l, scores, op->capture);
-            else if (value_scales) weights_row(false, seen, op->cap, value_scales, p, weights, m, l, scores, op->capture);
-            else if (masked) softmax_row(true, seen, op->cap, p, m, l, scores);
-            else softmax_row(false, seen, op->cap, p, m, l, scores);
+    int64_t end = s->start + s->tokens;
+    bool masked = s->start + 1 < (b + 1) * PAGE || (op->window && end - op->window > b * PAGE);
+    if (op->cap > 0)
+        for (int64_t i = 0; i < s->rows * PAGE; i += PANEL) f_store(s->p + i, f_mul(f_set1(op->cap * log2_e), f_tanh(f_load(s->p + i))));
+    if (op->capture) capture_scores(s, b, masked);
+    for (int64_t r = 0; r < s->rows;) {
+        int64_t n = s->rows - r < TILE_TOKENS ? 1 : TILE_TOKENS;
+        sight seen[TILE_TOKENS];
+        for (int64_t t = 0; masked && t < n; t++) seen[t] = sight_of(s, b, r + t);
+        float *p = s->p + r * PAGE, *m = s->block.m + r, *l = s->block.l + r * PANEL;
+        uint8_t *weights = s->weights + r * PAGE;
+#define SOFTMAX(n, masked)                                                                                                        \
+    if (value_scales) weights_rows(n, masked, seen, value_scales, p, weights, m, l);                                             \
+    else softmax_rows(n, masked, seen, p, m, l)
+        if (n == 1) {
+            SOFTMAX(1, masked);
+        } else if (masked) {
+            SOFTMAX(TILE_TOKENS, true);
+        } else {
+            SOFTMAX(TILE_TOKENS, false);
         }
+#undef SOFTMAX
+        r += n;
     }
+    if (op->capture) capture_block(s, b, value_scales);
 }
 
-/* The head's keys and values in page b. */
+/* The head's keys in page b; its values follow on them. */
 INLINE const uint8_t *keys_of(const tile_state *s, int64_t b) {
     const pyml_kv *kv = &s->run->kv;
-    return s->slice->pages[b] + s->op->layer * kv->layer_bytes + s->head * kv->key_bytes;
-}
-INLINE const uint8_t *values_of(const tile_state *s, int64_t b) {
-    const pyml_kv *kv = &s->run->kv;
-    return s->slice->pages[b] + s->op->layer * kv->layer_bytes + kv->n_kv_heads * kv->key_bytes + s->head * kv->value_bytes;
+    return s->slice->pages[b] + s->op->layer * kv->layer_bytes + s->head * (kv->key_bytes + kv->value_bytes);
 }
 
-/* Scores, softmax and weighted values of one key block: merged into s->result, or left `alone` in s->block. The next page's keys
- * are asked for meanwhile, and then its values. */
-static void attend_block(const tile_state *s, int64_t b, bool alone) {
+/* Scores, softmax and weighted values of one key block: merged into s->result, or left `alone` in s->block. What comes `next` is
+ * asked for meanwhile. */
+static void attend_block(const tile_state *s, int64_t b, bool alone, const uint8_t *next) {
     const pyml_kv *kv = &s->run->kv;
-    const pyml_op *op = s->op;
-    int64_t d = kv->head_dim, last = s->start + s->tokens - 1;
-    const uint8_t *keys = keys_of(s, b), *values = values_of(s, b);
-    bool more = (b + 1) * PAGE <= last;
-    const uint8_t *next_keys = more ? keys_of(s, b + 1) : NULL, *next_values = more ? values_of(s, b + 1) : NULL;
-    int64_t lines = more ? FLOAT_PANELS * PANEL * (kv->f16 ? 2 : 4) / 64 : 0; /* what a tile of floats reads for every k */
-    int64_t seen = least(PAGE, last + 1 - b * PAGE); /* by any row: keys after it have weight 0 */
-    int64_t panels = (seen + PANEL - 1) / PANEL;
-    int64_t tile = kv->int8 ? TILE_PANELS : FLOAT_PANELS;
-    panels = (panels + tile - 1) / tile * tile; /* a page has as many, whatever is in the last ones */
+    int64_t d = kv->head_dim, end = s->start + s->tokens, first = s->op->window ? s->start + 1 - s->op->window - b * PAGE : 0;
+    const uint8_t *keys = keys_of(s, b), *values = keys + kv->key_bytes;
+    int64_t lines = next ? FLOAT_PANELS * PANEL * (kv->f16 ? 2 : 4) / 64 : 0; /* what a tile of floats reads for every k */
+    int64_t seen = least(PAGE, end - b * PAGE); /* by any row: others have weight 0 */
+    int64_t group = (kv->int8 ? HALF_PANELS : FLOAT_PANELS) * PANEL;
+    if (first < 0) first = 0;
+    int64_t from = first / group * group / PANEL, to = (seen + group - 1) / group * group / PANEL;
 
     uint64_t time = s->thread->timed ? pyml_ticks() : 0;
-    if (kv->int8) dot_pages(s, keys, panels, (upcoming){next_keys, more ? TILE_PANELS * KEY_BLOCK / 64 : 0});
-    else fma_pages(s, s->q, d, keys, PANEL, d * PANEL, panels, d, s->p, PAGE, (upcoming){next_keys, lines});
+    if (kv->int8) dot_pages(s, keys, from, to, ask(s, next));
+    else fma_pages(s, s->q, d, keys, PANEL, d * PANEL, to, d, s->p, PAGE, (upcoming){next, lines});
     time = lap(s->thread, PHASE_SCORES, time);
     softmax(s, b, kv->int8 ? (const float *)values : NULL);
-    if (op->capture) capture_block(s, b);
     time = lap(s->thread, PHASE_SOFTMAX, time);
     if (kv->int8) {
-        if (!alone) merge_sums(s->result, s->block, s->rows);
-        weigh_values(s, values + VALUE_SCALES, (seen + 3) / 4, alone, (upcoming){next_values, more ? FLOAT_PANELS + 1 : 0});
+        if (!alone) merge_sums(s);
+        weigh_values(s, values + VALUE_SCALES, first / 4, (seen + 3) / 4, alone, ask(s, next ? next + kv->key_bytes : NULL));
     } else {
-        fma_pages(s, s->p, PAGE, values, d, PANEL, whole_panels(d) / PANEL, seen, s->block.o, s->width, (upcoming){next_values, lines});
-        if (!alone) merge(s->result, s->block, s->rows, s->width);
+        upcoming ahead = {next + kv->key_bytes, lines};
+        fma_pages(s, s->p, PAGE, values, d, PANEL, whole_panels(d) / PANEL, seen, s->block.o, s->width, ahead);
+        if (!alone) merge(s);
     }
     lap(s->thread, PHASE_VALUES, time);
 }
 
 static void reset(partial result, int64_t rows, int64_t width) {
     memset(result.o, 0, (size_t)(rows * width) * sizeof(float));
-    for (int64_t r = 0; r < whole_panels(rows); r++) result.m[r] = -INFINITY, result.l[r] = 0;
+    memset(result.l, 0, (size_t)(rows * PANEL) * sizeof(float));
+    for (int64_t r = 0; r < whole_panels(rows); r++) result.m[r] = -INFINITY;
 }
 
-/* o / l to the output buffer. */
+/* o / l to the output buffer; weights in 8 bits are 255 times as much. */
 static void finish(const tile_state *s) {
     int64_t d = s->run->kv.head_dim;
     pyml_buffer *buffer = s->op->out;
     for (int64_t r = 0; r < s->rows; r++) {
         const float *o = s->result.o + r * s->width;
         float *out = buffer->f + (s->row + r / s->group) * buffer->width + (s->head * s->group + r % s->group) * d;
-        vf l = f_set1(s->result.l[r]);
+        vf l = f_set1(f_sum(f_load(s->result.l + r * PANEL)) * (s->run->kv.int8 ? weight_of_1 : 1.0f));
         for (int64_t i = 0; i < d; i += PANEL) f_store_n(out + i, f_div(f_load(o + i), l), least(PANEL, d - i));
     }
 }
@@ -410,19 +403,19 @@ static void finish(const tile_state *s) {
 /* The tile's queries, times the scores' scale (and log2(e), where no cap comes between). */
 static void load_queries(tile_state *s) {
     const pyml_op *op = s->op;
-    int64_t d = s->run->kv.head_dim, blocks = d / BLOCK;
-    vf scale = f_set1(op->cap > 0 ? op->scale / op->cap : op->scale * log2_e), inverse = f_set1(1.0f / BLOCK);
+    int64_t d = s->run->kv.head_dim, size = pyml_key_block(d), blocks = d / size;
+    vf scale = f_set1(op->cap > 0 ? op->scale / op->cap : op->scale * log2_e), inverse = f_set1(1.0f / (float)size);
     s->q8 = (quantized_queries){(int8_t *)(s->q + 2 * s->rows * blocks), s->q, (int32_t *)(s->q + s->rows * blocks)};
     for (int64_t r = 0; r < s->rows; r++) {
         const float *q = op->in->f + (s->row + r / s->group) * op->in->width + (s->head * s->group + r % s->group) * d;
         if (s->run->kv.int8) {
-            for (int64_t b = 0; b < blocks; b++, q += BLOCK) {
-                vf low = f_mul(f_load(q), scale), high = f_mul(f_load(q + PANEL), scale);
-                hadamard(&low, &high);
-                low = f_mul(low, inverse), high = f_mul(high, inverse);
-                block_facts facts = quantize_block(low, high, s->q8.codes + (r * blocks + b) * BLOCK);
-                s->q8.scales[r * blocks + b] = facts.scale;
-                s->q8.starts[r * blocks + b] = -WIDE_BIAS * (facts.first + facts.second);
+            for (int64_t b = r * blocks; b < (r + 1) * blocks; b++, q += size) {
+                _Alignas(64) float x[KEY_BLOCK_MAX];
+                for (int64_t i = 0; i < size; i += PANEL) f_store(x + i, f_mul(f_mul(f_load(q + i), scale), inverse));
+                hadamard(x, size);
+                head_facts facts = quantize_head(x, size, s->q8.codes + b * size);
+                s->q8.scales[b] = facts.scale;
+                s->q8.starts[b] = -WIDE_BIAS * facts.sum;
             }
         } else {
             for (int64_t i = 0; i < d; i += PANEL) {
@@ -434,11 +427,11 @@ static void load_queries(tile_state *s) {
 }
 
 static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int64_t unit, const cut *c) {
-    const pyml_tile *tile = &run->tiles[run->n_tiles - 1 - unit / run->kv.n_kv_heads]; /* late tiles are the long ones: first */
+    const pyml_tile *tile = &run->tiles[run->n_tiles - 1 - unit % run->n_tiles]; /* late tiles are the long ones: first */
     int64_t d = run->kv.head_dim;
     tile_state s = {
         .op = op, .run = run, .thread = thread, .slice = &run->slices[tile->slice],
-        .tokens = tile->count, .group = op->n_heads / run->kv.n_kv_heads, .head = unit % run->kv.n_kv_heads, .width = whole_panels(d),
+        .tokens = tile->count, .group = op->n_heads / run->kv.n_kv_heads, .head = unit / run->n_tiles, .width = whole_panels(d),
     };
     s.start = s.slice->start + tile->first;
     s.row = s.slice->row + tile->first;
@@ -447,7 +440,9 @@ static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread 
     s.block = partial_at(s.p + c->rows * PAGE, c->rows, s.width);
     s.result = partial_at(s.p + c->rows * PAGE + c->partial, c->rows, s.width);
     s.q = s.p + c->rows * PAGE + 2 * c->partial;
-    s.weights = (uint8_t *)(s.q + c->rows * d);
+    s.keep = s.q + c->rows * d;
+    s.add = s.keep + whole_panels(c->rows);
+    s.weights = (uint8_t *)(s.add + whole_panels(c->rows));
     load_queries(&s);
     return s;
 }
@@ -464,19 +459,19 @@ void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, 
             int64_t first = from + item % c.splits * per_split;
             for (int64_t b = first; b < least(first + per_split, to); b++) {
                 s.block = partial_at(partials + (b - from) * c.partial, c.rows, s.width);
-                attend_block(&s, b, true);
+                attend_block(&s, b, true, b + 1 < to ? keys_of(&s, b + 1) : NULL);
             }
             continue;
         }
         reset(s.result, s.rows, s.width);
         for (int64_t b = from; b < to; b++) {
             if (stage == 0) {
-                attend_block(&s, b, false);
+                attend_block(&s, b, false, b + 1 < to ? keys_of(&s, b + 1) : NULL);
                 continue;
             }
             uint64_t time = thread->timed ? pyml_ticks() : 0;
             s.block = partial_at(partials + (b - from) * c.partial, c.rows, s.width);
-            merge(s.result, s.block, s.rows, s.width);
+            merge(&s);
             lap(thread, PHASE_VALUES, time);
         }
         if (op->capture) capture_probabilities(&s, from, to);

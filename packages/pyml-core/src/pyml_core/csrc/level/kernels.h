@@ -7,15 +7,11 @@
 
 #include <float.h>
 
-#if defined(UNROLL)
-#elif defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)") /* "unroll" alone leaves some of nested loops, and their arrays in memory */
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 /* What was loaded before is loaded again: in long unrolled code the compiler else keeps what blocks share, and runs out of registers. */
 #define FORGET() __asm__ volatile("" ::: "memory")
+
+/* A pointer that unrolled code moves on: else the compiler works out all its values beforehand, and runs out of registers. */
+#define MOVED(pointer) __asm__ volatile("" : "+r"(pointer))
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -147,24 +143,6 @@ INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
 INLINE void quantize_blocks(const block_run *run, int64_t count) {
     for (int64_t i = 0; i < count; i += 4) /* the last ones again where they do not come out even */
         quantize_four(run, (int64_t[4]){i, least(i + 1, count - 1), least(i + 2, count - 1), least(i + 3, count - 1)});
-}
-
-/* The Hadamard transform of 32 numbers, not normalised: H H = 32. Applied to queries and keys it leaves their products as they are
- * and spreads what stands out in either, so that int8 codes are finer. Its additions are in the order of the reference's. */
-INLINE void hadamard(vf *low, vf *high) {
-    static const float signs[4][PANEL] = {
-        {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1}, {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
-        {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
-    };
-    vf a = f_add(*low, *high), b = f_sub(*low, *high);
-#define HADAMARD_STAGE(stage, distance)                                                                                           \
-    a = f_fma(a, f_load(signs[stage]), f_swap(distance, a)), b = f_fma(b, f_load(signs[stage]), f_swap(distance, b))
-    HADAMARD_STAGE(0, 8);
-    HADAMARD_STAGE(1, 4);
-    HADAMARD_STAGE(2, 2);
-    HADAMARD_STAGE(3, 1);
-#undef HADAMARD_STAGE
-    *low = a, *high = b;
 }
 
 INLINE uint64_t lap(pyml_thread *thread, int phase, uint64_t since) { /* charge the time since then to a phase */

@@ -1,7 +1,7 @@
 /* prepare.c: what comes between the product that makes q, k and v and attention: QK-norm and RoPE of q and k in place, and k and v
  * rounded into the KV pages (kv_layout.py says where what lies).
  */
-#include "kernels.h"
+#include "heads.h"
 
 enum { PHASE_NORM, PHASE_ROPE, PHASE_APPEND };
 
@@ -30,19 +30,21 @@ INLINE void append(const pyml_kv *kv, const float *x, uint8_t *out, const int64_
     }
 }
 
-/* Store x, transformed, as key `at` of a panel of int8 keys: codes + 128, four to a word, in the order in which a dot product takes them. */
-static void append_int8_key(const pyml_kv *kv, const float *x, uint8_t *panel, int64_t at) {
-    for (int64_t i = 0; i < kv->head_dim; i += BLOCK, panel += KEY_BLOCK) {
-        int8_t codes[BLOCK];
-        vf low = f_load(x + i), high = f_load(x + i + PANEL);
-        hadamard(&low, &high);
-        float scale = quantize_block(low, high, codes).scale;
-        memcpy(panel + at * 4, &scale, 4);
-        for (int64_t j = 0; j < BLOCK / 4; j++) {
+/* Store x, transformed, as key `at` of a page: codes + 128, four to a word, in the order in which a dot product takes them. */
+static void append_int8_key(const pyml_kv *kv, const float *x, uint8_t *keys, int64_t at) {
+    int64_t size = pyml_key_block(kv->head_dim);
+    for (int64_t first = 0; first < kv->head_dim; first += size, keys += KEY_SCALES + PAGE * size) {
+        _Alignas(64) float y[KEY_BLOCK_MAX];
+        int8_t codes[KEY_BLOCK_MAX];
+        memcpy(y, x + first, (size_t)size * sizeof *y);
+        hadamard(y, size);
+        float scale = quantize_head(y, size, codes).scale;
+        memcpy(keys + at * 4, &scale, 4);
+        for (int64_t i = 0; i < size; i += 4) {
             uint32_t word;
-            memcpy(&word, codes + j * 4, 4);
+            memcpy(&word, codes + i, 4);
             word ^= 0x80808080u;
-            memcpy(panel + (j + 1) * PANEL * 4 + at * 4, &word, 4);
+            memcpy(keys + KEY_SCALES + i * PAGE + at * 4, &word, 4);
         }
     }
 }
@@ -103,10 +105,10 @@ void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread
         if (unit >= op->n_heads) {
             int64_t head = unit - op->n_heads, position = run->positions[row], at = position % PAGE;
             uint8_t *page = run->slices[run->token_slice[row]].pages[position / PAGE] + op->layer * kv->layer_bytes;
-            uint8_t *keys = page + head * kv->key_bytes, *values = page + kv->n_kv_heads * kv->key_bytes + head * kv->value_bytes;
+            uint8_t *keys = page + head * (kv->key_bytes + kv->value_bytes), *values = keys + kv->key_bytes;
             const float *v = x + kv->n_kv_heads * d;
             if (kv->int8) {
-                append_int8_key(kv, x, keys + at / PANEL * (kv->key_bytes / (PAGE / PANEL)), at % PANEL);
+                append_int8_key(kv, x, keys, at);
                 append_int8_value(kv, v, values, at);
             } else {
                 append(kv, x, keys + (at / PANEL * d * PANEL + at % PANEL) * element, PANEL);

@@ -4,11 +4,12 @@
  * are. Every function has one meaning at every level; only the rounding of fused multiply-add differs at the scalar level.
  *
  *   vf  f_load f_store f_load_n f_store_n f_set1 f_add f_sub f_mul f_div f_fma f_max f_min f_sqrt f_abs f_from_i
- *       f_load_f16 f_load_bf16 f_store_f16 f_greater f_scale2 f_swap f_quarter f_sum f_top f_from_bits
- *   vi  i_set1 i_load i_store i_load4 i_load_u8 i_load_s8 i_round i_store_s8 i_store_u8 i_sum i_add i_mul i_and i_or i_shr i_shl i_dot
+ *       f_load_f16 f_load_bf16 f_store_f16 f_greater f_scale2 f_swap f_quarter f_sum f_top f_from_bits f_first
+ *   vi  i_set1 i_load i_store i_load4 i_load_u8 i_load_s8 i_round i_store_s8 i_sum i_add i_mul i_and i_or i_shr i_shl i_dot
  *       i_dot_wide i_from_b i_pairs i_add_pairs i_sum_pairs i_max i_abs_bits i_any_above i_quarters i_swap
- *   vd  d_zero d_dot_signed f_from_d: sums of products of bytes that live as long as a loop (gcc leaves arrays of vi in memory there)
- *   vb  b_load b_store b_and b_or b_set1 b_shr b_shl b_lookup b_narrow
+ *   vd  d_zero d_set1 d_dot_signed d_dot_wide f_from_d: sums of products of bytes that live as long as a loop (gcc leaves arrays
+ *       of vi in memory there)
+ *   vb  b_load b_store b_and b_or b_set1 b_shr b_shl b_lookup b_narrow b_narrow_unsigned
  */
 #ifndef PYML_SIMD_H
 #define PYML_SIMD_H
@@ -42,6 +43,13 @@
 #include "simd_scalar.h"
 #endif
 
+#if defined(UNROLL)
+#elif defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)") /* "unroll" alone leaves some of nested loops, and their arrays in memory */
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* a * 2^n for |n| <= 126 and a near 1 is exact; out of range it saturates through the caller's clamps. */
 
 /* e^x. Cody-Waite reduction and a polynomial of degree 6 (coefficients of Cephes' expf): about 1 ulp from -87 to 88, 0 below, e^88 above. */
@@ -62,6 +70,12 @@ INLINE vf f_exp(vf x) {
     return f_greater(low, x, f_set1(0.0f), f_scale2(result, n));
 }
 
+/* The largest lane, in every lane. */
+INLINE vf f_top_everywhere(vf v) {
+    v = f_max(v, f_swap(8, v)), v = f_max(v, f_swap(4, v)), v = f_max(v, f_swap(2, v));
+    return f_max(v, f_swap(1, v));
+}
+
 /* 2^x (coefficients of Cephes' exp2f): about 1 ulp from -126 to 126, not below 0 under that and exactly 0 from -127 on. */
 INLINE vf f_exp2(vf x) {
     x = f_min(f_set1(126.0f), f_max(f_set1(-127.0f), x)); /* in this order NaN stays NaN */
@@ -77,17 +91,19 @@ INLINE vf f_exp2(vf x) {
     return f_scale2(p, n);
 }
 
-/* 2^x for what is rounded to eight bits: within 3e-6 of it from -126 to 127, exactly 1 at 0; below and for NaN as f_exp2. */
-INLINE vf f_exp2_short(vf x) {
-    x = f_max(f_set1(-127.0f), x);
-    vi n = i_round(x);
-    vf r = f_sub(x, f_from_i(n));
-    vf p = f_set1(9.582852823e-03f);
-    p = f_fma(p, r, f_set1(5.590642784e-02f));
-    p = f_fma(p, r, f_set1(2.402409864e-01f));
-    p = f_fma(p, r, f_set1(6.931241930e-01f));
-    p = f_fma(p, r, f_set1(1.0f));
-    return f_scale2(p, n);
+/* 2^x of n vectors for what is rounded to eight bits: within 3e-6 of it from -126 to 127, exactly 1 at 0; below and for NaN as f_exp2.
+ * Step by step for all of them: one alone would wait for each step's result. */
+INLINE void f_exp2_short(const int n, vf *x) {
+    vi whole[4];
+    vf r[4];
+    UNROLL for (int i = 0; i < n; i++) x[i] = f_max(f_set1(-127.0f), x[i]);
+    UNROLL for (int i = 0; i < n; i++) whole[i] = i_round(x[i]);
+    UNROLL for (int i = 0; i < n; i++) r[i] = f_sub(x[i], f_from_i(whole[i]));
+    UNROLL for (int i = 0; i < n; i++) x[i] = f_fma(f_set1(9.582852823e-03f), r[i], f_set1(5.590642784e-02f));
+    UNROLL for (int i = 0; i < n; i++) x[i] = f_fma(x[i], r[i], f_set1(2.402409864e-01f));
+    UNROLL for (int i = 0; i < n; i++) x[i] = f_fma(x[i], r[i], f_set1(6.931241930e-01f));
+    UNROLL for (int i = 0; i < n; i++) x[i] = f_fma(x[i], r[i], f_set1(1.0f));
+    UNROLL for (int i = 0; i < n; i++) x[i] = f_scale2(x[i], whole[i]);
 }
 
 INLINE vf f_sigmoid(vf x) { return f_div(f_set1(1.0f), f_add(f_set1(1.0f), f_exp(f_sub(f_set1(0.0f), x)))); }

@@ -85,6 +85,7 @@ INLINE float f_top(vf v) {
     q = _mm_max_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
 }
+INLINE float f_first(vf v) { return _mm256_cvtss_f32(v.a); }
 
 INLINE vi i_set1(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 INLINE vi i_load(const int32_t *p) {
@@ -115,15 +116,17 @@ INLINE void i_store_s8(int8_t *p, vi v) {
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
     _mm_storeu_si128((void *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
-INLINE void i_store_u8(uint8_t *p, vi v) {
-    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
-    _mm_storeu_si128((void *)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+INLINE __m256i narrow_half(const bool is_signed, __m256i a, __m256i b, __m256i c, __m256i d) {
+    __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d);
+    __m256i quarters = is_signed ? _mm256_packs_epi16(ab, cd) : _mm256_packus_epi16(ab, cd);
+    return _mm256_permutevar8x32_epi32(quarters, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
-INLINE __m256i narrow_half(__m256i a, __m256i b, __m256i c, __m256i d) {
-    __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-    return _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+INLINE vb b_narrow(vi a, vi b, vi c, vi d) {
+    return (vb){narrow_half(true, a.a, a.b, b.a, b.b), narrow_half(true, c.a, c.b, d.a, d.b)};
 }
-INLINE vb b_narrow(vi a, vi b, vi c, vi d) { return (vb){narrow_half(a.a, a.b, b.a, b.b), narrow_half(c.a, c.b, d.a, d.b)}; }
+INLINE vb b_narrow_unsigned(vi a, vi b, vi c, vi d) {
+    return (vb){narrow_half(false, a.a, a.b, b.a, b.b), narrow_half(false, c.a, c.b, d.a, d.b)};
+}
 INLINE vi i_max(vi x, vi y) { return PYML_BOTH(vi, _mm256_max_epi32); }
 INLINE vi i_abs_bits(vf v) {
     __m256i rest = _mm256_set1_epi32(0x7fffffff);
@@ -199,5 +202,10 @@ INLINE half_sums dot_signed_half(half_sums acc, __m256i w, __m256i x) {
 }
 #endif
 INLINE vd d_zero(void) { return (vd){{0}, {0}}; }
+INLINE vd d_set1(int32_t x) { return (vd){(half_sums)_mm256_set1_epi32(x), (half_sums)_mm256_set1_epi32(x)}; }
+INLINE vd d_dot_wide(vd acc, vb w, vi x) {
+    vi sums = i_dot_wide((vi){(__m256i)acc.a, (__m256i)acc.b}, w, x);
+    return (vd){(half_sums)sums.a, (half_sums)sums.b};
+}
 INLINE vf f_from_d(vd v) { return (vf){_mm256_cvtepi32_ps((__m256i)v.a), _mm256_cvtepi32_ps((__m256i)v.b)}; }
 INLINE vd d_dot_signed(vd acc, vb w, vi x) { return (vd){dot_signed_half(acc.a, w.a, x.a), dot_signed_half(acc.b, w.b, x.b)}; }

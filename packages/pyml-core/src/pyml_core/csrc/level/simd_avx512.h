@@ -63,6 +63,7 @@ INLINE float f_sum(vf v) { /* lanes 0+8, then +4, +2, +1: one fixed tree */
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
 INLINE float f_top(vf v) { return _mm512_reduce_max_ps(v); }
+INLINE float f_first(vf v) { return _mm512_cvtss_f32(v); }
 
 INLINE vi i_set1(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE vi i_load(const int32_t *p) { return _mm512_loadu_si512((const void *)p); }
@@ -82,10 +83,14 @@ INLINE vi i_load4(const void *p) { /* the same four bytes in every lane */
 }
 INLINE vi i_round(vf a) { return _mm512_cvtps_epi32(a); }
 INLINE void i_store_s8(int8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
-INLINE void i_store_u8(uint8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
-INLINE vb b_narrow(vi a, vi b, vi c, vi d) { /* 64 numbers of -128..127 as bytes */
-    __m512i words = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)); /* in each quarter: of a, b, c, d */
+INLINE vi four_by_four(vi words) { /* quarters of a, b, c, d in each quarter: those of a, those of b, ... */
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), words);
+}
+INLINE vb b_narrow(vi a, vi b, vi c, vi d) { /* 64 numbers of -128..127 as bytes */
+    return four_by_four(_mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
+}
+INLINE vb b_narrow_unsigned(vi a, vi b, vi c, vi d) { /* 64 numbers of 0..255; rounded NaN is 0 */
+    return four_by_four(_mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
 }
 INLINE vi i_from_b(vb v) { return v; } /* the bytes as they are */
 INLINE vi i_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
@@ -115,8 +120,9 @@ INLINE vi i_add_pairs(vi a, vi b) { return _mm512_add_epi16(a, b); }
 INLINE vi i_sum_pairs(vi a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
 
 /* acc + the sum over 4 bytes of unsigned w times signed a, in every lane. `i_dot` is for w < 64, `i_dot_wide` for all w.
- * `d_dot_signed`: of signed w times unsigned a. */
+ * `d_dot_wide`: likewise. `d_dot_signed`: of signed w times unsigned a. */
 INLINE vd d_zero(void) { return (vd){0}; }
+INLINE vd d_set1(int32_t x) { return (vd)_mm512_set1_epi32(x); }
 INLINE vf f_from_d(vd a) { return _mm512_cvtepi32_ps((__m512i)a); }
 #if defined(__AVX512VNNI__)
 enum { SUMS_PAIRS = 0 };
@@ -141,3 +147,4 @@ INLINE vd d_dot_signed(vd acc, vb w, vi a) { /* in 16 bits: 127 * 255 * 2 would 
     return acc + (vd)_mm512_add_epi32(even, odd);
 }
 #endif
+INLINE vd d_dot_wide(vd acc, vb w, vi a) { return (vd)i_dot_wide((vi)acc, w, a); }

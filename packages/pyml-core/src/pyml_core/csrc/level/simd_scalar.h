@@ -96,6 +96,7 @@ INLINE float f_sum(vf a) {
         for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
     return a.v[0];
 }
+INLINE float f_first(vf a) { return a.v[0]; }
 INLINE float f_top(vf a) {
     float top = a.v[0];
     LANES top = a.v[i] > top ? a.v[i] : top;
@@ -129,12 +130,12 @@ INLINE vi i_round(vf a) { /* to nearest even, by the float unit's own rounding; 
     return r;
 }
 INLINE void i_store_s8(int8_t *p, vi a) { LANES p[i] = (int8_t)a.v[i]; }
-INLINE void i_store_u8(uint8_t *p, vi a) { LANES p[i] = (uint8_t)a.v[i]; }
 INLINE vb b_narrow(vi a, vi b, vi c, vi d) {
     vb r;
     LANES r.v[i] = (uint8_t)a.v[i], r.v[16 + i] = (uint8_t)b.v[i], r.v[32 + i] = (uint8_t)c.v[i], r.v[48 + i] = (uint8_t)d.v[i];
     return r;
 }
+INLINE vb b_narrow_unsigned(vi a, vi b, vi c, vi d) { return b_narrow(a, b, c, d); }
 INLINE vi i_max(vi a, vi b) { LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
 INLINE vi i_abs_bits(vf a) {
     vi r;
@@ -187,6 +188,8 @@ INLINE vi i_dot(vi acc, vb w, vi a) {
 }
 INLINE vi i_dot_wide(vi acc, vb w, vi a) { return i_dot(acc, w, a); }
 INLINE vd d_zero(void) { return i_set1(0); }
+INLINE vd d_set1(int32_t x) { return i_set1(x); }
+INLINE vd d_dot_wide(vd acc, vb w, vi a) { return i_dot(acc, w, a); }
 INLINE vf f_from_d(vd a) { return f_from_i(a); }
 INLINE vd d_dot_signed(vd acc, vb w, vi a) {
     uint8_t bytes[64];
