@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _native, cpu, panels
+from . import _native, cpu, memory, panels
 from .dtypes import (
     ByteSource,
     F32Array,
@@ -241,7 +241,7 @@ def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int], split:
     n_rows, columns = panels.matrix_shape(shape)
     panels.check_split(dtype, split)
     kind = _native.SPLIT_Q8_0 if split else block_type(dtype).ggml_id
-    packed = _native.aligned_empty((panels.packed_nbytes(dtype, (n_rows, columns)),), np.uint8)
+    packed = memory.weights_empty(panels.packed_nbytes(dtype, (n_rows, columns)))
     done = 0
     for part in parts:
         rows = panels.matrix_shape(part.shape)[0]

@@ -438,11 +438,11 @@ INLINE void finish(const target *to, int64_t t, int64_t rows, const float *sums)
 }
 
 static quantized_rows rows_from(const quantized_type *q, const pyml_buffer *x, int64_t row, int64_t k0) {
-    int64_t halves = BLOCK / q->block; /* sums are kept for blocks of 32 and for halves */
+    int64_t halves = q->block == BLOCK ? 1 : 2; /* sums are kept for blocks of 32 and for halves */
     return (quantized_rows){
         .codes = x->codes + row * x->stride8 + k0, .stride8 = x->stride8,
         .scales = x->scales + row * x->blocks + k0 / BLOCK, .blocks = x->blocks,
-        .sums = (halves == 1 ? x->sums : x->half_sums) + row * x->blocks * halves + k0 / q->block, .sum_stride = x->blocks * halves,
+        .sums = (halves == 1 ? x->sums : x->half_sums) + (row * x->blocks + k0 / BLOCK) * halves, .sum_stride = x->blocks * halves,
     };
 }
 
@@ -464,7 +464,7 @@ static void stream_panel(const pyml_matrix *m, int64_t panel, const weights_ahea
                          int64_t rows, uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
     const uint8_t *chunk = m->data + panel * m->panel_bytes;
-    const int64_t lead = lead_of(m->type);
+    const int64_t lead = lead_of(m->type), chunk_bytes = pyml_chunk_bytes(m->type, CHUNK);
     unpacked *u = (unpacked *)scratch;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int k = (int)least(CHUNK, m->k - k0);
@@ -473,7 +473,7 @@ static void stream_panel(const pyml_matrix *m, int64_t panel, const weights_ahea
             quantized_rows a = rows_from(q, x, row + t, k0);
             q->stream((int)least(STREAM_ROWS, rows - t), chunk, further(ahead, chunk, lead), k, u, &a, sums + t * TILE_PANELS * PANEL, k0 == 0);
         }
-        chunk += pyml_chunk_bytes(m->type, k);
+        chunk += chunk_bytes;
     }
 }
 

@@ -1,0 +1,51 @@
+"""Memory for weights: small arrays lie in common blocks, which are given back with the last of them."""
+
+import gc
+import weakref
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from pyml_core import memory
+
+
+def test_small_arrays_share_a_block() -> None:
+    sizes = [1, 64, 1000, 5000]
+    arrays = [memory.weights_empty(size) for size in sizes]
+    for number, array in enumerate(arrays):
+        assert array.dtype == np.uint8
+        assert array.ctypes.data % 64 == 0
+        array[:] = number
+    assert [array.size for array in arrays] == sizes
+    assert [set(array.tolist()) for array in arrays] == [{0}, {1}, {2}, {3}]
+    assert len({id(array.base) for array in arrays}) <= 2  # others may have filled a block
+    ends = sorted((array.ctypes.data, array.size) for array in arrays)
+    assert all(start + size + 64 <= after for (start, size), (after, _) in pairwise(ends))
+
+
+def test_large_arrays_are_their_own() -> None:
+    array = memory.weights_empty(8 << 20)
+    assert array.base.size < (8 << 20) + 4096
+
+
+def test_a_block_goes_with_its_last_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_block", None)
+    first, second = memory.weights_empty(100), memory.weights_empty(100)
+    block = weakref.ref(first.base)
+    assert second.base is first.base
+    del first
+    gc.collect()
+    assert block() is not None
+    del second
+    gc.collect()
+    assert block() is None
+
+
+def test_a_full_block_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_block", None)
+    monkeypatch.setattr(memory, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(memory, "_SMALL", 3000)
+    arrays = [memory.weights_empty(1500) for _ in range(5)]
+    assert len({id(array.base) for array in arrays}) == 3
+    assert memory.weights_empty(3000).base.size < 3200
