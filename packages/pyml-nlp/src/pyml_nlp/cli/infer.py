@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .chat import add_chat_options, check_chat
-from .interactive import converse
 from .interrupts import interruptible
 from .main import INTERRUPTED
 from .options import (
@@ -150,6 +149,8 @@ def command(
     lm = _load(source, dtype, threads, context_len, full_head, kv_dtype, level)
     if interactive:
         with lm:
+            from .interactive import converse
+
             return converse(lm, task, output, level >= 0)
     generate = _generate_one if batch_file is None else _generate_batch
     if trace_out is None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import PymlError
@@ -80,9 +80,13 @@ def split_merges(lines: Sequence[Any], what: str) -> list[tuple[str, str]]:
     Raises:
         ModelFileError: names the first line that is neither.
     """
-    pairs = [
-        tuple(line.split(" ") if isinstance(line, str) else line if isinstance(line, list) else ()) for line in lines
-    ]
+    if set(map(type, lines)) == {str}:  # those of a GGUF file; without a loop in Python
+        pairs: list[Any] = [*map(tuple, map(str.split, lines, repeat(" ")))]
+    else:
+        pairs = [
+            tuple(line.split(" ") if isinstance(line, str) else line if isinstance(line, list) else ())
+            for line in lines
+        ]
     if (
         not set(map(len, pairs)) <= {2}
         or not set(map(type, chain.from_iterable(pairs))) <= {str}
@@ -103,7 +107,7 @@ def check_merges(merges: Merges, vocab: Mapping[str, int], what: str) -> None:
     Raises:
         ModelFileError: names the first wrong merge.
     """
-    if all(left in vocab and right in vocab and left + right in vocab for left, right in merges):
+    if vocab.keys() >= {*chain.from_iterable(merges), *map("".join, merges)}:
         return
     for number, (left, right) in enumerate(merges):
         for text in (left, right, left + right):

@@ -3,39 +3,58 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from pyml_nn.config import ConfigError, show
 
-from . import falcon, gemma2, gemma3, gpt2, llama, mistral, mixtral, phi3, qwen2, qwen3
 
-ARCHITECTURES: dict[str, ModuleType] = {
-    "gpt2": gpt2,
-    "gemma2": gemma2,
-    "gemma3": gemma3,
-    "gemma3_text": gemma3,
-    "llama": llama,
-    "mistral": mistral,
-    "mixtral": mixtral,
-    "falcon": falcon,
-    "phi3": phi3,
-    "qwen2": qwen2,
-    "qwen3": qwen3,
-}
+class _Modules(Mapping[str, ModuleType]):
+    """Modules of this package by name, each imported when it is first asked for: a process needs one of them."""
+
+    def __init__(self, **modules: str) -> None:
+        self._modules = modules
+
+    def __getitem__(self, name: str) -> ModuleType:
+        return import_module(f".{self._modules[name]}", __name__)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+ARCHITECTURES = _Modules(
+    gpt2="gpt2",
+    gemma2="gemma2",
+    gemma3="gemma3",
+    gemma3_text="gemma3",
+    llama="llama",
+    mistral="mistral",
+    mixtral="mixtral",
+    falcon="falcon",
+    phi3="phi3",
+    qwen2="qwen2",
+    qwen3="qwen3",
+)
 """The module of every ``model_type``; each has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
 
-GGUF_ARCHITECTURES: dict[str, ModuleType] = {
-    "gpt2": gpt2,
-    "gemma2": gemma2,
-    "gemma3": gemma3,
-    "llama": llama,  # and Mistral; with experts, Mixtral
-    "falcon": falcon,
-    "phi3": phi3,
-    "qwen2": qwen2,
-    "qwen3": qwen3,
-}
+GGUF_ARCHITECTURES = _Modules(
+    gpt2="gpt2",
+    gemma2="gemma2",
+    gemma3="gemma3",
+    llama="llama",  # and Mistral; with experts, Mixtral
+    falcon="falcon",
+    phi3="phi3",
+    qwen2="qwen2",
+    qwen3="qwen3",
+)
 """The module of every ``general.architecture`` of GGUF files."""
 
 
@@ -55,4 +74,4 @@ def architecture_of(description: Mapping[str, Any], where: str) -> ModuleType:
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: {key}: expected one of {', '.join(known)}, found {show(name)}")
     experts = description.get("llama.expert_count") if gguf and name == "llama" else 0
-    return mixtral if isinstance(experts, numbers.Integral) and int(experts) > 0 else known[name]
+    return ARCHITECTURES["mixtral"] if isinstance(experts, numbers.Integral) and int(experts) > 0 else known[name]
