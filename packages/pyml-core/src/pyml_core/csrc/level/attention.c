@@ -28,21 +28,26 @@ typedef struct {
 
 INLINE int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
+INLINE int64_t floats_of(int64_t rows, int64_t width) { return rows * (width + PANEL) + whole_panels(rows); } /* of a partial */
+
 INLINE int64_t first_block(const pyml_op *op, int64_t position) {
     return op->window && position >= op->window ? (position - op->window + 1) / PAGE : 0;
 }
 
 static cut cut_work(const pyml_op *op, const pyml_run *run) {
-    cut c = {.splits = 1, .rows = run->tile_tokens * (op->n_heads / run->kv.n_kv_heads)};
-    c.partial = c.rows * (whole_panels(run->kv.head_dim) + PANEL) + whole_panels(c.rows);
-    int64_t units = run->n_tiles * run->kv.n_kv_heads;
+    int64_t group = op->n_heads / run->kv.n_kv_heads, units = run->n_tiles * run->kv.n_kv_heads, tokens = 0;
+    cut c = {.splits = 1, .rows = run->tile_tokens * group};
+    c.partial = floats_of(c.rows, whole_panels(run->kv.head_dim));
     if (run->threads == 1 || units >= 2 * run->threads) return c;
     for (int64_t i = 0; i < run->n_tiles; i++) {
         const pyml_tile *tile = &run->tiles[i];
         int64_t start = run->slices[tile->slice].start + tile->first;
         int64_t blocks = (start + tile->count - 1) / PAGE + 1 - first_block(op, start);
         if (blocks > c.blocks) c.blocks = blocks;
+        if (tile->count > tokens) tokens = tile->count;
     }
+    c.rows = tokens * group; /* close together: what a thread leaves for another has to come from far away */
+    c.partial = floats_of(c.rows, whole_panels(run->kv.head_dim));
     if (units * c.blocks * c.partial <= run->partials_floats) c.splits = least(c.blocks, (4 * run->threads + units - 1) / units);
     return c;
 }
@@ -443,7 +448,6 @@ static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread 
     s.keep = s.q + c->rows * d;
     s.add = s.keep + whole_panels(c->rows);
     s.weights = (uint8_t *)(s.add + whole_panels(c->rows));
-    load_queries(&s);
     return s;
 }
 
@@ -453,6 +457,7 @@ void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, 
     for (int64_t item = begin; item < end; item++) {
         int64_t unit = stage == 0 ? item / c.splits : item;
         tile_state s = open_tile(op, run, thread, unit, &c);
+        if (stage == 0) load_queries(&s);
         int64_t from = first_block(op, s.start), to = (s.start + s.tokens - 1) / PAGE + 1;
         float *partials = run->partials + unit * c.blocks * c.partial; /* a partial for every block */
         if (c.splits > 1 && stage == 0) {
