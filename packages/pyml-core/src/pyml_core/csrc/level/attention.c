@@ -132,6 +132,12 @@ enum { HALF_PANELS = (FLOAT_PANELS + 1) / 2 };
 INLINE upcoming ask(const tile_state *s, const uint8_t *next) {
     return (upcoming){next, !next ? 0 : s->rows > TILE_TOKENS ? 1 : FLOAT_PANELS + FLOAT_PANELS / 4};
 }
+/* Few rows wait for memory: it comes as near as can be. Many would lose what they have there. */
+INLINE void ask_for(const int nt, upcoming next, int64_t step) {
+    for (int64_t line = step * next.lines; line < (step + 1) * next.lines; line++)
+        if (nt < TILE_TOKENS) PREFETCH_NEAR(next.from + line * 64);
+        else PREFETCH(next.from + line * 64);
+}
 INLINE upcoming share(upcoming *ahead, int64_t steps) {
     upcoming mine = *ahead;
     ahead->from += ahead->lines * steps * 64;
@@ -149,7 +155,7 @@ INLINE void key_tile(const int nt, const int np, quantized_queries q, int64_t d,
         UNROLL for (int p = 0; p < np; p++) dot[t][p] = start;
     }
     for (int64_t word = 0; word < size / 4; word++) {
-        for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (word * next.lines + line) * 64);
+        ask_for(nt, next, word);
         vb w[FLOAT_PANELS];
         UNROLL for (int p = 0; p < np; p++) w[p] = b_load(keys + KEY_SCALES + (word * PAGE + p * PANEL) * 4);
         UNROLL for (int t = 0; t < nt; t++) {
@@ -220,7 +226,7 @@ INLINE void value_tile(const int nt, const int np, bool alone, const uint8_t *we
     UNROLL for (int t = 0; t < nt; t++)
         UNROLL for (int p = 0; p < np; p++) dot[t][p] = d_zero();
     for (int64_t word = from; word < to; word++) {
-        for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (word * next.lines + line) * 64);
+        ask_for(nt, next, word);
         vb v[FLOAT_PANELS];
         UNROLL for (int p = 0; p < np; p++) v[p] = b_load(values + (p * PAGE / 4 + word) * 64);
         UNROLL for (int t = 0; t < nt; t++) {
