@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyml_core.timing import _read
+from pyml_core.timing import _laps, _read
 
 
 def laps(*threads: list[tuple[int, int]]) -> bytes:
@@ -27,3 +27,10 @@ def test_ticks_that_run_backwards_or_are_left_from_another_run() -> None:
     begin, end, found, _ = _read(laps([(990, 1200), stale, (1190, 1400)]), bytes(3 * 8), 1, (0, 1000), (1000, 2000))
     assert (begin.tolist(), end.tolist()) == ([0, 200, 200], [200, 200, 400])
     assert found[:, 0, 5:].tolist() == [[0, 200], [0, 0], [200, 400]]
+
+
+def test_a_copy_made_by_one_thread_takes_nothing_from_the_other() -> None:
+    operation = np.array([[40, 0, 0, 0, 0, 10, 60], [45, 0, 0, 0, 0, 12, 58]], np.int64)
+    copy = np.array([[0, 0, 0, 0, 0, 0, 0], [5, 0, 0, 0, 0, 60, 66]], np.int64)
+    found = [(lap.start_ns, lap.end_ns, round(lap.busy_ms * 1e6)) for lap in _laps(operation, copy, 10, 0, 1e-6)]
+    assert found == [(10, 60, 40), (12, 66, 50)]

@@ -278,7 +278,8 @@ def _laps(columns: I64Array, copying: I64Array | None, begin: int, n_phases: int
     """Each thread's part in an operation, and in making the int8 copy of its output where that is a pass of its own."""
     found = []
     for lap, closing in zip(columns.tolist(), (columns if copying is None else copying).tolist(), strict=True):
-        start, stop = (lap[_BEGAN] or begin), (closing[_ARRIVED] if closing[_BEGAN] else begin)
+        start = lap[_BEGAN] or closing[_BEGAN] or begin
+        stop = closing[_ARRIVED] if closing[_BEGAN] else lap[_ARRIVED] if lap[_BEGAN] else begin
         busy = lap[0] + (0 if copying is None else closing[0])
         stop = max(start, stop)
         scale = ms_a_tick  # both are rounded to ns: never more work than time
