@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from core_cases import Model
 
+from pyml_core import ShapeError, Slice, _native
 from pyml_core.timing import _laps, _read
 
 
@@ -34,3 +37,42 @@ def test_a_copy_made_by_one_thread_takes_nothing_from_the_other() -> None:
     copy = np.array([[0, 0, 0, 0, 0, 0, 0], [5, 0, 0, 0, 0, 60, 66]], np.int64)
     found = [(lap.start_ns, lap.end_ns, round(lap.busy_ms * 1e6)) for lap in _laps(operation, copy, 10, 0, 1e-6)]
     assert found == [(10, 60, 40), (12, 66, 50)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_times_alone_are_those_of_the_timings(threads: int) -> None:
+    model = Model(threads)
+    pages, ids = model.pages(100), model.ids(100)
+    for start, stop in ((0, 70), (70, 71), (71, 100)):
+        _, timings = model.program.run_timed([Slice(pages, start, ids[start:stop], [0])])
+        wanted = [(one.operation, phase) for one in timings for phase in (None, *one.phases)]
+        places = [timings.place(operation, phase, number) for number, (operation, phase) in enumerate(wanted)]
+        places.append(timings.place(*wanted[0], 1))  # a number may have several terms
+        expected = [ms for one in timings for ms in (one.ms, *one.phases.values())]
+        expected[1] += expected[0]
+        ms = np.zeros(len(wanted))
+        timings.add_to(ms, np.array(places, np.int64))
+        assert ms == pytest.approx(expected, abs=1e-12)
+
+
+def test_laps_as_random_as_can_be(rng: np.random.Generator) -> None:
+    """Also where ticks go backwards and operations had no work."""
+    for _ in range(50):
+        threads, count = 3, 7
+        found = rng.integers(0, 2000, (threads, count, 7))
+        found[rng.random((threads, count)) < 0.3, 5] = 0
+        copied = rng.integers(0, 2000, count) * (rng.random(count) < 0.3)
+        stamps = (found.tobytes(), copied.tobytes(), threads, (500, 90_500), (1000, 1900))
+        begin, end, _, _ = _read(*stamps)
+        ms = np.zeros(count)
+        _native.lap_times(np.array([[i, i, -1, i] for i in range(count)]), ms, *stamps)
+        assert ms == pytest.approx((end - begin) * 1e-6, abs=1e-12)
+
+
+def test_places_outside_a_run_are_refused() -> None:
+    stamps = (laps([(1, 2), (3, 4)]), bytes(16), 1, (0, 10), (0, 10))
+    for place in ([0, 2, -1, 0], [-1, 0, -1, 0], [1, 0, -1, 0], [0, 0, 4, 0], [0, 0, -2, 0], [0, 0, -1, 1]):
+        with pytest.raises(ShapeError, match="place 0 is not in this run"):
+            _native.lap_times(np.array([place]), np.zeros(1), *stamps)
+    with pytest.raises(ShapeError, match="not those of one run"):
+        _native.lap_times(np.array([[0, 0, -1, 0]]), np.zeros(1), stamps[0][:-8], *stamps[1:])

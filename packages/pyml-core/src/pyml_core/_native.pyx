@@ -154,6 +154,15 @@ cdef extern from "pyml.h":
         uint64_t end
         pyml_lap *laps
 
+    ctypedef struct pyml_laps:
+        const pyml_lap *laps
+        const uint64_t *copied
+        int64_t n_ops, start_ns, end_ns, start, end
+        int threads
+
+    ctypedef struct pyml_lap_place:
+        int64_t first, last, phase, number
+
     ctypedef struct pyml_greedy_token:
         int64_t token, ns
         float logit
@@ -183,6 +192,7 @@ cdef extern from "pyml.h":
     bint pyml_program_allocate(pyml_program *)
     void pyml_program_free(pyml_program *)
     bint pyml_program_run(pyml_program *, bint) nogil
+    void pyml_lap_times(const pyml_laps *, const pyml_lap_place *, int64_t, int64_t *, double *) nogil
     int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *) nogil
     int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
     void *pyml_pool_get(int)
@@ -836,6 +846,24 @@ cdef class NativeProgram:
         cdef bytes copied = (<char *>self.p.copied)[: self.p.n_ops * sizeof(uint64_t)]
         clock = (self.p.start_ns, self.p.end_ns), (self.p.start, self.p.end)
         return self.span, laps, copied, self.p.threads, *clock
+
+
+def lap_times(const int64_t[:, ::1] places, double[::1] ms, bytes laps, bytes copied, int threads, span_ns, span):
+    """Add to every number its terms, see csrc/laps.c; the rest is what :meth:`NativeProgram.timings` gives."""
+    cdef pyml_laps l
+    l.laps, l.copied = <const pyml_lap *><const char *>laps, <const uint64_t *><const char *>copied
+    l.n_ops, l.threads = len(copied) // sizeof(uint64_t), threads
+    (l.start_ns, l.end_ns), (l.start, l.end) = span_ns, span
+    if threads > MAX_THREADS or len(laps) != l.n_ops * threads * sizeof(pyml_lap) or places.shape[1] != 4:
+        raise ShapeError("laps: not those of one run")
+    cdef int64_t i
+    for i in range(places.shape[0]):
+        if not (0 <= places[i, 0] <= places[i, 1] < l.n_ops and -1 <= places[i, 2] < MAX_PHASES
+                and 0 <= places[i, 3] < ms.shape[0]):
+            raise ShapeError(f"laps: place {i} is not in this run")
+    cdef int64_t[::1] moments = np.empty(2 * l.n_ops + 1, np.int64)
+    if places.shape[0]:
+        pyml_lap_times(&l, <const pyml_lap_place *>&places[0, 0], places.shape[0], &moments[0], &ms[0])
 
 
 cdef int64_t _captured_keys(const pyml_slice *part):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from . import _native
 from .errors import ShapeError
 from .kv_layout import PAGE_TOKENS, KVLayout
 
@@ -28,9 +29,6 @@ PHASES = {"prepare_qkv": ("QKnorm", "RoPE", "append"), "attention": ("QK^T", "so
 """The parts of fused operations, in the order in which kernels count them."""
 
 _BEGAN, _ARRIVED, _COLUMNS = 5, 6, 7  # of a lap, after its busy ticks and those of four phases
-
-TIMES = _BEGAN
-"""Columns of :meth:`Timings.milliseconds`: a wall time, and those of as many parts as kernels count."""
 
 
 class _Measured(NamedTuple):
@@ -218,13 +216,14 @@ class Timings(Sequence[OpTiming]):
             rescored = self._rescored if operation.kind == "rescore" else 0
             yield OpTiming(operation, begin, wall, phases, moved, flops, share, found, rescored)
 
-    def milliseconds(self) -> F64Array:
-        """(operations, TIMES): wall times, those of parts in the order of :data:`PHASES`; 0 where there is none.
+    def add_to(self, ms: F64Array, places: I64Array) -> None:
+        """Add times to the numbers ``ms``, without working out any others: ``places`` has rows of :meth:`place`."""
+        _native.lap_times(places, ms, *self._measured[1:])
 
-        The same numbers as in the timings themselves, without making those.
-        """
-        measured = self._measure()
-        return np.column_stack([measured.walls, measured.parts])
+    def place(self, operation: Operation, phase: str | None, number: int) -> tuple[int, int, int, int]:
+        """An operation's wall time, or that of one of its phases, as a term of the number of this index."""
+        first, last = self._measured[0][operation]
+        return first, last, -1 if phase is None else PHASES[operation.kind].index(phase), number
 
     def _measure(self) -> _Measured:
         """The time of making an output's int8 copy belongs to the operation that wrote it."""

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import OutOfMemoryError, PymlError
-from pyml_core.timing import PHASES, TIMES, Lap, Laps
+from pyml_core.timing import PHASES, Lap, Laps
 
 from . import trace_files
 from .memory import available_memory, megabytes
@@ -194,7 +194,7 @@ class Trace:
         with self._lock:
             steps = list(self._steps)
         plan = _attention_plan(self._model.program)
-        return [line for step in steps for line in plan.lines(step)]
+        return [line for step in steps for line in plan.text(step).splitlines()]
 
     def summary(self, top: int = 20) -> str:
         """The operations that took most, layers folded: calls, total ms, share, ms each, GB/s, GFLOP/s."""
@@ -406,36 +406,37 @@ def attention_lines(events: Iterable[Event]) -> list[str]:
 
 
 class _AttentionPlan:
-    """Where the numbers of a program's ``[attn]`` lines lie among :meth:`pyml_core.timing.Timings.milliseconds`."""
+    """The text of a program's ``[attn]`` lines, and where its numbers come from."""
 
     def __init__(self, program: Program) -> None:
-        width = TIMES
-        places: dict[int, dict[str, list[int]]] = {}
-        for index, operation in enumerate(program.operations):
+        terms: dict[int, dict[str, list[tuple[Operation, str | None]]]] = {}
+        for operation in program.operations:
             layer, name = _layer(operation.name), operation.name.rpartition(".")[2]
             if layer is None or ".attention." not in operation.name:
                 continue
-            of_layer = places.setdefault(layer, {})
+            of_layer = terms.setdefault(layer, {})
             if name in _PHASE_OF_OPERATION:
-                of_layer.setdefault(_PHASE_OF_OPERATION[name], []).append(index * width)
+                of_layer.setdefault(_PHASE_OF_OPERATION[name], []).append((operation, None))
             for part in _phases(operation):
-                place = index * width + 1 + PHASES[operation.kind].index(part)
-                of_layer.setdefault("QKV" if part == "append" else part, []).append(place)
-        numbers = [(layer, phase) for layer in places for phase in ATTENTION_PHASES if phase in places[layer]]
-        counts = [len(places[layer][phase]) for layer, phase in numbers]
-        self._at = np.array([at for layer, phase in numbers for at in places[layer][phase]], np.intp)
-        self._starts = np.cumsum([0, *counts[:-1]])
+                of_layer.setdefault("QKV" if part == "append" else part, []).append((operation, part))
+        self._terms = [terms[layer][phase] for layer in terms for phase in ATTENTION_PHASES if phase in terms[layer]]
+        self._places: npt.NDArray[np.int64] | None = None
         self._text = "\n".join(
             f"[attn] layer={layer} " + " ".join(f"{phase}=%.3fms" for phase in ATTENTION_PHASES if phase in phases)
-            for layer, phases in places.items()
+            for layer, phases in terms.items()
         )
 
-    def lines(self, step: _Step) -> list[str]:
+    def text(self, step: _Step) -> str:
         """The lines of one step, all its runs added up."""
-        if not self._text:
-            return []
-        times = sum(run.timings.milliseconds().ravel()[self._at] for run in step.runs)
-        return (self._text % tuple(np.add.reduceat(times, self._starts))).split("\n")
+        ms = np.zeros(len(self._terms))
+        for run in step.runs:
+            if self._places is None:
+                self._places = np.array(
+                    [run.timings.place(*term, number) for number, terms in enumerate(self._terms) for term in terms],
+                    np.int64,
+                ).reshape(-1, 4)
+            run.timings.add_to(ms, self._places)
+        return self._text % tuple(ms.tolist())
 
 
 _plans: weakref.WeakKeyDictionary[Program, _AttentionPlan] = weakref.WeakKeyDictionary()

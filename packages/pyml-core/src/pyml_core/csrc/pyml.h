@@ -256,6 +256,25 @@ bool pyml_program_run(pyml_program *, bool timed);          /* false: cancelled 
 void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low);
 void pyml_screen_facts(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *facts);
 
+/* laps.c */
+typedef struct {
+    const pyml_lap *laps;         /* [threads][n_ops] of a timed run */
+    const uint64_t *copied;       /* [n_ops] */
+    int64_t n_ops;
+    int threads;
+    int64_t start_ns, end_ns, start, end; /* of the run, in ns and in ticks */
+} pyml_laps;
+
+/* One term of a number that is wanted: the time from the first to the last native operation, or a phase's share of it. */
+typedef struct {
+    int64_t first, last;
+    int64_t phase;                /* -1: all of it */
+    int64_t number;
+} pyml_lap_place;
+
+/* Adds the terms to the numbers, in ms; `moments` has room for 2 n_ops + 1. */
+void pyml_lap_times(const pyml_laps *, const pyml_lap_place *, int64_t n_places, int64_t *moments, double *ms);
+
 /* greedy.c */
 typedef struct {
     int64_t token;
