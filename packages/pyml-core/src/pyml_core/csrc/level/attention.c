@@ -421,10 +421,7 @@ static void load_queries(tile_state *s) {
         const float *q = op->in->f + (s->row + r / s->group) * op->in->width + (s->head * s->group + r % s->group) * d;
         if (s->run->kv.int8) {
             for (int64_t b = r * blocks; b < (r + 1) * blocks; b++, q += size) {
-                _Alignas(64) float x[KEY_BLOCK_MAX];
-                for (int64_t i = 0; i < size; i += PANEL) f_store(x + i, f_mul(f_mul(f_load(q + i), scale), inverse));
-                hadamard(x, size);
-                head_facts facts = quantize_head(x, size, s->q8.codes + b * size);
+                head_facts facts = round_head(q, size, f_mul(scale, inverse), s->q8.codes + b * size);
                 s->q8.scales[b] = facts.scale;
                 s->q8.starts[b] = -WIDE_BIAS * facts.sum;
             }

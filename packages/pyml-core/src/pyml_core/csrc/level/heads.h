@@ -5,53 +5,61 @@
 
 #include "kernels.h"
 
-/* The Hadamard transform of n numbers (a power of two from 32 on) in place, not normalised: H H = n. Applied to queries and keys it
- * leaves their products as they are and spreads what stands out in either, so that int8 codes are finer. Its additions are in the
- * order of the reference's. */
-INLINE void hadamard(float *x, int64_t n) {
-    static const float signs[4][PANEL] = {
-        {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1}, {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
-        {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
-    };
-    for (int64_t distance = n / 2; distance >= PANEL; distance /= 2)
-        for (int64_t first = 0; first < n; first += 2 * distance)
-            for (int64_t i = first; i < first + distance; i += PANEL) {
-                vf a = f_load(x + i), b = f_load(x + i + distance);
-                f_store(x + i, f_add(a, b)), f_store(x + i + distance, f_sub(a, b));
-            }
-    for (int64_t i = 0; i < n; i += PANEL) {
-        vf a = f_load(x + i);
-        a = f_fma(a, f_load(signs[0]), f_swap(8, a));
-        a = f_fma(a, f_load(signs[1]), f_swap(4, a));
-        a = f_fma(a, f_load(signs[2]), f_swap(2, a));
-        f_store(x + i, f_fma(a, f_load(signs[3]), f_swap(1, a)));
-    }
-}
-
-/* n numbers as int8 codes of one scale: scale = max|x| / 127, code = x * (127 / max|x|) rounded to even. What is not finite has a
- * scale that is not. */
+/* What became of a block: code times scale is about the number. What is not finite has a scale that is not, and codes of 0. */
 typedef struct {
     float scale;
     int32_t sum; /* of the codes */
 } head_facts;
 
-INLINE head_facts quantize_head(const float *x, int64_t n, int8_t *codes) {
-    vf tops = f_set1(0.0f), zeros = f_set1(0.0f);
-    for (int64_t i = 0; i < n; i += PANEL) {
-        vf v = f_load(x + i);
-        tops = f_max(tops, f_abs(v));
-        zeros = f_fma(v, f_set1(0.0f), zeros);
+/* The Hadamard transform of some panels (a power of two), not normalised: of n numbers H H = n. Applied to queries and keys it leaves
+ * their products as they are and spreads what stands out in either, so that int8 codes are finer. Its additions are in the order of
+ * the reference's. */
+INLINE void hadamard(const int panels, vf *x) {
+    static const float signs[4][PANEL] = {
+        {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1}, {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
+        {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
+    };
+#define ACROSS(distance)                                                                                                          \
+    UNROLL for (int i = 0; i < panels / 2; i++) {                                                                                 \
+        const int p = i / distance * 2 * distance + i % distance;                                                                 \
+        vf a = x[p], b = x[p + distance];                                                                                         \
+        x[p] = f_add(a, b), x[p + distance] = f_sub(a, b);                                                                        \
     }
+#define WITHIN(stage, distance) UNROLL for (int p = 0; p < panels; p++) x[p] = f_fma(x[p], f_load(signs[stage]), f_swap(distance, x[p]))
+    if (panels > 4) ACROSS(4)
+    if (panels > 2) ACROSS(2)
+    ACROSS(1)
+    WITHIN(0, 8);
+    WITHIN(1, 4);
+    WITHIN(2, 2);
+    WITHIN(3, 1);
+#undef ACROSS
+#undef WITHIN
+}
+
+/* A block, times a factor and transformed, as int8 codes of one scale: max|x| / 127, code = x * (127 / max|x|) rounded to even. */
+INLINE head_facts round_panels(const int panels, const float *from, vf factor, int8_t *codes) {
+    vf x[KEY_BLOCK_MAX / PANEL], tops = f_set1(0.0f), zeros = f_set1(0.0f);
+    UNROLL for (int p = 0; p < panels; p++) x[p] = f_mul(f_load(from + p * PANEL), factor);
+    hadamard(panels, x);
+    UNROLL for (int p = 0; p < panels; p++) tops = f_max(tops, f_abs(x[p])), zeros = f_fma(x[p], f_set1(0.0f), zeros);
     float top = f_top(tops), finite = f_sum(zeros); /* 0, or NaN */
     float inverse = 127.0f / top;
     if (!(inverse <= FLT_MAX)) inverse = 0.0f; /* nothing, or next to it */
     vi sum = i_set1(0);
-    for (int64_t i = 0; i < n; i += PANEL) {
-        vi code = finite == 0.0f ? i_round(f_mul(f_load(x + i), f_set1(inverse))) : i_set1(0);
-        i_store_s8(codes + i, code);
+    UNROLL for (int p = 0; p < panels; p++) {
+        vi code = i_round(f_mul(finite == 0.0f ? x[p] : f_set1(0.0f), f_set1(inverse)));
+        i_store_s8(codes + p * PANEL, code);
         sum = i_add(sum, code);
     }
     return (head_facts){top / 127.0f + finite, i_sum(sum)};
+}
+
+/* The same for a block of pyml_key_block elements. */
+static head_facts round_head(const float *from, int64_t size, vf factor, int8_t *codes) {
+    if (size == 128) return round_panels(8, from, factor, codes);
+    if (size == 64) return round_panels(4, from, factor, codes);
+    return round_panels(2, from, factor, codes);
 }
 
 #endif

@@ -34,11 +34,8 @@ INLINE void append(const pyml_kv *kv, const float *x, uint8_t *out, const int64_
 static void append_int8_key(const pyml_kv *kv, const float *x, uint8_t *keys, int64_t at) {
     int64_t size = pyml_key_block(kv->head_dim);
     for (int64_t first = 0; first < kv->head_dim; first += size, keys += KEY_SCALES + PAGE * size) {
-        _Alignas(64) float y[KEY_BLOCK_MAX];
         int8_t codes[KEY_BLOCK_MAX];
-        memcpy(y, x + first, (size_t)size * sizeof *y);
-        hadamard(y, size);
-        float scale = quantize_head(y, size, codes).scale;
+        float scale = round_head(x + first, size, f_set1(1.0f), codes).scale;
         memcpy(keys + at * 4, &scale, 4);
         for (int64_t i = 0; i < size; i += 4) {
             uint32_t word;
