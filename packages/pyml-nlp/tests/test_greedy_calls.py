@@ -53,7 +53,7 @@ def test_many_tokens_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = list(make(endless, context=300).generate("ab", 60, stop="\x00"))
     for one, other in zip(steps, alone, strict=True):
         assert replace(one, model_ms=0, sample_ms=0) == replace(other, model_ms=0, sample_ms=0)
-    assert greedy.found == [(16, 16), (16, 16), (16, 16), (11, 11)]
+    assert greedy.found == [(32, 32), (27, 27)]
     assert all(step.model_ms > 0 for step in steps[1:])
     assert generation.completion.decode_ms >= sum(step.model_ms for step in steps)
 
@@ -69,7 +69,7 @@ def test_a_call_ends_where_something_can_be_drafted(monkeypatch: pytest.MonkeyPa
     assert [step.token for step in steps] == [
         step.token for step in make(following, context=300).generate("ab", 60, speculate=False)
     ]
-    assert greedy.found == [(16, 16), (16, 14)]  # the last three have been there
+    assert greedy.found == [(32, 30)]  # the last three have been there
     assert len(calls(lm)) < 45
 
 
@@ -84,7 +84,7 @@ def test_a_call_ends_with_the_text(ends: dict[str, Any], monkeypatch: pytest.Mon
     generation = lm.generate("ab", 60, **ends)
     assert len(list(generation)) == 11
     assert (generation.finish_reason, generation.completion.cache.length) == ("stop", 12)
-    assert greedy.found == [(16, 10)]
+    assert greedy.found == [(32, 10)]
     assert len(calls(lm)) == 11  # nothing was run in vain
 
 
@@ -101,7 +101,7 @@ def test_where_each_token_is_looked_at(options: dict[str, Any], monkeypatch: pyt
 
 
 def test_slow_runs_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Costs, "ms", 11.0)
+    monkeypatch.setattr(Costs, "ms", 21.0)
     lm = make(endless, context=300)
     greedy = Calls(lm, monkeypatch)
     assert len(list(lm.generate("ab", 20))) == 20

@@ -15,11 +15,11 @@ from .speculation import WORTH, Drafter, LookUp, plan
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
 
-MAX_RUNS = 16
+MAX_RUNS = 32
 """Most runs of one call: with so many, Python's share of a token's time is nearly as small as it gets."""
 
-TOGETHER_MS = 20.0
-"""Most milliseconds of such a call, about: nobody who reads along sees them."""
+TOGETHER_MS = 40.0
+"""Most milliseconds of such a call, about: whoever reads along sees text come 25 times a second, as films are shown."""
 
 
 class Speculator:
