@@ -124,10 +124,10 @@ class Engine(ABC):
         return {"seconds": seconds, "tokens": tokens}
 
     def prepare(self, test: Test) -> dict[str, Any]:
-        """Warm up and choose the setting: the best of two turns of each, in alternation; one where that takes long."""
+        """Warm up and choose the setting: the best of up to four turns of each, in alternation."""
         best: dict[str, float] = {}
         begin = clock()
-        for turn in range(2):
+        for turn in range(4):
             for setting in self.settings:
                 seconds = self.measure(test, setting, self.source(-1 - turn, test))
                 best[setting] = min(seconds, best.get(setting, seconds))
