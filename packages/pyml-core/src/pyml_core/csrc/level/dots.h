@@ -1,0 +1,251 @@
+/* dots.h: the int8 inner loops: a few rows times one panel, unpacked on the way (stream_chunk), and a tile of many rows times one or two
+ * unpacked panels (dot_tile). linear.c gives the order of sums that both follow.
+ */
+#ifndef PYML_LEVEL_DOTS_H
+#define PYML_LEVEL_DOTS_H
+
+#include "unpack.h"
+
+/* Some rows of int8 activations from some k on. */
+typedef struct {
+    const int8_t *codes;
+    const float *scales;
+    const int32_t *sums; /* of blocks of the weight's size */
+    int64_t stride8, blocks, sum_stride;
+} quantized_rows;
+
+/* Levels that sum pairs of products in 16 bits first: the words whose pairs fit in one such sum. Codes below 32 allow four (2 * 4 * 31 * 127
+ * = 31496), those below 64, of q6_K, two. */
+INLINE int words_of_pairs(int block, bool wide, bool mins) { return wide ? 1 : block == 16 && !mins ? 2 : 4; }
+
+/* Word number g of a block: four codes of every row times as many activations. */
+INLINE void add_word(vi *dot, vi *pairs, const bool wide, const int run, const int g, vb w, vi x) {
+    if (!SUMS_PAIRS || run == 1) {
+        *dot = wide ? i_dot_wide(*dot, w, x) : i_dot(*dot, w, x);
+        return;
+    }
+    *pairs = g % run ? i_add_pairs(*pairs, i_pairs(w, x)) : i_pairs(w, x);
+    if (g % run == run - 1) *dot = i_add(*dot, i_sum_pairs(*pairs));
+}
+
+/* A block's part of the sum: its first sub-block's, to which the next one's is added. */
+INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf scale, vf min, vf total) {
+    *part = first ? f_mul(f_from_i(dot), scale) : f_fma(f_from_i(dot), scale, *part);
+    if (mins) *part = f_fma(min, total, *part);
+}
+
+/* One, two, four or eight rows and one panel: codes go from memory through registers, so that reading them is all that takes time.
+ * Other numbers of rows are rounded up: buffers have rows to spare. The same sums in the same order as dot_tile. */
+
+/* Bytes between what is read and what is asked for meanwhile. A plane of q8_0 is read from front to end, while the planes of other
+ * types lie beside each other and need some chunks of lead; most those of 256 columns, half of which their first blocks read. */
+INLINE int64_t lead_of(int type) { return type == TYPE_Q8_0 ? 4 << 10 : is_super(type) ? 16 << 10 : 8 << 10; }
+
+INLINE int lines_of(const int type) { /* of 64 bytes, in 32 elements of a panel */
+    return type == TYPE_Q8_0 ? 9 : type == TYPE_Q6_K ? 7 : type == TYPE_Q5_0 || type == TYPE_Q5_1 || type == TYPE_Q5_K ? 6
+           : type == TYPE_Q2_K ? 3 : type == TYPE_Q3_K ? 4 : 5;
+}
+
+INLINE void stream_block(const int nt, const int type, const uint8_t *planes, int blocks, const int b, const unpacked *u,
+                         const quantized_rows *a, vf *sum) {
+    const int halves = BLOCK / BLOCK_OF(type), words = WORDS / halves;
+    const bool mins = HAS_MINS(type);
+    const int run = words_of_pairs(BLOCK_OF(type), IS_WIDE(type), mins);
+    vf part[STREAM_ROWS];
+    UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* for compilers that do not see that the first half is there */
+    UNROLL for (int h = 0; h < halves; h++) {
+        const int at = b * halves + h;
+        vi dot[STREAM_ROWS], pairs[STREAM_ROWS];
+        UNROLL for (int t = 0; t < nt; t++) dot[t] = i_set1(mins ? 0 : -BIAS_OF(type) * a->sums[t * a->sum_stride + at]);
+        UNROLL for (int j = 0; j < words; j++) {
+            vb w = load_codes(type, planes, u->low, blocks, b, h * words + j);
+            UNROLL for (int t = 0; t < nt; t++) {
+                vi x = i_load4(a->codes + t * a->stride8 + b * BLOCK + (h * words + j) * 4);
+                add_word(&dot[t], &pairs[t], IS_WIDE(type), run, j, w, x);
+            }
+        }
+        vf scale = f_load(u->scales[at]), min = mins ? f_load(u->mins[at]) : scale;
+        UNROLL for (int t = 0; t < nt; t++) {
+            vf total = mins ? f_from_i(i_load4(a->sums + t * a->sum_stride + at)) : scale;
+            add_part(&part[t], h == 0, mins, dot[t], scale, min, total);
+        }
+    }
+    UNROLL for (int t = 0; t < nt; t++) sum[t] = f_fma(part[t], f_set1(a->scales[t * a->blocks + b]), sum[t]);
+}
+
+INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u,
+                         const quantized_rows *a, float *sums, bool first) {
+    const int ld_sums = TILE_PANELS * PANEL, blocks = k / BLOCK;
+    const int lines = lines_of(type);
+    const uint8_t *planes = unpack_scales(type, chunk, k, u);
+    vf sum[STREAM_ROWS];
+    UNROLL for (int t = 0; t < nt; t++) sum[t] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums);
+#define STREAM_BLOCK(b)                                                                                                           \
+    for (int i = 0; i < lines; i++, next += 64) PREFETCH_NEAR(next);                                                               \
+    if (type == TYPE_Q8_0_SPLIT) for (int i = 0; i < 4; i++) PREFETCH_NEAR(u->low + ((b) * 4 + i) * 64 + 4096);                    \
+    FORGET();                                                                                                                      \
+    stream_block(nt, type, planes, blocks, (b), u, a, sum)
+    if (is_super(type)) {
+        UNROLL for (int b = 0; b < CHUNK / BLOCK; b++) { STREAM_BLOCK(b); }
+    } else {
+        for (int b = 0; b < blocks; b++) { STREAM_BLOCK(b); }
+    }
+#undef STREAM_BLOCK
+    UNROLL for (int t = 0; t < nt; t++) f_store(sums + t * ld_sums, sum[t]);
+}
+
+#define STREAM(name)                                                                                                              \
+    static void stream_##name(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a,      \
+                              float *sums, bool first) {                                                                           \
+        if (nt == 1) stream_chunk(1, TYPE_##name, chunk, next, k, u, a, sums, first);                                              \
+        else if (nt == 2) stream_chunk(2, TYPE_##name, chunk, next, k, u, a, sums, first);                                         \
+        else if (nt <= 4) stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##name, chunk, next, k, u, a, sums, first);         \
+        else stream_chunk(STREAM_ROWS, TYPE_##name, chunk, next, k, u, a, sums, first);                                            \
+    }
+EVERY_QUANTIZED(STREAM)
+
+/* A block type's forms of all this. */
+typedef struct {
+    unpack_fn unpack;
+    void (*stream)(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a, float *sums, bool first);
+    int block, zero, bias;
+    bool wide, mins;
+} quantized_type;
+
+static const quantized_type quantized_types[] = {
+#define DESCRIBE(name)                                                                                                            \
+    [TYPE_##name] = {unpack_##name,         stream_##name,         BLOCK_OF(TYPE_##name), ZERO_OF(TYPE_##name),                    \
+                     BIAS_OF(TYPE_##name), IS_WIDE(TYPE_##name), HAS_MINS(TYPE_##name)},
+    EVERY_QUANTIZED(DESCRIBE)
+};
+
+/* The k of one or two panels that dot_tile is given at a time: sums are then rarely put down and taken up again, and the codes of
+ * both still fit in the first-level cache. */
+enum { DEPTH_CHUNKS = 3, DEPTH = DEPTH_CHUNKS * CHUNK, FACTS = DEPTH / 16 /* blocks at most, a multiple of 16 */ };
+
+typedef struct {
+    const uint8_t *codes[DEPTH_CHUNKS][TILE_PANELS];
+    unpacked chunks[DEPTH_CHUNKS][TILE_PANELS];
+} unpacked_panels;
+
+/* Where a tile's results go: to `out`, with a bias (or NULL), over what is there or on top of it. */
+typedef struct {
+    float *out;
+    int64_t stride;
+    const float *bias;
+    bool accumulate;
+} tile_results;
+
+/* Up to TILE_TOKENS rows and one or two panels, for up to DEPTH k. `sums` is where the sums of the k before are, or NULL. */
+INLINE void dot_tile(const int nt, const int np, const int block, const bool wide, const bool mins, int bias, const unpacked_panels *w,
+                     int64_t k, const quantized_rows *a, const float *sums, const tile_results *to) {
+    const int ld_sums = TILE_PANELS * PANEL, halves = BLOCK / block, words = WORDS / halves, run = words_of_pairs(block, wide, mins);
+    /* Rows 0..2 and 3..5: few registers address them all. */
+    const int64_t codes_stride = a->stride8, scale_stride = a->blocks, sum_stride = scale_stride * halves;
+    const int8_t *codes_low = a->codes, *codes_high = codes_low + 3 * codes_stride;
+    const float *scales_low = a->scales, *scales_high = scales_low + 3 * scale_stride;
+    const int32_t *sums_low = a->sums, *sums_high = sums_low + 3 * sum_stride;
+    _Alignas(64) int32_t starts[TILE_TOKENS][FACTS]; /* of the dot products: what takes the bias off */
+    const int32_t *start = starts[0];
+    if (!mins)
+        UNROLL for (int t = 0; t < nt; t++)
+            for (int64_t b = 0; b < k / block; b += PANEL)
+                i_store(starts[t] + b, i_mul(i_load(a->sums + t * sum_stride + b), i_set1(bias)));
+    vf sum[TILE_TOKENS][TILE_PANELS];
+    UNROLL for (int t = 0; t < nt; t++)
+        UNROLL for (int p = 0; p < np; p++) sum[t][p] = sums ? f_load(sums + t * ld_sums + p * PANEL) : f_set1(0.0f);
+    for (int chunk = 0; k > 0; chunk++, k -= CHUNK) {
+        const uint8_t *codes[TILE_PANELS];
+        UNROLL for (int p = 0; p < np; p++) codes[p] = w->codes[chunk][p];
+        const unpacked *u = w->chunks[chunk];
+        const int blocks = (int)least(CHUNK, k) / BLOCK;
+        for (int b = 0; b < blocks; b++) {
+            vf part[TILE_TOKENS][TILE_PANELS];
+            UNROLL for (int t = 0; t < nt; t++) /* as in stream_block */
+                UNROLL for (int p = 0; p < np; p++) part[t][p] = f_set1(0.0f);
+            UNROLL for (int h = 0; h < halves; h++) {
+                vi dot[TILE_TOKENS][TILE_PANELS], pairs[TILE_TOKENS][TILE_PANELS];
+                UNROLL for (int t = 0; t < nt; t++) {
+                    vi from = mins ? i_set1(0) : i_load4(start + t * FACTS + h);
+                    UNROLL for (int p = 0; p < np; p++) dot[t][p] = from;
+                }
+                UNROLL for (int g = 0; g < words; g++) {
+                    vb v[TILE_PANELS];
+                    UNROLL for (int p = 0; p < np; p++) v[p] = b_load(codes[p] + (h * words + g) * 64);
+                    UNROLL for (int t = 0; t < nt; t++) {
+                        vi x = i_load4((t < 3 ? codes_low : codes_high) + t % 3 * codes_stride + (h * words + g) * 4);
+                        UNROLL for (int p = 0; p < np; p++) add_word(&dot[t][p], &pairs[t][p], wide, run, g, v[p], x);
+                    }
+                }
+                vf scale[TILE_PANELS], min[TILE_PANELS];
+                UNROLL for (int p = 0; p < np; p++) {
+                    scale[p] = f_load(u[p].scales[b * halves + h]);
+                    min[p] = mins ? f_load(u[p].mins[b * halves + h]) : scale[p];
+                }
+                UNROLL for (int t = 0; t < nt; t++) {
+                    vf total = mins ? f_from_i(i_load4((t < 3 ? sums_low : sums_high) + t % 3 * sum_stride + h)) : scale[0];
+                    UNROLL for (int p = 0; p < np; p++)
+                        add_part(&part[t][p], h == 0, mins, dot[t][p], scale[p], min[p], total);
+                }
+            }
+            UNROLL for (int t = 0; t < nt; t++) {
+                vf scale = f_set1(((t < 3 ? scales_low : scales_high) + t % 3 * scale_stride)[0]);
+                UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_fma(part[t][p], scale, sum[t][p]);
+            }
+            UNROLL for (int p = 0; p < np; p++) codes[p] += WORDS * 64;
+            codes_low += BLOCK, codes_high += BLOCK;
+            scales_low++, scales_high++, start += halves;
+            sums_low += halves, sums_high += halves;
+        }
+    }
+    float *out = to->out;
+    if (to->bias) {
+        UNROLL for (int t = 0; t < nt; t++)
+            UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_add(sum[t][p], f_load(to->bias + p * PANEL));
+    }
+    if (to->accumulate) {
+        UNROLL for (int t = 0; t < nt; t++)
+            UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_add(f_load(out + t * to->stride + p * PANEL), sum[t][p]);
+    }
+    UNROLL for (int t = 0; t < nt; t++)
+        UNROLL for (int p = 0; p < np; p++) f_store(out + t * to->stride + p * PANEL, sum[t][p]);
+}
+
+/* All of dot_tile's forms: tokens 1..6, panels 1..2, and the kinds of block. */
+#define DOT_KIND(nt, np)                                                                                                         \
+    if (q->block == 32 && q->wide) dot_tile(nt, np, 32, true, false, -q->bias, w, k, a, sums, to);                                \
+    else if (q->block == 32 && q->mins) dot_tile(nt, np, 32, false, true, 0, w, k, a, sums, to);                                  \
+    else if (q->block == 32) dot_tile(nt, np, 32, false, false, -q->bias, w, k, a, sums, to);                                     \
+    else if (q->mins) dot_tile(nt, np, 16, false, true, 0, w, k, a, sums, to);                                                    \
+    else dot_tile(nt, np, 16, false, false, -q->bias, w, k, a, sums, to)
+
+#define DOT_TOKENS(nt)                                                                                                            \
+    static void dot_##nt(const quantized_type *q, int np, const unpacked_panels *w, int64_t k, const quantized_rows *a,            \
+                         const float *sums, const tile_results *to) {                                                              \
+        if (np == 1) { DOT_KIND(nt, 1); } else { DOT_KIND(nt, TILE_PANELS); }                                                      \
+    }
+
+DOT_TOKENS(1)
+DOT_TOKENS(2)
+#if PYML_TILE_TOKENS > 2
+DOT_TOKENS(3)
+DOT_TOKENS(4)
+#endif
+#if PYML_TILE_TOKENS > 4
+DOT_TOKENS(5)
+DOT_TOKENS(6)
+#endif
+
+typedef void (*dot_fn)(const quantized_type *, int, const unpacked_panels *, int64_t, const quantized_rows *, const float *,
+                       const tile_results *);
+static const dot_fn dot_tokens[TILE_TOKENS + 1] = {
+    NULL, dot_1, dot_2,
+#if PYML_TILE_TOKENS > 2
+    dot_3, dot_4,
+#endif
+#if PYML_TILE_TOKENS > 4
+    dot_5, dot_6,
+#endif
+};
+
+#endif

@@ -1,0 +1,151 @@
+/* unpack.h: chunks of packed weights of every block type: from their planes to bytes in the order of k, and a scale (and a minimum) for
+ * each block. pack.c says what lies where.
+ */
+#ifndef PYML_LEVEL_UNPACK_H
+#define PYML_LEVEL_UNPACK_H
+
+#include "kernels.h"
+
+enum { WORDS = BLOCK / 4 }; /* vectors of 4 elements x 16 rows in 32 elements */
+
+typedef struct {
+    _Alignas(64) uint8_t codes[CHUNK / 4 * 64];
+    _Alignas(64) float scales[CHUNK / 16][PANEL];
+    _Alignas(64) float mins[CHUNK / 16][PANEL];
+    const uint8_t *low; /* of a split q8_0, before it is unpacked: the chunk's low nibbles */
+} unpacked;
+
+static const uint8_t iq4_nl_codes[16] = {1,   24,  45,  63,  79,  93,  106, 118, /* ggml's kvalues_iq4nl + 128 */
+                                         129, 141, 153, 166, 181, 197, 217, 241};
+
+INLINE int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+INLINE vf scaled(vf d, vi n) { return f_mul(d, f_from_i(n)); }
+INLINE vf negated(vf x) { return f_mul(x, f_set1(-1.0f)); } /* keeps the sign of zero */
+
+INLINE const uint8_t *halves_to_floats(const uint8_t *plane, int blocks, float (*out)[PANEL]) {
+    for (int b = 0; b < blocks; b++) f_store(out[b], f_load_f16((const uint16_t *)plane + b * PANEL));
+    return plane + padded(blocks * PANEL * 2);
+}
+
+#define HAS_MINS(type)                                                                                                            \
+    ((type) == TYPE_Q4_1 || (type) == TYPE_Q5_1 || (type) == TYPE_Q4_K || (type) == TYPE_Q5_K || (type) == TYPE_Q2_K)
+INLINE bool is_super(const int type) { return type >= TYPE_Q2_K && type <= TYPE_Q6_K; } /* blocks of 256, with scales for parts */
+
+/* Scales and minima of a chunk; returns where its planes of codes begin. */
+INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k, unpacked *u) {
+    if (!is_super(type)) {
+        const uint8_t *plane = halves_to_floats(chunk, k / 32, u->scales);
+        return HAS_MINS(type) ? halves_to_floats(plane, k / 32, u->mins) : plane;
+    }
+    const uint8_t *s = chunk + 64;
+    vf d = f_load_f16((const uint16_t *)chunk);
+    vi four = i_set1(15);
+    if (type == TYPE_Q6_K) {
+        for (int j = 0; j < 16; j++) f_store(u->scales[j], scaled(d, i_load_s8(s + j * PANEL)));
+        return s + 16 * PANEL;
+    }
+    if (type == TYPE_Q3_K) {
+        UNROLL for (int j = 0; j < 16; j++) { /* four bits from bytes 0..7, two from 8..11, less 32 */
+            vi low = i_load_u8(s + j % 8 * PANEL), high = i_load_u8(s + (8 + j % 4) * PANEL);
+            low = j < 8 ? i_and(low, four) : i_shr(low, 4);
+            high = i_and(i_shr(high, 2 * (j / 4)), i_set1(3));
+            f_store(u->scales[j], scaled(d, i_add(i_or(low, i_shl(high, 4)), i_set1(-32))));
+        }
+        return s + 12 * PANEL;
+    }
+    vf d_min = f_load_f16((const uint16_t *)chunk + PANEL);
+    if (type == TYPE_Q2_K) {
+        for (int j = 0; j < 16; j++) {
+            vi both = i_load_u8(s + j * PANEL);
+            f_store(u->scales[j], scaled(d, i_and(both, four)));
+            f_store(u->mins[j], negated(scaled(d_min, i_shr(both, 4))));
+        }
+        return s + 16 * PANEL;
+    }
+    vi six = i_set1(63); /* q4_K and q5_K: six bits each, twelve bytes for eight blocks of 32 */
+    for (int j = 0; j < 4; j++) {
+        vi a = i_load_u8(s + j * PANEL), b = i_load_u8(s + (j + 4) * PANEL), c = i_load_u8(s + (j + 8) * PANEL);
+        f_store(u->scales[j], scaled(d, i_and(a, six)));
+        f_store(u->mins[j], negated(scaled(d_min, i_and(b, six))));
+        f_store(u->scales[j + 4], scaled(d, i_or(i_and(c, four), i_shl(i_shr(a, 6), 4))));
+        f_store(u->mins[j + 4], negated(scaled(d_min, i_or(i_shr(c, 4), i_shl(i_shr(b, 6), 4)))));
+    }
+    return s + 12 * PANEL;
+}
+
+/* v shifted so that its bit `from` becomes bit `to`; bits cross bytes. */
+#define MOVE_BITS(v, from, to) ((from) > (to) ? b_shr((v), (from) - (to)) : (to) > (from) ? b_shl((v), (to) - (from)) : (v))
+
+/* Word `j` (elements 4j..4j+3) of the 32 elements number `b` of a chunk, as bytes; `blocks` of 32 are in the chunk. */
+INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_plane, int blocks, const int b, const int j) {
+    const vb nibble = b_set1(15);
+    if (type == TYPE_Q8_0) return b_load(planes + (b * WORDS + j) * 64);
+    if (type == TYPE_Q8_0_SPLIT) {
+        vb high = b_load(planes + (b * 4 + j % 4) * 64), low = b_load(low_plane + (b * 4 + j % 4) * 64);
+        return j < 4 ? b_or(b_and(b_shl(high, 4), b_set1(0xf0)), b_and(low, nibble))
+                     : b_or(b_and(high, b_set1(0xf0)), b_and(b_shr(low, 4), nibble));
+    }
+    if (type == TYPE_Q4_K || type == TYPE_Q5_K) { /* words 8c.. hold block 2c in their low nibbles and 2c + 1 in the high ones */
+        const uint8_t *low = planes + (type == TYPE_Q5_K ? WORDS * 64 : 0);
+        vb v = b_load(low + (b / 2 * WORDS + j) * 64);
+        v = b_and(b % 2 ? b_shr(v, 4) : v, nibble);
+        if (type == TYPE_Q4_K) return v;
+        vb h = b_load(planes + j * 64); /* a bit a block */
+        return b_or(v, b_and(MOVE_BITS(h, b, 4), b_set1(16)));
+    }
+    if (type == TYPE_Q6_K) { /* 128 elements: two words of low nibbles for four, one of high pairs */
+        const int n = b / 4, q = b % 4;
+        vb v = b_load(planes + (16 + 16 * n + 8 * (q % 2) + j) * 64), h = b_load(planes + (8 * n + j) * 64);
+        v = b_and(q / 2 ? b_shr(v, 4) : v, nibble);
+        return b_or(v, b_and(MOVE_BITS(h, 2 * q, 4), b_set1(0x30)));
+    }
+    if (type == TYPE_Q2_K || type == TYPE_Q3_K) { /* word 8n + j holds elements 128n + 32q + 4j.. at bits 2q; q3_K's third is in hmask */
+        const int n = b / 4, q = b % 4;
+        const uint8_t *low = planes + (type == TYPE_Q3_K ? WORDS * 64 : 0);
+        vb v = b_load(low + (8 * n + j) * 64);
+        v = b_and(q ? b_shr(v, 2 * q) : v, b_set1(3));
+        if (type == TYPE_Q2_K) return v;
+        vb h = b_load(planes + j * 64);
+        return b_or(v, b_and(MOVE_BITS(h, b, 2), b_set1(4)));
+    }
+    /* the 32-blocks of four and five bits: nibbles of words 0..3 are elements 0..15 (low) and 16..31 (high) */
+    const bool fifth = type == TYPE_Q5_0 || type == TYPE_Q5_1;
+    const uint8_t *low = planes + (fifth ? blocks * 64 : 0);
+    vb v = b_load(low + (b * 4 + j % 4) * 64);
+    v = b_and(j < 4 ? v : b_shr(v, 4), nibble);
+    if (fifth) v = b_or(v, b_and(MOVE_BITS(b_load(planes + b * 64), j, 4), b_set1(16)));
+    return type == TYPE_IQ4_NL ? b_lookup(iq4_nl_codes, v) : v;
+}
+
+typedef const uint8_t *(*unpack_fn)(const uint8_t *chunk, int k, unpacked *u); /* returns where the bytes are */
+
+INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, unpacked *u) {
+    const uint8_t *planes = unpack_scales(type, chunk, k, u);
+    if (type == TYPE_Q8_0) return planes;
+    const int blocks = k / BLOCK;
+#define UNPACK_BLOCK(b)                                                                                                            \
+    UNROLL for (int j = 0; j < WORDS; j++) b_store(u->codes + ((b) * WORDS + j) * 64, load_codes(type, planes, u->low, blocks, (b), j))
+    if (is_super(type)) {
+        UNROLL for (int b = 0; b < CHUNK / BLOCK; b++) UNPACK_BLOCK(b);
+    } else {
+        for (int b = 0; b < blocks; b++) UNPACK_BLOCK(b);
+    }
+#undef UNPACK_BLOCK
+    return u->codes;
+}
+
+#define EVERY_QUANTIZED(DO)                                                                                                       \
+    DO(Q8_0) DO(Q8_0_SPLIT) DO(IQ4_NL) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
+
+#define UNPACKER(name)                                                                                                            \
+    static const uint8_t *unpack_##name(const uint8_t *c, int k, unpacked *u) { return unpack_chunk(TYPE_##name, c, k, u); }
+EVERY_QUANTIZED(UNPACKER)
+
+#define BLOCK_OF(type) ((type) == TYPE_Q2_K || (type) == TYPE_Q3_K || (type) == TYPE_Q6_K ? 16 : 32) /* elements that share a scale */
+#define IS_WIDE(type) ((type) == TYPE_Q8_0 || (type) == TYPE_Q8_0_SPLIT || (type) == TYPE_IQ4_NL) /* bytes may be 64 and more */
+/* The byte that is code 0, and what the sum of the activations' codes is multiplied with to take it off the dot product. */
+#define ZERO_OF(type)                                                                                                             \
+    (IS_WIDE(type) ? 128 : (type) == TYPE_Q4_0 ? 8 : (type) == TYPE_Q5_0 ? 16 : (type) == TYPE_Q3_K ? 4 : (type) == TYPE_Q6_K ? 32 : 0)
+#define BIAS_OF(type) (IS_WIDE(type) ? WIDE_BIAS : ZERO_OF(type))
+
+#endif
