@@ -103,7 +103,7 @@ class Engine(ABC):
 
     def source(self, seed: int, test: Test) -> Callable[[int], list[int]]:
         """Where a run's ids come from: the text, or random ids that differ (so that no prefix can be reused)."""
-        numbers = random.Random(seed)
+        numbers = random.Random(f"{test.name} {seed}")  # else a longer test begins as a shorter one: a prefix to reuse
         if test.text:
             spare = len(self.text_ids) - test.context - 1
             if spare < 0:
