@@ -2,8 +2,9 @@
 
     python benchmarks/report.py FOLDER
 
-FOLDER holds compare.json, kernels.json, roofline.json, ablation.json and overheads.json, as ``benchmarks/performance.sh
-FOLDER`` leaves them. What is missing there is said to be not measured. Run it with the interpreter that has pyml.
+FOLDER holds compare.json, cold.json (cold starts in a run of their own), kernels.json, roofline.json, ablation.json and
+overheads.json, as ``benchmarks/performance.sh FOLDER`` leaves them. What is missing there is said to be not measured.
+Run it with the interpreter that has pyml.
 """
 
 from __future__ import annotations
@@ -156,10 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     machine = "The comparison is *not measured*."
     if compared:
+        if cold := read(options.folder, "cold"):
+            compared["cold"] = cold["cold"]
         about = compared["machine"]
         machine = (
             f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, {compared['date']}, "
             f"{compared['threads']} threads, {compared['rounds']} rounds: `{compared['command']}`"
+            + (f"; cold starts, {cold['date']}: `{cold['command']}`" if cold else "")
         )
     page = TEMPLATE.format(
         machine=machine,
