@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from array import array
 from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
@@ -93,9 +94,11 @@ class FakeModel:
             whole += [one.token for one in found[-1:]]
             if found and whole[-repeat:] in [whole[i : i + repeat] for i in range(len(whole) - repeat)]:
                 break
+            start = time.perf_counter()
             (row,) = self.forward([(cache, [token], None)])[0]
+            ms = (time.perf_counter() - start) * 1e3
             token = int(row.argmax())
-            found.append(GreedyToken(token, float(row[token]), 1e-6))
+            found.append(GreedyToken(token, float(row[token]), ms))
         return found
 
     def _logits(self, ids: list[int]) -> np.ndarray:
