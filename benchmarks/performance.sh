@@ -8,7 +8,7 @@ folder=$1
 shift
 mkdir -p "$folder"
 "$python" benchmarks/compare.py --json "$folder/compare.json" "$@" || echo "compare.py failed" >&2
-"$python" benchmarks/compare.py --tests cold --json "$folder/cold.json" || echo "compare.py of cold starts failed" >&2
+"$python" benchmarks/compare.py "$@" --tests cold --json "$folder/cold.json" || echo "compare.py of cold starts failed" >&2
 "$python" benchmarks/kernels.py --json "$folder/kernels.json" || echo "kernels.py failed" >&2
 "$python" benchmarks/roofline.py --json "$folder/roofline.json" || echo "roofline.py failed" >&2
 "$python" benchmarks/ablation.py --json "$folder/ablation.json" || echo "ablation.py failed" >&2
