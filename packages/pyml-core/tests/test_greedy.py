@@ -111,6 +111,7 @@ def test_what_does_not_fit_is_refused(rng: np.random.Generator) -> None:
         (Slice(pages, 60, [3], [0]), 5, "65 positions need more than 1 KV pages"),
         (Slice(pages, 0, [3], [0]), 0, "expected 1 to .* runs, got 0"),
         (Slice(pages, 0, [3], [0]), MAX_RUNS + 1, f"expected 1 to {MAX_RUNS} runs, got {MAX_RUNS + 1}"),
+        (Slice(pages, 0, [3], [0]), 1 << 60, f"expected 1 to {MAX_RUNS} runs"),  # before memory is taken for them
         (Slice(pages, 0, [-1], [0]), 1, "token id -1"),
     ):
         with pytest.raises(ShapeError, match=message):

@@ -766,7 +766,7 @@ cdef class NativeProgram:
         cdef pyml_greedy_token found[GREEDY_RUNS]
         cdef int64_t done, i
         cdef int64_t[::1] last = np.array([*ends, -1], np.int64)
-        cdef int32_t[::1] whole = np.empty(text.shape[0] + max(count, 1), np.int32)
+        cdef int32_t[::1] whole = np.empty(text.shape[0] + min(max(count, 1), GREEDY_RUNS), np.int32)  # count is looked at below
         tables = self._begin([part], 1 if self.full_head else 0)
         start = self.slices[0].start
         if self.p.run.tokens != 1 or self.p.run.outputs != 1 or not self.result.outputs:
