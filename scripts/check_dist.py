@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-SOURCE_ONLY = (".c", ".h", ".pyx", ".pxd")
+SOURCE_ONLY = (".c", ".h", ".pyx", ".pxd", ".pxi")
 
 
 def main(folder: Path) -> int:

@@ -3,7 +3,7 @@
 - ``csrc/*.c`` is compiled once, for any CPU of the architecture;
 - ``csrc/level/*.c`` is compiled once per CPU level with that level's flags and ``-DPYML_LEVEL=<level>``, which the
   sources append to the name of every symbol that they define;
-- ``_native.pyx`` becomes C and is linked with all of those.
+- ``_native.pyx``, with what it includes, becomes C and is linked with all of those.
 
 A level that the compiler does not know is left out; ``PYML_HAVE_<LEVEL>`` is 0 or 1 for the code that picks one at run
 time. Run as a script it rebuilds the module in place: ``python hatch_build.py`` (or ``hatch run kernels``). Unchanged
@@ -116,7 +116,7 @@ def _build(folder: Path, extra: list[str]) -> Path:
 
 
 def _cythonize(source: Path, target: Path) -> None:
-    files = sorted(str(path) for path in [*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")])
+    files = sorted(str(path) for path in PACKAGE.rglob("*") if path.suffix in (".pyx", ".pxd", ".pxi"))
     options = ["-3", "--module-name", "pyml_core._native", "-o", str(target)]
     state = [version_of("cython"), *options]
     if not _current(target, state):

@@ -329,6 +329,9 @@ def measure_limit(str level, int threads, str what, data, int64_t amount):
     return done, ns
 
 
+include "text.pxi"
+
+
 cdef int _poll(void *argument) noexcept nogil:
     with gil:
         try:

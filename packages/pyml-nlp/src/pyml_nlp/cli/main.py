@@ -43,7 +43,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     """Run the command of this name; returns its exit code, after telling what went wrong."""
     # NumPy's matrix library is not what computes here; its threads would spin beside the kernels' while a model loads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.set_threshold(50_000)  # what modules and a model's vocabulary allocate is no garbage: seldom look for any
+    gc.set_threshold(200_000)  # what modules and a model's vocabulary allocate is no garbage: seldom look for any
     try:
         return _run(name, arguments)
     except KeyboardInterrupt:

@@ -16,16 +16,15 @@ Source: ``docs/gguf.md`` of the ggml repository; limits and refusals as in llama
 from __future__ import annotations
 
 import math
-import operator
 import os
 import struct
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.strings import decode_strings, walk_strings
 from pyml_core.tensor import Tensor
 
 from .reading import MAX_DIMS, MAX_ELEMENTS, ModelFile, TensorInfo, quoted
@@ -49,6 +48,8 @@ _WINDOW = 64 << 10  # bytes of the header read at first; doubled whenever they a
 _UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
 # By metadata type, the code of a number for struct and NumPy.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
+
+_LAYOUTS = {code: struct.Struct("<" + code) for code in _NUMBERS.values()}
 
 _DTYPES = {block.ggml_id: block for block in BLOCK_TYPES.values()}
 _UNSUPPORTED = {
@@ -103,7 +104,7 @@ class _Header:
 
     def number(self, code: str, what: str) -> Any:
         """A number of this struct code."""
-        layout = struct.Struct("<" + code)
+        layout = _LAYOUTS[code]
         return layout.unpack_from(self.data, self.skip(layout.size, what))[0]
 
     def string(self, limit: int, what: str) -> str:
@@ -159,23 +160,18 @@ class _Header:
         if count > most:
             raise self.file.error(f"{what}: expected at most {most} strings in the bytes that are left, got {count}")
         position = first = self.position
-        ends: list[int] = []  # each is where the next string's length begins
-        append, length_at, data = ends.append, struct.Struct("<Q").unpack_from, self.data
-        while len(ends) < count:
-            try:  # the loop over a vocabulary's hundreds of thousands of strings: nothing but the walk
-                for _ in range(count - len(ends)):
-                    position += length_at(data, position)[0] + 8
-                    append(position)
-            except (struct.error, OverflowError):  # behind the window, or far behind the end of the file
-                self._fill(position + 8, what)
-                data = self.data
-        longest = max(map(operator.sub, ends, chain([first], ends)), default=8) - 8
+        walked = longest = 0
+        while True:
+            more, position, length = walk_strings(self.data, position, count - walked)
+            walked, longest = walked + more, max(longest, length)
+            if walked == count:
+                break
+            self._fill(position + 8, what)  # behind the window, or behind the end of the file
         if longest > MAX_STRING:
             raise self.file.error(f"{what}: expected strings of at most {MAX_STRING} bytes, got a length of {longest}")
         self.skip(position - first, what)
-        data = self.data
         try:
-            return [data[start + 8 : end].decode() for start, end in zip(chain([first], ends), ends, strict=False)]
+            return decode_strings(memoryview(self.data)[first:], count)
         except UnicodeDecodeError as error:
             raise self.file.error(f"{what}: expected UTF-8, got {quoted(error.object)}") from None
 

@@ -14,7 +14,7 @@ from .added import add_tokens
 from .base import Facts
 from .bounded import read_bytes, read_text
 from .config_files import AddedToken, ConfigFiles
-from .library import LibraryTokenizer, check_merges, check_vocab, guarded, split_merges
+from .library import LibraryTokenizer, build_bpe, check_vocab, guarded, split_merges
 from .pieces import PieceTokenizer, SpacePrefix, load_processor
 
 _VOCAB_LIMIT = 64 << 20
@@ -35,7 +35,7 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
         ModelFileError: a file is malformed, or its ``tokenizer_class`` is none that pyml knows.
     """
     from tokenizers import Tokenizer as Engine
-    from tokenizers import models, normalizers
+    from tokenizers import normalizers
 
     config = ConfigFiles(folder)
     name = config.tokenizer.get("tokenizer_class") or "GPT2Tokenizer"
@@ -51,9 +51,9 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
     lines = read_text(folder / merges_name, _VOCAB_LIMIT).split("\n")
     lines = [line.rstrip("\r") for line in lines[1 if lines[0].startswith("#version") else 0 :]]
     merges = split_merges([line for line in lines if line], str(folder / merges_name))
-    check_merges(merges, vocab, str(folder / merges_name))
+    model = build_bpe(vocab, merges, str(folder / merges_name))
     with guarded(str(path)):
-        engine = Engine(models.BPE(vocab=vocab, merges=merges))
+        engine = Engine(model)
         if rule.nfc:
             engine.normalizer = normalizers.NFC()
         engine.pre_tokenizer = byte_level.build_pre_tokenizer(rule, config.flag("add_prefix_space", False))

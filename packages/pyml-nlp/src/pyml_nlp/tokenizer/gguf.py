@@ -20,7 +20,7 @@ from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, Facts, Tokenizer
 from .byte_level import PRE_TOKENIZERS
 from .config_files import MAX_CHAT_TEMPLATE, TURN_ENDS
 from .decoding import SPACE, byte_of
-from .library import LibraryTokenizer, check_merges, guarded, split_merges
+from .library import LibraryTokenizer, build_bpe, guarded, split_merges
 from .model_proto import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Spaces
 from .pieces import PieceTokenizer, load_processor
 
@@ -252,7 +252,7 @@ def _one_unknown(vocabulary: _Vocabulary, pieces: list[str], byte_fallback: bool
 
 
 def _load_gpt2(vocabulary: _Vocabulary) -> Tokenizer:
-    from tokenizers import AddedToken, models, normalizers
+    from tokenizers import AddedToken, normalizers
     from tokenizers import Tokenizer as Engine
 
     name = vocabulary.text(_KEY + "pre")
@@ -268,11 +268,11 @@ def _load_gpt2(vocabulary: _Vocabulary) -> Tokenizer:
         twice = next(number for number, text in enumerate(tokens) if vocab[text] != number)
         raise vocabulary.fail("tokens", f"expected each token once, got {tokens[twice][:80]!r} again")
     merges = vocabulary.merges()
-    check_merges(merges, vocab, vocabulary.what)
     added = vocabulary.ids_of(CONTROL, UNKNOWN, USER_DEFINED)
     facts = vocabulary.facts("gguf gpt2", add_bos=rule.add_bos, default_ids={})
+    model = build_bpe(vocab, merges, vocabulary.what, ignore_merges=rule.ignore_merges)
     with guarded(vocabulary.what):
-        engine = Engine(models.BPE(vocab=vocab, merges=merges, ignore_merges=rule.ignore_merges))
+        engine = Engine(model)
         if rule.nfc:
             engine.normalizer = normalizers.NFC()
         engine.pre_tokenizer = byte_level.build_pre_tokenizer(rule)

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain, pairwise, repeat
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import PymlError
+from pyml_core.strings import split_pairs
 
 from ..errors import ModelFileError
 from . import byte_level
@@ -74,41 +75,39 @@ def check_vocab(vocab: Mapping[str, Any], what: str) -> None:
         )
 
 
-def split_merges(lines: Sequence[Any], what: str) -> list[tuple[str, str]]:
+def split_merges(lines: list[Any], what: str) -> list[tuple[str, str]]:
     """Pairs from "left right" lines or from lists of two.
 
     Raises:
         ModelFileError: names the first line that is neither.
     """
-    if set(map(type, lines)) == {str}:  # those of a GGUF file; without a loop in Python
-        pairs: list[Any] = [*map(tuple, map(str.split, lines, repeat(" ")))]
-    else:
-        pairs = [
-            tuple(line.split(" ") if isinstance(line, str) else line if isinstance(line, list) else ())
-            for line in lines
-        ]
-    if (
-        not set(map(len, pairs)) <= {2}
-        or not set(map(type, chain.from_iterable(pairs))) <= {str}
-        or not all(map(all, pairs))
-    ):
-        number = next(
-            n for n, p in enumerate(pairs) if len(p) != 2 or not all(isinstance(side, str) and side for side in p)
-        )
+    pairs = split_pairs(lines)
+    if len(pairs) < len(lines):
+        number = len(pairs)
         raise ModelFileError(
             f"{what}: merge {number}: expected two tokens with a space between them, got {lines[number]!r:.80}"
         )
     return pairs
 
 
-def check_merges(merges: Merges, vocab: Mapping[str, int], what: str) -> None:
-    """Refuse merges of or into something that is no token: the library would panic.
+def build_bpe(vocab: dict[str, int], merges: Merges, what: str, **options: Any) -> tokenizers.models.BPE:
+    """The library's model of a checked vocabulary.
 
     Raises:
-        ModelFileError: names the first wrong merge.
+        ModelFileError: names the first merge of or into something that is no token; or anything else that the library
+            refuses.
     """
-    if vocab.keys() >= {*chain.from_iterable(merges), *map("".join, merges)}:
-        return
+    from tokenizers import models
+
+    try:
+        with guarded(what):
+            return models.BPE(vocab=vocab, merges=merges, **options)
+    except ModelFileError:
+        _check_merges(merges, vocab, what)  # the library says less
+        raise
+
+
+def _check_merges(merges: Merges, vocab: Mapping[str, int], what: str) -> None:
     for number, (left, right) in enumerate(merges):
         for text in (left, right, left + right):
             if text not in vocab:

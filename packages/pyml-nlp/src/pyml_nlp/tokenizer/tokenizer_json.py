@@ -22,7 +22,7 @@ from .base import MAX_TOKENS, Facts
 from .config_files import ConfigFiles, parse_added_token
 from .json_decoder import around, decoder
 from .json_parts import listed, parts, plain_pattern, section, unknown
-from .library import LibraryTokenizer, check_merges, check_vocab, guarded, split_merges
+from .library import LibraryTokenizer, build_bpe, check_vocab, guarded, split_merges
 
 if TYPE_CHECKING:
     import tokenizers
@@ -108,12 +108,9 @@ def _model(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model, d
 
 
 def _bpe(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model, dict[str, int]]:
-    from tokenizers import models
-
     vocab = section(model, "vocab", what)
     check_vocab(vocab, what)
     merges = split_merges(listed(model, "merges", what), what)
-    check_merges(merges, vocab, what)
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ModelFileError(f"{what}: model: {name}: expected none, got {model[name]!r:.80}")
@@ -121,8 +118,7 @@ def _bpe(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model, dic
     if unknown_token is not None and (not isinstance(unknown_token, str) or unknown_token not in vocab):
         raise ModelFileError(f"{what}: model: unk_token {unknown_token!r:.80} is not in the vocabulary")
     flags = {name: _flag(model, name, what) for name in ("fuse_unk", "byte_fallback", "ignore_merges")}
-    with guarded(what):
-        return models.BPE(vocab=vocab, merges=merges, unk_token=unknown_token, **flags), vocab
+    return build_bpe(vocab, merges, what, unk_token=unknown_token, **flags), vocab
 
 
 def _unigram(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model, dict[str, int]]:
