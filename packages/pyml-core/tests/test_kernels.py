@@ -26,7 +26,19 @@ from core_cases import (
     with_halves,
 )
 
-from pyml_core import BLOCK_TYPES, KVLayout, PageTable, Program, ShapeError, Slice, Tensor, pack, reference, use_level
+from pyml_core import (
+    BLOCK_TYPES,
+    Capture,
+    KVLayout,
+    PageTable,
+    Program,
+    ShapeError,
+    Slice,
+    Tensor,
+    pack,
+    reference,
+    use_level,
+)
 from pyml_core.program import ACTIVATIONS, Buffer
 
 # ---- packing: the compiled packer and unpacker
@@ -473,6 +485,30 @@ def test_attention_in_int8(dim: int, group: int, level: str, rng: np.random.Gene
     for batch in ([(0, 1)], [(63, 1), (64, 1), (5, 17)], [(130, 33)]):
         for window, soft_cap in ((0, 0.0), (70, 2.0)):
             assert_near(*attend(rng, (2 * group, 2, dim), batch, "int8", window, soft_cap), INT8_BOUND)
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "f16"])
+@pytest.mark.parametrize(("dim", "group"), [(32, 1), (80, 2), (96, 3), (256, 4)])
+def test_attention_before_a_quantised_matrix(kv_dtype: str, dim: int, group: int, level: str) -> None:
+    """It writes int8 itself where heads are of whole blocks: the matrix gives what it gives of the floats."""
+    if kv_dtype == "int8" and dim % 32:
+        return
+    rng, layout = np.random.default_rng(dim), KVLayout(1, 2, dim, kv_dtype)
+    heads, ids = 2 * group, np.arange(70, dtype=np.int32)
+    matrix = pack(random_weight("q8_0", 32, heads * dim, rng))
+    for threads in (1, 3):
+        program = Program(len(ids), layout, threads)
+        x = program.embed(
+            "qkv", pack(normal(rng, len(ids), (heads + 4) * dim)), program.buffer("qkv", (heads + 4) * dim)
+        )
+        program.prepare_qkv("prepare", x, 0, heads)
+        attended = program.attention("attention", x, 0, heads, program.buffer("attended", heads * dim), dim**-0.5)
+        program.linear("out", attended, [matrix], program.buffer("out", 32))
+        pages, capture = [new_pages(layout, len(ids)) for _ in range(2)], Capture(program.operations[2])
+        got = program.run([Slice(pages[0], 0, ids)])
+        assert same_bits(program.run_timed([Slice(pages[1], 0, ids)], [capture])[0], got)
+        assert_near(got, reference.linear(capture.arrays[0], matrix), 1e-10)
+        assert same_bits(program.run([Slice(pages[0], 69, ids[69:])]), got[69:])
 
 
 def test_attention_in_int8_is_close_to_that_in_full(level: str) -> None:

@@ -400,7 +400,7 @@ cdef class NativeProgram:
         self._set_geometry(program)
         for buf in program.buffers:
             self._allocate_buffer(buf, buf is program.result)
-        for buf in _codes_only(program):
+        for buf in _codes_only(program, self._whole_blocks()):
             self.buffers[buf.index].codes_only = True
         self.result = &self.buffers[program.result.index]
         cdef int64_t matrix = 0
@@ -471,6 +471,10 @@ cdef class NativeProgram:
         groups = [op.params["n_heads"] // kv.n_kv_heads for op in program.operations if op.kind == "attention"]
         self.p.run.tile_tokens = max(1, TILE_ROWS // max(groups, default=1))
         return 0
+
+    cdef bint _whole_blocks(self) noexcept:
+        """Whether heads are of whole blocks of activations, so that attention itself writes those of its output."""
+        return self.p.run.kv.head_dim % BLOCK == 0
 
     cdef int _allocate_buffer(self, buf, bint is_result) except -1:
         cdef pyml_buffer *b = &self.buffers[buf.index]
@@ -562,7 +566,8 @@ cdef class NativeProgram:
         self.span[op] = (self.p.n_ops, self.p.n_ops)
         self.p.n_ops += 1
         # These write a row in pieces, by several threads: its int8 copy is made when all of it is there.
-        if op.kind in ("attention", "linear", "expert_linear", "prepare_qkv", "rope_angles", "soft_cap") and op.output.quantized:
+        pieces = ("linear", "expert_linear", "prepare_qkv", "rope_angles", "soft_cap")
+        if op.output.quantized and (op.kind in pieces or op.kind == "attention" and not self._whole_blocks()):
             self.p.ops[self.p.n_ops].kind = OP_QUANTIZE
             self.p.ops[self.p.n_ops].out = o.out
             self.span[op] = (self.p.n_ops - 1, self.p.n_ops)
@@ -874,13 +879,14 @@ cdef int64_t _captured_keys(const pyml_slice *part):
     return (part.start + part.count + PAGE_TOKENS - 1) // PAGE_TOKENS * PAGE_TOKENS
 
 
-def _codes_only(program):
-    """Buffers of whose rows the int8 copy alone is read, so that what writes whole rows need not write their floats."""
+def _codes_only(program, attention):
+    """Buffers of whose rows the int8 copy alone is read, so that what writes it need not write their floats: so may ``attention``."""
     read = {program.result}
+    writers = ("rms_norm", "layer_norm", "activate", "gated", *(("attention",) if attention else ()))
     for op in program.operations:
         codes = op.kind in ("linear", "expert_linear") and all(matrix.quantized for matrix in op.params["matrices"])
         read.update(op.inputs[1:] if codes else op.inputs)
-        if op.kind not in ("rms_norm", "layer_norm", "activate", "gated") or op.params.get("accumulate"):
+        if op.kind not in writers or op.params.get("accumulate"):
             read.add(op.output)
     return [buf for buf in program.buffers if buf.quantized and buf not in read]
 

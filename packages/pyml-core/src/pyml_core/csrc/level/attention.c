@@ -30,6 +30,10 @@ INLINE int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL;
 
 INLINE int64_t floats_of(int64_t rows, int64_t width) { return rows * (width + PANEL) + whole_panels(rows); } /* of a partial */
 
+INLINE const pyml_tile *tile_of(const pyml_run *run, int64_t unit) { /* late tiles are the long ones: first */
+    return &run->tiles[run->n_tiles - 1 - unit % run->n_tiles];
+}
+
 INLINE int64_t first_block(const pyml_op *op, int64_t position) {
     return op->window && position >= op->window ? (position - op->window + 1) / PAGE : 0;
 }
@@ -399,15 +403,27 @@ static void reset(partial result, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < whole_panels(rows); r++) result.m[r] = -INFINITY;
 }
 
-/* o / l to the output buffer; weights in 8 bits are 255 times as much. */
+/* o / l to the output, a token's heads together: to the buffer's floats, or only to int8 where nobody reads these. Weights in 8 bits are
+ * 255 times as much. */
 static void finish(const tile_state *s) {
-    int64_t d = s->run->kv.head_dim;
+    int64_t d = s->run->kv.head_dim, column = s->head * s->group * d;
     pyml_buffer *buffer = s->op->out;
-    for (int64_t r = 0; r < s->rows; r++) {
-        const float *o = s->result.o + r * s->width;
-        float *out = buffer->f + (s->row + r / s->group) * buffer->width + (s->head * s->group + r % s->group) * d;
-        vf l = f_set1(f_sum(f_load(s->result.l + r * PANEL)) * (s->run->kv.int8 ? weight_of_1 : 1.0f));
-        for (int64_t i = 0; i < d; i += PANEL) f_store_n(out + i, f_div(f_load(o + i), l), least(PANEL, d - i));
+    bool codes = buffer->codes && d % BLOCK == 0, floats = !buffer->codes_only || s->op->copy;
+    for (int64_t token = 0; token < s->tokens; token++) {
+        int64_t row = s->row + token, at = row * buffer->blocks + column / BLOCK;
+        float *heads = s->result.o + token * s->group * s->width;
+        for (int64_t g = 0; g < s->group; g++) {
+            float *o = heads + g * s->width, sum = f_sum(f_load(s->result.l + (token * s->group + g) * PANEL));
+            vf inverse = f_set1(1.0f / (sum * (s->run->kv.int8 ? weight_of_1 : 1.0f)));
+            for (int64_t i = 0; i < d; i += PANEL) {
+                vf v = f_mul(f_load(o + i), inverse);
+                if (codes) f_store(o + i, v);
+                if (floats) f_store_n(buffer->f + row * buffer->width + column + g * d + i, v, least(PANEL, d - i));
+            }
+        }
+        block_run run = {heads, buffer->codes + row * buffer->stride8 + column, buffer->scales + at, buffer->sums + at,
+                         buffer->half_sums + 2 * at, BLOCK, BLOCK, 1};
+        if (codes) quantize_blocks(&run, s->group * d / BLOCK);
     }
 }
 
@@ -434,8 +450,18 @@ static void load_queries(tile_state *s) {
     }
 }
 
+/* Queries come from far away: a part of the next unit's are asked for with each of this one's blocks. */
+static void ask_for_queries(const pyml_op *op, const pyml_run *run, int64_t unit, int64_t part, int64_t parts) {
+    if (unit >= run->n_tiles * run->kv.n_kv_heads) return;
+    const pyml_tile *tile = tile_of(run, unit);
+    int64_t wide = op->n_heads / run->kv.n_kv_heads * run->kv.head_dim, lines = (wide + PANEL - 1) / PANEL, all = tile->count * lines;
+    const float *first = op->in->f + (run->slices[tile->slice].row + tile->first) * op->in->width + unit / run->n_tiles * wide;
+    for (int64_t i = all * part / parts; i < all * (part + 1) / parts; i++)
+        PREFETCH(first + i / lines * op->in->width + i % lines * PANEL);
+}
+
 static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int64_t unit, const cut *c) {
-    const pyml_tile *tile = &run->tiles[run->n_tiles - 1 - unit % run->n_tiles]; /* late tiles are the long ones: first */
+    const pyml_tile *tile = tile_of(run, unit);
     int64_t d = run->kv.head_dim;
     tile_state s = {
         .op = op, .run = run, .thread = thread, .slice = &run->slices[tile->slice],
@@ -474,6 +500,7 @@ void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, 
         reset(s.result, s.rows, s.width);
         for (int64_t b = from; b < to; b++) {
             if (stage == 0) {
+                ask_for_queries(op, run, unit + 1, b - from, to - from);
                 attend_block(&s, b, false, b + 1 < to ? keys_of(&s, b + 1) : NULL);
                 continue;
             }
