@@ -115,10 +115,12 @@ def test_nothing_saturates(name: str, level: str, rng: np.random.Generator) -> N
     x = (127 * np.array(signs)).astype(np.float32)
     for weight in extreme_weights(name, rng):
         exact = x.astype(np.float64) @ weight.to_f32().astype(np.float64).T
-        got = compiled(x, linear(pack(weight)))
-        assert np.allclose(got, exact, rtol=1e-6, atol=1e-6 * np.abs(exact).max())
-        if name == "q8_0":
-            assert np.array_equal(got, exact)  # integers that float32 holds
+        for times in (1, 3):  # few rows and many have inner loops of their own
+            got = compiled(np.tile(x, (times, 1)), linear(pack(weight)))
+            expected = np.tile(exact, (times, 1))
+            assert np.allclose(got, expected, rtol=1e-6, atol=1e-6 * np.abs(exact).max())
+            if name == "q8_0":
+                assert np.array_equal(got, expected)  # integers that float32 holds
 
 
 @pytest.mark.parametrize("name", QUANTIZED)

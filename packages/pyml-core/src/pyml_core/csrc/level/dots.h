@@ -14,17 +14,22 @@ typedef struct {
     int64_t stride8, blocks, sum_stride;
 } quantized_rows;
 
-/* Levels that sum pairs of products in 16 bits first: the words whose pairs fit in one such sum. Codes below 32 allow four (2 * 4 * 31 * 127
- * = 31496), those below 64, of q6_K, two. */
-INLINE int words_of_pairs(int block, bool wide, bool mins) { return wide ? 1 : block == 16 && !mins ? 2 : 4; }
+/* Levels that sum pairs of products in 16 bits first: the words whose pairs fit in one such sum. Codes of four bits allow eight (2 * 8 * 15 *
+ * 127 = 30480), of five four, of six two. */
+INLINE int words_of_pairs(int block, int bits) {
+    int words = bits == 8 ? 1 : bits == 6 ? 2 : bits == 5 ? 4 : 8;
+    return words < block / 4 ? words : block / 4;
+}
 
 /* Word number g of a block: four codes of every row times as many activations. */
-INLINE void add_word(vi *dot, vi *pairs, const bool wide, const int run, const int g, vb w, vi x) {
+INLINE void add_word(vi *dot, vi *pairs, const int bits, const int run, const int g, vb w, vi x) {
     if (!SUMS_PAIRS || run == 1) {
-        *dot = wide ? i_dot_wide(*dot, w, x) : i_dot(*dot, w, x);
+        *dot = bits == 8 ? i_dot_wide(*dot, w, x) : i_dot(*dot, w, x);
+        if (SUMS_PAIRS) i_stay(dot);
         return;
     }
     *pairs = g % run ? i_add_pairs(*pairs, i_pairs(w, x)) : i_pairs(w, x);
+    i_stay(pairs);
     if (g % run == run - 1) *dot = i_add(*dot, i_sum_pairs(*pairs));
 }
 
@@ -50,7 +55,7 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
                          const quantized_rows *a, vf *sum) {
     const int halves = BLOCK / BLOCK_OF(type), words = WORDS / halves;
     const bool mins = HAS_MINS(type);
-    const int run = words_of_pairs(BLOCK_OF(type), IS_WIDE(type), mins);
+    const int run = words_of_pairs(BLOCK_OF(type), BITS_OF(type));
     vf part[STREAM_ROWS];
     UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* for compilers that do not see that the first half is there */
     UNROLL for (int h = 0; h < halves; h++) {
@@ -61,7 +66,7 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
             vb w = load_codes(type, planes, u->low, blocks, b, h * words + j);
             UNROLL for (int t = 0; t < nt; t++) {
                 vi x = i_load4(a->codes + t * a->stride8 + b * BLOCK + (h * words + j) * 4);
-                add_word(&dot[t], &pairs[t], IS_WIDE(type), run, j, w, x);
+                add_word(&dot[t], &pairs[t], BITS_OF(type), run, j, w, x);
             }
         }
         vf scale = f_load(u->scales[at]), min = mins ? f_load(u->mins[at]) : scale;
@@ -108,14 +113,14 @@ EVERY_QUANTIZED(STREAM)
 typedef struct {
     unpack_fn unpack;
     void (*stream)(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a, float *sums, bool first);
-    int block, zero, bias;
-    bool wide, mins;
+    int block, bits, zero, bias;
+    bool mins;
 } quantized_type;
 
 static const quantized_type quantized_types[] = {
 #define DESCRIBE(name)                                                                                                            \
-    [TYPE_##name] = {unpack_##name,         stream_##name,         BLOCK_OF(TYPE_##name), ZERO_OF(TYPE_##name),                    \
-                     BIAS_OF(TYPE_##name), IS_WIDE(TYPE_##name), HAS_MINS(TYPE_##name)},
+    [TYPE_##name] = {unpack_##name,         stream_##name,         BLOCK_OF(TYPE_##name), BITS_OF(TYPE_##name),                    \
+                     ZERO_OF(TYPE_##name), BIAS_OF(TYPE_##name), HAS_MINS(TYPE_##name)},
     EVERY_QUANTIZED(DESCRIBE)
 };
 
@@ -137,9 +142,9 @@ typedef struct {
 } tile_results;
 
 /* Up to TILE_TOKENS rows and one or two panels, for up to DEPTH k. `sums` is where the sums of the k before are, or NULL. */
-INLINE void dot_tile(const int nt, const int np, const int block, const bool wide, const bool mins, int bias, const unpacked_panels *w,
+INLINE void dot_tile(const int nt, const int np, const int block, const int bits, const bool mins, int bias, const unpacked_panels *w,
                      int64_t k, const quantized_rows *a, const float *sums, const tile_results *to) {
-    const int ld_sums = TILE_PANELS * PANEL, halves = BLOCK / block, words = WORDS / halves, run = words_of_pairs(block, wide, mins);
+    const int ld_sums = TILE_PANELS * PANEL, halves = BLOCK / block, words = WORDS / halves, run = words_of_pairs(block, bits);
     /* Rows 0..2 and 3..5: few registers address them all. */
     const int64_t codes_stride = a->stride8, scale_stride = a->blocks, sum_stride = scale_stride * halves;
     const int8_t *codes_low = a->codes, *codes_high = codes_low + 3 * codes_stride;
@@ -174,7 +179,7 @@ INLINE void dot_tile(const int nt, const int np, const int block, const bool wid
                     UNROLL for (int p = 0; p < np; p++) v[p] = b_load(codes[p] + (h * words + g) * 64);
                     UNROLL for (int t = 0; t < nt; t++) {
                         vi x = i_load4((t < 3 ? codes_low : codes_high) + t % 3 * codes_stride + (h * words + g) * 4);
-                        UNROLL for (int p = 0; p < np; p++) add_word(&dot[t][p], &pairs[t][p], wide, run, g, v[p], x);
+                        UNROLL for (int p = 0; p < np; p++) add_word(&dot[t][p], &pairs[t][p], bits, run, g, v[p], x);
                     }
                 }
                 vf scale[TILE_PANELS], min[TILE_PANELS];
@@ -212,12 +217,15 @@ INLINE void dot_tile(const int nt, const int np, const int block, const bool wid
 }
 
 /* All of dot_tile's forms: tokens 1..6, panels 1..2, and the kinds of block. */
+#define DOT_FORM(nt, np, block, bits, mins) dot_tile(nt, np, block, bits, mins, -q->bias, w, k, a, sums, to)
 #define DOT_KIND(nt, np)                                                                                                         \
-    if (q->block == 32 && q->wide) dot_tile(nt, np, 32, true, false, -q->bias, w, k, a, sums, to);                                \
-    else if (q->block == 32 && q->mins) dot_tile(nt, np, 32, false, true, 0, w, k, a, sums, to);                                  \
-    else if (q->block == 32) dot_tile(nt, np, 32, false, false, -q->bias, w, k, a, sums, to);                                     \
-    else if (q->mins) dot_tile(nt, np, 16, false, true, 0, w, k, a, sums, to);                                                    \
-    else dot_tile(nt, np, 16, false, false, -q->bias, w, k, a, sums, to)
+    if (q->bits == 8) DOT_FORM(nt, np, 32, 8, false);                                                                             \
+    else if (q->block == 16 && q->mins) DOT_FORM(nt, np, 16, 4, true);                                                            \
+    else if (q->block == 16) DOT_FORM(nt, np, 16, 6, false);                                                                      \
+    else if (SUMS_PAIRS && q->bits == 4 && q->mins) DOT_FORM(nt, np, 32, 4, true);                                                \
+    else if (SUMS_PAIRS && q->bits == 4) DOT_FORM(nt, np, 32, 4, false);                                                          \
+    else if (q->mins) DOT_FORM(nt, np, 32, 5, true);                                                                              \
+    else DOT_FORM(nt, np, 32, 5, false)
 
 #define DOT_TOKENS(nt)                                                                                                            \
     static void dot_##nt(const quantized_type *q, int np, const unpacked_panels *w, int64_t k, const quantized_rows *a,            \

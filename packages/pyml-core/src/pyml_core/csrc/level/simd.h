@@ -6,7 +6,7 @@
  *   vf  f_load f_store f_load_n f_store_n f_set1 f_add f_sub f_mul f_div f_fma f_max f_min f_sqrt f_abs f_from_i
  *       f_load_f16 f_load_bf16 f_store_f16 f_greater f_scale2 f_swap f_quarter f_sum f_top f_from_bits f_first
  *   vi  i_set1 i_load i_store i_load4 i_load_u8 i_load_s8 i_round i_store_s8 i_sum i_add i_mul i_and i_or i_shr i_shl i_dot
- *       i_dot_wide i_from_b i_pairs i_add_pairs i_sum_pairs i_max i_abs_bits i_any_above i_quarters i_swap
+ *       i_dot_wide i_from_b i_pairs i_add_pairs i_sum_pairs i_stay i_max i_abs_bits i_any_above i_quarters i_swap
  *   vd  d_zero d_set1 d_dot_signed d_dot_wide f_from_d: sums of products of bytes that live as long as a loop (gcc leaves arrays
  *       of vi in memory there)
  *   vb  b_load b_store b_and b_or b_set1 b_shr b_shl b_lookup b_narrow b_narrow_unsigned

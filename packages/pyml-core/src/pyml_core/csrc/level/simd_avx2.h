@@ -167,6 +167,7 @@ INLINE vb b_lookup(const uint8_t table[16], vb index) {
     return (vb){_mm256_shuffle_epi8(t, index.a), _mm256_shuffle_epi8(t, index.b)};
 }
 
+INLINE void i_stay(vi *v) { __asm__("" : "+x"(v->a), "+x"(v->b)); } /* see simd_avx512.h */
 INLINE vi i_pairs(vb w, vi x) { return (vi){_mm256_maddubs_epi16(w.a, x.a), _mm256_maddubs_epi16(w.b, x.b)}; }
 INLINE vi i_add_pairs(vi x, vi y) { return PYML_BOTH(vi, _mm256_add_epi16); }
 INLINE vi i_sum_pairs(vi x) {

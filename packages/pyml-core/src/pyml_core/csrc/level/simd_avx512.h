@@ -114,7 +114,9 @@ INLINE vb b_lookup(const uint8_t table[16], vb index) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), index);
 }
 
-/* Sums of 16 bits of two products each, for levels without an instruction for four (SUMS_PAIRS). */
+/* Sums of 16 bits of two products each, for levels without an instruction for four (SUMS_PAIRS). `i_stay`: a sum is in a register here;
+ * compilers otherwise make all products of a block first and run out of registers. */
+INLINE void i_stay(vi *v) { __asm__("" : "+v"(*v)); }
 INLINE vi i_pairs(vb w, vi a) { return _mm512_maddubs_epi16(w, a); }
 INLINE vi i_add_pairs(vi a, vi b) { return _mm512_add_epi16(a, b); }
 INLINE vi i_sum_pairs(vi a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }

@@ -175,6 +175,7 @@ INLINE vb b_lookup(const uint8_t table[16], vb index) {
 }
 
 /* See simd_avx512.h. */
+INLINE void i_stay(vi *v) { (void)v; }
 enum { SUMS_PAIRS = 0 };
 INLINE vi i_pairs(vb w, vi a) { (void)w; return a; }
 INLINE vi i_add_pairs(vi a, vi b) { (void)b; return a; }

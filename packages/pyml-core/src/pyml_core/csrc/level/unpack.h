@@ -142,10 +142,13 @@ INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, 
 EVERY_QUANTIZED(UNPACKER)
 
 #define BLOCK_OF(type) ((type) == TYPE_Q2_K || (type) == TYPE_Q3_K || (type) == TYPE_Q6_K ? 16 : 32) /* elements that share a scale */
-#define IS_WIDE(type) ((type) == TYPE_Q8_0 || (type) == TYPE_Q8_0_SPLIT || (type) == TYPE_IQ4_NL) /* bytes may be 64 and more */
+/* Bits of the bytes that codes are unpacked to, rounded up to what makes a difference. */
+#define BITS_OF(type)                                                                                                             \
+    ((type) == TYPE_Q8_0 || (type) == TYPE_Q8_0_SPLIT || (type) == TYPE_IQ4_NL ? 8                                                 \
+     : (type) == TYPE_Q6_K ? 6 : (type) == TYPE_Q5_0 || (type) == TYPE_Q5_1 || (type) == TYPE_Q5_K ? 5 : 4)
 /* The byte that is code 0, and what the sum of the activations' codes is multiplied with to take it off the dot product. */
 #define ZERO_OF(type)                                                                                                             \
-    (IS_WIDE(type) ? 128 : (type) == TYPE_Q4_0 ? 8 : (type) == TYPE_Q5_0 ? 16 : (type) == TYPE_Q3_K ? 4 : (type) == TYPE_Q6_K ? 32 : 0)
-#define BIAS_OF(type) (IS_WIDE(type) ? WIDE_BIAS : ZERO_OF(type))
+    (BITS_OF(type) == 8 ? 128 : (type) == TYPE_Q4_0 ? 8 : (type) == TYPE_Q5_0 ? 16 : (type) == TYPE_Q3_K ? 4 : (type) == TYPE_Q6_K ? 32 : 0)
+#define BIAS_OF(type) (BITS_OF(type) == 8 ? WIDE_BIAS : ZERO_OF(type))
 
 #endif
