@@ -12,6 +12,8 @@ import pytest
 
 import pyml_nlp
 import tiny_models
+from pyml_nlp.formats.gguf import GGUFFile
+from pyml_nlp.loading import describe
 from tiny_models import MODELS, TinyModel
 
 TOLERANCE = 1e-4
@@ -93,6 +95,24 @@ def test_gguf_gives_the_same_logits(name: str, tiny_ggufs: dict[str, Path]) -> N
     positions = golden(model)["positions"]
     with_gguf = pyml_nlp.load(tiny_ggufs[model.name], dtype="f32", threads=2)
     check(model, model.weights(), with_gguf.logits(model.prompt, positions.tolist()), positions)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "f32"])
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.gguf])
+def test_gguf_is_read_at_once_as_tensor_by_tensor(name: str, dtype: str, tiny_ggufs: dict[str, Path]) -> None:
+    class TensorByTensor:
+        def __init__(self, file: GGUFFile) -> None:
+            self.names, self.shape, self.dtype, self.read = file.names, file.shape, file.dtype, file.read
+
+    with GGUFFile(tiny_ggufs[name]) as file:
+        description = describe(file)
+        at_once, one_by_one = (
+            description.architecture.Model(description.config, source, dtype) for source in (file, TensorByTensor(file))
+        )
+    assert (at_once.fingerprint, at_once.n_params) == (one_by_one.fingerprint, one_by_one.n_params)
+    for found, expected in zip(at_once.program.operations, one_by_one.program.operations, strict=True):
+        for one, other in zip(found.params.get("matrices", ()), expected.params.get("matrices", ()), strict=True):
+            assert np.array_equal(one.data, other.data)
 
 
 def test_folder_gives_the_same_bits_as_arrays(model: TinyModel, tiny_dirs: dict[str, Path]) -> None:

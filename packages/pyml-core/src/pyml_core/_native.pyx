@@ -154,6 +154,18 @@ cdef extern from "pyml.h":
         uint64_t end
         pyml_lap *laps
 
+    ctypedef struct pyml_part:
+        int type
+        int64_t n, k, offset
+        const int64_t *rows
+        uint8_t *packed
+        uint8_t *low
+
+    ctypedef struct pyml_read_fault:
+        int64_t index
+        int error
+        int64_t offset, wanted, got
+
     ctypedef struct pyml_laps:
         const pyml_lap *laps
         const uint64_t *copied
@@ -197,6 +209,8 @@ cdef extern from "pyml.h":
     int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
     void *pyml_pool_get(int)
     void pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *) nogil
+    bint pyml_read_parts(int, int, const pyml_part *, int64_t, pyml_read_fault *) nogil
+    bint pyml_read_ranges(int, const int64_t *, const int64_t *, int64_t, uint8_t *, pyml_read_fault *) nogil
     void pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *, uint8_t *) nogil
 
 
@@ -266,6 +280,47 @@ def pack_into(packed, const uint8_t[::1] stored, int type_id, int64_t first_pane
     cdef uint8_t *low = start + panels * panel_bytes + first_panel * low_bytes if low_bytes else NULL
     with nogil:
         pyml_pack_threaded(threads, type_id, n, k, source, target, low)
+
+
+def read_parts(int fd, parts, int threads):
+    """Read and pack parts of matrices (see tensor.py, which has checked them); None, or what went wrong."""
+    cdef pyml_read_fault fault
+    cdef bint done
+    cdef int64_t n_parts = 0
+    cdef pyml_part *part
+    cdef int64_t low_bytes, first_panel
+    cdef pyml_part *table = <pyml_part *>calloc(len(parts) + 1, sizeof(pyml_part))
+    if not table:
+        raise OutOfMemoryError("no memory for the list of what is to be read")
+    try:
+        for matrix, first, count, offset, rows in parts:
+            part = &table[n_parts]
+            part.type = matrix.kernel_type
+            part.n, part.k, part.offset = count, matrix.shape[1], offset
+            part.rows = <const int64_t *>_address(rows) if rows is not None else NULL
+            first_panel = first // PANEL
+            part.packed = <uint8_t *>_address(matrix.data) + first_panel * pyml_panel_bytes(part.type, part.k)
+            low_bytes = pyml_low_bytes(part.type, part.k)
+            if low_bytes:
+                part.low = <uint8_t *>_address(matrix.data) + first_panel * low_bytes
+                part.low += (matrix.shape[0] + PANEL - 1) // PANEL * pyml_panel_bytes(part.type, part.k)
+            n_parts += 1
+        with nogil:
+            done = pyml_read_parts(threads, fd, table, n_parts, &fault)
+    finally:
+        free(table)
+    return None if done else (fault.index, fault.error, fault.offset, fault.wanted, fault.got)
+
+
+def read_ranges(int fd, const int64_t[::1] offsets, const int64_t[::1] sizes, uint8_t[::1] target):
+    """Bytes of a file, one range behind the other; None, or what went wrong. Sizes are the caller's."""
+    cdef pyml_read_fault fault
+    cdef bint done
+    if not offsets.shape[0] or not target.shape[0]:
+        return None
+    with nogil:
+        done = pyml_read_ranges(fd, &offsets[0], &sizes[0], offsets.shape[0], &target[0], &fault)
+    return None if done else (fault.index, fault.error, fault.offset, fault.wanted, fault.got)
 
 
 cdef int _fill_matrix(pyml_matrix *m, object packed) except -1:

@@ -238,19 +238,29 @@ def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int], split:
     Raises:
         ShapeError: parts that are not these rows, or a type that cannot be split.
     """
-    n_rows, columns = panels.matrix_shape(shape)
-    panels.check_split(dtype, split)
-    kind = _native.SPLIT_Q8_0 if split else block_type(dtype).ggml_id
-    packed = memory.weights_empty(panels.packed_nbytes(dtype, (n_rows, columns)))
+    matrix = empty_matrix(dtype, shape, split)
+    (n_rows, columns), kind, threads = matrix.shape, matrix.kernel_type, cpu.default_threads()
     done = 0
     for part in parts:
         rows = panels.matrix_shape(part.shape)[0]
         if part.dtype != dtype or part.shape[1] != columns or done + rows > n_rows or done % panels.PANEL_ROWS:
             raise ShapeError(f"pack: expected rows {done}.. of {dtype} {tuple(shape)}, got {part.dtype} {part.shape}")
-        _native.pack_into(packed, part.data, kind, done // panels.PANEL_ROWS, rows, columns, cpu.default_threads())
+        _native.pack_into(matrix.data, part.data, kind, done // panels.PANEL_ROWS, rows, columns, threads)
         done += rows
     if done != n_rows:
         raise ShapeError(f"pack: expected {n_rows} rows, got {done}")
+    return matrix
+
+
+def empty_matrix(dtype: str, shape: Sequence[int], split: bool = False) -> PackedMatrix:
+    """A matrix (N, K) whose panels have not been written yet.
+
+    Raises:
+        ShapeError: no matrix, or a type that cannot be split.
+    """
+    n_rows, columns = panels.matrix_shape(shape)
+    panels.check_split(dtype, split)
+    packed = memory.weights_empty(panels.packed_nbytes(dtype, (n_rows, columns)))
     return PackedMatrix(packed, dtype, (n_rows, columns), split)
 
 

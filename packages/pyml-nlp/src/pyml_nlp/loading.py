@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
 from pyml_core.errors import PymlError
+from pyml_core.from_file import Part
 from pyml_core.tensor import PackedMatrix, Tensor
 from pyml_nn.models import architecture_of
 
@@ -208,6 +209,19 @@ class _Reported:
             self._progress(min(done, self.total), self.total)
 
 
+class _ReportedFile(_Reported):
+    """The same of a file: see :class:`pyml_nn.weight_reads.FileSource`."""
+
+    def __init__(self, file: GGUFFile, progress: Progress | None) -> None:
+        super().__init__(file, progress)
+        self.offset, self.read_ranges = file.offset, file.read_ranges
+        self._read_parts = file.read_parts
+
+    def read_parts(self, parts: Sequence[Part]) -> None:
+        self._read_parts(parts)
+        self.report(self._done + sum(part.nbytes for part in parts))
+
+
 def _build(
     source: Source,
     files: GGUFFile | SafetensorsFolder,
@@ -237,7 +251,7 @@ def _build(
         raise type(error)(f"{source.path}: {error}") from None
     plan.check()
     logs.load.info("  Loading tensors...")
-    weights = _Reported(files, progress)
+    weights = _ReportedFile(files, progress) if isinstance(files, GGUFFile) else _Reported(files, progress)
     model = model_class(config, weights, dtype, threads, chunk, screen, kv_dtype)
     weights.report(weights.total)
     logs.load.info("  %d tensors loaded", len(files.tensors))

@@ -93,6 +93,7 @@ class Model(ABC, Generic[C]):
         self._max_tokens = max_tokens
         self._cancels = 0
         self.declare(reader, Scratch(self._program))
+        reader.fill()
         self.n_params = reader.n_params
         self.weight_bytes = _weight_bytes(self._program)
         self.fingerprint = reader.fingerprint(json.dumps(asdict(config), sort_keys=True))

@@ -7,7 +7,6 @@ read, and then hands the weights out one at a time, packed.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +18,13 @@ import numpy.typing as npt
 
 from pyml_core.dtypes import BLOCK_TYPES
 from pyml_core.errors import PymlError
+from pyml_core.from_file import Part
 from pyml_core.panels import packed_nbytes
-from pyml_core.tensor import PackedMatrix, Tensor, pack, pack_parts
+from pyml_core.tensor import PackedMatrix, Tensor, empty_matrix, pack, pack_parts
 
 from .config import show
 from .linear import Linear
+from .weight_reads import FileSource, Reads
 
 F32Array = npt.NDArray[np.float32]
 
@@ -162,7 +163,7 @@ class Weights:
         self._source = ArrayWeights(source) if isinstance(source, Mapping) else source
         self._dtype = dtype
         self._specs = specs
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._reads = Reads(self._source)
         self._screen = screen
         self.n_params = 0
         names = self._source.names()
@@ -177,16 +178,25 @@ class Weights:
         return name in self._file_names
 
     def matrix(self, name: str, rows: npt.NDArray[np.intp] | None = None) -> PackedMatrix:
-        """One matrix, packed; its rows in the order of ``rows`` where the file has them in another."""
+        """One matrix, packed; its rows in the order of ``rows`` where the file has them in another.
+
+        What a file stores as it is packed is there after :meth:`fill` alone.
+        """
         shape, dtype = self._specs[name].shape, self._packed_type(name)
-        if rows is not None:
-            return pack(self._read(name).take_rows(rows).convert(dtype))
         head = "head.weight" if self.has("head.weight") else "embedding.weight"
         split = self._screen and name == head and screened(dtype, shape)
+        file, stored = self._reads.file, self._source.dtype(self._file_names[name])
+        if file is not None and stored == dtype and not self._transposed(name):
+            return self._later(file, name, empty_matrix(dtype, shape, split), rows)
+        if rows is not None:
+            return pack(self._read(name).take_rows(rows).convert(dtype))
         return pack_parts((part.convert(dtype) for part in self._parts(name)), dtype, shape, split)
 
     def array(self, name: str) -> F32Array:
         """One norm, bias or position table as float32, which such weights always are."""
+        self._reads.read_early(
+            file_name for name, file_name in self._file_names.items() if not is_matrix(name, self._specs[name].shape)
+        )
         return self._read(name).to_f32()
 
     def linear(self, *names: str, rows: Mapping[str, npt.NDArray[np.intp]] | None = None) -> Linear:
@@ -209,14 +219,20 @@ class Weights:
     def head(self, name: str, embedding: PackedMatrix, tied: bool) -> PackedMatrix:
         """The head's matrix, or the embedding's where the source has none and ``tied`` allows it.
 
+        It is the last matrix of a model, and all are there with it: see :meth:`fill`.
+
         Raises:
             WeightsError: there is none, and the head is not tied.
         """
-        if self.has(name):
-            return self.matrix(name)
-        if not tied:
+        if not self.has(name) and not tied:
             raise WeightsError(f"{self._wanted_name(name)}: missing, and the configuration does not tie the head")
-        return embedding
+        head = self.matrix(name) if self.has(name) else embedding
+        self.fill()
+        return head
+
+    def fill(self) -> None:
+        """Read and pack the matrices that wait for it: many in a call."""
+        self._reads.fill()
 
     def packed_bytes(self) -> int:
         """How many bytes all weights will take once packed; nothing is read."""
@@ -242,7 +258,7 @@ class Weights:
 
     def fingerprint(self, config_text: str) -> str:
         """32 hexadecimal digits that tell this model from others: configuration, types, samples of what was read."""
-        digest = self._digest.copy()
+        digest = self._reads.digest()
         digest.update(f"{self._dtype} {config_text}".encode())
         return digest.hexdigest()
 
@@ -301,10 +317,24 @@ class Weights:
         if found != expected:
             raise WeightsError(f"{file_name}: expected shape {expected}, found {found}")
 
+    def _later(
+        self, file: FileSource, name: str, matrix: PackedMatrix, order: npt.NDArray[np.intp] | None
+    ) -> PackedMatrix:
+        """A matrix that is read when :meth:`fill` is called."""
+        n_rows, columns = matrix.shape
+        row, index = BLOCK_TYPES[matrix.dtype].nbytes((columns,)), self._stack_index(name)
+        offset = file.offset(self._file_names[name]) + (index or 0) * n_rows * row
+        step = _part_rows(columns) if order is None and index is None else n_rows
+        for start in range(0, n_rows, step):
+            part = Part(matrix, start, min(step, n_rows - start), offset + start * row, order)
+            self._reads.later(name, part)
+        self.n_params += n_rows * columns
+        return matrix
+
     def _parts(self, name: str) -> Iterator[Tensor]:
         """A matrix in parts of whole panels and some megabytes, so that it is never in memory twice."""
         n_rows, columns = self._specs[name].shape
-        step = max(1, PART_BYTES // BLOCK_TYPES["f32"].nbytes((16, columns))) * 16
+        step = _part_rows(columns)
         if self._transposed(name) or n_rows <= step:
             yield self._read(name)
             return
@@ -320,12 +350,10 @@ class Weights:
         file_name = self._file_names[name]
         index = self._stack_index(name)
         if index is not None:
-            tensor = self._source.read(file_name, index, index + 1).reshape(*self._specs[name].shape)
+            tensor = self._reads.tensor(file_name, index, index + 1).reshape(*self._specs[name].shape)
         else:
-            tensor = self._source.read(file_name, start, stop)
-        self._digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-        for sample in _samples(tensor.data):
-            self._digest.update(sample)
+            tensor = self._reads.tensor(file_name, start, stop)
+        self._reads.note(name, tensor)
         self.n_params += int(np.prod(tensor.shape, dtype=np.int64))
         return transposed(tensor) if self._transposed(name) else tensor
 
@@ -370,7 +398,6 @@ def _without_prefix(name: str, prefixes: Sequence[str]) -> str:
     return name
 
 
-def _samples(data: npt.NDArray[np.uint8], pieces: int = 16, size: int = 256) -> list[bytes]:
-    """A few pieces of the bytes, evenly spread, the last ones included."""
-    starts = np.linspace(0, max(0, len(data) - size), pieces).astype(np.int64)
-    return [data[start : start + size].tobytes() for start in dict.fromkeys(starts.tolist())]
+def _part_rows(columns: int) -> int:
+    """How many rows of a matrix to read and pack at a time: whole panels."""
+    return max(1, PART_BYTES // BLOCK_TYPES["f32"].nbytes((16, columns))) * 16

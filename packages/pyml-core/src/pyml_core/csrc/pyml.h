@@ -256,6 +256,25 @@ bool pyml_program_run(pyml_program *, bool timed);          /* false: cancelled 
 void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low);
 void pyml_screen_facts(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *facts);
 
+/* read.c */
+typedef struct {
+    int type;
+    int64_t n, k;                 /* rows of the part, and their width */
+    int64_t offset;               /* in the file, of row 0 */
+    const int64_t *rows;          /* which row each is; NULL: in order */
+    uint8_t *packed, *low;        /* of the part's first panel */
+} pyml_part;
+
+typedef struct {
+    int64_t index;                /* of the part or range */
+    int error;                    /* errno; 0: the file ended */
+    int64_t offset, wanted, got;  /* bytes of the read that failed */
+} pyml_read_fault;
+
+/* False after a fault. */
+bool pyml_read_parts(int threads, int fd, const pyml_part *, int64_t n_parts, pyml_read_fault *);
+bool pyml_read_ranges(int fd, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *);
+
 /* laps.c */
 typedef struct {
     const pyml_lap *laps;         /* [threads][n_ops] of a timed run */

@@ -341,6 +341,19 @@ class GGUFFile(ModelFile):
         info = self._info(name).rows(start, stop)
         return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
 
+    def offset(self, name: str) -> int:
+        """Where a tensor's bytes begin.
+
+        Raises:
+            ModelFileError: there is no such tensor.
+        """
+        return self._info(name).offset
+
+    def what_lies_at(self, offset: int) -> str:
+        """The tensor that these bytes belong to, as messages call it."""
+        name = next(info.name for info in reversed(self.tensors.values()) if info.offset <= offset)
+        return f"tensor {quoted(name)}"
+
     def _info(self, name: str) -> TensorInfo:
         try:
             return self.tensors[name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import OutOfMemoryError, ShapeError
+from pyml_core.from_file import Part, ReadError, read_parts, read_ranges
 
 from ..errors import ModelFileError, ModelNotFoundError
 
@@ -131,6 +133,38 @@ class ModelFile:
                 )
             done += count
         return array
+
+    def read_parts(self, parts: Sequence[Part]) -> None:
+        """Read and pack rows of matrices, whose places the caller has compared with :attr:`size`.
+
+        Raises:
+            ModelFileError: as for :meth:`read_bytes`.
+            OutOfMemoryError: there is no memory for it.
+        """
+        try:
+            read_parts(self._fd, parts)
+        except ReadError as error:
+            raise self._told(error) from None
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> U8Array:
+        """Bytes from several places, (offset, size) each, one behind the other; otherwise as :meth:`read_parts`."""
+        try:
+            return read_ranges(self._fd, ranges)
+        except ReadError as error:
+            raise self._told(error) from None
+
+    def _told(self, error: ReadError) -> ModelFileError:
+        what = self.what_lies_at(error.offset)
+        if error.reason is not None:
+            return self.error(f"cannot read {what}: {error.reason}")
+        return self.error(
+            f"truncated while in use: expected {error.wanted} bytes at offset {error.offset} for {what}, "
+            f"got {error.got}"
+        )
+
+    def what_lies_at(self, offset: int) -> str:
+        """What messages call the bytes there."""
+        return "header"
 
     def close(self) -> None:
         """Close the file; reading is over."""

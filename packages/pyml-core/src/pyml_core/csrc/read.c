@@ -1,0 +1,142 @@
+/* read.c: matrices from a file into their panels, by all threads: each reads a piece into memory that stays in its cache, and packs it
+ * from there. Reads are positional; sizes and places are the caller's.
+ */
+#define _GNU_SOURCE
+#include "pyml.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PIECE_BYTES = 256 << 10 };
+
+typedef struct {
+    int fd;
+    const pyml_part *parts;
+    int64_t n_parts;
+    atomic_llong next;   /* piece of all parts together */
+    atomic_bool failed;
+    pyml_read_fault *fault;
+} reading;
+
+/* Bytes that were read, fewer than n at the end of the file or after an error, which is left in `error`. */
+static int64_t read_at(int fd, uint8_t *target, int64_t n, int64_t offset, int *error) {
+    int64_t done = 0;
+    while (done < n) {
+        ssize_t count = pread(fd, target + done, (size_t)(n - done), (off_t)(offset + done));
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) *error = errno;
+        if (count <= 0) break;
+        done += count;
+    }
+    return done;
+}
+
+static int64_t panels_at_a_time(int64_t row_bytes) {
+    int64_t panels = PIECE_BYTES / (PANEL * row_bytes);
+    return panels ? panels : 1;
+}
+
+static int64_t pieces_of(const pyml_part *part) {
+    int64_t panels = (part->n + PANEL - 1) / PANEL, step = panels_at_a_time(pyml_stored_row_bytes(part->type, part->k));
+    return (panels + step - 1) / step;
+}
+
+static void fail(reading *r, int64_t part, int error, int64_t offset, int64_t wanted, int64_t got) {
+    if (!atomic_exchange(&r->failed, true)) *r->fault = (pyml_read_fault){part, error, offset, wanted, got};
+}
+
+static bool read_piece(reading *r, int64_t part, uint8_t *target, int64_t n, int64_t offset) {
+    int error = 0;
+    int64_t got = read_at(r->fd, target, n, offset, &error);
+    if (got < n) fail(r, part, error, offset, n, got);
+    return got == n;
+}
+
+/* Rows begin..end of a part, one behind the other. Those of an order of their own mostly lie close together. */
+static bool read_rows(reading *r, int64_t index, int64_t begin, int64_t end, uint8_t *rows, uint8_t *span) {
+    const pyml_part *part = &r->parts[index];
+    int64_t row_bytes = pyml_stored_row_bytes(part->type, part->k), count = end - begin;
+    if (!part->rows) return read_piece(r, index, rows, count * row_bytes, part->offset + begin * row_bytes);
+    int64_t first = part->rows[begin], last = first;
+    for (int64_t row = begin; row < end; row++) {
+        first = part->rows[row] < first ? part->rows[row] : first;
+        last = part->rows[row] > last ? part->rows[row] : last;
+    }
+    bool together = last - first < 4 * count;
+    if (together && !read_piece(r, index, span, (last - first + 1) * row_bytes, part->offset + first * row_bytes)) return false;
+    for (int64_t row = begin; row < end; row++) {
+        uint8_t *target = rows + (row - begin) * row_bytes;
+        if (together) memcpy(target, span + (part->rows[row] - first) * row_bytes, (size_t)row_bytes);
+        else if (!read_piece(r, index, target, row_bytes, part->offset + part->rows[row] * row_bytes)) return false;
+    }
+    return true;
+}
+
+static void pack_piece(reading *r, int64_t index, int64_t piece, uint8_t *memory) {
+    const pyml_part *part = &r->parts[index];
+    int64_t row_bytes = pyml_stored_row_bytes(part->type, part->k), step = panels_at_a_time(row_bytes);
+    int64_t panel = piece * step, begin = panel * PANEL, end = begin + step * PANEL;
+    if (end > part->n) end = part->n;
+    if (!read_rows(r, index, begin, end, memory, memory + step * PANEL * row_bytes)) return;
+    uint8_t *low = part->low ? part->low + panel * pyml_low_bytes(part->type, part->k) : NULL;
+    uint8_t *packed = part->packed + panel * pyml_panel_bytes(part->type, part->k);
+    pyml_pack_panels(part->type, end - begin, part->k, memory, packed, low, 0, (end - begin + PANEL - 1) / PANEL);
+}
+
+/* A piece and, four times as large, what rows in another order lie among. */
+static int64_t memory_for(const reading *r) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < r->n_parts; i++) {
+        int64_t row_bytes = pyml_stored_row_bytes(r->parts[i].type, r->parts[i].k);
+        int64_t bytes = panels_at_a_time(row_bytes) * PANEL * row_bytes * (r->parts[i].rows ? 5 : 1);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+static void some_pieces(void *argument, int thread) {
+    (void)thread;
+    reading *r = argument;
+    uint8_t *memory = malloc((size_t)memory_for(r));
+    if (!memory) {
+        fail(r, 0, ENOMEM, 0, 0, 0);
+        return;
+    }
+    int64_t part = 0, before = 0; /* pieces of the parts before */
+    while (!atomic_load(&r->failed)) {
+        int64_t piece = atomic_fetch_add(&r->next, 1);
+        while (part < r->n_parts && piece - before >= pieces_of(&r->parts[part])) before += pieces_of(&r->parts[part++]);
+        if (part == r->n_parts) break;
+        pack_piece(r, part, piece - before, memory);
+    }
+    free(memory);
+}
+
+bool pyml_read_parts(int threads, int fd, const pyml_part *parts, int64_t n_parts, pyml_read_fault *fault) {
+    reading r = {.fd = fd, .parts = parts, .n_parts = n_parts, .fault = fault};
+    pyml_pool *pool = pyml_pool_get(threads);
+    if (!pool) {
+        some_pieces(&r, 0);
+    } else {
+        pyml_pool_lock(pool);
+        pyml_pool_run(pool, some_pieces, &r);
+        pyml_pool_unlock(pool);
+    }
+    return !r.failed;
+}
+
+bool pyml_read_ranges(int fd, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *fault) {
+    for (int64_t i = 0; i < n; i++) {
+        int error = 0;
+        int64_t got = read_at(fd, target, sizes[i], offsets[i], &error);
+        if (got < sizes[i]) {
+            *fault = (pyml_read_fault){i, error, offsets[i], sizes[i], got};
+            return false;
+        }
+        target += sizes[i];
+    }
+    return true;
+}

@@ -1,0 +1,146 @@
+"""Reading weights: tensor by tensor, or, of a file, as much as can be in one native call.
+
+Such a call works without the GIL: a tokenizer that is made beside has the interpreter to itself. Matrices that are
+packed as they are stored wait for it (:meth:`Reads.later`, :meth:`Reads.fill`); norms and biases are read together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.from_file import Part
+from pyml_core.tensor import Tensor
+
+if TYPE_CHECKING:
+    from .weights import WeightSource
+
+U8Array = npt.NDArray[np.uint8]
+
+CALL_BYTES = 64 << 20
+"""Bytes of matrices, about, that are read and packed in one call."""
+
+SMALL_BYTES = 1 << 20
+"""Bytes of a tensor up to which it is read with others before it is asked for."""
+
+_SAMPLES, _SAMPLE_BYTES = 16, 256  # of a tensor, for the fingerprint
+
+
+@runtime_checkable
+class FileSource(Protocol):
+    """A source of weights that is one file, of which much can be read at once."""
+
+    def offset(self, name: str) -> int:
+        """Where a tensor's bytes begin in the file."""
+        ...
+
+    def read_parts(self, parts: Sequence[Part]) -> None:
+        """Read and pack rows of matrices; PymlError naming the tensor that cannot be read."""
+        ...
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> U8Array:
+        """Bytes of the file, (offset, size) each, one behind the other; PymlError as of :meth:`read_parts`."""
+        ...
+
+
+class Reads:
+    """What is read of a source, and a digest of it: titles, types and shapes in order, and samples of the bytes.
+
+    Args:
+        source: of the weights.
+
+    Attributes:
+        file: the source, if it is a file.
+    """
+
+    def __init__(self, source: WeightSource) -> None:
+        self.file = source if isinstance(source, FileSource) else None
+        self._source = source
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._noted: list[tuple[str, list[bytes] | tuple[int, int]]] = []  # with samples, or offset and bytes
+        self._waiting: list[Part] = []
+        self._early: dict[str, Tensor] | None = None
+
+    def tensor(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """A tensor of the source, or rows of it."""
+        early = self._early.pop(name, None) if self._early else None
+        return self._source.read(name, start, stop) if early is None else early
+
+    def read_early(self, names: Iterable[str]) -> None:
+        """Of these tensors read all small ones of a file in one call, the first time."""
+        if self.file is None or self._early is not None:
+            return
+        shapes = {name: (self._source.dtype(name), self._source.shape(name)) for name in names}
+        sizes = {name: BLOCK_TYPES[dtype].nbytes(shape) for name, (dtype, shape) in shapes.items()}
+        wanted = [name for name, nbytes in sizes.items() if nbytes <= SMALL_BYTES]
+        data = self.file.read_ranges([(self.file.offset(name), sizes[name]) for name in wanted])
+        ends = accumulate(sizes[name] for name in wanted)
+        self._early = {
+            name: Tensor(data[end - sizes[name] : end], *shapes[name]) for name, end in zip(wanted, ends, strict=True)
+        }
+
+    def note(self, title: str, tensor: Tensor) -> None:
+        """Digest a tensor that was read."""
+        starts = _sample_starts(tensor.nbytes)
+        samples = [tensor.data[start : start + _SAMPLE_BYTES].tobytes() for start in starts]
+        self._noted.append((f"{title} {tensor.dtype} {tensor.shape}", samples))
+        if not self._waiting:
+            self._digest_noted()
+
+    def later(self, title: str, part: Part) -> None:
+        """Read and pack rows of a file's matrix in :meth:`fill`, and digest them then, in their turn."""
+        dtype, columns = part.matrix.dtype, part.matrix.shape[1]
+        self._waiting.append(part)
+        self._noted.append((f"{title} {dtype} {(part.n_rows, columns)}", (part.offset, part.nbytes)))
+
+    def fill(self) -> None:
+        """Read and pack what waits."""
+        if self.file is None or not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        for _, parts in groupby(zip(waiting, accumulate(part.nbytes for part in waiting), strict=True), _call):
+            self.file.read_parts([part for part, _ in parts])
+        places = [place for _, place in self._noted if isinstance(place, tuple)]
+        data = self.file.read_ranges(
+            [
+                (offset + start, min(nbytes, _SAMPLE_BYTES))
+                for offset, nbytes in places
+                for start in _sample_starts(nbytes)
+            ]
+        ).tobytes()
+        end = 0
+        for index, (header, place) in enumerate(self._noted):
+            if isinstance(place, tuple):
+                start, end = end, end + len(_sample_starts(place[1])) * min(place[1], _SAMPLE_BYTES)
+                self._noted[index] = header, [data[start:end]]
+        self._digest_noted()
+
+    def digest(self) -> hashlib.blake2b:
+        """Of all that was read."""
+        self.fill()
+        return self._digest.copy()
+
+    def _digest_noted(self) -> None:
+        for header, samples in self._noted:
+            self._digest.update(header.encode())
+            if isinstance(samples, list):
+                self._digest.update(b"".join(samples))
+        self._noted = []
+
+
+def _call(part: tuple[Part, int]) -> int:
+    """The number of the call that reads a part, by the bytes up to its end."""
+    return part[1] // CALL_BYTES
+
+
+def _sample_starts(nbytes: int) -> list[int]:
+    """Where a few pieces of so many bytes begin, evenly spread, the last ones included."""
+    last = max(0, nbytes - _SAMPLE_BYTES)
+    step = last / (_SAMPLES - 1)
+    return list(dict.fromkeys([*(int(i * step) for i in range(_SAMPLES - 1)), last]))
