@@ -279,6 +279,8 @@ def test_log_levels_from_the_environment(commands: Any, model: Path) -> None:
         return {" ".join(line.split()[:2]) for line in result.stderr.splitlines()}
 
     assert starts("pyml=off,pyml.attn=trace") == {"[attn] layer=0", "[attn] layer=1", "[attn] layer=2"}
+    many = commands.infer(model, *GREEDY, "--max-tokens", 8, env={"PYML_LOG": "pyml=off,pyml.attn=trace"})
+    assert [line.split()[1] for line in many.stderr.splitlines()] == ["layer=0", "layer=1", "layer=2"] * 8
     assert starts("pyml=error", "-vv") == set()
     assert {"[perf] generator.prefill", "[perf] matmul", "[attn] layer=0"} <= starts("pyml=trace", "-q")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from core_cases import Model
 
-from pyml_core import ShapeError, Slice, _native
-from pyml_core.timing import _laps, _read
+from pyml_core import PageTable, Program, ShapeError, Slice, Timings, _native, pack
+from pyml_core.timing import PHASES, _laps, _read
 
 
 def laps(*threads: list[tuple[int, int]]) -> bytes:
@@ -53,6 +55,46 @@ def test_times_alone_are_those_of_the_timings(threads: int) -> None:
         ms = np.zeros(len(wanted))
         timings.add_to(ms, np.array(places, np.int64))
         assert ms == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_text_with_the_times_of_a_run(threads: int) -> None:
+    """As Python's formatting has it, to the last digit, of several runs together where they are one step."""
+    model = Model(threads)
+    program, pages, ids = model.program, model.pages(100), model.ids(100)
+    wanted = [(one, phase) for one in program.operations for phase in (None, *PHASES.get(one.kind, ()))]
+    terms = [[term] for term in wanted] + [wanted]
+    lines = program.lines([f"{number}=" for number in range(len(terms) + 1)], terms)
+    assert lines.take() == ""
+    for count in (1, 1, 3) * 20:
+        ms = np.zeros(len(terms))
+        for start in range(count):
+            part = Slice(pages, 40 + start, ids[start : start + 1], [0])
+            program.run([part], lines)
+            timings = Timings(program.operations, program.kv, [part], program._compiled().timings())
+            places = [timings.place(*term, number) for number, of_number in enumerate(terms) for term in of_number]
+            timings.add_to(ms, np.array(places, np.int64))
+        assert lines.take() == "".join(f"{number}={time:.3f}" for number, time in enumerate(ms)) + f"{len(ms)}="
+        assert lines.take() == ""
+
+
+def test_greedy_runs_have_a_text_each() -> None:
+    model = Model(2)
+    program, part = model.program, Slice(model.pages(100), 40, [1], [0])
+    lines = program.lines(["<", ">"], [[(program.operations[-1], None)]])
+    expected = program.run_greedy(part, 5)
+    assert [one.token for one in program.run_greedy(part, 5, lines=lines)] == [one.token for one in expected]
+    assert re.fullmatch(r"(<\d+\.\d{3}>){5}", lines.take())
+
+
+def test_lines_of_another_program() -> None:
+    program, other = Model(1).program, Program(4)
+    other.embed("x", pack(np.ones((4, 32), np.float32)), other.buffer("x", 32))
+    lines = program.lines(["", ""], [[(program.operations[0], None)]])
+    with pytest.raises(ShapeError, match="laps: expected a program of"):
+        other.run([Slice(PageTable(), 0, [1])], lines)
+    with pytest.raises(ShapeError, match="place 0 is not in this run"):
+        _native.LapText(["", ""], np.array([[0, 3, -1, 0]]), 3)
 
 
 def test_laps_as_random_as_can_be(rng: np.random.Generator) -> None:

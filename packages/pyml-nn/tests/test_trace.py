@@ -12,7 +12,7 @@ import pytest
 from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, make
 
 from pyml_core import OpTiming, Program
-from pyml_nn.trace import ATTENTION_PHASES, attention_lines, forward_lines, matmul_lines
+from pyml_nn.trace_lines import ATTENTION_PHASES, attention_lines, forward_lines, matmul_lines
 
 PHASES = {
     "prepare_qkv": {"QKnorm": 0.25, "RoPE": 0.5, "append": 0.25},
@@ -150,6 +150,25 @@ def test_lines_without_events_are_those_made_of_events(name: str) -> None:
         assert re.sub(r"[0-9.]+ms", "", found) == re.sub(r"[0-9.]+ms", "", expected)
         times = [[float(ms) for ms in re.findall(r"=([0-9.]+)ms", line)] for line in (found, expected)]
         assert times[0] == pytest.approx(times[1], abs=0.0011)  # the order of additions
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_lines_that_runs_write_themselves(name: str) -> None:
+    model = make(CONFIGS[name], max_tokens=16)
+    lines, cache, same = model.attention_lines(), model.new_cache(), model.new_cache()
+    with model.trace() as trace:
+        expected = [model.forward([(same, list(range(40)), None)]), model.forward([(same, [8], None)])]
+        model.forward_top([(same, [9], None)], 1)
+    found = [model.forward([(cache, list(range(40)), None)], lines), model.forward([(cache, [8], None)], lines)]
+    text = [lines.take()]  # of calls without another one in between: all together
+    model.forward_top([(cache, [9], None)], 1, lines)
+    text.append(lines.take())
+    model.forward_greedy(cache, 9, 3, lines=lines)
+    text.append(lines.take())
+    np.testing.assert_array_equal(found, expected)
+    (of_step,) = {re.sub(r"=[0-9.]+ms", "", "\n".join(trace.attention_lines()[: model.config.n_layers]))}
+    runs = 1 if model.config.long_from is not None else 3
+    assert [re.sub(r"=\d+\.\d{3}ms", "", part) for part in text] == [f"{of_step}\n" * n for n in (1, 1, runs)]
 
 
 # ---- scope

@@ -18,7 +18,8 @@ from nn_models import GEMMA3, GPT2, make
 from pyml_core import Lap
 from pyml_core.errors import PymlError
 from pyml_nn import trace_files
-from pyml_nn.trace import ATTENTION_PHASES, Event, _stretch
+from pyml_nn.trace import Event, _stretch
+from pyml_nn.trace_lines import ATTENTION_PHASES
 
 THREADS = 3
 

@@ -52,6 +52,10 @@ def lap_times(
     span: tuple[int, int],
 ) -> None: ...
 
+class LapText:
+    def __init__(self, pieces: list[str], places: npt.NDArray[np.int64], n_ops: int) -> None: ...
+    def take(self) -> str: ...
+
 class StopFlag:
     def __init__(self, deadline_ns: int = 0) -> None: ...
     def cancel(self) -> None: ...
@@ -67,6 +71,8 @@ class NativeProgram:
         timed: bool = False,
         captures: Sequence[Capture] = (),
         stop: StopFlag | None = None,
+        *,
+        lines: LapText | None = None,
     ) -> npt.NDArray[np.float32]: ...
     @overload
     def run(
@@ -77,11 +83,22 @@ class NativeProgram:
         stop: StopFlag | None = None,
         *,
         top: int,
+        lines: LapText | None = None,
     ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], int]]: ...
     def run_greedy(
-        self, part: Slice, count: int, ends: Iterable[int], text: array[int], repeat: int, stop: StopFlag | None = None
+        self,
+        part: Slice,
+        count: int,
+        ends: Iterable[int],
+        text: array[int],
+        repeat: int,
+        stop: StopFlag | None = None,
+        lines: LapText | None = None,
     ) -> list[tuple[int, float, int]]: ...
     def cancel(self) -> None: ...
+    def lap_text(self, pieces: list[str], places: npt.NDArray[np.int64]) -> LapText: ...
+    @property
+    def spans(self) -> dict[Operation, tuple[int, int]]: ...
     def timings(
         self,
     ) -> tuple[

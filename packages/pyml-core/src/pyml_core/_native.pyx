@@ -8,7 +8,7 @@ enough for the positions.
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 from dataclasses import replace
@@ -175,6 +175,17 @@ cdef extern from "pyml.h":
     ctypedef struct pyml_lap_place:
         int64_t first, last, phase, number
 
+    ctypedef struct pyml_lap_text:
+        const char *pieces
+        const int64_t *ends
+        int64_t n_numbers
+        const pyml_lap_place *places
+        int64_t n_places
+        int64_t *moments
+        double *ms
+        char *text
+        int64_t length
+
     ctypedef struct pyml_greedy_token:
         int64_t token, ns
         float logit
@@ -192,6 +203,7 @@ cdef extern from "pyml.h":
         int32_t *text
         int64_t n_text, repeat
         pyml_greedy_token *found
+        pyml_lap_text *lines
 
     int pyml_level_count()
     const char *pyml_level_name(int)
@@ -205,6 +217,9 @@ cdef extern from "pyml.h":
     void pyml_program_free(pyml_program *)
     bint pyml_program_run(pyml_program *, bint) nogil
     void pyml_lap_times(const pyml_laps *, const pyml_lap_place *, int64_t, int64_t *, double *) nogil
+    int64_t pyml_lap_text_room(const pyml_lap_text *)
+    void pyml_lap_text_add(pyml_lap_text *, const pyml_program *)
+    void pyml_lap_text_write(pyml_lap_text *)
     int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *) nogil
     int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
     void *pyml_pool_get(int)
@@ -411,6 +426,9 @@ cdef class StopFlag:
     @property
     def cancelled(self):
         return self.stop.cancelled != 0
+
+
+include "laps.pxi"
 
 
 cdef class NativeProgram:
@@ -785,10 +803,11 @@ cdef class NativeProgram:
             begin = end
         return parts
 
-    def run(self, slices, bint timed=False, captures=(), StopFlag stop=None, int64_t top=0):
+    def run(self, slices, bint timed=False, captures=(), StopFlag stop=None, int64_t top=0, LapText lines=None):
         """Run every operation once; float32 rows of the last one's output. Fills the captures' arrays.
 
-        With ``top``, the head is screened for so many of the largest logits: a list of (ids, logits, rows rescored).
+        With ``top``, the head is screened for so many of the largest logits: a list of (ids, logits, rows rescored). The
+        times of ``lines`` take the run's.
 
         Raises:
             ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called, or ``stop`` told it to.
@@ -803,10 +822,13 @@ cdef class NativeProgram:
         try:
             arrays = self._start_captures(captures) if captures else None
             if self.p.run.tokens:
+                timed = timed or lines is not None
                 with nogil:
                     done = pyml_program_run(&self.p, timed)
                 if not done:
                     self._raise_cancelled()
+                if lines is not None:
+                    lines.add(self)
         finally:
             self.p.stop = NULL
             if captures:
@@ -815,12 +837,14 @@ cdef class NativeProgram:
             wanted.arrays = self._slice_arrays(wanted, arrays[wanted.operation, wanted.what], slices)
         return self._candidates() if top else out
 
-    def run_greedy(self, part, int64_t count, ends, const int32_t[::1] text, int64_t repeat, StopFlag stop=None):
+    def run_greedy(
+        self, part, int64_t count, ends, const int32_t[::1] text, int64_t repeat, StopFlag stop=None, LapText lines=None
+    ):
         """Run a slice of one token, then the token with the largest logit after it, and so on: at most ``count`` runs.
 
         Nothing is run after a token of ``ends``, one whose logit is not finite, or one with which the last ``repeat`` > 0
         tokens stand for a second time in ``text`` and what was found. Returns of every run in order (token,
-        logit, ns).
+        logit, ns). Each has a text of its own in ``lines``.
 
         Raises:
             ShapeError: a slice that does not fit, or has no room for so many tokens. Cancelled: as :meth:`run`.
@@ -843,7 +867,10 @@ cdef class NativeProgram:
         if self.row is None:
             self.row = self.screened if self.full_head else aligned_empty((1, self.result.width), np.float32)
         self.result.f = <float *>_address(self.row)
-        greedy.count, greedy.found = count, found
+        greedy.count, greedy.found, greedy.lines = count, found, NULL
+        if lines is not None:
+            lines.make_room(self, count)
+            greedy.lines = &lines.t
         greedy.ids, greedy.positions = <int32_t *>self.p.run.ids, <int32_t *>self.p.run.positions
         greedy.slice = self.slices
         greedy.logits, greedy.n_logits = self.result.f, self.result.width
@@ -910,23 +937,14 @@ cdef class NativeProgram:
         clock = (self.p.start_ns, self.p.end_ns), (self.p.start, self.p.end)
         return self.span, laps, copied, self.p.threads, *clock
 
+    def lap_text(self, list pieces, places):
+        """A text with times of this program's runs in it; see :class:`LapText`."""
+        return LapText(pieces, places, self.p.n_ops)
 
-def lap_times(const int64_t[:, ::1] places, double[::1] ms, bytes laps, bytes copied, int threads, span_ns, span):
-    """Add to every number its terms, see csrc/laps.c; the rest is what :meth:`NativeProgram.timings` gives."""
-    cdef pyml_laps l
-    l.laps, l.copied = <const pyml_lap *><const char *>laps, <const uint64_t *><const char *>copied
-    l.n_ops, l.threads = len(copied) // sizeof(uint64_t), threads
-    (l.start_ns, l.end_ns), (l.start, l.end) = span_ns, span
-    if threads > MAX_THREADS or len(laps) != l.n_ops * threads * sizeof(pyml_lap) or places.shape[1] != 4:
-        raise ShapeError("laps: not those of one run")
-    cdef int64_t i
-    for i in range(places.shape[0]):
-        if not (0 <= places[i, 0] <= places[i, 1] < l.n_ops and -1 <= places[i, 2] < MAX_PHASES
-                and 0 <= places[i, 3] < ms.shape[0]):
-            raise ShapeError(f"laps: place {i} is not in this run")
-    cdef int64_t[::1] moments = np.empty(2 * l.n_ops + 1, np.int64)
-    if places.shape[0]:
-        pyml_lap_times(&l, <const pyml_lap_place *>&places[0, 0], places.shape[0], &moments[0], &ms[0])
+    @property
+    def spans(self):
+        """Operation -> the first and last native operation that it is."""
+        return self.span
 
 
 cdef int64_t _captured_keys(const pyml_slice *part):

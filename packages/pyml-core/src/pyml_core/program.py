@@ -22,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native, cpu
+from ._native import LapText
 from .cancel import current_flag
 from .errors import ShapeError
 from .greedy import NOTHING, GreedyToken
 from .kv_layout import KVLayout, PageTable
 from .screen import MARGIN, MAX_STATES, MAX_TOP, TopLogits, top_of
 from .tensor import PackedMatrix, Tensor, pack
-from .timing import Capture, Timings
+from .timing import Capture, Timings, phase_index
 
 F32Array = npt.NDArray[np.float32]
 
@@ -398,18 +399,19 @@ class Program:
 
     # ---- running
 
-    def run(self, slices: Sequence[Slice]) -> F32Array:
+    def run(self, slices: Sequence[Slice], lines: LapText | None = None) -> F32Array:
         """Execute every operation once for these slices: append their keys and values, and compute the last output.
 
         Returns the last operation's output, (P, W) float32 (or (T, W) where it has a row a token): the wanted positions
         of all slices in order. Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt.
+        The times of ``lines`` (see :meth:`lines`) take this run's.
 
         Raises:
             ShapeError: slices that do not fit the program. Cancelled: by :meth:`cancel`, or by the
                 :class:`pyml_core.CancelToken` that this thread has entered.
         """
         with self._lock:
-            return self._compiled().run(slices, stop=current_flag())
+            return self._compiled().run(slices, stop=current_flag(), lines=lines)
 
     def run_timed(self, slices: Sequence[Slice], captures: Sequence[Capture] = ()) -> tuple[F32Array, Timings]:
         """:meth:`run`, with what every operation took; fills the arrays of the captures. The numbers are the same.
@@ -422,7 +424,7 @@ class Program:
             result = native.run(slices, True, captures, current_flag())
             return result, Timings(self.operations, self.kv, slices, native.timings())
 
-    def run_top(self, slices: Sequence[Slice], k: int) -> list[TopLogits]:
+    def run_top(self, slices: Sequence[Slice], k: int, lines: LapText | None = None) -> list[TopLogits]:
         """:meth:`run`, for the ``k`` largest outputs of each wanted position alone, and those tied with the last.
 
         The head is screened where :meth:`screen` was declared and a run of so many positions and outputs can be;
@@ -431,7 +433,7 @@ class Program:
         Raises:
             ShapeError: as :meth:`run`, or a ``k`` below 1. Cancelled: as :meth:`run`.
         """
-        return self._run_top(slices, k, timed=False)[0]
+        return self._run_top(slices, k, timed=False, lines=lines)[0]
 
     def run_top_timed(
         self, slices: Sequence[Slice], k: int, captures: Sequence[Capture] = ()
@@ -443,7 +445,12 @@ class Program:
         return found, timings
 
     def _run_top(
-        self, slices: Sequence[Slice], k: int, timed: bool, captures: Sequence[Capture] = ()
+        self,
+        slices: Sequence[Slice],
+        k: int,
+        timed: bool,
+        captures: Sequence[Capture] = (),
+        lines: LapText | None = None,
     ) -> tuple[list[TopLogits], Timings | None]:
         if k < 1:
             raise ShapeError(f"run: expected at least 1 output of each position, got {k}")
@@ -454,10 +461,10 @@ class Program:
             if timed:
                 rows, timings = self.run_timed(slices, captures)
                 return [top_of(row, k) for row in rows], timings
-            return [top_of(row, k) for row in self.run(slices)], None
+            return [top_of(row, k) for row in self.run(slices, lines)], None
         with self._lock:
             native = self._compiled()
-            found = [TopLogits(*one) for one in native.run(slices, timed, captures, current_flag(), top=k)]
+            found = [TopLogits(*one) for one in native.run(slices, timed, captures, current_flag(), top=k, lines=lines)]
             if not timed:
                 return found, None
             operations = [*self.operations[:-1], *self.screening]
@@ -465,7 +472,13 @@ class Program:
             return found, Timings(operations, self.kv, slices, native.timings(), rescored)
 
     def run_greedy(
-        self, part: Slice, count: int, ends: Collection[int] = (), text: array[int] = NOTHING, repeat: int = 0
+        self,
+        part: Slice,
+        count: int,
+        ends: Collection[int] = (),
+        text: array[int] = NOTHING,
+        repeat: int = 0,
+        lines: LapText | None = None,
     ) -> list[GreedyToken]:
         """:meth:`run_top` of one token, then of the one with the largest logit after it, and so on, in one call.
 
@@ -476,6 +489,7 @@ class Program:
             text: of 32-bit integers: the tokens before and the slice's.
             repeat: if above 0, nothing is run once the last so many tokens of the text, with what was found, stand in
                 it for the second time.
+            lines: has a text for each run.
 
         Returns:
             What each run found, in order. The last token has not been run.
@@ -485,8 +499,29 @@ class Program:
             Cancelled: as :meth:`run`; nothing is known of the runs that were done before.
         """
         with self._lock:
-            found = self._compiled().run_greedy(part, count, ends, text, repeat, current_flag())
+            found = self._compiled().run_greedy(part, count, ends, text, repeat, current_flag(), lines)
         return [GreedyToken(token, logit, ns * 1e-6) for token, logit, ns in found]
+
+    def lines(self, pieces: Sequence[str], terms: Sequence[Sequence[tuple[Operation, str | None]]]) -> LapText:
+        """Text with times in it, which runs write without returning to Python; for what is printed at every step.
+
+        Args:
+            pieces: of the text, ASCII; after each but the last comes a number of milliseconds, with three decimals.
+            terms: of every number what it is the sum of: the times of operations, or of their phases of these names
+                (see :attr:`pyml_core.OpTiming.phases`).
+
+        Returns:
+            What :meth:`run` takes. Its ``take()`` gives the text: one of all its runs together, or one for each run of
+            :meth:`run_greedy`. One thread at a time may use it.
+        """
+        with self._lock:
+            native = self._compiled()
+            places = [
+                (*native.spans[operation], phase_index(operation, phase), number)
+                for number, of_number in enumerate(terms)
+                for operation, phase in of_number
+            ]
+            return native.lap_text(list(pieces), np.array(places, np.int64).reshape(-1, 4))
 
     def run_after(self, name: str, rows: npt.ArrayLike) -> F32Array:
         """What the operations after the one of this name make of other rows: (R, its width) to the last output (R, W).

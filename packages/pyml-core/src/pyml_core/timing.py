@@ -223,7 +223,7 @@ class Timings(Sequence[OpTiming]):
     def place(self, operation: Operation, phase: str | None, number: int) -> tuple[int, int, int, int]:
         """An operation's wall time, or that of one of its phases, as a term of the number of this index."""
         first, last = self._measured[0][operation]
-        return first, last, -1 if phase is None else PHASES[operation.kind].index(phase), number
+        return first, last, phase_index(operation, phase), number
 
     def _measure(self) -> _Measured:
         """The time of making an output's int8 copy belongs to the operation that wrote it."""
@@ -265,6 +265,11 @@ class Timings(Sequence[OpTiming]):
             moved += keys * self._kv.layer_bytes // PAGE_TOKENS
             flops = 4 * pairs * op.params["n_heads"] * self._kv.head_dim
         return moved, flops
+
+
+def phase_index(operation: Operation, phase: str | None) -> int:
+    """The number of an operation's phase, as kernels count them; -1 for None: all of it."""
+    return -1 if phase is None else PHASES[operation.kind].index(phase)
 
 
 def coarse_nbytes(screen: Operation) -> int:

@@ -33,6 +33,7 @@ from .sampling import Sampling
 from .structured.grammar import one_grammar
 
 if TYPE_CHECKING:
+    from pyml_core._native import LapText
     from pyml_core.greedy import GreedyToken
     from pyml_core.kv_layout import KVLayout
     from pyml_core.screen import TopLogits
@@ -93,6 +94,7 @@ class LanguageModel:
         self.prefill_chunk = prefill_chunk
         self.name = name
         self._closed = False
+        self._lines: list[LapText] = []  # that no call is using
         self.costs = Costs()
         self.prefix_cache = PrefixCache() if prefix_cache is None else prefix_cache
         self._chat_template: ChatTemplate | None = None
@@ -471,24 +473,32 @@ class LanguageModel:
 
     def timed_forward(self, batch: Sequence[Slice]) -> tuple[list[F32Array], float]:
         """:meth:`forward` and its milliseconds; prints the lines about it that the log levels ask for."""
-        return self._timed(lambda: self.model.forward(batch))
+        return self._timed(lambda *lines: self.model.forward(batch, *lines))
 
     def timed_forward_top(self, batch: Sequence[Slice], k: int) -> tuple[list[list[TopLogits]], float]:
         """The same of :meth:`forward_top`."""
-        return self._timed(lambda: self.model.forward_top(batch, k))
+        return self._timed(lambda *lines: self.model.forward_top(batch, k, *lines))
 
     def timed_forward_greedy(
         self, cache: KVCache, token: int, count: int, ends: Collection[int], text: array[int], repeat: int
     ) -> tuple[list[GreedyToken], float]:
         """The same of :meth:`pyml_nn.Model.forward_greedy`."""
-        return self._timed(lambda: self.model.forward_greedy(cache, token, count, ends, text, repeat))
+        return self._timed(lambda *lines: self.model.forward_greedy(cache, token, count, ends, text, repeat, *lines))
 
-    def _timed(self, run: Callable[[], R]) -> tuple[R, float]:
+    def _timed(self, run: Callable[..., R]) -> tuple[R, float]:
+        """Call it, with what takes ``[attn]`` lines where these alone are wanted; its result, and milliseconds."""
         timed = logs.wants_timings()
         start = time.perf_counter()
         if not timed:
             results = run()
             return results, (time.perf_counter() - start) * 1e3
+        if logs.wants_attention_alone() and not self.traced:
+            lines = self._lines.pop() if self._lines else self.model.attention_lines()
+            results = run(lines)
+            ms = (time.perf_counter() - start) * 1e3
+            logs.log_attention(lines.take())
+            self._lines.append(lines)
+            return results, ms
         with self.model.trace() as trace:
             results = run()
         ms = (time.perf_counter() - start) * 1e3

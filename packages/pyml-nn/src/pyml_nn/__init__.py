@@ -7,7 +7,8 @@ from .kv_cache import CacheFileError, ContextOverflowError, KVCache
 from .memory import MemoryPlan, available_memory
 from .model import Model
 from .models import ARCHITECTURES, architecture_of
-from .trace import Event, Trace, attention_lines, forward_lines, matmul_lines
+from .trace import Event, Trace
+from .trace_lines import attention_lines, forward_lines, matmul_lines
 from .weights import ArrayWeights, WeightsError, WeightSource
 
 __all__ = [

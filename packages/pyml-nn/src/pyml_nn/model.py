@@ -14,6 +14,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -32,11 +33,13 @@ from .memory import MemoryPlan, activation_bytes, kv_layout
 from .norm import LayerNorm, RMSNorm
 from .scratch import Scratch
 from .trace import Recorder, Trace, traces_of
+from .trace_lines import attention_plan
 from .weights import NameRules, Spec, Weights, WeightSource
 
 if TYPE_CHECKING:
     import os
 
+    from pyml_core._native import LapText
     from pyml_core.program import Buffer
     from pyml_core.screen import TopLogits
     from pyml_core.tensor import Tensor
@@ -170,12 +173,13 @@ class Model(ABC, Generic[C]):
         length = self._checked_length(max_length)
         return KVCache.load(path, self.kv_layout, length, self.fingerprint, self.program.level, self.vocab_size)
 
-    def forward(self, batch: Sequence[Request]) -> list[F32Array]:
+    def forward(self, batch: Sequence[Request], lines: LapText | None = None) -> list[F32Array]:
         """Continue several sequences at once.
 
         Args:
             batch: a ``(cache, ids, positions)`` for every sequence: its KV cache, the token ids that follow what the
                 cache holds, and the indices into ``ids`` whose logits are wanted (None: the last one).
+            lines: what the runs write their ``[attn]`` lines to, see :meth:`attention_lines`; not under a trace.
 
         Returns:
             For every sequence float32 logits of shape (len(positions), V), in the order of its positions.
@@ -191,16 +195,16 @@ class Model(ABC, Generic[C]):
         parts = self._checked_batch(batch)
         return [
             rows if part.order is None else rows[part.order]
-            for part, rows in zip(parts, self._advance(parts, self._logits), strict=True)
+            for part, rows in zip(parts, self._advance(parts, lambda works: self._logits(works, lines)), strict=True)
         ]
 
-    def forward_top(self, batch: Sequence[Request], k: int) -> list[list[TopLogits]]:
+    def forward_top(self, batch: Sequence[Request], k: int, lines: LapText | None = None) -> list[list[TopLogits]]:
         """:meth:`forward` where the ``k`` largest logits of each position are enough.
 
         Where the model has a screened head, that costs about half of what all logits do; the results are the same.
 
         Args:
-            batch: as for :meth:`forward`.
+            batch, lines: as for :meth:`forward`.
             k: at least 1.
 
         Returns:
@@ -215,7 +219,7 @@ class Model(ABC, Generic[C]):
         parts = self._checked_batch(batch)
         return [
             found if part.order is None else [found[index] for index in part.order]
-            for part, found in zip(parts, self._advance(parts, lambda works: self._top(works, k)), strict=True)
+            for part, found in zip(parts, self._advance(parts, lambda works: self._top(works, k, lines)), strict=True)
         ]
 
     def forward_greedy(
@@ -226,6 +230,7 @@ class Model(ABC, Generic[C]):
         ends: Collection[int] = (),
         text: array[int] = NOTHING,
         repeat: int = 0,
+        lines: LapText | None = None,
     ) -> list[GreedyToken]:
         """Continue a sequence by ``token`` and then by the most probable token each time, in one native call.
 
@@ -235,6 +240,7 @@ class Model(ABC, Generic[C]):
             count: most tokens to run, 1 to :data:`pyml_core.greedy.MAX_RUNS`.
             ends: tokens that nothing is run after.
             text, repeat: nothing is run either once a text repeats itself; see :meth:`pyml_core.Program.run_greedy`.
+            lines: as for :meth:`forward`, a set for each run.
 
         Returns:
             The most probable token after each one that was run, at least one: fewer than ``count`` after one that
@@ -247,13 +253,13 @@ class Model(ABC, Generic[C]):
         part = self._checked(0, cache, [token], None)
         if self.config.long_from is not None or traces_of(self):
             start = time.perf_counter()
-            ((top,),) = self.forward_top([(cache, part.ids, None)], 1)
+            ((top,),) = self.forward_top([(cache, part.ids, None)], 1, lines)
             best = int(top.logits.argmax())
             ms = (time.perf_counter() - start) * 1e3
             return [GreedyToken(int(top.ids[best]), float(top.logits[best]), ms)]
         cache.reserve(count)
         now = Slice(cache.pages, cache.length, part.ids, part.wanted)
-        found = self.program.run_greedy(now, count, ends, text, repeat)
+        found = self.program.run_greedy(now, count, ends, text, repeat, lines)
         cache.append([token, *(one.token for one in found[:-1])])
         return found
 
@@ -264,6 +270,13 @@ class Model(ABC, Generic[C]):
         :class:`Trace`.
         """
         return Trace(self, names, tensors, max_bytes)
+
+    def attention_lines(self) -> LapText:
+        """What :meth:`forward` takes as ``lines``: its runs leave ``[attn]`` lines there, without returning to Python.
+
+        ``take()`` gives what there is so far, a line a layer and call. One thread at a time may use it.
+        """
+        return attention_plan(self.program).writer(self.program)
 
     def head(self, hidden: npt.ArrayLike) -> F32Array:
         """The final norm and the head applied to hidden states of any layer: (P, hidden size) to logits (P, V).
@@ -365,11 +378,11 @@ class Model(ABC, Generic[C]):
             works.append(_work(sequence, cache, part.ids, part.wanted[n_short:], 1, keep=keep, fresh=in_use))
         return works
 
-    def _logits(self, works: list[_Work]) -> F32Array:
+    def _logits(self, works: list[_Work], lines: LapText | None) -> F32Array:
         """Logits of all wanted positions in order."""
         runs = _runs(works, self._max_tokens)
         recorder = self._recorder(works, runs)
-        run = self.program.run if recorder is None else recorder.run
+        run = partial(self.program.run, lines=lines) if recorder is None else recorder.run
         if len(runs) == 1:
             rows = run(runs[0])
         else:
@@ -383,11 +396,11 @@ class Model(ABC, Generic[C]):
             recorder.close(_kind(works))
         return rows
 
-    def _top(self, works: list[_Work], k: int) -> list[TopLogits]:
+    def _top(self, works: list[_Work], k: int, lines: LapText | None) -> list[TopLogits]:
         """The same, of the ``k`` largest logits alone."""
         runs = _runs(works, self._max_tokens)
         recorder = self._recorder(works, runs)
-        run = self.program.run_top if recorder is None else recorder.run_top
+        run = partial(self.program.run_top, lines=lines) if recorder is None else recorder.run_top
         if len(runs) == 1:
             found = run(runs[0], k)
         else:

@@ -10,11 +10,10 @@ import os
 import re
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -26,19 +25,16 @@ from pyml_core.timing import PHASES, Lap, Laps
 
 from . import trace_files
 from .memory import available_memory, megabytes
+from .trace_lines import PHASE_OF_OPERATION, attention_plan, layer_of, phases_of
 from .trace_tensors import TracedTensor, Wanted, after, joined, tensors_of
 
 if TYPE_CHECKING:
-    from pyml_core.program import Operation, Program, Slice
+    from pyml_core.program import Program, Slice
     from pyml_core.screen import TopLogits
     from pyml_core.timing import OpTiming, Timings
 
 F32Array = npt.NDArray[np.float32]
 
-ATTENTION_PHASES = ("QKV", "QKnorm", "RoPE", "QK^T", "softmax", "A*V", "out")
-"""The parts of attention in an ``[attn]`` line."""
-
-_PHASE_OF_OPERATION = {"qkv": "QKV", "out": "out"}
 _ACTIVE: ContextVar[tuple[Trace, ...]] = ContextVar("pyml_nn_traces", default=())
 
 
@@ -193,8 +189,8 @@ class Trace:
         """:func:`attention_lines` of all that was recorded, without making events: cheap enough for every step."""
         with self._lock:
             steps = list(self._steps)
-        plan = _attention_plan(self._model.program)
-        return [line for step in steps for line in plan.text(step).splitlines()]
+        plan = attention_plan(self._model.program)
+        return [line for step in steps for line in plan.text([run.timings for run in step.runs]).splitlines()]
 
     def summary(self, top: int = 20) -> str:
         """The operations that took most, layers folded: calls, total ms, share, ms each, GB/s, GFLOP/s."""
@@ -367,7 +363,7 @@ def _bytes_needed(program: Program, tensors: Iterable[TracedTensor], slices: Seq
 def _event_names(program: Program) -> Iterator[str]:
     for operation in (*program.operations, *program.screening):
         yield operation.name
-        yield from (f"{operation.name}.{part}" for part in _phases(operation))
+        yield from (f"{operation.name}.{part}" for part in phases_of(operation))
         if operation.name.endswith(".attention.out"):
             yield operation.name.removesuffix(".out")
     yield "forward"
@@ -390,99 +386,6 @@ def _matcher(patterns: Sequence[str], what: str, names: Iterable[str]) -> _Match
     return lambda name: any(regex.fullmatch(name) is not None for regex in compiled)
 
 
-def attention_lines(events: Iterable[Event]) -> list[str]:
-    """One ``[attn]`` line a layer and step: the milliseconds of each part of attention.
-
-    QKV includes storing k and v in the cache; QKnorm and RoPE are there only if the model has them. The sum is the time
-    of the event ``layers.N.attention`` but for the moments between operations.
-    """
-    sums: dict[tuple[int, int], dict[str, float]] = {}
-    for event in events:
-        if event.layer is not None and event.phase:
-            phases = sums.setdefault((event.step, event.layer), {})
-            phase = "QKV" if event.phase == "append" else event.phase
-            phases[phase] = phases.get(phase, 0.0) + event.ms
-    return [f"[attn] layer={layer} {_milliseconds(phases, ATTENTION_PHASES)}" for (_, layer), phases in sums.items()]
-
-
-class _AttentionPlan:
-    """The text of a program's ``[attn]`` lines, and where its numbers come from."""
-
-    def __init__(self, program: Program) -> None:
-        terms: dict[int, dict[str, list[tuple[Operation, str | None]]]] = {}
-        for operation in program.operations:
-            layer, name = _layer(operation.name), operation.name.rpartition(".")[2]
-            if layer is None or ".attention." not in operation.name:
-                continue
-            of_layer = terms.setdefault(layer, {})
-            if name in _PHASE_OF_OPERATION:
-                of_layer.setdefault(_PHASE_OF_OPERATION[name], []).append((operation, None))
-            for part in _phases(operation):
-                of_layer.setdefault("QKV" if part == "append" else part, []).append((operation, part))
-        self._terms = [terms[layer][phase] for layer in terms for phase in ATTENTION_PHASES if phase in terms[layer]]
-        self._places: npt.NDArray[np.int64] | None = None
-        self._text = "\n".join(
-            f"[attn] layer={layer} " + " ".join(f"{phase}=%.3fms" for phase in ATTENTION_PHASES if phase in phases)
-            for layer, phases in terms.items()
-        )
-
-    def text(self, step: _Step) -> str:
-        """The lines of one step, all its runs added up."""
-        ms = np.zeros(len(self._terms))
-        for run in step.runs:
-            if self._places is None:
-                self._places = np.array(
-                    [run.timings.place(*term, number) for number, terms in enumerate(self._terms) for term in terms],
-                    np.int64,
-                ).reshape(-1, 4)
-            run.timings.add_to(ms, self._places)
-        return self._text % tuple(ms.tolist())
-
-
-_plans: weakref.WeakKeyDictionary[Program, _AttentionPlan] = weakref.WeakKeyDictionary()
-
-
-def _attention_plan(program: Program) -> _AttentionPlan:
-    """A program's plan, made once."""
-    plan = _plans.get(program)
-    if plan is None:
-        plan = _plans[program] = _AttentionPlan(program)
-    return plan
-
-
-def forward_lines(events: Iterable[Event]) -> list[str]:
-    """One ``[perf] model.forward`` line a step."""
-    lines = []
-    parts = dict.fromkeys(("embedding", "layers", "norm", "projection", "total"), 0.0)
-    for event in events:
-        if event.name == "forward":
-            parts["total"] = event.ms
-            lines.append(f"[perf] model.forward {_milliseconds(parts, tuple(parts))}")
-            parts = dict.fromkeys(parts, 0.0)
-        elif event.layer is None:
-            part = {"select": "norm", "final_norm": "norm", "head": "projection"}.get(
-                event.name.split(".")[0], "embedding"
-            )
-            parts[part] += event.ms
-        elif event.name.count(".") == 3:  # an operation; what nests in it or around it counts once
-            parts["layers"] += event.ms
-    return lines
-
-
-def matmul_lines(events: Iterable[Event]) -> list[str]:
-    """One ``[perf] matmul`` line a matrix product: shapes, block types, milliseconds, GB/s and GFLOP/s."""
-    return [
-        f"[perf] matmul {event.name} {event.shape} {event.ms:.3f}ms "
-        f"({event.gb_s:.1f} GB/s, {event.gflop_s:.1f} GFLOP/s)"
-        for event in events
-        if event.shape
-    ]
-
-
-def _milliseconds(phases: Mapping[str, float], names: Sequence[str]) -> str:
-    return " ".join(f"{name}={phases[name]:.3f}ms" for name in names if name in phases)
-
-
 def _events(step: _Step, index: int) -> Iterator[Event]:
     for number, run in enumerate(step.runs):
         for position, timing in enumerate(run.timings):
@@ -497,13 +400,13 @@ def _events(step: _Step, index: int) -> Iterator[Event]:
 def _operation_events(timing: OpTiming, run: TimedRun, kind: str, step: int, number: int) -> Iterator[Event]:
     operation = timing.operation
     name = operation.name
-    layer, phase = _layer(name), ""
+    layer, phase = layer_of(name), ""
     if ".attention." in name:
-        phase = _PHASE_OF_OPERATION.get(name.rpartition(".")[2], "")
+        phase = PHASE_OF_OPERATION.get(name.rpartition(".")[2], "")
     common = (kind, step, run.tokens, timing.start_ns)
     measured = (timing.ms, timing.bytes, timing.flops, _shape(timing, run))
     yield Event(name, layer, phase, *common, *measured, number, timing.laps, timing.rescored)
-    for part in _phases(operation):
+    for part in phases_of(operation):
         if part in timing.phases:
             laps = Laps(len(timing.laps), partial(_stretches, timing.laps, PHASES[operation.kind].index(part)))
             yield Event(f"{name}.{part}", layer, part, *common, timing.phases[part], run=number, laps=laps)
@@ -531,25 +434,9 @@ def _attention_event(run: TimedRun, last: int, kind: str, step: int, number: int
     parts = run.timings[first : last + 1]
     ms = (end.start_ns - parts[0].start_ns) / 1e6 + end.ms
     return Event(
-        prefix[:-1], _layer(prefix), "", kind, step, run.tokens, parts[0].start_ns, ms,
+        prefix[:-1], layer_of(prefix), "", kind, step, run.tokens, parts[0].start_ns, ms,
         sum(part.bytes for part in parts), sum(part.flops for part in parts), run=number,
     )  # fmt: skip
-
-
-@cache
-def _layer(name: str) -> int | None:
-    return int(name.split(".")[1]) if name.startswith("layers.") else None
-
-
-def _phases(operation: Operation) -> list[str]:
-    """The phases of a fused operation that the model has."""
-
-    def has(phase: str) -> bool:
-        if phase == "QKnorm":
-            return operation.params["q_norm"] is not None or operation.params["k_norm"] is not None
-        return phase != "RoPE" or len(operation.inputs) > 1
-
-    return [phase for phase in PHASES.get(operation.kind, ()) if has(phase)]
 
 
 def _shape(timing: OpTiming, run: TimedRun) -> str:

@@ -49,7 +49,8 @@ static bool repeats(const int32_t *text, int64_t n, int64_t match) {
 
 int64_t pyml_program_run_greedy(pyml_program *p, pyml_greedy *g) {
     for (int64_t done = 0; done < g->count;) {
-        if (!pyml_program_run(p, false)) return -1;
+        if (!pyml_program_run(p, g->lines)) return -1;
+        if (g->lines) pyml_lap_text_add(g->lines, p), pyml_lap_text_write(g->lines);
         int64_t n = g->screen ? g->screen->count[0] : g->n_logits;
         const float *logits = g->screen ? g->screen->logits : g->logits;
         int64_t at = largest(logits, n), token = g->screen ? g->screen->ids[at] : at;

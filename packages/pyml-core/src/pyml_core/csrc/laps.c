@@ -1,9 +1,13 @@
-/* laps.c: times from the laps of a timed run, for what is printed at every step. timing.py says what they mean, and has the same
- * in NumPy for everything else.
+/* laps.c: times from the laps of a timed run, and text with these, for what is printed at every step. timing.py says what they mean,
+ * and has the same in NumPy for everything else.
  */
 #include "pyml.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { NUMBER_BYTES = 32 };
 
 static int64_t later(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -42,5 +46,40 @@ void pyml_lap_times(const pyml_laps *l, const pyml_lap_place *places, int64_t n_
             wall = wall * (double)ticks / (double)(all ? all : 1);
         }
         ms[place->number] += wall;
+    }
+}
+
+int64_t pyml_lap_text_room(const pyml_lap_text *t) { return t->ends[t->n_numbers] + t->n_numbers * NUMBER_BYTES; }
+
+void pyml_lap_text_add(pyml_lap_text *t, const pyml_program *p) {
+    pyml_laps laps = {
+        .laps = p->laps, .copied = p->copied, .n_ops = p->n_ops, .threads = p->threads,
+        .start_ns = p->start_ns, .end_ns = p->end_ns, .start = (int64_t)p->start, .end = (int64_t)p->end,
+    };
+    pyml_lap_times(&laps, t->places, t->n_places, t->moments, t->ms);
+}
+
+/* As "%.3f" has it. The library's exact conversion takes twenty times as long, and is needed where half a unit decides. */
+static int64_t write_ms(char *target, double ms) {
+    double us = ms * 1000, whole = floor(us), rest = us - whole;
+    if (!(us >= 0 && us < 1e12) || fabs(rest - 0.5) < 1e-3) return snprintf(target, NUMBER_BYTES, "%.3f", fmin(fmax(ms, -1e15), 1e15));
+    uint64_t number = (uint64_t)whole + (rest > 0.5);
+    char digits[NUMBER_BYTES];
+    int64_t count = 0, length = 0;
+    for (; number || count < 5; number /= 10) {
+        digits[count++] = (char)('0' + number % 10);
+        if (count == 3) digits[count++] = '.';
+    }
+    while (count) target[length++] = digits[--count];
+    return length;
+}
+
+void pyml_lap_text_write(pyml_lap_text *t) {
+    int64_t begin = 0;
+    for (int64_t i = 0; i <= t->n_numbers; i++) {
+        int64_t bytes = t->ends[i] - begin;
+        memcpy(t->text + t->length, t->pieces + begin, (size_t)bytes);
+        t->length += bytes, begin = t->ends[i];
+        if (i < t->n_numbers) t->length += write_ms(t->text + t->length, t->ms[i]), t->ms[i] = 0;
     }
 }

@@ -275,7 +275,7 @@ typedef struct {
 bool pyml_read_parts(int threads, int fd, const pyml_part *, int64_t n_parts, pyml_read_fault *);
 bool pyml_read_ranges(int fd, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *);
 
-/* laps.c */
+/* laps.c: times of timed runs */
 typedef struct {
     const pyml_lap *laps;         /* [threads][n_ops] of a timed run */
     const uint64_t *copied;       /* [n_ops] */
@@ -293,6 +293,23 @@ typedef struct {
 
 /* Adds the terms to the numbers, in ms; `moments` has room for 2 n_ops + 1. */
 void pyml_lap_times(const pyml_laps *, const pyml_lap_place *, int64_t n_places, int64_t *moments, double *ms);
+
+/* Text with times in it: a number after each piece but the last. */
+typedef struct {
+    const char *pieces;           /* one behind the other */
+    const int64_t *ends;          /* [n_numbers + 1] of the pieces */
+    int64_t n_numbers;
+    const pyml_lap_place *places;
+    int64_t n_places;
+    int64_t *moments;             /* room as for pyml_lap_times */
+    double *ms;                   /* [n_numbers], of the runs since the last text */
+    char *text;                   /* what was written; there is room for all that will be */
+    int64_t length;
+} pyml_lap_text;
+
+int64_t pyml_lap_text_room(const pyml_lap_text *);          /* most bytes of one text */
+void pyml_lap_text_add(pyml_lap_text *, const pyml_program *); /* times of a timed run */
+void pyml_lap_text_write(pyml_lap_text *);
 
 /* greedy.c */
 typedef struct {
@@ -315,6 +332,7 @@ typedef struct {
     int64_t n_text;
     int64_t repeat;               /* nothing is run once the last so many tokens stand in it before; 0: whatever they are */
     pyml_greedy_token *found;     /* [count] */
+    pyml_lap_text *lines;         /* with a text a run; NULL: runs are not timed */
 } pyml_greedy;
 
 int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *); /* tokens found; -1: cancelled */

@@ -1,0 +1,141 @@
+"""What is printed of runs: the ``[attn]`` and ``[perf]`` lines, from events, and without them at every step."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.timing import PHASES
+
+if TYPE_CHECKING:
+    from pyml_core._native import LapText
+    from pyml_core.program import Operation, Program
+    from pyml_core.timing import Timings
+
+    from .trace import Event
+
+ATTENTION_PHASES = ("QKV", "QKnorm", "RoPE", "QK^T", "softmax", "A*V", "out")
+"""The parts of attention in an ``[attn]`` line."""
+
+PHASE_OF_OPERATION = {"qkv": "QKV", "out": "out"}
+
+
+def attention_lines(events: Iterable[Event]) -> list[str]:
+    """One ``[attn]`` line a layer and step: the milliseconds of each part of attention.
+
+    QKV includes storing k and v in the cache; QKnorm and RoPE are there only if the model has them. The sum is the time
+    of the event ``layers.N.attention`` but for the moments between operations.
+    """
+    sums: dict[tuple[int, int], dict[str, float]] = {}
+    for event in events:
+        if event.layer is not None and event.phase:
+            phases = sums.setdefault((event.step, event.layer), {})
+            phase = "QKV" if event.phase == "append" else event.phase
+            phases[phase] = phases.get(phase, 0.0) + event.ms
+    return [f"[attn] layer={layer} {_milliseconds(phases, ATTENTION_PHASES)}" for (_, layer), phases in sums.items()]
+
+
+class AttentionPlan:
+    """The text of a program's ``[attn]`` lines, and where its numbers come from."""
+
+    def __init__(self, program: Program) -> None:
+        terms: dict[int, dict[str, list[tuple[Operation, str | None]]]] = {}
+        for operation in program.operations:
+            layer, name = layer_of(operation.name), operation.name.rpartition(".")[2]
+            if layer is None or ".attention." not in operation.name:
+                continue
+            of_layer = terms.setdefault(layer, {})
+            if name in PHASE_OF_OPERATION:
+                of_layer.setdefault(PHASE_OF_OPERATION[name], []).append((operation, None))
+            for part in phases_of(operation):
+                of_layer.setdefault("QKV" if part == "append" else part, []).append((operation, part))
+        self._terms = [terms[layer][phase] for layer in terms for phase in ATTENTION_PHASES if phase in terms[layer]]
+        self._places: npt.NDArray[np.int64] | None = None
+        self._text = "".join(
+            f"[attn] layer={layer} "
+            + " ".join(f"{phase}=%.3fms" for phase in ATTENTION_PHASES if phase in phases)
+            + "\n"
+            for layer, phases in terms.items()
+        )
+
+    def text(self, runs: Sequence[Timings]) -> str:
+        """The lines of one step, all its runs added up."""
+        ms = np.zeros(len(self._terms))
+        for timings in runs:
+            if self._places is None:
+                self._places = np.array(
+                    [timings.place(*term, number) for number, terms in enumerate(self._terms) for term in terms],
+                    np.int64,
+                ).reshape(-1, 4)
+            timings.add_to(ms, self._places)
+        return self._text % tuple(ms.tolist())
+
+    def writer(self, program: Program) -> LapText:
+        """What has a program's runs write the same."""
+        return program.lines(self._text.split("%.3f"), self._terms)
+
+
+_plans: weakref.WeakKeyDictionary[Program, AttentionPlan] = weakref.WeakKeyDictionary()
+
+
+def attention_plan(program: Program) -> AttentionPlan:
+    """A program's plan, made once."""
+    plan = _plans.get(program)
+    if plan is None:
+        plan = _plans[program] = AttentionPlan(program)
+    return plan
+
+
+def forward_lines(events: Iterable[Event]) -> list[str]:
+    """One ``[perf] model.forward`` line a step."""
+    lines = []
+    parts = dict.fromkeys(("embedding", "layers", "norm", "projection", "total"), 0.0)
+    for event in events:
+        if event.name == "forward":
+            parts["total"] = event.ms
+            lines.append(f"[perf] model.forward {_milliseconds(parts, tuple(parts))}")
+            parts = dict.fromkeys(parts, 0.0)
+        elif event.layer is None:
+            part = {"select": "norm", "final_norm": "norm", "head": "projection"}.get(
+                event.name.split(".")[0], "embedding"
+            )
+            parts[part] += event.ms
+        elif event.name.count(".") == 3:  # an operation; what nests in it or around it counts once
+            parts["layers"] += event.ms
+    return lines
+
+
+def matmul_lines(events: Iterable[Event]) -> list[str]:
+    """One ``[perf] matmul`` line a matrix product: shapes, block types, milliseconds, GB/s and GFLOP/s."""
+    return [
+        f"[perf] matmul {event.name} {event.shape} {event.ms:.3f}ms "
+        f"({event.gb_s:.1f} GB/s, {event.gflop_s:.1f} GFLOP/s)"
+        for event in events
+        if event.shape
+    ]
+
+
+def _milliseconds(phases: Mapping[str, float], names: Sequence[str]) -> str:
+    return " ".join(f"{name}={phases[name]:.3f}ms" for name in names if name in phases)
+
+
+@cache
+def layer_of(name: str) -> int | None:
+    """The layer that an operation of this name is in, or None."""
+    return int(name.split(".")[1]) if name.startswith("layers.") else None
+
+
+def phases_of(operation: Operation) -> list[str]:
+    """The phases of a fused operation that the model has."""
+
+    def has(phase: str) -> bool:
+        if phase == "QKnorm":
+            return operation.params["q_norm"] is not None or operation.params["k_norm"] is not None
+        return phase != "RoPE" or len(operation.inputs) > 1
+
+    return [phase for phase in PHASES.get(operation.kind, ()) if has(phase)]
