@@ -74,7 +74,7 @@ class Transformers:
 
 
 def engine(name: str, path: Path, threads: int, window: int) -> Engine:
-    """The engine of that name: ``transformers``, ``llama-cpp`` (sequences of at most ``window``) or ``pyml:DTYPE``."""
+    """The engine of that name: ``transformers``, ``llama-cpp`` (sequences of at most ``window``) or ``pyml:DTYPE[:KV_DTYPE]``."""
     if name == "transformers":
         return Transformers(path, threads).logits
     if name == "llama-cpp":
@@ -95,9 +95,10 @@ def bf16_copy(folder: Path, copy: Path) -> None:
             shutil.copyfile(file, copy / file.name)
 
 
-def pyml_engine(path: Path, dtype: str, threads: int) -> Engine:
-    """pyml at a dtype."""
-    lm = pyml_nlp.load(path, dtype=dtype, threads=threads)
+def pyml_engine(path: Path, dtypes: str, threads: int) -> Engine:
+    """pyml at a dtype, or at one of weights and one of keys and values: ``auto:f16``."""
+    dtype, _, kv_dtype = dtypes.partition(":")
+    lm = pyml_nlp.load(path, dtype=dtype, kv_dtype=kv_dtype or "auto", threads=threads)
     return lambda ids: lm.logits(ids)
 
 
