@@ -4,8 +4,8 @@
     python tests/oracle/kld.py MODEL --reference transformers --engine pyml:f32
     python tests/oracle/kld.py FOLDER --round bf16 --reference pyml:f32 --engine pyml:bf16
 
-MODEL is a GGUF file or a Hugging Face folder. An engine is ``pyml:DTYPE[:KV_DTYPE]``, ``llama-cpp`` (the same GGUF file)
-or ``transformers`` (f32). ``--round bf16`` compares on a copy of a folder with its weights rounded to bf16.
+MODEL is a GGUF file or a Hugging Face folder. An engine is ``pyml:DTYPE[:KV_DTYPE]``, ``llama-cpp`` (the same GGUF
+file) or ``transformers`` (f32). ``--round bf16`` compares on a copy of a folder with its weights rounded to bf16.
 
 Two texts, prose (Python's reference manual) and code (Python's library), give half of the positions each, cut into
 windows that are sequences of their own. Prints a row an engine and text: mean and largest KL divergence from the
