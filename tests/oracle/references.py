@@ -74,7 +74,7 @@ class Transformers:
 
 
 def engine(name: str, path: Path, threads: int, window: int) -> Engine:
-    """The engine of a name: ``transformers``, ``llama-cpp`` (sequences of at most ``window``), ``pyml:DTYPE[:KV_DTYPE]``."""
+    """Of a name: ``transformers``, ``llama-cpp`` (sequences of at most ``window``), ``pyml:DTYPE[:KV_DTYPE]``."""
     if name == "transformers":
         return Transformers(path, threads).logits
     if name == "llama-cpp":
