@@ -442,7 +442,7 @@ cdef class NativeProgram:
     cdef bint needs_pages
     cdef int64_t kv_page_bytes
     cdef list alive
-    cdef object ids, position, token_slice, output_rows
+    cdef int32_t[::1] ids, position, token_slice, output_rows
     cdef pyml_capture *captures
     cdef dict span         # Operation -> its first and last native operation
     cdef pyml_slice *slices
@@ -453,6 +453,9 @@ cdef class NativeProgram:
     cdef object candidates   # ids and logits, counts of both kinds
     cdef int64_t slices_room
     cdef object row        # of all logits, of greedy runs
+    cdef int32_t *greedy_text
+    cdef int64_t *greedy_ends
+    cdef int64_t greedy_text_room, greedy_ends_room
     cdef object interrupt  # what a signal handler raised
 
     def __cinit__(self, program, str level, int threads):
@@ -492,10 +495,8 @@ cdef class NativeProgram:
             raise OutOfMemoryError(f"no memory for the scratch space of {threads} threads")
         self.p.poll_argument = <void *>self
         self.ids, self.position, self.token_slice, self.output_rows = np.zeros((4, self.max_tokens), np.int32)
-        self.p.run.ids = <const int32_t *>_address(self.ids)
-        self.p.run.positions = <const int32_t *>_address(self.position)
-        self.p.run.token_slice = <const int32_t *>_address(self.token_slice)
-        self.p.run.output_rows = <const int32_t *>_address(self.output_rows)
+        self.p.run.ids, self.p.run.positions = &self.ids[0], &self.position[0]
+        self.p.run.token_slice, self.p.run.output_rows = &self.token_slice[0], &self.output_rows[0]
         self.slices_room = self.max_tokens
         self.slices = <pyml_slice *>calloc(self.slices_room, sizeof(pyml_slice))
         self.tiles = <pyml_tile *>calloc(self.max_tokens, sizeof(pyml_tile))
@@ -512,6 +513,8 @@ cdef class NativeProgram:
         free(self.matrices)
         free(self.slices)
         free(self.tiles)
+        free(self.greedy_text)
+        free(self.greedy_ends)
 
     @staticmethod
     def _count_matrices(op):
@@ -687,8 +690,6 @@ cdef class NativeProgram:
     cdef list _load_batch(self, list slices):
         """Fill the run's tables; returns the slices' address tables, which cannot be resized as long as it is held."""
         cdef list tables = []
-        cdef int32_t[::1] ids = self.ids, position = self.position, token_slice = self.token_slice
-        cdef int32_t[::1] output_rows = self.output_rows
         cdef int64_t row = 0, wanted = 0, tile = 0, s = 0, i, count, start, pages, token, last
         cdef uint64_t[::1] table
         if len(slices) > self.slices_room:
@@ -718,16 +719,16 @@ cdef class NativeProgram:
                 token = PyNumber_Index(tokens[i])  # no fraction is cut off
                 if token < 0 or token >= self.vocabulary:
                     raise ShapeError(f"run: token id {token} is outside the vocabulary of {self.vocabulary}")
-                ids[row + i] = <int32_t>token
-                position[row + i] = <int32_t>(start + i)
-                token_slice[row + i] = <int32_t>s
+                self.ids[row + i] = <int32_t>token
+                self.position[row + i] = <int32_t>(start + i)
+                self.token_slice[row + i] = <int32_t>s
             last = -1
             for index in part.outputs:
                 i = PyNumber_Index(index)
                 if i <= last or i >= count:
                     raise ShapeError(f"run: wanted positions must ascend within 0..{count - 1}, got {i}")
                 last = i
-                output_rows[wanted] = <int32_t>(row + i)
+                self.output_rows[wanted] = <int32_t>(row + i)
                 wanted += 1
             for i in range(0, count, max(1, self.p.run.tile_tokens)):
                 self.tiles[tile].slice = <int32_t>s
@@ -852,8 +853,7 @@ cdef class NativeProgram:
         cdef pyml_greedy greedy
         cdef pyml_greedy_token found[GREEDY_RUNS]
         cdef int64_t done, i
-        cdef int64_t[::1] last = np.array([*ends, -1], np.int64)
-        cdef int32_t[::1] whole = np.empty(text.shape[0] + min(max(count, 1), GREEDY_RUNS), np.int32)  # count is looked at below
+        cdef int64_t n_text = text.shape[0]
         tables = self._begin([part], 1 if self.full_head else 0)
         start = self.slices[0].start
         if self.p.run.tokens != 1 or self.p.run.outputs != 1 or not self.result.outputs:
@@ -867,6 +867,14 @@ cdef class NativeProgram:
         if self.row is None:
             self.row = self.screened if self.full_head else aligned_empty((1, self.result.width), np.float32)
         self.result.f = <float *>_address(self.row)
+        ends = tuple(ends)
+        self._make_greedy_room(n_text + GREEDY_RUNS, len(ends))
+        for i in range(len(ends)):
+            self.greedy_ends[i] = ends[i]
+        if n_text:
+            memcpy(self.greedy_text, &text[0], n_text * sizeof(int32_t))
+        greedy.text, greedy.n_text, greedy.repeat = self.greedy_text, n_text, max(repeat, 0)
+        greedy.ends, greedy.n_ends = self.greedy_ends, len(ends)
         greedy.count, greedy.found, greedy.lines = count, found, NULL
         if lines is not None:
             lines.make_room(self, count)
@@ -875,9 +883,6 @@ cdef class NativeProgram:
         greedy.slice = self.slices
         greedy.logits, greedy.n_logits = self.result.f, self.result.width
         greedy.screen = &self.screen if self.full_head else NULL
-        whole[: text.shape[0]] = text
-        greedy.text, greedy.n_text, greedy.repeat = &whole[0], text.shape[0], max(repeat, 0)
-        greedy.ends, greedy.n_ends = &last[0], len(last) - 1
         self._listen(stop)
         with nogil:
             done = pyml_program_run_greedy(&self.p, &greedy)
@@ -885,6 +890,21 @@ cdef class NativeProgram:
         if done < 0:
             self._raise_cancelled()
         return [(found[i].token, found[i].logit, found[i].ns) for i in range(done)]
+
+    cdef int _make_greedy_room(self, int64_t n_text, int64_t n_ends) except -1:
+        """For a text of so many tokens, and so many that end it. NumPy would be called out of cold caches."""
+        cdef void *memory
+        if n_text > self.greedy_text_room:
+            memory = realloc(self.greedy_text, 2 * n_text * sizeof(int32_t))
+            if not memory:
+                raise OutOfMemoryError("no memory for a text's tokens")
+            self.greedy_text, self.greedy_text_room = <int32_t *>memory, 2 * n_text
+        if n_ends > self.greedy_ends_room:
+            memory = realloc(self.greedy_ends, n_ends * sizeof(int64_t))
+            if not memory:
+                raise OutOfMemoryError("no memory for the tokens that end a text")
+            self.greedy_ends, self.greedy_ends_room = <int64_t *>memory, n_ends
+        return 0
 
     cdef list _begin(self, list slices, int64_t top):
         """Make everything ready for these slices; see :meth:`_load_batch`."""

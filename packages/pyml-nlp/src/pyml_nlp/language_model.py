@@ -473,34 +473,34 @@ class LanguageModel:
 
     def timed_forward(self, batch: Sequence[Slice]) -> tuple[list[F32Array], float]:
         """:meth:`forward` and its milliseconds; prints the lines about it that the log levels ask for."""
-        return self._timed(lambda *lines: self.model.forward(batch, *lines))
+        return self._timed(self.model.forward, batch)
 
     def timed_forward_top(self, batch: Sequence[Slice], k: int) -> tuple[list[list[TopLogits]], float]:
         """The same of :meth:`forward_top`."""
-        return self._timed(lambda *lines: self.model.forward_top(batch, k, *lines))
+        return self._timed(self.model.forward_top, batch, k)
 
     def timed_forward_greedy(
         self, cache: KVCache, token: int, count: int, ends: Collection[int], text: array[int], repeat: int
     ) -> tuple[list[GreedyToken], float]:
         """The same of :meth:`pyml_nn.Model.forward_greedy`."""
-        return self._timed(lambda *lines: self.model.forward_greedy(cache, token, count, ends, text, repeat, *lines))
+        return self._timed(self.model.forward_greedy, cache, token, count, ends, text, repeat)
 
-    def _timed(self, run: Callable[..., R]) -> tuple[R, float]:
+    def _timed(self, run: Callable[..., R], *arguments: Any) -> tuple[R, float]:
         """Call it, with what takes ``[attn]`` lines where these alone are wanted; its result, and milliseconds."""
         timed = logs.wants_timings()
         start = time.perf_counter()
         if not timed:
-            results = run()
+            results = run(*arguments)
             return results, (time.perf_counter() - start) * 1e3
         if logs.wants_attention_alone() and not self.traced:
             lines = self._lines.pop() if self._lines else self.model.attention_lines()
-            results = run(lines)
+            results = run(*arguments, lines)
             ms = (time.perf_counter() - start) * 1e3
             logs.log_attention(lines.take())
             self._lines.append(lines)
             return results, ms
         with self.model.trace() as trace:
-            results = run()
+            results = run(*arguments)
         ms = (time.perf_counter() - start) * 1e3
         logs.log_trace(trace)
         return results, ms

@@ -250,7 +250,7 @@ class Model(ABC, Generic[C]):
         Raises:
             As :meth:`forward`; the cache is as it was then.
         """
-        part = self._checked(0, cache, [token], None)
+        part = self._checked(0, cache, (token,), None)
         if self.config.long_from is not None or traces_of(self):
             start = time.perf_counter()
             ((top,),) = self.forward_top([(cache, part.ids, None)], 1, lines)

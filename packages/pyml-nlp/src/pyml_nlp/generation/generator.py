@@ -21,7 +21,8 @@ from pyml_core.screen import MAX_TOP, TopLogits
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
 from .. import logs, memory
-from ..sampling import check_finite, sample, top_logprobs
+from ..sampling import F32Array, check_finite, sample, top_logprobs
+from ..structured.matcher import Matcher
 from ..tokenizer.decoding import ByteDecoding
 from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Logits, Rows, Step, StreamDecoder
 from .request import Request
@@ -239,7 +240,7 @@ class Generator:
             self._end_all([*texts, *(completion for completion, _ in prompts)], reason)
             return []
         if not prompts and all(len(feed.completion.pending) == 1 for feed in feeds):
-            self._speculator.learn(sum(len(feed.ids) // feed.runs for feed in feeds), model_ms)
+            self._speculator.learn(sum([len(feed.ids) // feed.runs for feed in feeds]), model_ms)
         steps: list[Step] = []
         for feed, rows in zip(feeds, results, strict=True):
             if feed.completion.tokens:
@@ -252,6 +253,8 @@ class Generator:
 
     def _go_ahead(self) -> list[Step] | None:
         """A token of each text that was computed ahead or is forced, without a run; None if there is none."""
+        if len(self.running) == 1 and self.running[0].ahead is not None:
+            return self._go_alone(self.running[0])
         ahead = [text for text in self.running if text.ahead is not None]
         forced = [text for text in self.running if text.forced and text.request.logprobs is None]
         if not ahead and not forced:
@@ -265,6 +268,18 @@ class Generator:
         if any(text.finish_reason is not None for text in self.running):
             self._drop_ended()
         return steps
+
+    def _go_alone(self, text: Completion) -> list[Step]:
+        """The same of a text beside which there is none: little to do, out of caches that the weights have swept."""
+        reason = self.interrupted
+        if reason is not None:
+            self._end_all([text], reason)
+            return []
+        step = self._follow(text)
+        self._count_time([text], [step], step.model_ms)
+        if step.finish_reason is not None:
+            self._drop_ended()
+        return [step]
 
     def _follow(self, text: Completion) -> Step:
         """The next token, from what was computed ahead; a run of its own is the token's time."""
@@ -314,8 +329,8 @@ class Generator:
         ends = (*self._lm.eos_ids, *text.request.stop_ids)
         past, repeat = self._speculator.past(text)
         found, model_ms = self._lm.timed_forward_greedy(text.cache, feed.ids[0], count, ends, past, repeat)
-        ids = [*feed.ids, *(one.token for one in found[:-1])]
-        return feed._replace(ids=ids, runs=len(found)), [found], model_ms - sum(one.ms for one in found[1:])
+        ids = [*feed.ids, *[one.token for one in found[:-1]]]
+        return Feed(text, ids, None, len(found)), [found], model_ms - sum([one.ms for one in found[1:]])
 
     def _top(self, feeds: Sequence[Feed]) -> int | None:
         """How many of the largest logits are enough for every feed; None: all are wanted, or as soon computed."""
@@ -332,6 +347,8 @@ class Generator:
         completion = feed.completion
         drafted = feed.ids[len(completion.pending) :]
         if drafted:
+            if completion.request.candidates == 1:
+                rows = [row if isinstance(row, GreedyToken) else _largest(row) for row in rows]
             completion.look_ahead(drafted, list(rows[1:]))
         return self._choose(completion, rows[0], model_ms)
 
@@ -363,7 +380,7 @@ class Generator:
         """Add a run's time to the texts that it went on with: they wait for each other."""
         if not texts:
             return
-        sample_ms = sum([step.sample_ms for step in steps])
+        sample_ms = steps[0].sample_ms if len(steps) == 1 else sum([step.sample_ms for step in steps])
         for completion in texts:
             completion.decode_ms += model_ms + sample_ms
         if logs.generator.isEnabledFor(logging.DEBUG):
@@ -378,6 +395,9 @@ class Generator:
         position, request = completion.position, completion.request
         if completion.forced:
             token = completion.forced.pop(0)
+        elif isinstance(logits, GreedyToken):
+            check_finite(logits.logit, logits.token, position)
+            token = logits.token
         elif logits is not None:
             token = self._sample(completion, logits)
         else:
@@ -388,7 +408,7 @@ class Generator:
             completion.logprobs.append((logprob, top))
         silent = token in self._lm.eos_ids or token in request.stop_ids
         reason = None
-        if silent or self._matched(completion, token):
+        if silent or (completion.matcher is not None and self._matched(completion.matcher, completion, token)):
             reason = STOP
         elif len(completion.tokens) + 1 >= request.max_tokens or self._at_the_end(completion):
             reason = LENGTH
@@ -400,12 +420,9 @@ class Generator:
         index = len(completion.tokens) - 1
         return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)
 
-    def _sample(self, completion: Completion, logits: Logits) -> int:
+    def _sample(self, completion: Completion, logits: F32Array | TopLogits) -> int:
         """The token that the rules choose, among those that may come next."""
         request, ids = completion.request, None
-        if isinstance(logits, GreedyToken):
-            check_finite(logits.logit, logits.token, completion.position)
-            return logits.token
         if isinstance(logits, TopLogits):
             values, ids = logits.logits, logits.ids
         elif completion.matcher is not None:
@@ -414,11 +431,8 @@ class Generator:
             values = logits
         return sample(values, request.sampling, request.sample, completion.position, completion.history, ids=ids)
 
-    def _matched(self, completion: Completion, token: int) -> bool:
-        """Go on in the grammar, if there is one; whether the text ends with this token."""
-        matcher = completion.matcher
-        if matcher is None:
-            return False
+    def _matched(self, matcher: Matcher, completion: Completion, token: int) -> bool:
+        """Go on in the grammar; whether the text ends with this token."""
         matcher.take(token)
         if not completion.forced:
             completion.forced = matcher.forced()
@@ -451,3 +465,12 @@ class Generator:
         except OutOfMemoryError:
             self._lm.prefix_cache.clear()
             memory.require(needed, what)
+
+
+def _largest(logits: F32Array | TopLogits) -> GreedyToken:
+    """What greedy choice comes to, found for all drafted tokens at once."""
+    if isinstance(logits, TopLogits):
+        best = 0 if len(logits.ids) == 1 else int(logits.logits.argmax())
+        return GreedyToken(int(logits.ids[best]), float(logits.logits[best]), 0.0)
+    token = int(logits.argmax())
+    return GreedyToken(token, float(logits[token]), 0.0)

@@ -76,6 +76,7 @@ class LookUp:
         self._rates = list(_EXPECTED)
         self._seen = [0] * len(_EXPECTED)
         self._index(ids[: -MIN_MATCH - 1])
+        self._last = tuple(self.ids[1 - MIN_MATCH :])
         for token in ids[len(self.ids) :]:
             self.append(token)
         self._rates = list(_EXPECTED)
@@ -87,7 +88,7 @@ class LookUp:
             return []
         chances, chance = [], 1.0
         for match in range(self._match, self._match + limit):
-            chance *= self._rates[_bucket(match)]
+            chance *= self._rates[_MATCH_PLACES[min(match, _LONGEST)]]
             chances.append(chance)
         return chances
 
@@ -108,12 +109,13 @@ class LookUp:
         ids, source = self.ids, self._source
         right = source is not None and ids[source] == token
         if source is not None:
-            bucket = _bucket(self._match)
+            bucket = _MATCH_PLACES[self._match]
             self._seen[bucket] += 1
             weight = max(FORGET, 1 / (self._seen[bucket] + _DOUBT))  # what is expected gives way soon
             self._rates[bucket] += weight * (right - self._rates[bucket])
         ids.append(token)
-        gram = tuple(ids[-MIN_MATCH:])
+        gram = (*self._last, token)
+        self._last = gram[1 - MIN_MATCH :]
         if source is not None and right:
             self._source, self._match = source + 1, min(self._match + 1, _LONGEST)
         else:
@@ -145,17 +147,13 @@ class Costs:
     def __init__(self) -> None:
         self._one: float | None = None  # ms of a run of one token
         # Cost of a further token in parts of it, minus what is expected; and the number of the run that it is from.
-        self._slopes = dict.fromkeys(_COST_BUCKETS, (0.0, 0))
+        self._slopes = [(0.0, 0)] * len(_COST_BUCKETS)
         self._runs = 0
+        self._now = [_SLOPE] * len(_COST_BUCKETS)
 
     def of(self, tokens: int) -> float:
         """Cost of a run, in units of one of a single token."""
-        return 1.0 + self._slope(_cost_bucket(tokens)) * (tokens - 1)
-
-    def _slope(self, bucket: int) -> float:
-        """What is not tried for long is worth a new try: it comes to be expected to cost what it was at first."""
-        slope, run = self._slopes[bucket]
-        return _SLOPE + slope * 0.999 ** (self._runs - run)
+        return 1.0 + self._now[_COST_PLACES[tokens] if tokens < len(_COST_PLACES) else -1] * (tokens - 1)
 
     @property
     def ms(self) -> float | None:
@@ -169,24 +167,27 @@ class Costs:
         elif tokens == 1:
             self._one += 0.2 * (min(ms, 2 * self._one) - self._one)
         else:
-            bucket = _cost_bucket(tokens)
+            place = _COST_PLACES[min(tokens, len(_COST_PLACES) - 1)]
             # A run that was disturbed counts for twice what was expected at most.
             slope = (min(ms, 2 * self._one * self.of(tokens)) / self._one - 1) / (tokens - 1)
-            known = self._slope(bucket)
-            self._slopes[bucket] = known + 0.2 * (max(slope, 0.0) - known) - _SLOPE, self._runs
+            known = self._now[place]
+            self._slopes[place] = known + 0.2 * (max(slope, 0.0) - known) - _SLOPE, self._runs
         self._runs += 1
+        # What is not tried for long is worth a new try: it comes to be expected to cost what it was at first.
+        self._now = [_SLOPE + slope * 0.999 ** (self._runs - run) for slope, run in self._slopes]
 
 
 _COST_BUCKETS = (2, 5, 9, 17, 33)
 _SLOPE = 0.08
 
 
-def _cost_bucket(tokens: int) -> int:
-    return _COST_BUCKETS[max(0, bisect_right(_COST_BUCKETS, tokens) - 1)]
+def _places(bounds: Sequence[int], count: int) -> tuple[int, ...]:
+    """Of each number below ``count``: the index of the last bound that it reaches, or 0."""
+    return tuple(max(0, bisect_right(bounds, number) - 1) for number in range(count))
 
 
-def _bucket(match: int) -> int:
-    return max(0, bisect_right(_BUCKETS, match) - 1)
+_COST_PLACES = _places(_COST_BUCKETS, _COST_BUCKETS[-1] + 1)
+_MATCH_PLACES = _places(_BUCKETS, _LONGEST + 1)
 
 
 def plan(drafters: Sequence[tuple[Drafter | None, int]], costs: Costs) -> list[int]:
@@ -208,7 +209,8 @@ def plan(drafters: Sequence[tuple[Drafter | None, int]], costs: Costs) -> list[i
     counts = [0] * base
     if not offers:
         return counts
-    offers.sort(key=lambda offer: -offer[0])  # of one text in order, because its chances fall
+    if base > 1:
+        offers.sort(key=lambda offer: -offer[0])  # of one text in order, because its chances fall
     expected, drafting = float(base), 0.0
     best, chosen = base / costs.of(base) * WORTH, 0
     for number, (chance, _, ms) in enumerate(offers[:MAX_DRAFT], 1):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from pyml_core.errors import PymlError
 
@@ -153,6 +153,11 @@ class Tokenizer(ABC):
         if number < 0:
             raise TokenIdError(f"token id: expected 0 or more, got {number}")
         return number if number < self.vocab_size else None
+
+    @cached_property
+    def _recent_bytes(self) -> Callable[[int], bytes]:
+        """:meth:`_token_bytes` that remembers the tokens of late: texts repeat them, libraries take long to tell."""
+        return lru_cache(4096)(self._token_bytes)
 
     @abstractmethod
     def _encode(self, text: str, parse_special: bool, breaks: Sequence[int]) -> list[int]:

@@ -11,6 +11,7 @@ import codecs
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from encodings.utf_8 import IncrementalDecoder as _Utf8
 from typing import Literal
 
 SPACE = "▁"
@@ -34,6 +35,11 @@ def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("pyml_each_byte", _replace_each_byte)
 
 
+def _decoded(decoder: codecs.BufferedIncrementalDecoder, data: bytes) -> str:
+    """Text that is complete with these bytes."""
+    return decoder.decode(data) if decoder.buffer or not data.isascii() else data.decode()
+
+
 class Decoding(ABC):
     """The decoding of one sequence of ids."""
 
@@ -55,10 +61,10 @@ class ByteDecoding(Decoding):
 
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
         self._token_bytes = token_bytes
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8 = _Utf8("replace")
 
     def push(self, number: int) -> str:
-        return self._utf8.decode(self._token_bytes(number))
+        return _decoded(self._utf8, self._token_bytes(number))
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
@@ -85,7 +91,7 @@ class SentencePieceDecoding(Decoding):
         self._token_bytes = token_bytes
         self._is_byte = is_byte
         self._drop: DropPrefix = drop_prefix
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("pyml_each_byte")
+        self._utf8 = _Utf8("pyml_each_byte")
 
     def push(self, number: int) -> str:
         data = self._token_bytes(number)
@@ -95,7 +101,7 @@ class SentencePieceDecoding(Decoding):
                 self._drop = "all" if self._drop == "all" and not data else "no"
             elif data:
                 self._drop = "no"
-        return self._utf8.decode(data)
+        return _decoded(self._utf8, data)
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
