@@ -328,7 +328,7 @@ def test_programs_and_the_reference_speak_of_the_same_operations() -> None:
     """Every operation has its formula in the reference, and what the formula takes is declared by the same name."""
     declared = [name for name, member in vars(Program).items() if inspect.isfunction(member) and name[0] != "_"]
     for name in declared:
-        if name in ("buffer", "cancel", "stop") or name.startswith("run"):
+        if name in ("buffer", "cancel", "lines", "stop") or name.startswith("run"):
             continue
         method = {*inspect.signature(getattr(Program, name)).parameters, *AT_RUN_TIME}
         method |= {"weight"} if name == "linear" else {"x"} if name == "add_positions" else set()

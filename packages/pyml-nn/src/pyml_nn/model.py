@@ -382,7 +382,9 @@ class Model(ABC, Generic[C]):
         """Logits of all wanted positions in order."""
         runs = _runs(works, self._max_tokens)
         recorder = self._recorder(works, runs)
-        run = partial(self.program.run, lines=lines) if recorder is None else recorder.run
+        run: Callable[[list[Slice]], F32Array] = self.program.run if recorder is None else recorder.run
+        if lines is not None and recorder is None:
+            run = partial(self.program.run, lines=lines)
         if len(runs) == 1:
             rows = run(runs[0])
         else:
@@ -400,7 +402,10 @@ class Model(ABC, Generic[C]):
         """The same, of the ``k`` largest logits alone."""
         runs = _runs(works, self._max_tokens)
         recorder = self._recorder(works, runs)
-        run = partial(self.program.run_top, lines=lines) if recorder is None else recorder.run_top
+        run: Callable[[list[Slice], int], list[TopLogits]]
+        run = self.program.run_top if recorder is None else recorder.run_top
+        if lines is not None and recorder is None:
+            run = partial(self.program.run_top, lines=lines)
         if len(runs) == 1:
             found = run(runs[0], k)
         else:
