@@ -13,6 +13,7 @@ import pytest
 import pyml_nlp
 import tiny_models
 from pyml_nlp.formats.gguf import GGUFFile
+from pyml_nlp.formats.safetensors import SafetensorsFolder
 from pyml_nlp.loading import describe
 from tiny_models import MODELS, TinyModel
 
@@ -97,22 +98,35 @@ def test_gguf_gives_the_same_logits(name: str, tiny_ggufs: dict[str, Path]) -> N
     check(model, model.weights(), with_gguf.logits(model.prompt, positions.tolist()), positions)
 
 
-@pytest.mark.parametrize("dtype", ["auto", "f32"])
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.gguf])
-def test_gguf_is_read_at_once_as_tensor_by_tensor(name: str, dtype: str, tiny_ggufs: dict[str, Path]) -> None:
-    class TensorByTensor:
-        def __init__(self, file: GGUFFile) -> None:
-            self.names, self.shape, self.dtype, self.read = file.names, file.shape, file.dtype, file.read
+class TensorByTensor:
+    """A source without what reads much at once."""
 
-    with GGUFFile(tiny_ggufs[name]) as file:
-        description = describe(file)
-        at_once, one_by_one = (
-            description.architecture.Model(description.config, source, dtype) for source in (file, TensorByTensor(file))
-        )
+    def __init__(self, files: GGUFFile | SafetensorsFolder) -> None:
+        self.names, self.shape, self.dtype, self.read = files.names, files.shape, files.dtype, files.read
+
+
+def check_read_at_once(files: GGUFFile | SafetensorsFolder, dtype: str) -> None:
+    description = describe(files)
+    at_once, one_by_one = (
+        description.architecture.Model(description.config, source, dtype) for source in (files, TensorByTensor(files))
+    )
     assert (at_once.fingerprint, at_once.n_params) == (one_by_one.fingerprint, one_by_one.n_params)
     for found, expected in zip(at_once.program.operations, one_by_one.program.operations, strict=True):
         for one, other in zip(found.params.get("matrices", ()), expected.params.get("matrices", ()), strict=True):
             assert np.array_equal(one.data, other.data)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "f32"])
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.gguf])
+def test_gguf_is_read_at_once_as_tensor_by_tensor(name: str, dtype: str, tiny_ggufs: dict[str, Path]) -> None:
+    with GGUFFile(tiny_ggufs[name]) as file:
+        check_read_at_once(file, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "f32", "q8_0", "bf16"])
+def test_folder_is_read_at_once_as_tensor_by_tensor(model: TinyModel, dtype: str, tiny_dirs: dict[str, Path]) -> None:
+    with SafetensorsFolder(tiny_dirs[model.name]) as folder:
+        check_read_at_once(folder, dtype)
 
 
 def test_folder_gives_the_same_bits_as_arrays(model: TinyModel, tiny_dirs: dict[str, Path]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyml_core import from_file
-from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.dtypes import BLOCK_TYPES, dequantize
 from pyml_core.errors import ShapeError
 from pyml_core.from_file import Part, ReadError, read_parts, read_ranges
 from pyml_core.tensor import PackedMatrix, Tensor, empty_matrix, pack_parts
@@ -53,17 +53,17 @@ def test_every_type(dtype: str, threads: int, file: File) -> None:
     """Many pieces, a last panel that is not full, matrices of one call side by side."""
     sizes, offset, parts, expected = (2000, 5, 16, 33), 3, [], []
     for rows in sizes:
-        parts.append(Part(garbage(dtype, rows), 0, rows, offset))
+        parts.append(Part(garbage(dtype, rows), 0, rows, file.fd, offset, dtype))
         expected.append(file.packed(dtype, rows, offset))
         offset += parts[-1].nbytes + 7
-    read_parts(file.fd, parts, threads)
+    read_parts(parts, threads)
     assert [part.matrix.data.tobytes() for part in parts] == expected
 
 
 def test_a_split_matrix_in_parts(file: File) -> None:
     matrix, row = garbage("q8_0", 1000, split=True), BLOCK_TYPES["q8_0"].nbytes((COLUMNS,))
     spans = [(640, 1000), (0, 16), (16, 640)]
-    read_parts(file.fd, [Part(matrix, start, stop - start, 100 + start * row) for start, stop in spans])
+    read_parts([Part(matrix, start, stop - start, file.fd, 100 + start * row, "q8_0") for start, stop in spans])
     assert matrix.data.tobytes() == file.packed("q8_0", 1000, 100, split=True)
 
 
@@ -78,38 +78,90 @@ def test_rows_in_an_order(dtype: str, kind: str, file: File) -> None:
         "reversed": np.arange(rows)[::-1],
     }[kind]
     matrix = garbage(dtype, rows)
-    read_parts(file.fd, [Part(matrix, 0, rows, 50, order)])
+    read_parts([Part(matrix, 0, rows, file.fd, 50, dtype, order)])
     assert matrix.data.tobytes() == file.packed(dtype, rows, 50, order)
+
+
+FLOATS = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16}
+
+
+def numbers(stored: str) -> np.ndarray:
+    """Bits of every float16 and bfloat16 that has a q8_0, of as many float32, and of blocks of numbers like weights."""
+    rng = np.random.default_rng(7)
+    bits = np.arange(1 << 16, dtype=np.uint32) if stored != "f32" else rng.integers(0, 1 << 32, 1 << 16, np.uint32)
+    weights = rng.standard_normal(1 << 17).astype(np.float32) * np.repeat(np.exp2(rng.integers(-30, 12, 1 << 12)), 32)
+    halves = np.repeat(np.float32([127, 254, 1, 0, 2**-24, 2**-30]), 32) * np.tile(np.arange(32) - 15.5, 6) / 127
+    values = np.concatenate([weights, halves]).astype(np.float32)
+    made = Tensor.from_array(values).convert(stored).data.view(FLOATS[stored])
+    found = dequantize(bits.astype(FLOATS[stored]).view(np.uint8), stored, (1 << 16,))
+    fits = np.isfinite(found) & (np.abs(found) < 65519.0 * 127)
+    made = np.concatenate([bits[fits].astype(FLOATS[stored]), made])
+    return made[: len(made) // (16 * COLUMNS) * 16 * COLUMNS].reshape(-1, COLUMNS)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("stored", FLOATS)
+def test_floats_are_quantised_as_dtypes_has_it(stored: str, split: bool, tmp_path: Path) -> None:
+    bits = numbers(stored)
+    path = tmp_path / "weights"
+    path.write_bytes(b"abc" + bits.tobytes())
+    expected = Tensor(bits.view(np.uint8).reshape(-1), stored, bits.shape).convert("q8_0")
+    matrix = empty_matrix("q8_0", bits.shape, split)
+    with path.open("rb") as file:
+        read_parts([Part(matrix, 0, len(bits), file.fileno(), 3, stored)])
+    assert np.array_equal(matrix.unpack().data, expected.data)
+    order = np.random.default_rng(8).permutation(len(bits))
+    with path.open("rb") as file:
+        read_parts([Part(matrix, 0, len(bits), file.fileno(), 3, stored, order)])
+    assert np.array_equal(matrix.unpack().data, expected.take_rows(order).data)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 65520.0 * 127])
+def test_floats_without_a_scale(value: float, tmp_path: Path) -> None:
+    values = np.ones((32, COLUMNS), np.float32)
+    values[20, 300] = value
+    path = tmp_path / "weights"
+    path.write_bytes(values.tobytes())
+    with pytest.raises(ShapeError) as expected:
+        Tensor.from_array(values).convert("q8_0")
+    with path.open("rb") as file, pytest.raises(ShapeError) as found:
+        read_parts([Part(empty_matrix("q8_0", values.shape), 0, 32, file.fileno(), 0, "f32")])
+    assert str(found.value) == str(expected.value)
+
+
+def test_what_cannot_be_made(file: File) -> None:
+    with pytest.raises(ShapeError, match="got f32 for q4_0"):
+        read_parts([Part(garbage("q4_0", 16), 0, 16, file.fd, 0, "f32")])
 
 
 def test_ranges(file: File) -> None:
     ranges = [(10, 3), (0, 0), (5_999_000, 1000), (4, 4)]
     expected = b"".join(file.data[start : start + size].tobytes() for start, size in ranges)
-    assert read_ranges(file.fd, ranges).tobytes() == expected
-    assert read_ranges(file.fd, []).size == 0
+    assert read_ranges([(file.fd, *span) for span in ranges]).tobytes() == expected
+    assert read_ranges([]).size == 0
 
 
 @pytest.mark.parametrize("order", [None, np.arange(64), np.arange(2000)[::-1][:64] % 64])
 def test_a_file_that_ends_early(order: np.ndarray | None, file: File) -> None:
     nbytes = BLOCK_TYPES["q8_0"].nbytes((64, COLUMNS))
-    good = Part(garbage("q8_0", 64), 0, 64, 0)
-    bad = Part(garbage("q8_0", 64), 0, 64, 6_000_000 - nbytes + 10, order)
+    good = Part(garbage("q8_0", 64), 0, 64, file.fd, 0, "q8_0")
+    bad = Part(garbage("q8_0", 64), 0, 64, file.fd, 6_000_000 - nbytes + 10, "q8_0", order)
     with pytest.raises(ReadError, match=r"expected .* got") as error:
-        read_parts(file.fd, [good, bad, good], threads=2)
-    assert (error.value.index, error.value.reason) == (1, None)
+        read_parts([good, bad, good], threads=2)
+    assert (error.value.fd, error.value.reason) == (file.fd, None)
     assert error.value.offset + error.value.wanted == 6_000_010
     assert error.value.wanted - error.value.got == 10
     with pytest.raises(ReadError, match="expected 4 bytes at offset 5999999, got 1"):
-        read_ranges(file.fd, [(0, 8), (5_999_999, 4)])
+        read_ranges([(file.fd, 0, 8), (file.fd, 5_999_999, 4)])
 
 
-def test_a_file_that_cannot_be_read(file: File, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     folder = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(ReadError, match="Is a directory"):
-        read_parts(folder, [Part(garbage("q8_0", 16), 0, 16, 0)])
+        read_parts([Part(garbage("q8_0", 16), 0, 16, folder, 0, "q8_0")])
     os.close(folder)
     with pytest.raises(ReadError, match="Bad file descriptor"):
-        read_ranges(-1, [(0, 4)])
+        read_ranges([(-1, 0, 4)])
 
 
 @pytest.mark.parametrize(
@@ -122,10 +174,10 @@ def test_a_file_that_cannot_be_read(file: File, tmp_path: Path) -> None:
 def test_parts_that_are_none(first: int, count: int, offset: int, order: list[int] | None, file: File) -> None:
     index = None if order is None else np.array(order)
     with pytest.raises(ShapeError):
-        read_parts(file.fd, [Part(garbage("q8_0", 32), first, count, offset, index)])
+        read_parts([Part(garbage("q8_0", 32), first, count, file.fd, offset, "q8_0", index)])
 
 
 def test_memory_that_is_not_to_be_had(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(from_file._native, "read_parts", lambda *_: (0, 12, 0, 0, 0))
+    monkeypatch.setattr(from_file._native, "read_parts", lambda *_: (0, 12, 0, 0, 0, 0.0))
     with pytest.raises(MemoryError, match="no memory for reading a file"):
-        read_parts(file.fd, [Part(garbage("q8_0", 16), 0, 16, 0)])
+        read_parts([Part(garbage("q8_0", 16), 0, 16, file.fd, 0, "q8_0")])

@@ -177,21 +177,22 @@ def test_against_the_gguf_package(tmp_path: Path) -> None:
 def test_read_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", writers.gguf({}, {"w": ("f32", (8,), writers.floats(8))}))
     file = GGUFFile(path)
-    for ask in (file.read, file.shape, file.dtype, file.offset):
+    for ask in (file.read, file.shape, file.dtype, file.place):
         with pytest.raises(ModelFileError, match=r"m\.gguf: there is no tensor 'v'"):
             ask("v")
     with path.open("r+b") as shorter:
         shorter.truncate(path.stat().st_size - 1)
     with pytest.raises(ModelFileError, match=r"truncated while in use: expected 32 bytes at offset 64 .* got 31"):
         file.read("w")
-    part = Part(empty_matrix("f32", (1, 8)), 0, 1, file.offset("w"))
-    for read in (lambda: file.read_parts([part]), lambda: file.read_ranges([(file.offset("w"), 32)])):
+    fd, offset = file.place("w")
+    part = Part(empty_matrix("f32", (1, 8)), 0, 1, fd, offset, "f32")
+    for read in (lambda: file.read_parts([part]), lambda: file.read_ranges([(fd, offset, 32)])):
         with pytest.raises(
             ModelFileError, match=r"truncated while in use: .* 32 bytes at offset 64 for tensor 'w', got 31"
         ):
             read()
     file.close()
     file.close()
-    for read in (lambda: file.read("w"), lambda: file.read_parts([part]), lambda: file.read_ranges([(64, 32)])):
+    for read in (lambda: file.read("w"), lambda: file.read_parts([part]), lambda: file.read_ranges([(-1, 64, 32)])):
         with pytest.raises(ModelFileError, match="cannot read tensor 'w': Bad file descriptor"):
             read()

@@ -155,7 +155,7 @@ cdef extern from "pyml.h":
         pyml_lap *laps
 
     ctypedef struct pyml_part:
-        int type
+        int fd, stored, type
         int64_t n, k, offset
         const int64_t *rows
         uint8_t *packed
@@ -165,6 +165,7 @@ cdef extern from "pyml.h":
         int64_t index
         int error
         int64_t offset, wanted, got
+        float scale
 
     ctypedef struct pyml_laps:
         const pyml_lap *laps
@@ -224,8 +225,8 @@ cdef extern from "pyml.h":
     int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
     void *pyml_pool_get(int)
     void pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *) nogil
-    bint pyml_read_parts(int, int, const pyml_part *, int64_t, pyml_read_fault *) nogil
-    bint pyml_read_ranges(int, const int64_t *, const int64_t *, int64_t, uint8_t *, pyml_read_fault *) nogil
+    bint pyml_read_parts(int, const pyml_part *, int64_t, pyml_read_fault *) nogil
+    bint pyml_read_ranges(const int64_t *, const int64_t *, const int64_t *, int64_t, uint8_t *, pyml_read_fault *) nogil
     void pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *, uint8_t *) nogil
 
 
@@ -297,8 +298,8 @@ def pack_into(packed, const uint8_t[::1] stored, int type_id, int64_t first_pane
         pyml_pack_threaded(threads, type_id, n, k, source, target, low)
 
 
-def read_parts(int fd, parts, int threads):
-    """Read and pack parts of matrices (see tensor.py, which has checked them); None, or what went wrong."""
+def read_parts(parts, int threads):
+    """Read and pack parts of matrices (see from_file.py, which has checked them); None, or what went wrong."""
     cdef pyml_read_fault fault
     cdef bint done
     cdef int64_t n_parts = 0
@@ -308,9 +309,10 @@ def read_parts(int fd, parts, int threads):
     if not table:
         raise OutOfMemoryError("no memory for the list of what is to be read")
     try:
-        for matrix, first, count, offset, rows in parts:
+        for matrix, first, count, fd, offset, stored, rows in parts:
             part = &table[n_parts]
-            part.type = matrix.kernel_type
+            part.fd, part.type = fd, matrix.kernel_type
+            part.stored = part.type if stored == matrix.dtype else BLOCK_TYPES[stored].ggml_id
             part.n, part.k, part.offset = count, matrix.shape[1], offset
             part.rows = <const int64_t *>_address(rows) if rows is not None else NULL
             first_panel = first // PANEL
@@ -321,21 +323,21 @@ def read_parts(int fd, parts, int threads):
                 part.low += (matrix.shape[0] + PANEL - 1) // PANEL * pyml_panel_bytes(part.type, part.k)
             n_parts += 1
         with nogil:
-            done = pyml_read_parts(threads, fd, table, n_parts, &fault)
+            done = pyml_read_parts(threads, table, n_parts, &fault)
     finally:
         free(table)
-    return None if done else (fault.index, fault.error, fault.offset, fault.wanted, fault.got)
+    return None if done else (fault.index, fault.error, fault.offset, fault.wanted, fault.got, fault.scale)
 
 
-def read_ranges(int fd, const int64_t[::1] offsets, const int64_t[::1] sizes, uint8_t[::1] target):
-    """Bytes of a file, one range behind the other; None, or what went wrong. Sizes are the caller's."""
+def read_ranges(const int64_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1] sizes, uint8_t[::1] target):
+    """Bytes of files, one range behind the other; None, or what went wrong. Sizes are the caller's."""
     cdef pyml_read_fault fault
     cdef bint done
     if not offsets.shape[0] or not target.shape[0]:
         return None
     with nogil:
-        done = pyml_read_ranges(fd, &offsets[0], &sizes[0], offsets.shape[0], &target[0], &fault)
-    return None if done else (fault.index, fault.error, fault.offset, fault.wanted, fault.got)
+        done = pyml_read_ranges(&fds[0], &offsets[0], &sizes[0], offsets.shape[0], &target[0], &fault)
+    return None if done else (fault.index, fault.error, fault.offset, fault.wanted, fault.got, fault.scale)
 
 
 cdef int _fill_matrix(pyml_matrix *m, object packed) except -1:

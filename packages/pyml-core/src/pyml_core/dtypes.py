@@ -360,7 +360,8 @@ def _to_bf16(values: F32Array) -> U8Array:
     return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16).view(np.uint8)
 
 
-def _scale_bytes(dtype: str, scale: F32Array) -> U8Array:
+def check_scales(dtype: str, scale: F32Array) -> U8Array:
+    """Scales as float16, bytes of it; ShapeError if one has none."""
     with np.errstate(over="ignore", invalid="ignore"):
         half = scale.astype(np.float16)
     bad = scale[~np.isfinite(half)]
@@ -379,7 +380,7 @@ def _reciprocal(scale: F32Array) -> F32Array:
 def _to_q8_0(values: F32Array) -> U8Array:
     """d = max|x| / 127, codes round(x / d) with halves away from zero (``quantize_row_q8_0_ref``)."""
     scale = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
-    stored = _scale_bytes("q8_0", scale)
+    stored = check_scales("q8_0", scale)
     scaled = values * _reciprocal(scale)
     size = np.abs(scaled)
     whole = np.floor(size)
@@ -391,7 +392,7 @@ def _to_q4_0(values: F32Array) -> U8Array:
     """d = (the x of largest magnitude) / -8, codes trunc(x / d + 8.5) up to 15 (``quantize_row_q4_0_ref``)."""
     largest = np.take_along_axis(values, np.abs(values).argmax(axis=1, keepdims=True), axis=1)
     scale = largest / np.float32(-8)
-    stored = _scale_bytes("q4_0", scale)
+    stored = check_scales("q4_0", scale)
     codes = np.minimum((values * _reciprocal(scale) + np.float32(8.5)).astype(np.uint8), 15)
     return np.concatenate([stored, codes[:, :16] | codes[:, 16:] << 4], axis=1)
 

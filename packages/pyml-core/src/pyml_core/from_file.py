@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native, cpu, panels
-from .dtypes import U8Array, block_type
+from .dtypes import U8Array, block_type, check_scales
 from .errors import OutOfMemoryError, ShapeError
 from .tensor import PackedMatrix, row_index
 
@@ -24,88 +24,101 @@ class Part(NamedTuple):
     """Rows of a matrix that are to be read.
 
     Attributes:
-        matrix: of :func:`pyml_core.tensor.empty_matrix`; its type is the file's.
+        matrix: of :func:`pyml_core.tensor.empty_matrix`.
         first: row of the matrix, a multiple of 16.
         n_rows: how many, a multiple of 16 unless they are its last ones.
-        offset: in the file: bytes up to row 0 of those that ``order`` tells, or up to the first of the rows.
+        fd: descriptor of the file.
+        offset: bytes in it up to row 0 of those that ``order`` tells, or up to the first of the rows.
+        stored: block type in the file, such as :func:`can_be_made` allows.
         order: which row of the file each is; None: one after the other.
     """
 
     matrix: PackedMatrix
     first: int
     n_rows: int
+    fd: int
     offset: int
+    stored: str
     order: npt.NDArray[np.intp] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of it in the file."""
-        return self.n_rows * block_type(self.matrix.dtype).nbytes((self.matrix.shape[1],))
+        return self.n_rows * block_type(self.stored).nbytes((self.matrix.shape[1],))
 
 
 class ReadError(Exception):
     """A read that failed; for whoever knows what was read to tell.
 
     Attributes:
-        index: of the part or range.
+        fd: descriptor of the file.
         reason: what the system said; None: the file ended.
         offset, wanted, got: bytes.
     """
 
-    def __init__(self, index: int, error: int, offset: int, wanted: int, got: int) -> None:
-        self.index, self.reason = index, os.strerror(error) if error else None
+    def __init__(self, fd: int, error: int, offset: int, wanted: int, got: int) -> None:
+        self.fd, self.reason = fd, os.strerror(error) if error else None
         self.offset, self.wanted, self.got = offset, wanted, got
         super().__init__(self.reason or f"expected {wanted} bytes at offset {offset}, got {got}")
 
 
-def read_parts(fd: int, parts: Sequence[Part], threads: int | None = None) -> None:
+def can_be_made(dtype: str, stored: str) -> bool:
+    """Whether panels of a type can be filled from a file that stores the other one: the same, or q8_0 from floats."""
+    return dtype == stored or (dtype == "q8_0" and stored in ("f32", "f16", "bf16"))
+
+
+def read_parts(parts: Sequence[Part], threads: int | None = None) -> None:
     """Read and pack parts of matrices. The caller has compared what lies where with the size of the file.
 
     Raises:
         ReadError: the file has become shorter, or cannot be read. OutOfMemoryError: no memory for reading.
-        ShapeError: a part that is no part of its matrix.
+        ShapeError: a part that is no part of its matrix, or numbers that cannot be quantised.
     """
     checked = [_checked(part) for part in parts if part.n_rows and part.matrix.shape[1]]
-    fault = _native.read_parts(fd, checked, threads or cpu.default_threads())
+    fault = _native.read_parts(checked, threads or cpu.default_threads())
     if fault is not None:
-        _raise(fault)
+        _raise(checked[fault[0]].fd, *fault[1:])
 
 
-def read_ranges(fd: int, ranges: Sequence[tuple[int, int]]) -> U8Array:
-    """Bytes of a file, (offset, size) each, one behind the other.
+def read_ranges(ranges: Sequence[tuple[int, int, int]]) -> U8Array:
+    """Bytes of files, (descriptor, offset, size) each, one behind the other.
 
     Raises:
-        ReadError: the file has become shorter, or cannot be read. OutOfMemoryError: no memory for so many bytes.
+        ReadError: a file has become shorter, or cannot be read. OutOfMemoryError: no memory for so many bytes.
     """
-    table = np.array(ranges, np.int64).reshape(-1, 2)
-    nbytes = int(table[:, 1].sum())
+    fds, offsets, sizes = np.ascontiguousarray(np.array(ranges, np.int64).reshape(-1, 3).T)
+    nbytes = int(sizes.sum())
     try:
         data = np.empty(nbytes, np.uint8)
     except MemoryError:
         raise OutOfMemoryError(f"no memory for {nbytes} bytes of a file") from None
-    fault = _native.read_ranges(fd, table[:, 0].copy(), table[:, 1].copy(), data)
+    fault = _native.read_ranges(fds, offsets, sizes, data)
     if fault is not None:
-        _raise(fault)
+        _raise(ranges[fault[0]][0], *fault[1:])
     return data
 
 
 def _checked(part: Part) -> Part:
-    matrix, first, count, offset, order = part
+    matrix, first, count, fd, offset, stored, order = part
     n_rows, columns = matrix.shape
     whole = count % panels.PANEL_ROWS == 0 or first + count == n_rows
     if first < 0 or first % panels.PANEL_ROWS or not 0 <= count <= n_rows - first or not whole:
         raise ShapeError(f"read: rows {first} to {first + count} are no panels of a matrix of {n_rows} rows")
-    if offset < 0 or offset + n_rows * block_type(matrix.dtype).nbytes((columns,)) >= 1 << 62:
+    if not can_be_made(matrix.dtype, stored):
+        raise ShapeError(f"read: expected {matrix.dtype} or floats for q8_0, got {stored} for {matrix.dtype}")
+    if offset < 0 or offset + n_rows * block_type(stored).nbytes((columns,)) >= 1 << 62:
         raise ShapeError(f"read: expected an offset in a file, got {offset}")
     if order is None:
         return part
     order = np.ascontiguousarray(row_index(order, n_rows), np.int64)
     if len(order) != count:
         raise ShapeError(f"read: expected an order of {count} rows, got {len(order)}")
-    return Part(matrix, first, count, offset, order)
+    return Part(matrix, first, count, fd, offset, stored, order)
 
 
-def _raise(fault: tuple[int, int, int, int, int]) -> None:
-    if fault[1] == errno.ENOMEM:
+def _raise(fd: int, error: int, offset: int, wanted: int, got: int, scale: float) -> None:
+    if error == errno.ENOMEM:
         raise OutOfMemoryError("no memory for reading a file")
-    raise ReadError(*fault)
+    if error < 0:
+        check_scales("q8_0", np.array([scale], np.float32))
+    raise ReadError(fd, error, offset, wanted, got)

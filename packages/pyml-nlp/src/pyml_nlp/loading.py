@@ -193,33 +193,25 @@ class _Reported:
 
     def __init__(self, files: GGUFFile | SafetensorsFolder, progress: Progress | None) -> None:
         self.names, self.shape, self.dtype = files.names, files.shape, files.dtype
+        self.place, self.read_ranges = files.place, files.read_ranges
         self.total = sum(info.nbytes for info in files.tensors.values())
-        self._read = files.read
+        self._files = files
         self._progress = progress
         self._done = 0
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        tensor = self._read(name, start, stop)
+        tensor = self._files.read(name, start, stop)
         self.report(self._done + tensor.nbytes)
         return tensor
+
+    def read_parts(self, parts: Sequence[Part]) -> None:
+        self._files.read_parts(parts)
+        self.report(self._done + sum(part.nbytes for part in parts))
 
     def report(self, done: int) -> None:
         self._done = done
         if self._progress is not None:
             self._progress(min(done, self.total), self.total)
-
-
-class _ReportedFile(_Reported):
-    """The same of a file: see :class:`pyml_nn.weight_reads.FileSource`."""
-
-    def __init__(self, file: GGUFFile, progress: Progress | None) -> None:
-        super().__init__(file, progress)
-        self.offset, self.read_ranges = file.offset, file.read_ranges
-        self._read_parts = file.read_parts
-
-    def read_parts(self, parts: Sequence[Part]) -> None:
-        self._read_parts(parts)
-        self.report(self._done + sum(part.nbytes for part in parts))
 
 
 def _build(
@@ -251,7 +243,7 @@ def _build(
         raise type(error)(f"{source.path}: {error}") from None
     plan.check()
     logs.load.info("  Loading tensors...")
-    weights = _ReportedFile(files, progress) if isinstance(files, GGUFFile) else _Reported(files, progress)
+    weights = _Reported(files, progress)
     model = model_class(config, weights, dtype, threads, chunk, screen, kv_dtype)
     weights.report(weights.total)
     logs.load.info("  %d tensors loaded", len(files.tensors))

@@ -34,18 +34,18 @@ _SAMPLES, _SAMPLE_BYTES = 16, 256  # of a tensor, for the fingerprint
 
 @runtime_checkable
 class FileSource(Protocol):
-    """A source of weights that is one file, of which much can be read at once."""
+    """A source of weights that lie in files, of which much can be read at once."""
 
-    def offset(self, name: str) -> int:
-        """Where a tensor's bytes begin in the file."""
+    def place(self, name: str) -> tuple[int, int]:
+        """The descriptor of a tensor's file, and where its bytes begin there."""
         ...
 
     def read_parts(self, parts: Sequence[Part]) -> None:
         """Read and pack rows of matrices; PymlError naming the tensor that cannot be read."""
         ...
 
-    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> U8Array:
-        """Bytes of the file, (offset, size) each, one behind the other; PymlError as of :meth:`read_parts`."""
+    def read_ranges(self, ranges: Sequence[tuple[int, int, int]]) -> U8Array:
+        """Bytes, (descriptor, offset, size) each, one behind the other; PymlError as of :meth:`read_parts`."""
         ...
 
 
@@ -56,14 +56,14 @@ class Reads:
         source: of the weights.
 
     Attributes:
-        file: the source, if it is a file.
+        file: the source, if it lies in files.
     """
 
     def __init__(self, source: WeightSource) -> None:
         self.file = source if isinstance(source, FileSource) else None
         self._source = source
         self._digest = hashlib.blake2b(digest_size=16)
-        self._noted: list[tuple[str, list[bytes] | tuple[int, int]]] = []  # with samples, or offset and bytes
+        self._noted: list[tuple[str, list[bytes] | Part]] = []  # with samples, or what has these
         self._waiting: list[Part] = []
         self._early: dict[str, Tensor] | None = None
 
@@ -77,9 +77,11 @@ class Reads:
         if self.file is None or self._early is not None:
             return
         shapes = {name: (self._source.dtype(name), self._source.shape(name)) for name in names}
-        sizes = {name: BLOCK_TYPES[dtype].nbytes(shape) for name, (dtype, shape) in shapes.items()}
+        sizes = {
+            name: BLOCK_TYPES[dtype].nbytes(shape) for name, (dtype, shape) in shapes.items() if dtype in BLOCK_TYPES
+        }
         wanted = [name for name, nbytes in sizes.items() if nbytes <= SMALL_BYTES]
-        data = self.file.read_ranges([(self.file.offset(name), sizes[name]) for name in wanted])
+        data = self.file.read_ranges([(*self.file.place(name), sizes[name]) for name in wanted])
         ends = accumulate(sizes[name] for name in wanted)
         self._early = {
             name: Tensor(data[end - sizes[name] : end], *shapes[name]) for name, end in zip(wanted, ends, strict=True)
@@ -95,9 +97,8 @@ class Reads:
 
     def later(self, title: str, part: Part) -> None:
         """Read and pack rows of a file's matrix in :meth:`fill`, and digest them then, in their turn."""
-        dtype, columns = part.matrix.dtype, part.matrix.shape[1]
         self._waiting.append(part)
-        self._noted.append((f"{title} {dtype} {(part.n_rows, columns)}", (part.offset, part.nbytes)))
+        self._noted.append((f"{title} {part.stored} {(part.n_rows, part.matrix.shape[1])}", part))
 
     def fill(self) -> None:
         """Read and pack what waits."""
@@ -106,18 +107,15 @@ class Reads:
         waiting, self._waiting = self._waiting, []
         for _, parts in groupby(zip(waiting, accumulate(part.nbytes for part in waiting), strict=True), _call):
             self.file.read_parts([part for part, _ in parts])
-        places = [place for _, place in self._noted if isinstance(place, tuple)]
-        data = self.file.read_ranges(
-            [
-                (offset + start, min(nbytes, _SAMPLE_BYTES))
-                for offset, nbytes in places
-                for start in _sample_starts(nbytes)
-            ]
-        ).tobytes()
-        end = 0
-        for index, (header, place) in enumerate(self._noted):
-            if isinstance(place, tuple):
-                start, end = end, end + len(_sample_starts(place[1])) * min(place[1], _SAMPLE_BYTES)
+        samples = [
+            (part.fd, part.offset + start, min(part.nbytes, _SAMPLE_BYTES))
+            for part in waiting
+            for start in _sample_starts(part.nbytes)
+        ]
+        data, end = self.file.read_ranges(samples).tobytes(), 0
+        for index, (header, part) in enumerate(self._noted):
+            if isinstance(part, Part):
+                start, end = end, end + len(_sample_starts(part.nbytes)) * min(part.nbytes, _SAMPLE_BYTES)
                 self._noted[index] = header, [data[start:end]]
         self._digest_noted()
 

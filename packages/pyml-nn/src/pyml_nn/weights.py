@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pyml_core.dtypes import BLOCK_TYPES
 from pyml_core.errors import PymlError
-from pyml_core.from_file import Part
+from pyml_core.from_file import Part, can_be_made
 from pyml_core.panels import packed_nbytes
 from pyml_core.tensor import PackedMatrix, Tensor, empty_matrix, pack, pack_parts
 
@@ -180,13 +180,13 @@ class Weights:
     def matrix(self, name: str, rows: npt.NDArray[np.intp] | None = None) -> PackedMatrix:
         """One matrix, packed; its rows in the order of ``rows`` where the file has them in another.
 
-        What a file stores as it is packed is there after :meth:`fill` alone.
+        What can be packed straight from a file is there after :meth:`fill` alone.
         """
         shape, dtype = self._specs[name].shape, self._packed_type(name)
         head = "head.weight" if self.has("head.weight") else "embedding.weight"
         split = self._screen and name == head and screened(dtype, shape)
         file, stored = self._reads.file, self._source.dtype(self._file_names[name])
-        if file is not None and stored == dtype and not self._transposed(name):
+        if file is not None and can_be_made(dtype, stored) and not self._transposed(name):
             return self._later(file, name, empty_matrix(dtype, shape, split), rows)
         if rows is not None:
             return pack(self._read(name).take_rows(rows).convert(dtype))
@@ -322,11 +322,13 @@ class Weights:
     ) -> PackedMatrix:
         """A matrix that is read when :meth:`fill` is called."""
         n_rows, columns = matrix.shape
-        row, index = BLOCK_TYPES[matrix.dtype].nbytes((columns,)), self._stack_index(name)
-        offset = file.offset(self._file_names[name]) + (index or 0) * n_rows * row
+        stored, index = self._source.dtype(self._file_names[name]), self._stack_index(name)
+        row = BLOCK_TYPES[stored].nbytes((columns,))
+        fd, offset = file.place(self._file_names[name])
+        offset += (index or 0) * n_rows * row
         step = _part_rows(columns) if order is None and index is None else n_rows
         for start in range(0, n_rows, step):
-            part = Part(matrix, start, min(step, n_rows - start), offset + start * row, order)
+            part = Part(matrix, start, min(step, n_rows - start), fd, offset + start * row, stored, order)
             self._reads.later(name, part)
         self.n_params += n_rows * columns
         return matrix

@@ -258,7 +258,8 @@ void pyml_screen_facts(const pyml_kernels *, int threads, const pyml_matrix *, u
 
 /* read.c */
 typedef struct {
-    int type;
+    int fd;
+    int stored, type;             /* in the file, and of the panels: the same, or floats and q8_0 */
     int64_t n, k;                 /* rows of the part, and their width */
     int64_t offset;               /* in the file, of row 0 */
     const int64_t *rows;          /* which row each is; NULL: in order */
@@ -267,13 +268,17 @@ typedef struct {
 
 typedef struct {
     int64_t index;                /* of the part or range */
-    int error;                    /* errno; 0: the file ended */
+    int error;                    /* errno; 0: the file ended; -1: a block with this scale has no q8_0 */
     int64_t offset, wanted, got;  /* bytes of the read that failed */
+    float scale;
 } pyml_read_fault;
 
 /* False after a fault. */
-bool pyml_read_parts(int threads, int fd, const pyml_part *, int64_t n_parts, pyml_read_fault *);
-bool pyml_read_ranges(int fd, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *);
+bool pyml_read_parts(int threads, const pyml_part *, int64_t n_parts, pyml_read_fault *);
+bool pyml_read_ranges(const int64_t *fds, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *);
+
+/* quantize.c: so many floats of a stored type, a multiple of 32, to blocks of q8_0; false, and the scale, where a block has none. */
+bool pyml_to_q8_0(int stored, const uint8_t *floats, int64_t n, uint8_t *blocks, float *scale);
 
 /* laps.c: times of timed runs */
 typedef struct {

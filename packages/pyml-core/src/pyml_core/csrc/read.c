@@ -1,5 +1,5 @@
-/* read.c: matrices from a file into their panels, by all threads: each reads a piece into memory that stays in its cache, and packs it
- * from there. Reads are positional; sizes and places are the caller's.
+/* read.c: matrices from files into their panels, by all threads: each reads a piece into memory that stays in its cache, and packs it
+ * from there, as it is stored or quantised. Reads are positional; sizes and places are the caller's.
  */
 #define _GNU_SOURCE
 #include "pyml.h"
@@ -13,7 +13,6 @@
 enum { PIECE_BYTES = 256 << 10 };
 
 typedef struct {
-    int fd;
     const pyml_part *parts;
     int64_t n_parts;
     atomic_llong next;   /* piece of all parts together */
@@ -40,25 +39,25 @@ static int64_t panels_at_a_time(int64_t row_bytes) {
 }
 
 static int64_t pieces_of(const pyml_part *part) {
-    int64_t panels = (part->n + PANEL - 1) / PANEL, step = panels_at_a_time(pyml_stored_row_bytes(part->type, part->k));
+    int64_t panels = (part->n + PANEL - 1) / PANEL, step = panels_at_a_time(pyml_stored_row_bytes(part->stored, part->k));
     return (panels + step - 1) / step;
 }
 
-static void fail(reading *r, int64_t part, int error, int64_t offset, int64_t wanted, int64_t got) {
-    if (!atomic_exchange(&r->failed, true)) *r->fault = (pyml_read_fault){part, error, offset, wanted, got};
+static void fail(reading *r, pyml_read_fault fault) {
+    if (!atomic_exchange(&r->failed, true)) *r->fault = fault;
 }
 
 static bool read_piece(reading *r, int64_t part, uint8_t *target, int64_t n, int64_t offset) {
     int error = 0;
-    int64_t got = read_at(r->fd, target, n, offset, &error);
-    if (got < n) fail(r, part, error, offset, n, got);
+    int64_t got = read_at(r->parts[part].fd, target, n, offset, &error);
+    if (got < n) fail(r, (pyml_read_fault){.index = part, .error = error, .offset = offset, .wanted = n, .got = got});
     return got == n;
 }
 
 /* Rows begin..end of a part, one behind the other. Those of an order of their own mostly lie close together. */
 static bool read_rows(reading *r, int64_t index, int64_t begin, int64_t end, uint8_t *rows, uint8_t *span) {
     const pyml_part *part = &r->parts[index];
-    int64_t row_bytes = pyml_stored_row_bytes(part->type, part->k), count = end - begin;
+    int64_t row_bytes = pyml_stored_row_bytes(part->stored, part->k), count = end - begin;
     if (!part->rows) return read_piece(r, index, rows, count * row_bytes, part->offset + begin * row_bytes);
     int64_t first = part->rows[begin], last = first;
     for (int64_t row = begin; row < end; row++) {
@@ -77,21 +76,29 @@ static bool read_rows(reading *r, int64_t index, int64_t begin, int64_t end, uin
 
 static void pack_piece(reading *r, int64_t index, int64_t piece, uint8_t *memory) {
     const pyml_part *part = &r->parts[index];
-    int64_t row_bytes = pyml_stored_row_bytes(part->type, part->k), step = panels_at_a_time(row_bytes);
+    int64_t row_bytes = pyml_stored_row_bytes(part->stored, part->k), step = panels_at_a_time(row_bytes);
     int64_t panel = piece * step, begin = panel * PANEL, end = begin + step * PANEL;
     if (end > part->n) end = part->n;
-    if (!read_rows(r, index, begin, end, memory, memory + step * PANEL * row_bytes)) return;
+    uint8_t *behind = memory + step * PANEL * row_bytes;
+    if (!read_rows(r, index, begin, end, memory, behind)) return;
+    float scale;
+    if (part->stored != part->type && !pyml_to_q8_0(part->stored, memory, (end - begin) * part->k, behind, &scale)) {
+        fail(r, (pyml_read_fault){.index = index, .error = -1, .scale = scale});
+        return;
+    }
+    const uint8_t *rows = part->stored == part->type ? memory : behind;
     uint8_t *low = part->low ? part->low + panel * pyml_low_bytes(part->type, part->k) : NULL;
     uint8_t *packed = part->packed + panel * pyml_panel_bytes(part->type, part->k);
-    pyml_pack_panels(part->type, end - begin, part->k, memory, packed, low, 0, (end - begin + PANEL - 1) / PANEL);
+    pyml_pack_panels(part->type, end - begin, part->k, rows, packed, low, 0, (end - begin + PANEL - 1) / PANEL);
 }
 
-/* A piece and, four times as large, what rows in another order lie among. */
+/* A piece and, four times as large, what rows in another order lie among; or as large, what is made of it. */
 static int64_t memory_for(const reading *r) {
     int64_t most = 0;
     for (int64_t i = 0; i < r->n_parts; i++) {
-        int64_t row_bytes = pyml_stored_row_bytes(r->parts[i].type, r->parts[i].k);
-        int64_t bytes = panels_at_a_time(row_bytes) * PANEL * row_bytes * (r->parts[i].rows ? 5 : 1);
+        const pyml_part *part = &r->parts[i];
+        int64_t row_bytes = pyml_stored_row_bytes(part->stored, part->k);
+        int64_t bytes = panels_at_a_time(row_bytes) * PANEL * row_bytes * (part->rows ? 5 : part->stored != part->type ? 2 : 1);
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -102,7 +109,7 @@ static void some_pieces(void *argument, int thread) {
     reading *r = argument;
     uint8_t *memory = malloc((size_t)memory_for(r));
     if (!memory) {
-        fail(r, 0, ENOMEM, 0, 0, 0);
+        fail(r, (pyml_read_fault){.error = ENOMEM});
         return;
     }
     int64_t part = 0, before = 0; /* pieces of the parts before */
@@ -115,8 +122,8 @@ static void some_pieces(void *argument, int thread) {
     free(memory);
 }
 
-bool pyml_read_parts(int threads, int fd, const pyml_part *parts, int64_t n_parts, pyml_read_fault *fault) {
-    reading r = {.fd = fd, .parts = parts, .n_parts = n_parts, .fault = fault};
+bool pyml_read_parts(int threads, const pyml_part *parts, int64_t n_parts, pyml_read_fault *fault) {
+    reading r = {.parts = parts, .n_parts = n_parts, .fault = fault};
     pyml_pool *pool = pyml_pool_get(threads);
     if (!pool) {
         some_pieces(&r, 0);
@@ -128,12 +135,12 @@ bool pyml_read_parts(int threads, int fd, const pyml_part *parts, int64_t n_part
     return !r.failed;
 }
 
-bool pyml_read_ranges(int fd, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *fault) {
+bool pyml_read_ranges(const int64_t *fds, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *fault) {
     for (int64_t i = 0; i < n; i++) {
         int error = 0;
-        int64_t got = read_at(fd, target, sizes[i], offsets[i], &error);
+        int64_t got = read_at((int)fds[i], target, sizes[i], offsets[i], &error);
         if (got < sizes[i]) {
-            *fault = (pyml_read_fault){i, error, offsets[i], sizes[i], got};
+            *fault = (pyml_read_fault){.index = i, .error = error, .offset = offsets[i], .wanted = sizes[i], .got = got};
             return false;
         }
         target += sizes[i];

@@ -27,7 +27,7 @@ from pyml_core.dtypes import BLOCK_TYPES
 from pyml_core.strings import decode_strings, walk_strings
 from pyml_core.tensor import Tensor
 
-from .reading import MAX_DIMS, MAX_ELEMENTS, ModelFile, TensorInfo, quoted
+from .reading import MAX_DIMS, MAX_ELEMENTS, ManyReads, ModelFile, TensorInfo, quoted
 
 T = TypeVar("T")
 
@@ -176,7 +176,7 @@ class _Header:
             raise self.file.error(f"{what}: expected UTF-8, got {quoted(error.object)}") from None
 
 
-class GGUFFile(ModelFile):
+class GGUFFile(ModelFile, ManyReads):
     """A GGUF file: its metadata and, as a source of weights, its tensors, read one at a time.
 
     Attributes:
@@ -221,7 +221,7 @@ class GGUFFile(ModelFile):
         self.metadata: dict[str, Any] = {}
         self._read_metadata(header, n_entries)
         self.alignment: int = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        self.tensors: dict[str, TensorInfo] = {}
+        self.tensors = {}
         self._read_tensors(header, n_tensors)
 
     def _read_metadata(self, header: _Header, count: int) -> None:
@@ -341,18 +341,18 @@ class GGUFFile(ModelFile):
         info = self._info(name).rows(start, stop)
         return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
 
-    def offset(self, name: str) -> int:
-        """Where a tensor's bytes begin.
+    def place(self, name: str) -> tuple[int, int]:
+        """The descriptor, and where a tensor's bytes begin.
 
         Raises:
             ModelFileError: there is no such tensor.
         """
-        return self._info(name).offset
+        return self._fd, self._info(name).offset
 
-    def what_lies_at(self, offset: int) -> str:
-        """The tensor that these bytes belong to, as messages call it."""
-        name = next(info.name for info in reversed(self.tensors.values()) if info.offset <= offset)
-        return f"tensor {quoted(name)}"
+    @property
+    def files(self) -> list[ModelFile]:
+        """Itself."""
+        return [self]
 
     def _info(self, name: str) -> TensorInfo:
         try:

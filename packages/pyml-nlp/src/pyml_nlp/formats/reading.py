@@ -72,6 +72,37 @@ def quoted(name: str | bytes) -> str:
     return text if len(name) <= 100 else f"{text[:-1]}...{text[-1]}"
 
 
+class ManyReads:
+    """What reads much at once of the files that it has, in native code: see :mod:`pyml_core.from_file`."""
+
+    @property
+    def files(self) -> Sequence[ModelFile]:
+        """The files."""
+        raise NotImplementedError
+
+    def read_parts(self, parts: Sequence[Part]) -> None:
+        """Read and pack rows of matrices, whose places were compared with the size of the file.
+
+        Raises:
+            ModelFileError: a file has become shorter, or the system could not read it.
+            OutOfMemoryError: there is no memory for it.
+        """
+        try:
+            read_parts(parts)
+        except ReadError as error:
+            raise self._file(error.fd).told(error) from None
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int, int]]) -> U8Array:
+        """Bytes, (descriptor, offset, size) each, one behind the other; otherwise as :meth:`read_parts`."""
+        try:
+            return read_ranges(ranges)
+        except ReadError as error:
+            raise self._file(error.fd).told(error) from None
+
+    def _file(self, fd: int) -> ModelFile:
+        return next((file for file in self.files if file.fd == fd), self.files[0])
+
+
 class ModelFile:
     """A regular file, opened once: its size is the descriptor's, and a read gives all the bytes asked for or an error.
 
@@ -81,6 +112,7 @@ class ModelFile:
     """
 
     _fd = -1
+    tensors: dict[str, TensorInfo]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -96,6 +128,11 @@ class ModelFile:
             self.close()
             raise self.error("expected a regular file, got a folder, device or pipe")
         self.size = status.st_size
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor; -1 once it is closed."""
+        return self._fd
 
     def error(self, message: str) -> ModelFileError:
         """The error with this message, the file's name in front."""
@@ -134,26 +171,8 @@ class ModelFile:
             done += count
         return array
 
-    def read_parts(self, parts: Sequence[Part]) -> None:
-        """Read and pack rows of matrices, whose places the caller has compared with :attr:`size`.
-
-        Raises:
-            ModelFileError: as for :meth:`read_bytes`.
-            OutOfMemoryError: there is no memory for it.
-        """
-        try:
-            read_parts(self._fd, parts)
-        except ReadError as error:
-            raise self._told(error) from None
-
-    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> U8Array:
-        """Bytes from several places, (offset, size) each, one behind the other; otherwise as :meth:`read_parts`."""
-        try:
-            return read_ranges(self._fd, ranges)
-        except ReadError as error:
-            raise self._told(error) from None
-
-    def _told(self, error: ReadError) -> ModelFileError:
+    def told(self, error: ReadError) -> ModelFileError:
+        """What went wrong with one of many reads."""
         what = self.what_lies_at(error.offset)
         if error.reason is not None:
             return self.error(f"cannot read {what}: {error.reason}")
@@ -163,8 +182,9 @@ class ModelFile:
         )
 
     def what_lies_at(self, offset: int) -> str:
-        """What messages call the bytes there."""
-        return "header"
+        """The tensor that these bytes belong to, as messages call it."""
+        before = [info for info in self.tensors.values() if info.offset <= offset]
+        return f"tensor {quoted(max(before, key=lambda info: info.offset).name)}" if before else "header"
 
     def close(self) -> None:
         """Close the file; reading is over."""

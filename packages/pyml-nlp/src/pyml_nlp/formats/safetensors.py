@@ -23,7 +23,7 @@ from pyml_core.tensor import Tensor
 
 from ..errors import ModelFileError, ModelNotFoundError
 from .config import parse_json_object, read_config, read_json, read_optional
-from .reading import MAX_DIMS, MAX_ELEMENTS, ModelFile, TensorInfo, quoted
+from .reading import MAX_DIMS, MAX_ELEMENTS, ManyReads, ModelFile, TensorInfo, quoted
 
 MAX_HEADER = 100_000_000
 MAX_INDEX = 64 << 20
@@ -91,9 +91,7 @@ class SafetensorsFile(ModelFile):
             raise self.error(f"expected a header that begins with '{{', got {data[:1]!r}")
         header = parse_json_object(data, f"{self.path}: header")
         self.metadata: dict[str, str] = self._checked_metadata(header.pop("__metadata__", {}))
-        self.tensors: dict[str, TensorInfo] = {
-            name: self._tensor(name, entry, 8 + length) for name, entry in header.items()
-        }
+        self.tensors = {name: self._tensor(name, entry, 8 + length) for name, entry in header.items()}
         self._check_coverage(8 + length)
 
     def _checked_metadata(self, found: Any) -> dict[str, str]:
@@ -162,6 +160,15 @@ class SafetensorsFile(ModelFile):
             ModelFileError: there is no such tensor, it is no f32, f16 or bf16, or the file has become shorter.
             OutOfMemoryError: there is no memory for it.
         """
+        info = self.info(name).rows(start, stop)
+        return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
+
+    def info(self, name: str) -> TensorInfo:
+        """What the header says about a tensor of weights.
+
+        Raises:
+            ModelFileError: there is no such tensor, or it is no f32, f16 or bf16.
+        """
         info = self.tensors.get(name)
         if info is None:
             raise self.error(f"there is no tensor {quoted(name)}")
@@ -171,11 +178,10 @@ class SafetensorsFile(ModelFile):
             )
         if len(info.shape) > MAX_DIMS:
             raise self.error(f"tensor {quoted(name)}: expected at most {MAX_DIMS} dimensions, got shape {info.shape}")
-        info = info.rows(start, stop)
-        return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
+        return info
 
 
-class SafetensorsFolder:
+class SafetensorsFolder(ManyReads):
     """A folder in Hugging Face layout: ``config.json`` and ``model.safetensors``, or the shards that its index names.
 
     Attributes:
@@ -260,7 +266,7 @@ class SafetensorsFolder:
         Raises:
             ModelFileError: there is no such tensor.
         """
-        return self._file(name).tensors[name].shape
+        return self._home_of(name).tensors[name].shape
 
     def dtype(self, name: str) -> str:
         """A tensor's type: f32, f16, bf16, or one that cannot be read as weights (``"i64"``).
@@ -268,13 +274,27 @@ class SafetensorsFolder:
         Raises:
             ModelFileError: there is no such tensor.
         """
-        return self._file(name).tensors[name].dtype
+        return self._home_of(name).tensors[name].dtype
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """A tensor or rows of it; see :meth:`SafetensorsFile.read`."""
-        return self._file(name).read(name, start, stop)
+        return self._home_of(name).read(name, start, stop)
 
-    def _file(self, name: str) -> SafetensorsFile:
+    def place(self, name: str) -> tuple[int, int]:
+        """The descriptor of a tensor's file, and where its bytes begin there; of tensors that can be read as weights.
+
+        Raises:
+            ModelFileError: as of :meth:`read`.
+        """
+        file = self._home_of(name)
+        return file.fd, file.info(name).offset
+
+    @property
+    def files(self) -> list[SafetensorsFile]:
+        """The opened files."""
+        return self._files
+
+    def _home_of(self, name: str) -> SafetensorsFile:
         try:
             return self._home[name]
         except KeyError:
