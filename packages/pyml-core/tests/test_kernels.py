@@ -454,7 +454,7 @@ def attend(
 @pytest.mark.parametrize("kv_dtype", ["f32", "f16"])
 @pytest.mark.parametrize("dim", [1, 7, 16, 20, 40, 64, 80, 96, 256])
 def test_attention_of_every_head_width(dim: int, kv_dtype: str, level: str, rng: np.random.Generator) -> None:
-    for batch in ([(0, 1)], [(0, 67)], [(63, 1), (64, 1), (5, 17)], [(130, 33)]):
+    for batch in ([(0, 1)], [(0, 67)], [(63, 1), (64, 1), (127, 1), (128, 1), (5, 17)], [(130, 33)]):
         assert_near(*attend(rng, (4, 2, dim), batch, kv_dtype))
 
 
@@ -484,7 +484,7 @@ def test_int8_keys_and_values_are_those_of_the_reference(dim: int, level: str, r
 @pytest.mark.parametrize("dim", [32, 64, 96, 256])
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 7])
 def test_attention_in_int8(dim: int, group: int, level: str, rng: np.random.Generator) -> None:
-    for batch in ([(0, 1)], [(63, 1), (64, 1), (5, 17)], [(130, 33)]):
+    for batch in ([(0, 1)], [(63, 1), (64, 1), (127, 1), (128, 1), (5, 17)], [(130, 33)], [(250, 9)]):
         for window, soft_cap in ((0, 0.0), (70, 2.0)):
             assert_near(*attend(rng, (2 * group, 2, dim), batch, "int8", window, soft_cap), INT8_BOUND)
 

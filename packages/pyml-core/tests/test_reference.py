@@ -380,20 +380,20 @@ def test_attention_sees_no_future_and_nothing_before_the_window(rng: np.random.G
 
 
 def test_attention_of_rounded_weights(rng: np.random.Generator) -> None:
-    """A page's weights, times the values' scales, are multiples of 1/255 of the largest; another page has its own."""
-    q, keys, values = normal(rng, 1, 1, 32), normal(rng, 1, 100, 32), normal(rng, 1, 100, 32)
-    scales = (10.0 ** rng.uniform(-2, 2, (1, 100))).astype(np.float32)
+    """The weights of 128 keys, times the values' scales, are multiples of 1/255 of the largest; the next have their own."""
+    q, keys, values = normal(rng, 1, 1, 32), normal(rng, 1, 200, 32), normal(rng, 1, 200, 32)
+    scales = (10.0 ** rng.uniform(-2, 2, (1, 200))).astype(np.float32)
     exact = reference.softmax(0.3 * (q[0, 0] @ keys[0].T)).astype(np.float64)
-    one_hot = np.eye(100, dtype=np.float32)[None]  # a value for each key shows the weights
-    q_wide = np.concatenate([q, np.zeros((1, 1, 68), np.float32)], axis=-1)
-    k_wide = np.concatenate([keys, np.zeros((1, 100, 68), np.float32)], axis=-1)
-    got = reference.int8_attention(q_wide, k_wide, one_hot, scales, 99, 0.3)[0, 0]
-    for page in (slice(0, 64), slice(64, 100)):
-        scaled = exact[page] * scales[0, page]
+    one_hot = np.eye(200, dtype=np.float32)[None]  # a value for each key shows the weights
+    q_wide = np.concatenate([q, np.zeros((1, 1, 168), np.float32)], axis=-1)
+    k_wide = np.concatenate([keys, np.zeros((1, 200, 168), np.float32)], axis=-1)
+    got = reference.int8_attention(q_wide, k_wide, one_hot, scales, 199, 0.3)[0, 0]
+    for block in (slice(0, 128), slice(128, 200)):
+        scaled = exact[block] * scales[0, block]
         step = scaled.max() / 255
-        assert np.allclose(got[page] * scales[0, page] / step, np.rint(scaled / step), atol=1e-3)
-    rounded = reference.int8_attention(q, keys, values, scales, 99, 0.3)
-    assert np.abs(rounded - reference.attention(q, keys, values, 99, 0.3)).max() > 0
+        assert np.allclose(got[block] * scales[0, block] / step, np.rint(scaled / step), atol=1e-3)
+    rounded = reference.int8_attention(q, keys, values, scales, 199, 0.3)
+    assert np.abs(rounded - reference.attention(q, keys, values, 199, 0.3)).max() > 0
 
 
 def test_softmax(rng: np.random.Generator) -> None:

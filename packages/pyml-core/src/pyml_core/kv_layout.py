@@ -2,8 +2,9 @@
 
 Letters: P = positions in a page (64), H = key/value heads, D = head_dim.
 
-A page is one key block of attention at a fixed absolute position (page ``b`` holds positions ``64 b .. 64 b + 63``), so
-that prefill and decode reduce over the same blocks in the same order. Inside a page, layer by layer and head by head,
+A page is at a fixed absolute position (page ``b`` holds positions ``64 b .. 64 b + 63``), and two of them are a key
+block of attention (pages ``2 b`` and ``2 b + 1``), so that prefill and decode reduce over the same blocks in the same
+order. Inside a page, layer by layer and head by head,
 keys and values side by side, so that a head's share of a page is read in one go:
 
 - K as ``P/16`` panels of shape ``(D, 16)``: sixteen keys side by side, which the dot products with a query stream;
@@ -29,6 +30,8 @@ import numpy.typing as npt
 from .errors import ShapeError
 
 PAGE_TOKENS = 64
+KEY_BLOCK_TOKENS = 128
+"""Positions that attention reduces together before it merges what it has of them."""
 PANEL = 16
 
 INT8_MULTIPLE = 32

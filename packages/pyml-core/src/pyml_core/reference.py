@@ -22,7 +22,7 @@ import numpy.typing as npt
 from . import panels
 from .dtypes import ByteSource, Expanded, F32Array, I8Array, U8Array, block_type, expand
 from .errors import ShapeError
-from .kv_layout import KEY_BLOCK_MAX, PAGE_TOKENS, KVLayout
+from .kv_layout import KEY_BLOCK_MAX, KEY_BLOCK_TOKENS, PAGE_TOKENS, KVLayout
 from .program import Buffer, Operation, Program, Slice
 from .tensor import PackedMatrix, Tensor
 
@@ -439,7 +439,7 @@ def int8_attention(
 ) -> F32Array:
     """:func:`attention` of int8 values, which ``value_scales`` (H, L) have been multiplied with.
 
-    The scale of a value is part of its weight, and the weights of every 64 keys are rounded to 8 bits, the largest to
+    The scale of a value is part of its weight, and the weights of every 128 keys are rounded to 8 bits, the largest to
     255. They are divided by the sum of the exponentials as they are.
     """
     return _attend(q, keys, values, value_scales, start, scale, window, soft_cap)
@@ -475,14 +475,14 @@ def _attend(
 
 
 def _round_weights(weights: F64Array, scales: F64Array) -> F64Array:
-    """Weights (T, L) to multiples of 1/255 of the largest of a page, a weight being that of a value's codes."""
+    """Weights (T, L) to multiples of 1/255 of the largest of a key block, a weight being that of a value's codes."""
     rounded = np.empty_like(weights)
-    for first in range(0, len(scales), PAGE_TOKENS):
-        page = slice(first, first + PAGE_TOKENS)
-        scaled = weights[:, page] * scales[page]
+    for first in range(0, len(scales), KEY_BLOCK_TOKENS):
+        block = slice(first, first + KEY_BLOCK_TOKENS)
+        scaled = weights[:, block] * scales[block]
         step = scaled.max(axis=-1, keepdims=True) / 255
         step[step == 0] = 1
-        rounded[:, page] = np.rint(scaled / step) * step / scales[page]
+        rounded[:, block] = np.rint(scaled / step) * step / scales[block]
     return rounded
 
 

@@ -48,7 +48,7 @@ int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_toke
         return factors + LINEAR_SCRATCH + (op->then ? TOKEN_BLOCK * 2 * BLOCK * (int64_t)sizeof(float) : 0);
     if (op->kind != OP_ATTENTION) return op->out->codes_only ? op->out->width * 4 : 0; /* a row, see rows.c */
     int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = whole_panels(kv->head_dim);
-    return aligned((rows * (PAGE + PAGE / 4 + 2 * (width + PANEL) + kv->head_dim) + 4 * whole_panels(rows)) * (int64_t)sizeof(float));
+    return aligned((rows * (KEYS + KEYS / 4 + 2 * (width + PANEL) + kv->head_dim) + 4 * whole_panels(rows)) * (int64_t)sizeof(float));
 }
 
 bool pyml_program_allocate(pyml_program *p) {

@@ -15,7 +15,9 @@ enum {
     PANEL = 16,     /* rows of a weight, or keys, side by side */
     CHUNK = 256,    /* k of a quantised panel that are unpacked at a time */
     BLOCK = 32,     /* activations that share a scale */
-    PAGE = 64,      /* positions in a KV page: one key block of attention */
+    PAGE = 64,      /* positions in a KV page */
+    KEY_PAGES = 2,  /* pages of a key block of attention, at most: block b has pages 2 b and 2 b + 1 */
+    KEYS = KEY_PAGES * PAGE,
     KEY_BLOCK_MAX = 128, /* most elements of an int8 key that share a scale */
     KEY_SCALES = PAGE * 4, /* bytes before the codes of a block of a page's int8 keys */
     VALUE_SCALES = 2 * PAGE * 4, /* bytes before the codes of a page's int8 values: logarithms of the scales, and their inverses */
