@@ -380,7 +380,7 @@ def test_attention_sees_no_future_and_nothing_before_the_window(rng: np.random.G
 
 
 def test_attention_of_rounded_weights(rng: np.random.Generator) -> None:
-    """The weights of 128 keys, times the values' scales, are multiples of 1/255 of the largest; others have their own."""
+    """The weights of 128 keys, times the values' scales, are multiples of 1/255 of the largest of them."""
     q, keys, values = normal(rng, 1, 1, 32), normal(rng, 1, 200, 32), normal(rng, 1, 200, 32)
     scales = (10.0 ** rng.uniform(-2, 2, (1, 200))).astype(np.float32)
     exact = reference.softmax(0.3 * (q[0, 0] @ keys[0].T)).astype(np.float64)
