@@ -17,39 +17,27 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from pyml_core.dtypes import BLOCK_TYPES
-from pyml_core.strings import decode_strings, walk_strings
 from pyml_core.tensor import Tensor
 
+from .gguf_header import Header
 from .reading import MAX_DIMS, MAX_ELEMENTS, ManyReads, ModelFile, TensorInfo, quoted
 
 T = TypeVar("T")
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MAX_HEADER = 256 << 20  # bytes before the data
 MAX_KEY = 65535  # bytes of a metadata key (the format's own limit)
 MAX_NAME = 63  # bytes of a tensor's name (ggml's GGML_MAX_NAME - 1)
-MAX_STRING = 16 << 20  # bytes of a string value or element
-MAX_ARRAY = 64 << 20  # elements of an array
 MAX_ALIGNMENT = 64 << 10
 DEFAULT_ALIGNMENT = 32
 
 _MIN_ENTRY_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
-_WINDOW = 64 << 10  # bytes of the header read at first; doubled whenever they are used up
 
-_UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
-# By metadata type, the code of a number for struct and NumPy.
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
-
-_LAYOUTS = {code: struct.Struct("<" + code) for code in _NUMBERS.values()}
+_UINT32 = 4  # a metadata type
 
 _DTYPES = {block.ggml_id: block for block in BLOCK_TYPES.values()}
 _UNSUPPORTED = {
@@ -76,106 +64,6 @@ _UNSUPPORTED = {
 }
 
 
-class _Header:
-    """The cursor over a file's header: each method reads one thing at :attr:`position` and steps over it."""
-
-    def __init__(self, file: ModelFile) -> None:
-        self.file = file
-        self.data = b""
-        self.position = 0
-
-    def skip(self, nbytes: int, what: str) -> int:
-        """Step over ``nbytes`` bytes, which are then in :attr:`data`, and return where they start."""
-        start = self.position
-        self._fill(start + nbytes, what)
-        self.position += nbytes
-        return start
-
-    def _fill(self, end: int, what: str) -> None:
-        have = len(self.data)
-        if end <= have:
-            return
-        if end > self.file.size:
-            raise self.file.error(f"truncated: expected {what} up to byte {end}, the file has {self.file.size} bytes")
-        if end > MAX_HEADER:
-            raise self.file.error(f"expected a header of at most {MAX_HEADER} bytes, {what} ends at byte {end}")
-        have_next = min(max(end, 2 * have, _WINDOW), self.file.size, MAX_HEADER)
-        self.data += self.file.read_bytes(have, have_next - have)
-
-    def number(self, code: str, what: str) -> Any:
-        """A number of this struct code."""
-        layout = _LAYOUTS[code]
-        return layout.unpack_from(self.data, self.skip(layout.size, what))[0]
-
-    def string(self, limit: int, what: str) -> str:
-        """A string of 0 to ``limit`` bytes."""
-        length = self.number("Q", f"the length of {what}")
-        if length > limit:
-            raise self.file.error(f"{what}: expected at most {limit} bytes, got a length of {length}")
-        raw = self.data[self.skip(length, what) : self.position]
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise self.file.error(f"{what}: expected UTF-8, got {quoted(raw)}") from None
-
-    def value(self, kind: int, what: str) -> Any:
-        """A metadata value of this type."""
-        if kind == _STRING:
-            return self.string(MAX_STRING, what)
-        if kind == _ARRAY:
-            return self._array(what)
-        if kind not in _NUMBERS:
-            raise self.file.error(f"{what}: expected a metadata type of 0 to 12, got {kind}")
-        number = self.number(_NUMBERS[kind], what)
-        if kind == _BOOL:
-            if number > 1:
-                raise self.file.error(f"{what}: expected a bool of 0 or 1, got {number}")
-            return bool(number)
-        if isinstance(number, float) and not math.isfinite(number):
-            raise self.file.error(f"{what}: expected a finite number, got {number}")
-        return number
-
-    def _array(self, what: str) -> npt.NDArray[Any] | list[str]:
-        kind = self.number("I", f"the element type of {what}")
-        count = self.number("Q", f"the length of {what}")
-        if kind != _STRING and kind not in _NUMBERS:
-            raise self.file.error(f"{what}: expected an array of numbers, bools or strings, got element type {kind}")
-        if count > MAX_ARRAY:
-            raise self.file.error(f"{what}: expected at most {MAX_ARRAY} elements, got {count}")
-        if kind == _STRING:
-            return self._strings(count, what)
-        dtype = np.dtype("<" + _NUMBERS[kind])
-        start = self.skip(count * dtype.itemsize, what)
-        array = np.frombuffer(self.data, dtype, count, start).copy()
-        if kind == _BOOL:
-            if array.size and array.max() > 1:
-                raise self.file.error(f"{what}: expected bools of 0 or 1, got {array.max()}")
-            return array.astype(np.bool_)
-        if dtype.kind == "f" and not np.isfinite(array).all():
-            raise self.file.error(f"{what}: expected finite numbers, got {array[~np.isfinite(array)][0]}")
-        return array
-
-    def _strings(self, count: int, what: str) -> list[str]:
-        most = (self.file.size - self.position) // 8
-        if count > most:
-            raise self.file.error(f"{what}: expected at most {most} strings in the bytes that are left, got {count}")
-        position = first = self.position
-        walked = longest = 0
-        while True:
-            more, position, length = walk_strings(self.data, position, count - walked)
-            walked, longest = walked + more, max(longest, length)
-            if walked == count:
-                break
-            self._fill(position + 8, what)  # behind the window, or behind the end of the file
-        if longest > MAX_STRING:
-            raise self.file.error(f"{what}: expected strings of at most {MAX_STRING} bytes, got a length of {longest}")
-        self.skip(position - first, what)
-        try:
-            return decode_strings(memoryview(self.data)[first:], count)
-        except UnicodeDecodeError as error:
-            raise self.file.error(f"{what}: expected UTF-8, got {quoted(error.object)}") from None
-
-
 class GGUFFile(ModelFile, ManyReads):
     """A GGUF file: its metadata and, as a source of weights, its tensors, read one at a time.
 
@@ -199,7 +87,7 @@ class GGUFFile(ModelFile, ManyReads):
             raise
 
     def _parse(self) -> None:
-        header = _Header(self)
+        header = Header(self)
         magic = self.read_bytes(0, min(len(MAGIC), self.size))
         if magic != MAGIC:
             raise self.error(f"Invalid GGUF magic: expected {MAGIC!r}, got {magic!r}")
@@ -224,7 +112,7 @@ class GGUFFile(ModelFile, ManyReads):
         self.tensors = {}
         self._read_tensors(header, n_tensors)
 
-    def _read_metadata(self, header: _Header, count: int) -> None:
+    def _read_metadata(self, header: Header, count: int) -> None:
         for index in range(count):
             key = header.string(MAX_KEY, f"the key of metadata entry {index}")
             if not key:
@@ -247,7 +135,7 @@ class GGUFFile(ModelFile, ManyReads):
                 "file first (llama-gguf-split)"
             )
 
-    def _read_tensors(self, header: _Header, count: int) -> None:
+    def _read_tensors(self, header: Header, count: int) -> None:
         end = 0  # of the previous tensor, from the start of the data
         for index in range(count):
             name = header.string(MAX_NAME, f"the name of tensor {index}")
@@ -272,7 +160,7 @@ class GGUFFile(ModelFile, ManyReads):
                 )
             self.tensors[name] = TensorInfo(name, info.dtype, info.shape, first, info.nbytes)
 
-    def _read_tensor(self, header: _Header, name: str) -> TensorInfo:
+    def _read_tensor(self, header: Header, name: str) -> TensorInfo:
         """A tensor's description, its offset from the start of the data."""
         what = f"tensor {quoted(name)}"
         n_dims = header.number("I", f"the dimensions of {what}")
