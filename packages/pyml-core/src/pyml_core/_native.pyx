@@ -132,8 +132,12 @@ cdef extern from "pyml.h":
         uint64_t phase[4]
         int64_t began_ns, arrived_ns
 
+    ctypedef bint pyml_flag
+    void pyml_flag_set(pyml_flag *, bint) nogil
+    bint pyml_flag_is_set(const pyml_flag *) nogil
+
     ctypedef struct pyml_stop:
-        int cancelled
+        pyml_flag cancelled
         int64_t deadline_ns
 
     ctypedef struct pyml_program:
@@ -142,7 +146,7 @@ cdef extern from "pyml.h":
         const pyml_kernels *kernels
         int32_t threads
         int64_t scratch_bytes
-        int cancel
+        pyml_flag cancel
         const pyml_stop *stop
         int (*poll)(void *) noexcept nogil
         void *poll_argument
@@ -423,11 +427,11 @@ cdef class StopFlag:
         self.stop.deadline_ns = deadline_ns
 
     def cancel(self):
-        self.stop.cancelled = 1
+        pyml_flag_set(&self.stop.cancelled, True)
 
     @property
     def cancelled(self):
-        return self.stop.cancelled != 0
+        return pyml_flag_is_set(&self.stop.cancelled)
 
 
 include "laps.pxi"
@@ -924,7 +928,7 @@ cdef class NativeProgram:
     cdef int _listen(self, StopFlag stop) except -1:
         """To whoever may want to stop what runs next."""
         self.interrupt = None
-        self.p.cancel = 0
+        pyml_flag_set(&self.p.cancel, False)
         self.p.stop = NULL if stop is None else &stop.stop
         # Python hands signals to its main thread alone. Another one leaves the GIL be: asking for it while the process
         # ends would end that thread in the middle of a run, and with it what its workers are reading.
@@ -944,7 +948,7 @@ cdef class NativeProgram:
 
     def cancel(self):
         """Stop the run in progress, from any thread."""
-        self.p.cancel = 1
+        pyml_flag_set(&self.p.cancel, True)
 
     def timings(self):
         """What the last timed run left, to be read by :class:`pyml_core.timing.Timings`.

@@ -74,17 +74,17 @@ typedef struct {
 } job;
 
 static bool told_to_stop(const pyml_stop *stop, int64_t now) {
-    return stop && (stop->cancelled || (stop->deadline_ns && now >= stop->deadline_ns));
+    return stop && (pyml_flag_is_set(&stop->cancelled) || (stop->deadline_ns && now >= stop->deadline_ns));
 }
 
 static void poll(job *j) {
     pyml_program *p = j->program;
     int64_t now = now_ns(CHEAP_CLOCK);
-    if (told_to_stop(p->stop, now)) p->cancel = 1;
+    if (told_to_stop(p->stop, now)) pyml_flag_set(&p->cancel, true);
     if (!p->poll) return;
     if (now - j->polled < 50 * 1000 * 1000) return;
     j->polled = now;
-    if (p->poll(p->poll_argument)) p->cancel = 1;
+    if (p->poll(p->poll_argument)) pyml_flag_set(&p->cancel, true);
 }
 
 /* Items that a thread takes at a time. The calling thread polls in between, so it must come round often. */
@@ -121,7 +121,7 @@ static void take_items(walker *w, const pyml_op *op, int stage, int64_t items) {
         for (;;) {
             if (w->thread.index == 0) poll(w->job);
             int64_t begin = first + atomic_fetch_add_explicit(&counters[owner].taken, grab, memory_order_relaxed);
-            if (begin >= last || p->cancel) break;
+            if (begin >= last || pyml_flag_is_set(&p->cancel)) break;
             p->kernels->work[op->kind](op, &p->run, &w->thread, stage, begin, begin + grab < last ? begin + grab : last);
         }
     }
@@ -144,7 +144,7 @@ static void pass(walker *w, int64_t i, int stage, int64_t items, bool alone) {
     } else {
         if (w->thread.index == 0) poll(w->job);
         w->thread.last = items;
-        if (!p->cancel) p->kernels->work[op->kind](op, &p->run, &w->thread, stage, 0, items);
+        if (!pyml_flag_is_set(&p->cancel)) p->kernels->work[op->kind](op, &p->run, &w->thread, stage, 0, items);
     }
     if (!w->thread.timed) return;
     lap->arrived = pyml_ticks();
@@ -171,7 +171,7 @@ static void advance(void *argument) {
     job *j = w->job;
     pyml_program *p = j->program;
     reset_counters(p);
-    while (!p->cancel) {
+    while (!pyml_flag_is_set(&p->cancel)) {
         if (++j->stage == STAGES || (j->items = p->kernels->items[p->ops[j->op].kind](&p->ops[j->op], &p->run, j->stage)) == 0) {
             if (j->op >= 0 && p->ops[j->op].copy) copy_output(p, j->op);
             do j->op++;
@@ -260,7 +260,7 @@ bool pyml_program_run(pyml_program *p, bool timed) {
         if (pyml_does_both(&p->ops[i], &p->run)) share_laps(p, i);
     pyml_pool_unlock(pool);
     fesetenv(&callers);
-    return !p->cancel;
+    return !pyml_flag_is_set(&p->cancel);
 }
 
 /* ---- packing, and what else is done once with the panels of a matrix, by all threads */

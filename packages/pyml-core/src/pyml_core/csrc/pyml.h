@@ -6,6 +6,7 @@
 #ifndef PYML_H
 #define PYML_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -225,9 +226,16 @@ typedef struct {
     uint64_t began, arrived;          /* ticks when it came to the operation (0: there was no work), and had no work left */
 } pyml_lap;
 
+/* A flag that any thread sets and others look at while they work. It tells of itself alone, and orders no other memory. */
+typedef atomic_bool pyml_flag;
+
+static inline void pyml_flag_set(pyml_flag *flag, bool value) { atomic_store_explicit(flag, value, memory_order_relaxed); }
+
+static inline bool pyml_flag_is_set(const pyml_flag *flag) { return atomic_load_explicit(flag, memory_order_relaxed); }
+
 /* Asks runs to stop. It outlives them: what is set before a run begins counts too. */
 typedef struct {
-    volatile int cancelled;       /* set from any thread */
+    pyml_flag cancelled;
     int64_t deadline_ns;          /* of CLOCK_MONOTONIC; 0: none */
 } pyml_stop;
 
@@ -237,7 +245,7 @@ typedef struct {
     const pyml_kernels *kernels;
     int32_t threads;
     int64_t scratch_bytes;        /* each thread's */
-    volatile int cancel;          /* set from any thread; seen within one item of work */
+    pyml_flag cancel;             /* seen within one item of work */
     const pyml_stop *stop;        /* looked at by the calling thread with every item that it takes; or NULL */
     int (*poll)(void *);          /* asked on the calling thread every 50 ms; true cancels */
     void *poll_argument;
