@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from pyml_core.cpu import level
+
 RULES = ("--max-tokens", "8", "--temperature", "0", "-q")
 LINES: list[dict[str, Any]] = [
     {"prompt": "the cat"},
@@ -183,6 +185,27 @@ def test_a_prompt_cache(commands: Any, model: Path, tmp_path: Path) -> None:
     assert (result.code, result.stdout) == (1, b"")
     assert str(cache) in result.error
     assert cache.read_bytes() == b"nothing"
+
+
+def test_a_prompt_cache_of_another_model(
+    commands: Any, model: Path, tiny_dirs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of another file, of the same one loaded in another way, of another CPU level: refused, and left as it is."""
+    cache = tmp_path / "prompt.cache"
+    options = ("--prompt", "the cat in the hat", "--max-tokens", "2", "--prompt-cache", cache, "-q")
+    assert commands.infer(model, *options).code == 0
+    before = cache.read_bytes()
+    cases: list[tuple[tuple[object, ...], dict[str, str], str]] = [
+        ((tiny_dirs["gpt2_head20"],), {}, "model"),
+        ((model, "--dtype", "bf16"), {}, "model"),
+        ((model, "--kv-dtype", "f32"), {}, "dtype"),
+        ((model,), {"PYML_CPU_LEVEL": "scalar"}, "level"),
+    ]
+    for arguments, environment, key in cases if level() != "scalar" else cases[:-1]:
+        result = commands.infer(*arguments, *options, env=environment)
+        assert (result.code, result.stdout) == (1, b"")
+        assert f"{cache}: cannot load the KV cache: metadata {key}: expected " in result.error
+    assert cache.read_bytes() == before
 
 
 def test_a_rolling_context(commands: Any, model: Path) -> None:

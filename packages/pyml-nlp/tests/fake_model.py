@@ -16,7 +16,7 @@ from pyml_core.errors import Cancelled
 from pyml_core.greedy import GreedyToken
 from pyml_core.kv_layout import KVLayout
 from pyml_nlp.language_model import LanguageModel
-from pyml_nn.kv_cache import KVCache
+from pyml_nn.kv_cache import KVCache, Origin
 
 VOCAB = 300
 EOS = 299
@@ -54,6 +54,7 @@ class FakeModel:
     """
 
     kv_layout = KVLayout(1, 1, 8)
+    cache_origin = Origin("fake", "fake", kv_layout)
     vocab_size = VOCAB
     n_params = 0
     config = None
@@ -67,7 +68,7 @@ class FakeModel:
         self.cancelled = threading.Event()
 
     def new_cache(self, max_length: int) -> KVCache:
-        return KVCache(self.kv_layout, max_length)
+        return KVCache(self.kv_layout, max_length, self.cache_origin.model, self.cache_origin.cpu_level)
 
     def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]]) -> list[np.ndarray]:
         self.before()

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, ShapeError
 from pyml_core.kv_layout import KVLayout
 from pyml_nlp.generation.prefix_cache import PrefixCache, common_length
 from pyml_nn.kv_cache import KVCache
@@ -15,8 +15,8 @@ LAYOUT = KVLayout(1, 1, 8)
 PAGE = LAYOUT.page_bytes
 
 
-def cache_of(ids: list[int]) -> KVCache:
-    cache = KVCache(LAYOUT, 1024)
+def cache_of(ids: list[int], model: str = "model") -> KVCache:
+    cache = KVCache(LAYOUT, 1024, model)
     cache.reserve(len(ids))
     cache.append(ids)
     return cache
@@ -117,6 +117,20 @@ def test_what_is_kept_does_not_change() -> None:
     cache.reserve(1)
     cache.pages[0][...] = 8
     assert (again.pages[0] == 7).all()
+
+
+def test_one_origin_alone() -> None:
+    """That of the first cache, also while nothing is kept."""
+    prefixes = PrefixCache(PAGE)
+    prefixes.add(cache_of([]))
+    for max_bytes in (PAGE, 0):
+        prefixes.max_bytes = max_bytes
+        with pytest.raises(ShapeError, match="prefix cache: expected a KV cache of this model, found one of another"):
+            prefixes.add(cache_of([1, 2], "other"))
+        with pytest.raises(ShapeError, match="prefix cache: "):
+            prefixes.bind(cache_of([], "other").origin)
+        assert len(prefixes) == 0
+    prefixes.bind(cache_of([], "model").origin)
 
 
 def test_common_length() -> None:

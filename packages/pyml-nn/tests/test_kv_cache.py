@@ -99,7 +99,7 @@ def test_fork_shares_pages_until_one_writes() -> None:
     cache = filled(150)
     before = contents(cache)
     fork = cache.fork(100)
-    assert (fork.length, fork.max_length, fork.model) == (100, 200, "model")
+    assert (fork.length, fork.max_length, fork.origin) == (100, 200, cache.origin)
     assert [fork.pages[i] is cache.pages[i] for i in (0, 1)] == [True, True]
     fill(fork, [7], seed=1)
     assert [fork.pages[i] is cache.pages[i] for i in (0, 1)] == [True, False]
@@ -141,6 +141,23 @@ def test_an_unshared_page_is_written_in_place() -> None:
     page = cache.pages[0]
     fill(cache, [1])
     assert cache.pages[0] is page
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (KVCache(LAYOUT, 200, "other"), "of this model, found one of another model"),
+        (KVCache(KVLayout(2, 3, 10, "f32"), 200, "model"), "in f16, found one in f32"),
+        (KVCache(LAYOUT, 200, "model", "neon"), f"of CPU level {level()}, found one of neon"),
+    ],
+)
+def test_origins(other: KVCache, message: str) -> None:
+    """A fork has that of what it comes from; what another one holds is not taken over."""
+    cache = filled()
+    assert cache.fork(3).origin == cache.origin == KVCache(LAYOUT, 10, "model").origin
+    with pytest.raises(ShapeError, match=f"^KV cache: expected a KV cache {message}$"):
+        cache.replace(other)
+    assert cache.length == LENGTH
 
 
 @pytest.mark.parametrize("length", [-1, 71])

@@ -198,7 +198,7 @@ def test_a_cache_twice_or_of_another_model(small: Any) -> None:
     with pytest.raises(ShapeError, match="expected every cache once in a batch"):
         small.forward([(cache, [1], None), (cache, [2], None)])
     other = make({**LLAMA, "rms_norm_eps": 1e-6})
-    with pytest.raises(ShapeError, match=r"slice 1: expected a cache of this model"):
+    with pytest.raises(ShapeError, match=r"slice 1: expected a KV cache of this model"):
         small.forward([(cache, [1], None), (other.new_cache(), [2], None)])
     assert cache.length == 0
 

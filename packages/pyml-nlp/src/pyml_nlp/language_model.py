@@ -71,7 +71,6 @@ class LanguageModel:
         prefill_chunk: most tokens of a prompt that run at once.
         name: what it was loaded from.
         costs: what runs of several tokens were seen to cost; see :class:`Costs`.
-        prefix_cache: keys and values of earlier texts, for prompts that begin alike; see :class:`PrefixCache`.
 
     Several threads may use it, each with caches of its own: runs of the model take turns, and results are the same.
     It is a context manager that closes itself.
@@ -113,6 +112,19 @@ class LanguageModel:
     def vocab_size(self) -> int:
         """The width of a row of logits (V)."""
         return self.model.vocab_size
+
+    @property
+    def prefix_cache(self) -> PrefixCache:
+        """Keys and values of earlier texts, for prompts that begin alike; see :class:`PrefixCache`.
+
+        Setting one that keeps what another model has computed is a ShapeError.
+        """
+        return self._prefix_cache
+
+    @prefix_cache.setter
+    def prefix_cache(self, prefix_cache: PrefixCache) -> None:
+        prefix_cache.bind(self.model.cache_origin)
+        self._prefix_cache = prefix_cache
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -178,7 +190,7 @@ class LanguageModel:
                 ``"roll"`` forgets the oldest half and goes on; see :mod:`pyml_nlp.generation.rolling`.
             keep: tokens at the beginning that are not forgotten then; None: a beginning-of-sequence token.
             timeout: seconds after which the text ends with what it has.
-            cache: continue after what this cache holds, and add to it; None: a new one.
+            cache: continue after what this cache of the model holds, and add to it; None: a new one.
             speculate: check several drafted tokens in one run where that pays; the text is the same either way.
             draft_model: a smaller model of the same vocabulary, which drafts where the text does not repeat itself.
 
@@ -189,6 +201,7 @@ class LanguageModel:
             ContextOverflowError: the prompt does not fit the context. It is raised here, before any work.
             OutOfMemoryError: the keys and values would not fit in memory.
             GrammarError: a schema, expression or grammar that cannot be used.
+            ShapeError: a cache of another model, type of keys and values or CPU level.
             PymlError: an empty prompt or a value out of its range.
         """
         request = self._request(
@@ -512,7 +525,11 @@ class LanguageModel:
         return self.model.new_cache(self._length(max_length))
 
     def load_cache(self, path: str | os.PathLike[str], max_length: int | None = None) -> KVCache:
-        """A KV cache that ``cache.save(path)`` wrote with this very model; an error if it is another's or damaged."""
+        """A KV cache that ``cache.save(path)`` wrote with this model, loaded in the same way.
+
+        Raises:
+            CacheFileError: there is no such file, or it is damaged or of another model, type or CPU level.
+        """
         return self.model.load_cache(path, self._length(max_length))
 
     def _length(self, max_length: int | None) -> int:

@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,14 +38,44 @@ class CacheFileError(PymlError):
     """A saved cache that is damaged or belongs to another model, type or CPU level."""
 
 
+class Origin(NamedTuple):
+    """What keys and values depend on besides the tokens: caches of equal origins are interchangeable, bit for bit.
+
+    Attributes:
+        model: fingerprint of the model.
+        cpu_level: level of the kernels.
+        layout: geometry of a page, and the type of what it holds.
+    """
+
+    model: str
+    cpu_level: str
+    layout: KVLayout
+
+    def check(self, found: Origin, what: str) -> None:
+        """Raise :class:`ShapeError`, which begins with ``what``, unless ``found`` is equal."""
+        if found == self:
+            return
+        if found.model != self.model:
+            raise ShapeError(f"{what}: expected a KV cache of this model, found one of another model")
+        if found.layout != self.layout:
+            raise ShapeError(f"{what}: expected a KV cache in {self.layout.dtype}, found one in {found.layout.dtype}")
+        raise ShapeError(f"{what}: expected a KV cache of CPU level {self.cpu_level}, found one of {found.cpu_level}")
+
+
 class KVCache:
     """Keys and values of one sequence.
 
     Args:
         layout: geometry of a page.
         max_length: most positions it may hold (T); memory is taken a page at a time as they come.
-        model: fingerprint of the model that fills it; saved with it, and compared when it is loaded or used.
-        cpu_level: level of the kernels that fill it, saved and compared likewise; None: the one in use.
+        model: fingerprint of the model that fills it.
+        cpu_level: level of the kernels that fill it; None: the one in use.
+
+    Attributes:
+        layout, max_length: as given.
+        origin: what it can be used with; compared wherever it is used, and when it is loaded from a file.
+        pages: what it holds, and perhaps room for more.
+        rope_set: the set of RoPE frequencies that keys were rotated with; without meaning in an empty cache.
 
     A cache is used by one thread at a time. Pages shared with a fork are copied when one of the two writes to them.
     """
@@ -55,10 +85,9 @@ class KVCache:
             raise ShapeError(f"KV cache max_length: expected at least 1, got {max_length}")
         self.layout = layout
         self.max_length = max_length
-        self.model = model
-        self.cpu_level = cpu_level or level()
+        self.origin = Origin(model, cpu_level or level(), layout)
         self.pages = PageTable()
-        self.rope_set = 0  # of the frequencies that keys were rotated with; it means nothing in an empty cache
+        self.rope_set = 0
         self._n_shared = 0  # the first so many pages may belong to a fork as well
         self._ids: list[int] = []
 
@@ -108,7 +137,8 @@ class KVCache:
         self._ids.extend(ids)
 
     def replace(self, other: KVCache) -> None:
-        """Hold what ``other`` holds, which is not to be used any more."""
+        """Hold what ``other`` holds, which is not to be used any more; ShapeError if it is of another origin."""
+        self.origin.check(other.origin, "KV cache")
         self.pages, self._ids, self._n_shared = other.pages, other._ids, other._n_shared
         self.rope_set = other.rope_set
 
@@ -131,7 +161,7 @@ class KVCache:
         """A cache of the first ``length`` positions (None: all) that shares their pages; each then goes its own way."""
         length = self.length if length is None else length
         self._check_length(length)
-        fork = KVCache(self.layout, self.max_length, self.model, self.cpu_level)
+        fork = KVCache(self.layout, self.max_length, self.origin.model, self.origin.cpu_level)
         fork.pages = PageTable(self.pages[: _pages_for(length)])
         fork._ids = self._ids[:length]
         fork.rope_set = self.rope_set
@@ -219,9 +249,9 @@ class KVCache:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "model": self.model,
+            "model": self.origin.model,
             "dtype": self.layout.dtype,
-            "level": self.cpu_level,
+            "level": self.origin.cpu_level,
         }
 
     def _check_metadata(self, metadata: Mapping[str, str], vocab_size: int) -> list[int]:

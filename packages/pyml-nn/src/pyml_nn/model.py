@@ -27,7 +27,7 @@ from pyml_core.program import Program, Slice
 from pyml_core.tensor import PackedMatrix
 
 from .config import Dimensions, show
-from .kv_cache import KVCache
+from .kv_cache import KVCache, Origin
 from .linear import Linear
 from .memory import MemoryPlan, activation_bytes, kv_layout
 from .norm import LayerNorm, RMSNorm
@@ -69,6 +69,7 @@ class Model(ABC, Generic[C]):
         n_params: numbers in the weights, a tied head counted once.
         weight_bytes: bytes of the weights as packed.
         fingerprint: tells this model (configuration, weights and dtype) from others.
+        cache_origin: what a KV cache must be of to be used with this model.
 
     Raises:
         WeightsError: a weight is missing, unknown or of another shape.
@@ -100,6 +101,7 @@ class Model(ABC, Generic[C]):
         self.n_params = reader.n_params
         self.weight_bytes = _weight_bytes(self._program)
         self.fingerprint = reader.fingerprint(json.dumps(asdict(config), sort_keys=True))
+        self.cache_origin = Origin(self.fingerprint, self.program.level, self.kv_layout)
 
     @staticmethod
     @abstractmethod
@@ -188,7 +190,7 @@ class Model(ABC, Generic[C]):
 
         Raises:
             ShapeError: no ids, an id outside the vocabulary, a position outside the ids, a cache given twice or of
-                another model.
+                another :attr:`cache_origin`.
             ContextOverflowError: a cache would grow beyond its ``max_length``; nothing has been computed.
             Cancelled: :meth:`cancel` was called meanwhile.
         """
@@ -315,8 +317,8 @@ class Model(ABC, Generic[C]):
         return length
 
     def _checked(self, index: int, cache: KVCache, ids: Sequence[int], positions: Sequence[int] | None) -> _Part:
-        if cache.model != self.fingerprint:
-            raise ShapeError(f"slice {index}: expected a cache of this model (Model.new_cache), found another's")
+        if cache.origin != self.cache_origin:
+            self.cache_origin.check(cache.origin, f"slice {index}")
         tokens = _integers(ids, self.config.vocab_size, index, "token ids")
         if not tokens:
             raise ShapeError(f"slice {index}: expected at least one token id, found none")

@@ -91,9 +91,12 @@ class Generator:
             ContextOverflowError: the prompt does not fit.
             OutOfMemoryError: the keys and values of the whole text would not.
             GrammarError: a grammar that cannot be used, or llguidance is not installed.
+            ShapeError: a cache of another origin.
             PymlError: a bias for a token that the model does not have, or the model is closed.
         """
         self._lm.check_open()
+        if cache is not None:
+            self._lm.model.cache_origin.check(cache.origin, "cache")
         for token in request.sampling.logit_bias or ():
             if token >= self._lm.vocab_size:
                 raise PymlError(f"logit_bias: expected token ids below {self._lm.vocab_size}, got {token}")

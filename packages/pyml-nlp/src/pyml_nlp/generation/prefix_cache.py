@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pyml_core.errors import PymlError
 from pyml_core.kv_layout import PAGE_TOKENS
-from pyml_nn.kv_cache import KVCache
+from pyml_nn.kv_cache import KVCache, Origin
 
 DEFAULT_BYTES = 256 << 20
 """Most bytes that are kept where nothing else is asked for."""
@@ -24,10 +24,13 @@ class _Entry(NamedTuple):
 
 
 class PrefixCache:
-    """The sequences used last, as many as fit. Threads may share it.
+    """The sequences used last, as many as fit. Threads may share it, and models whose caches have the same origin.
 
     Args:
         max_bytes: most bytes of pages that it keeps, shared ones counted once; 0: nothing is kept.
+
+    Attributes:
+        max_bytes: as given.
 
     Raises:
         PymlError: ``max_bytes`` below 0.
@@ -37,6 +40,7 @@ class PrefixCache:
         if max_bytes < 0:
             raise PymlError(f"cache_bytes must be >= 0, got {max_bytes}")
         self.max_bytes = max_bytes
+        self._origin: Origin | None = None
         self._entries: list[_Entry] = []  # the one used last is the last
         self._lock = threading.Lock()
 
@@ -51,6 +55,15 @@ class PrefixCache:
         """Bytes of the pages that it keeps, shared ones counted once."""
         with self._lock:
             return _nbytes(self._entries)
+
+    def bind(self, origin: Origin) -> None:
+        """Keep caches of this origin alone from now on, as of the first one that is added without it.
+
+        Raises:
+            ShapeError: it keeps those of another one.
+        """
+        with self._lock:
+            self._bind(origin)
 
     def fork(self, ids: Sequence[int]) -> KVCache | None:
         """A cache of the longest beginning of ``ids`` that is kept, or None.
@@ -71,13 +84,17 @@ class PrefixCache:
         """Keep what this cache holds, in place of those entries that it continues; what was used longest ago goes.
 
         Of a cache that is larger than :attr:`max_bytes` the beginning is kept.
+
+        Raises:
+            ShapeError: a cache of another model, type of keys and values or CPU level.
         """
         room = self.max_bytes // cache.layout.page_bytes * PAGE_TOKENS
         length = min(cache.length, room)
-        if not length:
-            return
         ids = cache.ids[:length]
         with self._lock:
+            self._bind(cache.origin)
+            if not length:
+                return
             holder = next((entry for entry in self._entries if entry.ids[:length] == ids), None)
             if holder is not None:  # it is known already
                 self._entries.remove(holder)
@@ -92,6 +109,11 @@ class PrefixCache:
         """Forget everything."""
         with self._lock:
             self._entries.clear()
+
+    def _bind(self, origin: Origin) -> None:
+        if self._origin is None:
+            self._origin = origin
+        self._origin.check(origin, "prefix cache")
 
 
 def _nbytes(entries: Sequence[_Entry]) -> int:

@@ -1,0 +1,229 @@
+"""Nothing that belongs to one model gets into another: keys and values above all, which would change its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pyml_nlp
+import tiny_models
+from pyml_core.cpu import level, levels, use_level
+from pyml_core.errors import PymlError, ShapeError
+from pyml_nlp.generation.generator import Generator
+from pyml_nlp.generation.iterator import Generation
+from pyml_nlp.generation.prefix_cache import PrefixCache
+from pyml_nlp.generation.request import Request
+from pyml_nlp.language_model import LanguageModel
+from pyml_nn.kv_cache import CacheFileError, KVCache
+
+IDS = [int(i) for i in np.random.RandomState(7).randint(10, 300, 90)]
+BASE = tiny_models.MODELS["llama"]
+
+
+def _folder(root: Path, name: str, **changes: Any) -> Path:
+    return tiny_models.write_hf(dataclasses.replace(BASE, **changes), root / name)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models of the same shapes: other weights, another angle of rotation, another architecture."""
+    root = tmp_path_factory.mktemp("foreign")
+    return {
+        "base": _folder(root, "base"),
+        "weights": _folder(root, "weights", seed=BASE.seed + 1),
+        "config": _folder(root, "config", config={**BASE.config, "rope_theta": 9000.0}),
+        "architecture": _folder(root, "architecture", config={**BASE.config, "model_type": "mistral"}),
+    }
+
+
+@pytest.fixture(scope="module")
+def lm(folders: dict[str, Path]) -> Iterator[LanguageModel]:
+    """The model that nothing is to get into."""
+    with pyml_nlp.load(folders["base"], threads=1) as loaded:
+        yield loaded
+
+
+KINDS = ("weights", "config", "architecture", "dtype", "kv_dtype", "level")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def foreign(request: pytest.FixtureRequest, folders: dict[str, Path], lm: LanguageModel) -> Iterator[LanguageModel]:
+    """A model whose keys and values are others, though some have the same size in memory."""
+    kind = request.param
+    options = {"dtype": {"dtype": "bf16", "kv_dtype": lm.kv_layout.dtype}, "kv_dtype": {"kv_dtype": "f32"}}
+    with ExitStack() as stack:
+        if kind == "level":
+            others = [name for name in levels() if name != level()]
+            if not others:
+                pytest.skip("this CPU has one level of kernels alone")
+            stack.enter_context(use_level(others[0]))
+        loaded = pyml_nlp.load(folders.get(kind, folders["base"]), threads=1, **options.get(kind, {}))
+        loaded.prefill(IDS)
+    with loaded:
+        yield loaded
+
+
+def _forward(lm: LanguageModel, cache: KVCache) -> None:
+    lm.forward([(lm.new_cache(), [1], None), (cache, [1], None)])
+
+
+def _forward_top(lm: LanguageModel, cache: KVCache) -> None:
+    lm.forward_top([(cache, [1], None)], 3)
+
+
+def _forward_greedy(lm: LanguageModel, cache: KVCache) -> None:
+    lm.model.forward_greedy(cache, 1, 4)
+
+
+def _generate(lm: LanguageModel, cache: KVCache) -> None:
+    lm.generate([1, 2], 4, cache=cache)  # refused here, not at the first step
+
+
+def _generate_from_an_empty_one(lm: LanguageModel, cache: KVCache) -> None:
+    lm.generate([*IDS, 1], 4, cache=cache.fork(0))
+
+
+def _add(lm: LanguageModel, cache: KVCache) -> None:
+    lm.prefix_cache.add(cache)
+
+
+def _add_an_empty_one(lm: LanguageModel, cache: KVCache) -> None:
+    lm.prefix_cache.add(cache.fork(0))
+
+
+def _set_prefix_cache(lm: LanguageModel, cache: KVCache) -> None:
+    prefixes = PrefixCache()
+    prefixes.add(cache)
+    lm.prefix_cache = prefixes
+
+
+def _make_with_prefix_cache(lm: LanguageModel, cache: KVCache) -> None:
+    prefixes = PrefixCache()
+    prefixes.add(cache)
+    LanguageModel(lm.model, lm.tokenizer, lm.eos_ids, prefix_cache=prefixes)
+
+
+def _replace(lm: LanguageModel, cache: KVCache) -> None:
+    lm.new_cache().replace(cache)
+
+
+DOORS: list[Callable[[LanguageModel, KVCache], None]] = [
+    _forward, _forward_top, _forward_greedy, _generate, _generate_from_an_empty_one, _add, _add_an_empty_one,
+    _set_prefix_cache, _make_with_prefix_cache, _replace,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_foreign_cache_is_refused(
+    door: Callable[[LanguageModel, KVCache], None], lm: LanguageModel, foreign: LanguageModel
+) -> None:
+    lm.prefix_cache.clear()
+    for cache in (foreign.prefill(IDS), foreign.prefill(IDS).fork(70)):
+        before = cache.ids
+        with pytest.raises(ShapeError, match=r"^[\w ]+: expected a KV cache .*, found one [^\n]*$"):
+            door(lm, cache)
+        assert cache.ids == before
+    assert len(lm.prefix_cache) == 0
+
+
+def test_a_foreign_file_is_refused(lm: LanguageModel, foreign: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    foreign.prefill(IDS).save(path)
+    with pytest.raises(CacheFileError, match=r"cannot load the KV cache: metadata \w+: expected '[^\n]*', found '"):
+        lm.load_cache(path)
+
+
+def test_a_foreign_text_is_refused(lm: LanguageModel, foreign: LanguageModel) -> None:
+    """A text that another model's generator has begun, and a chat whose model was changed."""
+    completion = Generator(foreign).start(Request(IDS, 3))
+    with pytest.raises(ShapeError, match=r"expected a KV cache .*, found one "):
+        list(Generation(Generator(lm), completion))
+    lm.prefill([*IDS, 1])  # now the prefix cache would have something for it
+    again = Generator(foreign).start(Request([*IDS, 1], 3))
+    with pytest.raises(ShapeError, match=r"expected a KV cache .*, found one "):
+        list(Generation(Generator(lm), again))
+
+
+def test_prefix_caches_hold_what_came_first(lm: LanguageModel, foreign: LanguageModel) -> None:
+    prefixes = PrefixCache()
+    one = LanguageModel(lm.model, lm.tokenizer, lm.eos_ids, prefix_cache=prefixes)
+    prefixes.clear()
+    with pytest.raises(ShapeError, match=r"^prefix cache: expected a KV cache "):
+        LanguageModel(foreign.model, foreign.tokenizer, prefix_cache=prefixes)
+    assert one.generate_text(IDS, 4) == lm.generate_text(IDS, 4)
+
+
+def test_the_same_file_loaded_twice(lm: LanguageModel, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Caches may cross: everything that computes is equal, whatever the threads, the chunks, the context, the head."""
+    last = [1, 2]
+    (expected,) = lm.forward([(lm.prefill(IDS), last, None)])
+    text = lm.generate_text([*IDS, *last], 12)
+    options = {"threads": 2, "prefill_chunk": 17, "context_len": 128, "screen": False}
+    with pyml_nlp.load(folders["base"], **options) as twin:  # type: ignore[arg-type]
+        twin.prefill(IDS).save(tmp_path / "cache")
+        for cache in (twin.prefill(IDS), lm.load_cache(tmp_path / "cache")):
+            (found,) = lm.forward([(cache, last, None)])
+            assert np.array_equal(found, expected)
+        lm.prefix_cache.clear()
+        lm.prefix_cache.add(twin.prefill(IDS))
+        generation = lm.generate([*IDS, *last], 12)
+        list(generation)
+        assert (generation.completion.reused, generation.text) == (len(IDS), text)
+        shared = LanguageModel(twin.model, twin.tokenizer, twin.eos_ids, 128, prefix_cache=lm.prefix_cache)
+        assert shared.generate_text([*IDS, *last], 12) == text
+
+
+# ---- closed models
+
+
+def test_a_closed_model_refuses_caches(folders: dict[str, Path], lm: LanguageModel, tmp_path: Path) -> None:
+    """What it has computed lives on: it can be saved, and used with the same model loaded again."""
+    with pyml_nlp.load(folders["base"], threads=1) as closed:
+        cache = closed.prefill(IDS)
+    cache.save(tmp_path / "cache")
+    uses: list[Callable[[], object]] = [
+        lambda: closed.forward([(cache, [1], None)]),
+        lambda: closed.generate([1], 3, cache=cache),
+        lambda: closed.load_cache(tmp_path / "cache"),
+        closed.new_cache,
+        lambda: Generator(lm, draft_model=closed),
+    ]
+    for use in uses:
+        with pytest.raises(PymlError, match="it is closed"):
+            use()
+    assert cache.ids == IDS
+    (expected,) = lm.forward([(lm.prefill(IDS), [1], None)])
+    for alive in (cache, lm.load_cache(tmp_path / "cache")):
+        assert np.array_equal(lm.forward([(alive, [1], None)])[0], expected)
+
+
+# ---- what else one model might get of another
+
+
+def test_a_trace_sees_its_own_model_alone(lm: LanguageModel, foreign: LanguageModel) -> None:
+    with lm.trace(tensors="layers.*") as trace:
+        foreign.logits(IDS[:5])
+    assert trace.events == []
+    with pytest.raises(PymlError):
+        trace.tensor("layers.0")
+
+
+def test_a_grammar_is_compiled_for_each_tokenizer(lm: LanguageModel, tiny_dirs: dict[str, Path]) -> None:
+    """One request, two vocabularies: the text of each matches, and is that of its model alone."""
+    pytest.importorskip("llguidance")
+    expression = "[a-d]{2,4}(yes|no)"
+    with pyml_nlp.load(tiny_dirs["gemma3"], threads=1) as other:
+        assert other.tokenizer.kind != lm.tokenizer.kind
+        alone = [model.generate_text([10, 11], 12, regex=expression) for model in (lm, other)]
+        request = lm._request([10, 11], 12, regex=expression)
+        for _ in range(2):
+            for model, text in zip((lm, other), alone, strict=True):
+                (completion,) = model.generate_batch([request])
+                assert completion.text == text
+                assert completion.text[:1] in "abcd"
