@@ -227,3 +227,29 @@ def test_a_grammar_is_compiled_for_each_tokenizer(lm: LanguageModel, tiny_dirs: 
                 (completion,) = model.generate_batch([request])
                 assert completion.text == text
                 assert completion.text[:1] in "abcd"
+
+
+# ---- draft models
+
+
+def _with_more_rows(lm: LanguageModel, rows: int) -> LanguageModel:
+    """The base model with more rows than it has tokens, of which some are the most probable ones now and then."""
+    weights = BASE.weights()
+    more = rows - len(weights["lm_head.weight"])
+    for name, scale in (("model.embed_tokens.weight", 1.0), ("lm_head.weight", 1.4)):
+        weights[name] = np.concatenate([weights[name], scale * weights[name][:more]])
+    model = tiny_models.build(dataclasses.replace(BASE, config={**BASE.config, "vocab_size": rows}), weights, threads=1)
+    return LanguageModel(model, lm.tokenizer, lm.eos_ids, name=f"{rows} rows")
+
+
+@pytest.mark.parametrize("rules", [{}, {"temperature": 1.5, "seed": 3}, {"logit_bias": {390: -20.0, 7: 1.0}}])
+def test_a_draft_model_with_another_number_of_rows(rules: dict[str, Any], lm: LanguageModel) -> None:
+    """Rows beyond the tokens (many models are filled up with some) are neither drafted nor run by who lacks them."""
+    wide = _with_more_rows(lm, 400)
+    assert max(list(wide.generate(IDS, 60)), key=lambda step: step.token).token >= lm.vocab_size
+    for model, draft in ((lm, wide), (wide, lm)):
+        if model is lm and 390 in rules.get("logit_bias", {}):
+            continue  # a bias for a row that it does not have
+        alone = [step.token for step in model.generate(IDS, 60, speculate=False, **rules)]
+        generation = model.generate(IDS, 60, draft_model=draft, **rules)
+        assert [step.token for step in generation] == alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_model import EOS, FakeTokenizer, calls, cycle, make
+from fake_model import EOS, VOCAB, FakeTokenizer, calls, cycle, make
 
 from pyml_core.errors import PymlError
 from pyml_nlp.generation.draft_model import DraftModel, check_vocabulary
@@ -121,7 +121,7 @@ def test_a_draft_model_writes_ahead() -> None:
 
 def test_a_draft_model_makes_up_for_what_it_missed() -> None:
     small = make(words, context=300)
-    drafter = DraftModel(small, Request([1]), [97, 98])
+    drafter = DraftModel(small, Request([1]), [97, 98], VOCAB)
     assert drafter.draft(3) == [words([0] * n) for n in (2, 3, 4)]
     for token in (99, 100, 101, 102):
         drafter.append(token)

@@ -25,10 +25,15 @@ class DraftModel:
         lm: the smaller model.
         request: of the text.
         ids: all that stands before the text.
+        vocab_size: rows of the larger model's logits; a token beyond them is not drafted.
+
+    Models of one vocabulary may have different numbers of rows, of which the last ones belong to no token.
     """
 
-    def __init__(self, lm: LanguageModel, request: Request, ids: Sequence[int]) -> None:
+    def __init__(self, lm: LanguageModel, request: Request, ids: Sequence[int], vocab_size: int) -> None:
         self._lm = lm
+        self._vocab_size = vocab_size
+        self._has_all = max([*ids, *(request.sampling.logit_bias or ())]) < lm.vocab_size
         self._request = request
         self._ids = list(ids)
         self._cache = lm.new_cache()
@@ -37,8 +42,8 @@ class DraftModel:
         self.ms_per_token = 0.0
 
     def chances(self, limit: int) -> list[float]:
-        """None where the text would be longer than this model's context."""
-        room = self._lm.context_length - len(self._ids)
+        """None where the text would be longer than this model's context, or has a token that it does not have."""
+        room = self._lm.context_length - len(self._ids) if self._has_all else 0
         return [self._rate ** (i + 1) for i in range(min(limit, room))]
 
     def draft(self, count: int) -> list[int]:
@@ -54,6 +59,8 @@ class DraftModel:
             if i == 1:  # the first run has what was missed, too
                 start = time.perf_counter()
             feed = [sample(rows[-1], sampling, number, len(ids) + i)]
+            if feed[0] >= self._vocab_size:
+                break
             self._drafted += feed
         ms = (time.perf_counter() - start) * 1e3 / max(1, count - 1)
         self.ms_per_token += (ms - self.ms_per_token) * (FORGET if self.ms_per_token else 1.0)
@@ -69,6 +76,7 @@ class DraftModel:
         elif self._rate < 0.5:
             self._rate += 0.002
         self._ids.append(token)
+        self._has_all = self._has_all and token < self._lm.vocab_size
 
 
 class FirstThatHas:
@@ -106,7 +114,8 @@ _same: WeakKeyDictionary[LanguageModel, WeakSet[LanguageModel]] = WeakKeyDiction
 
 
 def check_vocabulary(lm: LanguageModel, draft: LanguageModel) -> None:
-    """Raise :class:`PymlError` unless every token id means the same to both models."""
+    """Raise :class:`PymlError` if the draft model is closed, or a token id means something else to it."""
+    draft.check_open()
     known = _same.setdefault(lm, WeakSet())
     if draft in known:
         return

@@ -49,7 +49,7 @@ class Speculator:
         ids = [*completion.cache.ids, *completion.tokens]
         drafters: list[Drafter] = [LookUp(ids)] if self._look_up else []
         if self._draft_model is not None:
-            drafters.append(DraftModel(self._draft_model, completion.request, ids))
+            drafters.append(DraftModel(self._draft_model, completion.request, ids, self._lm.vocab_size))
         completion.drafter = drafters[0] if len(drafters) == 1 else FirstThatHas(*drafters)
 
     def drafts(self, texts: Sequence[Completion]) -> list[list[int]]:
