@@ -65,16 +65,16 @@ def levels_shown(capsys: pytest.CaptureFixture[str]) -> set[str]:
     for level in ("error", "warning", "info", "debug"):
         getattr(logs.root, level)(level)
     logs.root.log(TRACE, "trace")
-    return set(capsys.readouterr().err.split())
+    return set(capsys.readouterr().err.splitlines())
 
 
 @pytest.mark.parametrize(
     ("verbosity", "shown"),
     [
         (-1, {"error"}),
-        (0, {"error", "warning", "info"}),
-        (1, {"error", "warning", "info", "debug"}),
-        (2, {"error", "warning", "info", "debug", "trace"}),
+        (0, {"error", "Warning: warning", "info"}),
+        (1, {"error", "Warning: warning", "info", "debug"}),
+        (2, {"error", "Warning: warning", "info", "debug", "trace"}),
     ],
 )
 def test_verbosity(

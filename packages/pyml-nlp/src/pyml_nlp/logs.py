@@ -4,7 +4,8 @@
 name of a logger (``pyml``, ``pyml.source``, ``pyml.load``, ``pyml.generator``, ``pyml.model``, ``pyml.attn``,
 ``pyml.matmul``); a level alone is that of ``pyml``, a target alone has level ``trace``. Levels: off, error, warn,
 info, debug, trace. Without PYML_LOG and outside of the command line nothing is set up, and messages go wherever the
-application's logging sends them.
+application's logging sends them. Commands and PYML_LOG print a message on stderr as it is, a warning after
+``Warning:``.
 
 At ``debug`` the generator and the model's parts are timed; ``trace`` adds a line for each layer's attention and each
 matrix product. The model is timed only while somebody wants such a line.
@@ -82,6 +83,11 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
     def stream(self) -> object:
         return sys.stderr
 
+    def format(self, record: logging.LogRecord) -> str:
+        """The message; a warning is told from the rest by a word in front, as errors of commands are."""
+        text = super().format(record)
+        return f"Warning: {text}" if record.levelno == logging.WARNING else text
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
@@ -95,7 +101,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def configure(levels: dict[str, int]) -> None:
-    """Print messages of these levels on stderr as they are; loggers that an earlier call set are reset."""
+    """Print messages of these levels on stderr; loggers that an earlier call set are reset."""
     names = [name for name in logging.root.manager.loggerDict if name == "pyml" or name.startswith("pyml.")]
     for name in names:
         logging.getLogger(name).setLevel(logging.NOTSET)

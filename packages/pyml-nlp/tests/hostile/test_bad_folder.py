@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from checks import refused
 from writers import floats, safetensors
 
 from pyml_nlp.formats.safetensors import SafetensorsFolder
+from pyml_nlp.tokenizer import load_tokenizer
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
 A = safetensors({"a": ("F32", (2,), floats(2))})
 B = safetensors({"b": ("F32", (3,), floats(3))})
 MAP = {"a": FIRST, "b": SECOND}
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 548105171\n"
 
 
 def config(text: str | bytes, name: str = "config.json") -> Callable[[Path], None]:
@@ -176,6 +179,28 @@ def test_bad_folder(tmp_path: Path, name: str) -> None:
     make, message = BAD[name]
     make(tmp_path)
     refused(SafetensorsFolder, tmp_path / "", message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer.model", "m.gguf"],
+)
+def test_git_lfs_pointers(tmp_path: Path, name: str) -> None:
+    """A repository that was cloned without git-lfs: whichever file is a pointer, the error says so."""
+    files({name: POINTER})(tmp_path)
+    load = {"tokenizer": load_tokenizer, "m": load_tokenizer}.get(name.partition(".")[0], SafetensorsFolder)
+    refused(
+        lambda path: load(path / "m.gguf" if name == "m.gguf" else path),
+        tmp_path / "",
+        rf"{re.escape(name)}: expected the file of 548105171 bytes, got its git-lfs pointer: run 'git lfs pull'",
+    )
+
+
+def test_no_git_lfs_pointer(tmp_path: Path) -> None:
+    """What only begins like a pointer, or is too long for one, is a malformed file like any other."""
+    for text in (POINTER[:-20], POINTER + "x" * 1024, POINTER.replace("version", "versions")):
+        (tmp_path / "config.json").write_text(text)
+        refused(SafetensorsFolder, tmp_path / "", r"config\.json: expected JSON")
 
 
 def test_no_folder(tmp_path: Path) -> None:

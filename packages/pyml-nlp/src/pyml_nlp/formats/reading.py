@@ -7,6 +7,7 @@ with SIGBUS, which no Python code can turn into an error line; a short read can 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ U8Array = npt.NDArray[np.uint8]
 MAX_DIMS = 4
 MAX_ELEMENTS = 1 << 60
 """Most elements of a tensor, dimensions of zero counted as one, so that no array arithmetic can overflow."""
+
+_MAX_POINTER = 1024  # bytes of a git-lfs pointer, by its specification
+_POINTER = re.compile(rb"version https://[\w.-]+/spec/v1\n(?:.*\n)*?size (\d{1,20})\n")
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class ModelFile:
 
     Raises:
         ModelNotFoundError: there is no such file.
-        ModelFileError: it is a folder, a device or a pipe, or it cannot be opened.
+        ModelFileError: it is a folder, a device or a pipe, it cannot be opened, or it is a git-lfs pointer to the file.
     """
 
     _fd = -1
@@ -128,6 +132,12 @@ class ModelFile:
             self.close()
             raise self.error("expected a regular file, got a folder, device or pipe")
         self.size = status.st_size
+        if self.size <= _MAX_POINTER and (pointer := _POINTER.match(self.read_bytes(0, self.size))):
+            self.close()
+            raise self.error(
+                f"expected the file of {int(pointer[1])} bytes, got its git-lfs pointer: run 'git lfs pull' in the "
+                "repository, or download the file itself"
+            )
 
     @property
     def fd(self) -> int:
