@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from nn_models import (
     CONFIGS,
+    FALCON_NEW,
     GEMMA3,
     GPT2,
     LLAMA,
@@ -25,7 +26,7 @@ from pyml_core import PackedMatrix, PymlError, Tensor, quantize
 from pyml_core.errors import OutOfMemoryError
 from pyml_nn import ConfigError, memory
 from pyml_nn.decoder import half_split
-from pyml_nn.models import architecture_of, llama, mixtral, phi3
+from pyml_nn.models import architecture_of, falcon, llama, mixtral, phi3
 from pyml_nn.weights import ArrayWeights, NameRules, Spec, Weights, WeightsError, WeightSource, matrix_type, transposed
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
@@ -250,9 +251,12 @@ def test_the_router_is_float32(dtype: str) -> None:
 def test_longrope_factors_of_a_gguf_file() -> None:
     weights = gguf_weights(PHI3, random_weights(PHI3))
     config = phi3.Config.from_gguf(gguf_metadata(PHI3))
+    none = {key: value for key, value in weights.items() if "rope_factors" not in key}
+    with pytest.raises(ConfigError, match=r"rope_factors_short\.weight: missing in a model of 200 positions"):
+        phi3.Model(config, none)
     for name in ("short", "long"):
         others = {key: value for key, value in weights.items() if name not in key}
-        with pytest.raises(ConfigError, match=rf"rope_factors_{name}\.weight: missing in a model of 200 positions"):
+        with pytest.raises(WeightsError, match=rf"rope_factors_{name}\.weight: missing, .* the file has rope_factors_"):
             phi3.Model(config, others)
         with pytest.raises(ConfigError, match=rf"rope_factors_{name}\.weight: expected finite factors above 0"):
             phi3.Model(config, {**weights, f"rope_factors_{name}.weight": np.zeros(4, np.float32)})
@@ -300,9 +304,39 @@ def test_array_weights_name_what_is_missing() -> None:
 
 
 def test_optional_weights() -> None:
-    specs = {"a.weight": Spec("a", "a", (2, 3)), "b.weight": Spec("b", "b", (2, 3), optional=True)}
+    specs = {"a.weight": Spec("a", "a", (2, 3)), "b.weight": Spec("b", "b", (2, 3), optional="b")}
     weights = Weights({"a": np.zeros((2, 3), np.float32)}, specs, NameRules(), "f32")
     assert (weights.has("a.weight"), weights.has("b.weight")) == (True, False)
+
+
+@pytest.mark.parametrize(("name", "count"), [("llama_bias", 2 * 7), ("qwen3", 2 * 4), ("falcon_new", 2 * (2 + 4))])
+def test_what_one_layer_has_the_others_have(name: str, count: int) -> None:
+    """Every single optional weight of a layer, missing in one layer alone, is refused by its name in the file."""
+    values = CONFIGS[name]
+    metadata, weights = gguf_metadata(values), gguf_weights(values, random_weights(values))
+    module = architecture_of(metadata, "m.gguf")
+    config = module.Config.from_gguf(metadata)
+    specs = module.Model.specs(config).values()
+    optional = [spec.gguf for spec in specs if spec.optional and spec.gguf in weights and spec.gguf.startswith("blk.")]
+    assert len(optional) == count
+    for missing in optional:
+        others = {key: array for key, array in weights.items() if key != missing}
+        with pytest.raises(WeightsError, match=rf"^{missing}: missing, expected .* because the file has blk\."):
+            module.Model(config, others, threads=1)
+
+
+def test_a_norm_that_one_layer_lacks() -> None:
+    """The second norm of Falcon, weight and bias: in every layer, or in none."""
+    weights = gguf_weights(FALCON_NEW, random_weights(FALCON_NEW))
+    config = falcon.Config.from_gguf(gguf_metadata(FALCON_NEW))
+    names = [name for name in weights if ".attn_norm_2." in name]
+    assert len(names) == 4
+    for missing in (["blk.1.attn_norm_2.bias", "blk.1.attn_norm_2.weight"], names[:1], names[1:2], names[1:]):
+        others = {name: array for name, array in weights.items() if name not in missing}
+        with pytest.raises(WeightsError, match=r"^blk\.\d\.attn_norm_2\.(weight|bias): missing, expected"):
+            falcon.Model(config, others, threads=1)
+    none = {name: array for name, array in weights.items() if name not in names}
+    assert falcon.Model(config, none, threads=1).n_params < falcon.Model(config, weights, threads=1).n_params
 
 
 # ---- figures

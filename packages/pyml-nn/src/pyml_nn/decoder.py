@@ -41,8 +41,8 @@ class Part(NamedTuple):
         hf: what checkpoints call it (``self_attn.q_proj``).
         gguf: what GGUF files call it (``attn_q``).
         shape: of the weight; a bias is as long as its first axis.
-        bias: whether it has one; None: where the file has it.
-        optional: the file may be without the weight and its bias.
+        bias: whether it has one; None: if the file has it, in all layers.
+        optional: the file may be without the weight and its bias, in all layers.
         gguf_index: see :class:`pyml_nn.weights.Spec`.
         exact: see :class:`pyml_nn.weights.Spec`.
     """
@@ -113,7 +113,7 @@ def decoder_specs(
 ) -> dict[str, Spec]:
     """Every weight of a model whose layers consist of these parts; the other arguments are checkpoints' names."""
     table, hidden = (config.vocab_size, config.hidden_size), (config.hidden_size,)
-    tied = config.tie_word_embeddings
+    tied = "head" if config.tie_word_embeddings else ""
     specs = {
         "embedding.weight": Spec(f"{embedding}.weight", "token_embd.weight", table),
         "final_norm.weight": Spec(f"{final_norm}.weight", "output_norm.weight", hidden),
@@ -125,12 +125,12 @@ def decoder_specs(
         for part in parts:
             ours, hf, gguf = f"layers.{layer}.{part.name}", f"{layers}.{layer}.{part.hf}", f"blk.{layer}.{part.gguf}"
             specs[f"{ours}.weight"] = Spec(
-                f"{hf}.weight", f"{gguf}.weight", part.shape, part.optional,
+                f"{hf}.weight", f"{gguf}.weight", part.shape, part.name if part.optional else "",
                 gguf_index=part.gguf_index, exact=part.exact,
             )  # fmt: skip
             if part.bias is not False:
-                optional = part.bias is None or part.optional
-                specs[f"{ours}.bias"] = Spec(f"{hf}.bias", f"{gguf}.bias", part.shape[:1], optional=optional)
+                optional = part.name if part.bias is None or part.optional else ""
+                specs[f"{ours}.bias"] = Spec(f"{hf}.bias", f"{gguf}.bias", part.shape[:1], optional)
     return specs
 
 

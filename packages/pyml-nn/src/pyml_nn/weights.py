@@ -104,7 +104,8 @@ class Spec:
         hf: its name in Hugging Face checkpoints, without the prefix of the whole model; empty: they have none.
         gguf: its name in GGUF files.
         shape: the shape that the model computes with.
-        optional: the model can do without.
+        optional: empty: the model needs it. Else the name of a group of weights that the model can do without; a source
+            has all weights of a group or none.
         hf_transposed: checkpoints hold it as (K, N) (GPT-2's Conv1D).
         gguf_index: GGUF files stack such matrices in one tensor (count, N, K), and this is its place there; None: no.
         exact: it is float32 whatever the others are: small, and what it decides is no matter of degree.
@@ -113,7 +114,7 @@ class Spec:
     hf: str
     gguf: str
     shape: tuple[int, ...]
-    optional: bool = False
+    optional: str = ""
     hf_transposed: bool = False
     gguf_index: int | None = None
     exact: bool = False
@@ -286,7 +287,18 @@ class Weights:
                 raise WeightsError(
                     f"{self._wanted_name(name)}: missing, expected a tensor of shape {self._file_shape(name)}"
                 )
+        self._check_groups(found)
         return {name: found[name] for name in self._specs if name in found}
+
+    def _check_groups(self, found: Mapping[str, str]) -> None:
+        """Refuse a source that has a part of a group of optional weights."""
+        present = {self._specs[name].optional: file_name for name, file_name in found.items()}
+        for name, spec in self._specs.items():
+            if name not in found and spec.optional in present:
+                raise WeightsError(
+                    f"{self._wanted_name(name)}: missing, expected a tensor of shape {self._file_shape(name)}, because "
+                    f"the file has {present[spec.optional]}"
+                )
 
     def _wanted_name(self, name: str) -> str:
         return self._specs[name].gguf if self.gguf else self._specs[name].hf

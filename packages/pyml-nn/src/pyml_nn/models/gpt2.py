@@ -115,7 +115,7 @@ class Model(BaseModel[Config]):
     def specs(config: Config) -> dict[str, Spec]:
         """Every weight: internal name -> names in files, shape."""
         hidden, inner = config.hidden_size, config.intermediate_size
-        tied = config.tie_word_embeddings
+        tied = "head" if config.tie_word_embeddings else ""
         specs = {
             "embedding.weight": Spec("wte.weight", "token_embd.weight", (config.vocab_size, hidden)),
             "positions": Spec("wpe.weight", "position_embd.weight", (config.context_length, hidden)),

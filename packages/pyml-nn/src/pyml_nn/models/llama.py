@@ -100,7 +100,7 @@ class Model(BaseModel[Config]):
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:
         """Every weight: internal name -> names in files, shape."""
-        factors = {"rope.factors": Spec("", "rope_freqs.weight", (config.rope.dim // 2,), optional=True)}
+        factors = {"rope.factors": Spec("", "rope_freqs.weight", (config.rope.dim // 2,), optional="factors")}
         return factors | decoder_specs(
             config,
             [

@@ -107,7 +107,7 @@ class Model(BaseModel[Config]):
         hidden, inner, q = config.hidden_size, config.intermediate_size, config.n_heads * config.head_dim
         qkv = q + 2 * config.n_kv_heads * config.head_dim
         factors = {
-            f"rope.{length}": Spec("", f"rope_factors_{length}.weight", (config.rope.dim // 2,), optional=True)
+            f"rope.{length}": Spec("", f"rope_factors_{length}.weight", (config.rope.dim // 2,), optional="factors")
             for length in ("short", "long")
         }
         return factors | decoder_specs(
@@ -132,20 +132,20 @@ class Model(BaseModel[Config]):
     def _with_factors(self, weights: Weights) -> Rope:
         """The rotation with a GGUF file's own factors, which models of the short context lack."""
         config, rope = self.config, self.config.rope
-        names = {name: weights.has(f"rope.{name}") for name in ("short", "long")}
-        if not any(names.values()) and config.long_from is None:
-            return rope
-        for name, there in names.items():
-            if not there:
-                raise ConfigError(
-                    f"rope_factors_{name}.weight: missing in a model of {config.context_length} positions that was "
-                    f"trained on {config.original_context}"
-                )
+        if not weights.has("rope.short"):
+            if config.long_from is None:
+                return rope
+            raise ConfigError(
+                f"rope_factors_short.weight: missing in a model of {config.context_length} positions that was "
+                f"trained on {config.original_context}"
+            )
         if rope.scaling is not None:
             raise ConfigError(
                 "rope_factors_long.weight: the metadata's rope.scaling.type scales the frequencies as well"
             )
-        short, long = (checked_factors(f"rope_factors_{name}.weight", weights.array(f"rope.{name}")) for name in names)
+        short, long = (
+            checked_factors(f"rope_factors_{name}.weight", weights.array(f"rope.{name}")) for name in ("short", "long")
+        )
         return replace(rope, scaling=LongScaling(short, long, config.original_context, config.magnitude))
 
     def _block(self, weights: Weights, layer: int) -> PreNormBlock:
