@@ -1,11 +1,14 @@
 """What pyml says about its work: standard logging, switched on by ``PYML_LOG`` or by a command's ``-v`` and ``-vv``.
 
 ``PYML_LOG`` has the grammar of Rust's RUST_LOG: ``target=level`` pairs separated by commas, where the target is the
-name of a logger (``pyml``, ``pyml.source``, ``pyml.load``, ``pyml.generator``, ``pyml.model``, ``pyml.attn``,
-``pyml.matmul``); a level alone is that of ``pyml``, a target alone has level ``trace``. Levels: off, error, warn,
-info, debug, trace. Without PYML_LOG and outside of the command line nothing is set up, and messages go wherever the
-application's logging sends them. Commands and PYML_LOG print a message on stderr as it is, a warning after
-``Warning:``.
+name of a logger (``pyml``, ``pyml.source``, ``pyml.load``, ``pyml.tokenizer``, ``pyml.generator``, ``pyml.model``,
+``pyml.attn``, ``pyml.matmul``); a level alone is that of ``pyml``, a target alone has level ``trace``. Levels: off,
+error, warn, info, debug, trace. Without PYML_LOG and outside of the command line nothing is set up, and messages go
+wherever the application's logging sends them. Commands and PYML_LOG print a message on stderr as it is, a warning
+after ``Warning:``.
+
+What a model's files have that is wrong and does no harm is a warning: one line of ``pyml.load``, or of
+``pyml.tokenizer``, that names the file, the key and what is done about it. Commands do not print it with ``-q``.
 
 At ``debug`` the generator and the model's parts are timed; ``trace`` adds a line for each layer's attention and each
 matrix product. The model is timed only while somebody wants such a line.

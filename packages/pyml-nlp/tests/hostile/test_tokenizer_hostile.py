@@ -412,12 +412,10 @@ BOTH: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (change("token_type", [["a"]]), "token_type: expected an array of integers"),
     (item("token_type", 5, 7), "token_type: expected 0 to 6, got"),
     (item("token_type", 5, -1), "token_type: expected 0 to 6, got"),
-    (change("bos_token_id", 10**6), "bos_token_id: expected an id from 0 to"),
-    (change("bos_token_id", -1), "bos_token_id: expected an id from 0 to"),
-    (change("bos_token_id", "1"), "bos_token_id: expected an id from 0 to"),
-    (change("bos_token_id", True), "bos_token_id: expected an id from 0 to"),
-    (change("eos_token_id", 2**32 - 1), "eos_token_id: expected an id from 0 to"),
-    (change("eot_token_id", 1.0), "eot_token_id: expected an id from 0 to"),
+    *((change(f"{role}_token_id", value), f"tokenizer.ggml.{role}_token_id: expected an integer, got {found}")
+      for role in ("bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask")
+      for value, found in (("1", "'1'"), (True, "True"), (1.0, "1.0"), ([1], "1 of int"), (np.array([], np.int32), "0 of nothing"),
+                           (np.array([1, 2], np.float32), "2 of float32"))),
     (change("add_bos_token", 1), "add_bos_token: expected a bool, got 1"),
     (change("add_eos_token", "true"), "add_eos_token: expected a bool, got 'true'"),
     (change("tokenizer.chat_template", 5), "tokenizer.chat_template: expected text"),
@@ -435,14 +433,12 @@ LLAMA = [
     (item("tokens", 20, "<0x-1>"), "token 20: expected a byte such as '<0x0A>', got '<0x-1>'"),
     (item("tokens", 20, "<0xZZ>"), "got '<0xZZ>'"),
     (item("tokens", 20, "<0xaa>"), "got '<0xaa>'"),
-    (item("tokens", 20, "<0x00>"), "expected 256 different byte tokens or none, got 255"),
-    (item("token_type", 20, 1), "expected 256 different byte tokens or none, got 255"),
-    (item("token_type", 300, 2), "expected at most one unknown token"),
+    (item("tokens", 20, "<0x00>"), "expected 256 different byte tokens or none, got \\d+ tokens of 255 bytes"),
+    (item("token_type", 20, 1), "expected 256 different byte tokens or none, got \\d+ tokens of 255 bytes"),
+    (lambda m: (item("tokens", 300, "<0x05>")(m), item("token_type", 300, 6)(m)), "got 257 tokens of 256 bytes"),
     (item("tokens", 300, "a\0b"), "token 300: expected no zero character"),
-    (lambda m: item("tokens", 301, m["tokenizer.ggml.tokens"][300])(m), "already defined"),
     (change("add_space_prefix", 2), "add_space_prefix: expected a bool, got 2"),
     (change("precompiled_charsmap", [1, 2]), "precompiled_charsmap: expected none"),
-    (change("unknown_token_id", 10**9), "unknown_token_id: expected an id"),
 ]  # fmt: skip
 
 GPT2 = [
@@ -454,7 +450,7 @@ GPT2 = [
     (item("merges", 3, "a b c"), "merge 3: expected two tokens"),
     (item("merges", 3, "missing x"), "merge 3 'missing x': 'missing' is not in the vocabulary"),
     (item("merges", 3, "! ~"), "'!~' is not in the vocabulary"),
-    (lambda m: item("tokens", 301, m["tokenizer.ggml.tokens"][300])(m), "is not in the vocabulary|expected each token once"),
+    (lambda m: item("tokens", 301, m["tokenizer.ggml.tokens"][300])(m), "is not in the vocabulary"),
     (lambda m: (change("bos_token_id", None)(m), change("add_bos_token", True)(m)), "expected tokenizer.ggml.bos_token_id too, got none"),
 ]  # fmt: skip
 
@@ -464,10 +460,16 @@ GPT2 = [
     [(kind, *case) for kind, more in (("llama", LLAMA), ("gpt2", GPT2)) for case in [*BOTH, *more]],
 )
 def test_gguf_metadata(
-    kind: str, apply: Callable[[dict[str, Any]], None], expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    kind: str,
+    apply: Callable[[dict[str, Any]], None],
+    expected: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     metadata = pieces_metadata(pieces_model("bpe")) if kind == "llama" else byte_level_metadata("gpt-2")
     apply(metadata)
+    caplog.set_level("ERROR", "pyml")  # a warning before the error is right
     refused(lambda file: load_gguf(metadata, str(file)), tmp_path / "bad.gguf", expected)
     assert capfd.readouterr().err == ""
 

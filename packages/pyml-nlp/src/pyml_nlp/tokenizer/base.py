@@ -84,7 +84,7 @@ class Tokenizer(ABC):
     @cached_property
     def control_tokens(self) -> Mapping[str, int]:
         """Spellings and ids of the tokens that are no text, and of those that end one."""
-        numbers = sorted({*self.special_ids, *self.eos_ids})
+        numbers = [*self.eos_ids, *sorted(self.special_ids)]  # of tokens spelled alike, text is read as a special one
         return {self._token_bytes(number).decode("utf-8", "replace"): number for number in numbers}
 
     def encode(
