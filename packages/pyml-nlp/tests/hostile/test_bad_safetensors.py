@@ -9,6 +9,7 @@ of what Python's ``json`` would let pass (keys twice, NaN, ``true`` as a dimensi
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from checks import refused
 from writers import floats, raw_safetensors, safetensors
 
-from pyml_nlp.formats.safetensors import SafetensorsFile
+from pyml_nlp.formats.safetensors import MAX_HEADER, MAX_TENSORS, SafetensorsFile
 
 DATA = floats(2)
 
@@ -49,9 +50,9 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", r"expected at least the 8 bytes of a header length, the file has 0"),
     "seven bytes": (bytes(7), r"expected at least the 8 bytes of a header length, the file has 7"),
     "length 0": (bytes(8), r"expected a header that begins with '\{', got b''"),
-    "length -1": (raw_safetensors("{}", length=-1), r"expected a header of at most 100000000 bytes, got a length of 18446744"),
-    "length 2^63": (raw_safetensors("{}", length=1 << 63), r"expected a header of at most 100000000 bytes, got"),
-    "length above the limit": (raw_safetensors("{}", length=100_000_001), r"at most 100000000 bytes, got a length of 100000001"),
+    "length -1": (raw_safetensors("{}", length=-1), r"expected a header of at most 16777216 bytes, got a length of 18446744"),
+    "length 2^63": (raw_safetensors("{}", length=1 << 63), r"expected a header of at most 16777216 bytes, got"),
+    "length above the limit": (raw_safetensors("{}", length=MAX_HEADER + 1), r"at most 16777216 bytes, got a length of 16777217"),
     "length behind the file": (raw_safetensors("{}", length=3), r"truncated: expected a header of 3 bytes, the file has 10"),
     "length too small": (raw_safetensors("{" + W + "}", DATA, 20), r"header: expected JSON: "),
     "space in front": (text(" {" + W + "}"), r"expected a header that begins with '\{', got b' '"),
@@ -149,10 +150,39 @@ def test_bad_file(tmp_path: Path, name: str) -> None:
 def test_header_above_the_limit(tmp_path: Path) -> None:
     """A file that is large enough for its header (all holes), which is too large all the same."""
     path = tmp_path / "bad.safetensors"
-    path.write_bytes(raw_safetensors("{", length=100_000_001))
+    path.write_bytes(raw_safetensors("{", length=MAX_HEADER + 1))
     with path.open("r+b") as file:
-        file.truncate(100_000_009)
-    refused(SafetensorsFile, path, r"expected a header of at most 100000000 bytes, got a length of 100000001")
+        file.truncate(MAX_HEADER + 9)
+    refused(SafetensorsFile, path, r"expected a header of at most 16777216 bytes, got a length of 16777217")
+
+
+def test_more_tensors_than_any_file_has(tmp_path: Path) -> None:
+    """As many as are allowed load; one more, and headers of very many values, are refused."""
+    path = tmp_path / "many.safetensors"
+    names = [f'"{n:x}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for n in range(MAX_TENSORS + 1)]
+    path.write_bytes(raw_safetensors("{" + ",".join(names[1:]) + "}"))
+    with SafetensorsFile(path) as file:
+        assert len(file.tensors) == MAX_TENSORS
+    path.write_bytes(raw_safetensors("{" + ",".join(names) + "}"))
+    refused(SafetensorsFile, path, r"expected at most 65536 tensors, got 65537")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"w":{"dtype":"F32","shape":[' + "1," * 2_000_000 + '1],"data_offsets":[0,4]}}',
+        '{"w":' + "[[]," * 1_000_000 + "1}",
+        '{"__metadata__":{' + '"":"",' * 1_100_000 + '"a":"b"}}',
+    ],
+    ids=["dimensions", "lists", "metadata"],
+)
+def test_headers_of_very_many_values(tmp_path: Path, header: str) -> None:
+    """They are refused before they are parsed, which would take seconds and a hundred times the memory."""
+    path = tmp_path / "many.safetensors"
+    path.write_bytes(raw_safetensors(header, bytes(4)))
+    before = time.process_time()
+    refused(SafetensorsFile, path, r"header: expected at most 1048576 values, got about \d{7}$")
+    assert time.process_time() - before < 0.5
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,35 @@ from pyml_nn.config import repeats_built_ins
 from ..errors import ModelFileError
 from .reading import ModelFile, quoted
 
+MAX_CONFIG = 2 << 20
+"""Most bytes of config.json and generation_config.json: some twenty times the largest known of a language model."""
+
 MAX_JSON = 16 << 20
-"""Most bytes of a configuration file; other JSON files have limits of their own."""
+"""Most bytes of the small files of a tokenizer; other JSON files have limits of their own."""
+
+MAX_VALUES = 1 << 20
+"""Most values in one of these files: reading so many takes half a second."""
+
+BOM = "\ufeff".encode()
+"""What some editors put in front of UTF-8; it says nothing."""
 
 _MAX_DIGITS = 40  # of a number without fraction; the longest that anything here needs has 19
 _CODE_KEYS = ("auto_map", "trust_remote_code")  # what asks for Python code out of the repository
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that is no character by itself
 
 
-def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in ``data``.
+def parse_json_object(data: bytes, where: str, max_values: int | None = None) -> dict[str, Any]:
+    """The JSON object in ``data``; a byte order mark before it is passed over.
+
+    Args:
+        data: the text.
+        where: a file's name, which messages begin with.
+        max_values: most values, which are counted by their separators before anything is parsed, those in strings too;
+            None: any number.
 
     Raises:
         ModelFileError: it is no UTF-8, no JSON, no object, or holds a key twice, a number that is not finite or not
-            sensible, or more levels than can be read; ``where`` (a file's name) is put in front.
+            sensible, or more values or levels than can be read.
     """
 
     def fail(message: str) -> NoReturn:
@@ -54,6 +69,9 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
     def constant(text: str) -> NoReturn:
         fail(f"expected finite numbers, got {text}")
 
+    data = data.removeprefix(BOM)
+    if max_values is not None and (values := sum(map(data.count, (b",", b"[", b"{")))) > max_values:
+        fail(f"expected at most {max_values} values, got about {values}")
     try:
         found = json.loads(
             data.decode(),
@@ -77,8 +95,8 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
-    """The JSON object that is the whole content of a file of at most ``limit`` bytes.
+def read_json(path: Path, limit: int = MAX_JSON, max_values: int | None = None) -> dict[str, Any]:
+    """The JSON object that is the whole content of a file of at most ``limit`` bytes and ``max_values`` values.
 
     Raises:
         ModelNotFoundError: there is no such file.
@@ -88,7 +106,7 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
         if file.size > limit:
             raise file.error(f"expected at most {limit} bytes, got {file.size}")
         data = file.read_bytes(0, file.size)
-    return parse_json_object(data, str(path))
+    return parse_json_object(data, str(path), max_values)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -98,7 +116,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelNotFoundError: there is none.
         ModelFileError: it is malformed, does not name its ``model_type``, or asks for code out of the repository.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", MAX_CONFIG, MAX_VALUES)
     _refuse_code(config, folder / "config.json")
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
@@ -114,7 +132,8 @@ def read_optional(folder: Path, name: str) -> dict[str, Any]:
     """
     if not (folder / name).exists():
         return {}
-    config = read_json(folder / name)
+    limit = MAX_CONFIG if name in ("config.json", "generation_config.json") else MAX_JSON
+    config = read_json(folder / name, limit, MAX_VALUES)
     _refuse_code(config, folder / name)
     return config
 

@@ -25,8 +25,11 @@ from ..errors import ModelFileError, ModelNotFoundError
 from .config import parse_json_object, read_config, read_json, read_optional
 from .reading import MAX_DIMS, MAX_ELEMENTS, ManyReads, ModelFile, TensorInfo, quoted
 
-MAX_HEADER = 100_000_000
-MAX_INDEX = 64 << 20
+MAX_TENSORS = 1 << 16  # of a file: some ten times as many as the largest known files hold
+MAX_HEADER = MAX_TENSORS << 8  # bytes; the reference reader's only limit is 100 MB
+MAX_INDEXED = 1 << 18  # tensors of all shards
+MAX_INDEX = MAX_INDEXED << 7  # bytes
+_VALUES = 16  # of a tensor's entry in a header, and what is left for the metadata
 MAX_RANK = 8  # dimensions of any tensor; of one that is read as a weight, MAX_DIMS
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -89,8 +92,10 @@ class SafetensorsFile(ModelFile):
         data = self.read_bytes(8, length)
         if data[:1] != b"{":
             raise self.error(f"expected a header that begins with '{{', got {data[:1]!r}")
-        header = parse_json_object(data, f"{self.path}: header")
+        header = parse_json_object(data, f"{self.path}: header", MAX_TENSORS * _VALUES)
         self.metadata: dict[str, str] = self._checked_metadata(header.pop("__metadata__", {}))
+        if len(header) > MAX_TENSORS:
+            raise self.error(f"expected at most {MAX_TENSORS} tensors, got {len(header)}")
         self.tensors = {name: self._tensor(name, entry, 8 + length) for name, entry in header.items()}
         self._check_coverage(8 + length)
 
@@ -321,7 +326,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
         ModelNotFoundError: there is no such file.
         ModelFileError: it is malformed, or a name leads out of the folder.
     """
-    found = read_json(index, MAX_INDEX)
+    found = read_json(index, MAX_INDEX, MAX_INDEXED)
     weight_map = found.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError(

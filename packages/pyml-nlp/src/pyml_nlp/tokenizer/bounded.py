@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ModelFileError
+from ..formats.config import BOM
 from ..formats.reading import ModelFile
 
 
@@ -22,8 +23,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """The file as UTF-8 text; errors as of :func:`read_bytes`, and for bytes that are no UTF-8."""
-    data = read_bytes(path, limit)
+    """The file as UTF-8 text without a byte order mark; errors as of :func:`read_bytes`, and for what is no UTF-8."""
+    data = read_bytes(path, limit).removeprefix(BOM)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
