@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -25,7 +26,7 @@ from tokenizer_makers import (
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 from pyml_nlp.tokenizer import Tokenizer, load_tokenizer
-from pyml_nlp.tokenizer.byte_level import PRE_TOKENIZERS
+from pyml_nlp.tokenizer.byte_level import PRE_TOKENIZERS, build_pre_tokenizer, to_bytes
 from pyml_nlp.tokenizer.gguf import load_gguf
 
 TEXTS = random_texts(600)
@@ -96,22 +97,30 @@ def test_vocab_and_merges(names: tuple[str, str], tmp_path: Path) -> None:
     same_ids(load_tokenizer(tmp_path), lambda text: original.encode(text).ids)
 
 
+AS_LLAMA3 = ["falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"]
+AS_QWEN2 = ["deepseek-r1-qwen", "kormo", "megrez"]
+AS_GPT2 = ["a.x-4.0", "exaone4", "gigachat", "granite-docling", "mellum", "trillion"]
+
+
 @pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
 def test_gguf_byte_level(pre: str) -> None:
     tokenizer = load_gguf(byte_level_metadata(pre, add_bos_token=False), "test.gguf")
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
     splits = PRE_TOKENIZERS[pre].splits
     if splits is not None:
-        steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in splits]
+        steps: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in splits]
+        if pre in ("viking", "deepseek-coder"):
+            steps.append(pre_tokenizers.Digits(individual_digits=True))
         rule: pre_tokenizers.PreTokenizer = pre_tokenizers.Sequence(
             [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
-    elif pre in ("smollm", "starcoder", "refact", "codeshell", "command-r"):
+    elif pre in ("smollm", "starcoder", "refact", "codeshell", "command-r", "exaone", "minerva-7b"):
         rule = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
     else:
         rule = gpt2
-    original = byte_level_original(rule, ignore_merges=pre in ("llama3", "llama-v3", "llama-bpe", "tekken"))
-    if pre in ("qwen2", "qwen35", "command-r", "mpt", "olmo"):
+    words_first = {*AS_LLAMA3, "llama3", "llama-v3", "llama-bpe", "tekken", "glm4", "minicpm5"}
+    original = byte_level_original(rule, ignore_merges=pre in words_first)
+    if pre in (*AS_QWEN2, "qwen2", "qwen35", "command-r", "mpt", "olmo"):
         original.normalizer = normalizers.NFC()
     texts = TEXTS[:250]
     same_ids(tokenizer, lambda text: original.encode(text).ids, texts)
@@ -119,6 +128,39 @@ def test_gguf_byte_level(pre: str) -> None:
     same_text(tokenizer, original.decode, random_ids(100, tokenizer.vocab_size))
     original.encode_special_tokens = True
     same_ids(tokenizer, lambda text: original.encode(text).ids, texts, parse_special=False)
+
+
+WORDS = {
+    "gpt-2": "It|'s| 12345| caf\u00e9s|,|\n\n | x|+=|1|;| \u4f60\u597d\ud55c| \u00bd| \t",
+    "smollm": "It|'s| |1|2|3|4|5| caf\u00e9s|,|\n\n | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
+    "llama-bpe": "It|'s| |123|45| caf\u00e9s|,\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
+    "qwen2": "It|'s| |1|2|3|4|5| caf\u00e9s|,\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
+    "gpt-4o": "It's| |123|45| caf\u00e9s|,\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
+    "seed-coder": "It|'s| |1|2|3|4|5| caf\u00e9s|,|\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
+    "minicpm5": "It|'s| |123|45| caf\u00e9s|,\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
+    "falcon": "It|'|s| |123|45| caf\u00e9s|,|\n\n | x|+=|1|;| \u4f60\u597d\ud55c| \u00bd| \t",
+    "bloom": "It's| 12345| caf\u00e9s|,\n\n | x+=1;| \u4f60\u597d\ud55c| \u00bd| \t",
+    "viking": "It's| |1|2|3|4|5| caf\u00e9s|,\n\n | x+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
+    "deepseek-llm": "It|'|s| |12345| caf|\u00e9|s|,|\n|\n| | x|+=|1|;| |\u4f60\u597d\ud55c| |\u00bd| \t",
+    "deepseek-coder": "It|'|s| |1|2|3|4|5| caf\u00e9s|,|\n|\n| | x|+=|1|;| |\u4f60\u597d\ud55c| |\u00bd| \t",
+    "deepseek-v3": "It|'s| |123|45| caf\u00e9s|,\n\n| | x|+=|1|;| |\u4f60\u597d|\ud55c| |\u00bd| \t",
+}
+"""How one text is cut, words separated by bars; with each of these rules llama.cpp has the same ids as pyml."""
+
+
+@pytest.mark.parametrize("pre", WORDS)
+def test_how_text_is_cut(pre: str) -> None:
+    words = WORDS[pre].split("|")
+    cut = build_pre_tokenizer(PRE_TOKENIZERS[pre]).pre_tokenize_str("".join(words))
+    assert [to_bytes(word).decode() for word, _ in cut] == words
+
+
+@pytest.mark.parametrize(
+    ("names", "same"), [(AS_LLAMA3, "llama-bpe"), (AS_QWEN2, "qwen2"), (AS_GPT2, "gpt-2"), (["kanana2"], "gpt-4o")]
+)
+def test_other_names_of_a_rule(names: list[str], same: str) -> None:
+    for name in names:
+        assert PRE_TOKENIZERS[name] == PRE_TOKENIZERS[same]
 
 
 def test_gguf_bos_and_eos() -> None:
