@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -137,6 +138,21 @@ def test_a_foreign_file_is_refused(lm: LanguageModel, foreign: LanguageModel, tm
     foreign.prefill(IDS).save(path)
     with pytest.raises(CacheFileError, match=r"cannot load the KV cache: metadata \w+: expected '[^\n]*', found '"):
         lm.load_cache(path)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_one_number_of_the_weights_makes_another_model(
+    fraction: float, lm: LanguageModel, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """As in a fine-tune of a few rows: files of the same size, which differ in two bytes."""
+    shutil.copytree(folders["base"], tmp_path / "tuned")
+    path = tmp_path / "tuned" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    place = int(fraction * len(data)) // 4 * 4  # the lower half of a float32: data begin at a multiple of 8
+    data[place : place + 2] = bytes(255 - byte for byte in data[place : place + 2])
+    path.write_bytes(data)
+    with pyml_nlp.load(tmp_path / "tuned", threads=1) as tuned, pytest.raises(ShapeError, match="of another model"):
+        lm.prefix_cache.add(tuned.prefill(IDS))
 
 
 def test_a_foreign_text_is_refused(lm: LanguageModel, foreign: LanguageModel) -> None:

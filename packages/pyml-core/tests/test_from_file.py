@@ -13,6 +13,7 @@ from pyml_core import from_file
 from pyml_core.dtypes import BLOCK_TYPES, dequantize
 from pyml_core.errors import ShapeError
 from pyml_core.from_file import Part, ReadError, read_parts, read_ranges
+from pyml_core.hashing import hash_rows
 from pyml_core.tensor import PackedMatrix, Tensor, empty_matrix, pack_parts
 
 COLUMNS = 512
@@ -80,6 +81,20 @@ def test_rows_in_an_order(dtype: str, kind: str, file: File) -> None:
     matrix = garbage(dtype, rows)
     read_parts([Part(matrix, 0, rows, file.fd, 50, dtype, order)])
     assert matrix.data.tobytes() == file.packed(dtype, rows, 50, order)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_hashes(threads: int, file: File) -> None:
+    """Those of the bytes in the file, whatever the pieces, the threads and the order that rows get."""
+    rows, parts, expected = 1024, [], []
+    for offset, (dtype, stored) in enumerate([("q8_0", "q8_0"), ("q4_1", "q4_1"), ("f32", "f32"), ("q5_0", "q5_0")]):
+        for order in (None, np.random.default_rng(1).permutation(rows), np.arange(rows)[::-1]):
+            part = Part(garbage(dtype, rows), 0, rows, file.fd, offset, stored, order)
+            parts.append(part)
+            expected.append(hash_rows(file.data[offset : offset + part.nbytes], rows))
+    assert read_parts(parts, threads) == expected
+    assert len(set(expected)) == 4
+    assert read_parts([]) == []
 
 
 FLOATS = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16}
@@ -178,6 +193,6 @@ def test_parts_that_are_none(first: int, count: int, offset: int, order: list[in
 
 
 def test_memory_that_is_not_to_be_had(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(from_file._native, "read_parts", lambda *_: (0, 12, 0, 0, 0, 0.0))
+    monkeypatch.setattr(from_file._native, "read_parts", lambda *_: ([], (0, 12, 0, 0, 0, 0.0)))
     with pytest.raises(MemoryError, match="no memory for reading a file"):
         read_parts([Part(garbage("q8_0", 16), 0, 16, file.fd, 0, "q8_0")])

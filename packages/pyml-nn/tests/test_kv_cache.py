@@ -246,7 +246,7 @@ def set_one(value: float) -> Callable[[Any], Any]:
 HOSTILE: dict[str, tuple[Change, str]] = {
     "format": (metadata("format", "pt"), "metadata format: expected 'pyml-kv-cache', found 'pt'"),
     "no format": (metadata("format", None), "metadata format: expected 'pyml-kv-cache', found None"),
-    "version": (metadata("version", "1"), "metadata version: expected '2', found '1'"),
+    "version": (metadata("version", "2"), "metadata version: expected '3', found '2'"),
     "model": (metadata("model", "m" * 5000), "metadata model: expected 'model', found 'mmm"),
     "dtype": (metadata("dtype", "f32"), "metadata dtype: expected 'f16', found 'f32'"),
     "level": (metadata("level", "avx1024"), "metadata level: expected .* found 'avx1024'"),

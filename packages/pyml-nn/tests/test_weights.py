@@ -384,3 +384,14 @@ def test_fingerprint() -> None:
         make(LLAMA, weights=random_weights(LLAMA, seed=1)),
     ]
     assert len({fingerprint, *(model.fingerprint for model in others)}) == 5
+
+
+def test_every_number_is_in_the_fingerprint() -> None:
+    weights = random_weights(LLAMA)
+    found = {make(LLAMA, weights=weights).fingerprint}
+    places = [(name, place) for name in weights for place in {0, weights[name].size // 3, weights[name].size - 1}]
+    for name, place in places:
+        changed = weights[name].copy()
+        changed.reshape(-1)[place] *= np.float32(1.001)
+        found.add(make(LLAMA, weights={**weights, name: changed}).fingerprint)
+    assert len(found) == len(places) + 1

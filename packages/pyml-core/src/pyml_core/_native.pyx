@@ -164,6 +164,7 @@ cdef extern from "pyml.h":
         const int64_t *rows
         uint8_t *packed
         uint8_t *low
+        uint64_t hash
 
     ctypedef struct pyml_read_fault:
         int64_t index
@@ -229,7 +230,8 @@ cdef extern from "pyml.h":
     int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
     void *pyml_pool_get(int)
     void pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *) nogil
-    bint pyml_read_parts(int, const pyml_part *, int64_t, pyml_read_fault *) nogil
+    bint pyml_read_parts(int, pyml_part *, int64_t, pyml_read_fault *) nogil
+    uint64_t pyml_hash_rows(const uint8_t *, int64_t, int64_t, int64_t, const int64_t *) nogil
     bint pyml_read_ranges(const int64_t *, const int64_t *, const int64_t *, int64_t, uint8_t *, pyml_read_fault *) nogil
     void pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *, uint8_t *) nogil
 
@@ -303,7 +305,7 @@ def pack_into(packed, const uint8_t[::1] stored, int type_id, int64_t first_pane
 
 
 def read_parts(parts, int threads):
-    """Read and pack parts of matrices (see from_file.py, which has checked them); None, or what went wrong."""
+    """Read and pack parts of matrices (see from_file.py, which has checked them): their hashes, and None or what went wrong."""
     cdef pyml_read_fault fault
     cdef bint done
     cdef int64_t n_parts = 0
@@ -328,9 +330,19 @@ def read_parts(parts, int threads):
             n_parts += 1
         with nogil:
             done = pyml_read_parts(threads, table, n_parts, &fault)
+        hashes = [table[i].hash for i in range(n_parts)]
     finally:
         free(table)
-    return None if done else (fault.index, fault.error, fault.offset, fault.wanted, fault.got, fault.scale)
+    return hashes, None if done else (fault.index, fault.error, fault.offset, fault.wanted, fault.got, fault.scale)
+
+
+def hash_rows(const uint8_t[::1] data, int64_t n_rows):
+    """The hash of so many rows, as :func:`read_parts` has it (see csrc/hash.c). The size is the caller's."""
+    cdef uint64_t found = 0
+    if data.shape[0]:
+        with nogil:
+            found = pyml_hash_rows(&data[0], n_rows, data.shape[0] // n_rows, 0, NULL)
+    return found
 
 
 def read_ranges(const int64_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1] sizes, uint8_t[::1] target):

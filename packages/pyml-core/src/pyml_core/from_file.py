@@ -67,17 +67,21 @@ def can_be_made(dtype: str, stored: str) -> bool:
     return dtype == stored or (dtype == "q8_0" and stored in ("f32", "f16", "bf16"))
 
 
-def read_parts(parts: Sequence[Part], threads: int | None = None) -> None:
+def read_parts(parts: Sequence[Part], threads: int | None = None) -> list[int]:
     """Read and pack parts of matrices. The caller has compared what lies where with the size of the file.
+
+    Returns:
+        The hash of what each part has in the file, without regard to its order: that of :func:`.hash_rows`.
 
     Raises:
         ReadError: the file has become shorter, or cannot be read. OutOfMemoryError: no memory for reading.
         ShapeError: a part that is no part of its matrix, or numbers that cannot be quantised.
     """
-    checked = [_checked(part) for part in parts if part.n_rows and part.matrix.shape[1]]
-    fault = _native.read_parts(checked, threads or cpu.default_threads())
+    checked = [_checked(part) for part in parts]
+    hashes, fault = _native.read_parts(checked, threads or cpu.default_threads())
     if fault is not None:
         _raise(checked[fault[0]].fd, *fault[1:])
+    return hashes
 
 
 def read_ranges(ranges: Sequence[tuple[int, int, int]]) -> U8Array:

@@ -204,9 +204,10 @@ class _Reported:
         self.report(self._done + tensor.nbytes)
         return tensor
 
-    def read_parts(self, parts: Sequence[Part]) -> None:
-        self._files.read_parts(parts)
+    def read_parts(self, parts: Sequence[Part]) -> list[int]:
+        hashes = self._files.read_parts(parts)
         self.report(self._done + sum(part.nbytes for part in parts))
+        return hashes
 
     def report(self, done: int) -> None:
         self._done = done

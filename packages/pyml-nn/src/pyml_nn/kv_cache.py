@@ -25,7 +25,7 @@ from pyml_core.kv_layout import PAGE_TOKENS, VALUE_SCALES, KVLayout, PageTable
 U8Array = npt.NDArray[np.uint8]
 
 FORMAT = "pyml-kv-cache"
-VERSION = "2"
+VERSION = "3"
 
 _NUMPY_TYPES = {"I8": np.int8, "F16": np.float16, "F32": np.float32}
 

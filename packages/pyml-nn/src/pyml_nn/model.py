@@ -100,7 +100,7 @@ class Model(ABC, Generic[C]):
         reader.fill()
         self.n_params = reader.n_params
         self.weight_bytes = _weight_bytes(self._program)
-        self.fingerprint = reader.fingerprint(json.dumps(asdict(config), sort_keys=True))
+        self.fingerprint = reader.fingerprint(f"{type(self).__module__} {json.dumps(asdict(config), sort_keys=True)}")
         self.cache_origin = Origin(self.fingerprint, self.program.level, self.kv_layout)
 
     @staticmethod

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pyml_core.dtypes import BLOCK_TYPES
 from pyml_core.from_file import Part
+from pyml_core.hashing import hash_rows
 from pyml_core.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ CALL_BYTES = 64 << 20
 SMALL_BYTES = 1 << 20
 """Bytes of a tensor up to which it is read with others before it is asked for."""
 
-_SAMPLES, _SAMPLE_BYTES = 16, 256  # of a tensor, for the fingerprint
-
 
 @runtime_checkable
 class FileSource(Protocol):
@@ -40,8 +39,11 @@ class FileSource(Protocol):
         """The descriptor of a tensor's file, and where its bytes begin there."""
         ...
 
-    def read_parts(self, parts: Sequence[Part]) -> None:
-        """Read and pack rows of matrices; PymlError naming the tensor that cannot be read."""
+    def read_parts(self, parts: Sequence[Part]) -> list[int]:
+        """Read and pack rows of matrices; their hashes, see :func:`pyml_core.from_file.read_parts`.
+
+        PymlError naming the tensor that cannot be read.
+        """
         ...
 
     def read_ranges(self, ranges: Sequence[tuple[int, int, int]]) -> U8Array:
@@ -50,7 +52,7 @@ class FileSource(Protocol):
 
 
 class Reads:
-    """What is read of a source, and a digest of it: titles, types and shapes in order, and samples of the bytes.
+    """What is read of a source, and a digest of it: titles, types and shapes in order, and hashes of all bytes.
 
     Args:
         source: of the weights.
@@ -63,7 +65,7 @@ class Reads:
         self.file = source if isinstance(source, FileSource) else None
         self._source = source
         self._digest = hashlib.blake2b(digest_size=16)
-        self._noted: list[tuple[str, list[bytes] | Part]] = []  # with samples, or what has these
+        self._noted: list[tuple[str, int | None]] = []  # titles and hashes; None: that of what waits
         self._waiting: list[Part] = []
         self._early: dict[str, Tensor] | None = None
 
@@ -89,34 +91,26 @@ class Reads:
 
     def note(self, title: str, tensor: Tensor) -> None:
         """Digest a tensor that was read."""
-        starts = _sample_starts(tensor.nbytes)
-        samples = [tensor.data[start : start + _SAMPLE_BYTES].tobytes() for start in starts]
-        self._noted.append((f"{title} {tensor.dtype} {tensor.shape}", samples))
+        n_rows = tensor.shape[0] if len(tensor.shape) == 2 else 1
+        self._noted.append((f"{title} {tensor.dtype} {tensor.shape}", hash_rows(tensor.data, n_rows)))
         if not self._waiting:
             self._digest_noted()
 
     def later(self, title: str, part: Part) -> None:
         """Read and pack rows of a file's matrix in :meth:`fill`, and digest them then, in their turn."""
         self._waiting.append(part)
-        self._noted.append((f"{title} {part.stored} {(part.n_rows, part.matrix.shape[1])}", part))
+        self._noted.append((f"{title} {part.stored} {(part.n_rows, part.matrix.shape[1])}", None))
 
     def fill(self) -> None:
         """Read and pack what waits."""
         if self.file is None or not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
+        hashes: list[int] = []
         for _, parts in groupby(zip(waiting, accumulate(part.nbytes for part in waiting), strict=True), _call):
-            self.file.read_parts([part for part, _ in parts])
-        samples = [
-            (part.fd, part.offset + start, min(part.nbytes, _SAMPLE_BYTES))
-            for part in waiting
-            for start in _sample_starts(part.nbytes)
-        ]
-        data, end = self.file.read_ranges(samples).tobytes(), 0
-        for index, (header, part) in enumerate(self._noted):
-            if isinstance(part, Part):
-                start, end = end, end + len(_sample_starts(part.nbytes)) * min(part.nbytes, _SAMPLE_BYTES)
-                self._noted[index] = header, [data[start:end]]
+            hashes += self.file.read_parts([part for part, _ in parts])
+        found = iter(hashes)
+        self._noted = [(header, next(found) if known is None else known) for header, known in self._noted]
         self._digest_noted()
 
     def digest(self) -> hashlib.blake2b:
@@ -125,20 +119,11 @@ class Reads:
         return self._digest.copy()
 
     def _digest_noted(self) -> None:
-        for header, samples in self._noted:
-            self._digest.update(header.encode())
-            if isinstance(samples, list):
-                self._digest.update(b"".join(samples))
+        for header, known in self._noted:
+            self._digest.update(f"{header} {known:x}\n".encode())
         self._noted = []
 
 
 def _call(part: tuple[Part, int]) -> int:
     """The number of the call that reads a part, by the bytes up to its end."""
     return part[1] // CALL_BYTES
-
-
-def _sample_starts(nbytes: int) -> list[int]:
-    """Where a few pieces of so many bytes begin, evenly spread, the last ones included."""
-    last = max(0, nbytes - _SAMPLE_BYTES)
-    step = last / (_SAMPLES - 1)
-    return list(dict.fromkeys([*(int(i * step) for i in range(_SAMPLES - 1)), last]))

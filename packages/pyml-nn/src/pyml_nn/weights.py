@@ -258,7 +258,7 @@ class Weights:
         return sizes
 
     def fingerprint(self, config_text: str) -> str:
-        """32 hexadecimal digits that tell this model from others: configuration, types, samples of what was read."""
+        """32 hexadecimal digits that tell this model from others: configuration, types, all bytes that were read."""
         digest = self._reads.digest()
         digest.update(f"{self._dtype} {config_text}".encode())
         return digest.hexdigest()

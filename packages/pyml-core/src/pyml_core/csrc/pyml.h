@@ -274,6 +274,7 @@ typedef struct {
     int64_t offset;               /* in the file, of row 0 */
     const int64_t *rows;          /* which row each is; NULL: in order */
     uint8_t *packed, *low;        /* of the part's first panel */
+    atomic_ullong hash;           /* pyml_hash_rows of what was read, which is added to it */
 } pyml_part;
 
 typedef struct {
@@ -284,11 +285,15 @@ typedef struct {
 } pyml_read_fault;
 
 /* False after a fault. */
-bool pyml_read_parts(int threads, const pyml_part *, int64_t n_parts, pyml_read_fault *);
+bool pyml_read_parts(int threads, pyml_part *, int64_t n_parts, pyml_read_fault *);
 bool pyml_read_ranges(const int64_t *fds, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *);
 
 /* quantize.c: so many floats of a stored type, a multiple of 32, to blocks of q8_0; false, and the scale, where a block has none. */
 bool pyml_to_q8_0(int stored, const uint8_t *floats, int64_t n, uint8_t *blocks, float *scale);
+
+/* hash.c: of n bytes; and the sum of the hashes of rows, each with its number: first, first + 1, ... or as given. */
+uint64_t pyml_hash(const uint8_t *bytes, int64_t n, uint64_t seed);
+uint64_t pyml_hash_rows(const uint8_t *rows, int64_t n, int64_t row_bytes, int64_t first, const int64_t *numbers);
 
 /* laps.c: times of timed runs */
 typedef struct {

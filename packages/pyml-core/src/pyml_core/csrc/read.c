@@ -1,5 +1,5 @@
 /* read.c: matrices from files into their panels, by all threads: each reads a piece into memory that stays in its cache, and packs it
- * from there, as it is stored or quantised. Reads are positional; sizes and places are the caller's.
+ * from there, as it is stored or quantised; what was read is hashed there too. Reads are positional; sizes and places are the caller's.
  */
 #define _GNU_SOURCE
 #include "pyml.h"
@@ -13,7 +13,7 @@
 enum { PIECE_BYTES = 256 << 10 };
 
 typedef struct {
-    const pyml_part *parts;
+    pyml_part *parts;
     int64_t n_parts;
     atomic_llong next;   /* piece of all parts together */
     atomic_bool failed;
@@ -75,12 +75,14 @@ static bool read_rows(reading *r, int64_t index, int64_t begin, int64_t end, uin
 }
 
 static void pack_piece(reading *r, int64_t index, int64_t piece, uint8_t *memory) {
-    const pyml_part *part = &r->parts[index];
+    pyml_part *part = &r->parts[index];
     int64_t row_bytes = pyml_stored_row_bytes(part->stored, part->k), step = panels_at_a_time(row_bytes);
     int64_t panel = piece * step, begin = panel * PANEL, end = begin + step * PANEL;
     if (end > part->n) end = part->n;
     uint8_t *behind = memory + step * PANEL * row_bytes;
     if (!read_rows(r, index, begin, end, memory, behind)) return;
+    uint64_t hash = pyml_hash_rows(memory, end - begin, row_bytes, begin, part->rows ? part->rows + begin : NULL);
+    atomic_fetch_add_explicit(&part->hash, hash, memory_order_relaxed);
     float scale;
     if (part->stored != part->type && !pyml_to_q8_0(part->stored, memory, (end - begin) * part->k, behind, &scale)) {
         fail(r, (pyml_read_fault){.index = index, .error = -1, .scale = scale});
@@ -122,7 +124,7 @@ static void some_pieces(void *argument, int thread) {
     free(memory);
 }
 
-bool pyml_read_parts(int threads, const pyml_part *parts, int64_t n_parts, pyml_read_fault *fault) {
+bool pyml_read_parts(int threads, pyml_part *parts, int64_t n_parts, pyml_read_fault *fault) {
     reading r = {.parts = parts, .n_parts = n_parts, .fault = fault};
     pyml_pool *pool = pyml_pool_get(threads);
     if (!pool) {

@@ -84,15 +84,15 @@ class ManyReads:
         """The files."""
         raise NotImplementedError
 
-    def read_parts(self, parts: Sequence[Part]) -> None:
-        """Read and pack rows of matrices, whose places were compared with the size of the file.
+    def read_parts(self, parts: Sequence[Part]) -> list[int]:
+        """Read and pack rows of matrices, whose places were compared with the size of the file; their hashes.
 
         Raises:
             ModelFileError: a file has become shorter, or the system could not read it.
             OutOfMemoryError: there is no memory for it.
         """
         try:
-            read_parts(parts)
+            return read_parts(parts)
         except ReadError as error:
             raise self._file(error.fd).told(error) from None
 
