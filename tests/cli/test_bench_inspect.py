@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 import tiny_models
@@ -77,6 +78,21 @@ def test_inspect_gguf(name: str, commands: Any, tiny_ggufs: dict[str, Path]) -> 
     assert facts["stored_bytes"] == sum(tensor["stored_bytes"] for tensor in facts["tensors"])
     assert facts["tensor_count"] == len(facts["tensors"])
     assert all(tensor["packed_bytes"] >= tensor["stored_bytes"] for tensor in facts["tensors"])
+
+
+def test_inspect_metadata_that_nothing_can_use(commands: Any, tmp_path: Path) -> None:
+    """Text that is no UTF-8 and numbers that are not finite: the JSON is valid."""
+    path = tmp_path / "odd.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_float32("x.nan", float("nan"))
+    writer.add_array("x.infinite", [1.0, float("inf")])
+    writer.add_key_value("x.latin", "Jörg".encode("latin-1"), gguf.GGUFValueType.STRING)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    result = commands.inspect(path, "--json")
+    metadata = json.loads(result.text, parse_constant=lambda name: pytest.fail(name))["metadata"]
+    assert (metadata["x.nan"], metadata["x.infinite"], metadata["x.latin"]) == ("nan", [1.0, "inf"], "J\\xf6rg")
 
 
 def test_inspect_folder(commands: Any, tiny_dirs: dict[str, Path]) -> None:

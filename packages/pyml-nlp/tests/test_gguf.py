@@ -15,6 +15,7 @@ from pyml_core.from_file import Part
 from pyml_core.tensor import empty_matrix
 from pyml_nlp.errors import ModelFileError
 from pyml_nlp.formats.gguf import GGUFFile
+from pyml_nlp.tokenizer import load_tokenizer
 
 METADATA: dict[str, tuple[str, Any]] = {
     "a.u8": ("u8", 200),
@@ -119,6 +120,62 @@ def test_strings_across_the_window(tmp_path: Path) -> None:
     metadata: dict[str, tuple[str, Any]] = {"a": ("[str", strings), "b": ("str", "c" * 300_000), "d": ("u8", 1)}
     with GGUFFile(write(tmp_path / "m.gguf", writers.gguf(metadata, {}))) as file:
         assert file.metadata == {"a": strings, "b": "c" * 300_000, "d": 1}
+
+
+def test_metadata_that_nothing_can_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Text that is no UTF-8 and numbers that are not finite are kept, with one warning for all of them."""
+    latin = "Jörg".encode("latin-1")
+    metadata: dict[str, tuple[str, Any]] = {
+        "general.author": ("str", latin),
+        "a.before": ("str", "▁"),
+        "a.nan": ("f32", float("nan")),
+        "a.infinite": ("f64", float("-inf")),
+        "a.numbers": ("[f32", [1.0, float("inf")]),
+        "a.strings": ("[str", ["", latin, "▁the", b"\xc3", "x" * 300]),
+        "a.after": ("u8", 7),
+    }
+    path = write(tmp_path / "m.gguf", writers.gguf(metadata, {"w": ("f32", (1,), writers.floats(1))}))
+    with GGUFFile(path) as file:
+        found = {key: getattr(value, "tolist", lambda value=value: value)() for key, value in file.metadata.items()}
+        assert repr(found) == repr({key: value for key, (_, value) in metadata.items()})
+        assert file.names() == ["w"]
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("pyml.load", "WARNING")
+    assert record.getMessage() == (
+        f"{path}: metadata 'general.author': expected UTF-8, got b'J\\xf6rg': ignored (and 4 more such values)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "tokenizer.ggml.tokens",
+            ("[str", ["a", b"\xff"]),
+            r"tokens: expected an array of strings, got 2 of bytes and",
+        ),
+        (
+            "tokenizer.ggml.model",
+            ("str", b"gpt2\xff"),
+            r"tokenizer\.ggml\.model: expected 'llama' or 'gpt2', got b'gpt2",
+        ),
+        ("tokenizer.chat_template", ("str", b"\xff"), r"tokenizer\.chat_template: expected text .* got b'\\xff'"),
+        ("tokenizer.ggml.scores", ("[f32", [float("nan"), 0.0]), r"scores: token 0: expected a finite score, got nan"),
+    ],
+)
+def test_metadata_that_is_needed(tmp_path: Path, key: str, value: tuple[str, Any], message: str) -> None:
+    """What reads such a value refuses it."""
+    metadata: dict[str, tuple[str, Any]] = {
+        "tokenizer.ggml.model": ("str", "llama"),
+        "tokenizer.ggml.tokens": ("[str", ["<unk>", "a"]),
+        "tokenizer.ggml.token_type": ("[i32", [2, 1]),
+        "tokenizer.ggml.scores": ("[f32", [0.0, 0.0]),
+        "tokenizer.ggml.add_bos_token": ("bool", 0),
+        key: value,
+    }
+    path = write(tmp_path / "m.gguf", writers.gguf(metadata, {}))
+    with pytest.raises(ModelFileError, match=message):
+        load_tokenizer(path)
 
 
 def test_require(tmp_path: Path) -> None:

@@ -9,13 +9,12 @@ of GGUF readers (sizes that wrap, lengths that lie, offsets behind the end of th
 from __future__ import annotations
 
 import os
-import struct
 import tracemalloc
 from pathlib import Path
 
 import pytest
 from checks import refused
-from writers import Field, entry, floats, gguf_fields, join, number, raw_entry, string, tensor_info, u32, u64
+from writers import Field, entry, floats, gguf_fields, join, raw_entry, string, tensor_info, u32, u64
 
 from pyml_core.errors import PymlError
 from pyml_nlp.formats.gguf import GGUFFile
@@ -88,11 +87,8 @@ METADATA = {
     "type -1": (one(-1, bytes(8)), r"expected a metadata type of 0 to 12, got 4294967295"),
     "no value": (one(10, bytes(4)), r"truncated: expected metadata 'a\.key'"),
     "bool 2": (one(7, b"\2"), r"metadata 'a\.key': expected a bool of 0 or 1, got 2"),
-    "nan": (one(6, struct.pack("<f", float("nan"))), r"metadata 'a\.key': expected a finite number, got nan"),
-    "infinity": (one(12, struct.pack("<d", float("-inf"))), r"metadata 'a\.key': expected a finite number, got -inf"),
     "string length -1": (one(8, u64(-1) + b"abc"), r"metadata 'a\.key': expected at most 16777216 bytes, got a length of 184467"),
     "string behind the file": (one(8, u64(4) + b"abc"), r"truncated: expected metadata 'a\.key'"),
-    "string not UTF-8": (one(8, u64(2) + b"\xc3\x28"), r"metadata 'a\.key': expected UTF-8, got b'\\xc3\('"),
     "nested array": (one(9, array(9, 1, array(4, 1, u32(1)))), r"expected an array of numbers, bools or strings, got element type 9"),
     "array of type 13": (one(9, array(13, 1, bytes(8))), r"metadata 'a\.key': expected an array .* got element type 13"),
     "array count -1": (one(9, array(4, -1, bytes(8))), r"metadata 'a\.key': expected at most 67108864 elements, got 184467"),
@@ -103,9 +99,7 @@ METADATA = {
     "string in an array -1": (one(9, array(8, 2, u64(-1) + bytes(40))), r"truncated: expected metadata 'a\.key'"),
     "string in an array 2^63": (one(9, array(8, 2, u64(BIG) + bytes(40))), r"truncated: expected metadata 'a\.key'"),
     "string in an array behind the file": (one(9, array(8, 1, u64(9) + bytes(8))), r"truncated: expected metadata 'a\.key'"),
-    "string in an array not UTF-8": (one(9, array(8, 1, u64(1) + b"\x80")), r"metadata 'a\.key': expected UTF-8, got b'\\x80'"),
     "bools of 7": (one(9, array(7, 3, b"\0\7\1")), r"metadata 'a\.key': expected bools of 0 or 1, got 7"),
-    "array with nan": (one(9, array(6, 2, struct.pack("<2f", 1, float("nan")))), r"expected finite numbers, got nan"),
     "alignment 0": (metadata(entry("general.alignment", "u32", 0)), r"expected a power of two up to 65536, got 0"),
     "alignment 3": (metadata(entry("general.alignment", "u32", 3)), r"expected a power of two up to 65536, got 3"),
     "alignment 128 KiB": (metadata(entry("general.alignment", "u32", 2**17)), r"up to 65536, got 131072"),
@@ -145,7 +139,10 @@ TENSORS = {
     "type 4": (tensor(32, kind=4), r"tensor 'w': Unsupported GGML type: Q4_2 \(4\)"),
     "type IQ4_XS": (tensor(256, kind=23), r"tensor 'w': Unsupported GGML type: IQ4_XS \(23\), expected one of f32"),
     "type I32": (tensor(8, kind=26), r"tensor 'w': Unsupported GGML type: I32 \(26\)"),
-    "type -1": (tensor(8, kind=-1), r"tensor 'w': Unsupported GGML type: GGML type \(4294967295\)"),
+    "type -1": (tensor(8, kind=-1), r"tensor 'w': Unsupported GGML type: unknown \(4294967295\)"),
+    "type NVFP4": (tensor(64, kind=40), r"tensor 'w': Unsupported GGML type: NVFP4 \(40\)"),
+    "type Q1_0": (tensor(128, kind=41), r"tensor 'w': Unsupported GGML type: Q1_0 \(41\)"),
+    "type removed": (tensor(32, kind=31), r"tensor 'w': Unsupported GGML type: Q4_0_4_4 \(31\)"),
     "row of 33 in q8_0": (tensor(33, kind=8), r"tensor 'w': expected rows of a multiple of 32 elements in q8_0, got shape \(33,\)"),
     "row of 32 in q4_K": (tensor(32, 8, kind=12), r"expected rows of a multiple of 256 elements in q4_K, got shape \(8, 32\)"),
     "scalar in q4_0": (tensor(kind=2), r"expected rows of a multiple of 32 elements in q4_0, got shape \(\)"),
@@ -249,10 +246,14 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     refused(GGUFFile, tmp_path / "loop.gguf", r"loop\.gguf: cannot be opened: Too many levels of symbolic links")
 
 
-def test_messages_stay_short(tmp_path: Path) -> None:
+def test_messages_stay_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Names from the file are cut and made printable in messages."""
     path = tmp_path / "bad.gguf"
     path.write_bytes(metadata(entry("\x1b[31m\n" + "k" * 5000, "bool", 2)))
     refused(GGUFFile, path, r"metadata '\\x1b\[31m\\nkkk+\.\.\.': expected a bool")
-    path.write_bytes(metadata(raw_entry("k", 9, array(6, 1, number("f32", float("inf"))))))
-    refused(GGUFFile, path, r"metadata 'k': expected finite numbers, got inf")
+    path.write_bytes(metadata(entry("k", "u8", 1), entry("\x1b[31m\n" + "k" * 5000, "str", b"\xff\x1b" * 5000)))
+    with GGUFFile(path):
+        (record,) = caplog.records
+    message = record.getMessage()
+    assert message.isprintable()
+    assert len(message) < 700 + len(str(path))

@@ -76,7 +76,7 @@ class Dimensions:
 
 
 class Sizes(TypedDict):
-    """The fields of :class:`Dimensions`, as :func:`hf_sizes` and :func:`gguf_sizes` read them."""
+    """The fields of :class:`Dimensions`, as :func:`hf_sizes` and :func:`pyml_nn.gguf_config.gguf_sizes` read them."""
 
     vocab_size: int
     context_length: int
@@ -112,7 +112,12 @@ class Fields:
 
     def error(self, key: str, problem: str) -> ConfigError:
         """The error that names this key."""
-        return ConfigError(f"{self.where}: {self.prefix}{key}: {problem}")
+        return ConfigError(f"{self.where}: {self.named(key)}: {problem}")
+
+    def named(self, key: str) -> str:
+        """A key, which may be any text out of a file, for a message: on one line, printable, and not too long."""
+        name = self.prefix + key
+        return name if name.isprintable() and len(name) <= 100 else f"{name[:100]!r}..."
 
     def has(self, key: str) -> bool:
         """Whether the key is there and not null."""
@@ -129,10 +134,13 @@ class Fields:
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """An integer from ``low`` to ``high``; without a default the key is required."""
-        expected = f"an integer from {low} to {high}"
-        value = self._value(key, default, expected)
+        value = self._value(key, default, f"an integer from {low} to {high}")
+        return self.checked_integer(key, value, low, high)
+
+    def checked_integer(self, key: str, value: Any, low: int, high: int) -> int:
+        """This value of the key, which is an integer from ``low`` to ``high``."""
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= int(value) <= high:
-            raise self.error(key, f"expected {expected}, found {show(value)}")
+            raise self.error(key, f"expected an integer from {low} to {high}, found {show(value)}")
         return int(value)
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
@@ -183,9 +191,13 @@ class Fields:
 
     def close(self, harmless: Collection[str] = ()) -> None:
         """Raise for the first key that was neither read nor is ``harmless``; unset (null) keys do not count."""
-        for key, value in self._values.items():
-            if value is not None and key not in self._taken and key not in harmless:
+        for key, value in self.left():
+            if key not in harmless:
                 raise self.error(key, f"unknown key (found {show(value)}); it may change what the model computes")
+
+    def left(self) -> list[tuple[str, Any]]:
+        """Keys that nothing has read, and their values; unset (null) keys do not count."""
+        return [(key, value) for key, value in self._values.items() if value is not None and key not in self._taken]
 
     def _value(self, key: str, default: Any, expected: str) -> Any:
         value = self.raw(key)
@@ -268,24 +280,6 @@ def hf_fields(values: Any, where: str, model_types: Collection[str]) -> Fields:
     return fields
 
 
-def gguf_fields(metadata: Mapping[str, Any], architecture: str, experts: bool = False) -> Fields:
-    """The fields ``<architecture>.*`` of GGUF metadata; ConfigError if the file is of another architecture.
-
-    Unless ``experts`` are expected, they are refused.
-    """
-    found = metadata.get("general.architecture")
-    if found != architecture:
-        raise ConfigError(f"GGUF metadata: general.architecture: expected {architecture!r}, found {show(found)}")
-    prefix = architecture + "."
-    values = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    fields = Fields(values, "GGUF metadata", prefix)
-    fields.fixed("attention.causal", True)
-    if not experts:
-        fields.fixed("expert_count", 0)
-        fields.fixed("expert_used_count", 0)
-    return fields
-
-
 def hf_sizes(fields: Fields, *, eps: float | None = None, tied: bool = False) -> Sizes:
     """The sizes in a ``config.json`` of one of the many families that call them alike.
 
@@ -310,24 +304,6 @@ def hf_sizes(fields: Fields, *, eps: float | None = None, tied: bool = False) ->
     )
 
 
-def gguf_sizes(fields: Fields, metadata: Mapping[str, Any], eps: str = "layer_norm_rms_epsilon") -> Sizes:
-    """The sizes in GGUF metadata, whose head is tied if there is none; ``eps`` is the key of the norms' epsilon."""
-    hidden_size = fields.integer("embedding_length", 1, MAX_WIDTH)
-    n_heads = fields.integer("attention.head_count", 1, MAX_HEADS)
-    return Sizes(
-        vocab_size=gguf_vocab_size(fields, metadata),
-        context_length=fields.integer("context_length", 1, MAX_CONTEXT),
-        hidden_size=hidden_size,
-        intermediate_size=fields.integer("feed_forward_length", 1, MAX_WIDTH),
-        n_layers=fields.integer("block_count", 1, MAX_LAYERS),
-        n_heads=n_heads,
-        n_kv_heads=fields.integer("attention.head_count_kv", 1, MAX_HEADS, default=n_heads),
-        head_dim=gguf_head_dim(fields, hidden_size, n_heads),
-        norm_eps=fields.number(f"attention.{eps}", 0, 1),
-        tie_word_embeddings=True,
-    )
-
-
 def hf_sliding(fields: Fields, n_layers: int, default: Callable[[int], bool]) -> tuple[bool, ...]:
     """For every layer, whether it slides: the names in ``layer_types``, or by its number where there is no such key."""
     types = fields.raw("layer_types")
@@ -345,23 +321,6 @@ def hf_head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
             "num_attention_heads", f"{n_heads} does not divide hidden_size ({hidden_size}), and there is no head_dim"
         )
     return fields.integer("head_dim", 1, MAX_WIDTH, default=max(1, hidden_size // n_heads))
-
-
-def gguf_head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
-    """``attention.key_length``, else the hidden size divided by the heads; values must be as wide as keys."""
-    if not fields.has("attention.key_length") and hidden_size % n_heads:
-        raise fields.error("attention.head_count", f"{n_heads} does not divide embedding_length ({hidden_size})")
-    head_dim = fields.integer("attention.key_length", 1, MAX_WIDTH, default=max(1, hidden_size // n_heads))
-    if fields.integer("attention.value_length", 1, MAX_WIDTH, default=head_dim) != head_dim:
-        raise fields.error("attention.value_length", f"expected as many as attention.key_length ({head_dim})")
-    return head_dim
-
-
-def gguf_vocab_size(fields: Fields, metadata: Mapping[str, Any]) -> int:
-    """Size of the vocabulary: ``<architecture>.vocab_size``, else the number of the tokenizer's tokens."""
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    count = len(tokens) if isinstance(tokens, Collection) and not isinstance(tokens, str) else None
-    return fields.integer("vocab_size", 1, MAX_VOCAB, default=count)
 
 
 # fmt: off
@@ -386,6 +345,3 @@ HARMLESS_HF = frozenset({
 })
 # fmt: on
 """Keys of config.json that say nothing about what the model computes for given ids."""
-
-HARMLESS_GGUF = frozenset({"rope.scaling.finetuned", "rope.scaling.original_context_length", "tensor_data_layout"})
-"""Keys of GGUF metadata (after the architecture's name) that change nothing in the supported cases."""

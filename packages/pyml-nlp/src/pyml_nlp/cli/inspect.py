@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,10 @@ def _elements(shape: tuple[int, ...]) -> int:
 
 def _shown(value: Any) -> Any:
     """A metadata value for people and JSON: long texts and arrays by their size."""
+    if isinstance(value, bytes):  # text that is no UTF-8
+        return _shown(value.decode("utf-8", "backslashreplace"))
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such number
     if isinstance(value, bool | int | float) or value is None:
         return value
     if isinstance(value, str):

@@ -41,27 +41,12 @@ _UINT32 = 4  # a metadata type
 
 _DTYPES = {block.ggml_id: block for block in BLOCK_TYPES.values()}
 _UNSUPPORTED = {
-    4: "Q4_2",
-    5: "Q4_3",
-    9: "Q8_1",
-    15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    23: "IQ4_XS",
-    24: "I8",
-    25: "I16",
-    26: "I32",
-    27: "I64",
-    28: "F64",
-    29: "IQ1_M",
-    34: "TQ1_0",
-    35: "TQ2_0",
-    39: "MXFP4",
-}
+    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
+    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4",
+    32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
+    39: "MXFP4", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0",
+}  # fmt: skip
+"""Other types of ggml (``ggml.h``, ``enum ggml_type``), those that were removed included."""
 
 
 class GGUFFile(ModelFile, ManyReads):
@@ -69,7 +54,8 @@ class GGUFFile(ModelFile, ManyReads):
 
     Attributes:
         version: 2 or 3.
-        metadata: values by key: str, int, float, bool, a NumPy array, or a list of str.
+        metadata: values by key: str, int, float, bool, a NumPy array, or a list of str. A string that is no UTF-8 is
+            bytes; numbers may be infinite or NaN. Both were told in a warning.
         tensors: what the file says about each tensor, in its order.
         alignment: bytes; every tensor starts at a multiple of it in the data.
 
@@ -123,6 +109,7 @@ class GGUFFile(ModelFile, ManyReads):
             if key == "general.alignment" and kind != _UINT32:
                 raise self.error(f"metadata 'general.alignment': expected type {_UINT32} (u32), got type {kind}")
             self.metadata[key] = header.value(kind, f"metadata {quoted(key)}")
+        header.warn()
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if alignment < 1 or alignment & (alignment - 1) or alignment > MAX_ALIGNMENT:
             raise self.error(
@@ -171,7 +158,7 @@ class GGUFFile(ModelFile, ManyReads):
         offset = header.number("Q", f"the offset of {what}")
         if ggml_id not in _DTYPES:
             raise self.error(
-                f"{what}: Unsupported GGML type: {_UNSUPPORTED.get(ggml_id, 'GGML type')} ({ggml_id}), "
+                f"{what}: Unsupported GGML type: {_UNSUPPORTED.get(ggml_id, 'unknown')} ({ggml_id}), "
                 f"expected one of {', '.join(BLOCK_TYPES)}"
             )
         block = _DTYPES[ggml_id]

@@ -1,5 +1,8 @@
 """The fields of a GGUF file's header, read one after the other: numbers, strings, arrays.
 
+Keys and names are UTF-8. Texts that are no UTF-8 and numbers that are not finite are metadata that most models have no
+use for (an author's name): they are kept, with a warning, and what reads such a value refuses it.
+
 Bytes come from :meth:`_Window.take` alone, which reads them from the file first if they are not in memory yet. No other
 code has the buffer, so that a field cannot be read from a buffer that ends in the middle of it.
 """
@@ -76,6 +79,7 @@ class Header:
     def __init__(self, file: ModelFile) -> None:
         self._file = file
         self._window = _Window(file)
+        self._odd: list[str] = []  # what is wrong with metadata that was kept
 
     @property
     def position(self) -> int:
@@ -93,19 +97,22 @@ class Header:
 
     def string(self, limit: int, what: str) -> str:
         """A string of 0 to ``limit`` bytes."""
-        length = self.number("Q", f"the length of {what}")
-        if length > limit:
-            raise self._file.error(f"{what}: expected at most {limit} bytes, got a length of {length}")
-        raw = bytes(self._window.take(length, what))
+        raw = self._raw_string(limit, what)
         try:
             return raw.decode()
         except UnicodeDecodeError:
             raise self._file.error(f"{what}: expected UTF-8, got {quoted(raw)}") from None
 
+    def _raw_string(self, limit: int, what: str) -> bytes:
+        length = self.number("Q", f"the length of {what}")
+        if length > limit:
+            raise self._file.error(f"{what}: expected at most {limit} bytes, got a length of {length}")
+        return bytes(self._window.take(length, what))
+
     def value(self, kind: int, what: str) -> Any:
-        """A metadata value of this type."""
+        """A metadata value of this type; a string that is no UTF-8 as bytes."""
         if kind == _STRING:
-            return self.string(MAX_STRING, what)
+            return self._text(self._raw_string(MAX_STRING, what), what)
         if kind == _ARRAY:
             return self._array(what)
         if kind not in _NUMBERS:
@@ -116,10 +123,23 @@ class Header:
                 raise self._file.error(f"{what}: expected a bool of 0 or 1, got {number}")
             return bool(number)
         if isinstance(number, float) and not math.isfinite(number):
-            raise self._file.error(f"{what}: expected a finite number, got {number}")
+            self._odd.append(f"{what}: expected a finite number, got {number}")
         return number
 
-    def _array(self, what: str) -> npt.NDArray[Any] | list[str]:
+    def warn(self) -> None:
+        """Log one warning for all values that were kept though something is wrong with them."""
+        if self._odd:
+            more = f" (and {len(self._odd) - 1} more such values)" if len(self._odd) > 1 else ""
+            self._file.warn(f"{self._odd[0]}: ignored{more}")
+
+    def _text(self, raw: bytes, what: str) -> str | bytes:
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            self._odd.append(f"{what}: expected UTF-8, got {quoted(raw)}")
+            return raw
+
+    def _array(self, what: str) -> npt.NDArray[Any] | list[Any]:
         kind = self.number("I", f"the element type of {what}")
         count = self.number("Q", f"the length of {what}")
         if kind != _STRING and kind not in _NUMBERS:
@@ -135,10 +155,10 @@ class Header:
                 raise self._file.error(f"{what}: expected bools of 0 or 1, got {array.max()}")
             return array.astype(np.bool_)
         if dtype.kind == "f" and not np.isfinite(array).all():
-            raise self._file.error(f"{what}: expected finite numbers, got {array[~np.isfinite(array)][0]}")
+            self._odd.append(f"{what}: expected finite numbers, got {array[~np.isfinite(array)][0]}")
         return array
 
-    def _strings(self, count: int, what: str) -> list[str]:
+    def _strings(self, count: int, what: str) -> list[Any]:
         most = (self._file.size - self.position) // 8
         if count > most:
             raise self._file.error(f"{what}: expected at most {most} strings in the bytes that are left, got {count}")
@@ -149,4 +169,20 @@ class Header:
         try:
             return decode_strings(raw, count)
         except UnicodeDecodeError as error:
-            raise self._file.error(f"{what}: expected UTF-8, got {quoted(error.object)}") from None
+            self._odd.append(f"{what}: expected UTF-8, got {quoted(error.object)}")
+            return _decoded_one_by_one(raw, count)
+
+
+def _decoded_one_by_one(raw: memoryview, count: int) -> list[str | bytes]:
+    """Strings of which some are no UTF-8, and stay bytes."""
+    found: list[str | bytes] = []
+    position = 0
+    for _ in range(count):
+        start = position + 8
+        position = start + int.from_bytes(raw[position:start], "little")
+        text = bytes(raw[start:position])
+        try:
+            found.append(text.decode())
+        except UnicodeDecodeError:
+            found.append(text)
+    return found

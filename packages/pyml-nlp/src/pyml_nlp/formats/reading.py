@@ -6,6 +6,7 @@ with SIGBUS, which no Python code can turn into an error line; a short read can 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -22,6 +23,8 @@ from pyml_core.errors import OutOfMemoryError, ShapeError
 from pyml_core.from_file import Part, ReadError, read_parts, read_ranges
 
 from ..errors import ModelFileError, ModelNotFoundError
+
+_log = logging.getLogger("pyml.load")
 
 U8Array = npt.NDArray[np.uint8]
 
@@ -147,6 +150,10 @@ class ModelFile:
     def error(self, message: str) -> ModelFileError:
         """The error with this message, the file's name in front."""
         return ModelFileError(f"{self.path}: {message}")
+
+    def warn(self, message: str) -> None:
+        """Log a warning, the file's name in front."""
+        _log.warning("%s: %s", self.path, message)
 
     def read_bytes(self, offset: int, nbytes: int) -> bytes:
         """``nbytes`` bytes from ``offset``; the caller has compared both with :attr:`size`.

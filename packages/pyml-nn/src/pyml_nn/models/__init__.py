@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from pyml_nn.config import ConfigError, show
+from pyml_nn.gguf_config import check_general_type
 
 
 class _Modules(Mapping[str, ModuleType]):
@@ -66,9 +67,11 @@ def architecture_of(description: Mapping[str, Any], where: str) -> ModuleType:
         where: what messages call it.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the file is an adapter or something else that is no model.
     """
-    gguf = "general.architecture" in description
+    gguf = any(key.startswith("general.") for key in description)
+    if gguf:
+        check_general_type(description, where)
     key, known = ("general.architecture", GGUF_ARCHITECTURES) if gguf else ("model_type", ARCHITECTURES)
     name = description.get(key)
     if not isinstance(name, str) or name not in known:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from pyml_nn.attention import Attention
 from pyml_nn.block import ParallelBlock, PreNormBlock
 from pyml_nn.config import (
-    HARMLESS_GGUF,
     HARMLESS_HF,
     MAX_CONTEXT,
     MAX_HEADS,
@@ -27,13 +26,12 @@ from pyml_nn.config import (
     MAX_WIDTH,
     ConfigError,
     Dimensions,
-    gguf_fields,
-    gguf_sizes,
     hf_fields,
     hf_head_dim,
 )
 from pyml_nn.decoder import Part, declare_decoder, decoder_specs, layer_norm, norm_part
 from pyml_nn.feed_forward import ACTIVATIONS, FeedForward
+from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import LayerNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
@@ -110,7 +108,7 @@ class Config(Dimensions):
         fields = gguf_fields(metadata, "falcon")
         sizes = gguf_sizes(fields, metadata, "layer_norm_epsilon")
         rope = gguf_rope(fields, sizes["head_dim"], sizes["context_length"])
-        fields.close(HARMLESS_GGUF)
+        close_gguf(fields)
         return cls(**sizes, rope=rope)
 
 

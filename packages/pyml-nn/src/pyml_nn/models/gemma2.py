@@ -12,19 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyml_nn.block import SandwichBlock
-from pyml_nn.config import (
-    HARMLESS_GGUF,
-    HARMLESS_HF,
-    MAX_CONTEXT,
-    MAX_WIDTH,
-    Dimensions,
-    Fields,
-    gguf_fields,
-    gguf_sizes,
-    hf_fields,
-    hf_sizes,
-    hf_sliding,
-)
+from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, MAX_WIDTH, Dimensions, Fields, hf_fields, hf_sizes, hf_sliding
 from pyml_nn.decoder import (
     attention_parts,
     declare_decoder,
@@ -37,6 +25,7 @@ from pyml_nn.decoder import (
     sandwich_parts,
 )
 from pyml_nn.feed_forward import ACTIVATIONS
+from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
@@ -108,7 +97,7 @@ class Config(Dimensions):
             score_soft_cap=fields.number("attn_logit_softcapping", 1e-6, 1e6, default=SCORE_CAP),
             final_soft_cap=fields.number("final_logit_softcapping", 1e-6, 1e6, default=FINAL_CAP),
         )
-        fields.close(HARMLESS_GGUF)
+        close_gguf(fields)
         return config
 
 

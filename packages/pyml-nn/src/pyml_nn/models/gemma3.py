@@ -5,7 +5,7 @@ Source: Gemma Team 2025, arXiv 2503.19786; transformers' ``modeling_gemma3.py`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 
 from pyml_nn.block import SandwichBlock
 from pyml_nn.config import (
-    HARMLESS_GGUF,
     HARMLESS_HF,
     MAX_CONTEXT,
     MAX_HEADS,
@@ -23,8 +22,6 @@ from pyml_nn.config import (
     ConfigError,
     Dimensions,
     Fields,
-    gguf_fields,
-    gguf_sizes,
     hf_fields,
     hf_sliding,
 )
@@ -41,6 +38,7 @@ from pyml_nn.decoder import (
     sandwich_parts,
 )
 from pyml_nn.feed_forward import ACTIVATIONS
+from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import MAX_THETA, Rope, gguf_rope, hf_rope_section
@@ -139,10 +137,9 @@ class Config(Dimensions):
         head_dim, n_layers = sizes["head_dim"], sizes["n_layers"]
         # The 27B model alone has another scale than its head_dim's; llama.cpp knows it by its number of layers too.
         scalar = sizes["hidden_size"] / sizes["n_heads"] if n_layers == 62 else head_dim
-        pattern = fields.integer("attention.sliding_window_pattern", 1, MAX_LAYERS, default=PATTERN)
         config = cls(
             **sizes,
-            sliding=_pattern(pattern, n_layers),
+            sliding=_gguf_pattern(fields, n_layers),
             window=fields.integer("attention.sliding_window", 1, MAX_CONTEXT),
             rope=gguf_rope(fields, head_dim, sizes["context_length"], GLOBAL_THETA),
             local_rope=Rope(head_dim, fields.number("rope.freq_base_swa", 1, MAX_THETA, default=LOCAL_THETA)),
@@ -150,7 +147,7 @@ class Config(Dimensions):
         )
         fields.fixed("attn_logit_softcapping")
         fields.fixed("final_logit_softcapping")
-        fields.close(HARMLESS_GGUF)
+        close_gguf(fields)
         return config
 
 
@@ -190,6 +187,17 @@ class Model(BaseModel[Config]):
 def _pattern(period: int, n_layers: int) -> tuple[bool, ...]:
     """Every ``period``-th layer global, the others sliding."""
     return tuple((layer + 1) % period != 0 for layer in range(n_layers))
+
+
+def _gguf_pattern(fields: Fields, n_layers: int) -> tuple[bool, ...]:
+    """Which layers slide: a flag for each layer, or every how many layers one does not."""
+    key = "attention.sliding_window_pattern"
+    flags = fields.raw(key)
+    if not isinstance(flags, Collection) or isinstance(flags, str | bytes):
+        return _pattern(fields.integer(key, 1, MAX_LAYERS, default=PATTERN), n_layers)
+    if len(flags) != n_layers or not all(isinstance(flag, bool | np.bool_) for flag in flags):
+        raise fields.error(key, f"expected a number, or {n_layers} flags, one a layer, found {len(flags)} values")
+    return tuple(map(bool, flags))
 
 
 def _hf_pattern(fields: Fields, n_layers: int) -> tuple[bool, ...]:

@@ -12,7 +12,6 @@ from typing import Any
 from pyml_nn.attention import Attention
 from pyml_nn.block import PreNormBlock
 from pyml_nn.config import (
-    HARMLESS_GGUF,
     HARMLESS_HF,
     MAX_CONTEXT,
     MAX_HEADS,
@@ -21,11 +20,10 @@ from pyml_nn.config import (
     MAX_WIDTH,
     ConfigError,
     Dimensions,
-    gguf_fields,
-    gguf_vocab_size,
     hf_fields,
 )
 from pyml_nn.feed_forward import ACTIVATIONS, FeedForward
+from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_vocab_size, layers_integer
 from pyml_nn.linear import Embedding
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.model import declare_head
@@ -86,22 +84,27 @@ class Config(Dimensions):
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Config:
         """From a GGUF file's metadata; ConfigError if it is malformed or asks for something else."""
         fields = gguf_fields(metadata, "gpt2")
+        n_layers = fields.integer("block_count", 1, MAX_LAYERS)
         hidden_size = fields.integer("embedding_length", 1, MAX_WIDTH)
-        n_heads = fields.integer("attention.head_count", 1, MAX_HEADS)
-        fields.fixed("attention.head_count_kv", n_heads)
+        n_heads = layers_integer(fields, n_layers, "attention.head_count", MAX_HEADS)
+        n_kv_heads = layers_integer(fields, n_layers, "attention.head_count_kv", MAX_HEADS, default=n_heads)
+        if n_kv_heads != n_heads:
+            raise fields.error(
+                "attention.head_count_kv", f"expected {n_heads}, as many as query heads, found {n_kv_heads}"
+            )
         config = cls(
             vocab_size=gguf_vocab_size(fields, metadata),
             context_length=fields.integer("context_length", 1, MAX_CONTEXT),
             hidden_size=hidden_size,
-            intermediate_size=fields.integer("feed_forward_length", 1, MAX_WIDTH),
-            n_layers=fields.integer("block_count", 1, MAX_LAYERS),
+            intermediate_size=layers_integer(fields, n_layers, "feed_forward_length", MAX_WIDTH),
+            n_layers=n_layers,
             n_heads=n_heads,
             n_kv_heads=n_heads,
             head_dim=hidden_size // n_heads,
             norm_eps=fields.number("attention.layer_norm_epsilon", 0, 1),
             tie_word_embeddings=True,
         )
-        fields.close(HARMLESS_GGUF)
+        close_gguf(fields)
         return config
 
 

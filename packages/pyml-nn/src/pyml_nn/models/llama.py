@@ -13,16 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyml_nn.block import PreNormBlock
-from pyml_nn.config import (
-    HARMLESS_GGUF,
-    HARMLESS_HF,
-    MAX_CONTEXT,
-    Dimensions,
-    gguf_fields,
-    gguf_sizes,
-    hf_fields,
-    hf_sizes,
-)
+from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, Dimensions, hf_fields, hf_sizes
 from pyml_nn.decoder import (
     attention_parts,
     declare_decoder,
@@ -34,6 +25,7 @@ from pyml_nn.decoder import (
     rms_norm,
 )
 from pyml_nn.feed_forward import ACTIVATIONS
+from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope, with_factors
@@ -88,7 +80,7 @@ class Config(Dimensions):
             attention_bias=None,
             mlp_bias=None,
         )
-        fields.close(HARMLESS_GGUF)
+        close_gguf(fields)
         return config
 
 

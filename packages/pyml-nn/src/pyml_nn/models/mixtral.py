@@ -11,17 +11,7 @@ from typing import Any
 
 from pyml_core.program import MAX_EXPERTS
 from pyml_nn.block import PreNormBlock
-from pyml_nn.config import (
-    HARMLESS_GGUF,
-    HARMLESS_HF,
-    MAX_CONTEXT,
-    ConfigError,
-    Dimensions,
-    gguf_fields,
-    gguf_sizes,
-    hf_fields,
-    hf_sizes,
-)
+from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, ConfigError, Dimensions, hf_fields, hf_sizes
 from pyml_nn.decoder import (
     Part,
     attention_parts,
@@ -32,6 +22,7 @@ from pyml_nn.decoder import (
     rms_norm,
 )
 from pyml_nn.feed_forward import ACTIVATIONS
+from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes, layers_integer
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.moe import Expert, MixtureOfExperts
 from pyml_nn.norm import RMSNorm
@@ -98,10 +89,10 @@ class Config(Dimensions):
             **sizes,
             rope=gguf_rope(fields, sizes["head_dim"], sizes["context_length"]),
             n_experts=fields.integer("expert_count", 1, MAX_EXPERTS),
-            n_chosen=fields.integer("expert_used_count", 1, MAX_EXPERTS),
+            n_chosen=layers_integer(fields, sizes["n_layers"], "expert_used_count", MAX_EXPERTS),
             window=fields.integer("attention.sliding_window", 0, MAX_CONTEXT, default=0),
         )
-        fields.close(HARMLESS_GGUF)
+        close_gguf(fields)
         return config
 
 

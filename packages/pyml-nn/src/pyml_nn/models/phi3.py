@@ -11,19 +11,10 @@ from typing import Any
 
 from pyml_nn.attention import Attention
 from pyml_nn.block import PreNormBlock
-from pyml_nn.config import (
-    HARMLESS_GGUF,
-    HARMLESS_HF,
-    MAX_CONTEXT,
-    ConfigError,
-    Dimensions,
-    gguf_fields,
-    gguf_sizes,
-    hf_fields,
-    hf_sizes,
-)
+from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, ConfigError, Dimensions, hf_fields, hf_sizes
 from pyml_nn.decoder import Part, declare_decoder, decoder_specs, norm_part, rms_norm
 from pyml_nn.feed_forward import ACTIVATIONS, GatedFeedForward
+from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import MAX_FACTOR, LongScaling, Rope, checked_factors, gguf_rope, hf_rope
@@ -94,7 +85,7 @@ class Config(Dimensions):
             magnitude=fields.number("rope.scaling.attn_factor", 1e-6, MAX_FACTOR, default=1),
             window=fields.integer("attention.sliding_window", 0, MAX_CONTEXT, default=0),
         )
-        fields.close(HARMLESS_GGUF)
+        close_gguf(fields)
         return config
 
 

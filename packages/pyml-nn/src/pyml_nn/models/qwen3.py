@@ -10,15 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyml_nn.block import PreNormBlock
-from pyml_nn.config import (
-    HARMLESS_GGUF,
-    HARMLESS_HF,
-    Dimensions,
-    gguf_fields,
-    gguf_sizes,
-    hf_fields,
-    hf_sizes,
-)
+from pyml_nn.config import HARMLESS_HF, Dimensions, hf_fields, hf_sizes
 from pyml_nn.decoder import (
     attention_parts,
     declare_decoder,
@@ -31,6 +23,7 @@ from pyml_nn.decoder import (
     rms_norm,
 )
 from pyml_nn.feed_forward import ACTIVATIONS
+from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
@@ -77,7 +70,7 @@ class Config(Dimensions):
         fields = gguf_fields(metadata, "qwen3")
         sizes = gguf_sizes(fields, metadata)
         rope = gguf_rope(fields, sizes["head_dim"], sizes["context_length"])
-        fields.close(HARMLESS_GGUF)
+        close_gguf(fields)
         return cls(**sizes, rope=rope, windows=(0,) * sizes["n_layers"], attention_bias=None)
 
 
