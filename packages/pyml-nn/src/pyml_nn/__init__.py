@@ -9,7 +9,8 @@ from .model import Model
 from .models import ARCHITECTURES, architecture_of
 from .trace import Event, Trace
 from .trace_lines import attention_lines, forward_lines, matmul_lines
-from .weights import ArrayWeights, WeightsError, WeightSource
+from .weight_names import WeightsError
+from .weights import ArrayWeights, WeightSource
 
 __all__ = [
     "ARCHITECTURES",

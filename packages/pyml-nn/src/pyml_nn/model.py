@@ -34,7 +34,8 @@ from .norm import LayerNorm, RMSNorm
 from .scratch import Scratch
 from .trace import Recorder, Trace, traces_of
 from .trace_lines import attention_plan
-from .weights import NameRules, Spec, Weights, WeightSource
+from .weight_names import NameRules
+from .weights import Spec, Weights, WeightSource
 
 if TYPE_CHECKING:
     import os
@@ -90,6 +91,7 @@ class Model(ABC, Generic[C]):
         kv_dtype: str = "auto",
     ) -> None:
         reader = Weights(weights, self.specs(config), self.rules, dtype, screen)
+        reader.warn()
         MemoryPlan(reader.packed_bytes(), 0, activation_bytes(config, max_tokens)).check()
         self.config = config
         self.kv_layout = kv_layout(config, dtype, reader.quantized, kv_dtype)

@@ -7,7 +7,7 @@ read, and then hands the weights out one at a time, packed.
 
 from __future__ import annotations
 
-import re
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.dtypes import BLOCK_TYPES
-from pyml_core.errors import PymlError
 from pyml_core.from_file import Part, can_be_made
 from pyml_core.panels import packed_nbytes
 from pyml_core.tensor import PackedMatrix, Tensor, empty_matrix, pack, pack_parts
 
 from .config import show
 from .linear import Linear
+from .weight_names import NameRules, WeightsError, find
 from .weight_reads import FileSource, Reads
 
 F32Array = npt.NDArray[np.float32]
+
+_log = logging.getLogger("pyml.load")
 
 DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
 """What a model's matrices can be asked to be stored as."""
@@ -36,10 +38,6 @@ SCREENED_ROWS = 32768
 
 PART_BYTES = 32 << 20
 """Bytes, as float32, of what is read and packed of a matrix at a time."""
-
-
-class WeightsError(PymlError):
-    """Weights that do not fit the model: missing, left over, or of another shape."""
 
 
 @runtime_checkable
@@ -120,19 +118,6 @@ class Spec:
     exact: bool = False
 
 
-@dataclass(frozen=True)
-class NameRules:
-    """What an architecture's files put around its weights.
-
-    Attributes:
-        hf_prefixes: prefixes of checkpoint names, of which the first that fits is left out.
-        ignored: regular expressions of whole names (as the file has them) that a model has no use for.
-    """
-
-    hf_prefixes: tuple[str, ...] = ("model.",)
-    ignored: tuple[str, ...] = ()
-
-
 class Weights:
     """The weights of one model in one source: checked as a whole, then read one by one.
 
@@ -145,6 +130,7 @@ class Weights:
 
     Attributes:
         gguf: whether the source uses GGUF's names and conventions (else Hugging Face's).
+        left_out: numbers of the source's layers that the model does not have.
         n_params: numbers read so far, each shared matrix once.
 
     Raises:
@@ -231,6 +217,13 @@ class Weights:
         self.fill()
         return head
 
+    def warn(self) -> None:
+        """Warn of what the source has and the model leaves out."""
+        if self.left_out:
+            first, last = self.left_out[0], self.left_out[-1]
+            layers = f"layer {first} is" if first == last else f"layers {first} to {last} are"
+            _log.warning("weights: %s left out, since the configuration has fewer layers", layers)
+
     def fill(self) -> None:
         """Read and pack the matrices that wait for it: many in a call."""
         self._reads.fill()
@@ -271,17 +264,11 @@ class Weights:
         for name, spec in self._specs.items():
             wanted.setdefault(spec.gguf if self.gguf else spec.hf, []).append(name)
         wanted.pop("", None)
-        ignored = re.compile("|".join(rules.ignored)) if rules.ignored else None
-        found: dict[str, str] = {}
-        for file_name in names:
-            if ignored is not None and ignored.fullmatch(file_name):
-                continue
-            known = wanted.get(file_name if self.gguf else _without_prefix(file_name, rules.hf_prefixes))
-            if known is None:
-                raise WeightsError(f"{file_name}: unknown tensor, which the model would leave out")
-            if known[0] in found:
-                raise WeightsError(f"{file_name}: the same weight as {found[known[0]]}, expected it once")
-            found |= dict.fromkeys(known, file_name)
+        match = find(names, wanted, rules, self.gguf)
+        found, self.left_out = match.names, match.left_out
+        # Of a tied pair, a checkpoint may have either.
+        if "embedding.weight" not in found and "head.weight" in found and self._specs["head.weight"].optional:
+            found["embedding.weight"] = found.pop("head.weight")
         for name, spec in self._specs.items():
             if name not in found and not spec.optional:
                 raise WeightsError(
@@ -403,13 +390,6 @@ def transposed(tensor: Tensor) -> Tensor:
     """A float matrix's transpose, in the same type."""
     bits = tensor.data.view({2: np.uint16, 4: np.uint32}[BLOCK_TYPES[tensor.dtype].type_size]).reshape(tensor.shape)
     return Tensor(np.ascontiguousarray(bits.T).reshape(-1).view(np.uint8), tensor.dtype, tensor.shape[::-1])
-
-
-def _without_prefix(name: str, prefixes: Sequence[str]) -> str:
-    for prefix in prefixes:
-        if name.startswith(prefix):
-            return name.removeprefix(prefix)
-    return name
 
 
 def _part_rows(columns: int) -> int:

@@ -36,7 +36,8 @@ from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import LayerNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
 from pyml_nn.scratch import Scratch
-from pyml_nn.weights import NameRules, Spec, Weights
+from pyml_nn.weight_names import NameRules
+from pyml_nn.weights import Spec, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ class Config(Dimensions):
 class Model(BaseModel[Config]):
     """A Falcon model; see :class:`pyml_nn.model.Model`."""
 
-    rules = NameRules(hf_prefixes=("transformer.",), ignored=(r"(transformer\.)?h\.\d+\.self_attention\..*\.inv_freq",))
+    rules = NameRules(hf_prefixes=("transformer.",))
 
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:

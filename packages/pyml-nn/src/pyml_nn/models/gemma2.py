@@ -30,7 +30,7 @@ from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
 from pyml_nn.scratch import Scratch
-from pyml_nn.weights import NameRules, Spec, Weights
+from pyml_nn.weights import Spec, Weights
 
 WINDOW = 4096  # of files that do not tell
 SCORE_CAP, FINAL_CAP = 50.0, 30.0
@@ -103,8 +103,6 @@ class Config(Dimensions):
 
 class Model(BaseModel[Config]):
     """A Gemma 2 model; see :class:`pyml_nn.model.Model`."""
-
-    rules = NameRules(ignored=(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq",))
 
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:

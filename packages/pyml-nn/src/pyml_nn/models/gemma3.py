@@ -43,7 +43,8 @@ from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import MAX_THETA, Rope, gguf_rope, hf_rope_section
 from pyml_nn.scratch import Scratch
-from pyml_nn.weights import NameRules, Spec, Weights
+from pyml_nn.weight_names import NameRules
+from pyml_nn.weights import Spec, Weights
 
 GLOBAL_THETA = 1_000_000.0
 LOCAL_THETA = 10_000.0  # a GGUF file does not tell it
@@ -156,7 +157,7 @@ class Model(BaseModel[Config]):
 
     rules = NameRules(
         hf_prefixes=("language_model.model.", "model.language_model.", "language_model.", "model."),
-        ignored=(r"(model\.)?(vision_tower|multi_modal_projector)\..*", r".*\.rotary_emb(_local)?\.inv_freq"),
+        ignored=(r"(model\.)?(vision_tower|multi_modal_projector)\..*",),
     )
 
     @staticmethod

@@ -29,7 +29,8 @@ from pyml_nn.model import Model as BaseModel
 from pyml_nn.model import declare_head
 from pyml_nn.norm import LayerNorm
 from pyml_nn.scratch import Scratch
-from pyml_nn.weights import NameRules, Spec, Weights
+from pyml_nn.weight_names import NameRules
+from pyml_nn.weights import Spec, Weights
 
 _HARMLESS = HARMLESS_HF | {
     "n_ctx", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",

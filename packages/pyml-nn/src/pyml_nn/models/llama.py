@@ -30,7 +30,7 @@ from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope, with_factors
 from pyml_nn.scratch import Scratch
-from pyml_nn.weights import NameRules, Spec, Weights
+from pyml_nn.weights import Spec, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,6 @@ class Config(Dimensions):
 
 class Model(BaseModel[Config]):
     """A Llama model; see :class:`pyml_nn.model.Model`."""
-
-    rules = NameRules(ignored=(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq",))
 
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:

@@ -28,7 +28,7 @@ from pyml_nn.moe import Expert, MixtureOfExperts
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
 from pyml_nn.scratch import Scratch
-from pyml_nn.weights import NameRules, Spec, Weights
+from pyml_nn.weights import Spec, Weights
 
 from .mistral import hf_window
 
@@ -98,8 +98,6 @@ class Config(Dimensions):
 
 class Model(BaseModel[Config]):
     """A Mixtral model; see :class:`pyml_nn.model.Model`."""
-
-    rules = NameRules(ignored=(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq",))
 
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:
