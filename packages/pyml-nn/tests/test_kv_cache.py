@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +36,7 @@ def fill(cache: KVCache, ids: list[int], seed: int = 0) -> None:
 
 
 def filled(length: int = LENGTH, layout: KVLayout = LAYOUT, model: str = "model") -> KVCache:
-    cache = KVCache(layout, 200, model)
+    cache = KVCache(layout, 1000, model)
     fill(cache, list(range(length)))
     return cache
 
@@ -99,7 +101,7 @@ def test_fork_shares_pages_until_one_writes() -> None:
     cache = filled(150)
     before = contents(cache)
     fork = cache.fork(100)
-    assert (fork.length, fork.max_length, fork.origin) == (100, 200, cache.origin)
+    assert (fork.length, fork.max_length, fork.origin) == (100, 1000, cache.origin)
     assert [fork.pages[i] is cache.pages[i] for i in (0, 1)] == [True, True]
     fill(fork, [7], seed=1)
     assert [fork.pages[i] is cache.pages[i] for i in (0, 1)] == [True, False]
@@ -264,11 +266,11 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "rope set": (metadata("rope_set", "2"), "metadata rope_set: expected '0' or '1', found '2'"),
     "no rope set": (metadata("rope_set", None), "metadata rope_set: expected '0' or '1', found None"),
     "missing tensor": (lambda tensors, _: tensors.pop("layers.1.values"), r"tensor layers\.1\.values: missing"),
-    "extra tensor": (tensor("layers.2.keys", lambda _: np.zeros(1)), r"tensor layers\.2\.keys: unknown"),
+    "extra tensor": (tensor("layers.2.keys", lambda _: np.zeros(1)), r"tensor 'layers\.2\.keys': unknown"),
     "another layout": (tensor("layers.0.keys", lambda array: array.reshape(70, 10, 3)), r"keys: expected shape"),
     "rows missing": (tensor("layers.1.values", lambda array: array[:69]), r"layers\.1\.values: expected shape"),
-    "type": (tensor("layers.1.keys", lambda array: array.astype("f4")), r"layers\.1\.keys: expected F16, found F32"),
-    "bits": (tensor("layers.1.keys", lambda array: array.view("u2")), r"layers\.1\.keys: expected F16, found U16"),
+    "type": (tensor("layers.1.keys", lambda array: array.astype("f4")), r"layers\.1\.keys: expected F16, found 'F32'"),
+    "bits": (tensor("layers.1.keys", lambda array: array.view("u2")), r"layers\.1\.keys: expected F16, found 'U16'"),
     "NaN": (tensor("layers.1.keys", set_one(np.nan)), r"tensor layers\.1\.keys: expected finite numbers"),
     "infinity": (tensor("layers.0.values", set_one(-np.inf)), r"tensor layers\.0\.values: expected finite numbers"),
 }  # fmt: skip
@@ -352,3 +354,104 @@ def test_another_level(tmp_path: Path) -> None:
     assert KVCache.load(tmp_path / "cache", LAYOUT, 200, "model", "neon").ids == [1]
     with pytest.raises(CacheFileError, match=r"metadata level: expected .* found 'neon'"):
         load(tmp_path / "cache")
+
+
+# ---- what happens to files meanwhile
+
+
+def test_any_byte_that_changes_is_noticed(tmp_path: Path) -> None:
+    """Of the header as of the numbers: what is not another error is another hash."""
+    path = tmp_path / "cache"
+    filled(2).save(path)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        if place < 8 + int.from_bytes(data[:8], "little") and json_of(bytes(damaged)) == json_of(data):
+            continue  # a space that became another one
+        with pytest.raises(CacheFileError, match="cannot load the KV cache: ") as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+    for edit in (lambda ids: ids[:-1] + [9], lambda ids: ids[::-1]):
+        filled().save(path)
+        header = saved_metadata(path)
+        header["ids"] = json.dumps(edit(json.loads(header["ids"])))
+        save_file(load_file(path), path, header)
+        with pytest.raises(CacheFileError, match=r"damaged: expected contents of hash '\w{16}', found '\w{16}'$"):
+            load(path)
+
+
+def json_of(data: bytes) -> Any:
+    try:
+        return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except ValueError:
+        return None
+
+
+def test_files_that_other_programs_have_rewritten(tmp_path: Path) -> None:
+    """Tensors in another order, under another header."""
+    path = tmp_path / "cache"
+    filled().save(path)
+    before = path.read_bytes()
+    save_file(dict(reversed(load_file(path).items())), path, saved_metadata(path))
+    assert path.read_bytes() != before
+    for now, then in zip(contents(load(path)), contents(filled()), strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize("size", [0, 100, -30_000, -1])
+def test_a_file_that_is_cut_while_it_is_read(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not mapped: what is missing is an error, where a mapping would end the process."""
+    path = tmp_path / "cache"
+    cache = filled(1000)
+    cache.save(path)
+    original = KVCache._check_rope_set
+
+    def cut(self: KVCache, metadata: Any) -> int:
+        os.truncate(path, size % path.stat().st_size)
+        return original(self, metadata)
+
+    monkeypatch.setattr(KVCache, "_check_rope_set", cut)
+    with pytest.raises(CacheFileError, match=r"tensor layers\.\d\.\w+: expected \d+ bytes, the file ended after \d+ "):
+        KVCache.load(path, LAYOUT, 2000, "model")
+
+
+def test_headers_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    path.write_bytes((9 << 20).to_bytes(8, "little") + b" " * (9 << 20))
+    with pytest.raises(CacheFileError, match="expected a header of at most 4194304 bytes, found a length of 9437184"):
+        load(path)
+    big = ",".join(["9" * 18] * 200_000)
+    for shape in (f"[{big}]", "[" + "9" * 4000 + "]", "[true]", "[-1]", "[1.5]", '["1"]', "3", "null"):
+        header = f'{{"layers.0.keys": {{"dtype": "F16", "shape": {shape}, "data_offsets": [0, 0]}}}}'
+        path.write_bytes(header_of(header)(b""))
+        with pytest.raises(CacheFileError, match=r"'layers\.0\.keys': expected a type, a shape|expected a header"):
+            load(path)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "x" * 10_000, "\ud800"])
+def test_names_in_messages(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    filled(1).save(path)
+    data = path.read_bytes()
+    header = json_of(data)
+    for entry in ({"dtype": name, "shape": [], "data_offsets": [0, 0]}, {"dtype": "F16"}, 3):
+        text = json.dumps({**header, name: entry})
+        path.write_bytes(struct.pack("<Q", len(text)) + text.encode() + data[8 + int.from_bytes(data[:8], "little") :])
+        with pytest.raises(CacheFileError) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < len(str(path)) + 250
+        str(caught.value).encode()
+
+
+def test_a_pipe_is_no_cache(tmp_path: Path) -> None:
+    """Nothing waits for a writer."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CacheFileError, match="expected a regular file, found a folder, device or pipe"):
+        load(tmp_path / "pipe")
+    with pytest.raises(CacheFileError, match="cannot save the KV cache: "):
+        filled().save("/dev/full")
+    filled(1).save("/dev/null")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)

@@ -7,12 +7,11 @@ Source: pages shared copy-on-write are those of Kwon et al. 2023, arXiv 2309.061
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +21,16 @@ from pyml_core.cpu import level
 from pyml_core.errors import PymlError, ShapeError
 from pyml_core.kv_layout import PAGE_TOKENS, VALUE_SCALES, KVLayout, PageTable
 
+from .config import show
+from .files import new_file
+from .tensor_file import NUMPY_TYPES, Kind, TensorFile, TensorFileError, write_tensors
+
 U8Array = npt.NDArray[np.uint8]
 
 FORMAT = "pyml-kv-cache"
 VERSION = "3"
 
-_NUMPY_TYPES = {"I8": np.int8, "F16": np.float16, "F32": np.float32}
+_HEADER_BYTES = 4 << 20  # of a file, that are always allowed: more token ids than most contexts hold
 
 
 class ContextOverflowError(PymlError):
@@ -181,29 +184,20 @@ class KVCache:
         Tensors are ``layers.N.keys`` and ``layers.N.values``, each (T, H, D) in the cache's type; those in int8 (codes,
         of keys those of their Hadamard transform) have ``layers.N.key_scales`` (T, H, D/B) and
         ``layers.N.value_scales`` (T, H, 2), of a scale its logarithm and its inverse, besides. Metadata: format,
-        version, model fingerprint, type, CPU level, token ids, the set of RoPE frequencies.
+        version, model fingerprint, type, CPU level, token ids, the set of RoPE frequencies, a hash of all of it.
 
         Raises:
             CacheFileError: the file cannot be written.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-
-        tensors: dict[str, npt.NDArray[Any]] = {}
-        for layer in range(self.layout.n_layers):
-            tensors.update(zip(self._parts(layer), self._logical(layer), strict=True))
+        layers = range(self.layout.n_layers)
+        kinds = {name: kind for layer in layers for name, kind in self._parts(layer, self.length).items()}
+        arrays = itertools.chain.from_iterable(map(self._logical, layers))
         metadata = self._expected_metadata() | {"ids": json.dumps(self._ids), "rope_set": str(self.rope_set)}
-        path = Path(path)
         try:
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            os.close(handle)
-            try:
-                save_file(tensors, temporary, metadata)
-                Path(temporary).replace(path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
-        except (OSError, SafetensorError) as error:
-            raise CacheFileError(f"{path}: cannot save the KV cache: {error}") from None
+            with new_file(path) as file:
+                write_tensors(file, kinds, arrays, metadata)
+        except OSError as error:
+            raise CacheFileError(f"{os.fspath(path)}: cannot save the KV cache: {error.strerror or error}") from None
 
     @classmethod
     def load(
@@ -227,21 +221,22 @@ class KVCache:
 
         Raises:
             CacheFileError: no such file, not a safetensors file, another version, model, type, geometry or CPU level,
-                token ids that are none, more of them than ``max_length``, or numbers that are not finite.
+                invalid token ids, more of them than ``max_length``, numbers that are not finite, or another hash: the
+                file is damaged, or has become shorter meanwhile.
         """
-        from safetensors import SafetensorError, safe_open
-
         cache = cls(layout, max_length, model, cpu_level)
         try:
-            with safe_open(path, framework="numpy") as file:
-                ids = cache._check_metadata(file.metadata() or {}, vocab_size)
-                cache.rope_set = cache._check_rope_set(file.metadata() or {})
+            with TensorFile(path, max(_HEADER_BYTES, 16 * max_length)) as file:
+                ids = cache._check_metadata(file.metadata, vocab_size)
+                cache.rope_set = cache._check_rope_set(file.metadata)
                 cache._check_tensors(file, len(ids))
                 cache.reserve(len(ids))
                 for layer in range(layout.n_layers):
-                    cache._fill(layer, {name: file.get_tensor(name) for name in cache._parts(layer)})
-        except (OSError, SafetensorError, ValueError, CacheFileError) as error:
-            raise CacheFileError(f"{os.fspath(path)}: cannot load the KV cache: {error}") from None
+                    cache._fill(layer, {name: file.read(name) for name in cache._parts(layer, len(ids))})
+                file.check_hash()
+        except (OSError, ValueError, TensorFileError, CacheFileError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise CacheFileError(f"{os.fspath(path)}: cannot load the KV cache: {reason}") from None
         cache.append(ids)
         return cache
 
@@ -276,44 +271,41 @@ class KVCache:
             raise CacheFileError(f"metadata rope_set: expected '0' or '1', found {found!r:.100}")
         return sets[found]
 
-    def _check_tensors(self, file: Any, length: int) -> None:
-        names = set(file.keys())
+    def _check_tensors(self, file: TensorFile, length: int) -> None:
+        found = dict(file.tensors)
         for layer in range(self.layout.n_layers):
-            for name, (dtype, width) in self._parts(layer).items():
-                if name not in names:
+            for name, expected in self._parts(layer, length).items():
+                kind = found.pop(name, None)
+                if kind is None:
                     raise CacheFileError(f"tensor {name}: missing")
-                names.remove(name)
-                part = file.get_slice(name)
-                expected = (length, self.layout.n_kv_heads, width)
-                if tuple(part.get_shape()) != expected:
-                    raise CacheFileError(f"tensor {name}: expected shape {expected}, found {tuple(part.get_shape())}")
-                if part.get_dtype() != dtype:
-                    raise CacheFileError(f"tensor {name}: expected {dtype}, found {part.get_dtype()}")
-        if names:
-            raise CacheFileError(f"tensor {min(names)[:100]}: unknown")
+                if kind.shape != expected.shape:
+                    raise CacheFileError(f"tensor {name}: expected shape {expected.shape}, found {kind.shape}")
+                if kind.dtype != expected.dtype:
+                    raise CacheFileError(f"tensor {name}: expected {expected.dtype}, found {show(kind.dtype)}")
+        if found:
+            raise CacheFileError(f"tensor {show(min(found))}: unknown")
 
     # ---- between pages and (T, H, D)
 
-    def _parts(self, layer: int) -> dict[str, tuple[str, int]]:
-        """The tensors of one layer: type and width."""
-        dim = self.layout.head_dim
+    def _parts(self, layer: int, length: int) -> dict[str, Kind]:
+        """The tensors of one layer, with so many positions (T)."""
+        heads, dim = self.layout.n_kv_heads, self.layout.head_dim
         dtype = {1: "I8", 2: "F16", 4: "F32"}[self.layout.numpy_dtype.itemsize]
         keys, values = {"keys": (dtype, dim)}, {"values": (dtype, dim)}
         if self.layout.int8:
             keys["key_scales"] = "F32", dim // self.layout.key_block
             values["value_scales"] = "F32", VALUE_SCALES
-        return {f"layers.{layer}.{name}": part for name, part in (keys | values).items()}
+        return {
+            f"layers.{layer}.{name}": Kind(kind, (length, heads, width))
+            for name, (kind, width) in (keys | values).items()
+        }
 
     def _logical(self, layer: int) -> list[npt.NDArray[Any]]:
         """One layer's keys and values (codes and scales, if int8), each (T, H, width)."""
         pages = [(*self.layout.load_keys(page, layer), *self.layout.load_values(page, layer)) for page in self.pages]
         if not pages:
-            return [
-                np.empty((0, self.layout.n_kv_heads, width), _NUMPY_TYPES[dtype])
-                for dtype, width in self._parts(layer).values()
-            ]
-        # safetensors writes an array's memory as it lies.
-        return [np.ascontiguousarray(np.concatenate(parts)[: self.length]) for parts in zip(*pages, strict=True)]
+            return [np.empty(kind.shape, NUMPY_TYPES[kind.dtype]) for kind in self._parts(layer, 0).values()]
+        return [np.concatenate(parts)[: self.length] for parts in zip(*pages, strict=True)]
 
     def _fill(self, layer: int, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
         for name, array in tensors.items():
