@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import pyml_core
-from pyml_core import BLOCK_TYPES, PackedMatrix, PageTable, Program, Slice, Tensor
+from pyml_core import BLOCK_TYPES, Capture, PackedMatrix, PageTable, Program, Slice, Tensor, Timings
 from pyml_core._native import aligned_empty
 
 BEYOND_CACHES = 192 << 20  # bytes
@@ -39,6 +39,20 @@ REAL = [
     ("q4_0", (1152, 6912), "Gemma 3 1B"),
 ]
 """Block types and shapes of real models."""
+
+
+class Clock:
+    """Adds up the seconds of the matrix products of the runs that it observes."""
+
+    seconds = 0.0
+
+    def captures(self, batch: Sequence[Slice]) -> Sequence[Capture]:
+        """Nothing is kept."""
+        return ()
+
+    def ran(self, batch: Sequence[Slice], timings: Timings) -> None:
+        """Add a run."""
+        self.seconds += sum(timing.ms for timing in timings if timing.operation.kind == "linear") / 1e3
 
 
 def random_matrix(dtype: str, rows: int, width: int, numbers: np.random.Generator) -> PackedMatrix:
@@ -60,8 +74,10 @@ def measure(matrices: Sequence[PackedMatrix], tokens: int, threads: int, repetit
     program.run([part])
     samples = []
     for _ in range(repetitions):
-        _, timings = program.run_timed([part])
-        samples.append(sum(timing.ms for timing in timings if timing.operation.kind == "linear") / 1e3)
+        clock = Clock()
+        with program.observe(clock):
+            program.run([part])
+        samples.append(clock.seconds)
     seconds = median(samples)
     weights = sum(matrix.nbytes for matrix in matrices)
     return weights / seconds / 1e9, 2 * tokens * rows * width * len(matrices) / seconds / 1e9

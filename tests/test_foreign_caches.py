@@ -14,6 +14,7 @@ import pytest
 
 import pyml_nlp
 import tiny_models
+from pyml_core import Greedy, Top
 from pyml_core.cpu import level, levels, use_level
 from pyml_core.errors import PymlError, ShapeError
 from pyml_nlp.generation.generator import Generator
@@ -75,11 +76,11 @@ def _forward(lm: LanguageModel, cache: KVCache) -> None:
 
 
 def _forward_top(lm: LanguageModel, cache: KVCache) -> None:
-    lm.forward_top([(cache, [1], None)], 3)
+    lm.forward([(cache, [1], None)], Top(3))
 
 
 def _forward_greedy(lm: LanguageModel, cache: KVCache) -> None:
-    lm.model.forward_greedy(cache, 1, 4)
+    lm.model.forward([(cache, [1], None)], Greedy(4))
 
 
 def _generate(lm: LanguageModel, cache: KVCache) -> None:

@@ -10,6 +10,7 @@ from protocol import CHUNK, Engine, Test, clock, serve
 
 import pyml_core
 import pyml_nlp
+from pyml_core import Top
 
 
 class Pyml(Engine):
@@ -48,7 +49,7 @@ class Pyml(Engine):
         for tokens in steps:
             batch = [(cache, [token], [0]) for cache, token in zip(caches, tokens, strict=True)]
             if top_alone:
-                for (top,) in self.lm.forward_top(batch, 1):
+                for (top,) in self.lm.forward(batch, Top(1)):
                     top.logits.argmax()
                 continue
             for row in self.lm.forward(batch):

@@ -19,7 +19,8 @@ import references
 from kld import windows
 
 import pyml_nlp
-from pyml_core.screen import MAX_STATES, top_of
+from pyml_core.screen import MAX_STATES
+from pyml_core.want import Top, top_of
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
                 logits = lm.forward([(cache, part, wanted)])[0]
                 for k in options.k:
                     cache.trim(start)
-                    for row, top in zip(logits, lm.forward_top([(cache, part, wanted)], k)[0], strict=True):
+                    for row, top in zip(logits, lm.forward([(cache, part, wanted)], Top(k))[0], strict=True):
                         all_of_them = top_of(row, k)
                         same = np.array_equal(all_of_them.ids, top.ids) and np.array_equal(
                             all_of_them.logits, top.logits

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import pyml_nlp
-from pyml_core.screen import MAX_STATES, top_of
+from pyml_core.screen import MAX_STATES
+from pyml_core.want import Top, top_of
 
 TEXT = (Path(__file__).parents[1] / "goldens" / "text.txt").read_text()
 
@@ -25,7 +26,7 @@ def test_every_state_of_a_text(fixture: str, request: pytest.FixtureRequest) -> 
             logits = lm.forward([(cache, part, range(len(part)))])[0]
             for k, counts in rescored.items():
                 cache.trim(start)
-                for row, top in zip(logits, lm.forward_top([(cache, part, range(len(part)))], k)[0], strict=True):
+                for row, top in zip(logits, lm.forward([(cache, part, range(len(part)))], Top(k))[0], strict=True):
                     assert np.array_equal(top.ids, top_of(row, k).ids)
                     assert np.array_equal(top.logits, row[top.ids])
                     counts.append(top.rescored)

@@ -8,8 +8,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core import BLOCK_TYPES, KVLayout, PackedMatrix, PageTable, Program, Slice, Tensor, pack, quantize, reference
-from pyml_core.program import Buffer
+from pyml_core import (
+    BLOCK_TYPES,
+    Capture,
+    KVLayout,
+    PackedMatrix,
+    PageTable,
+    Program,
+    Slice,
+    Tensor,
+    Timings,
+    pack,
+    quantize,
+    reference,
+)  # fmt: skip
+from pyml_core.graph import Buffer
+from pyml_core.want import ALL_LOGITS
 
 F32Array = npt.NDArray[np.float32]
 
@@ -118,6 +132,30 @@ def copy_pages(layout: KVLayout, pages: Sequence[npt.NDArray[np.uint8]]) -> Page
         copies.append(layout.new_page())
         copies[len(copies) - 1][:] = page
     return copies
+
+
+class Watcher:
+    """Keeps the times of every run, each of which leaves the captures."""
+
+    def __init__(self, captures: Sequence[Capture] = ()) -> None:
+        self.wanted, self.runs = captures, list[tuple[Sequence[Slice], Timings]]()
+
+    def captures(self, batch: Sequence[Slice]) -> Sequence[Capture]:
+        return self.wanted
+
+    def ran(self, batch: Sequence[Slice], timings: Timings) -> None:
+        self.runs.append((batch, timings))
+
+
+def timed_run(
+    program: Program, batch: Sequence[Slice], captures: Sequence[Capture] = (), want: Any = ALL_LOGITS
+) -> tuple[Any, Timings]:
+    """The result of a run and its times."""
+    watcher = Watcher(captures)
+    with program.observe(watcher):
+        result = program.run(batch, want)
+    ((_, timings),) = watcher.runs
+    return result, timings
 
 
 class Model:

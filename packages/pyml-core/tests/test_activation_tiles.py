@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from core_cases import F32Array, assert_near, normal, random_weight, same_bits
+from core_cases import F32Array, assert_near, normal, random_weight, same_bits, timed_run
 
 from pyml_core import Capture, Program, Slice, pack, reference
 
@@ -58,7 +58,7 @@ def test_together_as_apart(case: tuple[str, bool, tuple[str, ...], int, bool], t
         assert same_bits(together, expected)
         for wanted in (["up", "activation"], ["up"], ["activation"]):
             captures = [Capture(op) for op in program.operations if op.name in wanted]
-            apart, _ = program.run_timed([Slice((), 0, ids, range(tokens))], captures)
+            apart, _ = timed_run(program, [Slice((), 0, ids, range(tokens))], captures)
             assert same_bits(apart, expected)
             if wanted == ["up", "activation"]:
                 activated = captures[1].arrays[0]
@@ -94,7 +94,7 @@ def test_rows_that_somebody_else_reads_are_written() -> None:
 def test_each_has_a_time_of_its_own(threads: int, level: str) -> None:
     """The activation's time is told as its own, after the layer's; laps lie within their operations."""
     program = feed_forward("silu", True, ("q8_0", "q8_0"), 96, 300, threads)
-    _, timings = program.run_timed([Slice((), 0, np.arange(300, dtype=np.int32))])
+    _, timings = timed_run(program, [Slice((), 0, np.arange(300, dtype=np.int32))])
     times = {timing.operation.name: timing for timing in timings}
     up, activation, down = times["up"], times["activation"], times["down"]
     assert 0 < activation.ms < up.ms

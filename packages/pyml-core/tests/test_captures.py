@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from core_cases import F32Array, Model, copy_pages, new_pages, normal, same_bits
+from core_cases import F32Array, Model, copy_pages, new_pages, normal, same_bits, timed_run
 
 from pyml_core import Capture, KVLayout, PageTable, Program, ShapeError, Slice, pack, reference
 
@@ -25,7 +25,7 @@ def captured(model: Model, chunks: list[int]) -> dict[tuple[str, str], list[F32A
     for count in chunks:
         part = Slice(pages, start, ids[start : start + count], range(count))
         wanted = everything(model.program)
-        result, _ = model.program.run_timed([part], wanted)
+        result, _ = timed_run(model.program, [part], wanted)
         assert same_bits(result, model.run(plain, start, part.ids))
         assert all(np.array_equal(a, b) for a, b in zip(pages, plain, strict=True))
         for capture in wanted:
@@ -79,7 +79,7 @@ def test_attention_is_that_of_the_reference(threads: int, level: str) -> None:
         Capture(program.operations[1]),
         *(Capture(attend, what) for what in ("output", "scores", "probabilities")),
     ]
-    program.run_timed([Slice(pages, 0, np.arange(TOKENS, dtype=np.int32))], wanted)
+    timed_run(program, [Slice(pages, 0, np.arange(TOKENS, dtype=np.int32))], wanted)
     prepared, output, scores, probabilities = (capture.arrays[0] for capture in wanted)
     keys, values = reference.read_kv(layout, list(pages), 0, TOKENS)
     q = prepared[:, : heads * dim].reshape(TOKENS, heads, dim).astype(np.float64)
@@ -109,10 +109,10 @@ def test_several_slices() -> None:
         return [Slice(copy_pages(model.kv, pages), start, ids[:count], [count - 1]) for pages, start, count in chosen]
 
     together = everything(model.program)
-    model.program.run_timed(slices(parts), together)
+    timed_run(model.program, slices(parts), together)
     for index, part in enumerate(parts):
         alone = everything(model.program)
-        model.program.run_timed(slices([part]), alone)
+        timed_run(model.program, slices([part]), alone)
         for both, single in zip(together, alone, strict=True):
             assert same_bits(np.ascontiguousarray(both.arrays[index]), np.ascontiguousarray(single.arrays[0]))
 
@@ -122,7 +122,7 @@ def test_the_same_capture_twice_and_none_at_all() -> None:
     attend = next(operation for operation in model.program.operations if operation.kind == "attention")
     wanted = [Capture(attend, "probabilities"), Capture(attend, "probabilities"), Capture(model.program.operations[0])]
     part = Slice(model.pages(20), 0, model.ids(20))
-    model.program.run_timed([part], wanted)
+    timed_run(model.program, [part], wanted)
     np.testing.assert_array_equal(wanted[0].arrays[0], wanted[1].arrays[0])
     kept = wanted[2].arrays[0].copy()
     model.program.run([Slice(model.pages(20), 0, model.ids(20, seed=9))])
@@ -134,7 +134,7 @@ def test_sizes() -> None:
     model = Model(1)
     part = Slice(model.pages(128), 0, model.ids(128), [3, 7])
     for capture in everything(model.program):
-        model.program.run_timed([part], [capture])
+        timed_run(model.program, [part], [capture])
         extra = capture.arrays[0].nbytes // 64 if capture.what == "probabilities" else 0
         assert capture.nbytes(part) == capture.arrays[0].nbytes + extra
 
@@ -145,13 +145,13 @@ def test_what_cannot_be_captured() -> None:
         Capture(next(operation for operation in model.program.operations if operation.name == "0.norm"), "scores")
     part = Slice(model.pages(3), 0, model.ids(3))
     with pytest.raises(ShapeError, match="embedding is not an operation of this program"):
-        model.program.run_timed([part], [Capture(other.program.operations[0])])
+        timed_run(model.program, [part], [Capture(other.program.operations[0])])
 
 
 def test_laps(level: str) -> None:
     """Each thread's part lies in its operation's time, one after the other; copying lies in between."""
     model = Model(3)
-    _, timings = model.program.run_timed([Slice(model.pages(100), 0, model.ids(100))], everything(model.program))
+    _, timings = timed_run(model.program, [Slice(model.pages(100), 0, model.ids(100))], everything(model.program))
     ends = [0, 0, 0]
     for timing in timings:
         assert len(timing.laps) == 3
@@ -167,7 +167,7 @@ def test_the_operations_after_one_on_other_rows(level: str) -> None:
     model = Model(2)
     by_name = {operation.name: operation for operation in model.program.operations}
     last = Capture(by_name["1.post"])
-    logits, _ = model.program.run_timed([Slice(model.pages(TOKENS), 0, model.ids(TOKENS), range(TOKENS))], [last])
+    logits, _ = timed_run(model.program, [Slice(model.pages(TOKENS), 0, model.ids(TOKENS), range(TOKENS))], [last])
     (hidden,) = last.arrays
     assert same_bits(model.program.run_after("select", hidden), logits)
     assert same_bits(model.program.run_after("select", hidden[7:9] * 1), logits[7:9])

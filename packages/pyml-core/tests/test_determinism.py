@@ -15,6 +15,7 @@ from core_cases import (
     normal,
     random_weight,
     same_bits,
+    timed_run,
 )
 
 from pyml_core import BLOCK_TYPES, PackedMatrix, PageTable, Slice, pack, reference
@@ -170,6 +171,6 @@ def test_running_again_and_with_the_clock(level: str) -> None:
     ids = model.ids(TOKENS)
     base = whole(model)[1]
     model.run(model.pages(9), 0, model.ids(9, 3))
-    timed, _ = model.program.run_timed([Slice(model.pages(TOKENS), 0, ids, range(TOKENS))])
+    timed, _ = timed_run(model.program, [Slice(model.pages(TOKENS), 0, ids, range(TOKENS))])
     assert same_bits(timed, base)
     assert same_bits(whole(model)[1], base)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from core_cases import F32Array, normal, random_weight, same_bits
+from core_cases import F32Array, normal, random_weight, same_bits, timed_run
 
 from pyml_core import PackedMatrix, Program, ShapeError, Slice, pack, reference
-from pyml_core.program import Buffer
+from pyml_core.graph import Buffer
 from pyml_core.reference import Routes
 from pyml_core.timing import Capture
 
@@ -184,7 +184,7 @@ def test_several_layers_share_the_buffers(level: str, rng: np.random.Generator) 
 def test_cost_is_that_of_the_experts_that_can_have_been_chosen(rng: np.random.Generator) -> None:
     mixture = Mixture(rng, normal(rng, 40, 8), 2, "q8_0", 64, 96)
     for count, experts in ((1, 2), (3, 6), (40, 8)):
-        _, timings = mixture.program().run_timed([Slice((), 0, range(count))])
+        _, timings = timed_run(mixture.program(), [Slice((), 0, range(count))])
         up = next(timing for timing in timings if timing.operation.name == "up")
         assert up.flops == 2 * 2 * count * 64 * 96
         assert up.bytes == experts * mixture.up[0].nbytes + 4 * 2 * count * (64 + 96 + 4)
@@ -197,7 +197,7 @@ def test_captured_rows_are_in_the_order_of_the_routes(n_chosen: int, rng: np.ran
     program = mixture.program()
     batch = [Slice((), 0, range(20)), Slice((), 0, [7, 29])]
     captures = {op.name: Capture(op) for op in program.operations}
-    program.run_timed(batch, list(captures.values()))
+    timed_run(program, batch, list(captures.values()))
     for part, index in zip(batch, (0, 1), strict=True):
         expected = reference.run(mixture.program("route"), [part])
         near(captures["route"].arrays[index], expected)

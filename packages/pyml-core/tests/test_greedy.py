@@ -7,10 +7,10 @@ from array import array
 
 import numpy as np
 import pytest
-from core_cases import Model, normal, random_weight, same_bits
+from core_cases import Model, Watcher, normal, random_weight, same_bits
 
-from pyml_core import Cancelled, CancelToken, PackedMatrix, Program, ShapeError, Slice, pack, pack_parts
-from pyml_core.greedy import MAX_RUNS, GreedyToken
+from pyml_core import Cancelled, CancelToken, Capture, PackedMatrix, Program, ShapeError, Slice, pack, pack_parts
+from pyml_core.want import MAX_RUNS, Greedy, GreedyToken
 
 
 def one_by_one(program: Program, pages: object, start: int, token: int, count: int) -> list[tuple[int, float]]:
@@ -47,7 +47,7 @@ def test_the_same_as_one_by_one(threads: int, level: str) -> None:
     model.run(pages, 0, ids)
     other.run(others, 0, ids)
     expected = one_by_one(other.program, others, 60, 3, 20)  # from one page to the next
-    assert without_times(model.program.run_greedy(Slice(pages, 60, [3], [0]), 20)) == expected
+    assert without_times(model.program.run([Slice(pages, 60, [3], [0])], Greedy(20))) == expected
     assert all(np.array_equal(a, b) for a, b in zip(pages, others, strict=True))
 
 
@@ -58,25 +58,25 @@ def test_heads(screened: bool, level: str, rng: np.random.Generator) -> None:
         head = pack_parts([weight], "q8_0", weight.shape, split=True) if screened else pack(weight)
         program = chooser(head, screened, rng)
         expected = one_by_one(program, (), 0, rows - 1, 12)
-        assert without_times(program.run_greedy(Slice((), 0, [rows - 1], [0]), 12)) == expected
-        assert without_times(program.run_greedy(Slice((), 0, [rows - 1], [0]), 1)) == expected[:1]
+        assert without_times(program.run([Slice((), 0, [rows - 1], [0])], Greedy(12))) == expected
+        assert without_times(program.run([Slice((), 0, [rows - 1], [0])], Greedy(1))) == expected[:1]
 
 
 def test_ends(rng: np.random.Generator) -> None:
     program = chooser(pack(normal(rng, 50, 32)), False, rng)
-    tokens = [one.token for one in program.run_greedy(Slice((), 0, [1], [0]), 30)]
+    tokens = [one.token for one in program.run([Slice((), 0, [1], [0])], Greedy(30))]
     for ends in ([tokens[0]], [60, tokens[4]], [51]):
-        found = program.run_greedy(Slice((), 0, [1], [0]), 30, ends)
+        found = program.run([Slice((), 0, [1], [0])], Greedy(30, ends))
         last = next((i for i, token in enumerate(tokens) if token in ends), 29)
         assert [one.token for one in found] == tokens[: last + 1]
 
 
 def test_ends_where_a_text_repeats_itself(rng: np.random.Generator) -> None:
     program = chooser(pack(normal(rng, 9, 32)), False, rng)
-    tokens = [one.token for one in program.run_greedy(Slice((), 0, [1], [0]), 30)]
+    tokens = [one.token for one in program.run([Slice((), 0, [1], [0])], Greedy(30))]
     for repeat in (1, 2, 3):
         for past in ([1], [5, *tokens[: repeat + 3], 8, 1], [*range(9), 1], [0, 0, 0, 0, 1]):
-            found = program.run_greedy(Slice((), 0, [1], [0]), 30, (), array("i", past), repeat)
+            found = program.run([Slice((), 0, [1], [0])], Greedy(30, (), array("i", past), repeat))
             text, expected = list(past), []
             for token in tokens:
                 text.append(token)
@@ -84,7 +84,7 @@ def test_ends_where_a_text_repeats_itself(rng: np.random.Generator) -> None:
                 if text[-repeat:] in [text[i : i + repeat] for i in range(len(text) - repeat)]:
                     break
             assert [one.token for one in found] == expected
-    assert len(program.run_greedy(Slice((), 0, [1], [0]), 30, (), array("i", tokens))) == 30
+    assert len(program.run([Slice((), 0, [1], [0])], Greedy(30, (), array("i", tokens)))) == 30
 
 
 def test_the_largest_is_that_of_numpy(rng: np.random.Generator) -> None:
@@ -96,7 +96,7 @@ def test_the_largest_is_that_of_numpy(rng: np.random.Generator) -> None:
             weight[odd] = np.nan
             program = chooser(pack(weight), False, rng)
             (row,) = program.run([Slice((), 0, [0], [0])])
-            found = program.run_greedy(Slice((), 0, [0], [0]), 3)
+            found = program.run([Slice((), 0, [0], [0])], Greedy(3))
             assert found[0].token == int(row.argmax())
             assert same_bits(np.float32(found[0].logit), row[found[0].token])
             assert len(found) == (1 if odd else 3)
@@ -115,13 +115,13 @@ def test_what_does_not_fit_is_refused(rng: np.random.Generator) -> None:
         (Slice(pages, 0, [-1], [0]), 1, "token id -1"),
     ):
         with pytest.raises(ShapeError, match=message):
-            model.program.run_greedy(part, count)
+            model.program.run([part], Greedy(count))
     program = Program(4, threads=1)
     x = program.embed("x", pack(normal(rng, 3, 8)), program.buffer("x", 8))
     state = program.select("select", x, program.buffer("state", 8, "outputs"))
     program.linear("head", state, [pack(normal(rng, 5, 8))], program.buffer("logits", 5, "outputs"))
     with pytest.raises(ShapeError, match="expected at most 3 logits, as many as tokens, got 5"):
-        program.run_greedy(Slice((), 0, [0], [0]), 2)
+        program.run([Slice((), 0, [0], [0])], Greedy(2))
 
 
 def test_cancelled() -> None:
@@ -130,9 +130,38 @@ def test_cancelled() -> None:
     token = CancelToken()
     token.cancel()
     with token, pytest.raises(Cancelled):
-        model.program.run_greedy(Slice(pages, 0, [3], [0]), 20)
+        model.program.run([Slice(pages, 0, [3], [0])], Greedy(20))
     token = CancelToken(1e-6)
     time.sleep(0.05)  # deadlines are those of a coarse clock
     with token, pytest.raises(Cancelled):
-        model.program.run_greedy(Slice(pages, 0, [3], [0]), 20)
-    assert len(model.program.run_greedy(Slice(pages, 0, [3], [0]), 20)) == 20
+        model.program.run([Slice(pages, 0, [3], [0])], Greedy(20))
+    assert len(model.program.run([Slice(pages, 0, [3], [0])], Greedy(20))) == 20
+
+
+def test_observed_runs_are_told_apart(rng: np.random.Generator) -> None:
+    """Each run of a call is observed as a run of its own; tokens are the same."""
+    model, other = Model(2), Model(2)
+    part = Slice(model.pages(100), 40, [1], [0])
+    expected = other.program.run([Slice(other.pages(100), 40, [1], [0])], Greedy(5))
+    watcher = Watcher()
+    with model.program.observe(watcher):
+        found = model.program.run([part], Greedy(5))
+    assert [(one.token, one.logit) for one in found] == [(one.token, one.logit) for one in expected]
+    assert [(ran.start, list(ran.ids)) for (ran,), _ in watcher.runs] == [
+        (40 + i, [token]) for i, token in enumerate([1, *(one.token for one in found[:-1])])
+    ]
+    end = 0
+    for (_, timings), one in zip(watcher.runs, found, strict=True):
+        assert [timing.operation for timing in timings] == model.program.operations
+        assert end <= timings.start_ns <= timings.end_ns
+        assert one.ms == pytest.approx((timings.end_ns - timings.start_ns) / 1e6)
+        assert 0 < sum(timing.ms for timing in timings) <= one.ms + 1e-6
+        end = timings.end_ns
+    with model.program.observe(Watcher([Capture(model.program.operations[0])])):
+        assert len(model.program.run([part], Greedy(5))) == 1  # what is captured is that of one run
+
+
+def test_one_slice_alone() -> None:
+    model = Model(1)
+    with pytest.raises(ShapeError, match="expected one slice for greedy runs, got 2"):
+        model.program.run([Slice(model.pages(9), 0, [1], [0]), Slice(model.pages(9), 0, [1], [0])], Greedy(2))

@@ -23,6 +23,7 @@ from core_cases import (
     normal,
     random_weight,
     same_bits,
+    timed_run,
     with_halves,
 )
 
@@ -39,7 +40,8 @@ from pyml_core import (
     reference,
     use_level,
 )
-from pyml_core.program import ACTIVATIONS, Buffer
+from pyml_core.graph import Buffer
+from pyml_core.program import ACTIVATIONS
 
 # ---- packing: the compiled packer and unpacker
 
@@ -508,7 +510,7 @@ def test_attention_before_a_quantised_matrix(kv_dtype: str, dim: int, group: int
         program.linear("out", attended, [matrix], program.buffer("out", 32))
         pages, capture = [new_pages(layout, len(ids)) for _ in range(2)], Capture(program.operations[2])
         got = program.run([Slice(pages[0], 0, ids)])
-        assert same_bits(program.run_timed([Slice(pages[1], 0, ids)], [capture])[0], got)
+        assert same_bits(timed_run(program, [Slice(pages[1], 0, ids)], [capture])[0], got)
         assert_near(got, reference.linear(capture.arrays[0], matrix), 1e-10)
         assert same_bits(program.run([Slice(pages[0], 69, ids[69:])]), got[69:])
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core_cases import Model, new_pages, normal, same_bits
+from core_cases import Model, new_pages, normal, same_bits, timed_run
 
 from pyml_core import KVLayout, OpTiming, PageTable, Program, ShapeError, Slice, pack, quantize, reference
-from pyml_core.program import ACTIVATIONS, Buffer
+from pyml_core.graph import Buffer
+from pyml_core.program import ACTIVATIONS
 
 LAYOUT = KVLayout(2, 2, 16)
 
@@ -260,9 +261,9 @@ def test_a_program_dies_with_its_last_reference() -> None:
 def test_timings(threads: int, level: str) -> None:
     model = Model(threads, heads=(4, 2, 40))
     ids, pages = model.ids(100), model.pages(101)
-    model.program.run_timed([Slice(pages, 0, ids, [99])])
+    timed_run(model.program, [Slice(pages, 0, ids, [99])])
     for part in (Slice(pages, 0, ids, [0, 99]), Slice(pages, 100, ids[:1], [0])):
-        _, timings = model.program.run_timed([part])
+        _, timings = timed_run(model.program, [part])
         assert [timing.operation for timing in timings] == model.program.operations
         end = 0.0
         for timing in timings:
@@ -295,7 +296,7 @@ def test_bytes_and_operations() -> None:
     program.prepare_qkv("prepare", qkv, 0, 2)
     program.attention("full", qkv, 0, 2, out, 1.0)
     program.attention("window", qkv, 0, 2, out, 1.0, window=10)
-    timings = {t.operation.name: t for t in program.run_timed([Slice(new_pages(layout, 80), 70, [0] * 5)])[1]}
+    timings = {t.operation.name: t for t in timed_run(program, [Slice(new_pages(layout, 80), 70, [0] * 5)])[1]}
     assert timings["linear"].bytes == weight.nbytes + 4 * 5 * (32 + 96)
     assert timings["linear"].flops == 2 * 5 * 32 * 96
     a_key = 2 * 2 * 16 * 2  # K and V of two heads in float16
@@ -313,7 +314,7 @@ def test_an_int8_copy_belongs_to_the_operation_before() -> None:
     program.prepare_qkv("prepare", qkv, 0, 1)
     heads = program.attention("attention", qkv, 0, 1, program.buffer("heads", 64), 0.125)
     program.linear("out", heads, [q8(32, 64)], program.buffer("out", 32))
-    _, timings = program.run_timed([Slice(new_pages(layout, 64), 0, np.arange(64, dtype=np.int32))])
+    _, timings = timed_run(program, [Slice(new_pages(layout, 64), 0, np.arange(64, dtype=np.int32))])
     assert [timing.operation.name for timing in timings] == ["x", "prepare", "attention", "out"]
     assert sum(timings[2].phases.values()) == pytest.approx(timings[2].ms)
 
@@ -328,7 +329,7 @@ def test_programs_and_the_reference_speak_of_the_same_operations() -> None:
     """Every operation has its formula in the reference, and what the formula takes is declared by the same name."""
     declared = [name for name, member in vars(Program).items() if inspect.isfunction(member) and name[0] != "_"]
     for name in declared:
-        if name in ("buffer", "cancel", "lines", "stop") or name.startswith("run"):
+        if name in ("buffer", "cancel", "observe", "stop") or name.startswith("run"):
             continue
         method = {*inspect.signature(getattr(Program, name)).parameters, *AT_RUN_TIME}
         method |= {"weight"} if name == "linear" else {"x"} if name == "add_positions" else set()

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pyml_core import reference
+from pyml_core import Program, Slice, reference
 from pyml_core.dtypes import BLOCK_TYPES, F32Array, U8Array, quantize
 from pyml_core.errors import ShapeError
 from pyml_core.kv_layout import KVLayout
-from pyml_core.program import Program, Slice
 from pyml_core.tensor import Tensor, pack
 
 QUANTIZED = [name for name, kind in BLOCK_TYPES.items() if kind.quantized]

@@ -7,11 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
-from core_cases import F32Array, normal, random_weight, same_bits
+from core_cases import F32Array, normal, random_weight, same_bits, timed_run
 
-from pyml_core import Capture, PackedMatrix, Program, ShapeError, Slice, Tensor, TopLogits, pack, pack_parts, reference
+from pyml_core import (
+    Capture,
+    PackedMatrix,
+    Program,
+    ShapeError,
+    Slice,
+    Tensor,
+    Top,
+    TopLogits,
+    pack,
+    pack_parts,
+    reference,
+)
 from pyml_core.panels import pack as pack_in_numpy
-from pyml_core.screen import MARGIN, MAX_STATES, MAX_TOP, top_of
+from pyml_core.screen import MARGIN, MAX_STATES
+from pyml_core.want import MAX_TOP, top_of
 
 
 def split(weight: Tensor) -> PackedMatrix:
@@ -36,7 +49,7 @@ def assert_finds_the_top(weight: Tensor, x: F32Array, ks: Sequence[int] = (1, 40
     program, batch = head(weight, x)
     found: list[TopLogits] = []
     for k in ks:
-        found = program.run_top(batch, k)
+        found = program.run(batch, Top(k))
         for row, top in zip(full, found, strict=True):
             expected = top_of(row, k)
             assert np.array_equal(top.ids, expected.ids)
@@ -126,7 +139,7 @@ def test_rescored_rows_are_those_that_the_bounds_leave(k: int, level: str, rng: 
     x += 4 * weight.to_f32()[:3]
     lower, upper = reference.screen_bounds(x, weight, reference.screen_facts(weight), MARGIN)
     program, batch = head(weight, x)
-    tops = program.run_top(batch, k)
+    tops = program.run(batch, Top(k))
     for top, logits, low, high in zip(tops, program.run(batch), lower, upper, strict=True):
         padding = (0, -len(logits) % 16)
         best, most, exact = (
@@ -213,7 +226,7 @@ def test_what_is_not_finite_is_computed_in_full(level: str, rng: np.random.Gener
     x[1, 5], x[3, 40] = np.nan, np.inf
     program, batch = head(weight, x)
     full = program.run(batch)
-    found = program.run_top(batch, 1)
+    found = program.run(batch, Top(1))
     for row in (1, 3):
         assert len(found[row].ids) == 300  # nothing is known about them: the caller sees what the full head would show
         assert not np.isfinite(found[row].logits).any()
@@ -223,7 +236,7 @@ def test_what_is_not_finite_is_computed_in_full(level: str, rng: np.random.Gener
     scales[[3, 77], 1] = np.nan, np.inf
     program, batch = head(blocks_of(rng.integers(-127, 128, (300, 64)), scales), normal(rng, 2, 64))
     full = program.run(batch)
-    for row, top in zip(full, program.run_top(batch, 5), strict=True):
+    for row, top in zip(full, program.run(batch, Top(5)), strict=True):
         assert np.array_equal(top.ids, top_of(row, 5).ids)
         assert np.isnan(top.logits[top.ids == 3]).all()
 
@@ -235,8 +248,8 @@ def test_results_depend_on_the_state_alone(rng: np.random.Generator) -> None:
     weight = q8(normal(rng, 5000, 96))
     x = normal(rng, 9, 96) + weight.to_f32()[:9]
     batch = head(weight, x)[1]
-    found = [head(weight, x, threads=threads)[0].run_top(batch, 20) for threads in (1, 2, 3, 8)]
-    alone = [head(weight, x[i : i + 1])[0].run_top([Slice((), 0, [0], [0])], 20)[0] for i in range(9)]
+    found = [head(weight, x, threads=threads)[0].run(batch, Top(20)) for threads in (1, 2, 3, 8)]
+    alone = [head(weight, x[i : i + 1])[0].run([Slice((), 0, [0], [0])], Top(20))[0] for i in range(9)]
     for other in (*found[1:], alone):
         for one, two in zip(found[0], other, strict=True):
             assert np.array_equal(one.ids, two.ids)
@@ -248,11 +261,11 @@ def test_both_heads_in_turn(rng: np.random.Generator) -> None:
     weight, x = q8(normal(rng, 400, 64)), normal(rng, 3, 64)
     program, batch = head(weight, x)
     full = program.run(batch)
-    first = program.run_top(batch, 2)
+    first = program.run(batch, Top(2))
     assert same_bits(program.run(batch), full)
-    again = program.run_top(batch, 2)
+    again = program.run(batch, Top(2))
     assert all(same_bits(one.logits, two.logits) for one, two in zip(first, again, strict=True))
-    assert program.run_top([Slice((), 0, [0, 1], [])], 2) == []
+    assert program.run([Slice((), 0, [0, 1], [])], Top(2)) == []
 
 
 def test_more_than_a_screen_is_made_for(rng: np.random.Generator) -> None:
@@ -261,7 +274,7 @@ def test_more_than_a_screen_is_made_for(rng: np.random.Generator) -> None:
     x = normal(rng, MAX_STATES + 1, 64)
     for margin, rows, k in ((MARGIN, x, 3), (MARGIN, x[:2], MAX_TOP + 1), (None, x[:2], 3), (MARGIN, x[:2], 1000)):
         program, batch = head(weight, rows, margin)
-        for row, top in zip(program.run(batch), program.run_top(batch, k), strict=True):
+        for row, top in zip(program.run(batch), program.run(batch, Top(k)), strict=True):
             assert np.array_equal(top.ids, top_of(row, k).ids)
             assert top.rescored == 600
 
@@ -269,21 +282,21 @@ def test_more_than_a_screen_is_made_for(rng: np.random.Generator) -> None:
 def test_timings_have_the_operations_that_ran(rng: np.random.Generator) -> None:
     weight, x = q8(normal(rng, 4000, 64)), normal(rng, 2, 64)
     program, batch = head(weight, x)
-    found, timings = program.run_top_timed(batch, 1)
+    found, timings = timed_run(program, batch, want=Top(1))
     assert [timing.operation.name for timing in timings] == ["x", "select", "head.screen", "head.rescore"]
     screen, rescore = timings[-2:]
     assert rescore.rescored == sum(top.rescored for top in found)
     assert screen.rescored == 0
     assert 0.5 < screen.bytes / split(weight).nbytes < 0.8
     assert rescore.bytes < screen.bytes
-    _, timings = program.run_timed(batch)
+    _, timings = timed_run(program, batch)
     assert [timing.operation.name for timing in timings] == ["x", "select", "head"]
     logits = Capture(program.operations[-1])  # all of them are wanted
-    found, timings = program.run_top_timed(batch, 1, [logits])
+    found, timings = timed_run(program, batch, [logits], Top(1))
     assert [timing.operation.name for timing in timings] == ["x", "select", "head"]
     assert same_bits(logits.arrays[0], program.run(batch))
     state = Capture(program.operations[1])
-    _, timings = program.run_top_timed(batch, 1, [state])
+    _, timings = timed_run(program, batch, [state], Top(1))
     assert timings[-1].operation.name == "head.rescore"
     assert same_bits(state.arrays[0], x)
 
@@ -304,4 +317,4 @@ def test_declaring_a_screen(rng: np.random.Generator) -> None:
     with pytest.raises(ShapeError, match="nothing can come after head, which is screened"):
         program.soft_cap("cap", logits, 30.0)
     with pytest.raises(ShapeError, match="expected at least 1 output of each position, got 0"):
-        program.run_top([Slice((), 0, [0], [0])], 0)
+        program.run([Slice((), 0, [0], [0])], Top(0))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core_cases import F32Array, Model, new_pages, normal, same_bits
+from core_cases import F32Array, Model, new_pages, normal, same_bits, timed_run
 
 from pyml_core import Cancelled, KVLayout, Program, Slice, cpu_info, pack, quantize, use_level
 
@@ -199,7 +199,7 @@ def test_one_program_from_several_threads() -> None:
         for step in range(8):
             part = Slice(model.pages(40), 0, model.ids(40, seed), range(40))
             if step % 2:
-                result, timings = model.program.run_timed([part])
+                result, timings = timed_run(model.program, [part])
                 if len(timings) != len(model.program.operations):
                     failures.append(timings)
             else:

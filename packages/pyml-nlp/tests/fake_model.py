@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from array import array
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +12,8 @@ import numpy as np
 
 from pyml_core import cancel
 from pyml_core.errors import Cancelled
-from pyml_core.greedy import GreedyToken
 from pyml_core.kv_layout import KVLayout
+from pyml_core.want import ALL_LOGITS, Greedy, GreedyToken, Want
 from pyml_nlp.language_model import LanguageModel
 from pyml_nn.kv_cache import KVCache, Origin
 
@@ -70,7 +69,10 @@ class FakeModel:
     def new_cache(self, max_length: int) -> KVCache:
         return KVCache(self.kv_layout, max_length, self.cache_origin.model, self.cache_origin.cpu_level)
 
-    def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]]) -> list[np.ndarray]:
+    def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]], want: Want = ALL_LOGITS) -> list[Any]:
+        if isinstance(want, Greedy):
+            ((cache, (token,), _),) = batch
+            return [self._greedy(cache, token, want)]
         self.before()
         cancel.check()
         if self.cancelled.is_set():
@@ -86,12 +88,10 @@ class FakeModel:
             results.append(np.array([self._logits(held + list(ids[: i + 1])) for i in wanted], np.float32))
         return results
 
-    def forward_greedy(
-        self, cache: KVCache, token: int, count: int, ends: Collection[int], text: array[int], repeat: int
-    ) -> list[GreedyToken]:
+    def _greedy(self, cache: KVCache, token: int, want: Greedy) -> list[GreedyToken]:
         found: list[GreedyToken] = []
-        whole = [*text]
-        while len(found) < count and token not in (ends if found else ()):
+        whole, repeat = [*want.history], want.repeat
+        while len(found) < want.count and token not in (want.ends if found else ()):
             whole += [one.token for one in found[-1:]]
             if found and whole[-repeat:] in [whole[i : i + repeat] for i in range(len(whole) - repeat)]:
                 break

@@ -9,10 +9,9 @@ import pytest
 from fake_model import EOS, calls, make
 
 from pyml_core.errors import PymlError
-from pyml_core.greedy import GreedyToken
+from pyml_core.want import ALL_LOGITS, Greedy, GreedyToken, Want
 from pyml_nlp.generation.speculation import Costs
 from pyml_nlp.language_model import LanguageModel
-from pyml_nn.kv_cache import KVCache
 
 
 class Calls:
@@ -20,14 +19,15 @@ class Calls:
 
     def __init__(self, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.found: list[tuple[int, int]] = []
-        run = lm.model.forward_greedy
+        run: Any = lm.model.forward
 
-        def counted(cache: KVCache, token: int, count: int, *rest: Any) -> list[GreedyToken]:
-            tokens = run(cache, token, count, *rest)
-            self.found.append((count, len(tokens)))
-            return tokens
+        def counted(batch: Any, want: Want = ALL_LOGITS) -> Any:
+            results = run(batch, want)
+            if isinstance(want, Greedy):
+                self.found.append((want.count, len(results[0])))
+            return results
 
-        monkeypatch.setattr(lm.model, "forward_greedy", counted)
+        monkeypatch.setattr(lm.model, "forward", counted)
 
 
 def endless(ids: list[int]) -> int:
@@ -135,12 +135,17 @@ def test_a_logit_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(endless, context=300)
     found = [GreedyToken(50, 1.0, 1.0), GreedyToken(60, float("nan"), 1.0)]
 
-    def broken(cache: KVCache, token: int, *_: object) -> list[GreedyToken]:
+    run: Any = lm.model.forward
+
+    def broken(batch: Any, want: Want = ALL_LOGITS) -> Any:
+        if not isinstance(want, Greedy):
+            return run(batch, want)
+        ((cache, (token,), _),) = batch
         cache.reserve(2)
         cache.append([token, 50])
-        return found
+        return [found]
 
-    monkeypatch.setattr(lm.model, "forward_greedy", broken)
+    monkeypatch.setattr(lm.model, "forward", broken)
     generation = lm.generate("ab", 60)
     with pytest.raises(PymlError, match="not finite: logit nan for token 60 at position 4"):
         list(generation)

@@ -208,32 +208,3 @@ def test_one_target_alone(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(logs.parse("pyml=off,pyml.attn=trace"))
     log(step_events(0, "prefill"))
     assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == ["[attn]"]
-
-
-def test_attention_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(logs.parse("pyml=off,pyml.attn=trace"))
-    assert logs.wants_attention_alone()
-    logs.log_attention("[attn] one\n[attn] two\n")
-    logs.log_attention("")
-    assert capsys.readouterr().err == "[attn] one\n[attn] two\n"
-    records: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
-    logs.attention.addHandler(handler)  # who takes records gets one
-    try:
-        logs.log_attention("[attn] one\n[attn] two\n")
-    finally:
-        logs.attention.removeHandler(handler)
-    assert records == ["[attn] one\n[attn] two"]
-    assert capsys.readouterr().err == "[attn] one\n[attn] two\n"
-    logs.configure(logs.parse("pyml.attn=trace,pyml.matmul=trace"))
-    assert not logs.wants_attention_alone()
-
-
-@pytest.mark.parametrize("stderr", [True, False])
-def test_attention_lines_nobody_can_take(stderr: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = io.StringIO()
-    closed.close()
-    monkeypatch.setattr(sys, "stderr", closed if stderr else None)
-    logs.configure(logs.parse("pyml.attn=trace"))
-    logs.log_attention("[attn] unheard\n")

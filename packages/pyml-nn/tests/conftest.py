@@ -18,8 +18,8 @@ def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Programs run in NumPy and in the compiled run loop."""
     if request.param == "reference":
 
-        def run(program: Program, slices: Any) -> Any:
-            return reference.run(program, slices)
+        def run(program: Program, batch: Any, want: Any = None) -> Any:
+            return reference.run(program, batch)
 
         monkeypatch.setattr(Program, "run", run)
     return str(request.param)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from nn_models import GEMMA3, GPT2, LLAMA, PHI3, make
 
-from pyml_core import Cancelled, CancelToken, ShapeError
+from pyml_core import Cancelled, CancelToken, Greedy, GreedyToken, ShapeError
 from pyml_nn import ContextOverflowError, KVCache, Model, weights
 
 IDS = [int(i) for i in np.random.default_rng(3).integers(0, 61, 40)]
@@ -26,6 +27,11 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mo
     monkeypatch.setattr(weights, "SCREENED_ROWS", 16)
     config, dtype = MODELS[request.param]
     return make(config, dtype=dtype)
+
+
+def greedy(model: Model[Any], cache: KVCache, token: int, count: int, ends: Sequence[int] = ()) -> list[GreedyToken]:
+    (found,) = model.forward([(cache, [token], None)], Greedy(count, ends))
+    return found
 
 
 def started(model: Model[Any]) -> KVCache:
@@ -47,14 +53,14 @@ def test_the_same_as_a_call_a_token(model: Model[Any]) -> None:
     expected, others = step_by_step(model, 7, 45)  # beyond a page
     cache, token, found = started(model), 7, []
     while len(found) < 45:
-        found += model.forward_greedy(cache, token, 45 - len(found))
+        found += greedy(model, cache, token, 45 - len(found))
         token = found[-1].token
     assert [(one.token, one.logit) for one in found] == expected
     assert cache.ids == others.ids
     for ours, theirs in zip(cache.pages, others.pages, strict=True):
         assert np.array_equal(ours, theirs)
     longrope = model.config.long_from is not None
-    assert len(model.forward_greedy(cache, token, 3)) == (1 if longrope else 3)
+    assert len(greedy(model, cache, token, 3)) == (1 if longrope else 3)
 
 
 def test_ends_and_forks(model: Model[Any]) -> None:
@@ -62,37 +68,43 @@ def test_ends_and_forks(model: Model[Any]) -> None:
     cache = started(model)
     fork = cache.fork()
     kept = [page.copy() for page in fork.pages]
-    found = model.forward_greedy(cache, 7, 12, (tokens[2],))
+    found = greedy(model, cache, 7, 12, (tokens[2],))
     assert [one.token for one in found] == tokens[: min(len(found), tokens.index(tokens[2]) + 1)]
     assert cache.ids == [*IDS, 7, *tokens[: len(found) - 1]]
     assert all(np.array_equal(a, b) for a, b in zip(kept, fork.pages, strict=True))
 
 
 def test_a_trace_sees_every_token(model: Model[Any]) -> None:
-    cache = started(model)
+    cache, other = started(model), started(model)
+    expected = greedy(model, other, 7, 3)
     with model.trace() as trace:
-        token = 7
-        for _ in range(3):
-            (found,) = model.forward_greedy(cache, token, 8)
-            token = found.token
+        found = greedy(model, cache, 7, 3)
+    assert [(one.token, one.logit) for one in found] == [(one.token, one.logit) for one in expected]
     kinds = [event.kind for event in trace.events if event.name == "forward"]
     again = model.config.long_from is not None  # all of it runs again
-    assert kinds == ["prefill" if again else "decode", "decode", "decode"]
+    assert kinds == (["prefill"] if again else ["decode"] * 3)
+    rescored = [event.rescored for event in trace.events if event.name == "head.rescore"]
+    assert all(rescored)
+    assert len(rescored) == (len(found) if model.screened else 0)
+    with model.trace(tensors="layers.0") as trace:
+        (first,) = greedy(model, cache, found[-1].token, 3)  # tensors are kept one run at a time
+    assert trace.tensor("layers.0").shape[1] == model.config.hidden_size
+    assert cache.ids[-1] == found[-1].token != first.token or first.token == found[-1].token
 
 
 def test_what_cannot_be_run(model: Model[Any]) -> None:
     cache = started(model)
     with pytest.raises(ShapeError, match="token ids from 0 to 60, found 61"):
-        model.forward_greedy(cache, 61, 2)
-    with pytest.raises(ShapeError, match="a cache of this model"):
-        model.forward_greedy(make({**LLAMA, "num_hidden_layers": 1}).new_cache(), 3, 2)
+        greedy(model, cache, 61, 2)
+    with pytest.raises(ShapeError, match="a KV cache of this model"):
+        greedy(model, make({**LLAMA, "num_hidden_layers": 1}).new_cache(), 3, 2)
     token = CancelToken()
     token.cancel()
     with token, pytest.raises(Cancelled):
-        model.forward_greedy(cache, 7, 2)
+        greedy(model, cache, 7, 2)
     assert cache.ids == IDS
     if model.config.long_from is None:
         short = model.new_cache(3)
         with pytest.raises(ContextOverflowError, match="expected at most 3"):
-            model.forward_greedy(short, 7, 4)
-        assert len(model.forward_greedy(short, 7, 3)) == 3
+            greedy(model, short, 7, 4)
+        assert len(greedy(model, short, 7, 3)) == 3

@@ -9,7 +9,7 @@ import pytest
 from nn_models import GEMMA2, GEMMA3, GPT2, LLAMA, PHI3, make
 
 from pyml_core import ShapeError
-from pyml_core.screen import top_of
+from pyml_core.want import Top, top_of
 from pyml_nn import matmul_lines, weights
 
 IDS = [int(i) for i in np.random.default_rng(3).integers(0, 61, 70)]
@@ -44,7 +44,7 @@ def test_the_largest_logits(config: dict[str, Any]) -> None:
     )
     for k in (1, 5, 61, 100):
         for one in (model, plain):
-            found = one.forward_top([(one.new_cache(), *part) for part in batch], k)
+            found = one.forward([(one.new_cache(), *part) for part in batch], Top(k))
             for rows, tops in zip(full, found, strict=True):
                 for row, top in zip(rows, tops, strict=True):
                     assert np.array_equal(top.ids, top_of(row, k).ids)
@@ -56,7 +56,7 @@ def test_steps_and_chunks(config: dict[str, Any]) -> None:
     model, plain = make(config, dtype="q8_0", max_tokens=7), make(config, dtype="q8_0", screen=False)
     cache, other = model.new_cache(), plain.new_cache()
     for part in (IDS[:20], *([token] for token in IDS[20:60])):
-        ((top,),) = model.forward_top([(cache, part, None)], 1)
+        ((top,),) = model.forward([(cache, part, None)], Top(1))
         ((row,),) = plain.forward([(other, part, None)])
         assert top.ids.tolist() == [row.argmax()]
         assert top.logits[0] == row.max()
@@ -70,23 +70,23 @@ def test_which_heads_are_screened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "SCREENED_ROWS", 62)
     assert not make(MODELS["llama"], dtype="q8_0").screened
     capped = make({**GEMMA2, **WIDE}, dtype="q8_0")
-    ((top,),) = capped.forward_top([(capped.new_cache(), IDS, None)], 3)
+    ((top,),) = capped.forward([(capped.new_cache(), IDS, None)], Top(3))
     assert len(top.ids) >= 3
 
 
 def test_errors(config: dict[str, Any]) -> None:
     model = make(config, dtype="q8_0")
-    with pytest.raises(ShapeError, match="forward_top: expected k to be at least 1, got 0"):
-        model.forward_top([(model.new_cache(), IDS, None)], 0)
+    with pytest.raises(ShapeError, match="forward: expected k to be at least 1, got 0"):
+        model.forward([(model.new_cache(), IDS, None)], Top(0))
     with pytest.raises(ShapeError, match="expected at least one token id"):
-        model.forward_top([(model.new_cache(), [], None)], 1)
-    assert model.forward_top([], 1) == []
+        model.forward([(model.new_cache(), [], None)], Top(1))
+    assert model.forward([], Top(1)) == []
 
 
 def test_traces() -> None:
     model = make(MODELS["gemma3"], dtype="q8_0")
     with model.trace() as times, model.trace("head") as head:
-        found = model.forward_top([(model.new_cache(), IDS, [5, 69]), (model.new_cache(), IDS[:4], None)], 1)
+        found = model.forward([(model.new_cache(), IDS, [5, 69]), (model.new_cache(), IDS[:4], None)], Top(1))
         model.forward([(model.new_cache(), IDS[:4], None)])
     tops = [top for part in found for top in part]
     steps = [[event.name for event in times.events if event.step == step][-3:] for step in (0, 1)]
@@ -98,7 +98,7 @@ def test_traces() -> None:
     assert rescore.shape == f"[1,64]x[{rescore.rescored},64] q8_0"
     assert [line.split()[2] for line in matmul_lines(head.events)] == ["head.screen", "head.rescore", "head"]
     with model.trace(tensors=("logits", "final_norm")) as kept:  # logits are wanted: none is left out
-        ((top,),) = model.forward_top([(model.new_cache(), IDS, None)], 1)
+        ((top,),) = model.forward([(model.new_cache(), IDS, None)], Top(1))
     assert kept.tensor("logits").shape == (1, 61)
     assert top.ids.tolist() == [kept.tensor("logits")[0].argmax()]
     assert kept.events[-2].name == "head"

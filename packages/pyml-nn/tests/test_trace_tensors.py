@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(GPT2)
     cache = model.new_cache()
     monkeypatch.setattr(pyml_nn.trace, "available_memory", lambda: 20_000)
-    monkeypatch.setattr(Program, "run_timed", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr(Program, "run", lambda *_: pytest.fail("it was run"))
     message = r"^trace: expected 0\.3 MB to be free for the tensors of 90 tokens, found 0\.0 MB$"
     with pytest.raises(OutOfMemoryError, match=message), model.trace(tensors="layers.*.attention.scores"):
         model.forward([(cache, [index % 61 for index in range(90)], None)])
@@ -249,7 +249,7 @@ def test_a_cancelled_step_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         raise Cancelled("stop")
 
     with model.trace(tensors="layers.*") as trace:
-        monkeypatch.setattr(Program, "run_timed", cancelled)
+        monkeypatch.setattr(Program, "run", cancelled)
         with pytest.raises(Cancelled):
             model.forward([(model.new_cache(), IDS, None)])
     assert (trace.events, trace.held_bytes) == ([], 0)

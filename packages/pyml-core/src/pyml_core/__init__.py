@@ -17,29 +17,33 @@ from .cancel import CancelToken  # noqa: E402
 from .cpu import cpu_info, default_threads, level, levels, use_level  # noqa: E402
 from .dtypes import BLOCK_TYPES, BlockType, dequantize, quantize  # noqa: E402
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
-from .greedy import GreedyToken  # noqa: E402
+from .graph import Buffer, Operation, Slice  # noqa: E402
 from .kv_layout import PAGE_TOKENS, KVLayout, PageTable  # noqa: E402
 from .limits import Limits, measure_limits  # noqa: E402
+from .observe import Observer  # noqa: E402
 from .ops import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
-from .program import Buffer, Operation, Program, Slice  # noqa: E402
-from .screen import TopLogits  # noqa: E402
+from .program import Program  # noqa: E402
 from .tensor import PackedMatrix, Tensor, pack, pack_parts  # noqa: E402
 from .timing import Capture, Lap, OpTiming, Timings  # noqa: E402
+from .want import AllLogits, Greedy, GreedyToken, Top, TopLogits  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BLOCK_TYPES",
     "PAGE_TOKENS",
+    "AllLogits",
     "BlockType",
     "Buffer",
     "CancelToken",
     "Cancelled",
     "Capture",
+    "Greedy",
     "GreedyToken",
     "KVLayout",
     "Lap",
     "Limits",
+    "Observer",
     "OpTiming",
     "Operation",
     "OutOfMemoryError",
@@ -51,6 +55,7 @@ __all__ = [
     "Slice",
     "Tensor",
     "Timings",
+    "Top",
     "TopLogits",
     "activate",
     "argmax",

@@ -5,7 +5,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from .program import Operation, Program, Slice
+from .graph import Operation, Slice
+from .program import Program
 from .tensor import PackedMatrix
 from .timing import Capture
 
@@ -44,19 +45,11 @@ def walk_strings(data: bytes, position: int, count: int) -> tuple[int, int, int]
 def decode_strings(data: bytes | memoryview, count: int) -> list[str]: ...
 def split_pairs(lines: list[Any]) -> list[tuple[str, str]]: ...
 def measure_limit(level: str, threads: int, what: str, data: npt.NDArray[Any], amount: int) -> tuple[int, int]: ...
-def lap_times(
-    places: npt.NDArray[np.int64],
-    ms: npt.NDArray[np.float64],
-    laps: bytes,
-    copied: bytes,
-    threads: int,
-    span_ns: tuple[int, int],
-    span: tuple[int, int],
-) -> None: ...
+def read_laps(
+    laps: bytes, copied: bytes, threads: int, span_ns: tuple[int, int], span: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], float]: ...
 
-class LapText:
-    def __init__(self, pieces: list[str], places: npt.NDArray[np.int64], n_ops: int) -> None: ...
-    def take(self) -> str: ...
+Stamps = tuple[dict[Operation, tuple[int, int]], bytes, bytes, int, tuple[int, int], tuple[int, int]]
 
 class StopFlag:
     def __init__(self, deadline_ns: int = 0) -> None: ...
@@ -73,8 +66,6 @@ class NativeProgram:
         timed: bool = False,
         captures: Sequence[Capture] = (),
         stop: StopFlag | None = None,
-        *,
-        lines: LapText | None = None,
     ) -> npt.NDArray[np.float32]: ...
     @overload
     def run(
@@ -85,7 +76,6 @@ class NativeProgram:
         stop: StopFlag | None = None,
         *,
         top: int,
-        lines: LapText | None = None,
     ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], int]]: ...
     def run_greedy(
         self,
@@ -95,14 +85,7 @@ class NativeProgram:
         text: array[int],
         repeat: int,
         stop: StopFlag | None = None,
-        lines: LapText | None = None,
-    ) -> list[tuple[int, float, int]]: ...
+        timed: bool = False,
+    ) -> tuple[list[tuple[int, float, int, int]], list[Stamps]]: ...
     def cancel(self) -> None: ...
-    def lap_text(self, pieces: list[str], places: npt.NDArray[np.int64]) -> LapText: ...
-    @property
-    def spans(self) -> dict[Operation, tuple[int, int]]: ...
-    def timings(
-        self,
-    ) -> tuple[
-        dict[Operation, tuple[int, int]], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], float
-    ]: ...
+    def timings(self) -> Stamps: ...

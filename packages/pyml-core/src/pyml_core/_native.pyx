@@ -130,7 +130,7 @@ cdef extern from "pyml.h":
     ctypedef struct pyml_lap:
         uint64_t busy
         uint64_t phase[4]
-        int64_t began_ns, arrived_ns
+        uint64_t began, arrived  # in ticks
 
     ctypedef bint pyml_flag
     void pyml_flag_set(pyml_flag *, bint) nogil
@@ -178,22 +178,8 @@ cdef extern from "pyml.h":
         int64_t n_ops, start_ns, end_ns, start, end
         int threads
 
-    ctypedef struct pyml_lap_place:
-        int64_t first, last, phase, number
-
-    ctypedef struct pyml_lap_text:
-        const char *pieces
-        const int64_t *ends
-        int64_t n_numbers
-        const pyml_lap_place *places
-        int64_t n_places
-        int64_t *moments
-        double *ms
-        char *text
-        int64_t length
-
     ctypedef struct pyml_greedy_token:
-        int64_t token, ns
+        int64_t token, ns, rescored
         float logit
 
     ctypedef struct pyml_greedy:
@@ -209,7 +195,8 @@ cdef extern from "pyml.h":
         int32_t *text
         int64_t n_text, repeat
         pyml_greedy_token *found
-        pyml_lap_text *lines
+        pyml_lap *laps
+        int64_t *clock
 
     int pyml_level_count()
     const char *pyml_level_name(int)
@@ -222,10 +209,7 @@ cdef extern from "pyml.h":
     bint pyml_program_allocate(pyml_program *)
     void pyml_program_free(pyml_program *)
     bint pyml_program_run(pyml_program *, bint) nogil
-    void pyml_lap_times(const pyml_laps *, const pyml_lap_place *, int64_t, int64_t *, double *) nogil
-    int64_t pyml_lap_text_room(const pyml_lap_text *)
-    void pyml_lap_text_add(pyml_lap_text *, const pyml_program *)
-    void pyml_lap_text_write(pyml_lap_text *)
+    double pyml_read_laps(const pyml_laps *, int64_t *, int64_t *, pyml_lap *)
     int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *) nogil
     int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
     void *pyml_pool_get(int)
@@ -446,7 +430,7 @@ cdef class StopFlag:
         return pyml_flag_is_set(&self.stop.cancelled)
 
 
-include "laps.pxi"
+include "timings.pxi"
 
 
 cdef class NativeProgram:
@@ -822,11 +806,10 @@ cdef class NativeProgram:
             begin = end
         return parts
 
-    def run(self, slices, bint timed=False, captures=(), StopFlag stop=None, int64_t top=0, LapText lines=None):
+    def run(self, slices, bint timed=False, captures=(), StopFlag stop=None, int64_t top=0):
         """Run every operation once; float32 rows of the last one's output. Fills the captures' arrays.
 
-        With ``top``, the head is screened for so many of the largest logits: a list of (ids, logits, rows rescored). The
-        times of ``lines`` take the run's.
+        With ``top``, the head is screened for so many of the largest logits: a list of (ids, logits, rows rescored).
 
         Raises:
             ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called, or ``stop`` told it to.
@@ -841,13 +824,10 @@ cdef class NativeProgram:
         try:
             arrays = self._start_captures(captures) if captures else None
             if self.p.run.tokens:
-                timed = timed or lines is not None
                 with nogil:
                     done = pyml_program_run(&self.p, timed)
                 if not done:
                     self._raise_cancelled()
-                if lines is not None:
-                    lines.add(self)
         finally:
             self.p.stop = NULL
             if captures:
@@ -857,13 +837,13 @@ cdef class NativeProgram:
         return self._candidates() if top else out
 
     def run_greedy(
-        self, part, int64_t count, ends, const int32_t[::1] text, int64_t repeat, StopFlag stop=None, LapText lines=None
+        self, part, int64_t count, ends, const int32_t[::1] text, int64_t repeat, StopFlag stop=None, bint timed=False
     ):
         """Run a slice of one token, then the token with the largest logit after it, and so on: at most ``count`` runs.
 
         Nothing is run after a token of ``ends``, one whose logit is not finite, or one with which the last ``repeat`` > 0
-        tokens stand for a second time in ``text`` and what was found. Returns of every run in order (token,
-        logit, ns). Each has a text of its own in ``lines``.
+        tokens stand for a second time in ``text`` and what was found. Returns (token, logit, ns, rows rescored) of every run in order, and,
+        if ``timed``, what :meth:`timings` returns of each, else an empty list.
 
         Raises:
             ShapeError: a slice that does not fit, or has no room for so many tokens. Cancelled: as :meth:`run`.
@@ -893,10 +873,12 @@ cdef class NativeProgram:
             memcpy(self.greedy_text, &text[0], n_text * sizeof(int32_t))
         greedy.text, greedy.n_text, greedy.repeat = self.greedy_text, n_text, max(repeat, 0)
         greedy.ends, greedy.n_ends = self.greedy_ends, len(ends)
-        greedy.count, greedy.found, greedy.lines = count, found, NULL
-        if lines is not None:
-            lines.make_room(self, count)
-            greedy.lines = &lines.t
+        greedy.count, greedy.found, greedy.laps, greedy.clock = count, found, NULL, NULL
+        cdef int64_t n_laps = self.p.n_ops * self.p.threads
+        if timed:
+            laps = np.empty(count * n_laps * sizeof(pyml_lap), np.uint8)
+            clock = np.empty((count, 4), np.int64)
+            greedy.laps, greedy.clock = <pyml_lap *>_address(laps), <int64_t *>_address(clock)
         greedy.ids, greedy.positions = <int32_t *>self.p.run.ids, <int32_t *>self.p.run.positions
         greedy.slice = self.slices
         greedy.logits, greedy.n_logits = self.result.f, self.result.width
@@ -907,7 +889,11 @@ cdef class NativeProgram:
         self.p.stop = NULL
         if done < 0:
             self._raise_cancelled()
-        return [(found[i].token, found[i].logit, found[i].ns) for i in range(done)]
+        tokens = [(found[i].token, found[i].logit, found[i].ns, found[i].rescored) for i in range(done)]
+        if not timed:
+            return tokens, []
+        return tokens, [_stamps(self.span, self.p.n_ops, self.p.threads, greedy.laps + i * n_laps, self.p.copied, clock[i].tolist())
+                        for i in range(done)]
 
     cdef int _make_greedy_room(self, int64_t n_text, int64_t n_ends) except -1:
         """For a text of so many tokens, and so many that end it. NumPy would be called out of cold caches."""
@@ -965,24 +951,10 @@ cdef class NativeProgram:
     def timings(self):
         """What the last timed run left, to be read by :class:`pyml_core.timing.Timings`.
 
-        Returns (first and last native operation of every Operation, laps, copied, threads, (start, end) in ns, (start,
-        end) in ticks). The bytes of laps are int64 of shape (threads, native operations, 7): busy ticks, ticks of four
-        phases, the tick at which the thread came (0: no work) and that at which it had no work left; those of copied
-        are the ticks at which outputs had been copied (0: they were not).
+        Returns the first and last native operation of every Operation, then the arguments of :func:`read_laps`.
         """
-        cdef bytes laps = (<char *>self.p.laps)[: self.p.n_ops * self.p.threads * sizeof(pyml_lap)]
-        cdef bytes copied = (<char *>self.p.copied)[: self.p.n_ops * sizeof(uint64_t)]
-        clock = (self.p.start_ns, self.p.end_ns), (self.p.start, self.p.end)
-        return self.span, laps, copied, self.p.threads, *clock
-
-    def lap_text(self, list pieces, places):
-        """A text with times of this program's runs in it; see :class:`LapText`."""
-        return LapText(pieces, places, self.p.n_ops)
-
-    @property
-    def spans(self):
-        """Operation -> the first and last native operation that it is."""
-        return self.span
+        clock = self.p.start_ns, self.p.end_ns, self.p.start, self.p.end
+        return _stamps(self.span, self.p.n_ops, self.p.threads, self.p.laps, self.p.copied, clock)
 
 
 cdef int64_t _captured_keys(const pyml_slice *part):

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ShapeError
+from .graph import Buffer, Slice
 from .kv_layout import PAGE_TOKENS, KVLayout, PageTable
-from .program import Buffer, F32Array, Program, Slice
+from .program import F32Array, Program
 from .tensor import PackedMatrix, Tensor, pack
 
 

@@ -13,23 +13,25 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from array import array
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _native, cpu
-from ._native import LapText
 from .cancel import current_flag
 from .errors import ShapeError
-from .greedy import NOTHING, GreedyToken
+from .graph import Buffer, Operation, Slice
 from .kv_layout import KVLayout, PageTable
-from .screen import MARGIN, MAX_STATES, MAX_TOP, TopLogits, top_of
+from .observe import Observer, observers_of, observing
+from .screen import MARGIN, MAX_STATES
 from .tensor import PackedMatrix, Tensor, pack
-from .timing import Capture, Timings, phase_index
+from .timing import Capture, Timings
+from .want import ALL_LOGITS, MAX_TOP, AllLogits, Greedy, GreedyToken, Top, TopLogits, Want, top_of
 
 F32Array = npt.NDArray[np.float32]
 
@@ -42,66 +44,6 @@ _OVER_TOKENS = (  # their rows are always tokens
     "embed", "add_positions", "rope_angles", "prepare_qkv", "attention", "route",
     "dispatch", "expert_linear", "combine",
 )  # fmt: skip
-
-
-@dataclass(eq=False)
-class Buffer:
-    """One activation of the model: float32 of shape (rows, width), where rows is T or P.
-
-    Attributes:
-        name: for messages and traces.
-        width: W, elements a row.
-        rows: ``"tokens"`` (one row a token of the run) or ``"outputs"`` (one row a position that wants logits).
-        copies: rows a token: 1, or the number of experts that each token is dispatched to.
-        quantized: a quantised matrix reads this buffer, so that whatever writes it also writes an int8 copy
-            (codes per row, a scale and a sum of codes per block of 32).
-    """
-
-    name: str
-    width: int
-    rows: str = "tokens"
-    copies: int = 1
-    quantized: bool = False
-    index: int = -1
-
-
-@dataclass(frozen=True, eq=False)
-class Operation:
-    """One step of a program.
-
-    Attributes:
-        kind: what is done, a method name of :class:`Program` (``"linear"``, ``"rms_norm"``, ...).
-        name: dotted name, unique in its program (``"layers.3.attention.qkv"``).
-        inputs: buffers read.
-        output: the buffer written.
-        params: everything else: weights, eps, scale, ...
-    """
-
-    kind: str
-    name: str
-    inputs: tuple[Buffer, ...]
-    output: Buffer
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Slice:
-    """Consecutive tokens of one sequence in a run.
-
-    Attributes:
-        pages: the sequence's KV pages, enough for ``start + len(ids)`` positions (see :mod:`pyml_core.kv_layout`);
-            a :class:`PageTable` is used as it is, other sequences are looked up page by page at every run.
-        start: position of the first token, which is also the number of positions already in the pages.
-        ids: token ids.
-        outputs: indices into ``ids`` of the positions that want logits, ascending.
-        rope_set: which of the sets of frequencies of :meth:`Program.rope_angles` its tokens are rotated with.
-    """
-
-    pages: PageTable | Sequence[npt.NDArray[np.uint8]]
-    start: int
-    ids: Sequence[int] | npt.NDArray[np.int32]
-    outputs: Sequence[int] = ()
-    rope_set: int = 0
 
 
 _living: weakref.WeakSet[Program] = weakref.WeakSet()
@@ -244,7 +186,7 @@ class Program:
         return self._add("soft_cap", name, (x,), x, cap=float(cap))
 
     def screen(self, margin: float = MARGIN) -> None:
-        """Let :meth:`run_top` find the largest outputs of the last operation without computing all of them.
+        """Screen the last operation: runs for :class:`Top` and :class:`Greedy` read fewer of its bytes.
 
         That operation is a linear layer of one split matrix, without bias, on rows of wanted positions; nothing comes
         after it. In such runs two operations take its place, ``<its name>.screen`` and ``.rescore`` (``screening``).
@@ -399,129 +341,114 @@ class Program:
 
     # ---- running
 
-    def run(self, slices: Sequence[Slice], lines: LapText | None = None) -> F32Array:
+    @overload
+    def run(self, batch: Sequence[Slice], want: AllLogits = ...) -> F32Array: ...
+    @overload
+    def run(self, batch: Sequence[Slice], want: Top) -> list[TopLogits]: ...
+    @overload
+    def run(self, batch: Sequence[Slice], want: Greedy) -> list[GreedyToken]: ...
+    @overload
+    def run(self, batch: Sequence[Slice], want: Want) -> F32Array | list[TopLogits] | list[GreedyToken]: ...
+    def run(self, batch: Sequence[Slice], want: Want = ALL_LOGITS) -> F32Array | list[TopLogits] | list[GreedyToken]:
         """Execute every operation once for these slices: append their keys and values, and compute the last output.
 
-        Returns the last operation's output, (P, W) float32 (or (T, W) where it has a row a token): the wanted positions
-        of all slices in order. Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt.
-        The times of ``lines`` (see :meth:`lines`) take this run's.
+        Args:
+            batch: the slices of a run.
+            want: which outputs of the wanted positions to return. :class:`Greedy` needs a single slice of one token
+                that wants logits, with pages for ``count`` positions.
+
+        Returns:
+            :class:`AllLogits`: the last operation's output, (P, W) float32 (or (T, W) where it has a row a token), the
+            wanted positions of all slices in order. :class:`Top`: a :class:`TopLogits` for each position.
+            :class:`Greedy`: a :class:`GreedyToken` for each run, in order; the last token has not been run. With
+            captures it is a single run.
+
+        Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt.
 
         Raises:
-            ShapeError: slices that do not fit the program. Cancelled: by :meth:`cancel`, or by the
-                :class:`pyml_core.CancelToken` that this thread has entered.
+            ShapeError: slices that do not fit the program, or a ``want`` out of range. Cancelled: by :meth:`cancel`, or
+                by the :class:`pyml_core.CancelToken` that this thread has entered; what greedy runs had found by then
+                is lost.
         """
-        with self._lock:
-            return self._compiled().run(slices, stop=current_flag(), lines=lines)
-
-    def run_timed(self, slices: Sequence[Slice], captures: Sequence[Capture] = ()) -> tuple[F32Array, Timings]:
-        """:meth:`run`, with what every operation took; fills the arrays of the captures. The numbers are the same.
-
-        Raises:
-            ShapeError: as :meth:`run`, or a capture of another program's operation.
-        """
+        observers = observers_of(self)
+        captures = [capture for observer in observers for capture in observer.captures(batch)]
         with self._lock:
             native = self._compiled()
-            result = native.run(slices, True, captures, current_flag())
-            return result, Timings(self.operations, self.kv, slices, native.timings())
+            result, runs = self._execute(native, batch, want, bool(observers), captures)
+        for ran, timings in runs:
+            for observer in observers:
+                observer.ran(ran, timings)
+        return result
 
-    def run_top(self, slices: Sequence[Slice], k: int, lines: LapText | None = None) -> list[TopLogits]:
-        """:meth:`run`, for the ``k`` largest outputs of each wanted position alone, and those tied with the last.
-
-        The head is screened where :meth:`screen` was declared and a run of so many positions and outputs can be;
-        otherwise all of it is computed. The results are the same.
-
-        Raises:
-            ShapeError: as :meth:`run`, or a ``k`` below 1. Cancelled: as :meth:`run`.
-        """
-        return self._run_top(slices, k, timed=False, lines=lines)[0]
-
-    def run_top_timed(
-        self, slices: Sequence[Slice], k: int, captures: Sequence[Capture] = ()
-    ) -> tuple[list[TopLogits], Timings]:
-        """:meth:`run_top`, with what every operation took; fills the captures' arrays (of all outputs: no screen)."""
-        found, timings = self._run_top(slices, k, timed=True, captures=captures)
-        if timings is None:
-            raise ShapeError("the program has no operations")
-        return found, timings
-
-    def _run_top(
+    def _execute(
         self,
-        slices: Sequence[Slice],
-        k: int,
+        native: _native.NativeProgram,
+        batch: Sequence[Slice],
+        want: Want,
         timed: bool,
-        captures: Sequence[Capture] = (),
-        lines: LapText | None = None,
-    ) -> tuple[list[TopLogits], Timings | None]:
+        captures: Sequence[Capture],
+    ) -> tuple[F32Array | list[TopLogits] | list[GreedyToken], list[tuple[Sequence[Slice], Timings]]]:
+        """The result, and every run with its times if it is timed."""
+        if isinstance(want, Greedy):
+            (part,) = self._single(batch)
+            if captures:
+                start = perf_counter()
+                (top,), runs = self._execute_top(native, batch, 1, timed, captures)
+                return [GreedyToken(*top.best(), (perf_counter() - start) * 1e3)], runs
+            found, stamps = native.run_greedy(
+                part, want.count, want.ends, want.history, want.repeat, current_flag(), timed
+            )
+            tokens = [GreedyToken(token, logit, ns * 1e-6) for token, logit, ns, _ in found]
+            return tokens, self._greedy_timings(part, found, stamps) if timed else []
+        if isinstance(want, Top):
+            return self._execute_top(native, batch, want.k, timed, captures)
+        rows = native.run(batch, timed, captures, current_flag())
+        return rows, [(batch, Timings(self.operations, self.kv, batch, native.timings()))] if timed else []
+
+    def _execute_top(
+        self, native: _native.NativeProgram, batch: Sequence[Slice], k: int, timed: bool, captures: Sequence[Capture]
+    ) -> tuple[list[TopLogits], list[tuple[Sequence[Slice], Timings]]]:
+        if not self._screens(batch, k, captures):
+            rows = native.run(batch, timed, captures, current_flag())
+            runs = [(batch, Timings(self.operations, self.kv, batch, native.timings()))] if timed else []
+            return [top_of(row, k) for row in rows], runs
+        found = [TopLogits(*one) for one in native.run(batch, timed, captures, current_flag(), top=k)]
+        if not timed:
+            return found, []
+        rescored = sum(one.rescored for one in found)
+        operations = [*self.operations[:-1], *self.screening]
+        return found, [(batch, Timings(operations, self.kv, batch, native.timings(), rescored))]
+
+    def _screens(self, batch: Sequence[Slice], k: int, captures: Sequence[Capture]) -> bool:
+        """Whether the head is screened for the ``k`` largest outputs: what captures it needs all of it."""
         if k < 1:
             raise ShapeError(f"run: expected at least 1 output of each position, got {k}")
-        wanted = sum(len(part.outputs) for part in slices)
-        full = not self.screening or k > MAX_TOP or wanted > MAX_STATES
-        full = full or any(capture.operation.output is self.result for capture in captures)
-        if full:
-            if timed:
-                rows, timings = self.run_timed(slices, captures)
-                return [top_of(row, k) for row in rows], timings
-            return [top_of(row, k) for row in self.run(slices, lines)], None
-        with self._lock:
-            native = self._compiled()
-            found = [TopLogits(*one) for one in native.run(slices, timed, captures, current_flag(), top=k, lines=lines)]
-            if not timed:
-                return found, None
-            operations = [*self.operations[:-1], *self.screening]
-            rescored = sum(one.rescored for one in found)
-            return found, Timings(operations, self.kv, slices, native.timings(), rescored)
+        wanted = sum(len(part.outputs) for part in batch)
+        if not self.screening or k > MAX_TOP or wanted > MAX_STATES:
+            return False
+        return all(capture.operation.output is not self.result for capture in captures)
 
-    def run_greedy(
-        self,
-        part: Slice,
-        count: int,
-        ends: Collection[int] = (),
-        text: array[int] = NOTHING,
-        repeat: int = 0,
-        lines: LapText | None = None,
-    ) -> list[GreedyToken]:
-        """:meth:`run_top` of one token, then of the one with the largest logit after it, and so on, in one call.
+    @staticmethod
+    def _single(batch: Sequence[Slice]) -> Sequence[Slice]:
+        if len(batch) != 1:
+            raise ShapeError(f"run: expected one slice for greedy runs, got {len(batch)}")
+        return batch
 
-        Args:
-            part: one token that wants logits, with pages for ``count`` positions from its own on.
-            count: most runs, 1 to :data:`pyml_core.greedy.MAX_RUNS`.
-            ends: tokens that nothing is run after; nothing is run after a logit that is not finite either.
-            text: of 32-bit integers: the tokens before and the slice's.
-            repeat: if above 0, nothing is run once the last so many tokens of the text, with what was found, stand in
-                it for the second time.
-            lines: has a text for each run.
+    def _greedy_timings(
+        self, part: Slice, found: Sequence[tuple[int, float, int, int]], stamps: Sequence[Any]
+    ) -> list[tuple[Sequence[Slice], Timings]]:
+        runs: list[tuple[Sequence[Slice], Timings]] = []
+        operations = [*self.operations[:-1], *self.screening] if self.screening else self.operations
+        ids = part.ids
+        for index, ((token, _, _, rescored), stamp) in enumerate(zip(found, stamps, strict=True)):
+            ran = [Slice(part.pages, part.start + index, ids, part.outputs, part.rope_set)]
+            runs.append((ran, Timings(operations, self.kv, ran, stamp, rescored)))
+            ids = [token]
+        return runs
 
-        Returns:
-            What each run found, in order. The last token has not been run.
-
-        Raises:
-            ShapeError: as :meth:`run`, another number of tokens or runs, or more outputs than there are tokens.
-            Cancelled: as :meth:`run`; nothing is known of the runs that were done before.
-        """
-        with self._lock:
-            found = self._compiled().run_greedy(part, count, ends, text, repeat, current_flag(), lines)
-        return [GreedyToken(token, logit, ns * 1e-6) for token, logit, ns in found]
-
-    def lines(self, pieces: Sequence[str], terms: Sequence[Sequence[tuple[Operation, str | None]]]) -> LapText:
-        """Text with times in it, which runs write without returning to Python; for what is printed at every step.
-
-        Args:
-            pieces: of the text, ASCII; after each but the last comes a number of milliseconds, with three decimals.
-            terms: of every number what it is the sum of: the times of operations, or of their phases of these names
-                (see :attr:`pyml_core.OpTiming.phases`).
-
-        Returns:
-            What :meth:`run` takes. Its ``take()`` gives the text: one of all its runs together, or one for each run of
-            :meth:`run_greedy`. One thread at a time may use it.
-        """
-        with self._lock:
-            native = self._compiled()
-            places = [
-                (*native.spans[operation], phase_index(operation, phase), number)
-                for number, of_number in enumerate(terms)
-                for operation, phase in of_number
-            ]
-            return native.lap_text(list(pieces), np.array(places, np.int64).reshape(-1, 4))
+    def observe(self, observer: Observer) -> AbstractContextManager[None]:
+        """Attach an observer to the runs made in this context (thread or task): ``with program.observe(it): ...``."""
+        return observing(self, observer)
 
     def run_after(self, name: str, rows: npt.ArrayLike) -> F32Array:
         """What the operations after the one of this name make of other rows: (R, its width) to the last output (R, W).

@@ -22,8 +22,9 @@ import numpy.typing as npt
 from . import panels
 from .dtypes import ByteSource, Expanded, F32Array, I8Array, U8Array, block_type, expand
 from .errors import ShapeError
+from .graph import Buffer, Operation, Slice
 from .kv_layout import KEY_BLOCK_MAX, KEY_BLOCK_TOKENS, PAGE_TOKENS, KVLayout
-from .program import Buffer, Operation, Program, Slice
+from .program import Program
 from .tensor import PackedMatrix, Tensor
 
 F64Array = npt.NDArray[np.float64]

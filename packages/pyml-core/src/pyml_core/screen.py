@@ -11,11 +11,6 @@ standard deviations once in a thousand million. Lower bounds only say where to l
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-
 from . import _native
 
 MARGIN = 6.0
@@ -23,28 +18,3 @@ MARGIN = 6.0
 
 MAX_STATES: int = _native.SCREEN_STATES_MAX
 """Most positions that one run screens the head for; with more the full head does as well."""
-
-MAX_TOP: int = _native.SCREEN_TOP_MAX
-"""Most logits of a position that a screened head is asked for."""
-
-
-class TopLogits(NamedTuple):
-    """The largest logits of one position.
-
-    Attributes:
-        ids: int64 (C,), ascending: every row whose logit is not below the k-th largest; ties (and NaN) are in.
-        logits: float32 (C,), the full head's bit for bit.
-        rescored: rows whose logits were computed for it; all of them where the head was not screened.
-    """
-
-    ids: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.float32]
-    rescored: int
-
-
-def top_of(logits: npt.NDArray[np.float32], k: int) -> TopLogits:
-    """The same from a row of all logits, float32 (N,)."""
-    numbers = logits[~np.isnan(logits)]
-    kth = np.partition(numbers, -k)[-k] if len(numbers) > k else -np.inf
-    ids = np.flatnonzero(~(logits < kth))
-    return TopLogits(ids, logits[ids], len(logits))

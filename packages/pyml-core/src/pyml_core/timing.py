@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -18,7 +18,7 @@ from .errors import ShapeError
 from .kv_layout import PAGE_TOKENS, KVLayout
 
 if TYPE_CHECKING:
-    from .program import Operation, Slice
+    from .graph import Operation, Slice
 
 F32Array = npt.NDArray[np.float32]
 I64Array = npt.NDArray[np.int64]
@@ -28,7 +28,10 @@ CAPTURES = ("output", "scores", "probabilities")
 PHASES = {"prepare_qkv": ("QKnorm", "RoPE", "append"), "attention": ("QK^T", "softmax", "A*V")}
 """The parts of fused operations, in the order in which kernels count them."""
 
-_BEGAN, _ARRIVED, _COLUMNS = 5, 6, 7  # of a lap, after its busy ticks and those of four phases
+MAX_PHASES = 4
+"""Most parts of a fused operation."""
+
+_BEGAN, _ARRIVED = 5, 6  # columns of a lap, after its busy ticks and those of the phases
 
 
 class _Measured(NamedTuple):
@@ -39,7 +42,7 @@ class _Measured(NamedTuple):
         begin_ns: when each began.
         walls: ms of each.
         parts: (operations, 4) ms: a wall shared out by the ticks of its phases.
-        laps: (native operations, threads, 7), see :func:`_read`.
+        laps: (native operations, threads, 7), see ``read_laps`` in ``timings.pxi``.
         ms_a_tick: of those laps.
     """
 
@@ -164,7 +167,13 @@ class Capture:
 
 
 class Timings(Sequence[OpTiming]):
-    """A run's timings in the order of its operations, worked out when first looked at: a run pays for its clock."""
+    """A run's timings in the order of its operations, worked out when first looked at: a run pays for its clock.
+
+    Attributes:
+        tokens: of the run.
+        outputs: positions of the run that want logits.
+        start_ns, end_ns: of the run (monotonic clock).
+    """
 
     def __init__(
         self,
@@ -177,8 +186,9 @@ class Timings(Sequence[OpTiming]):
         self._operations, self._kv, self._measured = operations, kv, measured
         self._rescored = rescored
         self._spans = [(part.start, len(part.ids)) for part in slices]
-        self._tokens = sum(count for _, count in self._spans)
-        self._outputs = sum(len(part.outputs) for part in slices)
+        self.tokens = sum(count for _, count in self._spans)
+        self.outputs = sum(len(part.outputs) for part in slices)
+        self.start_ns, self.end_ns = measured[4]
         self._built: list[OpTiming] | None = None
 
     def __len__(self) -> int:
@@ -200,7 +210,7 @@ class Timings(Sequence[OpTiming]):
         return self._built
 
     def _build(self) -> Iterator[OpTiming]:
-        first, last, begin_ns, walls, parts, laps, ms_a_tick = self._measure()
+        first, last, begin_ns, walls, parts, laps, ms_a_tick = self._times
         threads = laps.shape[1]
         busy = laps[first, :, 0].sum(axis=1) + np.where(last > first, laps[last, :, 0].sum(axis=1), 0)
         shares = np.minimum(1.0, busy * ms_a_tick / np.maximum(walls * threads, 1e-9))
@@ -216,19 +226,17 @@ class Timings(Sequence[OpTiming]):
             rescored = self._rescored if operation.kind == "rescore" else 0
             yield OpTiming(operation, begin, wall, phases, moved, flops, share, found, rescored)
 
-    def add_to(self, ms: F64Array, places: I64Array) -> None:
-        """Add times to the numbers ``ms``, without working out any others: ``places`` has rows of :meth:`place`."""
-        _native.lap_times(places, ms, *self._measured[1:])
+    @cached_property
+    def milliseconds(self) -> F64Array:
+        """(operations, 1 + 4): the wall time of each operation, and its share of each of its phases."""
+        measured = self._times
+        return np.concatenate([measured.walls[:, None], measured.parts], axis=1)
 
-    def place(self, operation: Operation, phase: str | None, number: int) -> tuple[int, int, int, int]:
-        """An operation's wall time, or that of one of its phases, as a term of the number of this index."""
-        first, last = self._measured[0][operation]
-        return first, last, phase_index(operation, phase), number
-
-    def _measure(self) -> _Measured:
+    @cached_property
+    def _times(self) -> _Measured:
         """The time of making an output's int8 copy belongs to the operation that wrote it."""
         spans, *stamps = self._measured
-        begin_ns, end_ns, laps, ms_a_tick = _read(*stamps)
+        begin_ns, end_ns, laps, ms_a_tick = _native.read_laps(*stamps)
         both = np.array([spans[operation] for operation in self._operations])
         first, last = both[:, 0], both[:, 1]
         walls = (end_ns[last] - begin_ns[first]) * 1e-6
@@ -238,7 +246,7 @@ class Timings(Sequence[OpTiming]):
 
     def _cost(self, op: Operation) -> tuple[int, int]:
         """Bytes moved and arithmetic operations."""
-        rows = self._outputs if op.output.rows == "outputs" else self._tokens * op.output.copies
+        rows = self.outputs if op.output.rows == "outputs" else self.tokens * op.output.copies
         moved = 4 * rows * (op.output.width + sum(buf.width for buf in op.inputs))
         flops = rows * op.output.width
         if op.kind == "expert_linear":  # at most: tokens may choose the same experts
@@ -267,11 +275,6 @@ class Timings(Sequence[OpTiming]):
         return moved, flops
 
 
-def phase_index(operation: Operation, phase: str | None) -> int:
-    """The number of an operation's phase, as kernels count them; -1 for None: all of it."""
-    return -1 if phase is None else PHASES[operation.kind].index(phase)
-
-
 def coarse_nbytes(screen: Operation) -> int:
     """Bytes that a screen reads of a head: scales and high nibbles, 9 of 17 bytes, and the facts of the rows."""
     nbytes: int = screen.params["matrices"][0].nbytes * 9 // 17 + screen.params["facts"].nbytes
@@ -291,33 +294,6 @@ def _laps(columns: I64Array, copying: I64Array | None, begin: int, n_phases: int
             scale = (stop - start) * 1e-6 / busy
         found.append(Lap(start, stop, busy * scale, tuple(ticks * scale for ticks in lap[1 : 1 + n_phases])))
     return tuple(found)
-
-
-def _read(
-    laps: bytes, copied: bytes, threads: int, span_ns: tuple[int, int], span_ticks: tuple[int, int]
-) -> tuple[I64Array, I64Array, I64Array, float]:
-    """Begin and end of the native operations in ns, their laps (operations, threads, 7) likewise, and ms a tick.
-
-    An operation ends when the last thread has no work left, and the next one begins: a thread that wakes late from a
-    barrier shifts nothing from one to another. Copying an output is nobody's time.
-    """
-    found = np.frombuffer(laps, np.int64).reshape(threads, -1, _COLUMNS).swapaxes(0, 1).copy()
-    (start_ns, end_ns), (start, end) = span_ns, span_ticks
-    ns_a_tick = (end_ns - start_ns) / (end - start) if end > start else 1.0
-
-    def to_ns(ticks: I64Array) -> I64Array:
-        passed: I64Array = np.rint((ticks - start) * ns_a_tick).astype(np.int64)
-        return start_ns + passed
-
-    worked = found[:, :, _BEGAN] != 0
-    # A thread goes on where it was: processors read ticks a little early or late, and their counters may differ.
-    told = np.where(worked[:, :, None], found[:, :, _BEGAN : _ARRIVED + 1], start).swapaxes(0, 1).reshape(threads, -1)
-    forward: I64Array = np.maximum.accumulate(np.maximum(told, start), axis=1)
-    own: I64Array = forward.reshape(threads, -1, 2).swapaxes(0, 1)
-    moments = np.stack([own[:, :, 1].max(axis=1), np.frombuffer(copied, np.int64)], axis=1)
-    edges = to_ns(np.maximum.accumulate(moments.ravel())).reshape(-1, 2)
-    found[:, :, _BEGAN : _ARRIVED + 1] = np.where(worked[:, :, None], to_ns(own), 0)
-    return np.concatenate([[start_ns], edges[:-1, 1]]), edges[:, 0], found, ns_a_tick * 1e-6
 
 
 def _seen(positions: int, window: int) -> int:

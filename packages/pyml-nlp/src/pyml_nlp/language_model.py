@@ -8,16 +8,16 @@ from __future__ import annotations
 import operator
 import os
 import time
-from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import PymlError
+from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, Top, Want
 from pyml_nn.trace import traces_of
 
 from . import logs, memory
@@ -33,13 +33,11 @@ from .sampling import Sampling
 from .structured.grammar import one_grammar
 
 if TYPE_CHECKING:
-    from pyml_core._native import LapText
-    from pyml_core.greedy import GreedyToken
     from pyml_core.kv_layout import KVLayout
-    from pyml_core.screen import TopLogits
+    from pyml_core.want import GreedyToken, TopLogits
+    from pyml_nn.batching import Input
     from pyml_nn.kv_cache import KVCache
     from pyml_nn.model import Model
-    from pyml_nn.model import Request as Slice
     from pyml_nn.trace import Trace
 
     from .chat import ChatTemplate, Conversation, Message, Messages
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 F32Array = npt.NDArray[np.float32]
-R = TypeVar("R")
 
 
 class LanguageModel:
@@ -93,7 +90,6 @@ class LanguageModel:
         self.prefill_chunk = prefill_chunk
         self.name = name
         self._closed = False
-        self._lines: list[LapText] = []  # that no call is using
         self.costs = Costs()
         self.prefix_cache = PrefixCache() if prefix_cache is None else prefix_cache
         self._chat_template: ChatTemplate | None = None
@@ -470,50 +466,28 @@ class LanguageModel:
 
         return score(self, self.ids(text), top)
 
-    def forward(self, batch: Sequence[Slice]) -> list[F32Array]:
+    @overload
+    def forward(self, batch: Sequence[Input], want: AllLogits = ...) -> list[F32Array]: ...
+    @overload
+    def forward(self, batch: Sequence[Input], want: Top) -> list[list[TopLogits]]: ...
+    @overload
+    def forward(self, batch: Sequence[Input], want: Greedy) -> list[list[GreedyToken]]: ...
+    def forward(self, batch: Sequence[Input], want: Want = ALL_LOGITS) -> Any:
         """Continue several sequences at once: ``(cache, ids, positions that want logits, or None for the last)`` each.
 
-        Returns float32 (len(positions), V) a sequence, and advances the caches. See :meth:`pyml_nn.Model.forward`.
+        Returns float32 (len(positions), V) for each sequence, or what ``want`` asks for, and advances the caches. See
+        :meth:`pyml_nn.Model.forward`.
         """
-        return self.timed_forward(batch)[0]
+        return self.timed_forward(batch, want)[0]
 
-    def forward_top(self, batch: Sequence[Slice], k: int) -> list[list[TopLogits]]:
-        """:meth:`forward` where the ``k`` largest logits of a position are enough; a screened head finds them sooner.
-
-        Returns for every sequence one :class:`pyml_core.TopLogits` a position. See :meth:`pyml_nn.Model.forward_top`.
-        """
-        return self.timed_forward_top(batch, k)[0]
-
-    def timed_forward(self, batch: Sequence[Slice]) -> tuple[list[F32Array], float]:
-        """:meth:`forward` and its milliseconds; prints the lines about it that the log levels ask for."""
-        return self._timed(self.model.forward, batch)
-
-    def timed_forward_top(self, batch: Sequence[Slice], k: int) -> tuple[list[list[TopLogits]], float]:
-        """The same of :meth:`forward_top`."""
-        return self._timed(self.model.forward_top, batch, k)
-
-    def timed_forward_greedy(
-        self, cache: KVCache, token: int, count: int, ends: Collection[int], text: array[int], repeat: int
-    ) -> tuple[list[GreedyToken], float]:
-        """The same of :meth:`pyml_nn.Model.forward_greedy`."""
-        return self._timed(self.model.forward_greedy, cache, token, count, ends, text, repeat)
-
-    def _timed(self, run: Callable[..., R], *arguments: Any) -> tuple[R, float]:
-        """Call it, with what takes ``[attn]`` lines where these alone are wanted; its result, and milliseconds."""
-        timed = logs.wants_timings()
+    def timed_forward(self, batch: Sequence[Input], want: Want = ALL_LOGITS) -> tuple[Any, float]:
+        """:meth:`forward` and its milliseconds; logs the lines about it that the log levels ask for."""
         start = time.perf_counter()
-        if not timed:
-            results = run(*arguments)
+        if not logs.wants_timings():
+            results = self.model.forward(batch, want)
             return results, (time.perf_counter() - start) * 1e3
-        if logs.wants_attention_alone() and not self.traced:
-            lines = self._lines.pop() if self._lines else self.model.attention_lines()
-            results = run(*arguments, lines)
-            ms = (time.perf_counter() - start) * 1e3
-            logs.log_attention(lines.take())
-            self._lines.append(lines)
-            return results, ms
         with self.model.trace() as trace:
-            results = run(*arguments)
+            results = self.model.forward(batch, want)
         ms = (time.perf_counter() - start) * 1e3
         logs.log_trace(trace)
         return results, ms

@@ -94,14 +94,6 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
-    def print(self, text: str) -> None:
-        """Write a message without a record of it, which takes longer to make than lines of a decode step."""
-        try:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        except (OSError, ValueError, AttributeError):  # full, closed, or None
-            pass
-
 
 def configure(levels: dict[str, int]) -> None:
     """Print messages of these levels on stderr; loggers that an earlier call set are reset."""
@@ -134,20 +126,6 @@ def configure_from_environment() -> None:
 def wants_timings() -> bool:
     """Whether a run of the model has to be timed for its lines to be printed."""
     return model.isEnabledFor(logging.DEBUG) or attention.isEnabledFor(TRACE) or matmul.isEnabledFor(TRACE)
-
-
-def wants_attention_alone() -> bool:
-    """Whether of what has to be timed ``[attn]`` lines alone are printed."""
-    return not (model.isEnabledFor(logging.DEBUG) or matmul.isEnabledFor(TRACE))
-
-
-def log_attention(text: str) -> None:
-    """Print ``[attn]`` lines, as a record where somebody else takes these."""
-    handlers = attention.handlers + root.handlers
-    if len(handlers) == 1 and isinstance(handlers[0], _StderrHandler) and not attention.filters:
-        handlers[0].print(text)
-    elif text:
-        attention.log(TRACE, "%s", text.removesuffix("\n"))
 
 
 def log_trace(trace: Trace) -> None:

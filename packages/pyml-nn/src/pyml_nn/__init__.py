@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .batching import SequenceInput
 from .config import ConfigError
 from .kv_cache import CacheFileError, ContextOverflowError, KVCache
 from .memory import MemoryPlan, available_memory
@@ -22,6 +23,7 @@ __all__ = [
     "KVCache",
     "MemoryPlan",
     "Model",
+    "SequenceInput",
     "Trace",
     "WeightSource",
     "WeightsError",

@@ -23,7 +23,7 @@ from .rope import Rope
 from .weights import Spec, Weights
 
 if TYPE_CHECKING:
-    from pyml_core.program import Buffer
+    from pyml_core.graph import Buffer
 
     from .config import Dimensions
     from .scratch import Scratch

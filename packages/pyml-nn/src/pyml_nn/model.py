@@ -5,50 +5,42 @@ Letters: V = vocabulary.
 
 from __future__ import annotations
 
-import itertools
 import json
-import operator
 import time
 from abc import ABC, abstractmethod
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from pyml_core import cancel
 from pyml_core.errors import Cancelled, PymlError, ShapeError
-from pyml_core.greedy import NOTHING, GreedyToken
-from pyml_core.program import Program, Slice
+from pyml_core.program import Program
 from pyml_core.tensor import PackedMatrix
+from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, GreedyToken, Top, TopLogits, Want
 
-from .config import Dimensions, show
+from .batching import BatchPlan, Input, SequencePass
+from .config import Dimensions
 from .kv_cache import KVCache, Origin
 from .linear import Linear
 from .memory import MemoryPlan, activation_bytes, kv_layout
 from .norm import LayerNorm, RMSNorm
 from .scratch import Scratch
 from .trace import Recorder, Trace, traces_of
-from .trace_lines import attention_plan
 from .weight_names import NameRules
 from .weights import Spec, Weights, WeightSource
 
 if TYPE_CHECKING:
     import os
 
-    from pyml_core._native import LapText
-    from pyml_core.program import Buffer
-    from pyml_core.screen import TopLogits
+    from pyml_core.graph import Buffer, Slice
     from pyml_core.tensor import Tensor
 
 F32Array = npt.NDArray[np.float32]
-Request = tuple[KVCache, Sequence[int], Sequence[int] | None]
 C = TypeVar("C", bound=Dimensions)
-R = TypeVar("R", F32Array, "list[TopLogits]")
 
 
 class Model(ABC, Generic[C]):
@@ -61,7 +53,7 @@ class Model(ABC, Generic[C]):
             ``q4_0``; see :func:`pyml_nn.weights.matrix_type`.
         threads: worker threads; None takes what suits the machine.
         max_tokens: most tokens that one run of the program sees; longer inputs are cut into such chunks.
-        screen: let :meth:`forward_top` screen a large quantised head; see :func:`pyml_nn.weights.screened`.
+        screen: screen a large quantised head where few logits are wanted; see :func:`pyml_nn.weights.screened`.
         kv_dtype: what keys and values are kept as; see :func:`pyml_nn.memory.kv_layout`.
 
     Attributes:
@@ -125,7 +117,7 @@ class Model(ABC, Generic[C]):
 
     @property
     def screened(self) -> bool:
-        """Whether :meth:`forward_top` has a screened head, and so costs less than :meth:`forward`."""
+        """Whether the head is screened, so that :class:`pyml_core.Top` costs less than all logits."""
         return bool(self.program.screening)
 
     @property
@@ -177,95 +169,52 @@ class Model(ABC, Generic[C]):
         length = self._checked_length(max_length)
         return KVCache.load(path, self.kv_layout, length, self.fingerprint, self.program.level, self.vocab_size)
 
-    def forward(self, batch: Sequence[Request], lines: LapText | None = None) -> list[F32Array]:
+    @overload
+    def forward(self, batch: Sequence[Input], want: AllLogits = ...) -> list[F32Array]: ...
+    @overload
+    def forward(self, batch: Sequence[Input], want: Top) -> list[list[TopLogits]]: ...
+    @overload
+    def forward(self, batch: Sequence[Input], want: Greedy) -> list[list[GreedyToken]]: ...
+    def forward(
+        self, batch: Sequence[Input], want: Want = ALL_LOGITS
+    ) -> list[F32Array] | list[list[TopLogits]] | list[list[GreedyToken]]:
         """Continue several sequences at once.
 
         Args:
-            batch: a ``(cache, ids, positions)`` for every sequence: its KV cache, the token ids that follow what the
-                cache holds, and the indices into ``ids`` whose logits are wanted (None: the last one).
-            lines: what the runs write their ``[attn]`` lines to, see :meth:`attention_lines`; not under a trace.
+            batch: a :class:`SequenceInput` (or tuple) for every sequence: its KV cache, the token ids that follow what
+                the cache holds, and the indices into these ids whose logits are wanted (None: the last one).
+            want: which logits to return. :class:`pyml_core.Greedy` continues a single sequence, by a single id and
+                then by the most probable token each time.
 
         Returns:
-            For every sequence float32 logits of shape (len(positions), V), in the order of its positions.
+            For every sequence, in the order of its positions: float32 logits of shape (len(positions), V); for
+            :class:`pyml_core.Top` one :class:`pyml_core.TopLogits` a position, which costs about half where the head is
+            screened. For :class:`pyml_core.Greedy` one :class:`pyml_core.GreedyToken` a run, at least one: fewer than
+            ``count`` after one that ends the runs, and one at a time with LongRoPE or while tensors are traced; the
+            last token is not in the cache. Logits are the same bits in all three.
 
         The caches are advanced when all is done; after an error or a cancel they are as they were.
 
         Raises:
             ShapeError: no ids, an id outside the vocabulary, a position outside the ids, a cache given twice or of
-                another :attr:`cache_origin`.
+                another :attr:`cache_origin`, a ``want`` out of range.
             ContextOverflowError: a cache would grow beyond its ``max_length``; nothing has been computed.
             Cancelled: :meth:`cancel` was called meanwhile.
         """
-        parts = self._checked_batch(batch)
-        return [
-            rows if part.order is None else rows[part.order]
-            for part, rows in zip(parts, self._advance(parts, lambda works: self._logits(works, lines)), strict=True)
-        ]
-
-    def forward_top(self, batch: Sequence[Request], k: int, lines: LapText | None = None) -> list[list[TopLogits]]:
-        """:meth:`forward` where the ``k`` largest logits of each position are enough.
-
-        Where the model has a screened head, that costs about half of what all logits do; the results are the same.
-
-        Args:
-            batch, lines: as for :meth:`forward`.
-            k: at least 1.
-
-        Returns:
-            For every sequence one :class:`pyml_core.TopLogits` a position: the tokens whose logit is not below the k-th
-            largest, and their logits, bit for bit those of :meth:`forward`.
-
-        Raises:
-            ShapeError: a ``k`` below 1. Otherwise as :meth:`forward`.
-        """
-        if k < 1:
-            raise ShapeError(f"forward_top: expected k to be at least 1, got {k}")
-        parts = self._checked_batch(batch)
-        return [
-            found if part.order is None else [found[index] for index in part.order]
-            for part, found in zip(parts, self._advance(parts, lambda works: self._top(works, k, lines)), strict=True)
-        ]
-
-    def forward_greedy(
-        self,
-        cache: KVCache,
-        token: int,
-        count: int,
-        ends: Collection[int] = (),
-        text: array[int] = NOTHING,
-        repeat: int = 0,
-        lines: LapText | None = None,
-    ) -> list[GreedyToken]:
-        """Continue a sequence by ``token`` and then by the most probable token each time, in one native call.
-
-        Args:
-            cache: of the sequence.
-            token: follows what the cache holds.
-            count: most tokens to run, 1 to :data:`pyml_core.greedy.MAX_RUNS`.
-            ends: tokens that nothing is run after.
-            text, repeat: nothing is run either once a text repeats itself; see :meth:`pyml_core.Program.run_greedy`.
-            lines: as for :meth:`forward`, a set for each run.
-
-        Returns:
-            The most probable token after each one that was run, at least one: fewer than ``count`` after one that
-            nothing is run after or a logit that is not finite, and one at a time under a trace and with LongRoPE. The
-            cache is advanced by as many, and so does not hold the last one.
-
-        Raises:
-            As :meth:`forward`; the cache is as it was then.
-        """
-        part = self._checked(0, cache, (token,), None)
-        if self.config.long_from is not None or traces_of(self):
-            start = time.perf_counter()
-            ((top,),) = self.forward_top([(cache, part.ids, None)], 1, lines)
-            best = int(top.logits.argmax())
-            ms = (time.perf_counter() - start) * 1e3
-            return [GreedyToken(int(top.ids[best]), float(top.logits[best]), ms)]
-        cache.reserve(count)
-        now = Slice(cache.pages, cache.length, part.ids, part.wanted)
-        found = self.program.run_greedy(now, count, ends, text, repeat, lines)
-        cache.append([token, *(one.token for one in found[:-1])])
-        return found
+        if isinstance(want, Greedy):
+            return [self._forward_greedy(batch, want)]
+        if isinstance(want, Top) and want.k < 1:
+            raise ShapeError(f"forward: expected k to be at least 1, got {want.k}")
+        config = self.config
+        plan = BatchPlan(batch, self.cache_origin, config.vocab_size, self._max_tokens, config.long_from)
+        if not plan.passes:
+            return []
+        recorder = self._recorder(plan.passes, plan.runs)
+        found = self._run(plan, want, recorder)
+        if recorder is not None:
+            recorder.close(plan.kind)
+        plan.advance()
+        return plan.split(found)
 
     def trace(self, *names: str, tensors: str | Iterable[str] = (), max_bytes: int | None = None) -> Trace:
         """A context manager that records what :meth:`forward` does meanwhile: ``with model.trace() as t: ...``.
@@ -274,13 +223,6 @@ class Model(ABC, Generic[C]):
         :class:`Trace`.
         """
         return Trace(self, names, tensors, max_bytes)
-
-    def attention_lines(self) -> LapText:
-        """What :meth:`forward` takes as ``lines``: its runs leave ``[attn]`` lines there, without returning to Python.
-
-        ``take()`` gives what there is so far, a line a layer and call. One thread at a time may use it.
-        """
-        return attention_plan(self.program).writer(self.program)
 
     def head(self, hidden: npt.ArrayLike) -> F32Array:
         """The final norm and the head applied to hidden states of any layer: (P, hidden size) to logits (P, V).
@@ -318,208 +260,55 @@ class Model(ABC, Generic[C]):
             )
         return length
 
-    def _checked(self, index: int, cache: KVCache, ids: Sequence[int], positions: Sequence[int] | None) -> _Part:
-        if cache.origin != self.cache_origin:
-            self.cache_origin.check(cache.origin, f"slice {index}")
-        tokens = _integers(ids, self.config.vocab_size, index, "token ids")
-        if not tokens:
-            raise ShapeError(f"slice {index}: expected at least one token id, found none")
-        if positions is None:
-            return _Part(cache, tokens, [len(tokens) - 1], None)
-        wanted = _integers(positions, len(tokens), index, "positions")
-        ascending = sorted(set(wanted))
-        if ascending == wanted:
-            return _Part(cache, tokens, wanted, None)
-        return _Part(cache, tokens, ascending, [bisect_left(ascending, position) for position in wanted])
-
-    def _checked_batch(self, batch: Sequence[Request]) -> list[_Part]:
-        parts = [self._checked(index, *request) for index, request in enumerate(batch)]
-        if len(parts) > 1 and len({id(part.cache) for part in parts}) < len(parts):
-            raise ShapeError("forward: expected every cache once in a batch, found one twice")
-        for part in parts:
-            part.cache.check_room(len(part.ids))
-        return parts
-
-    def _advance(self, parts: Sequence[_Part], run: Callable[[list[_Work]], R]) -> list[R]:
-        """Run the parts and advance their caches; what ``run`` gives for each part's wanted positions, ascending."""
-        if not parts:
-            return []
-        works = [self._works(index, part) for index, part in enumerate(parts)]
-        for work in itertools.chain(*works):
-            work.cache.reserve(len(work.ids))
-        rows = run(list(itertools.chain(*works)))
-        results = []
-        start = 0
-        for part, done in zip(parts, works, strict=True):
-            last = done[-1]
-            last.cache.append(last.ids)
-            last.cache.rope_set = last.rope_set
-            if last.cache is not part.cache:
-                part.cache.replace(last.cache)
-            stop = start + len(part.wanted)
-            results.append(rows[start:stop])
-            start = stop
-        return results
-
-    def _works(self, sequence: int, part: _Part) -> list[_Work]:
-        """What is to be run for one sequence: its ids; with LongRoPE perhaps others before them.
-
-        Position i is a token of a sequence of i + 1 tokens, which is a short one up to ``config.long_from`` and a long
-        one beyond, whatever follows: so do logits not depend on how a text is cut. Keys rotated for the one kind are of
-        no use to the other: where a sequence becomes long (or was cut back to a short one), all of it runs again.
-        """
-        cache, limit = part.cache, self.config.long_from
-        start, end = cache.length, cache.length + len(part.ids)
-        if limit is None:
-            return [_Work(sequence, cache, part.ids, part.wanted, 0, start)]
-        n_short = bisect_left(part.wanted, limit - start)
-        works = []
-        if end <= limit or n_short:
-            ids = part.ids[: limit - start]
-            works.append(_work(sequence, cache, ids, part.wanted[:n_short], 0, keep=start, fresh=False))
-        if end > limit:
-            keep, in_use = (limit, works[0].cache is cache) if works else (start, False)
-            works.append(_work(sequence, cache, part.ids, part.wanted[n_short:], 1, keep=keep, fresh=in_use))
-        return works
-
-    def _logits(self, works: list[_Work], lines: LapText | None) -> F32Array:
-        """Logits of all wanted positions in order."""
-        runs = _runs(works, self._max_tokens)
-        recorder = self._recorder(works, runs)
-        run: Callable[[list[Slice]], F32Array] = self.program.run if recorder is None else recorder.run
-        if lines is not None and recorder is None:
-            run = partial(self.program.run, lines=lines)
-        if len(runs) == 1:
-            rows = run(runs[0])
-        else:
-            count = sum(len(part.outputs) for slices in runs for part in slices)
-            rows, done = np.empty((count, self.config.vocab_size), np.float32), 0
-            for slices in self._uncancelled(runs):
-                out = run(slices)
+    def _run(self, plan: BatchPlan, want: Want, recorder: Recorder | None) -> Any:
+        """Execute the runs of a plan; the results of all wanted positions in order."""
+        with nullcontext() if recorder is None else self.program.observe(recorder):
+            if len(plan.runs) == 1:
+                return self.program.run(plan.runs[0], want)
+            if isinstance(want, Top):
+                return [one for batch in self._uncancelled(plan.runs) for one in self.program.run(batch, want)]
+            rows, done = np.empty((plan.n_outputs, self.config.vocab_size), np.float32), 0
+            for batch in self._uncancelled(plan.runs):
+                out = self.program.run(batch)
                 rows[done : done + len(out)] = out
                 done += len(out)
-        if recorder is not None:
-            recorder.close(_kind(works))
-        return rows
+            return rows
 
-    def _top(self, works: list[_Work], k: int, lines: LapText | None) -> list[TopLogits]:
-        """The same, of the ``k`` largest logits alone."""
-        runs = _runs(works, self._max_tokens)
-        recorder = self._recorder(works, runs)
-        run: Callable[[list[Slice], int], list[TopLogits]]
-        run = self.program.run_top if recorder is None else recorder.run_top
-        if lines is not None and recorder is None:
-            run = partial(self.program.run_top, lines=lines)
-        if len(runs) == 1:
-            found = run(runs[0], k)
-        else:
-            found = [one for slices in self._uncancelled(runs) for one in run(slices, k)]
+    def _forward_greedy(self, batch: Sequence[Input], want: Greedy) -> list[GreedyToken]:
+        if len(batch) != 1 or len(batch[0][1]) != 1:
+            raise ShapeError("forward: greedy runs need a batch of one sequence with one token")
+        if self.config.long_from is not None:
+            start = time.perf_counter()
+            ((top,),) = self.forward(batch, Top(1))
+            return [GreedyToken(*top.best(), (time.perf_counter() - start) * 1e3)]
+        plan = BatchPlan(batch, self.cache_origin, self.config.vocab_size, self._max_tokens, None)
+        (one,) = plan.passes
+        recorder = self._recorder(plan.passes, plan.runs)
+        if recorder is not None and recorder.keeps_tensors:
+            want = replace(want, count=1)
+        one.cache.reserve(want.count)
+        found: list[GreedyToken] = self._run(plan, want, recorder)
         if recorder is not None:
-            recorder.close(_kind(works))
+            recorder.close_each("decode")
+        one.cache.append([*one.ids, *(run.token for run in found[:-1])])
         return found
 
-    def _recorder(self, works: list[_Work], runs: list[list[Slice]]) -> Recorder | None:
-        """Who records these runs, if anybody looks."""
+    def _recorder(self, passes: Sequence[SequencePass], runs: list[list[Slice]]) -> Recorder | None:
+        """Who records these runs, if any trace is open."""
         traces = traces_of(self)
         if not traces:
             return None
-        kept = {id(work.cache.pages): (work.sequence, work.keep) for work in works}
+        kept = {id(one.cache.pages): (one.sequence, one.record_from) for one in passes}
         return Recorder(self.program, traces, runs, kept)
 
     def _uncancelled(self, runs: list[list[Slice]]) -> Iterator[list[Slice]]:
-        """The runs one after the other, as long as nobody cancels."""
+        """The runs one after the other, until the model is cancelled."""
         cancels = self._cancels
-        for slices in runs:
+        for batch in runs:
             if self._cancels != cancels:
                 raise Cancelled("model: cancelled between two chunks")
             cancel.check()
-            yield slices
-
-
-class _Work(NamedTuple):
-    """Tokens to run after what a cache holds.
-
-    Attributes:
-        sequence: of the batch.
-        cache: the sequence's, or a fresh one.
-        ids: see :class:`_Part`.
-        wanted: see :class:`_Part`.
-        rope_set: of RoPE frequencies.
-        keep: traces keep tensors from this position on; tokens before are run for their keys and values alone.
-    """
-
-    sequence: int
-    cache: KVCache
-    ids: list[int]
-    wanted: list[int]
-    rope_set: int
-    keep: int
-
-
-class _Part(NamedTuple):
-    """One sequence of a batch, checked.
-
-    Attributes:
-        cache: its KV cache.
-        ids: the tokens that follow.
-        wanted: indices into ids, ascending, each once.
-        order: index into ``wanted`` of every position that was asked for, or None where that is ``wanted`` itself.
-    """
-
-    cache: KVCache
-    ids: list[int]
-    wanted: list[int]
-    order: list[int] | None
-
-
-def _work(
-    sequence: int, cache: KVCache, ids: list[int], wanted: list[int], rope_set: int, keep: int, fresh: bool
-) -> _Work:
-    """These ids after a cache, or with all before them in a fresh one if its keys are of the other set."""
-    if not fresh and (cache.rope_set == rope_set or not cache.length):
-        return _Work(sequence, cache, ids, wanted, rope_set, keep)
-    wanted = [cache.length + position for position in wanted]
-    return _Work(sequence, cache.fork(0), cache.ids + ids, wanted, rope_set, keep)
-
-
-def _integers(values: Sequence[int], end: int, index: int, what: str) -> list[int]:
-    """Values from 0 to ``end - 1`` as a list; ShapeError naming the slice if they are anything else."""
-    try:
-        numbers = [operator.index(value) for value in values]
-    except TypeError:
-        raise ShapeError(f"slice {index}: expected a list of {what}") from None
-    if numbers and (min(numbers) < 0 or max(numbers) >= end):
-        wrong = next(number for number in numbers if not 0 <= number < end)
-        raise ShapeError(f"slice {index}: expected {what} from 0 to {end - 1}, found {show(wrong)}")
-    return numbers
-
-
-def _kind(works: list[_Work]) -> str:
-    """What a trace calls such a step."""
-    return "decode" if all(len(work.ids) == 1 and work.cache.length for work in works) else "prefill"
-
-
-def _runs(works: list[_Work], max_tokens: int) -> list[list[Slice]]:
-    """A batch cut into runs of at most ``max_tokens`` tokens, in order."""
-    if sum(len(work.ids) for work in works) <= max_tokens:
-        return [[Slice(work.cache.pages, work.cache.length, work.ids, work.wanted, work.rope_set) for work in works]]
-    runs: list[list[Slice]] = [[]]
-    room = max_tokens
-    for work in works:
-        start, length = 0, len(work.ids)
-        while start < length:
-            if not room:
-                runs.append([])
-                room = max_tokens
-            stop = min(length, start + room)
-            first, last = bisect_left(work.wanted, start), bisect_left(work.wanted, stop)
-            outputs = [position - start for position in work.wanted[first:last]]
-            runs[-1].append(
-                Slice(work.cache.pages, work.cache.length + start, work.ids[start:stop], outputs, work.rope_set)
-            )
-            room -= stop - start
-            start = stop
-    return runs
+            yield batch
 
 
 def declare_head(

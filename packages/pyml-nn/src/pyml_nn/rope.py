@@ -16,7 +16,8 @@ import numpy.typing as npt
 from .config import MAX_CONTEXT, ConfigError, Fields
 
 if TYPE_CHECKING:
-    from pyml_core.program import Buffer, Program
+    from pyml_core.graph import Buffer
+    from pyml_core.program import Program
 
 F32Array = npt.NDArray[np.float32]
 F64Array = npt.NDArray[np.float64]

@@ -29,9 +29,9 @@ from .trace_lines import PHASE_OF_OPERATION, attention_plan, layer_of, phases_of
 from .trace_tensors import TracedTensor, Wanted, after, joined, tensors_of
 
 if TYPE_CHECKING:
-    from pyml_core.program import Program, Slice
-    from pyml_core.screen import TopLogits
-    from pyml_core.timing import OpTiming, Timings
+    from pyml_core.graph import Slice
+    from pyml_core.program import Program
+    from pyml_core.timing import Capture, OpTiming, Timings
 
 F32Array = npt.NDArray[np.float32]
 
@@ -91,19 +91,11 @@ class Event:
         return self.flops / max(self.ms, 1e-6) / 1e6
 
 
-class TimedRun(NamedTuple):
-    """The measurements of one program run of so many tokens, of which so many want logits."""
-
-    tokens: int
-    outputs: int
-    timings: Timings
-
-
 class _Step(NamedTuple):
     kind: str
     start_ns: int
     end_ns: int
-    runs: Sequence[TimedRun]
+    runs: Sequence[Timings]
     tensors: Mapping[str, Sequence[Sequence[F32Array]]]  # by name: for every sequence, the pieces of its runs
 
 
@@ -190,7 +182,7 @@ class Trace:
         with self._lock:
             steps = list(self._steps)
         plan = attention_plan(self._model.program)
-        return [line for step in steps for line in plan.text([run.timings for run in step.runs]).splitlines()]
+        return [line for step in steps for line in plan.text(step.runs).splitlines()]
 
     def summary(self, top: int = 20) -> str:
         """The operations that took most, layers folded: calls, total ms, share, ms each, GB/s, GFLOP/s."""
@@ -257,7 +249,7 @@ class Trace:
         kind: str,
         start_ns: int,
         end_ns: int,
-        runs: Sequence[TimedRun],
+        runs: Sequence[Timings],
         tensors: Mapping[str, Sequence[Sequence[F32Array]]],
         nbytes: int,
     ) -> None:
@@ -306,7 +298,8 @@ class Recorder:
         self._needed = [0] * len(traces)
         if self._tensors:
             self._make_room([part for run in runs for part in run])
-        self._runs: list[TimedRun] = []
+        self._wanted = Wanted((), program)
+        self._runs: list[Timings] = []
         self._found: dict[str, list[list[F32Array]]] = {
             name: [[] for _ in {sequence for sequence, _ in kept.values()}] for name in self._tensors
         }
@@ -323,21 +316,15 @@ class Recorder:
                 f"tokens, found {megabytes(available)}"
             )
 
-    def run(self, slices: Sequence[Slice]) -> F32Array:
-        """One run of the program."""
-        wanted = Wanted(self._tensors.values(), self._program)
-        rows, timings = self._program.run_timed(slices, wanted.captures)
-        self._keep(slices, wanted)
-        self._runs.append(TimedRun(sum(len(part.ids) for part in slices), len(rows), timings))
-        return rows
+    def captures(self, batch: Sequence[Slice]) -> Sequence[Capture]:
+        """The arrays that a run is to leave for the tensors that the traces keep."""
+        self._wanted = Wanted(self._tensors.values(), self._program)
+        return self._wanted.captures
 
-    def run_top(self, slices: Sequence[Slice], k: int) -> list[TopLogits]:
-        """One run for the ``k`` largest logits of each position."""
-        wanted = Wanted(self._tensors.values(), self._program)
-        found, timings = self._program.run_top_timed(slices, k, wanted.captures)
-        self._keep(slices, wanted)
-        self._runs.append(TimedRun(sum(len(part.ids) for part in slices), len(found), timings))
-        return found
+    def ran(self, batch: Sequence[Slice], timings: Timings) -> None:
+        """Keep what a run took and left."""
+        self._keep(batch, self._wanted)
+        self._runs.append(timings)
 
     def _keep(self, slices: Sequence[Slice], wanted: Wanted) -> None:
         if not self._tensors:
@@ -349,10 +336,24 @@ class Recorder:
                 self._found[name][sequence].append(tail)
 
     def close(self, kind: str) -> None:
-        """Hand over to the traces what was recorded of a ``prefill`` or ``decode`` step."""
+        """Hand over to the traces what was recorded, as one ``prefill`` or ``decode`` step."""
         end_ns = time.perf_counter_ns()
         for trace, count in zip(self._traces, self._needed, strict=True):
             trace.record(kind, self._start_ns, end_ns, self._runs, self._found, count)
+
+    def close_each(self, kind: str) -> None:
+        """Hand over every run as a step of its own; there are several only where no tensors are kept."""
+        if len(self._runs) == 1:
+            self.close(kind)
+            return
+        for timings in self._runs:
+            for trace in self._traces:
+                trace.record(kind, timings.start_ns, timings.end_ns, [timings], {}, 0)
+
+    @property
+    def keeps_tensors(self) -> bool:
+        """Whether a trace keeps tensors of these runs."""
+        return bool(self._tensors)
 
 
 def _bytes_needed(program: Program, tensors: Iterable[TracedTensor], slices: Sequence[Slice]) -> int:
@@ -388,7 +389,7 @@ def _matcher(patterns: Sequence[str], what: str, names: Iterable[str]) -> _Match
 
 def _events(step: _Step, index: int) -> Iterator[Event]:
     for number, run in enumerate(step.runs):
-        for position, timing in enumerate(run.timings):
+        for position, timing in enumerate(run):
             yield from _operation_events(timing, run, step.kind, index, number)
             if timing.operation.name.endswith(".attention.out"):
                 yield _attention_event(run, position, step.kind, index, number)
@@ -397,7 +398,7 @@ def _events(step: _Step, index: int) -> Iterator[Event]:
     yield Event("forward", None, "", step.kind, index, tokens, step.start_ns, ms)
 
 
-def _operation_events(timing: OpTiming, run: TimedRun, kind: str, step: int, number: int) -> Iterator[Event]:
+def _operation_events(timing: OpTiming, run: Timings, kind: str, step: int, number: int) -> Iterator[Event]:
     operation = timing.operation
     name = operation.name
     layer, phase = layer_of(name), ""
@@ -424,14 +425,14 @@ def _stretch(lap: Lap, index: int) -> Lap:
     return Lap(start, end, after - before)
 
 
-def _attention_event(run: TimedRun, last: int, kind: str, step: int, number: int) -> Event:
+def _attention_event(run: Timings, last: int, kind: str, step: int, number: int) -> Event:
     """The wall time from the projection to q, k and v up to the projection back, which is timing ``last``."""
-    end = run.timings[last]
+    end = run[last]
     prefix = end.operation.name.removesuffix("out")
     first = last
-    while first > 0 and run.timings[first].operation.name != f"{prefix}qkv":
+    while first > 0 and run[first].operation.name != f"{prefix}qkv":
         first -= 1
-    parts = run.timings[first : last + 1]
+    parts = run[first : last + 1]
     ms = (end.start_ns - parts[0].start_ns) / 1e6 + end.ms
     return Event(
         prefix[:-1], layer_of(prefix), "", kind, step, run.tokens, parts[0].start_ns, ms,
@@ -439,7 +440,7 @@ def _attention_event(run: TimedRun, last: int, kind: str, step: int, number: int
     )  # fmt: skip
 
 
-def _shape(timing: OpTiming, run: TimedRun) -> str:
+def _shape(timing: OpTiming, run: Timings) -> str:
     operation = timing.operation
     if operation.kind not in ("linear", "expert_linear", "screen", "rescore") or operation.output is None:
         return ""

@@ -8,13 +8,12 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from pyml_core.timing import PHASES
+from pyml_core.timing import MAX_PHASES, PHASES
 
 if TYPE_CHECKING:
-    from pyml_core._native import LapText
-    from pyml_core.program import Operation, Program
+    from pyml_core.graph import Operation
+    from pyml_core.program import Program
     from pyml_core.timing import Timings
 
     from .trace import Event
@@ -41,43 +40,35 @@ def attention_lines(events: Iterable[Event]) -> list[str]:
 
 
 class AttentionPlan:
-    """The text of a program's ``[attn]`` lines, and where its numbers come from."""
+    """The text of a program's ``[attn]`` lines, and which times are the terms of its numbers."""
 
     def __init__(self, program: Program) -> None:
-        terms: dict[int, dict[str, list[tuple[Operation, str | None]]]] = {}
-        for operation in program.operations:
+        layers: dict[int, dict[str, list[int]]] = {}
+        columns = 1 + MAX_PHASES
+        for index, operation in enumerate(program.operations):
             layer, name = layer_of(operation.name), operation.name.rpartition(".")[2]
             if layer is None or ".attention." not in operation.name:
                 continue
-            of_layer = terms.setdefault(layer, {})
+            terms = layers.setdefault(layer, {})
             if name in PHASE_OF_OPERATION:
-                of_layer.setdefault(PHASE_OF_OPERATION[name], []).append((operation, None))
+                terms.setdefault(PHASE_OF_OPERATION[name], []).append(index * columns)
             for part in phases_of(operation):
-                of_layer.setdefault("QKV" if part == "append" else part, []).append((operation, part))
-        self._terms = [terms[layer][phase] for layer in terms for phase in ATTENTION_PHASES if phase in terms[layer]]
-        self._places: npt.NDArray[np.int64] | None = None
+                place = index * columns + 1 + PHASES[operation.kind].index(part)
+                terms.setdefault("QKV" if part == "append" else part, []).append(place)
+        shown = [(terms, phase) for terms in layers.values() for phase in ATTENTION_PHASES if phase in terms]
+        self._places = np.array([place for terms, phase in shown for place in terms[phase]], np.intp)
+        self._numbers = np.repeat(np.arange(len(shown)), [len(terms[phase]) for terms, phase in shown])
         self._text = "".join(
             f"[attn] layer={layer} "
-            + " ".join(f"{phase}=%.3fms" for phase in ATTENTION_PHASES if phase in phases)
+            + " ".join(f"{phase}=%.3fms" for phase in ATTENTION_PHASES if phase in terms)
             + "\n"
-            for layer, phases in terms.items()
+            for layer, terms in layers.items()
         )
 
     def text(self, runs: Sequence[Timings]) -> str:
-        """The lines of one step, all its runs added up."""
-        ms = np.zeros(len(self._terms))
-        for timings in runs:
-            if self._places is None:
-                self._places = np.array(
-                    [timings.place(*term, number) for number, terms in enumerate(self._terms) for term in terms],
-                    np.int64,
-                ).reshape(-1, 4)
-            timings.add_to(ms, self._places)
-        return self._text % tuple(ms.tolist())
-
-    def writer(self, program: Program) -> LapText:
-        """What has a program's runs write the same."""
-        return program.lines(self._text.split("%.3f"), self._terms)
+        """The lines of one step, the times of its runs added up."""
+        ms = sum(np.bincount(self._numbers, run.milliseconds.ravel()[self._places]) for run in runs)
+        return self._text % tuple(np.asarray(ms).tolist())
 
 
 _plans: weakref.WeakKeyDictionary[Program, AttentionPlan] = weakref.WeakKeyDictionary()

@@ -16,7 +16,8 @@ from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.timing import Capture
 
 if TYPE_CHECKING:
-    from pyml_core.program import Operation, Program, Slice
+    from pyml_core.graph import Operation, Slice
+    from pyml_core.program import Program
 
 F32Array = npt.NDArray[np.float32]
 
@@ -82,7 +83,7 @@ class Wanted:
 
     @property
     def captures(self) -> Sequence[Capture]:
-        """For :meth:`Program.run_timed`, which fills them."""
+        """For a run of the program, which fills them."""
         return list(self._captures.values())
 
     def nbytes(self, part: Slice) -> int:

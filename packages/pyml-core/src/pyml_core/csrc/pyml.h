@@ -295,7 +295,7 @@ bool pyml_to_q8_0(int stored, const uint8_t *floats, int64_t n, uint8_t *blocks,
 uint64_t pyml_hash(const uint8_t *bytes, int64_t n, uint64_t seed);
 uint64_t pyml_hash_rows(const uint8_t *rows, int64_t n, int64_t row_bytes, int64_t first, const int64_t *numbers);
 
-/* laps.c: times of timed runs */
+/* timings.c: times of timed runs */
 typedef struct {
     const pyml_lap *laps;         /* [threads][n_ops] of a timed run */
     const uint64_t *copied;       /* [n_ops] */
@@ -304,38 +304,15 @@ typedef struct {
     int64_t start_ns, end_ns, start, end; /* of the run, in ns and in ticks */
 } pyml_laps;
 
-/* One term of a number that is wanted: the time from the first to the last native operation, or a phase's share of it. */
-typedef struct {
-    int64_t first, last;
-    int64_t phase;                /* -1: all of it */
-    int64_t number;
-} pyml_lap_place;
-
-/* Adds the terms to the numbers, in ms; `moments` has room for 2 n_ops + 1. */
-void pyml_lap_times(const pyml_laps *, const pyml_lap_place *, int64_t n_places, int64_t *moments, double *ms);
-
-/* Text with times in it: a number after each piece but the last. */
-typedef struct {
-    const char *pieces;           /* one behind the other */
-    const int64_t *ends;          /* [n_numbers + 1] of the pieces */
-    int64_t n_numbers;
-    const pyml_lap_place *places;
-    int64_t n_places;
-    int64_t *moments;             /* room as for pyml_lap_times */
-    double *ms;                   /* [n_numbers], of the runs since the last text */
-    char *text;                   /* what was written; there is room for all that will be */
-    int64_t length;
-} pyml_lap_text;
-
-int64_t pyml_lap_text_room(const pyml_lap_text *);          /* most bytes of one text */
-void pyml_lap_text_add(pyml_lap_text *, const pyml_program *); /* times of a timed run */
-void pyml_lap_text_write(pyml_lap_text *);
+/* When each operation began and ended, and the laps as [n_ops][threads] with `began` and `arrived` in ns; returns ns a tick. */
+double pyml_read_laps(const pyml_laps *, int64_t *begin_ns, int64_t *end_ns, pyml_lap *laps);
 
 /* greedy.c */
 typedef struct {
     int64_t token;
     float logit;
     int64_t ns;                   /* of the run that gave it */
+    int64_t rescored;             /* rows of the head that were computed, if it was screened */
 } pyml_greedy_token;
 
 /* Runs of one slice of one token, which wants logits; it has pages for `count` positions. */
@@ -352,7 +329,8 @@ typedef struct {
     int64_t n_text;
     int64_t repeat;               /* nothing is run once the last so many tokens stand in it before; 0: whatever they are */
     pyml_greedy_token *found;     /* [count] */
-    pyml_lap_text *lines;         /* with a text a run; NULL: runs are not timed */
+    pyml_lap *laps;               /* [count][threads][n_ops] of every run; NULL: runs are not timed */
+    int64_t *clock;               /* [count][4] its start and end in ns, then in ticks */
 } pyml_greedy;
 
 int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *); /* tokens found; -1: cancelled */

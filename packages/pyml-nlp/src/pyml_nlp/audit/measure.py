@@ -21,6 +21,7 @@ import numpy as np
 import pyml_core
 from pyml_core.limits import READ_BYTES, Limits, measure_limits
 from pyml_core.tensor import PackedMatrix
+from pyml_core.want import Top
 from pyml_nn.memory import available_memory
 
 from .. import loading
@@ -230,7 +231,7 @@ def _screened_steps(lm: LanguageModel, plan: Plan) -> tuple[list[float], list[fl
             if which == 0:
                 lm.forward(request)
             else:
-                lm.forward_top(request, 1)
+                lm.forward(request, Top(1))
             times[which].append((time.perf_counter() - start) * 1e3)
     return times[0][1:], times[1][1:]  # the first of each warms up
 

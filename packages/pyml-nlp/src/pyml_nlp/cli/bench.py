@@ -13,6 +13,7 @@ import click
 
 from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.timing import coarse_nbytes
+from pyml_core.want import Top
 
 from .options import (
     SETTINGS,
@@ -234,7 +235,7 @@ def _head(lm: LanguageModel) -> str:
 def _forward(lm: LanguageModel, batch: list[tuple[KVCache, list[int], None]]) -> None:
     """One run of the model, and the most probable token of each sequence."""
     if lm.model.screened:
-        for (top,) in lm.forward_top(batch, 1):
+        for (top,) in lm.forward(batch, Top(1)):
             top.logits.argmax()
     else:
         for logits in lm.forward(batch):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from pyml_core.greedy import GreedyToken
-from pyml_core.screen import TopLogits
+from pyml_core.want import GreedyToken, TopLogits
 from pyml_nn.kv_cache import KVCache
 
 from ..sampling import PENALTIES, F32Array, History

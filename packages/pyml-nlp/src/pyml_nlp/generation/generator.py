@@ -16,8 +16,7 @@ import numpy as np
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
-from pyml_core.greedy import GreedyToken
-from pyml_core.screen import MAX_TOP, TopLogits
+from pyml_core.want import ALL_LOGITS, MAX_TOP, Greedy, GreedyToken, Top, TopLogits
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
 from .. import logs, memory
@@ -312,9 +311,7 @@ class Generator:
         """
         batch = [(feed.completion.cache, feed.ids, feed.positions) for feed in feeds]
         k = self._top(feeds)
-        if k is None:
-            return self._lm.timed_forward(batch)
-        return self._lm.timed_forward_top(batch, k)
+        return self._lm.timed_forward(batch, ALL_LOGITS if k is None else Top(k))
 
     def _greedy_runs(self, feed: Feed) -> int:
         """How many tokens of a text that runs alone to find in one call: one where Python has to look at each."""
@@ -331,7 +328,8 @@ class Generator:
         text = feed.completion
         ends = (*self._lm.eos_ids, *text.request.stop_ids)
         past, repeat = self._speculator.past(text)
-        found, model_ms = self._lm.timed_forward_greedy(text.cache, feed.ids[0], count, ends, past, repeat)
+        want = Greedy(count, ends, past, repeat)
+        (found,), model_ms = self._lm.timed_forward([(text.cache, feed.ids, None)], want)
         ids = [*feed.ids, *[one.token for one in found[:-1]]]
         return Feed(text, ids, None, len(found)), [found], model_ms - sum([one.ms for one in found[1:]])
 
@@ -473,7 +471,6 @@ class Generator:
 def _largest(logits: F32Array | TopLogits) -> GreedyToken:
     """What greedy choice comes to, found for all drafted tokens at once."""
     if isinstance(logits, TopLogits):
-        best = 0 if len(logits.ids) == 1 else int(logits.logits.argmax())
-        return GreedyToken(int(logits.ids[best]), float(logits.logits[best]), 0.0)
+        return GreedyToken(*logits.best(), 0.0)
     token = int(logits.argmax())
     return GreedyToken(token, float(logits[token]), 0.0)

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pyml_core.greedy import NOTHING
+from pyml_core.want import NO_TOKENS
 
 from .completion import Completion
 from .draft_model import DraftModel, FirstThatHas, check_vocabulary
@@ -74,7 +74,7 @@ class Speculator:
         """What a text may repeat, and how many tokens of it for a draft to pay; 0 if none would."""
         drafter = completion.drafter
         if not isinstance(drafter, LookUp):
-            return NOTHING, 0
+            return NO_TOKENS, 0
         return drafter.ids, drafter.least_match(self._lm.costs.of(2) * WORTH - 1)
 
     def learn(self, tokens: int, ms: float) -> None:

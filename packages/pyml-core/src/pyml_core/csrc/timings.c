@@ -1,0 +1,32 @@
+/* timings.c: from the ticks of a timed run to nanoseconds. timing.py says what the results mean. */
+#include "pyml.h"
+
+#include <math.h>
+
+static int64_t later(int64_t a, int64_t b) { return a > b ? a : b; }
+
+double pyml_read_laps(const pyml_laps *l, int64_t *begin_ns, int64_t *end_ns, pyml_lap *laps) {
+    double ns_a_tick = l->end > l->start ? (double)(l->end_ns - l->start_ns) / (double)(l->end - l->start) : 1.0;
+#define TO_NS(ticks) (l->start_ns + (int64_t)rint((double)((ticks) - l->start) * ns_a_tick))
+    int64_t own[MAX_THREADS], edge = l->start;
+    for (int t = 0; t < l->threads; t++) own[t] = l->start;
+    for (int64_t i = 0; i < l->n_ops; i++) {
+        begin_ns[i] = TO_NS(edge);
+        for (int t = 0; t < l->threads; t++) {
+            pyml_lap lap = l->laps[t * l->n_ops + i];
+            if (lap.began) { /* a thread goes on where it was: processors read ticks a little early or late */
+                int64_t began = later(own[t], (int64_t)lap.began);
+                own[t] = later(began, (int64_t)lap.arrived);
+                lap.began = (uint64_t)TO_NS(began), lap.arrived = (uint64_t)TO_NS(own[t]);
+            } else {
+                lap.arrived = 0;
+            }
+            laps[i * l->threads + t] = lap;
+            edge = later(edge, own[t]);
+        }
+        end_ns[i] = TO_NS(edge);
+        edge = later(edge, (int64_t)l->copied[i]);
+    }
+#undef TO_NS
+    return ns_a_tick;
+}
