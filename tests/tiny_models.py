@@ -501,17 +501,18 @@ _GGUF_NAMES["gemma2"] = _GGUF_NAMES["gemma3_text"] = {
 }  # fmt: skip
 
 
-def write_gguf(model: TinyModel, path: Path, dtype: str = "f32") -> Path:
+def write_gguf(model: TinyModel, path: Path, dtype: str = "f32", **options: Any) -> Path:
     """Write the model as a GGUF file with the ``gguf`` package, under llama.cpp's conventions.
 
     These are: q and k rows of ``llama`` permuted for interleaved RoPE, 1 added to Gemma's norms, GPT-2's matrices
     transposed, Llama 3's RoPE scaling as a tensor of frequency factors. Matrices are stored as ``dtype``, all else as
     f32; a K-quant or IQ4_NL matrix gets random blocks in place of the model's values: the package cannot make those.
+    Options are those of the package's writer, which can write split models.
     """
     import gguf
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(path, gguf_architecture(model))
+    writer = gguf.GGUFWriter(path, gguf_architecture(model), **options)
     _write_metadata(writer, model)
     for name, array in _gguf_tensors(model):
         if array.ndim == 1 or dtype == "f32" or "position" in name:

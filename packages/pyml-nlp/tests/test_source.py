@@ -34,6 +34,7 @@ SHARDED = {
     **dict(zip(SHARDS, WEIGHTS, strict=True)),
 }
 GGUF = writers.join(writers.gguf({}, {"w": ("f32", (100,), writers.floats(100))}))
+SPLIT = {f"q4/m-0000{number}-of-00003.gguf": GGUF + bytes([number]) for number in (1, 2, 3)}
 
 SCRIPT = """
 import json, sys
@@ -80,6 +81,7 @@ class Run:
                 "org/holed": Repository({name: raw for name, raw in SHARDED.items() if name != SHARDS[1]}),
                 "org/pickled": Repository({**SMALL, "pytorch_model.bin": b"\x80\x04."}),
                 "org/ggufs": Repository({"README.md": b"", "q4.gguf": GGUF, "sub/q8.gguf": GGUF}),
+                "org/split": Repository({**SPLIT, "q5-00001-of-00002.gguf": GGUF}),
                 "org/nothing": Repository({"README.md": b""}),
             }
         )
@@ -89,6 +91,8 @@ class Run:
             "org/ggufs/q4.gguf",
             "org/ggufs/sub/q8.gguf",
             "org/ggufs/q5.gguf",
+            "org/split/q4/m-00002-of-00003.gguf",
+            "org/split/q5-00001-of-00002.gguf",
         ]
         with self.hub:
             self.endpoint = self.hub.endpoint
@@ -121,6 +125,19 @@ def test_download_of_a_gguf_file(run: Run) -> None:
         assert run.found[name]["kind"] == "gguf"
         assert Path(str(run.found[name]["path"])).read_bytes() == GGUF
         assert run.found[name]["notes"] == [f"Downloading model: {name}"]
+
+
+def test_download_of_a_split_model(run: Run) -> None:
+    """All parts arrive, of one commit, whichever of them is named."""
+    name = "org/split/q4/m-00002-of-00003.gguf"
+    path = Path(str(run.found[name]["path"]))
+    assert run.found[name]["notes"] == [f"Downloading model: {name}"]
+    assert path.name == "m-00002-of-00003.gguf"
+    assert path.parent.parent.name == COMMIT
+    assert {f"q4/{part.name}": part.read_bytes() for part in path.parent.iterdir()} == SPLIT
+    assert run.found["org/split/q5-00001-of-00002.gguf"]["error"] == (
+        "org/split: the repository has no file q5-00002-of-00002.gguf"
+    )
 
 
 def test_broken_connection_is_resumed(run: Run) -> None:
@@ -166,8 +183,11 @@ def test_nothing_broken_stays_in_the_cache(run: Run) -> None:
 
 def test_cache_needs_no_network(run: Run) -> None:
     """What is in the cache is found although the endpoint is gone; what is not gives one line that says what to do."""
-    names = ["org/sharded", "org/ggufs/q4.gguf", "org/absent", "org/damaged"]
+    split = ["org/split/q4/m-00001-of-00003.gguf", "org/split/q5-00001-of-00002.gguf"]
+    names = ["org/sharded", "org/ggufs/q4.gguf", *split, "org/absent", "org/damaged"]
     found, _ = resolved(names, environment(run.home, "http://127.0.0.1:9"))
+    assert found[split[0]]["notes"] == [f"Using cached model: {split[0]}"]
+    assert "cannot be downloaded" in str(found[split[1]]["error"])  # a part of it is there
     assert found["org/sharded"] == {**run.found["org/sharded"], "notes": ["Using cached model: org/sharded"]}
     assert found["org/ggufs/q4.gguf"]["notes"] == ["Using cached model: org/ggufs/q4.gguf"]
     for name in ("org/absent", "org/damaged"):

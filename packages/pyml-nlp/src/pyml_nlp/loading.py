@@ -49,8 +49,9 @@ def load(
     """Load a language model.
 
     Args:
-        model: a ``.gguf`` file, a folder in Hugging Face layout, or a hub id (in its cache or downloaded). None: what
-            the environment variable ``PYML_MODEL`` names, else the embedded default, Gemma 3 270M.
+        model: a ``.gguf`` file (of a split model any part), a folder in Hugging Face layout, or a hub id (in its cache
+            or downloaded). None: what the environment variable ``PYML_MODEL`` names, else the embedded default, Gemma 3
+            270M.
         dtype: weights in memory. ``auto``: as stored in GGUF, q8_0 from safetensors; ``f32`` (and f32 arithmetic),
             ``bf16``, ``q8_0``, ``q4_0``: converted.
         threads: worker threads, as given; None: what suits the machine.

@@ -17,6 +17,7 @@ from pyml_core.errors import PymlError
 
 from .default_model import default_model
 from .errors import ModelFileError, ModelNotFoundError
+from .formats.gguf import part_names
 from .formats.safetensors import INDEX, PICKLED, SINGLE, read_weight_map
 
 Note = Callable[[str], None]
@@ -138,25 +139,33 @@ class _Hub:
         return folder
 
     def gguf(self, name: str) -> Path:
-        """One GGUF file of the repository, from the cache or downloaded."""
+        """One GGUF file of the repository, from the cache or downloaded.
+
+        Of a split model all parts are there then, in one folder.
+        """
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+        folder, slash, base = name.rpartition("/")
+        parts = part_names(base)
         cached = try_to_load_from_cache(self._id, name)
-        if isinstance(cached, str):
+        if isinstance(cached, str) and all(Path(cached).with_name(part).exists() for part in parts):
             self._note(f"Using cached model: {self._id}/{name}")
             return Path(cached)
         self._check_online()
         self._note(f"Downloading model: {self._id}/{name}")
         with self._download():
-            try:
-                path = Path(hf_hub_download(self._id, name))
-            except LocalEntryNotFoundError:  # an EntryNotFoundError too, but for want of a connection
-                raise
-            except EntryNotFoundError:
-                raise ModelNotFoundError(f"{self._id}: the repository has no file {name}") from None
-            _check_hash(path)
-        return path
+            path, commit = Path(), None
+            for part in parts:
+                try:
+                    path = Path(hf_hub_download(self._id, folder + slash + part, revision=commit))
+                except LocalEntryNotFoundError:  # an EntryNotFoundError too, but for want of a connection
+                    raise
+                except EntryNotFoundError:
+                    raise ModelNotFoundError(f"{self._id}: the repository has no file {folder}{slash}{part}") from None
+                _check_hash(path)
+                commit = path.parents[name.count("/")].name  # the snapshot's folder is named after it
+        return path.with_name(base)
 
     def _check_usable(self, names: list[str]) -> None:
         """Before anything is downloaded: that there are a configuration and safetensors, or what there is instead."""

@@ -72,7 +72,7 @@ def load_gguf(path: Path) -> None:
         for name in file.names():
             tensor = file.read(name)
             assert tensor.shape == file.shape(name)
-            assert tensor.nbytes == file.tensors[name].nbytes <= file.size
+            assert tensor.nbytes == file.tensors[name].nbytes <= file.files[0].size
 
 
 def load_safetensors(path: Path) -> dict[str, tuple[int, ...]]:

@@ -54,6 +54,7 @@ def inspect(files: GGUFFile | SafetensorsFolder, dtype: str = "auto", context_le
     facts: dict[str, Any] = {
         "format": f"GGUF v{files.version}" if isinstance(files, GGUFFile) else "safetensors",
         "path": str(files.path),
+        "files": [file.path.name for file in files.files],
         "tensor_count": len(files.tensors),
         "parameters": sum(_elements(info.shape) for info in files.tensors.values()),
         "stored_bytes": sum(info.nbytes for info in files.tensors.values()),
@@ -162,7 +163,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     from ..memory import gigabytes
 
     yield _printable(f"model       {facts['model']}")
-    yield f"format      {facts['format']}"
+    n_files = len(facts["files"])
+    yield f"format      {facts['format']}" + (f" in {n_files} files" if n_files > 1 else "")
     arch, tokenizer = facts["architecture"], facts["tokenizer"]
     if "error" in arch:
         yield _printable(f"unusable    {arch['error']}")

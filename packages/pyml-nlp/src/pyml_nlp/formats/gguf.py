@@ -1,175 +1,118 @@
-"""GGUF files (versions 2 and 3): a bounded parser in plain Python, and a source of weights.
+"""GGUF models: one file, or the parts of a split one, as a source of weights.
 
-A file is: ``"GGUF" | version u32 | tensors u64 | metadata entries u64``; the entries, each ``key string | type u32 |
-value``; the tensors' descriptions, each ``name string | dimensions u32 | dimension u64 ... | ggml type u32 | offset
-u64``; padding; the data. A string is ``length u64 | UTF-8``, an array ``type u32 | length u64 | values``; all
-little-endian.
-
-Every length and count is compared with the bytes that are left in the file, and with a constant, before anything is
-read or allocated for it; sizes are Python integers, which do not wrap; and every tensor must lie in the file, in order,
-before the first one is read. What llama.cpp's reader refuses is refused here.
-
-Source: ``docs/gguf.md`` of the ggml repository; limits and refusals as in llama.cpp's ``gguf.cpp`` and ollama's
-``fs/gguf``.
+``llama-gguf-split`` writes a large model as ``NAME-00001-of-00003.gguf`` and so on. Every part is a GGUF file of its
+own with ``split.no`` (from 0), ``split.count`` and ``split.tensors.count``; the first one has the model's metadata.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from typing import Any, TypeVar
+import re
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-from pyml_core.dtypes import BLOCK_TYPES
 from pyml_core.tensor import Tensor
 
-from .gguf_header import Header
-from .reading import MAX_DIMS, MAX_ELEMENTS, ManyReads, ModelFile, TensorInfo, quoted
+from ..errors import ModelFileError, ModelNotFoundError
+from .gguf_part import GGUFPart
+from .reading import ManyReads, TensorInfo, quoted
 
 T = TypeVar("T")
 
-MAGIC = b"GGUF"
-VERSIONS = (2, 3)
-MAX_KEY = 65535  # bytes of a metadata key (the format's own limit)
-MAX_NAME = 63  # bytes of a tensor's name (ggml's GGML_MAX_NAME - 1)
-MAX_ALIGNMENT = 64 << 10
-DEFAULT_ALIGNMENT = 32
+MAX_PARTS = 512
+"""Parts that a model may have: each is an open file, of which a process may have about a thousand."""
 
-_MIN_ENTRY_BYTES = 8 + 1 + 4 + 1
-_MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
-
-_UINT32 = 4  # a metadata type
-
-_DTYPES = {block.ggml_id: block for block in BLOCK_TYPES.values()}
-_UNSUPPORTED = {
-    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4",
-    32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
-    39: "MXFP4", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0",
-}  # fmt: skip
-"""Other types of ggml (``ggml.h``, ``enum ggml_type``), those that were removed included."""
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
-class GGUFFile(ModelFile, ManyReads):
-    """A GGUF file: its metadata and, as a source of weights, its tensors, read one at a time.
+def part_names(name: str) -> list[str]:
+    """Names of all parts of a split model, in order, by the name of any of them; of another file its own name alone."""
+    match = _PART.fullmatch(name)
+    count = int(match[3]) if match else 1
+    if match is None or not 1 <= int(match[2]) <= count <= MAX_PARTS:
+        return [name]
+    return [f"{match[1]}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+
+
+class GGUFFile(ManyReads):
+    """A GGUF file, or all parts of a split model: its metadata and, as a source of weights, its tensors.
+
+    Args:
+        path: the file; of a split model any part, the others being beside it.
 
     Attributes:
+        path: as given.
+        parts: the opened files, the one with the metadata first.
         version: 2 or 3.
-        metadata: values by key: str, int, float, bool, a NumPy array, or a list of str. A string that is no UTF-8 is
-            bytes; numbers may be infinite or NaN. Both were told in a warning.
-        tensors: what the file says about each tensor, in its order.
-        alignment: bytes; every tensor starts at a multiple of it in the data.
+        metadata: see :class:`~pyml_nlp.formats.gguf_part.GGUFPart`.
+        tensors: what the files say about each tensor, in their order.
 
     Raises:
-        ModelNotFoundError: there is no such file.
-        ModelFileError: it is malformed, or something in it is not supported.
+        ModelNotFoundError: there is no such file, or a part is missing.
+        ModelFileError: a file is malformed, something in it is not supported, or the parts do not belong together.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path)
+        self.path = Path(path)
+        self.parts = [GGUFPart(self.path)]
         try:
-            self._parse()
+            if self.parts[0].metadata.get("split.count") is not None:
+                self._open_parts(self.parts[0])
+            self._home: dict[str, GGUFPart] = {}
+            for part in self.parts:
+                for name in part.tensors:
+                    if name in self._home:
+                        raise part.error(
+                            f"tensor {quoted(name)}: expected in one part, it is in {self._home[name].path.name} too"
+                        )
+                    self._home[name] = part
+            self._check_tensor_count()
         except BaseException:
             self.close()
             raise
+        self.version = self.parts[0].version
+        self.metadata: dict[str, Any] = self.parts[0].metadata
+        self.tensors: dict[str, TensorInfo] = {name: part.tensors[name] for name, part in self._home.items()}
 
-    def _parse(self) -> None:
-        header = Header(self)
-        magic = self.read_bytes(0, min(len(MAGIC), self.size))
-        if magic != MAGIC:
-            raise self.error(f"Invalid GGUF magic: expected {MAGIC!r}, got {magic!r}")
-        header.skip(len(MAGIC), "the magic")
-        self.version: int = header.number("I", "the version")
-        if self.version not in VERSIONS:
-            swapped = int.from_bytes(self.version.to_bytes(4, "little"), "big") in VERSIONS
-            hint = " (a big-endian file)" if swapped else ""
-            raise self.error(f"Unsupported GGUF version: {self.version}{hint}, expected 2 or 3")
-        n_tensors = header.number("Q", "the number of tensors")
-        n_entries = header.number("Q", "the number of metadata entries")
-        for count, least, things in (
-            (n_entries, _MIN_ENTRY_BYTES, "metadata entries"),
-            (n_tensors, _MIN_TENSOR_BYTES, "tensors"),
-        ):
-            most = (self.size - header.position) // least
-            if count > most:
-                raise self.error(f"expected at most {most} {things} in {self.size} bytes, got {count}")
-        self.metadata: dict[str, Any] = {}
-        self._read_metadata(header, n_entries)
-        self.alignment: int = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        self.tensors = {}
-        self._read_tensors(header, n_tensors)
+    def _open_parts(self, given: GGUFPart) -> None:
+        count = _number(given, "split.count")
+        if count < 2:
+            return
+        if count > MAX_PARTS:
+            raise given.error(f"metadata 'split.count': expected at most {MAX_PARTS} parts, got {count}")
+        number = _number(given, "split.no") + 1
+        ending = f"-{number:05d}-of-{count:05d}.gguf"
+        if number > count or not self.path.name.endswith(ending):
+            raise given.error(
+                f"part {number} of {count} of a split model: expected a name that ends with {ending}, and the other "
+                "parts beside it; parts that were joined byte by byte must be joined anew (llama-gguf-split --merge)"
+            )
+        for other, name in enumerate(part_names(self.path.name), 1):
+            if other != number:
+                self.parts.append(self._open_part(name, other, count))
+        self.parts.sort(key=lambda part: int(part.metadata["split.no"]))
 
-    def _read_metadata(self, header: Header, count: int) -> None:
-        for index in range(count):
-            key = header.string(MAX_KEY, f"the key of metadata entry {index}")
-            if not key:
-                raise self.error(f"metadata entry {index}: expected a key, got an empty one")
-            if key in self.metadata:
-                raise self.error(f"metadata {quoted(key)}: expected once, got it twice")
-            kind = header.number("I", f"the type of metadata {quoted(key)}")
-            if key == "general.alignment" and kind != _UINT32:
-                raise self.error(f"metadata 'general.alignment': expected type {_UINT32} (u32), got type {kind}")
-            self.metadata[key] = header.value(kind, f"metadata {quoted(key)}")
-        header.warn()
-        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        if alignment < 1 or alignment & (alignment - 1) or alignment > MAX_ALIGNMENT:
-            raise self.error(
-                f"metadata 'general.alignment': expected a power of two up to {MAX_ALIGNMENT}, got {alignment}"
-            )
-        parts = self.metadata.get("split.count", 1)
-        if type(parts) is not int or parts > 1:
-            raise self.error(
-                f"metadata 'split.count': expected 1, got {quoted(repr(parts))}: merge a split model's parts into one "
-                "file first (llama-gguf-split)"
-            )
+    def _open_part(self, name: str, number: int, count: int) -> GGUFPart:
+        try:
+            part = GGUFPart(self.path.with_name(name))
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(f"{error}; it is part {number} of {count} of a split model") from None
+        for key, expected in (("split.count", count), ("split.no", number - 1)):
+            if (found := _number(part, key)) != expected:
+                part.close()
+                raise part.error(f"metadata {key!r}: expected {expected} by the file's name, got {found}")
+        return part
 
-    def _read_tensors(self, header: Header, count: int) -> None:
-        end = 0  # of the previous tensor, from the start of the data
-        for index in range(count):
-            name = header.string(MAX_NAME, f"the name of tensor {index}")
-            if name in self.tensors:
-                raise self.error(f"tensor {quoted(name)}: expected once, got it twice")
-            info = self._read_tensor(header, name)
-            expected = _padded(end, self.alignment)
-            if info.offset != expected:
-                raise self.error(
-                    f"tensor {quoted(name)}: expected offset {expected}, the previous tensor's end aligned to "
-                    f"{self.alignment}, got {info.offset}"
-                )
-            end = info.offset + info.nbytes
-            self.tensors[name] = info
-        start = _padded(header.position, self.alignment)
-        for name, info in self.tensors.items():
-            first = start + info.offset
-            if info.nbytes and first + info.nbytes > self.size:
-                raise self.error(
-                    f"Tensor {quoted(name)} data exceeds file bounds: expected bytes {first} to {first + info.nbytes}, "
-                    f"the file has {self.size}"
-                )
-            self.tensors[name] = TensorInfo(name, info.dtype, info.shape, first, info.nbytes)
-
-    def _read_tensor(self, header: Header, name: str) -> TensorInfo:
-        """A tensor's description, its offset from the start of the data."""
-        what = f"tensor {quoted(name)}"
-        n_dims = header.number("I", f"the dimensions of {what}")
-        if n_dims > MAX_DIMS:
-            raise self.error(f"{what}: expected at most {MAX_DIMS} dimensions, got {n_dims}")
-        shape = tuple(header.number("Q", f"the dimensions of {what}") for _ in range(n_dims))[::-1]
-        ggml_id = header.number("I", f"the type of {what}")
-        offset = header.number("Q", f"the offset of {what}")
-        if ggml_id not in _DTYPES:
-            raise self.error(
-                f"{what}: Unsupported GGML type: {_UNSUPPORTED.get(ggml_id, 'unknown')} ({ggml_id}), "
-                f"expected one of {', '.join(BLOCK_TYPES)}"
-            )
-        block = _DTYPES[ggml_id]
-        if math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
-            raise self.error(f"{what}: expected at most {MAX_ELEMENTS} elements, got shape {shape}")
-        row = shape[-1] if shape else 1
-        if row % block.block_size:
-            raise self.error(
-                f"{what}: expected rows of a multiple of {block.block_size} elements in {block.name}, got shape {shape}"
-            )
-        return TensorInfo(name, block.name, shape, offset, block.nbytes(shape))
+    def _check_tensor_count(self) -> None:
+        for part in self.parts:
+            if "split.tensors.count" in part.metadata:
+                expected = _number(part, "split.tensors.count")
+                if expected != len(self._home):
+                    raise part.error(
+                        f"metadata 'split.tensors.count': expected {expected} tensors in all of {len(self.parts)} "
+                        f"parts, got {len(self._home)}"
+                    )
 
     def require(self, key: str, kind: type[T]) -> T:
         """The metadata value of this key.
@@ -196,7 +139,7 @@ class GGUFFile(ModelFile, ManyReads):
         Raises:
             ModelFileError: there is no such tensor.
         """
-        return self._info(name).shape
+        return self._home_of(name).tensors[name].shape
 
     def dtype(self, name: str) -> str:
         """A tensor's block type.
@@ -204,7 +147,7 @@ class GGUFFile(ModelFile, ManyReads):
         Raises:
             ModelFileError: there is no such tensor.
         """
-        return self._info(name).dtype
+        return self._home_of(name).tensors[name].dtype
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """A tensor, or rows ``start`` to ``stop`` of its first axis, in memory of its own.
@@ -213,28 +156,52 @@ class GGUFFile(ModelFile, ManyReads):
             ModelFileError: there is no such tensor, or the file has become shorter or unreadable.
             OutOfMemoryError: there is no memory for it.
         """
-        info = self._info(name).rows(start, stop)
-        return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
+        home = self._home_of(name)
+        info = home.tensors[name].rows(start, stop)
+        return Tensor(home.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
 
     def place(self, name: str) -> tuple[int, int]:
-        """The descriptor, and where a tensor's bytes begin.
+        """The descriptor of a tensor's file, and where its bytes begin there.
 
         Raises:
             ModelFileError: there is no such tensor.
         """
-        return self._fd, self._info(name).offset
+        home = self._home_of(name)
+        return home.fd, home.tensors[name].offset
 
     @property
-    def files(self) -> list[ModelFile]:
-        """Itself."""
-        return [self]
+    def files(self) -> list[GGUFPart]:
+        """The opened files."""
+        return self.parts
 
-    def _info(self, name: str) -> TensorInfo:
+    def _home_of(self, name: str) -> GGUFPart:
         try:
-            return self.tensors[name]
+            return self._home[name]
         except KeyError:
             raise self.error(f"there is no tensor {quoted(name)}") from None
 
+    def error(self, message: str) -> ModelFileError:
+        """The error with this message, the path in front."""
+        return ModelFileError(f"{self.path}: {message}")
 
-def _padded(offset: int, alignment: int) -> int:
-    return (offset + alignment - 1) // alignment * alignment
+    def close(self) -> None:
+        """Close the files; reading is over."""
+        for part in self.parts:
+            part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _number(part: GGUFPart, key: str) -> int:
+    """A key of every part of a split model."""
+    value = part.metadata.get(key)
+    if type(value) is not int or value < 0:
+        found = "none" if value is None else repr(value)[:80]
+        raise part.error(f"metadata {key!r}: expected a number of at least 0, got {found}")
+    return value

@@ -1,0 +1,167 @@
+"""One GGUF file (version 2 or 3): a bounded parser in plain Python.
+
+A file is: ``"GGUF" | version u32 | tensors u64 | metadata entries u64``; the entries, each ``key string | type u32 |
+value``; the tensors' descriptions, each ``name string | dimensions u32 | dimension u64 ... | ggml type u32 | offset
+u64``; padding; the data. A string is ``length u64 | UTF-8``, an array ``type u32 | length u64 | values``; all
+little-endian.
+
+Every length and count is compared with the bytes that are left in the file, and with a constant, before anything is
+read or allocated for it; sizes are Python integers, which do not wrap; and every tensor must lie in the file, in order,
+before the first one is read. What llama.cpp's reader refuses is refused here.
+
+Source: ``docs/gguf.md`` of the ggml repository; limits and refusals as in llama.cpp's ``gguf.cpp`` and ollama's
+``fs/gguf``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from pyml_core.dtypes import BLOCK_TYPES
+
+from .gguf_header import Header
+from .reading import MAX_DIMS, MAX_ELEMENTS, ModelFile, TensorInfo, quoted
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_KEY = 65535  # bytes of a metadata key (the format's own limit)
+MAX_NAME = 63  # bytes of a tensor's name (ggml's GGML_MAX_NAME - 1)
+MAX_ALIGNMENT = 64 << 10
+DEFAULT_ALIGNMENT = 32
+
+_MIN_ENTRY_BYTES = 8 + 1 + 4 + 1
+_MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
+
+_UINT32 = 4  # a metadata type
+
+_DTYPES = {block.ggml_id: block for block in BLOCK_TYPES.values()}
+_UNSUPPORTED = {
+    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
+    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4",
+    32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
+    39: "MXFP4", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0",
+}  # fmt: skip
+"""Other types of ggml (``ggml.h``, ``enum ggml_type``), those that were removed included."""
+
+
+class GGUFPart(ModelFile):
+    """A GGUF file, which may be one of the parts of a split model: its metadata, and where its tensors are.
+
+    Attributes:
+        version: 2 or 3.
+        metadata: values by key: str, int, float, bool, a NumPy array, or a list of str. A string that is no UTF-8 is
+            bytes; numbers may be infinite or NaN. Both were told in a warning.
+        tensors: what the file says about each tensor, in its order.
+        alignment: bytes; every tensor starts at a multiple of it in the data.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFileError: it is malformed, or something in it is not supported.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        try:
+            self._parse()
+        except BaseException:
+            self.close()
+            raise
+
+    def _parse(self) -> None:
+        header = Header(self)
+        magic = self.read_bytes(0, min(len(MAGIC), self.size))
+        if magic != MAGIC:
+            raise self.error(f"Invalid GGUF magic: expected {MAGIC!r}, got {magic!r}")
+        header.skip(len(MAGIC), "the magic")
+        self.version: int = header.number("I", "the version")
+        if self.version not in VERSIONS:
+            swapped = int.from_bytes(self.version.to_bytes(4, "little"), "big") in VERSIONS
+            hint = " (a big-endian file)" if swapped else ""
+            raise self.error(f"Unsupported GGUF version: {self.version}{hint}, expected 2 or 3")
+        n_tensors = header.number("Q", "the number of tensors")
+        n_entries = header.number("Q", "the number of metadata entries")
+        for count, least, things in (
+            (n_entries, _MIN_ENTRY_BYTES, "metadata entries"),
+            (n_tensors, _MIN_TENSOR_BYTES, "tensors"),
+        ):
+            most = (self.size - header.position) // least
+            if count > most:
+                raise self.error(f"expected at most {most} {things} in {self.size} bytes, got {count}")
+        self.metadata: dict[str, Any] = {}
+        self._read_metadata(header, n_entries)
+        self.alignment: int = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        self.tensors = {}
+        self._read_tensors(header, n_tensors)
+
+    def _read_metadata(self, header: Header, count: int) -> None:
+        for index in range(count):
+            key = header.string(MAX_KEY, f"the key of metadata entry {index}")
+            if not key:
+                raise self.error(f"metadata entry {index}: expected a key, got an empty one")
+            if key in self.metadata:
+                raise self.error(f"metadata {quoted(key)}: expected once, got it twice")
+            kind = header.number("I", f"the type of metadata {quoted(key)}")
+            if key == "general.alignment" and kind != _UINT32:
+                raise self.error(f"metadata 'general.alignment': expected type {_UINT32} (u32), got type {kind}")
+            self.metadata[key] = header.value(kind, f"metadata {quoted(key)}")
+        header.warn()
+        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if alignment < 1 or alignment & (alignment - 1) or alignment > MAX_ALIGNMENT:
+            raise self.error(
+                f"metadata 'general.alignment': expected a power of two up to {MAX_ALIGNMENT}, got {alignment}"
+            )
+
+    def _read_tensors(self, header: Header, count: int) -> None:
+        end = 0  # of the previous tensor, from the start of the data
+        for index in range(count):
+            name = header.string(MAX_NAME, f"the name of tensor {index}")
+            if name in self.tensors:
+                raise self.error(f"tensor {quoted(name)}: expected once, got it twice")
+            info = self._read_tensor(header, name)
+            expected = _padded(end, self.alignment)
+            if info.offset != expected:
+                raise self.error(
+                    f"tensor {quoted(name)}: expected offset {expected}, the previous tensor's end aligned to "
+                    f"{self.alignment}, got {info.offset}"
+                )
+            end = info.offset + info.nbytes
+            self.tensors[name] = info
+        start = _padded(header.position, self.alignment)
+        for name, info in self.tensors.items():
+            first = start + info.offset
+            if info.nbytes and first + info.nbytes > self.size:
+                raise self.error(
+                    f"Tensor {quoted(name)} data exceeds file bounds: expected bytes {first} to {first + info.nbytes}, "
+                    f"the file has {self.size}"
+                )
+            self.tensors[name] = TensorInfo(name, info.dtype, info.shape, first, info.nbytes)
+
+    def _read_tensor(self, header: Header, name: str) -> TensorInfo:
+        """A tensor's description, its offset from the start of the data."""
+        what = f"tensor {quoted(name)}"
+        n_dims = header.number("I", f"the dimensions of {what}")
+        if n_dims > MAX_DIMS:
+            raise self.error(f"{what}: expected at most {MAX_DIMS} dimensions, got {n_dims}")
+        shape = tuple(header.number("Q", f"the dimensions of {what}") for _ in range(n_dims))[::-1]
+        ggml_id = header.number("I", f"the type of {what}")
+        offset = header.number("Q", f"the offset of {what}")
+        if ggml_id not in _DTYPES:
+            raise self.error(
+                f"{what}: Unsupported GGML type: {_UNSUPPORTED.get(ggml_id, 'unknown')} ({ggml_id}), "
+                f"expected one of {', '.join(BLOCK_TYPES)}"
+            )
+        block = _DTYPES[ggml_id]
+        if math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
+            raise self.error(f"{what}: expected at most {MAX_ELEMENTS} elements, got shape {shape}")
+        row = shape[-1] if shape else 1
+        if row % block.block_size:
+            raise self.error(
+                f"{what}: expected rows of a multiple of {block.block_size} elements in {block.name}, got shape {shape}"
+            )
+        return TensorInfo(name, block.name, shape, offset, block.nbytes(shape))
+
+
+def _padded(offset: int, alignment: int) -> int:
+    return (offset + alignment - 1) // alignment * alignment
