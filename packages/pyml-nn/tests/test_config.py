@@ -10,7 +10,8 @@ import pytest
 from nn_models import FALCON_NEW, GEMMA2, GEMMA3, GPT2, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, gguf_metadata
 
 from pyml_core.errors import PymlError
-from pyml_nn.config import ConfigError, repeats_built_ins, show
+from pyml_nn.config import ConfigError, show
+from pyml_nn.hf_config import repeats_built_ins
 from pyml_nn.models import (
     ARCHITECTURES,
     GGUF_ARCHITECTURES,
@@ -230,6 +231,9 @@ def test_bad_falcon_config(change: dict[str, Any], message: str) -> None:
         ("phi3", {"AutoConfig": "configuration_phi3.Phi3SmallConfig"}, False),
         ("phi3", {"AutoConfig": "configuration_falcon.FalconConfig"}, False),
         ("phi3", {"AutoModel": "evil--modeling_phi3.Phi3Model"}, False),
+        ("phi3", {"AutoConfig": "configuration_phi3.Phi3Config", "AutoTokenizer": "Xenova/gpt-4o"}, True),
+        ("phi3", {"AutoModel": "Xenova/gpt-4o"}, False),
+        ("phi3", {"AutoTokenizer": "Xenova/gpt--tokenization_phi3.Phi3Tokenizer"}, False),
         ("phi3", {"AutoTokenizer": ["tokenization_phi3.Phi3Tokenizer", None]}, False),
         ("phi3", "modeling_phi3.Phi3Model", False),
         ("llama", {"AutoConfig": "configuration_llama.LlamaConfig"}, False),
@@ -417,7 +421,7 @@ BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
     ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: .* found 'yes'"),
     ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "rope_scaling: rope_type: .* found 'longrope'"),
     ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling: factor: missing"),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "finetuned": True}}, "finetuned: unknown key"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "tuned": True}}, "tuned: unknown key"),
     (
         {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 1}},
         r"beta_fast: expected more than beta_slow \(1\), found 1",
@@ -426,7 +430,7 @@ BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
         {"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1},
         "rope_theta: expected more than 1 with a",
     ),
-    ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_scaling: type: .* found 'dynamic'"),
+    ({"rope_scaling": {"type": "ntk", "factor": 4.0}}, "rope_scaling: type: .* found 'ntk'"),
     ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor: missing"),
     ({"rope_scaling": {"rope_type": "linear", "factor": float("nan")}}, "rope_scaling: factor: .* found nan"),
     ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "beta_fast": 32}}, "beta_fast: unknown key"),
@@ -442,8 +446,8 @@ BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: expected 1 or null .* found 0.5"),
     ({"model_type": "qwen2"}, "model_type: expected one of llama, found 'qwen2'"),
     ({"auto_map": {"AutoConfig": "x.py"}}, "auto_map: refused"),
-    ({"trust_remote_code": False}, "trust_remote_code: refused"),
-    ({"quantization_config": {"bits": 4}}, "quantization_config: expected null .* found a dict"),
+    ({"trust_remote_code": True}, "trust_remote_code: refused"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config: the weights are quantised .4 bits., which is not"),
     ({"is_encoder_decoder": True}, "is_encoder_decoder: expected false or null"),
     ({"pruned_heads": {"0": [1]}}, "pruned_heads: expected an empty dict or null"),
     ({"rope_interleaved": True}, "rope_interleaved: expected false or null"),

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
@@ -22,8 +21,6 @@ MAX_HEADS = 4096
 MAX_WIDTH = 1 << 20
 MAX_VOCAB = 1 << 24
 MAX_CONTEXT = 1 << 24  # positions beyond are no longer exact in float32, which RoPE computes in
-
-_LAYER_TYPES = {"sliding_attention": True, "full_attention": False}
 
 
 class ConfigError(PymlError, ValueError):
@@ -185,7 +182,7 @@ class Fields:
     def fixed(self, key: str, *allowed: Any) -> None:
         """Refuse every value but null and these: the key is understood and pyml computes nothing else."""
         value = self.raw(key)
-        if value is not None and not any(_same(value, good) for good in allowed):
+        if value is not None and not any(same(value, good) for good in allowed):
             wanted = " or ".join([*map(show, allowed), "null"])
             raise self.error(key, f"expected {wanted} (pyml supports nothing else here), found {show(value)}")
 
@@ -208,7 +205,7 @@ class Fields:
         return value
 
 
-def _same(value: Any, good: Any) -> bool:
+def same(value: Any, good: Any) -> bool:
     """Equal as a configuration means it: true is not 1, and an array (of GGUF metadata) is nothing else."""
     if not isinstance(value, numbers.Number | str | dict):
         return False
@@ -238,110 +235,3 @@ def show(value: Any) -> str:
     if isinstance(value, Collection) and not len(value):
         return f"an empty {type(value).__name__}"
     return f"a {type(value).__name__}"
-
-
-_OWN_CODE = {"phi3": "Phi3", "falcon": "Falcon"}
-"""Model types whose folders name code of their own that transformers has since built in, and how its classes begin."""
-
-_BUILT_IN = re.compile(r"(configuration|modeling)_(\w+)\.(\w+?)(Config|Model|For[A-Z]\w+)")
-
-
-def repeats_built_ins(config: Mapping[str, Any]) -> bool:
-    """Whether the ``auto_map`` of a Hugging Face configuration names only classes that transformers has built in.
-
-    Such folders were published before their architecture was part of transformers; their own code says the same.
-    """
-    kind, classes = config.get("model_type"), config.get("auto_map")
-    if not isinstance(classes, Mapping) or not isinstance(kind, str) or kind not in _OWN_CODE:
-        return False
-    found = [_BUILT_IN.fullmatch(name) if isinstance(name, str) else None for name in classes.values()]
-    return all(match is not None and match[2] == kind and match[3] == _OWN_CODE[kind] for match in found)
-
-
-def hf_fields(values: Any, where: str, model_types: Collection[str]) -> Fields:
-    """The fields of a Hugging Face ``config.json`` of one of these model types, after the checks common to all.
-
-    Raises:
-        ConfigError: another model type, custom code (``auto_map``), a quantisation scheme, an encoder, ...
-    """
-    fields = Fields(values, where)
-    for key in ("auto_map", "trust_remote_code", "custom_pipelines"):
-        if fields.has(key) and not (key == "auto_map" and repeats_built_ins(values)):
-            raise fields.error(key, "refused: it asks for the repository's own code to be run, and pyml runs none")
-    fields.raw("auto_map")  # it says nothing new
-    fields.choice("model_type", dict.fromkeys(model_types))
-    fields.fixed("is_encoder_decoder", False)
-    fields.fixed("add_cross_attention", False)
-    fields.fixed("cross_attention_hidden_size")
-    fields.fixed("pruned_heads", {})
-    fields.fixed("quantization_config")
-    fields.fixed("compression_config")
-    fields.fixed("per_layer_config")
-    return fields
-
-
-def hf_sizes(fields: Fields, *, eps: float | None = None, tied: bool = False) -> Sizes:
-    """The sizes in a ``config.json`` of one of the many families that call them alike.
-
-    Args:
-        fields: the configuration.
-        eps: ``rms_norm_eps`` where the file has none; None: it must have one.
-        tied: ``tie_word_embeddings`` where the file has none.
-    """
-    hidden_size = fields.integer("hidden_size", 1, MAX_WIDTH)
-    n_heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
-    return Sizes(
-        vocab_size=fields.integer("vocab_size", 1, MAX_VOCAB),
-        context_length=fields.integer("max_position_embeddings", 1, MAX_CONTEXT),
-        hidden_size=hidden_size,
-        intermediate_size=fields.integer("intermediate_size", 1, MAX_WIDTH),
-        n_layers=fields.integer("num_hidden_layers", 1, MAX_LAYERS),
-        n_heads=n_heads,
-        n_kv_heads=fields.integer("num_key_value_heads", 1, MAX_HEADS, default=n_heads),
-        head_dim=hf_head_dim(fields, hidden_size, n_heads),
-        norm_eps=fields.number("rms_norm_eps", 0, 1, default=eps),
-        tie_word_embeddings=fields.flag("tie_word_embeddings", tied),
-    )
-
-
-def hf_sliding(fields: Fields, n_layers: int, default: Callable[[int], bool]) -> tuple[bool, ...]:
-    """For every layer, whether it slides: the names in ``layer_types``, or by its number where there is no such key."""
-    types = fields.raw("layer_types")
-    if types is None:
-        return tuple(default(layer) for layer in range(n_layers))
-    if not isinstance(types, list) or len(types) != n_layers or not all(str(t) in _LAYER_TYPES for t in types):
-        raise fields.error("layer_types", f"expected a list of {n_layers} of {', '.join(_LAYER_TYPES)}")
-    return tuple(_LAYER_TYPES[kind] for kind in types)
-
-
-def hf_head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
-    """``head_dim``, else the hidden size divided by the heads; ConfigError if that leaves a rest."""
-    if not fields.has("head_dim") and hidden_size % n_heads:
-        raise fields.error(
-            "num_attention_heads", f"{n_heads} does not divide hidden_size ({hidden_size}), and there is no head_dim"
-        )
-    return fields.integer("head_dim", 1, MAX_WIDTH, default=max(1, hidden_size // n_heads))
-
-
-# fmt: off
-HARMLESS_HF = frozenset({
-    "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_commit_hash",
-    "_experts_implementation", "_experts_implementation_internal", "_flash_attn_2_enabled",
-    "_model_name_or_path", "_name_or_path", "_num_labels", "architectures", "attention_dropout", "attn_implementation",
-    "attn_pdrop", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cache_implementation",
-    "chunk_size_feed_forward", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping",
-    "embd_pdrop", "encoder_no_repeat_ngram_size", "eos_token_id", "experts_implementation",
-    "exponential_decay_length_penalty",
-    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout",
-    "id2label", "initializer_range", "is_decoder", "is_llama_config", "label2id", "length_penalty", "max_length",
-    "max_new_tokens", "max_sequence_length", "min_length", "model_type", "n_special", "name_or_path",
-    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions",
-    "output_hidden_states", "output_logits", "output_past", "output_scores", "pad_token_id", "predict_special_tokens",
-    "prefix", "pretraining_tp", "problem_type", "remove_invalid_values", "repetition_penalty", "resid_pdrop",
-    "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params",
-    "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_last_hidden_states", "tokenizer_class", "top_k",
-    "top_p", "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
-    "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "use_return_dict",
-})
-# fmt: on
-"""Keys of config.json that say nothing about what the model computes for given ids."""

@@ -182,7 +182,7 @@ class Rope:
 
 # ---- config.json
 
-KINDS = {kind: kind for kind in ("default", "linear", "llama3", "yarn")}
+KINDS = {kind: kind for kind in ("default", "linear", "dynamic", "llama3", "yarn")}
 """Names of scalings in a ``config.json`` -> what they are."""
 
 
@@ -244,6 +244,9 @@ def _hf_section(
     scaling: Scaling | None = None
     if kind == "linear":
         scaling = LinearScaling(_factor(section))
+    elif kind == "dynamic":  # changes nothing where the context ends: see hf_context
+        _factor(section)
+        section.integer("original_max_position_embeddings", 1, MAX_CONTEXT, default=context_length)
     elif kind != "default":
         original = section.integer(
             "original_max_position_embeddings", 1, MAX_CONTEXT, default=original_context or context_length
@@ -253,7 +256,7 @@ def _hf_section(
                 "original_max_position_embeddings", f"expected {original_context} as outside of it, found {original}"
             )
         scaling = _READERS[kind](section, dim, context_length, original)
-    section.close()
+    section.close(("finetuned",))
     return Rope(dim, theta, scaling)
 
 

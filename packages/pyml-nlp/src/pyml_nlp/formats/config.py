@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyml_nn.config import repeats_built_ins
+from pyml_nn.hf_config import repeats_built_ins
 
 from ..errors import ModelFileError
 from .reading import ModelFile, quoted

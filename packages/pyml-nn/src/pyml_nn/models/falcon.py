@@ -17,21 +17,11 @@ import numpy.typing as npt
 
 from pyml_nn.attention import Attention
 from pyml_nn.block import ParallelBlock, PreNormBlock
-from pyml_nn.config import (
-    HARMLESS_HF,
-    MAX_CONTEXT,
-    MAX_HEADS,
-    MAX_LAYERS,
-    MAX_VOCAB,
-    MAX_WIDTH,
-    ConfigError,
-    Dimensions,
-    hf_fields,
-    hf_head_dim,
-)
+from pyml_nn.config import MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ConfigError, Dimensions
 from pyml_nn.decoder import Part, declare_decoder, decoder_specs, layer_norm, norm_part
 from pyml_nn.feed_forward import ACTIVATIONS, FeedForward
 from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
+from pyml_nn.hf_config import close_hf, hf_context, hf_fields, hf_head_dim
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import LayerNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
@@ -81,7 +71,7 @@ class Config(Dimensions):
         if not new:
             n_kv_heads = 1 if fields.flag("multi_query", True) else n_heads
         fields.raw("multi_query")
-        context_length = fields.integer("max_position_embeddings", 1, MAX_CONTEXT, default=2048)
+        context_length = hf_context(fields, 2048)
         head_dim = hf_head_dim(fields, hidden_size, n_heads)
         config = cls(
             vocab_size=fields.integer("vocab_size", 1, MAX_VOCAB),
@@ -100,7 +90,7 @@ class Config(Dimensions):
             bias=fields.flag("bias", False),
             activation=fields.choice("activation", ACTIVATIONS, default="gelu"),
         )
-        fields.close(HARMLESS_HF)
+        close_hf(fields)
         return config
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyml_nn.block import SandwichBlock
-from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, MAX_WIDTH, Dimensions, Fields, hf_fields, hf_sizes, hf_sliding
+from pyml_nn.config import MAX_CONTEXT, MAX_WIDTH, Dimensions, Fields
 from pyml_nn.decoder import (
     attention_parts,
     declare_decoder,
@@ -26,6 +26,7 @@ from pyml_nn.decoder import (
 )
 from pyml_nn.feed_forward import ACTIVATIONS
 from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
+from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes, hf_sliding
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
@@ -78,7 +79,7 @@ class Config(Dimensions):
             activation=fields.choice("hidden_activation", ACTIVATIONS, default="gelu_pytorch_tanh"),
             attention_bias=fields.flag("attention_bias", False),
         )
-        fields.close(HARMLESS_HF)
+        close_hf(fields)
         return config
 
     @classmethod

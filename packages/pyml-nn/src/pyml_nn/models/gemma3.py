@@ -12,19 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyml_nn.block import SandwichBlock
-from pyml_nn.config import (
-    HARMLESS_HF,
-    MAX_CONTEXT,
-    MAX_HEADS,
-    MAX_LAYERS,
-    MAX_VOCAB,
-    MAX_WIDTH,
-    ConfigError,
-    Dimensions,
-    Fields,
-    hf_fields,
-    hf_sliding,
-)
+from pyml_nn.config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ConfigError, Dimensions, Fields
 from pyml_nn.decoder import (
     attention_parts,
     declare_decoder,
@@ -39,6 +27,7 @@ from pyml_nn.decoder import (
 )
 from pyml_nn.feed_forward import ACTIVATIONS
 from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
+from pyml_nn.hf_config import close_hf, hf_context, hf_fields, hf_sliding
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import MAX_THETA, Rope, gguf_rope, hf_rope_section
@@ -50,7 +39,7 @@ GLOBAL_THETA = 1_000_000.0
 LOCAL_THETA = 10_000.0  # a GGUF file does not tell it
 PATTERN = 6  # every sixth layer is global; a GGUF file does not tell it either
 
-_HARMLESS_OUTER = HARMLESS_HF | {
+_HARMLESS_OUTER = {
     "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index", "boi_token_id",
     "eoi_token_id", "image_token_id",
 }  # fmt: skip
@@ -96,10 +85,10 @@ class Config(Dimensions):
         tied = fields.flag("tie_word_embeddings", True)
         if fields.raw("model_type") == "gemma3":  # with a vision tower, which is left out: see Model.rules
             text = fields.raw("text_config")
-            fields.close(_HARMLESS_OUTER)
+            close_hf(fields, _HARMLESS_OUTER)
             fields = hf_fields(text, f"{where}: text_config", ("gemma3_text",))
         n_layers = fields.integer("num_hidden_layers", 1, MAX_LAYERS)
-        context_length = fields.integer("max_position_embeddings", 1, MAX_CONTEXT, default=131_072)
+        context_length = hf_context(fields, 131_072)
         head_dim = fields.integer("head_dim", 1, MAX_WIDTH, default=256)
         rope, local_rope = _hf_ropes(fields, head_dim, context_length)
         fields.fixed("use_bidirectional_attention", False)
@@ -127,7 +116,7 @@ class Config(Dimensions):
             if fields.has("final_logit_softcapping")
             else 0.0,
         )
-        fields.close(HARMLESS_HF)
+        close_hf(fields)
         return config
 
     @classmethod

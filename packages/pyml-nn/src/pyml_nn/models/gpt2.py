@@ -11,19 +11,10 @@ from typing import Any
 
 from pyml_nn.attention import Attention
 from pyml_nn.block import PreNormBlock
-from pyml_nn.config import (
-    HARMLESS_HF,
-    MAX_CONTEXT,
-    MAX_HEADS,
-    MAX_LAYERS,
-    MAX_VOCAB,
-    MAX_WIDTH,
-    ConfigError,
-    Dimensions,
-    hf_fields,
-)
+from pyml_nn.config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ConfigError, Dimensions
 from pyml_nn.feed_forward import ACTIVATIONS, FeedForward
 from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_vocab_size, layers_integer
+from pyml_nn.hf_config import close_hf, hf_fields
 from pyml_nn.linear import Embedding
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.model import declare_head
@@ -32,7 +23,7 @@ from pyml_nn.scratch import Scratch
 from pyml_nn.weight_names import NameRules
 from pyml_nn.weights import Spec, Weights
 
-_HARMLESS = HARMLESS_HF | {
+_HARMLESS = {
     "n_ctx", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
     "summary_first_dropout", "reorder_and_upcast_attn",
 }  # fmt: skip
@@ -78,7 +69,7 @@ class Config(Dimensions):
             scale_attention=fields.flag("scale_attn_weights", True),
             scale_by_layer=fields.flag("scale_attn_by_inverse_layer_idx", False),
         )
-        fields.close(_HARMLESS)
+        close_hf(fields, _HARMLESS)
         return config
 
     @classmethod

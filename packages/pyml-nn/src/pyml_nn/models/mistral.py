@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, Fields, hf_fields, hf_sizes
+from pyml_nn.config import MAX_CONTEXT, Fields
 from pyml_nn.feed_forward import ACTIVATIONS
+from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes
 from pyml_nn.rope import hf_rope
 
 from . import llama
@@ -33,7 +34,7 @@ class Config(llama.Config):
             activation=fields.choice("hidden_act", ACTIVATIONS, default="silu"),
             window=hf_window(fields, default=4096),
         )
-        fields.close(HARMLESS_HF)
+        close_hf(fields)
         return config
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyml_core.program import MAX_EXPERTS
 from pyml_nn.block import PreNormBlock
-from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, ConfigError, Dimensions, hf_fields, hf_sizes
+from pyml_nn.config import MAX_CONTEXT, ConfigError, Dimensions
 from pyml_nn.decoder import (
     Part,
     attention_parts,
@@ -23,6 +23,7 @@ from pyml_nn.decoder import (
 )
 from pyml_nn.feed_forward import ACTIVATIONS
 from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes, layers_integer
+from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.moe import Expert, MixtureOfExperts
 from pyml_nn.norm import RMSNorm
@@ -32,7 +33,7 @@ from pyml_nn.weights import Spec, Weights
 
 from .mistral import hf_window
 
-_HARMLESS = HARMLESS_HF | {"output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}  # of the training
+_HARMLESS = ("output_router_logits", "router_jitter_noise")  # of the training
 _THETA = 1_000_000.0
 
 
@@ -77,7 +78,7 @@ class Config(Dimensions):
             activation=fields.choice("hidden_act", ACTIVATIONS, default="silu"),
             window=hf_window(fields),
         )
-        fields.close(_HARMLESS)
+        close_hf(fields, _HARMLESS)
         return config
 
     @classmethod

@@ -11,10 +11,11 @@ from typing import Any
 
 from pyml_nn.attention import Attention
 from pyml_nn.block import PreNormBlock
-from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, ConfigError, Dimensions, hf_fields, hf_sizes
+from pyml_nn.config import MAX_CONTEXT, ConfigError, Dimensions
 from pyml_nn.decoder import Part, declare_decoder, decoder_specs, norm_part, rms_norm
 from pyml_nn.feed_forward import ACTIVATIONS, GatedFeedForward
 from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
+from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import MAX_FACTOR, LongScaling, Rope, checked_factors, gguf_rope, hf_rope
@@ -67,7 +68,7 @@ class Config(Dimensions):
             window=hf_window(fields),
             activation=fields.choice("hidden_act", ACTIVATIONS, default="silu"),
         )
-        fields.close(HARMLESS_HF)
+        close_hf(fields)
         return config
 
     @classmethod

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyml_nn.block import PreNormBlock
-from pyml_nn.config import HARMLESS_HF, MAX_CONTEXT, MAX_LAYERS, Dimensions, Fields, hf_fields, hf_sizes, hf_sliding
+from pyml_nn.config import MAX_CONTEXT, MAX_LAYERS, Dimensions, Fields
 from pyml_nn.decoder import (
     attention_parts,
     declare_decoder,
@@ -23,6 +23,7 @@ from pyml_nn.decoder import (
 )
 from pyml_nn.feed_forward import ACTIVATIONS
 from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
+from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes, hf_sliding
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
@@ -56,7 +57,7 @@ class Config(Dimensions):
             windows=hf_windows(fields, sizes["n_layers"]),
             activation=fields.choice("hidden_act", ACTIVATIONS, default="silu"),
         )
-        fields.close(HARMLESS_HF)
+        close_hf(fields)
         return config
 
     @classmethod

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyml_nn.block import PreNormBlock
-from pyml_nn.config import HARMLESS_HF, Dimensions, hf_fields, hf_sizes
+from pyml_nn.config import Dimensions
 from pyml_nn.decoder import (
     attention_parts,
     declare_decoder,
@@ -24,6 +24,7 @@ from pyml_nn.decoder import (
 )
 from pyml_nn.feed_forward import ACTIVATIONS
 from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
+from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope
@@ -61,7 +62,7 @@ class Config(Dimensions):
             activation=fields.choice("hidden_act", ACTIVATIONS, default="silu"),
             attention_bias=fields.flag("attention_bias", False),
         )
-        fields.close(HARMLESS_HF)
+        close_hf(fields)
         return config
 
     @classmethod
