@@ -1,0 +1,18 @@
+"""Markers that follow from what a test uses: ``model`` (fetches a real model), ``process`` (starts processes)."""
+
+from __future__ import annotations
+
+import pytest
+
+REAL_MODELS = {"gemma_gguf", "gemma_hf_dir", "smollm2_gguf", "smollm2_hf_dir", "gpt2_dir", "gpt2_vocab_dir"}
+PROCESSES = {"commands"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its fixtures, and those of modules that import subprocess."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & REAL_MODELS:
+            item.add_marker(pytest.mark.model)
+        if fixtures & PROCESSES or hasattr(getattr(item, "module", None), "subprocess"):
+            item.add_marker(pytest.mark.process)
