@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,34 @@ class Commands:
         return kept | own | dict(extra or {})
 
     def start(
-        self, name: str, *arguments: object, env: Mapping[str, str] | None = None, shell: str = "", **options: Any
+        self,
+        name: str,
+        *arguments: object,
+        env: Mapping[str, str] | None = None,
+        shell: str = "",
+        prepare: Callable[[], object] = lambda: None,
+        **options: Any,
     ) -> Any:
-        """A running process; ``shell`` are redirections that only a shell can make."""
+        """A running process.
+
+        Args:
+            name, arguments: of the command.
+            env: beside :meth:`environment`.
+            shell: redirections that only a shell can make.
+            prepare: called in the process before it runs; see :mod:`processes`.
+            options: as of Popen.
+        """
+
+        def begin() -> None:
+            _restore_signals()
+            prepare()
+
         prefix = ["sh", "-c", f'exec "$@" {shell}', "sh"] if shell else []
         return subprocess.Popen(
             [*prefix, sys.executable, "-c", CODE, name, *map(str, arguments)],
             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
             env=self.environment(env),
-            preexec_fn=_restore_signals,
+            preexec_fn=begin,
         )
 
     def run(self, name: str, *arguments: object, stdin: bytes | None = None, **options: Any) -> Result:

@@ -24,6 +24,7 @@ from pyml_nlp.audit.measurements import FORMAT, LINEAR, SQUARE, VERSION, Measure
 from pyml_nlp.audit.plan import LENGTHS as ALL_LENGTHS
 from pyml_nlp.audit.plan import make_plan, parse_numbers
 from pyml_nlp.audit.sections import Shown, Table
+from pyml_nn.files import NewFile
 
 
 def found(m: Measurements) -> dict[str, str]:
@@ -260,14 +261,17 @@ def test_an_infinite_number_is_never_written() -> None:
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three files the last one has no room: none of them is put in place."""
     m = measurements()
     (tmp_path / "report.md").write_text("before")
+    synced = []
 
-    def full(path: Path, text: str, encoding: str) -> None:
-        path.touch()
-        raise OSError(28, "No space left on device")
+    def sync(file: NewFile) -> None:
+        synced.append(file)
+        if len(synced) == 3:
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(NewFile, "sync", sync)
     with pytest.raises(PymlError, match="the report cannot be written: No space left on device"):
         report.write(tmp_path, m, analyse(m))
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.md", "before")]

@@ -95,6 +95,15 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         pass
 
 
+def tell(text: str, end: str = "\n") -> None:
+    """Print on stderr what is no logger's; a closed or full stderr is no reason to stop."""
+    try:
+        sys.stderr.write(text + end)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # full, closed, or None
+        pass
+
+
 def configure(levels: dict[str, int]) -> None:
     """Print messages of these levels on stderr; loggers that an earlier call set are reset."""
     names = [name for name in logging.root.manager.loggerDict if name == "pyml" or name.startswith("pyml.")]

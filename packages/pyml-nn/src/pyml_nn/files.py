@@ -134,3 +134,14 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         new.place()
     finally:
         new.close()
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Try whether a file could be put there, and leave everything as it is: for paths that are written to after work.
+
+    Raises:
+        OSError: it could not.
+    """
+    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        return  # a pipe would wait for its reader
+    NewFile(path).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import math
@@ -18,6 +19,8 @@ import numpy.typing as npt
 
 from pyml_core.errors import PymlError
 from pyml_core.timing import PHASES
+
+from .files import new_file
 
 if TYPE_CHECKING:
     from pyml_core.timing import Lap
@@ -87,28 +90,27 @@ def check_ending(path: str | os.PathLike[str]) -> str:
 
 
 def save(events: Sequence[Event], path: str | os.PathLike[str]) -> None:
-    """Write a trace in the format that the path's ending says.
+    """Write a trace in the format that the path's ending says; it is put in place when it is complete.
 
     Raises:
         PymlError: another ending, a file that cannot be written, or Parquet without pyarrow.
     """
     ending = check_ending(path)
     try:
-        if ending == ".parquet":
-            arrow, parquet = _parquet(path)
-            parquet.write_table(arrow.table(table(events)), Path(path))
-            return
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
-            if ending == ".csv":
+        with new_file(path) as file:
+            if ending == ".parquet":
+                arrow, parquet = _parquet(path)
+                parquet.write_table(arrow.table(table(events)), file)
+            elif ending == ".csv":
                 columns = table(events)
-                writer = csv.writer(file, lineterminator="\n")
+                writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
                 writer.writerow(columns)
                 writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
-                return
-            file.write('{"displayTimeUnit":"ms","otherData":{"producer":"pyml"},"traceEvents":[\n')
-            lines = (json.dumps(event, separators=(",", ":")) for event in chrome_events(events))
-            file.writelines(line if index == 0 else f",\n{line}" for index, line in enumerate(lines))
-            file.write("\n]}\n")
+            else:
+                file.write(b'{"displayTimeUnit":"ms","otherData":{"producer":"pyml"},"traceEvents":[\n')
+                lines = (json.dumps(event, separators=(",", ":")).encode() for event in chrome_events(events))
+                file.writelines(line if index == 0 else b",\n" + line for index, line in enumerate(lines))
+                file.write(b"\n]}\n")
     except OSError as error:
         raise PymlError(f"{Path(path)}: the trace cannot be written: {error.strerror or error}") from None
 

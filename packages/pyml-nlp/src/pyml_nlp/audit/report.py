@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pyml_core.errors import PymlError
+from pyml_nn.files import NewFile
 
 from .. import loading
 from .analyse import Analysis, analyse
@@ -70,15 +70,16 @@ def write(folder: Path, m: Measurements, a: Analysis) -> None:
         PymlError: they cannot be written (a full disk).
     """
     texts = {"report.json": to_json(m, a), "report.md": markdown(m, a), "report.html": html(m, a)}
-    paths = {folder / f".{name}.{os.getpid()}": folder / name for name in texts}
     try:
-        for path, text in zip(paths, texts.values(), strict=True):
-            path.write_text(text, encoding="utf-8")
-        for path, final in paths.items():
-            path.replace(final)
+        with contextlib.ExitStack() as stack:
+            files = []
+            for name, text in texts.items():
+                files.append(stack.enter_context(contextlib.closing(NewFile(folder / name))))
+                files[-1].file.write(text.encode())
+                files[-1].sync()
+            for file in files:
+                file.place()
     except OSError as error:
-        for path in paths:
-            path.unlink(missing_ok=True)
         raise _unwritable(folder, error) from None
 
 

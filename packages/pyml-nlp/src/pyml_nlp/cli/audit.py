@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from .interrupts import ending_in_order
 from .options import (
     SETTINGS,
     check_model,
@@ -72,15 +72,16 @@ def command(
     positive({"--repetitions": repetitions})
     configure_logs(level or -1)
 
+    from .. import logs
     from ..audit.report import audit
 
-    with ProgressBar("audit", level >= 0) as bar:
+    with ending_in_order(), ProgressBar("audit", level >= 0) as bar:
 
         def tell(text: str, done: float, total: float) -> None:
             if total and bar.shown:
                 bar(done, total, f"{text} ({total - done:.0f} s left)")
             elif level >= 0:
-                print(f"audit: {text}", file=sys.stderr, flush=True)
+                logs.tell(f"audit: {text}")
 
         folder, lines = audit(
             source, dtype, threads, prompt_lengths, repetitions, layers or (), quick,

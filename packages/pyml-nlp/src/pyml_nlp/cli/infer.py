@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,6 +27,7 @@ from .options import (
     verbosity,
 )
 from .output import Output, ProgressBar
+from .places import check_places
 from .reuse import check_reuse, reuse_options
 from .sampling import grammar_options, sampling_options, stop_options
 from .task import Task
@@ -116,8 +115,7 @@ def command(
     if stream and batch_file is not None:
         raise click.UsageError("--stream is not supported with --batch-file")
     check_reuse(reuse, batch_file)
-    if trace_out is not None:
-        _check_trace(trace_out)
+    check_places(trace_out, reuse["prompt_cache"], reuse["output"], reuse["resume"])
     configure_logs(level)
     task = Task(
         items=[] if interactive else _items(prompt, batch_file, level),
@@ -180,7 +178,9 @@ def _prompt(prompt: str | None, level: int) -> str:
 
 def _stdin(level: int) -> str:
     if level >= 0:
-        print("Reading prompt from stdin...", file=sys.stderr, flush=True)
+        from ..logs import tell
+
+        tell("Reading prompt from stdin...")
     if sys.stdin is None:
         return ""
     try:
@@ -188,20 +188,6 @@ def _stdin(level: int) -> str:
     except UnicodeDecodeError as error:
         byte = f"{error.object[error.start]:#04x}"
         raise click.UsageError(f"stdin: expected UTF-8, got byte {byte} at {error.start}") from None
-
-
-def _check_trace(path: str) -> None:
-    """What is wrong with a place for a trace, before any work."""
-    from pyml_core.errors import PymlError
-    from pyml_nn.trace_files import ENDINGS, check_ending
-
-    if not path.lower().endswith(ENDINGS):
-        raise click.UsageError(f"--trace-out must end in {', '.join(ENDINGS)}, got {path!r}")
-    check_ending(path)
-    folder = Path(path).parent
-    if not os.access(folder, os.W_OK):
-        reason = "it cannot be written to" if folder.is_dir() else "there is no such folder"
-        raise PymlError(f"{path}: the trace cannot be written: {folder}: {reason}")
 
 
 def _load(

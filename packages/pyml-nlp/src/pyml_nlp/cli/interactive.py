@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..logs import tell
 from .chat import ChatOptions
 from .interrupts import interruptible
 from .output import Output
@@ -79,7 +80,7 @@ class Session:
     def note(self, line: str) -> None:
         """Tell something on stderr, unless that is not wanted."""
         if self._talkative:
-            print(line, file=sys.stderr, flush=True)
+            self._say(line)
 
     def take(self, text: str) -> None:
         """Do a command, or let the model answer.
@@ -118,9 +119,12 @@ class Session:
             self._error(what)
 
     def _save(self, path: Path) -> None:
+        from pyml_nn.files import new_file
+
         messages = self._conversation.messages
         try:
-            path.write_text(json.dumps(messages, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            with new_file(path) as file:
+                file.write((json.dumps(messages, ensure_ascii=False, indent=2) + "\n").encode())
         except (OSError, ValueError) as error:
             self._error(f"{path}: the chat cannot be written: {getattr(error, 'strerror', None) or error}")
         else:
@@ -161,7 +165,7 @@ class Session:
         self.note(f"  [{', '.join(notes)}]")
 
     def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
     def _error(self, message: str) -> None:
         self._say(f"Error: {' '.join(message.splitlines())}")
@@ -213,10 +217,10 @@ def _typed(talkative: bool) -> Iterator[str]:
         try:
             yield input("> ")
         except EOFError:
-            print(file=sys.stderr)
+            tell("")
             return
         except KeyboardInterrupt:
-            print("\n(Ctrl-D or /quit leaves)" if talkative else "", file=sys.stderr)
+            tell("\n(Ctrl-D or /quit leaves)" if talkative else "")
 
 
 def _piped(talkative: bool) -> Iterator[str]:
@@ -225,7 +229,7 @@ def _piped(talkative: bool) -> Iterator[str]:
 
     while sys.stdin is not None:
         if talkative and sys.stdin.isatty():
-            print("> ", end="", file=sys.stderr, flush=True)
+            tell("> ", "")
         line = sys.stdin.buffer.readline()
         if not line:
             return

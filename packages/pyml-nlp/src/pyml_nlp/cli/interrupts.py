@@ -1,7 +1,8 @@
-"""Ctrl-C while a text is generated."""
+"""Signals: Ctrl-C while a text is generated, and an end that leaves nothing behind."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,3 +34,27 @@ def interruptible(cancel: Callable[[], None], twice_ends: bool = True) -> Iterat
         yield signals
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class _Terminated(BaseException):
+    """SIGTERM has come."""
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """SIGTERM ends the process as ever, but first what the block has begun is undone: folders, temporary files."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        raise _Terminated
+
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # ignored, or the application's own
+        yield
+        return
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    except _Terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

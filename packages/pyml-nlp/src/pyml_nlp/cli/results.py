@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyml_core.errors import PymlError
+from pyml_nn.files import new_file
 
 if TYPE_CHECKING:
     from ..generation.completion import Completion
@@ -65,6 +64,8 @@ class ResultFile:
         self.done: set[int] = set()
         try:
             if resume and self._path.exists():
+                if not self._path.is_file():
+                    raise PymlError(f"{path}: expected a regular file to go on with")
                 self._keep(self._finished_lines(prompt_tokens))
             self._file: BinaryIO = self._path.open("ab" if resume else "xb", buffering=0)
         except FileExistsError:
@@ -112,11 +113,5 @@ class ResultFile:
 
     def _keep(self, lines: list[bytes]) -> None:
         """Make these the file's lines, at once or not at all."""
-        handle, temporary = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.writelines(lines)
-            Path(temporary).chmod(self._path.stat().st_mode & 0o777)
-            Path(temporary).replace(self._path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with new_file(self._path) as file:
+            file.writelines(lines)
