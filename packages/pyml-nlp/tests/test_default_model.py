@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from pyml_nlp import default_model as module
 from pyml_nlp.default_model import cache_folder, default_model
 from pyml_nlp.errors import ModelFileError, ModelNotFoundError
 from pyml_nlp.source import resolve
+from pyml_nn.files import LEFTOVERS
 
 PARTS = [b"one " * 1000, b"two " * 1000, b"three " * 1000, b"four"]
 WHOLE = b"".join(PARTS)
@@ -109,16 +113,100 @@ def test_another_version(cache: Path, tmp_path: Path) -> None:
 
 
 def test_left_temporary_files_are_removed(cache: Path, tmp_path: Path) -> None:
-    """Those of a process that died, not those of one that may be at work."""
+    """Those of a process that died, not those of one that may be at work; also where the model is there already."""
     install(tmp_path / "site")
     cache.mkdir()
-    old, new = cache / f".{module.NAME}.old", cache / f".{module.NAME}.new"
-    for file in (old, new):
-        file.write_bytes(b"half")
-    os.utime(old, (time.time() - 86400,) * 2)
+    for _ in ("assembled", "found"):
+        old = [cache / f".{module.NAME}.old", cache / LEFTOVERS.replace("*", "0")]
+        new, others = cache / LEFTOVERS.replace("*", "1"), cache / ".others"
+        for file in (*old, new, others):
+            file.write_bytes(b"half")
+        for file in (*old, others):
+            os.utime(file, (time.time() - 86400,) * 2)
+        default_model()
+        assert {entry.name for entry in cache.iterdir()} == {module.NAME, new.name, others.name}
+
+
+def test_left_files_that_another_process_removes(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its name and its time, one of them is gone."""
+    install(tmp_path / "site")
+    cache.mkdir()
+    (cache / LEFTOVERS.replace("*", "0")).symlink_to("nowhere")  # not there for whoever follows it
+    real = os.scandir
+
+    def scandir(folder: Path) -> Any:
+        entries = list(real(folder))
+        for entry in entries:
+            Path(entry.path).unlink()
+        return entries
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert default_model().read_bytes() == WHOLE
+
+
+ASSEMBLE = """
+import hashlib, os, sys
+from pyml_nlp import default_model as module
+module.SIZE, module.SHA256 = int(sys.argv[1]), sys.argv[2]
+sys.path.insert(0, sys.argv[3])
+if sys.argv[4] == "hidden":
+    del os.O_TMPFILE
+blocks = module._blocks
+
+def slowly(path):
+    for block in blocks(path):
+        print("block", flush=True)
+        sys.stdin.readline()
+        yield block
+
+module._blocks = slowly
+print(module.default_model())
+"""
+
+
+def assembling(site: Path, kind: str = "unnamed") -> subprocess.Popen[str]:
+    """A process that reads the next part when it is sent a line."""
+    command = [sys.executable, "-c", ASSEMBLE, str(len(WHOLE)), hashlib.sha256(WHOLE).hexdigest(), str(site), kind]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("kind", ["unnamed", "hidden"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_assembly_that_is_killed(number: signal.Signals, kind: str, cache: Path, tmp_path: Path) -> None:
+    """It leaves nothing; where no file can be without a name, what it leaves is removed by a later start."""
+    site = install(tmp_path / "site")
+    with assembling(site, kind) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(2):
+            assert process.stdout.readline() == "block\n"
+            process.stdin.write("\n")
+            process.stdin.flush()
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait() == -number
+    left = list(cache.iterdir())
+    assert len(left) == (kind == "hidden")
     default_model()
-    assert not old.exists()
-    assert new.exists()
+    for path in left:
+        os.utime(path, (time.time() - 86400,) * 2)
+    default_model()
+    assert [entry.name for entry in cache.iterdir()] == [module.NAME]
+
+
+@pytest.mark.parametrize("kind", ["unnamed", "hidden"])
+def test_two_processes_assemble_at_once(kind: str, cache: Path, tmp_path: Path) -> None:
+    site = install(tmp_path / "site")
+    with assembling(site, kind) as first, assembling(site, kind) as second:
+        for process in (first, second):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "block\n"  # both have begun
+        for process in (first, second):
+            out, error = process.communicate("\n" * 10)
+            assert out.splitlines()[-1:] == [str(cache / module.NAME)], error
+            assert (process.returncode, error) == (0, module.NOTE + "\n")
+    assert (cache / module.NAME).read_bytes() == WHOLE
+    assert [entry.name for entry in cache.iterdir()] == [module.NAME]
 
 
 def test_folder_that_cannot_be_made(cache: Path, tmp_path: Path) -> None:
@@ -137,3 +225,38 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("/x/pyml")
     monkeypatch.setenv("PYML_CACHE", "~/own")
     assert cache_folder() == tmp_path / "own"
+    for odd in ("relative", "./x", ""):
+        monkeypatch.delenv("PYML_CACHE", raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", odd)
+        assert cache_folder() == tmp_path / ".cache" / "pyml"
+
+
+def test_homes_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYML_CACHE", "~nobody-of-this-name/x")
+    with pytest.raises(ModelFileError, match=r"^PYML_CACHE: ~nobody.*/x: there is no home directory; PYML_C"):
+        cache_folder()
+    monkeypatch.delenv("PYML_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(ModelFileError, match=r"^there is no home directory; PYML_CACHE names"):
+        cache_folder()
+
+
+class Full:
+    """A stderr on a full disk."""
+
+    def write(self, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("stderr", [None, Full()])
+def test_a_stderr_that_takes_nothing(
+    stderr: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whose weights these are is told there alone; that it cannot be told is no fault of the model."""
+    install(tmp_path / "site")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        assert default_model().read_bytes() == WHOLE
+    assert capsys.readouterr().out == ""

