@@ -13,7 +13,8 @@ import writers
 from safetensors.numpy import save_file
 
 from pyml_nlp.errors import ModelFileError
-from pyml_nlp.formats.safetensors import INDEX, SafetensorsFile, SafetensorsFolder
+from pyml_nlp.formats.folders import INDEX
+from pyml_nlp.formats.safetensors import SafetensorsFile, SafetensorsFolder
 
 CONFIG = {"model_type": "gpt2", "n_layer": 1}
 

@@ -161,7 +161,7 @@ def test_token_goes_to_the_endpoint_only(run: Run) -> None:
         ("org/cut", "ModelNotFoundError", r"^org/cut: not in the cache, and cannot be downloaded from http://\S+: .*should be of size"),
         ("org/damaged", "ModelFileError", r"model\.safetensors: damaged in transfer: expected SHA-256 [0-9a-f]{64}, got "),
         ("org/holed", "ModelNotFoundError", r"^org/holed: the repository has no model-00002-of-00002\.safetensors, which its index names"),
-        ("org/pickled", "ModelFileError", r"^org/pickled: holds only pickled weights \(pytorch_model\.bin\), .* never read"),
+        ("org/pickled", "ModelFileError", r"^org/pickled: holds only pickled weights \('pytorch_model\.bin'\), .* never read"),
         ("org/ggufs", "ModelNotFoundError", r"^org/ggufs: holds GGUF files; name one of them: org/ggufs/q4\.gguf$"),
         ("org/nothing", "ModelNotFoundError", r"^org/nothing: holds no config\.json with model\.safetensors, and no GGUF file"),
         ("org/ggufs/q5.gguf", "ModelNotFoundError", r"^org/ggufs: the repository has no file q5\.gguf"),

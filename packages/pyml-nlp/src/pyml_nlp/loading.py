@@ -25,6 +25,7 @@ from .generation.prefix_cache import DEFAULT_BYTES, PrefixCache
 from .language_model import LanguageModel
 from .source import Source, resolve
 from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer.load import tokenizer_files
 
 T = TypeVar("T")
 
@@ -79,6 +80,8 @@ def load(
     source = find(model)
     with open_weights(source) as files:
         description = describe(files)
+        if isinstance(files, SafetensorsFolder):
+            tokenizer_files(files.path)  # that there are any, before weights are read
         tokenizer = _Beside(lambda: load_tokenizer(files if isinstance(files, GGUFFile) else files.path))
         try:
             lm = _build(

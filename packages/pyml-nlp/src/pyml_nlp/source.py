@@ -17,8 +17,8 @@ from pyml_core.errors import PymlError
 
 from .default_model import default_model
 from .errors import ModelFileError, ModelNotFoundError
+from .formats.folders import CONFIG, INDEX, SINGLE, gguf_models, gguf_of, other_form, weight_files
 from .formats.gguf import part_names
-from .formats.safetensors import INDEX, PICKLED, SINGLE, read_weight_map
 
 Note = Callable[[str], None]
 
@@ -26,6 +26,7 @@ _log = logging.getLogger("pyml.source")
 
 _HUB_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"({_HUB_PART}/{_HUB_PART})(?:/((?:{_HUB_PART}/)*[\w.+-]+\.gguf))?", re.ASCII)
+_LONGEST = 200  # characters of a name that messages repeat
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _SMALL_FILES = [
@@ -85,24 +86,48 @@ def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info)
     text = os.fspath(model)
     if not text:
         raise ModelNotFoundError("expected a .gguf file, a model folder or a hub id, got an empty name")
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return Source("folder", path, text)
-    if path.exists():
-        if path.suffix == ".safetensors":
-            raise ModelFileError(
-                f"{path}: expected a .gguf file or a model folder; give the folder that this file is in"
-            )
-        return Source("gguf", path, text)
+    found = _existing(text)
+    if found is not None:
+        return _local(found, text)
     match = _HUB_ID.fullmatch(text)
     if match is None or (match[2] is None and text.endswith(".gguf")):
+        shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
         raise ModelNotFoundError(
-            f"{text}: there is no such file or folder, and a hub id would be organisation/name or "
+            f"{shown}: there is no such file or folder, and a hub id would be organisation/name or "
             "organisation/name/file.gguf"
         )
     if match[2] is not None:
         return Source("gguf", _Hub(match[1], note).gguf(match[2]), text)
     return Source("folder", _Hub(match[1], note).folder(), text)
+
+
+def _existing(text: str) -> Path | None:
+    """The file or folder of this name, if there is one."""
+    try:
+        path = Path(text).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # longer than a name can be; the home of an unknown user
+        return None
+
+
+def _local(path: Path, name: str) -> Source:
+    """A file or folder of this machine."""
+    if path.is_dir():
+        gguf = gguf_of(path)
+        return Source("folder", path, name) if gguf is None else Source("gguf", gguf, name)
+    if path.suffix in (".safetensors", ".json"):
+        folder = path.parent
+        weights = weight_files(folder) if (folder / CONFIG).exists() else None
+        if weights is not None and path.name in (*weights.names, CONFIG, INDEX):
+            return Source("folder", folder, name)
+        raise ModelFileError(
+            f"{path}: expected a .gguf file or a model folder; give the folder that this file is in, with {CONFIG} and "
+            f"{SINGLE}"
+        )
+    form = other_form([path.name])
+    if form is not None:
+        raise ModelFileError(f"{path}: {form}")
+    return Source("gguf", path, name)
 
 
 class _Hub:
@@ -122,17 +147,21 @@ class _Hub:
         except LocalEntryNotFoundError:
             pass
         else:
-            if (cached / "config.json").exists() and all((cached / name).exists() for name in _weights(cached)):
+            weights = weight_files(cached)
+            if (cached / CONFIG).exists() and weights and all((cached / name).exists() for name in weights.names):
                 self._note(f"Using cached model: {self._id}")
                 return cached
         self._check_online()
         self._note(f"Downloading model: {self._id}")
         with self._download():
-            self._check_usable([file.rfilename for file in HfApi().model_info(self._id).siblings or []])
-            folder = Path(snapshot_download(self._id, allow_patterns=_SMALL_FILES))
-            weights = _weights(folder)
-            snapshot_download(self._id, allow_patterns=weights, revision=folder.name)  # named after the commit
-            for name in weights:
+            names = [file.rfilename for file in HfApi().model_info(self._id).siblings or []]
+            self._check_usable(names)
+            small = [name for name in _SMALL_FILES if name != INDEX or SINGLE not in names]
+            folder = Path(snapshot_download(self._id, allow_patterns=small))
+            weights = weight_files(folder)
+            wanted = [SINGLE] if weights is None else weights.names
+            snapshot_download(self._id, allow_patterns=wanted, revision=folder.name)  # named after the commit
+            for name in wanted:
                 if not (folder / name).exists():
                     raise ModelNotFoundError(f"{self._id}: the repository has no {name}, which its index names")
                 _check_hash(folder / name)
@@ -169,16 +198,14 @@ class _Hub:
 
     def _check_usable(self, names: list[str]) -> None:
         """Before anything is downloaded: that there are a configuration and safetensors, or what there is instead."""
-        if "config.json" in names and (SINGLE in names or INDEX in names):
+        if CONFIG in names and (SINGLE in names or INDEX in names):
             return
-        if gguf := [name for name in names if name.endswith(".gguf")]:
-            raise ModelNotFoundError(f"{self._id}: holds GGUF files; name one of them: {self._id}/{gguf[0]}")
-        if pickled := [name for name in names if name.endswith(PICKLED)]:
-            raise ModelFileError(
-                f"{self._id}: holds only pickled weights ({pickled[0]}), which could run any code and are never read: "
-                f"use a repository with {SINGLE}"
-            )
-        raise ModelNotFoundError(f"{self._id}: holds no config.json with {SINGLE}, and no GGUF file")
+        if models := gguf_models(names):
+            raise ModelNotFoundError(f"{self._id}: holds GGUF files; name one of them: {self._id}/{models[0]}")
+        form = other_form(names)
+        if form is not None:
+            raise ModelFileError(f"{self._id}: holds {form}")
+        raise ModelNotFoundError(f"{self._id}: holds no {CONFIG} with {SINGLE}, and no GGUF file")
 
     def _check_online(self) -> None:
         from huggingface_hub import constants
@@ -227,13 +254,6 @@ class _Hub:
         finally:
             if silence:
                 enable_progress_bars()
-
-
-def _weights(folder: Path) -> list[str]:
-    """The weights' files that a folder with these small files has to have."""
-    if (folder / INDEX).exists():
-        return sorted(set(read_weight_map(folder / INDEX).values()))
-    return [SINGLE]
 
 
 def _check_hash(path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import writers
 
 from pyml_nlp.formats.config import read_config
+from pyml_nlp.formats.folders import read_weight_map
 from pyml_nlp.formats.gguf import GGUFFile
-from pyml_nlp.formats.safetensors import SafetensorsFile, read_weight_map
+from pyml_nlp.formats.safetensors import SafetensorsFile
 
 _TENSORS = {
     "token_embd.weight": ("f32", (2, 3), writers.floats(2, 3)),

@@ -13,8 +13,10 @@ Source: the section "Format" of the safetensors README, and ``Metadata::validate
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,18 +24,16 @@ from typing import Any, Self
 from pyml_core.tensor import Tensor
 
 from ..errors import ModelFileError, ModelNotFoundError
-from .config import parse_json_object, read_config, read_json, read_optional
+from .config import parse_json_object, read_config, read_optional
+from .folders import ADAPTER, CONFIG, INDEX, MAX_INDEXED, WeightFiles, listed, not_a_model, weight_files
 from .reading import MAX_DIMS, MAX_ELEMENTS, ManyReads, ModelFile, TensorInfo, quoted
+
+_log = logging.getLogger("pyml.load")
 
 MAX_TENSORS = 1 << 16  # of a file: some ten times as many as the largest known files hold
 MAX_HEADER = MAX_TENSORS << 8  # bytes; the reference reader's only limit is 100 MB
-MAX_INDEXED = 1 << 18  # tensors of all shards
-MAX_INDEX = MAX_INDEXED << 7  # bytes
 _VALUES = 16  # of a tensor's entry in a header, and what is left for the metadata
 MAX_RANK = 8  # dimensions of any tensor; of one that is read as a weight, MAX_DIMS
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-CONFIG = "config.json"
 
 _WEIGHTS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _BITS = {
@@ -58,7 +58,6 @@ _BITS = {
     "I64": 64,
     "U64": 64,
 }
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 class SafetensorsFile(ModelFile):
@@ -189,6 +188,9 @@ class SafetensorsFile(ModelFile):
 class SafetensorsFolder(ManyReads):
     """A folder in Hugging Face layout: ``config.json`` and ``model.safetensors``, or the shards that its index names.
 
+    Other weights beside these are left out with a warning, and so is an index that says something else than the shards
+    do, as long as every tensor is in one place.
+
     Attributes:
         path: the folder.
         config: ``config.json``.
@@ -204,34 +206,25 @@ class SafetensorsFolder(ManyReads):
         self.path = Path(path)
         if not self.path.is_dir():
             raise ModelNotFoundError(f"{self.path}: there is no such folder")
+        files = weight_files(self.path)
+        if files is None or not (self.path / CONFIG).exists():
+            raise not_a_model(self.path)
         self.config: dict[str, Any] = read_config(self.path)
         self.generation_config: dict[str, Any] = read_optional(self.path, "generation_config.json")
         self._home: dict[str, SafetensorsFile] = {}
         self._files: list[SafetensorsFile] = []
         try:
-            if (self.path / INDEX).exists():
-                self._open_shards()
-            else:
-                self._open(self._single())
+            for name in files.names:
+                self._open(name, files.weight_map)
         except BaseException:
             self.close()
             raise
         self.tensors: dict[str, TensorInfo] = {name: file.tensors[name] for name, file in self._home.items()}
+        self._warn(files)
 
-    def _single(self) -> str:
-        if (self.path / SINGLE).exists():
-            return SINGLE
-        names = sorted(entry.name for entry in self.path.iterdir())
-        if others := [name for name in names if name.endswith(".safetensors")]:
-            raise ModelNotFoundError(f"{self.path}: expected {SINGLE} or {INDEX}, got {quoted(', '.join(others))}")
-        if pickled := [name for name in names if name.endswith(PICKLED)]:
-            raise ModelFileError(
-                f"{self.path}: only pickled weights ({quoted(', '.join(pickled))}), which could run any code and are "
-                f"never read: convert them to {SINGLE}"
-            )
-        raise ModelNotFoundError(f"{self.path}: there are no weights here, expected {SINGLE} or {INDEX}")
-
-    def _open(self, name: str) -> SafetensorsFile:
+    def _open(self, name: str, weight_map: Mapping[str, str] | None) -> None:
+        if weight_map is not None and not (self.path / name).exists():
+            raise ModelNotFoundError(f"{self.path / INDEX}: names the shard {quoted(name)}, which is missing")
         file = SafetensorsFile(self.path / name)
         self._files.append(file)
         for tensor in file.tensors:
@@ -240,26 +233,26 @@ class SafetensorsFolder(ManyReads):
                     f"tensor {quoted(tensor)}: expected in one shard, it is in {self._home[tensor].path.name} too"
                 )
             self._home[tensor] = file
-        return file
+        if len(self._home) > MAX_INDEXED:
+            raise file.error(f"expected at most {MAX_INDEXED} tensors in all shards, got {len(self._home)} up to here")
 
-    def _open_shards(self) -> None:
+    def _warn(self, files: WeightFiles) -> None:
+        """Warn of what lies beside the weights and is not used, and of an index that is not theirs."""
+        if files.left_out:
+            _log.warning("%s: the weights are %s; left out: %s", self.path, listed(files.names), listed(files.left_out))
+        if (self.path / ADAPTER).exists():
+            _log.warning("%s: the adapter beside the model is not applied", self.path / ADAPTER)
+        if files.weight_map is None:
+            return
         index = self.path / INDEX
-        weight_map = read_weight_map(index)
-        shards = sorted(set(weight_map.values()))
-        extra = sorted({entry.name for entry in self.path.glob("model*.safetensors")} - set(shards))
-        if extra:
-            raise ModelFileError(f"{index}: does not name {quoted(', '.join(extra))}, which lies beside it")
-        for shard in shards:
-            if not (self.path / shard).exists():
-                raise ModelNotFoundError(f"{index}: names the shard {quoted(shard)}, which is missing")
-            for tensor in self._open(shard).tensors:
-                if weight_map.get(tensor) != shard:
-                    said = f"to be in {weight_map[tensor]}" if tensor in weight_map else "nothing about it"
-                    raise ModelFileError(f"{self.path / shard}: tensor {quoted(tensor)}: {INDEX} says {said}")
-        if absent := [tensor for tensor in weight_map if tensor not in self._home]:
-            raise ModelFileError(
-                f"{self.path / weight_map[absent[0]]}: there is no tensor {quoted(absent[0])}, which {INDEX} names"
-            )
+        for tensor, file in self._home.items():
+            said, name = files.weight_map.get(tensor), file.path.name
+            if said != name:
+                where = "is not in it, but" if said is None else f"should be in {said}, and"
+                _log.warning("%s: out of date: tensor %s %s is in %s", index, quoted(tensor), where, name)
+                return
+        if absent := next((tensor for tensor in files.weight_map if tensor not in self._home), None):
+            _log.warning("%s: out of date: tensor %s is in no shard", index, quoted(absent))
 
     def names(self) -> list[str]:
         """Every tensor's name."""
@@ -317,37 +310,3 @@ class SafetensorsFolder(ManyReads):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def read_weight_map(index: Path) -> dict[str, str]:
-    """Which shard each tensor is in, from ``model.safetensors.index.json``; every name is that of a file beside it.
-
-    Raises:
-        ModelNotFoundError: there is no such file.
-        ModelFileError: it is malformed, or a name leads out of the folder.
-    """
-    found = read_json(index, MAX_INDEX, MAX_INDEXED)
-    weight_map = found.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelFileError(
-            f"{index}: expected an object of tensors and files in 'weight_map', got {quoted(repr(weight_map))}"
-        )
-    for tensor, shard in weight_map.items():
-        if not isinstance(shard, str):
-            raise ModelFileError(f"{index}: expected a file name for {quoted(tensor)}, got {quoted(repr(shard))}")
-        if not is_shard_name(shard):
-            raise ModelFileError(
-                f"{index}: expected the name of a .safetensors file in this folder for {quoted(tensor)}, "
-                f"got {quoted(shard)}"
-            )
-    return weight_map
-
-
-def is_shard_name(name: str) -> bool:
-    """Whether this is the plain name of a safetensors file: no path, no drive, nothing hidden or unprintable."""
-    return (
-        name.endswith(".safetensors")
-        and name.isprintable()
-        and not name.startswith(".")
-        and not set(name) & set('/\\:*?"<>|')
-    )

@@ -20,9 +20,6 @@ from .pieces import PieceTokenizer, SpacePrefix, load_processor
 _VOCAB_LIMIT = 64 << 20
 _MODEL_LIMIT = 64 << 20
 
-VOCAB_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-"""Names of GPT-2's two files: Hugging Face's, OpenAI's."""
-
 _END = "<|endoftext|>"  # begins and ends a text of GPT-2
 _RULES = {"GPT2Tokenizer": byte_level.GPT2, "CodeGenTokenizer": byte_level.GPT2, "Qwen2Tokenizer": byte_level.QWEN2}
 """By the ``tokenizer_class`` of tokenizer_config.json, which alone tells how text is cut."""

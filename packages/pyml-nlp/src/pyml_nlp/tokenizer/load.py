@@ -10,6 +10,12 @@ from typing import Any, Protocol
 from ..errors import ModelFileError
 from .base import Tokenizer
 
+JSON, PIECES = "tokenizer.json", "tokenizer.model"
+VOCAB_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+"""Names of GPT-2's two files: Hugging Face's, OpenAI's."""
+
+_OTHERS = ("tekken.json", "spiece.model", "vocab.txt", "tokenizer.tiktoken", "qwen.tiktoken", "vocab.json")
+
 
 class HasMetadata(Protocol):
     """A GGUF file that has been opened: :class:`pyml_nlp.formats.gguf.GGUFFile`."""
@@ -40,17 +46,25 @@ def load_tokenizer(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
 
         with GGUFFile(folder) as file:
             return load_tokenizer(file)
-    if (folder / "tokenizer.json").exists():
+    names = tokenizer_files(folder)
+    if names == (JSON,):
         from .tokenizer_json import load_tokenizer_json
 
         return load_tokenizer_json(folder)
-    from .folder import VOCAB_NAMES, load_tokenizer_model, load_vocab_and_merges
+    from .folder import load_tokenizer_model, load_vocab_and_merges
 
-    for vocab_name, merges_name in VOCAB_NAMES:
-        if (folder / vocab_name).exists() and (folder / merges_name).exists():
-            return load_vocab_and_merges(folder, vocab_name, merges_name)
-    if (folder / "tokenizer.model").exists():
-        return load_tokenizer_model(folder)
-    raise ModelFileError(
-        f"{folder}: expected tokenizer.json, vocab.json and merges.txt, or tokenizer.model; got none of them"
-    )
+    return load_tokenizer_model(folder) if names == (PIECES,) else load_vocab_and_merges(folder, *names)
+
+
+def tokenizer_files(folder: Path) -> tuple[str, ...]:
+    """The files of a folder that its tokenizer is made from.
+
+    Raises:
+        ModelFileError: there are none.
+    """
+    for names in ((JSON,), *VOCAB_NAMES, (PIECES,)):
+        if all((folder / name).exists() for name in names):
+            return names
+    others = [name for name in _OTHERS if (folder / name).exists()]
+    got = f"got {', '.join(others)}, which pyml does not read" if others else "got none of them"
+    raise ModelFileError(f"{folder}: no tokenizer: expected {JSON}, vocab.json and merges.txt, or {PIECES}; {got}")
