@@ -21,6 +21,12 @@ _PIECES, _TRAINER, _NORMALIZER, _DENORMALIZER = 1, 2, 3, 5  # fields of ModelPro
 _CHARSMAP, _ADD_DUMMY_PREFIX, _REMOVE_EXTRA_WHITESPACES, _ESCAPE_WHITESPACES = 2, 3, 4, 5  # fields of NormalizerSpec
 _MODEL_TYPE, _WHITESPACE_AS_SUFFIX, _BYTE_FALLBACK = 3, 24, 35  # fields of TrainerSpec
 _BPE = 2
+
+MAX_PIECE = 512
+"""Bytes of a piece that is looked for at every place of a text, by walking as far as the text goes on like it."""
+
+_MAX_KEY = 64  # bytes that the normalisation table may replace at once, five times the longest of NFKC
+_MAX_REPLACEMENT = 64  # bytes that it may write for them; NFKC: 33
 _HEAD, _TAIL = 8, 7  # bytes of a piece before and after its text
 
 
@@ -55,6 +61,7 @@ def write_bpe(
         number = next(number for number, piece in enumerate(pieces) if "\0" in piece)
         raise ModelFileError(f"{what}: token {number}: expected no zero character, got {pieces[number][:80]!r}")
     lengths = np.diff(ends, prepend=-1) - 1
+    check_lengths(np.where(types == USER_DEFINED, lengths, 0), what)
     filling = np.empty((len(pieces), _HEAD + _TAIL), np.uint8)
     filling[:, 0] = 0x0A  # a piece, its length
     _write_varints(filling[:, 1:4], lengths + 4 + _TAIL)
@@ -72,6 +79,17 @@ def write_bpe(
     normalizer = _bytes_field(1, b"identity") + _int_field(_ADD_DUMMY_PREFIX, spaces.add_dummy_prefix)
     normalizer += _int_field(_REMOVE_EXTRA_WHITESPACES, spaces.remove_extra)
     return bytes(joined) + _bytes_field(_TRAINER, trainer) + _bytes_field(_NORMALIZER, normalizer)
+
+
+def check_lengths(lengths: npt.NDArray[np.int64], what: str) -> None:
+    """Refuse pieces of more than :data:`MAX_PIECE` bytes.
+
+    Raises:
+        ModelFileError: names the longest one.
+    """
+    number = int(lengths.argmax())
+    if lengths[number] > MAX_PIECE:
+        raise ModelFileError(f"{what}: piece {number}: expected at most {MAX_PIECE} bytes, got {lengths[number]}")
 
 
 def without_dummy_prefix(model: bytes) -> bytes:
@@ -104,11 +122,12 @@ def _bytes_field(number: int, value: bytes) -> bytes:
 
 
 def check(model: bytes, what: str) -> Spaces:
-    """Refuse a ModelProto that is cut short or whose normalisation table points outside of itself.
+    """Refuse a ModelProto that is cut short, or whose normalisation table cannot be trusted.
 
     Returns what the model does with spaces.
 
-    The library reads that table (a double array) without bounds checks. Pieces are checked by the library.
+    The library reads that table (a double array) without bounds checks, and follows it as far as the text goes on.
+    Pieces are checked by the library.
 
     Raises:
         ModelFileError: what is wrong, and where.
@@ -202,8 +221,35 @@ def _check_charsmap(table: bytes, what: str) -> None:
     nodes = np.flatnonzero(units < 1 << 31)  # the others are values: no walk goes on from them
     offsets = units[nodes] >> 10 << ((units[nodes] & 1 << 9) >> 6)
     reached = nodes ^ offsets  # a walk goes from a node to one of 256 units beside this one
-    if np.any(reached | 0xFF >= len(units)):
+    if units[0] >= 1 << 31 or np.any(reached | 0xFF >= len(units)):  # the root is a node, whatever it says
         raise ModelFileError(f"{what}: normalisation table: a node points outside of the array of {len(units)}")
     values = units[reached[units[nodes] & 1 << 8 != 0]] & 0x7FFFFFFF
     if np.any(values >= len(texts)):
         raise ModelFileError(f"{what}: normalisation table: a node points outside of the {len(texts)} bytes of texts")
+    longest = max(map(len, texts.split(b"\0")))
+    if longest > _MAX_REPLACEMENT:
+        raise ModelFileError(
+            f"{what}: normalisation table: expected texts of at most {_MAX_REPLACEMENT} bytes, got {longest}"
+        )
+    _check_depth(units, nodes, reached, what)
+
+
+def _check_depth(
+    units: npt.NDArray[np.int64], nodes: npt.NDArray[np.int64], reached: npt.NDArray[np.int64], what: str
+) -> None:
+    """Refuse a table with a key that is too long, or has no end: a walk may come back to where it was.
+
+    Args:
+        nodes: places of the units that are nodes; the root comes first.
+        reached: where a walk goes on from each of them; the byte that it reads there is added by exclusive or.
+    """
+    before = nodes ^ units[nodes] & 0xFF  # where a walk comes from to each node
+    here = np.zeros(len(units), np.bool_)
+    found = reached[:1]
+    for _ in range(_MAX_KEY + 1):
+        here[:] = False
+        here[found] = True
+        found = reached[here[before]]
+        if not len(found):
+            return
+    raise ModelFileError(f"{what}: normalisation table: expected keys of at most {_MAX_KEY} bytes, got a longer one")

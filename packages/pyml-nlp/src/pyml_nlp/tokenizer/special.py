@@ -10,9 +10,17 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..errors import ModelFileError
+
+MAX_LENGTHS = 1 << 14
+"""Sum of the different lengths of tokens that begin alike: characters that are compared at one place of a text."""
+
 
 class SpecialTokens:
     """Token texts (none empty) and their ids, ready to be searched for.
+
+    Raises:
+        ModelFileError: tokens that begin with the same character have too many lengths, see :data:`MAX_LENGTHS`.
 
     An expression finds places where the first two characters fit, a set of prefixes sorts out the rest: thousands of
     tokens cost little, also in a text of a million "<".
@@ -28,6 +36,11 @@ class SpecialTokens:
         starts: list[str] = []
         for first, texts in by_first.items():
             lengths = tuple(sorted({len(text) for text in texts}))
+            if sum(lengths) > MAX_LENGTHS:
+                raise ModelFileError(
+                    f"special tokens that begin with {first!r}: expected different lengths whose sum is at most"
+                    f" {MAX_LENGTHS}, got {len(lengths)} lengths up to {lengths[-1]}"
+                )
             self._lengths[first] = lengths
             self._prefixes.update(text[: lengths[0]] for text in texts)
             seconds = "".join(map(re.escape, sorted({text[1] for text in texts}))) if lengths[0] > 1 else ""
