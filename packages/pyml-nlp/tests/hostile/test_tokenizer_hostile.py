@@ -56,6 +56,10 @@ def replace(content: Any) -> dict[str, Any]:
     return {"type": "Replace", "pattern": {"String": "a"}, "content": content}
 
 
+def replace_all(expression: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"Regex": expression}, "content": "é"}
+
+
 def single(*entries: Any) -> dict[str, Any]:
     return {
         "type": "TemplateProcessing",
@@ -65,6 +69,7 @@ def single(*entries: Any) -> dict[str, Any]:
     }
 
 
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 ADDED = {
     "id": 9999,
     "content": "<x>",
@@ -114,7 +119,12 @@ TOKENIZER_JSON: list[tuple[str, Any, str]] = [
     ("added_tokens.0", {**ADDED, "content": None}, "expected a text of 1 to"),
     ("added_tokens.0", {**ADDED, "special": 1}, "special: expected true or false"),
     ("pre_tokenizer", split("(a+)+$"), "is refused: '\\(a\\+\\)\\+\\$' may take back"),
-    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split(r"\s+$")]}, "is refused"),
+    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split(r"\s+$|x")]}, "is refused"),
+    ("pre_tokenizer", split("|".join([r"(?:\p{L}{0,9}){0,1}\p{N}"] * 40)), "is refused: it may take more than 512 steps"),
+    ("pre_tokenizer", split(r"\s*[\r\n]+|\s|\s+"), "is refused: .* may take back"),
+    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split("a")] * 20}, "parts that take at most 512 steps for a character .*, got 528 or more"),
+    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split("|".join("abcdefgh" * 9))] * 5}, "parts that take at most 512 steps"),
+    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [BYTE_LEVEL] * 9}, "parts that take at most 512 steps"),
     ("pre_tokenizer", split(r"(.*)\1"), "is refused"),
     ("pre_tokenizer", split(5), "expected a pattern"),
     ("pre_tokenizer", split("[z-a]"), "tokenizer.json: "),
@@ -125,7 +135,14 @@ TOKENIZER_JSON: list[tuple[str, Any, str]] = [
     ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split("a")] * 65}, "at most 64 parts"),
     ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "normalizer: expected one of .*, got 'Precompiled'"),
     ("normalizer", nested(20), "normalizer: expected an object"),
-    ("normalizer", {"type": "Sequence", "normalizers": [replace("a" * 10)] * 20}, "at most 60 times longer"),
+    ("normalizer", {"type": "Sequence", "normalizers": [replace("a" * 10)] * 20}, "at most 60 times longer|at most 512 steps"),
+    ("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFKD"}, replace("a" * 4)]}, "at most 60 times longer, got 72"),
+    ("normalizer", replace("a" * 20), "parts that take at most 512 steps for a character .*, got 660 or more"),
+    ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Nmt"}] * 20}, "parts that take at most 512 steps"),
+    ("normalizer", {"type": "Prepend", "prepend": ""}, "expected a text, got {'type': 'Prepend'"),
+    ("normalizer", replace_all("x*"), "expected an expression that matches one character or more, got 'x\\*'"),
+    ("normalizer", replace_all("$"), "expected an expression that matches one character or more"),
+    ("normalizer", replace_all(r"(?:ab|)\b"), "expected an expression that matches one character or more"),
     ("normalizer", {"type": "Prepend", "prepend": "a" * 100}, "at most 60 times longer"),
     ("normalizer", {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""}, "is refused"),
     ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "a"}, "expected a pattern"),
@@ -180,7 +197,7 @@ def test_tokenizer_json_of_absurd_size(tmp_path: Path) -> None:
     [
         ([], "expected a text and a finite|vocabulary of 1 to"), ([["a", 0.0], "b"], "token 1: expected a text"), ([["a", True]], "token 0: expected"),
         ([["a", "0"]], "token 0: expected"), ([["a", 0.0], ["a", 1.0]], "expected each token once"), ({}, "vocab: expected a list"),
-        ([["a", 1e400]], "finite"), ([["a", 0.0, 1]], "token 0: expected"),
+        ([["a", 1e400]], "finite"), ([["a", 0.0, 1]], "token 0: expected"), ([["a", 0.0], ["é" * 257, 0.0]], "piece 1: expected at most 512 bytes, got 514"),
     ],
 )  # fmt: skip
 def test_unigram(vocab: Any, message: str, tmp_path: Path) -> None:
@@ -290,6 +307,16 @@ def charsmap(units: list[int], texts: bytes = b"x\0") -> bytes:
     return message(3, message(2, len(array).to_bytes(4, "little") + array + texts))
 
 
+def circle(length: int) -> list[int]:
+    """Units of a table in which every "a" leads on, to the first of so many nodes again at last."""
+    units = [0] * 512
+    units[0] = 256 << 10
+    places = [(256 + 256 // (n + 1) * n) ^ ord("a") for n in range(length)]
+    for place, after in zip(places, [*places[1:], places[0]], strict=True):
+        units[place] = (place ^ after ^ ord("a")) << 10 | ord("a")
+    return units
+
+
 UNKNOWN = piece("<unk>", 2)
 
 MODEL: list[tuple[str, bytes, str]] = [
@@ -319,6 +346,11 @@ MODEL: list[tuple[str, bytes, str]] = [
     ("texts without an end", UNKNOWN + charsmap([0], b"x"), "normalisation table"),
     ("a node that points outside", UNKNOWN + charsmap([0x7FFFFC00]), "outside of the array of 256"),
     ("a node far outside", UNKNOWN + charsmap([0, 0x7FFFFE00]), "outside of the array of 256"),
+    ("a root that is a value", UNKNOWN + charsmap([0x80000000]), "outside of the array of 256"),
+    ("a key without end", UNKNOWN + charsmap(circle(1)), "expected keys of at most 64 bytes, got a longer one"),
+    ("a key without end, by two nodes", UNKNOWN + charsmap(circle(2)), "expected keys of at most 64 bytes, got a longer one"),
+    ("a replacement that is too long", UNKNOWN + charsmap([0], b"a\0" + b"b" * 65 + b"\0"), "expected texts of at most 64 bytes, got 65"),
+    ("a piece that is too long", UNKNOWN + piece("a" * 513), "piece 1: expected at most 512 bytes, got 513"),
     ("a value outside of the texts", UNKNOWN + charsmap([0x100 | 1 << 10, 0x80000000 | 5]), "outside of the 2 bytes"),
     ("a piece that is no text", UNKNOWN + message(1, message(1, b"a\xff") + b"\x18\x01"), "piece|UTF-8"),
     ("the same for the way back", UNKNOWN + b"\x2a" + charsmap([0x7FFFFC00])[1:], "outside of the array of 256"),
@@ -394,6 +426,12 @@ def shorter(key: str) -> Callable[[dict[str, Any]], None]:
     return apply
 
 
+def long_word(metadata: dict[str, Any]) -> None:
+    """A user-defined token that every place of a text is compared with."""
+    item("tokens", 400, "a" * 600)(metadata)
+    item("token_type", 400, 4)(metadata)
+
+
 BOTH: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (change("model", None), "tokenizer.ggml.model: expected 'llama' or 'gpt2', got none"),
     (change("model", np.arange(1000)), "got 1000 of int64"),
@@ -430,6 +468,7 @@ LLAMA = [
     (item("scores", 7, np.nan), "token 7: expected a finite score, got nan"),
     (item("scores", 7, np.inf), "token 7: expected a finite score, got inf"),
     (lambda m: change("scores", [1e300] * len(m["tokenizer.ggml.tokens"]))(m), "token 0: expected a finite score, got inf"),
+    (long_word, "piece 400: expected at most 512 bytes, got 600"),
     (item("tokens", 20, "<0x-1>"), "token 20: expected a byte such as '<0x0A>', got '<0x-1>'"),
     (item("tokens", 20, "<0xZZ>"), "got '<0xZZ>'"),
     (item("tokens", 20, "<0xaa>"), "got '<0xaa>'"),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import regex_check
+
 if TYPE_CHECKING:
     from tokenizers import pre_tokenizers
 
@@ -174,7 +176,8 @@ def build_pre_tokenizer(rule: PreTokenizer, add_prefix_space: bool = False) -> p
     """The rule as the ``tokenizers`` library runs it."""
     from tokenizers import Regex, pre_tokenizers
 
-    steps: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.splits or ()]
+    linear = [regex_check.check(pattern).pattern for pattern in rule.splits or ()]
+    steps: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in linear]
     if rule.digits_alone:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=rule.splits is None))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ModelFileError
 from . import byte_level, decoding
-from .json_parts import listed, parts, plain_pattern, section, unknown
+from .json_parts import listed, parts, pattern_of, section, unknown
 
 MakeDecoding = Callable[[Callable[[int], str]], decoding.Decoding]
 
@@ -120,8 +120,8 @@ def _stage(
     if kind == "ByteLevel":
         return lambda: decoding.ByteLevel(byte_level.to_bytes)
     if kind == "Replace":
-        old, new = plain_pattern(step, "decoder", what), step.get("content")
-        if old is None or not isinstance(new, str) or len(new) > _MAX_CONTENT:
+        old, new = pattern_of(step, "decoder", what), step.get("content")
+        if not isinstance(old, str) or not isinstance(new, str) or len(new) > _MAX_CONTENT:
             raise ModelFileError(f"{where}: expected a plain text and a short one in its place, got {step!r:.120}")
         replacements.append((old, new))
         return lambda: decoding.Replace(old, new)

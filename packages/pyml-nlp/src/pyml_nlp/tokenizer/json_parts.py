@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ModelFileError
 from . import regex_check
+from .regex_check import Safe
 
 MAX_PARTS = 64
 """Parts that a section may have, those of its sequences counted."""
@@ -65,8 +66,8 @@ def unknown(name: str, kind: Any, known: Iterable[str], what: str) -> ModelFileE
     return ModelFileError(f"{what}: {name}: expected one of {', '.join(sorted(known))}, got {kind!r:.80}")
 
 
-def plain_pattern(part: dict[str, Any], name: str, what: str) -> str | None:
-    """The plain text that a part looks for; None if it is a regular expression, which is then safe to run.
+def pattern_of(part: dict[str, Any], name: str, what: str) -> str | Safe:
+    """What a part looks for: a plain text, or a regular expression that is safe to run.
 
     Raises:
         ModelFileError: there is neither, or the expression is refused (see :mod:`.regex_check`).
@@ -76,9 +77,8 @@ def plain_pattern(part: dict[str, Any], name: str, what: str) -> str | None:
             return text
         case {"Regex": str(expression)} if expression:
             try:
-                regex_check.check(expression)
+                return regex_check.check(expression)
             except regex_check.UnsafePattern as error:
                 raise ModelFileError(f"{what}: {name}: expression {expression[:120]!r} is refused: {error}") from None
-            return None
         case pattern:
             raise ModelFileError(f"{what}: {name}: expected a pattern, got {pattern!r:.80}")

@@ -10,10 +10,11 @@ Beginning and end of a text (the file's post-processor) are ids that :meth:`Toke
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import ModelFileError
 from ..formats.config import read_json
@@ -21,41 +22,16 @@ from .added import add_tokens
 from .base import MAX_TOKENS, Facts
 from .config_files import ConfigFiles, parse_added_token
 from .json_decoder import around, decoder
-from .json_parts import listed, parts, plain_pattern, section, unknown
+from .json_encoder import before_model
+from .json_parts import listed, section
 from .library import LibraryTokenizer, build_bpe, check_vocab, guarded, split_merges
+from .model_proto import check_lengths
 
 if TYPE_CHECKING:
     import tokenizers
 
 LIMIT = 200 << 20
 """Bytes that a tokenizer.json may have: six times the largest one known."""
-
-_MAX_GROWTH = 60  # how many times longer the normalizers may make a text
-_GROWTH = {  # characters that one may become
-    "ByteLevel": 4,
-    "Lowercase": 3,
-    "NFC": 3,
-    "NFD": 4,
-    "NFKC": 18,
-    "NFKD": 18,
-    "Nmt": 1,
-    "Prepend": 1,  # its text comes on top
-    "Replace": 1,
-    "Strip": 1,
-    "StripAccents": 1,
-}
-_PRE_TOKENIZERS = (
-    "BertPreTokenizer",
-    "ByteLevel",
-    "CharDelimiterSplit",
-    "Digits",
-    "Metaspace",
-    "Punctuation",
-    "Split",
-    "UnicodeScripts",
-    "Whitespace",
-    "WhitespaceSplit",
-)
 
 
 def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
@@ -76,7 +52,7 @@ def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
     make_decoding, piece_bytes = decoder(document, what)
     model, vocab = _model(section(document, "model", what), what)
     with guarded(what):
-        engine = _before_model(document, what)
+        engine = before_model(document, what)
         engine.model = model
         add_tokens(engine, added, config.special_tokens(), what)
         known = engine.get_added_tokens_decoder()
@@ -133,6 +109,7 @@ def _unigram(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model,
                 raise ModelFileError(f"{what}: token {number}: expected a text and a finite score, got {entry!r:.80}")
     vocab = {text: number for number, (text, _) in enumerate(pieces)}
     check_vocab(vocab, what)
+    check_lengths(np.array([len(text.encode()) for text in vocab]), what)
     if len(vocab) != len(pieces):
         raise ModelFileError(f"{what}: expected each token once, got {len(pieces) - len(vocab)} again")
     unknown_id = model.get("unk_id")
@@ -147,55 +124,3 @@ def _flag(model: dict[str, Any], name: str, what: str) -> bool:
     if not isinstance(value, bool):
         raise ModelFileError(f"{what}: model: {name}: expected true or false, got {value!r:.80}")
     return value
-
-
-def _before_model(document: dict[str, Any], what: str) -> tokenizers.Tokenizer:
-    """The library's object with the file's normalizer and pre-tokenizer, and nothing else yet.
-
-    Raises:
-        ModelFileError: a part is of a type that is not known, has an expression that is refused, or makes texts too
-            long.
-    """
-    from tokenizers import Tokenizer
-
-    growth = 1.0
-    for part in parts(document, "normalizer", what):
-        kind = part.get("type")
-        if kind not in _GROWTH:
-            raise unknown("normalizer", kind, _GROWTH, what)
-        growth *= _GROWTH[kind] + _written(part, what)
-    if growth > _MAX_GROWTH:
-        raise ModelFileError(
-            f"{what}: normalizer: expected one that makes a text at most {_MAX_GROWTH} times longer, got {growth:.0f}"
-        )
-    for part in parts(document, "pre_tokenizer", what):
-        kind = part.get("type")
-        if kind not in _PRE_TOKENIZERS:
-            raise unknown("pre_tokenizer", kind, _PRE_TOKENIZERS, what)
-        if kind == "Split":
-            plain_pattern(part, "pre_tokenizer", what)
-    shell: dict[str, Any] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": document.get("normalizer"),
-        "pre_tokenizer": document.get("pre_tokenizer"),
-        "post_processor": None,
-        "decoder": None,
-        "model": {"type": "BPE", "vocab": {}, "merges": []},
-    }
-    return Tokenizer.from_str(json.dumps(shell))
-
-
-def _written(part: dict[str, Any], what: str) -> float:
-    """Characters that a normalizer writes for each one that it reads, beside those that it keeps."""
-    match part:
-        case {"type": "Prepend", "prepend": str(content)}:
-            return max(0, len(content) - 1)
-        case {"type": "Replace", "content": str(content)}:
-            found = plain_pattern(part, "normalizer", what)
-            return max(0.0, len(content) / len(found) - 1) if found else len(content)
-        case {"type": "Prepend" | "Replace"}:
-            raise ModelFileError(f"{what}: normalizer: expected a text, got {part!r:.80}")
-    return 0
