@@ -30,7 +30,7 @@ def test_large_arrays_are_their_own() -> None:
 
 
 def test_a_block_goes_with_its_last_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_block", None)
+    monkeypatch.setattr(memory, "_last", None)
     first, second = memory.weights_empty(100), memory.weights_empty(100)
     block = weakref.ref(first.base)
     assert second.base is first.base
@@ -43,9 +43,27 @@ def test_a_block_goes_with_its_last_array(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_full_block_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_block", None)
+    monkeypatch.setattr(memory, "_last", None)
     monkeypatch.setattr(memory, "BLOCK_BYTES", 4096)
     monkeypatch.setattr(memory, "_SMALL", 3000)
     arrays = [memory.weights_empty(1500) for _ in range(5)]
     assert len({id(array.base) for array in arrays}) == 3
     assert memory.weights_empty(3000).base.size < 3200
+
+
+def test_an_interrupt_gives_nothing_out_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in a block that has room nor when there has to be another one."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first = memory.weights_empty(100)
+    block = weakref.ref(first.base)
+    for used in (100, memory.BLOCK_BYTES):
+        monkeypatch.setattr(memory, "_last", memory._Block(block, first.ctypes.data - first.base.ctypes.data + used))
+        with monkeypatch.context() as patched:
+            patched.setattr(memory, "_Block", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                memory.weights_empty(100)
+        again = memory.weights_empty(100)
+        assert abs(again.ctypes.data - first.ctypes.data) >= 100

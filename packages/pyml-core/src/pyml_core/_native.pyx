@@ -10,10 +10,13 @@ from cpython.number cimport PyNumber_Index
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
+from posix.unistd cimport usleep
 
 from dataclasses import replace
 from itertools import pairwise
+from os import register_at_fork
 from threading import get_ident, main_thread
+from time import monotonic, sleep
 
 import numpy as np
 
@@ -24,6 +27,9 @@ from .kv_layout import PAGE_TOKENS, PageTable
 
 cdef extern from *:
     const char *PYML_SOURCE_HASH
+
+
+include "stopping.pxi"
 
 
 cdef extern from "pyml.h":
@@ -132,24 +138,13 @@ cdef extern from "pyml.h":
         uint64_t phase[4]
         uint64_t began, arrived  # in ticks
 
-    ctypedef bint pyml_flag
-    void pyml_flag_set(pyml_flag *, bint) nogil
-    bint pyml_flag_is_set(const pyml_flag *) nogil
-
-    ctypedef struct pyml_stop:
-        pyml_flag cancelled
-        int64_t deadline_ns
-
     ctypedef struct pyml_program:
         int64_t n_ops
         pyml_op *ops
         const pyml_kernels *kernels
         int32_t threads
         int64_t scratch_bytes
-        pyml_flag cancel
-        const pyml_stop *stop
-        int (*poll)(void *) noexcept nogil
-        void *poll_argument
+        pyml_watch watch
         pyml_run run
         uint64_t *copied
         int64_t start_ns
@@ -211,13 +206,13 @@ cdef extern from "pyml.h":
     bint pyml_program_run(pyml_program *, bint) nogil
     double pyml_read_laps(const pyml_laps *, int64_t *, int64_t *, pyml_lap *)
     int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *) nogil
-    int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *) nogil
+    int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *, pyml_watch *) nogil
     void *pyml_pool_get(int)
-    void pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *) nogil
-    bint pyml_read_parts(int, pyml_part *, int64_t, pyml_read_fault *) nogil
+    bint pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *, pyml_watch *) nogil
+    bint pyml_read_parts(int, pyml_part *, int64_t, pyml_read_fault *, pyml_watch *) nogil
     uint64_t pyml_hash_rows(const uint8_t *, int64_t, int64_t, int64_t, const int64_t *) nogil
     bint pyml_read_ranges(const int64_t *, const int64_t *, const int64_t *, int64_t, uint8_t *, pyml_read_fault *) nogil
-    void pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *, uint8_t *) nogil
+    bint pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *, uint8_t *, pyml_watch *) nogil
 
 
 SOURCE_HASH = (<bytes>PYML_SOURCE_HASH).decode()
@@ -284,13 +279,21 @@ def pack_into(packed, const uint8_t[::1] stored, int type_id, int64_t first_pane
     cdef uint8_t *start = <uint8_t *>_address(packed)
     cdef uint8_t *target = start + first_panel * panel_bytes
     cdef uint8_t *low = start + panels * panel_bytes + first_panel * low_bytes if low_bytes else NULL
+    cdef bint done
+    cdef pyml_watch watch
+    cdef _Signals signals = _Signals()
+    _listen(&watch, signals, None)
     with nogil:
-        pyml_pack_threaded(threads, type_id, n, k, source, target, low)
+        done = pyml_pack_threaded(threads, type_id, n, k, source, target, low, &watch)
+    if not done:
+        _raise_stopped(signals)
 
 
 def read_parts(parts, int threads):
     """Read and pack parts of matrices (see from_file.py, which has checked them): their hashes, and None or what went wrong."""
     cdef pyml_read_fault fault
+    cdef pyml_watch watch
+    cdef _Signals signals = _Signals()
     cdef bint done
     cdef int64_t n_parts = 0
     cdef pyml_part *part
@@ -312,8 +315,11 @@ def read_parts(parts, int threads):
                 part.low = <uint8_t *>_address(matrix.data) + first_panel * low_bytes
                 part.low += (matrix.shape[0] + PANEL - 1) // PANEL * pyml_panel_bytes(part.type, part.k)
             n_parts += 1
+        _listen(&watch, signals, None)
         with nogil:
-            done = pyml_read_parts(threads, table, n_parts, &fault)
+            done = pyml_read_parts(threads, table, n_parts, &fault, &watch)
+        if pyml_flag_is_set(&watch.cancel):
+            _raise_stopped(signals)
         hashes = [table[i].hash for i in range(n_parts)]
     finally:
         free(table)
@@ -380,8 +386,14 @@ def screen_facts(packed, str level, int threads):
     facts = aligned_empty(((m.n + PANEL - 1) // PANEL, SCREEN_FACTS, PANEL), np.float16)
     cdef uint16_t *target = <uint16_t *>_address(facts)
     cdef const pyml_kernels *kernels = pyml_level_kernels(_level_index(level))
+    cdef bint done
+    cdef pyml_watch watch
+    cdef _Signals signals = _Signals()
+    _listen(&watch, signals, None)
     with nogil:
-        pyml_screen_facts(kernels, threads, &m, target)
+        done = pyml_screen_facts(kernels, threads, &m, target, &watch)
+    if not done:
+        _raise_stopped(signals)
     return facts
 
 
@@ -394,40 +406,19 @@ def measure_limit(str level, int threads, str what, data, int64_t amount):
     cdef const uint8_t *source = <const uint8_t *>_address(data)
     cdef int64_t done = 0, ns
     cdef int limit = _LIMITS[what]
+    cdef pyml_watch watch
+    cdef _Signals signals = _Signals()
+    _listen(&watch, signals, None)
     with nogil:
-        ns = pyml_measure_limit(kernels, threads, limit, source, amount, &done)
+        ns = pyml_measure_limit(kernels, threads, limit, source, amount, &done, &watch)
+    if pyml_flag_is_set(&watch.cancel):
+        _raise_stopped(signals)
     if not ns:
         raise OutOfMemoryError(f"no {threads} threads are to be had")
     return done, ns
 
 
 include "text.pxi"
-
-
-cdef int _poll(void *argument) noexcept nogil:
-    with gil:
-        try:
-            PyErr_CheckSignals()
-        except BaseException as error:
-            (<NativeProgram>argument).interrupt = error
-            return 1
-    return 0
-
-
-cdef class StopFlag:
-    """What asks runs to stop: :class:`pyml_core.CancelToken` without its context."""
-
-    cdef pyml_stop stop
-
-    def __init__(self, int64_t deadline_ns=0):
-        self.stop.deadline_ns = deadline_ns
-
-    def cancel(self):
-        pyml_flag_set(&self.stop.cancelled, True)
-
-    @property
-    def cancelled(self):
-        return pyml_flag_is_set(&self.stop.cancelled)
 
 
 include "timings.pxi"
@@ -458,13 +449,15 @@ cdef class NativeProgram:
     cdef int32_t *greedy_text
     cdef int64_t *greedy_ends
     cdef int64_t greedy_text_room, greedy_ends_room
-    cdef object interrupt  # what a signal handler raised
+    cdef _Signals signals
+    cdef bint capturing
 
     def __cinit__(self, program, str level, int threads):
         operations = [*program.operations, *program.screening]
         cdef int64_t n_matrices = sum(self._count_matrices(op) for op in operations)
         self.alive = []
         self.span = {}
+        self.signals = _Signals()
         self.max_tokens = program.max_tokens
         self.vocabulary = self.positions = self.rope_sets = 1 << 31
         self.p.kernels = pyml_level_kernels(_level_index(level))
@@ -495,7 +488,6 @@ cdef class NativeProgram:
                 self.p.scratch_bytes, pyml_scratch_for(&self.p.ops[i], &self.p.run.kv, self.p.run.tile_tokens))
         if not pyml_program_allocate(&self.p):
             raise OutOfMemoryError(f"no memory for the scratch space of {threads} threads")
-        self.p.poll_argument = <void *>self
         self.ids, self.position, self.token_slice, self.output_rows = np.zeros((4, self.max_tokens), np.int32)
         self.p.run.ids, self.p.run.positions = &self.ids[0], &self.position[0]
         self.p.run.token_slice, self.p.run.output_rows = &self.token_slice[0], &self.output_rows[0]
@@ -749,6 +741,7 @@ cdef class NativeProgram:
         cdef pyml_capture *capture
         cdef dict arrays = {}
         cdef int64_t s, keys, floats = 0
+        self.capturing = True
         for s in range(self.p.run.n_slices):
             keys = _captured_keys(&self.slices[s])
             floats += self.slices[s].count * keys
@@ -786,6 +779,7 @@ cdef class NativeProgram:
             self.p.ops[i].copy = NULL
             self.p.ops[i].capture = NULL
             self.captures[i].scores = self.captures[i].probabilities = self.captures[i].maxima = NULL
+        self.capturing = False
         return 0
 
     cdef list _slice_arrays(self, wanted, array, slices):
@@ -820,16 +814,15 @@ cdef class NativeProgram:
         rows = self.p.run.outputs if self.result.outputs else self.p.run.tokens * self.result.copies
         out = self.screened if top else np.empty((rows, self.result.width), np.float32)
         self.result.f = <float *>_address(out)
-        self._listen(stop)
+        _listen(&self.p.watch, self.signals, stop)
         try:
             arrays = self._start_captures(captures) if captures else None
             if self.p.run.tokens:
                 with nogil:
                     done = pyml_program_run(&self.p, timed)
                 if not done:
-                    self._raise_cancelled()
+                    _raise_stopped(self.signals)
         finally:
-            self.p.stop = NULL
             if captures:
                 self._end_captures()
         for wanted in captures:
@@ -883,12 +876,11 @@ cdef class NativeProgram:
         greedy.slice = self.slices
         greedy.logits, greedy.n_logits = self.result.f, self.result.width
         greedy.screen = &self.screen if self.full_head else NULL
-        self._listen(stop)
+        _listen(&self.p.watch, self.signals, stop)
         with nogil:
             done = pyml_program_run_greedy(&self.p, &greedy)
-        self.p.stop = NULL
         if done < 0:
-            self._raise_cancelled()
+            _raise_stopped(self.signals)
         tokens = [(found[i].token, found[i].logit, found[i].ns, found[i].rescored) for i in range(done)]
         if not timed:
             return tokens, []
@@ -912,6 +904,8 @@ cdef class NativeProgram:
 
     cdef list _begin(self, list slices, int64_t top):
         """Make everything ready for these slices; see :meth:`_load_batch`."""
+        if self.capturing:  # in the child of a fork, of a run that is not here
+            self._end_captures()
         if pyml_pool_get(self.p.threads) == NULL:
             raise PymlError(f"{self.p.threads} threads could not be started")
         slices = [part if not self.needs_pages or isinstance(part.pages, PageTable) else _with_table(part, self.kv_page_bytes)
@@ -923,22 +917,6 @@ cdef class NativeProgram:
         self._choose_head(top)
         return tables
 
-    cdef int _listen(self, StopFlag stop) except -1:
-        """To whoever may want to stop what runs next."""
-        self.interrupt = None
-        pyml_flag_set(&self.p.cancel, False)
-        self.p.stop = NULL if stop is None else &stop.stop
-        # Python hands signals to its main thread alone. Another one leaves the GIL be: asking for it while the process
-        # ends would end that thread in the middle of a run, and with it what its workers are reading.
-        self.p.poll = NULL
-        if get_ident() == main_thread().ident:
-            self.p.poll = _poll
-        return 0
-
-    cdef int _raise_cancelled(self) except -1:
-        error, self.interrupt = self.interrupt, None
-        raise Cancelled("the run was cancelled") if error is None else error
-
     cdef list _candidates(self):
         ids, logits, counts, rescored = self.candidates
         return [(ids[s, :count].astype(np.int64), logits[s, :count].copy(), int(rescored[s]))
@@ -946,7 +924,7 @@ cdef class NativeProgram:
 
     def cancel(self):
         """Stop the run in progress, from any thread."""
-        pyml_flag_set(&self.p.cancel, True)
+        pyml_flag_set(&self.p.watch.cancel, True)
 
     def timings(self):
         """What the last timed run left, to be read by :class:`pyml_core.timing.Timings`.

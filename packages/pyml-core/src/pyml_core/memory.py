@@ -6,21 +6,27 @@ A decode step reads every weight once, so that each page of it costs a look-up o
 
 from __future__ import annotations
 
-import threading
 import weakref
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _native
+from .locks import Lock
 
 BLOCK_BYTES = 32 << 20  # what is never written to takes no memory
 _SMALL = 4 << 20  # below this NumPy asks for nothing
 _ALIGNMENT = 64
 
-_lock = threading.Lock()
-_block: weakref.ref[npt.NDArray[np.uint8]] | None = None
-_used = 0
+
+class _Block(NamedTuple):
+    array: weakref.ref[npt.NDArray[np.uint8]]  # its slices keep it
+    used: int
+
+
+_lock = Lock()
+_last: _Block | None = None
 
 
 def weights_empty(nbytes: int) -> npt.NDArray[np.uint8]:
@@ -28,14 +34,13 @@ def weights_empty(nbytes: int) -> npt.NDArray[np.uint8]:
 
     A block is given back with the last of its arrays.
     """
-    global _block, _used
+    global _last
     if nbytes >= _SMALL:
         return _native.aligned_empty((nbytes,), np.uint8)
     with _lock:
-        block = _block() if _block is not None else None
-        if block is None or _used + nbytes + 2 * _ALIGNMENT > block.size:
-            block, _used = np.empty(BLOCK_BYTES, np.uint8), 0
-            _block = weakref.ref(block)  # its slices keep it
-        start = _used + -(block.__array_interface__["data"][0] + _used) % _ALIGNMENT
-        _used = start + nbytes + _ALIGNMENT
+        block, used = (_last.array(), _last.used) if _last is not None else (None, 0)
+        if block is None or used + nbytes + 2 * _ALIGNMENT > block.size:
+            block, used = np.empty(BLOCK_BYTES, np.uint8), 0
+        start = used + -(block.__array_interface__["data"][0] + used) % _ALIGNMENT
+        _last = _Block(weakref.ref(block), start + nbytes + _ALIGNMENT)  # at once: Ctrl-C or a fork leaves it whole
         return block[start : start + nbytes]

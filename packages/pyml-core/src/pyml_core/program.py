@@ -10,11 +10,8 @@ and is what the compiled one is tested against.
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, overload
@@ -23,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native, cpu
-from .cancel import current_flag
-from .errors import ShapeError
+from .cancel import CancelToken, current_flag
+from .errors import Cancelled, ShapeError
 from .graph import Buffer, Operation, Slice
 from .kv_layout import KVLayout, PageTable
+from .locks import Lock
 from .observe import Observer, observers_of, observing
 from .screen import MARGIN, MAX_STATES
 from .tensor import PackedMatrix, Tensor, pack
@@ -44,17 +42,6 @@ _OVER_TOKENS = (  # their rows are always tokens
     "embed", "add_positions", "rope_angles", "prepare_qkv", "attention", "route",
     "dispatch", "expert_linear", "combine",
 )  # fmt: skip
-
-
-_living: weakref.WeakSet[Program] = weakref.WeakSet()
-
-
-def _unlock() -> None:
-    for program in _living:
-        program._lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_unlock)  # where nobody is in a run, whoever was in the parent
 
 
 class Program:
@@ -82,8 +69,7 @@ class Program:
         self.result: Buffer | None = None
         self.screening: tuple[Operation, ...] = ()
         self._native: _native.NativeProgram | None = None
-        self._lock = threading.Lock()
-        _living.add(self)
+        self._lock = Lock()
 
     # ---- buffers
 
@@ -363,12 +349,12 @@ class Program:
             :class:`Greedy`: a :class:`GreedyToken` for each run, in order; the last token has not been run. With
             captures it is a single run.
 
-        Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt.
+        Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt, also before its turn.
 
         Raises:
             ShapeError: slices that do not fit the program, or a ``want`` out of range. Cancelled: by :meth:`cancel`, or
-                by the :class:`pyml_core.CancelToken` that this thread has entered; what greedy runs had found by then
-                is lost.
+                by the :class:`pyml_core.CancelToken` that this thread has entered, also before its turn; what greedy
+                runs had found by then is lost.
         """
         observers = observers_of(self)
         captures = [capture for observer in observers for capture in observer.captures(batch)]
@@ -481,15 +467,20 @@ class Program:
         return program.run([Slice(PageTable(), 0, np.arange(len(x), dtype=np.int32))])
 
     def cancel(self) -> None:
-        """Stop the run in progress, from any thread: it raises Cancelled within one item of work."""
+        """Stop the run in progress and those that wait for their turn, from any thread: they raise Cancelled.
+
+        The one in progress does so within one item of work.
+        """
         if self._native is not None:
             self._native.cancel()
+        self._lock.dismiss()
 
     def stop(self) -> None:
         """:meth:`cancel`, and wait until no run is in progress."""
-        self.cancel()
-        with self._lock:
-            pass
+        while True:
+            self.cancel()  # more than once: a run that is about to begin does not see it
+            with suppress(Cancelled), CancelToken(0.05), self._lock:
+                return
 
     def _compiled(self) -> _native.NativeProgram:
         if self._native is None:

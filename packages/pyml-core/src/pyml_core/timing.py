@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from . import _native
 from .errors import ShapeError
 from .kv_layout import PAGE_TOKENS, KVLayout
+from .locks import cached_property
 
 if TYPE_CHECKING:
     from .graph import Operation, Slice

@@ -22,16 +22,16 @@ static void measure(void *argument, int index) {
     atomic_fetch_add(&m->done, m->limit(data, m->amount, sink));
 }
 
-/* Nanoseconds; *done is the operations or bytes of all threads. 0: no such pool. */
-int64_t pyml_measure_limit(const pyml_kernels *kernels, int threads, int what, const uint8_t *data, int64_t amount, int64_t *done) {
+/* Nanoseconds; *done is the operations or bytes of all threads. 0: no such pool, or told to stop before its turn came. */
+int64_t pyml_measure_limit(
+    const pyml_kernels *kernels, int threads, int what, const uint8_t *data, int64_t amount, int64_t *done, pyml_watch *watch) {
     pyml_pool *pool = pyml_pool_get(threads);
     *done = 0;
-    if (!pool) return 0;
+    if (!pool || !pyml_pool_lock(pool, watch)) return 0;
     measurement m = {kernels->limits[what], kernels, data, amount, what == LIMIT_READ, 0};
     fenv_t callers;
     struct timespec start, end;
     fegetenv(&callers);
-    pyml_pool_lock(pool);
     clock_gettime(CLOCK_MONOTONIC, &start);
     pyml_pool_run(pool, measure, &m);
     clock_gettime(CLOCK_MONOTONIC, &end);

@@ -30,7 +30,7 @@ struct pyml_pool {
     event barrier, job_number;
     void (*job)(void *, int);
     void *argument;
-    pthread_mutex_t busy;
+    pyml_lock *busy;
 };
 
 typedef struct {
@@ -90,7 +90,10 @@ static void *worker(void *start) {
 }
 
 static void forget_pools(void) { /* in the child of a fork: the workers are gone, their memory is not worth chasing */
-    for (int i = 0; i <= MAX_THREADS; i++) pools[i] = NULL;
+    for (int i = 0; i <= MAX_THREADS; i++) {
+        if (pools[i]) pools[i]->threads = 1; /* should this thread be in a job, it meets nobody */
+        pools[i] = NULL;
+    }
     pthread_mutex_init(&pools_mutex, NULL);
 }
 
@@ -109,7 +112,9 @@ static pyml_pool *pool_new(int threads) {
     if (!pool) return NULL;
     pool->threads = threads;
     atomic_init(&pool->arrived, 0);
-    if (event_init(&pool->barrier) || event_init(&pool->job_number) || pthread_mutex_init(&pool->busy, NULL)) {
+    pool->busy = pyml_lock_new();
+    if (!pool->busy || event_init(&pool->barrier) || event_init(&pool->job_number)) {
+        pyml_lock_free(pool->busy);
         free(pool);
         return NULL;
     }
@@ -143,10 +148,9 @@ pyml_pool *pyml_pool_get(int threads) {
     return pool;
 }
 
+bool pyml_pool_lock(pyml_pool *pool, pyml_watch *watch) { return pyml_lock_take(pool->busy, watch) == LOCK_TAKEN; }
 
-void pyml_pool_lock(pyml_pool *pool) { pthread_mutex_lock(&pool->busy); }
-
-void pyml_pool_unlock(pyml_pool *pool) { pthread_mutex_unlock(&pool->busy); }
+void pyml_pool_unlock(pyml_pool *pool) { pyml_lock_give(pool->busy); }
 
 void pyml_pool_run(pyml_pool *pool, void (*job)(void *, int), void *argument) {
     pool->job = job;

@@ -25,17 +25,11 @@ typedef struct {
     _Alignas(64) atomic_llong taken; /* of one thread's range */
 } counter;
 
-static int64_t now_ns(clockid_t clock) {
+static int64_t now_ns(void) {
     struct timespec t;
-    clock_gettime(clock, &t);
+    clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
-
-#if defined(CLOCK_MONOTONIC_COARSE)
-#define CHEAP_CLOCK CLOCK_MONOTONIC_COARSE
-#else
-#define CHEAP_CLOCK CLOCK_MONOTONIC
-#endif
 
 static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -68,26 +62,11 @@ typedef struct {
     pyml_program *program;
     pyml_pool *pool;
     bool timed;
-    int64_t polled;     /* when, on the calling thread */
     int64_t op, items;  /* the pass that all are in, a stage of an operation: what the last one to leave the one before has said */
     int stage;
 } job;
 
-static bool told_to_stop(const pyml_stop *stop, int64_t now) {
-    return stop && (pyml_flag_is_set(&stop->cancelled) || (stop->deadline_ns && now >= stop->deadline_ns));
-}
-
-static void poll(job *j) {
-    pyml_program *p = j->program;
-    int64_t now = now_ns(CHEAP_CLOCK);
-    if (told_to_stop(p->stop, now)) pyml_flag_set(&p->cancel, true);
-    if (!p->poll) return;
-    if (now - j->polled < 50 * 1000 * 1000) return;
-    j->polled = now;
-    if (p->poll(p->poll_argument)) pyml_flag_set(&p->cancel, true);
-}
-
-/* Items that a thread takes at a time. The calling thread polls in between, so it must come round often. */
+/* Items that a thread takes at a time. The calling thread looks in between whether to stop, so it must come round often. */
 static int64_t grab_of(const pyml_program *p, const pyml_op *op, int64_t range) {
     int64_t grab = range / GRABS, rows = op->out->outputs ? p->run.outputs : p->run.tokens;
     bool linear = op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR;
@@ -119,9 +98,9 @@ static void take_items(walker *w, const pyml_op *op, int stage, int64_t items) {
         int64_t grab = grab_of(p, op, last - first);
         w->thread.last = last;
         for (;;) {
-            if (w->thread.index == 0) poll(w->job);
+            if (pyml_stopped(&p->watch, w->thread.index)) break;
             int64_t begin = first + atomic_fetch_add_explicit(&counters[owner].taken, grab, memory_order_relaxed);
-            if (begin >= last || pyml_flag_is_set(&p->cancel)) break;
+            if (begin >= last) break;
             p->kernels->work[op->kind](op, &p->run, &w->thread, stage, begin, begin + grab < last ? begin + grab : last);
         }
     }
@@ -142,9 +121,8 @@ static void pass(walker *w, int64_t i, int stage, int64_t items, bool alone) {
     if (!alone) {
         take_items(w, op, stage, items);
     } else {
-        if (w->thread.index == 0) poll(w->job);
         w->thread.last = items;
-        if (!pyml_flag_is_set(&p->cancel)) p->kernels->work[op->kind](op, &p->run, &w->thread, stage, 0, items);
+        if (!pyml_stopped(&p->watch, w->thread.index)) p->kernels->work[op->kind](op, &p->run, &w->thread, stage, 0, items);
     }
     if (!w->thread.timed) return;
     lap->arrived = pyml_ticks();
@@ -171,7 +149,7 @@ static void advance(void *argument) {
     job *j = w->job;
     pyml_program *p = j->program;
     reset_counters(p);
-    while (!pyml_flag_is_set(&p->cancel)) {
+    while (!pyml_flag_is_set(&p->watch.cancel)) {
         if (++j->stage == STAGES || (j->items = p->kernels->items[p->ops[j->op].kind](&p->ops[j->op], &p->run, j->stage)) == 0) {
             if (j->op >= 0 && p->ops[j->op].copy) copy_output(p, j->op);
             do j->op++;
@@ -248,19 +226,19 @@ static void share_laps(const pyml_program *p, int64_t i) {
 bool pyml_program_run(pyml_program *p, bool timed) {
     pyml_pool *pool = pyml_pool_get(p->threads);
     if (!pool) return false;
-    job j = {.program = p, .pool = pool, .timed = timed, .polled = now_ns(CHEAP_CLOCK), .op = -1, .stage = STAGES - 1};
+    job j = {.program = p, .pool = pool, .timed = timed, .op = -1, .stage = STAGES - 1};
+    if (!pyml_pool_lock(pool, &p->watch)) return false;
     fenv_t callers;
     fegetenv(&callers);
-    pyml_pool_lock(pool);
     if (timed) memset(p->copied, 0, (size_t)p->n_ops * sizeof *p->copied);
-    p->start_ns = now_ns(CLOCK_MONOTONIC), p->start = pyml_ticks();
+    p->start_ns = now_ns(), p->start = pyml_ticks();
     pyml_pool_run(pool, work, &j);
-    p->end_ns = now_ns(CLOCK_MONOTONIC), p->end = pyml_ticks();
+    p->end_ns = now_ns(), p->end = pyml_ticks();
     for (int64_t i = 0; timed && i < p->n_ops; i++)
         if (pyml_does_both(&p->ops[i], &p->run)) share_laps(p, i);
     pyml_pool_unlock(pool);
     fesetenv(&callers);
-    return !pyml_flag_is_set(&p->cancel);
+    return !pyml_flag_is_set(&p->watch.cancel);
 }
 
 /* ---- packing, and what else is done once with the panels of a matrix, by all threads */
@@ -276,12 +254,12 @@ typedef struct {
     const pyml_matrix *matrix;
     uint16_t *facts; /* NULL: to be packed */
     atomic_llong next;
+    pyml_watch *watch;
 } panel_work;
 
 static void some_panels(void *argument, int index) {
-    (void)index;
     panel_work *p = argument;
-    for (;;) {
+    while (!pyml_stopped(p->watch, index)) {
         int64_t begin = atomic_fetch_add(&p->next, PANELS_AT_A_TIME), end = begin + PANELS_AT_A_TIME;
         if (begin >= p->panels) return;
         if (end > p->panels) end = p->panels;
@@ -290,23 +268,27 @@ static void some_panels(void *argument, int index) {
     }
 }
 
-static void all_panels(panel_work *p, int threads) {
+static bool all_panels(panel_work *p, int threads) {
     pyml_pool *pool = p->panels > PANELS_AT_A_TIME ? pyml_pool_get(threads) : NULL;
     if (!pool) {
         some_panels(p, 0);
-        return;
+    } else {
+        if (!pyml_pool_lock(pool, p->watch)) return false;
+        pyml_pool_run(pool, some_panels, p);
+        pyml_pool_unlock(pool);
     }
-    pyml_pool_lock(pool);
-    pyml_pool_run(pool, some_panels, p);
-    pyml_pool_unlock(pool);
+    return !pyml_flag_is_set(&p->watch->cancel);
 }
 
-void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low) {
-    panel_work p = {.type = type, .n = n, .k = k, .panels = (n + PANEL - 1) / PANEL, .stored = stored, .packed = packed, .low = low};
-    all_panels(&p, threads);
+bool pyml_pack_threaded(
+    int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low, pyml_watch *watch) {
+    panel_work p = {
+        .type = type, .n = n, .k = k, .panels = (n + PANEL - 1) / PANEL, .stored = stored, .packed = packed, .low = low, .watch = watch,
+    };
+    return all_panels(&p, threads);
 }
 
-void pyml_screen_facts(const pyml_kernels *kernels, int threads, const pyml_matrix *m, uint16_t *facts) {
-    panel_work p = {.panels = (m->n + PANEL - 1) / PANEL, .kernels = kernels, .matrix = m, .facts = facts};
-    all_panels(&p, threads);
+bool pyml_screen_facts(const pyml_kernels *kernels, int threads, const pyml_matrix *m, uint16_t *facts, pyml_watch *watch) {
+    panel_work p = {.panels = (m->n + PANEL - 1) / PANEL, .kernels = kernels, .matrix = m, .facts = facts, .watch = watch};
+    return all_panels(&p, threads);
 }

@@ -220,11 +220,7 @@ int64_t pyml_low_bytes(int type, int64_t k);                /* what a panel has 
 void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low, int64_t begin, int64_t end);
 int pyml_chunk_bytes(int type, int64_t k);                  /* of one chunk of k <= 256 (quantised types) */
 
-/* program.c */
-typedef struct {
-    uint64_t busy, phase[MAX_PHASES]; /* ticks of one thread in one operation */
-    uint64_t began, arrived;          /* ticks when it came to the operation (0: there was no work), and had no work left */
-} pyml_lap;
+/* lock.c */
 
 /* A flag that any thread sets and others look at while they work. It tells of itself alone, and orders no other memory. */
 typedef atomic_bool pyml_flag;
@@ -239,16 +235,48 @@ typedef struct {
     int64_t deadline_ns;          /* of CLOCK_MONOTONIC; 0: none */
 } pyml_stop;
 
+/* Who may tell a call of native code to stop: a run, a job or a wait. Its own thread looks; cancel is set from any. */
+typedef struct {
+    pyml_flag cancel;             /* and set for the other threads once this one has been told */
+    const pyml_stop *stop;        /* or NULL */
+    int (*poll)(void *);          /* asked every 50 ms; true: stop; or NULL */
+    void *poll_argument;
+    int64_t polled;               /* when it was last asked */
+    unsigned forks;               /* of the process when the call began */
+} pyml_watch;
+
+void pyml_watch_begin(pyml_watch *);                        /* stop, poll and poll_argument are the caller's */
+bool pyml_told_to_stop(pyml_watch *);
+
+/* Whether a thread of a job is to stop: number 0, whose watch it is, looks; the others see that it was told. */
+static inline bool pyml_stopped(pyml_watch *watch, int thread) {
+    return thread == 0 ? pyml_told_to_stop(watch) : pyml_flag_is_set(&watch->cancel);
+}
+
+typedef struct pyml_lock pyml_lock;
+typedef enum { LOCK_TAKEN, LOCK_STOPPED, LOCK_OWN } pyml_lock_outcome; /* LOCK_OWN: the caller has it already */
+
+pyml_lock *pyml_lock_new(void);                             /* NULL: out of memory */
+void pyml_lock_free(pyml_lock *);
+bool pyml_lock_try(pyml_lock *);                            /* false: somebody has it */
+pyml_lock_outcome pyml_lock_take(pyml_lock *, pyml_watch *);
+void pyml_lock_give(pyml_lock *);                           /* to whoever has waited longest */
+int pyml_lock_waiting(pyml_lock *);                         /* callers */
+void pyml_lock_dismiss(pyml_lock *);                        /* all that wait are told to stop */
+
+/* program.c */
+typedef struct {
+    uint64_t busy, phase[MAX_PHASES]; /* ticks of one thread in one operation */
+    uint64_t began, arrived;          /* ticks when it came to the operation (0: there was no work), and had no work left */
+} pyml_lap;
+
 typedef struct {
     int64_t n_ops;
     pyml_op *ops;
     const pyml_kernels *kernels;
     int32_t threads;
     int64_t scratch_bytes;        /* each thread's */
-    pyml_flag cancel;             /* seen within one item of work */
-    const pyml_stop *stop;        /* looked at by the calling thread with every item that it takes; or NULL */
-    int (*poll)(void *);          /* asked on the calling thread every 50 ms; true cancels */
-    void *poll_argument;
+    pyml_watch watch;             /* looked at with every item of work */
     pyml_run run;
     uint8_t *scratch;             /* [threads][scratch_bytes] */
     void *counters;
@@ -263,8 +291,10 @@ int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t tile_tokens);
 bool pyml_program_allocate(pyml_program *);                 /* scratch, counters, laps; false: out of memory */
 void pyml_program_free(pyml_program *);
 bool pyml_program_run(pyml_program *, bool timed);          /* false: cancelled */
-void pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low);
-void pyml_screen_facts(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *facts);
+/* These two return false if they were told to stop. */
+bool pyml_pack_threaded(
+    int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low, pyml_watch *);
+bool pyml_screen_facts(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *facts, pyml_watch *);
 
 /* read.c */
 typedef struct {
@@ -284,8 +314,8 @@ typedef struct {
     float scale;
 } pyml_read_fault;
 
-/* False after a fault. */
-bool pyml_read_parts(int threads, pyml_part *, int64_t n_parts, pyml_read_fault *);
+/* False after a fault, or if it was told to stop. */
+bool pyml_read_parts(int threads, pyml_part *, int64_t n_parts, pyml_read_fault *, pyml_watch *);
 bool pyml_read_ranges(const int64_t *fds, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *);
 
 /* quantize.c: so many floats of a stored type, a multiple of 32, to blocks of q8_0; false, and the scale, where a block has none. */
@@ -336,12 +366,13 @@ typedef struct {
 int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *); /* tokens found; -1: cancelled */
 
 /* limits.c */
-int64_t pyml_measure_limit(const pyml_kernels *, int threads, int what, const uint8_t *data, int64_t amount, int64_t *done);
+int64_t pyml_measure_limit(
+    const pyml_kernels *, int threads, int what, const uint8_t *data, int64_t amount, int64_t *done, pyml_watch *);
 
 /* pool.c */
 typedef struct pyml_pool pyml_pool;
 pyml_pool *pyml_pool_get(int threads);                      /* NULL: out of memory or threads not to be had */
-void pyml_pool_lock(pyml_pool *);                           /* one job at a time */
+bool pyml_pool_lock(pyml_pool *, pyml_watch *);             /* one job at a time; false: told to stop before its turn came */
 void pyml_pool_unlock(pyml_pool *);
 void pyml_pool_run(pyml_pool *, void (*job)(void *, int), void *argument); /* on every thread, the caller being number 0 */
 void pyml_pool_barrier(pyml_pool *);

@@ -18,6 +18,7 @@ typedef struct {
     atomic_llong next;   /* piece of all parts together */
     atomic_bool failed;
     pyml_read_fault *fault;
+    pyml_watch *watch;
 } reading;
 
 /* Bytes that were read, fewer than n at the end of the file or after an error, which is left in `error`. */
@@ -107,7 +108,6 @@ static int64_t memory_for(const reading *r) {
 }
 
 static void some_pieces(void *argument, int thread) {
-    (void)thread;
     reading *r = argument;
     uint8_t *memory = malloc((size_t)memory_for(r));
     if (!memory) {
@@ -115,7 +115,7 @@ static void some_pieces(void *argument, int thread) {
         return;
     }
     int64_t part = 0, before = 0; /* pieces of the parts before */
-    while (!atomic_load(&r->failed)) {
+    while (!atomic_load(&r->failed) && !pyml_stopped(r->watch, thread)) {
         int64_t piece = atomic_fetch_add(&r->next, 1);
         while (part < r->n_parts && piece - before >= pieces_of(&r->parts[part])) before += pieces_of(&r->parts[part++]);
         if (part == r->n_parts) break;
@@ -124,17 +124,17 @@ static void some_pieces(void *argument, int thread) {
     free(memory);
 }
 
-bool pyml_read_parts(int threads, pyml_part *parts, int64_t n_parts, pyml_read_fault *fault) {
-    reading r = {.parts = parts, .n_parts = n_parts, .fault = fault};
+bool pyml_read_parts(int threads, pyml_part *parts, int64_t n_parts, pyml_read_fault *fault, pyml_watch *watch) {
+    reading r = {.parts = parts, .n_parts = n_parts, .fault = fault, .watch = watch};
     pyml_pool *pool = pyml_pool_get(threads);
     if (!pool) {
         some_pieces(&r, 0);
     } else {
-        pyml_pool_lock(pool);
+        if (!pyml_pool_lock(pool, watch)) return false;
         pyml_pool_run(pool, some_pieces, &r);
         pyml_pool_unlock(pool);
     }
-    return !r.failed;
+    return !r.failed && !pyml_flag_is_set(&watch->cancel);
 }
 
 bool pyml_read_ranges(const int64_t *fds, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *fault) {

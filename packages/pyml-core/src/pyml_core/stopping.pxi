@@ -1,0 +1,201 @@
+# What ends native calls early, and locks whose waiting ends like that; see csrc/lock.c.
+
+
+cdef extern from "pyml.h":
+    ctypedef bint pyml_flag
+    void pyml_flag_set(pyml_flag *, bint) nogil
+    bint pyml_flag_is_set(const pyml_flag *) nogil
+
+    ctypedef struct pyml_stop:
+        pyml_flag cancelled
+        int64_t deadline_ns
+
+    ctypedef struct pyml_watch:
+        pyml_flag cancel
+        const pyml_stop *stop
+        int (*poll)(void *) noexcept nogil
+        void *poll_argument
+
+    void pyml_watch_begin(pyml_watch *)
+
+    ctypedef struct pyml_lock:
+        pass
+
+    ctypedef enum pyml_lock_outcome:
+        LOCK_TAKEN, LOCK_STOPPED, LOCK_OWN
+
+    pyml_lock *pyml_lock_new()
+    void pyml_lock_free(pyml_lock *)
+    bint pyml_lock_try(pyml_lock *)
+    pyml_lock_outcome pyml_lock_take(pyml_lock *, pyml_watch *) nogil
+    void pyml_lock_give(pyml_lock *)
+    int pyml_lock_waiting(pyml_lock *)
+    void pyml_lock_dismiss(pyml_lock *)
+
+
+cdef class StopFlag:
+    """What asks runs to stop: :class:`pyml_core.CancelToken` without its context."""
+
+    cdef pyml_stop stop
+
+    def __init__(self, int64_t deadline_ns=0):
+        self.stop.deadline_ns = deadline_ns
+
+    def cancel(self):
+        pyml_flag_set(&self.stop.cancelled, True)
+
+    @property
+    def cancelled(self):
+        return pyml_flag_is_set(&self.stop.cancelled)
+
+
+cdef class _Signals:
+    """What the handler of a signal raised during a native call."""
+
+    cdef object raised
+
+
+cdef int _poll(void *argument) noexcept nogil:
+    with gil:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            (<_Signals>argument).raised = error
+            return 1
+    return 0
+
+
+cdef int _listen(pyml_watch *watch, _Signals signals, StopFlag stop) except -1:
+    """To whoever may want to stop the native call that comes; both are to live as long as it."""
+    signals.raised = None
+    watch.stop = NULL if stop is None else &stop.stop
+    watch.poll_argument = <void *>signals
+    # Python hands signals to its main thread alone. Another one leaves the GIL be: asking for it while the process
+    # ends would end that thread in the middle of a run, and with it what its workers are reading.
+    watch.poll = NULL
+    if get_ident() == main_thread().ident:
+        watch.poll = _poll
+    pyml_watch_begin(watch)
+    return 0
+
+
+cdef int _raise_stopped(_Signals signals) except -1:
+    """What a call raises that was told to stop."""
+    error, signals.raised = signals.raised, None
+    raise Cancelled("the run was cancelled") if error is None else error
+
+
+cdef class Lock:
+    """A lock for ``with``: see :mod:`pyml_core.locks`.
+
+    It is taken and given back without a look at signals, so that Ctrl-C never leaves it taken.
+    """
+
+    cdef pyml_lock *lock
+
+    def __cinit__(self):
+        self.lock = pyml_lock_new()
+        if not self.lock:
+            raise OutOfMemoryError("no memory for a lock")
+
+    def __dealloc__(self):
+        pyml_lock_free(self.lock)
+
+    def __enter__(self):
+        if not pyml_lock_try(self.lock):
+            self._wait()
+
+    def __exit__(self, kind, error, traceback):
+        pyml_lock_give(self.lock)
+
+    cdef int _wait(self) except -1:
+        from .cancel import current_flag
+
+        cdef pyml_watch watch
+        cdef _Signals signals = _Signals()
+        cdef StopFlag stop = current_flag()
+        cdef pyml_lock_outcome outcome
+        _listen(&watch, signals, stop)
+        with nogil:
+            outcome = pyml_lock_take(self.lock, &watch)
+        if outcome == LOCK_OWN:
+            raise RuntimeError("expected a lock to be taken once by a thread, which has it already")
+        if outcome == LOCK_STOPPED:
+            _raise_stopped(signals)
+        return 0
+
+    @property
+    def waiting(self):
+        """How many threads wait for it."""
+        return pyml_lock_waiting(self.lock)
+
+    def dismiss(self):
+        """Let every thread that waits for it raise Cancelled."""
+        pyml_lock_dismiss(self.lock)
+
+
+cdef list _no_forks = []
+cdef set _forking = set()  # threads
+
+
+cdef class NoFork:
+    """A section that a fork by another thread waits for: see :mod:`pyml_core.locks`."""
+
+    cdef str what
+    cdef dict inside  # thread -> how often
+    cdef bint lost
+
+    def __cinit__(self, str what):
+        self.what, self.inside = what, {}
+        if not _no_forks:
+            import logging  # noqa: F401 (handlers run in reverse order: a section may log, so its lock is to be taken later)
+
+            register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
+        _no_forks.append(self)
+
+    def __enter__(self):
+        thread = get_ident()
+        if thread not in self.inside:
+            if self.lost:
+                raise PymlError(f"{self.what}: this process was forked while another thread used it, start a new one")
+            while _forking and thread not in _forking:
+                sleep(0.001)
+        self.inside[thread] = self.inside.get(thread, 0) + 1
+
+    def __exit__(self, kind, error, traceback):
+        thread = get_ident()
+        self.inside[thread] -= 1
+        if not self.inside[thread]:
+            del self.inside[thread]
+
+    cdef bint _others(self):
+        """Whether a thread other than this one is inside."""
+        return bool(self.inside.keys() - {get_ident()})
+
+    cdef int _forked(self) except -1:
+        """In the child."""
+        self.lost = self.lost or self._others()
+        for thread in self.inside.keys() - {get_ident()}:
+            del self.inside[thread]
+        return 0
+
+
+FORK_WAIT_SECONDS = 10
+
+
+def _before_fork():
+    deadline = monotonic() + FORK_WAIT_SECONDS
+    _forking.add(get_ident())
+    while any([(<NoFork>section)._others() for section in _no_forks]) and monotonic() < deadline:
+        with nogil:
+            usleep(500)  # and a signal waits, as what its handler raises would be lost here
+
+
+def _in_parent():
+    _forking.discard(get_ident())
+
+
+def _in_child():
+    _forking.clear()
+    for section in _no_forks:
+        (<NoFork>section)._forked()

@@ -1,0 +1,89 @@
+"""What tests among threads share: threads that have a lock, wait, or fork."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pyml_core import CancelToken
+from pyml_core.locks import Lock, NoFork
+
+PATIENCE = 60  # seconds until a test that waits gives up
+
+
+@contextmanager
+def thread(call: Callable[[], object]) -> Iterator[threading.Thread]:
+    """The call in a thread, which has ended at the end."""
+    worker = threading.Thread(target=call, daemon=True)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.join(PATIENCE)
+        assert not worker.is_alive()
+
+
+@contextmanager
+def held(lock: Lock | NoFork) -> Iterator[threading.Event]:
+    """The lock or section, which a thread has until the event is set or the block ends."""
+    taken, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            leave.wait(PATIENCE)
+
+    with thread(hold):
+        try:
+            assert taken.wait(PATIENCE)
+            yield leave
+        finally:
+            leave.set()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def in_child(call: Callable[[], object]) -> None:
+    """The call in a forked child, which has to end well."""
+    process = multiprocessing.get_context("fork").Process(target=call)
+    process.start()
+    process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        pytest.fail("the child hangs")
+    assert process.exitcode == 0
+
+
+def free(lock: Lock) -> None:
+    """Take it, in no time."""
+    with CancelToken(1), lock:
+        pass
+
+
+@contextmanager
+def interrupting(lock: Lock, number: int = signal.SIGINT) -> Iterator[None]:
+    """A signal as soon as a thread waits for the lock."""
+
+    def send() -> None:
+        until(lambda: lock.waiting == 1)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with thread(send):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
