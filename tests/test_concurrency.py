@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pyml_nlp
+from pyml_core import Cancelled, CancelToken
 from pyml_core.errors import PymlError
 from pyml_nlp import memory
 from pyml_nlp.language_model import LanguageModel
@@ -105,6 +108,149 @@ def test_cancelling_one_text_leaves_another(lm: LanguageModel) -> None:
     finally:
         stop.set()
         other.join()
+
+
+# ---- calls that wait for their turn
+
+
+@pytest.fixture
+def occupied(lm: LanguageModel) -> Iterator[LanguageModel]:
+    """The model, whose turn another thread has."""
+    taken, leave = threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        with lm.model.program._lock:
+            taken.set()
+            leave.wait(60)
+
+    worker = threading.Thread(target=occupy)
+    worker.start()
+    assert taken.wait(60)
+    yield lm
+    leave.set()
+    worker.join()
+    assert lm.generate_text(PROMPT, 2)  # it is free again
+
+
+def soon(call: Callable[[], object]) -> None:
+    """It ends long before the model is free."""
+    start = time.monotonic()
+    call()
+    assert time.monotonic() - start < 5
+
+
+def test_a_deadline_before_the_turn(occupied: LanguageModel) -> None:
+    def run() -> None:
+        generation = occupied.generate(PROMPT, 5, timeout=0.1)
+        assert list(generation) == []
+        assert (generation.finish_reason, generation.text) == ("timeout", "")
+        done = occupied.generate_batch([PROMPT, "x", "y"], 5, timeout=0.1)
+        assert [completion.finish_reason for completion in done] == ["timeout"] * 3
+
+    soon(run)
+
+
+@pytest.mark.parametrize("stop", [lambda lm, generation: generation.cancel(), lambda lm, _: lm.cancel()])
+def test_cancelled_before_the_turn(occupied: LanguageModel, stop: Callable[[LanguageModel, Any], None]) -> None:
+    def run() -> None:
+        generation = occupied.generate(PROMPT, 5)
+        lock = occupied.model.program._lock
+
+        def cancel() -> None:
+            while not lock.waiting:
+                time.sleep(0.001)
+            stop(occupied, generation)
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        assert list(generation) == []
+        canceller.join()
+        assert generation.finish_reason == "cancelled"
+
+    soon(run)
+
+
+def test_a_task_before_the_turn(occupied: LanguageModel) -> None:
+    async def main() -> None:
+        generation = occupied.agenerate(PROMPT, 5)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(generation.read(), 0.1)
+        assert generation.finish_reason == "cancelled"
+
+    soon(lambda: asyncio.run(main()))
+
+
+def test_a_draft_before_its_turn(occupied: LanguageModel, tiny_dirs: dict[str, Path]) -> None:
+    """The smaller model is the one that is occupied."""
+    with pyml_nlp.load(tiny_dirs["llama"], threads=2) as lm:
+        generation = lm.generate(PROMPT, 60, timeout=1.0, draft_model=occupied)
+        soon(lambda: list(generation))
+        assert generation.finish_reason == "timeout"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda lm: lm.score(PROMPT), lambda lm: lm.logits(PROMPT), lambda lm: lm.generate_text(PROMPT, 2),
+        lambda lm: lm.prefill(PROMPT),
+    ],
+    ids=["score", "logits", "generate", "prefill"],
+)  # fmt: skip
+def test_ctrl_c_before_the_turn(occupied: LanguageModel, call: Callable[[LanguageModel], object]) -> None:
+    lock = occupied.model.program._lock
+
+    def interrupt() -> None:
+        while not lock.waiting:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+
+    def run() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            call(occupied)
+
+    try:
+        soon(run)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_token_before_the_turn(occupied: LanguageModel) -> None:
+    def run() -> None:
+        for call in (lambda: occupied.score(PROMPT), lambda: occupied.logits(PROMPT)):
+            with CancelToken(0.1), pytest.raises(Cancelled):
+                call()
+
+    soon(run)
+
+
+def test_closing_ends_what_waits(tiny_dirs: dict[str, Path]) -> None:
+    lm = pyml_nlp.load(tiny_dirs["llama"], threads=2)
+    lock, errors = lm.model.program._lock, list[str]()
+
+    def work() -> None:
+        try:
+            lm.generate_text(PROMPT, 5)
+        except PymlError as error:
+            errors.append(str(error))
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    with lock:
+        for worker in workers:
+            worker.start()
+        while lock.waiting < 3:
+            time.sleep(0.001)
+        closer = threading.Thread(target=lm.close)
+        closer.start()
+        for worker in workers:
+            worker.join(60)
+    closer.join(60)
+    assert not closer.is_alive()
+    assert [error.endswith("it is closed") for error in errors] == [True] * 3
 
 
 # ---- closing

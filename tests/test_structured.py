@@ -247,7 +247,7 @@ def test_a_grammar_that_is_too_much_work_ends_with_an_error(small: LanguageModel
 
 def test_without_llguidance(small: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    small.__dict__.pop("vocabulary", None)
+    monkeypatch.setattr(small, "_vocabulary", None)
     with pytest.raises(GrammarError, match=r'structured output needs llguidance: pip install "pyml-nlp\[structured\]"'):
         small.generate("x", regex="a")
 

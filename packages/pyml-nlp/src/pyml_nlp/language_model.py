@@ -9,7 +9,6 @@ import operator
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import PymlError
+from pyml_core.locks import Lock, importing
 from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, Top, Want
 from pyml_nn.trace import traces_of
 
@@ -93,6 +93,8 @@ class LanguageModel:
         self.costs = Costs()
         self.prefix_cache = PrefixCache() if prefix_cache is None else prefix_cache
         self._chat_template: ChatTemplate | None = None
+        self._vocabulary: Vocabulary | None = None
+        self._vocabulary_lock = Lock()
 
     def __repr__(self) -> str:
         return f"<LanguageModel {self.name}: {self.model.n_params / 1e6:.1f}M params, context {self.context_length}>"
@@ -122,12 +124,16 @@ class LanguageModel:
         prefix_cache.bind(self.model.cache_origin)
         self._prefix_cache = prefix_cache
 
-    @cached_property
+    @property
     def vocabulary(self) -> Vocabulary:
         """The tokens as structured output needs them; made when it is first used."""
-        from .structured.vocabulary import Vocabulary
+        with importing:
+            from .structured.vocabulary import Vocabulary
 
-        return Vocabulary(self.tokenizer, self.eos_ids, self.vocab_size)
+        with self._vocabulary_lock:  # two would take seconds and memory twice
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self.tokenizer, self.eos_ids, self.vocab_size)
+            return self._vocabulary
 
     @property
     def kv_layout(self) -> KVLayout:
@@ -304,7 +310,8 @@ class LanguageModel:
     def chat_template(self) -> ChatTemplate:
         """The model's chat template; ChatTemplateError if it has none."""
         if self._chat_template is None:
-            from .chat import ChatTemplate
+            with importing:
+                from .chat import ChatTemplate
 
             self._chat_template = ChatTemplate(self.tokenizer, self.name)
         return self._chat_template
@@ -354,7 +361,8 @@ class LanguageModel:
         variables: Mapping[str, Any] | None = None,
     ) -> Conversation:
         """A chat of several turns, each of which runs only what is new; see :class:`pyml_nlp.chat.Conversation`."""
-        from .chat import Conversation
+        with importing:
+            from .chat import Conversation
 
         self.chat_template.start()
         return Conversation(self, system, tools, variables)
@@ -462,7 +470,8 @@ class LanguageModel:
             ContextOverflowError: more ids than the context holds.
             PymlError: no ids, or ids or ``top`` out of range.
         """
-        from .evaluation import score
+        with importing:
+            from .evaluation import score
 
         return score(self, self.ids(text), top)
 
@@ -548,7 +557,7 @@ class LanguageModel:
         if self._chat_template is not None:
             self._chat_template.close()
         self.prefix_cache.clear()
-        self.__dict__.pop("vocabulary", None)
+        self._vocabulary = None
         memory.give_back()
 
     def check_open(self) -> None:

@@ -97,8 +97,9 @@ def load(
                 kv_dtype,
                 progress,
             )
-        finally:
-            tokenizer.result()  # waits for it; what is wrong with it comes first
+        except Exception:
+            tokenizer.result()  # what is wrong with it comes first
+            raise
     lm.prefix_cache = prefix_cache
     return lm
 
@@ -175,6 +176,7 @@ class _Beside(Generic[T]):
         self._call = call
         self._value: T | None = None
         self._error: BaseException | None = None
+        self._done = False
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -183,10 +185,13 @@ class _Beside(Generic[T]):
             self._value = self._call()
         except BaseException as error:  # raised where the result is asked for
             self._error = error
+        self._done = True
 
     def result(self) -> T:
         """What the call has returned, once it has."""
         self._thread.join()
+        if not self._done:  # in the child of a fork, where the thread is not
+            self._run()
         if self._error is not None:
             raise self._error
         return cast("T", self._value)

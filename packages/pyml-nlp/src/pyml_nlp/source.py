@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from pyml_core.errors import PymlError
+from pyml_core.locks import importing
 
 from .default_model import default_model
 from .errors import ModelFileError, ModelNotFoundError
@@ -139,8 +140,9 @@ class _Hub:
 
     def folder(self) -> Path:
         """The folder of the repository's files, from the cache or downloaded: all of one commit."""
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        with importing:
+            from huggingface_hub import HfApi, snapshot_download
+            from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
             cached = Path(snapshot_download(self._id, allow_patterns=_SMALL_FILES, local_files_only=True))
@@ -172,8 +174,9 @@ class _Hub:
 
         Of a split model all parts are there then, in one folder.
         """
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        with importing:
+            from huggingface_hub import hf_hub_download, try_to_load_from_cache
+            from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         folder, slash, base = name.rpartition("/")
         parts = part_names(base)

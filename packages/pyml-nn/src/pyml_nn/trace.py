@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import OutOfMemoryError, PymlError
+from pyml_core.locks import Lock
 from pyml_core.timing import PHASES, Lap, Laps
 
 from . import trace_files
@@ -144,8 +144,8 @@ class Trace:
         self.held_bytes = 0
         self._steps: list[_Step] = []
         self._events: list[Event] = []
-        self._n_built = 0
-        self._lock = threading.Lock()
+        self._built = 0, 0  # steps, and events of them
+        self._lock = Lock()
         self._token: Token[tuple[Trace, ...]] | None = None
 
     def __enter__(self) -> Trace:
@@ -168,9 +168,11 @@ class Trace:
         """What has been recorded so far, step by step, in the order of execution."""
         # Built when they are asked for, so that a traced step pays for the clock only.
         with self._lock:
-            for step in range(self._n_built, len(self._steps)):
+            first, count = self._built
+            del self._events[count:]  # which Ctrl-C or a fork has left in the middle of a step
+            for step in range(first, len(self._steps)):
                 self._events.extend(event for event in _events(self._steps[step], step) if self._kept(event))
-            self._n_built = len(self._steps)
+            self._built = len(self._steps), len(self._events)
             return self._events
 
     def table(self) -> dict[str, npt.NDArray[Any]]:

@@ -12,13 +12,15 @@ import selectors
 import signal
 import subprocess
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from pyml_core import cancel
+from pyml_core.locks import Lock
 
 from ..errors import ChatTemplateError
 
@@ -34,6 +36,7 @@ MEMORY_MB = 512
 MAX_CHARACTERS = 4 << 20
 """Characters that a template may write, a few times what the longest context takes."""
 
+_STEP = 0.05  # seconds between looks at the clock and at who may have cancelled
 _MAX_ANSWER = 12 * MAX_CHARACTERS + 4096  # bytes: a character may take twelve in JSON
 _NEEDED = ("jinja2", "markupsafe")
 _KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ")  # of the environment; secrets are none of a template's business
@@ -50,7 +53,7 @@ class Renderer:
 
     def __init__(self, cpu_seconds: float = CPU_SECONDS) -> None:
         self._cpu_seconds = cpu_seconds
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._stop: weakref.finalize[Any, Any] | None = None
         self._owner = os.getpid()
@@ -69,6 +72,7 @@ class Renderer:
 
         Raises:
             ChatTemplateError: it is no template, it says that the messages do not suit it, or it takes too much.
+            Cancelled: by the :class:`pyml_core.CancelToken` that this thread has entered.
         """
         request = json.dumps({"source": source, "variables": variables}).encode() + b"\n"
         with self._lock:
@@ -94,18 +98,25 @@ class Renderer:
             self._end()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        if self._owner != os.getpid() and self._stop is not None:  # after a fork: it is the parent's
-            self._stop.detach()
-            if self._process is not None:
-                self._process.returncode = 0  # nothing to wait for
-            self._process, self._stop = None, None
+        self._leave_parents()
         if self._process is None:
-            self._owner = os.getpid()
             self._process = _start(self._cpu_seconds)
             self._stop = weakref.finalize(self, _end, self._process, self._owner)
         return self._process
 
+    def _leave_parents(self) -> None:
+        """After a fork, the process is the parent's, whatever the parent was doing with it."""
+        if self._owner == os.getpid():
+            return
+        if self._stop is not None:
+            self._stop.detach()
+        if self._process is not None:
+            self._process.returncode = 0  # nothing to wait for
+        self._process, self._stop = None, None
+        self._owner = os.getpid()
+
     def _end(self) -> None:
+        self._leave_parents()
         if self._stop is not None:
             self._stop()
         self._process, self._stop = None, None
@@ -141,6 +152,7 @@ def _start(cpu_seconds: float) -> subprocess.Popen[bytes]:
             env={name: os.environ[name] for name in _KEPT if name in os.environ},
             cwd="/",
             start_new_session=True,  # Ctrl-C on the terminal is for us
+            bufsize=0,  # buffers have locks, and a forked child closes its pipes
         )
     except OSError as error:
         raise ChatTemplateError(f"chat template: {sys.executable} cannot be started: {error.strerror}") from None
@@ -157,10 +169,9 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, deadline: float)
     with selectors.DefaultSelector() as selector:
         selector.register(source, selectors.EVENT_READ)
         selector.register(sink, selectors.EVENT_WRITE)
-        while not answer.endswith(b"\n") and len(answer) <= _MAX_ANSWER:
-            ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
-            if not ready:
-                break
+        while not answer.endswith(b"\n") and len(answer) <= _MAX_ANSWER and time.monotonic() < deadline:
+            ready = [key.fd for key, _ in selector.select(_STEP)]
+            cancel.check()
             if sink in ready:
                 try:
                     unsent = unsent[os.write(sink, unsent[:65536]) :]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyml_core.locks import cached_property
 
 from ..errors import ChatTemplateError
 from .marks import ControlTokens, choose_mark, taken_out, unescaped

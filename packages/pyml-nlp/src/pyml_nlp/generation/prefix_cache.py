@@ -6,12 +6,12 @@ beginning. Entries share pages with what they were forked from (:meth:`pyml_nn.k
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pyml_core.errors import PymlError
 from pyml_core.kv_layout import PAGE_TOKENS
+from pyml_core.locks import Lock
 from pyml_nn.kv_cache import KVCache, Origin
 
 DEFAULT_BYTES = 256 << 20
@@ -42,7 +42,7 @@ class PrefixCache:
         self.max_bytes = max_bytes
         self._origin: Origin | None = None
         self._entries: list[_Entry] = []  # the one used last is the last
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -6,10 +6,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from pyml_core.errors import PymlError
+from pyml_core.locks import cached_property
 
 GREEDY_BELOW = 1e-7
 """Temperatures below this one take the most probable token."""

@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core.locks import NoFork
+
 from ..sampling import F32Array, IdArray
 from .grammar import GrammarError
 
 _FEW = 8  # times fewer allowed tokens than there are: these are picked, more are masked
+
+library = NoFork("structured output")
+"""The section of llguidance's calls: the matchers of a grammar share a lock, which a forked child would find taken."""
 
 
 class Matcher:
@@ -37,7 +42,8 @@ class Matcher:
         Raises:
             GrammarError: none may, or the grammar takes more work than llguidance's limits allow.
         """
-        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        with library:
+            self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         self._check()
         bits = np.unpackbits(self._mask.view(np.uint8), count=self._size, bitorder="little").view(np.bool_)
         if not bits.any():
@@ -60,13 +66,16 @@ class Matcher:
         Raises:
             GrammarError: it may not come next.
         """
-        if not self._matcher.consume_token(token):
+        with library:
+            taken = self._matcher.consume_token(token)
+        if not taken:
             self._check()
             raise GrammarError(f"{self._kind}: token {token} does not match")
 
     def forced(self) -> list[int]:
         """The tokens that must come next, whatever the model says; often none."""
-        forced: list[int] = self._matcher.compute_ff_tokens()
+        with library:
+            forced: list[int] = self._matcher.compute_ff_tokens()
         return forced
 
     @property

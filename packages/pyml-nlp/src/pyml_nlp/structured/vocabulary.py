@@ -5,14 +5,15 @@ Letters: V = vocabulary size.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from pyml_core.locks import Lock
+
 from .. import logs
 from .grammar import Grammar, GrammarError
-from .matcher import Matcher, one_line
+from .matcher import Matcher, library, one_line
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
@@ -35,15 +36,16 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: Collection[int], size: int) -> None:
-        self._llguidance = _llguidance()
+        with library:
+            self._llguidance = _llguidance()
         if not eos_ids:
             raise GrammarError("structured output needs an end-of-sequence token, the model has none")
         self.size = size
-        self._tree = self._llguidance.LLTokenizer(
-            self._llguidance.TokenizerWrapper(_Adapter(tokenizer, min(eos_ids), size)), size, sorted(eos_ids)
-        )
+        adapter = _Adapter(tokenizer, min(eos_ids), size)
+        with library:
+            self._tree = self._llguidance.LLTokenizer(self._llguidance.TokenizerWrapper(adapter), size, sorted(eos_ids))
         self._compiled: OrderedDict[Grammar, Any] = OrderedDict()  # the one used last is the last
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """A matcher at the beginning of a text.
@@ -51,7 +53,7 @@ class Vocabulary:
         Raises:
             GrammarError: the grammar is malformed, too large, has what llguidance does not know, or matches nothing.
         """
-        with self._lock:
+        with self._lock, library:
             compiled = self._compiled.pop(grammar, None) or self._compile(grammar)
             self._compiled[grammar] = compiled
             if len(self._compiled) > _KEPT:

@@ -6,9 +6,10 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from pyml_core.errors import PymlError
+from pyml_core.locks import NoFork, cached_property
 
 from .decoding import Decoding
 
@@ -20,6 +21,9 @@ MAX_TOKENS = 1 << 22
 
 MAX_TOKEN_LENGTH = 1 << 16
 """Characters that one token may have."""
+
+libraries = NoFork("tokenizer")
+"""The section of calls of ``tokenizers``, whose state and locks a forked child would find in use."""
 
 
 class TextError(PymlError, ValueError):

@@ -6,19 +6,18 @@ guarded.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import PymlError
+from pyml_core.locks import Lock, cached_property
 from pyml_core.strings import split_pairs
 
 from ..errors import ModelFileError
 from . import byte_level
-from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, Facts, TextError, Tokenizer
+from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, Facts, TextError, Tokenizer, libraries
 from .decoding import ByteDecoding, Decoding
 from .special import SpecialTokens
 
@@ -139,13 +138,13 @@ class LibraryTokenizer(Tokenizer):
         self._make_decoding = decoding
         self._piece_bytes = piece_bytes
         self._texts = texts or {}
-        self._lock = threading.Lock()  # the engine's switch for special tokens is a state of the engine
+        self._lock = Lock()  # the engine's switch for special tokens is a state of the engine
 
     def _encode(self, text: str, parse_special: bool, breaks: Sequence[int]) -> list[int]:
         spanned = self._control.spanned(text, breaks) if breaks and parse_special else []
         if spanned:
             return self._encode_apart(text, spanned)
-        with self._lock, guarded("text", TextError):
+        with self._lock, libraries, guarded("text", TextError):
             self._engine.encode_special_tokens = not parse_special
             return list(self._engine.encode(text, add_special_tokens=False).ids)
 
@@ -157,7 +156,7 @@ class LibraryTokenizer(Tokenizer):
         """
         wedge = self._wedge
         pieces = [text[start:end] for start, end in pairwise((0, *breaks, len(text)))]
-        with self._lock, guarded("text", TextError):
+        with self._lock, libraries, guarded("text", TextError):
             self._engine.encode_special_tokens = False
             encoding = self._engine.encode(wedge.join(pieces), add_special_tokens=False)
             pairs = zip(encoding.ids, encoding.offsets, strict=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ModelFileError
-from .base import Tokenizer
+from .base import Tokenizer, libraries
 
 JSON, PIECES = "tokenizer.json", "tokenizer.model"
 VOCAB_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -36,6 +36,11 @@ def load_tokenizer(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
         ModelFileError: there is none of these files, or one is malformed: one line that names the file, what was
             expected and found.
     """
+    with libraries:  # which are imported here, too
+        return _load(source)
+
+
+def _load(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
     if not isinstance(source, str | os.PathLike):
         from .gguf import load_gguf
 
@@ -45,7 +50,7 @@ def load_tokenizer(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
         from ..formats.gguf import GGUFFile
 
         with GGUFFile(folder) as file:
-            return load_tokenizer(file)
+            return _load(file)
     names = tokenizer_files(folder)
     if names == (JSON,):
         from .tokenizer_json import load_tokenizer_json
