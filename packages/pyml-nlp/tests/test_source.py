@@ -209,6 +209,23 @@ def test_offline(run: Run) -> None:
         )
 
 
+def test_a_cache_that_cannot_be_written_to(tmp_path: Path) -> None:
+    """A file is where the cache's folder should be; nothing is said of the network, and stderr may be closed."""
+    (tmp_path / "home").write_text("a file")
+    with Hub({"org/single": Repository(SINGLE)}) as hub:
+        env = environment(tmp_path / "home", hub.endpoint, HF_HUB_DISABLE_IMPLICIT_TOKEN="1")
+        found, stderr = resolved(["org/single"], env)
+        closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", SCRIPT, "org/single"]
+        done = subprocess.run(closed, env=env, capture_output=True, text=True, check=True)
+    assert stderr == ""
+    for error in (str(found["org/single"]["error"]), json.loads(done.stdout)["error"]):
+        assert re.search(
+            r"^org/single: not in the cache, and cannot be downloaded to it: \S+home\S*: (Not a directory|File exists); "
+            "HF_HOME names another folder$",
+            error,
+        )
+
+
 def test_progress_bar_on_a_terminal_and_accepted_terms(tmp_path: Path) -> None:
     """stderr is a terminal here, and the token is that of an account which has accepted the terms."""
     master, slave = pty.openpty()

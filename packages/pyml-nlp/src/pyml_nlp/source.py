@@ -221,7 +221,10 @@ class _Hub:
 
     @contextmanager
     def _download(self) -> Iterator[None]:
-        """Progress bars only on a terminal, and every failure as one line that says what to do."""
+        """Progress bars only on a terminal, no warnings of the library, and every failure as one line.
+
+        ``HF_HUB_VERBOSITY`` is for who wants its warnings.
+        """
         from huggingface_hub import constants
         from huggingface_hub import errors as hub
         from huggingface_hub.utils.tqdm import (
@@ -230,7 +233,11 @@ class _Hub:
             enable_progress_bars,
         )
 
-        silence = not sys.stderr.isatty() and not are_progress_bars_disabled()
+        logger = logging.getLogger("huggingface_hub")
+        level = logger.level
+        if "HF_HUB_VERBOSITY" not in os.environ:
+            logger.setLevel(logging.ERROR)
+        silence = not (sys.stderr is not None and sys.stderr.isatty()) and not are_progress_bars_disabled()
         if silence:
             disable_progress_bars()
         try:
@@ -249,12 +256,19 @@ class _Hub:
             ) from None
         # Anything else comes out of huggingface-hub's HTTP library, which is another one from version to version.
         except Exception as error:
-            reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and cause.filename:  # of this machine, not of the network
+                raise ModelNotFoundError(
+                    f"{self._id}: not in the cache, and cannot be downloaded to it: {cause.filename}: "
+                    f"{cause.strerror}; HF_HOME names another folder"
+                ) from None
+            reason = (str(cause).strip() or type(error).__name__).splitlines()[0]
             raise ModelNotFoundError(
                 f"{self._id}: not in the cache, and cannot be downloaded from {constants.ENDPOINT}: {reason}; check "
                 "the network and try again, or give a local file or folder"
             ) from None
         finally:
+            logger.setLevel(level)
             if silence:
                 enable_progress_bars()
 
