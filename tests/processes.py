@@ -1,4 +1,4 @@
-"""What a test's process is to be like: to be called in it before it runs."""
+"""Conditions for a test's process: each function is called in it before the command runs."""
 
 from __future__ import annotations
 

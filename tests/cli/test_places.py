@@ -59,7 +59,7 @@ def test_places_are_tried_before_any_work(
     prompt = ("--batch-file", batch) if option == "--output" else ("--prompt", "x")
     result = commands.infer("no-such-model.gguf", *prompt, option, path, prepare=drop_privileges)
     if place == "folder" and option != "--trace-out":
-        assert result.code == 1  # what is there is read, later: there is no model, for a start
+        assert result.code == 1  # the path is read later; the missing model is the first error
     else:
         what = {"--trace-out": "the trace cannot be written", "--prompt-cache": "cannot save the KV cache"}
         said = what.get(option, "cannot be written")

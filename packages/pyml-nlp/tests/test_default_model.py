@@ -233,13 +233,13 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_homes_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYML_CACHE", "~nobody-of-this-name/x")
-    with pytest.raises(ModelFileError, match=r"^PYML_CACHE: ~nobody.*/x: there is no home directory; PYML_C"):
+    with pytest.raises(ModelFileError, match=r"^PYML_CACHE: ~nobody.*/x: no home directory found; set PYML_C"):
         cache_folder()
     monkeypatch.delenv("PYML_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
-    with pytest.raises(ModelFileError, match=r"^there is no home directory; PYML_CACHE names"):
+    with pytest.raises(ModelFileError, match=r"^no home directory found; set PYML_CACHE to"):
         cache_folder()
 
 

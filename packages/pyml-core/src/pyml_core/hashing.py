@@ -8,12 +8,16 @@ from .errors import ShapeError
 
 
 def hash_rows(data: U8Array, n_rows: int = 1) -> int:
-    """The hash of bytes that are so many rows of the same size: the sum of the hashes of the rows with their numbers.
+    """The hash of a matrix: the sum over its rows of each row's hash, which depends on the row's number.
 
-    Data of no bytes has the hash 0. It takes about a second for 20 GB; see ``csrc/hash.c``.
+    Empty data has the hash 0. The speed is about 20 GB/s; see ``csrc/hash.c``.
+
+    Args:
+        data: flat uint8, rows of the same size.
+        n_rows: number of rows.
 
     Raises:
-        ShapeError: bytes that are not so many rows.
+        ShapeError: the data cannot be divided into ``n_rows`` rows.
     """
     if n_rows < 1 or data.size % n_rows:
         raise ShapeError(f"hash: expected {n_rows} rows of the same size, got {data.size} bytes")

@@ -31,8 +31,8 @@ NOTE = (
 
 _PARTS = 4
 _BLOCK = 1 << 20
-_STALE = (LEFTOVERS, f".{NAME}.*")  # what killed processes left where every file has a name, and older versions
-_STALE_SECONDS = 3600  # such a file this old is nobody's any more
+_STALE = (LEFTOVERS, f".{NAME}.*")  # left by killed processes: without O_TMPFILE, and of older versions
+_STALE_SECONDS = 3600  # a file this old belongs to no running process
 _VERIFIED_NS = 1_700_000_000 * 10**9
 """The modification time that a verified file is given. Whoever writes to it changes that, and it is hashed again."""
 
@@ -43,7 +43,7 @@ def cache_folder() -> Path:
     A relative ``XDG_CACHE_HOME`` is passed over, as its specification wants it.
 
     Raises:
-        ModelFileError: there is no such home directory.
+        ModelFileError: the home directory cannot be found.
     """
     own, base = os.environ.get("PYML_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
     try:
@@ -52,7 +52,7 @@ def cache_folder() -> Path:
         return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "pyml"
     except RuntimeError:
         where = f"PYML_CACHE: {own}: " if own else ""
-        raise ModelFileError(f"{where}there is no home directory; PYML_CACHE names the folder of the model") from None
+        raise ModelFileError(f"{where}no home directory found; set PYML_CACHE to a folder for the model") from None
 
 
 def default_model() -> Path:

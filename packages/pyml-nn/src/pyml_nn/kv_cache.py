@@ -47,7 +47,7 @@ class Origin(NamedTuple):
     Attributes:
         model: fingerprint of the model.
         cpu_level: level of the kernels.
-        layout: geometry of a page, and the type of what it holds.
+        layout: geometry of a page, with the type of keys and values.
     """
 
     model: str
@@ -77,7 +77,7 @@ class KVCache:
     Attributes:
         layout, max_length: as given.
         origin: what it can be used with; compared wherever it is used, and when it is loaded from a file.
-        pages: what it holds, and perhaps room for more.
+        pages: the pages in use, with room for positions to come.
         rope_set: the set of RoPE frequencies that keys were rotated with; without meaning in an empty cache.
 
     A cache is used by one thread at a time. Pages shared with a fork are copied when one of the two writes to them.
@@ -288,7 +288,7 @@ class KVCache:
     # ---- between pages and (T, H, D)
 
     def _parts(self, layer: int, length: int) -> dict[str, Kind]:
-        """The tensors of one layer, with so many positions (T)."""
+        """The tensors of one layer for ``length`` positions (T)."""
         heads, dim = self.layout.n_kv_heads, self.layout.head_dim
         dtype = {1: "I8", 2: "F16", 4: "F32"}[self.layout.numpy_dtype.itemsize]
         keys, values = {"keys": (dtype, dim)}, {"values": (dtype, dim)}
