@@ -3,7 +3,7 @@
 A file is ``header length u64 | header, a JSON object | data``. The header has ``{"dtype", "shape", "data_offsets"}`` of
 each tensor, and in ``__metadata__`` strings: the writer's own, and ``hash`` over them and the data.
 
-Files are read with ``preadv`` and never mapped: a mapped file that another process shortens ends its reader with SIGBUS.
+Files are read with ``preadv`` and never mapped: a mapping ends its process with SIGBUS when the file is shortened.
 """
 
 from __future__ import annotations
