@@ -201,6 +201,7 @@ def plain(text: str) -> bool:
 def test_tokenizer_model(kind: str, rule: str, tmp_path: Path) -> None:
     model = pieces_model(kind, normalization_rule_name=rule, remove_extra_whitespaces=rule != "identity")
     (tmp_path / "tokenizer.model").write_bytes(model)
+    write_json(tmp_path, {"add_bos_token": True}, "tokenizer_config.json")
     tokenizer = load_tokenizer(tmp_path)
     original = processor(model)
     assert (tokenizer.kind, tokenizer.bos_id, tokenizer.eos_ids) == ("tokenizer.model", 1, (2,))

@@ -209,13 +209,6 @@ def test_facts_of_the_small_files(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.chat_template) == (end, (3, 4, end, start), "d")
     assert tokenizer.encode("") == []
-    for add, ids in (
-        ({"add_bos_token": True}, [end]),
-        ({"add_eos_token": True}, [start]),
-        ({"add_bos_token": None}, []),
-    ):
-        write_json(tmp_path, config | add, "tokenizer_config.json")
-        assert load_tokenizer(tmp_path).encode("") == ids
     (tmp_path / "chat_template.jinja").write_text("{{ jinja }}", encoding="utf-8")
     assert load_tokenizer(tmp_path).chat_template == "{{ jinja }}"
 

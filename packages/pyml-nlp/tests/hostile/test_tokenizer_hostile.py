@@ -225,8 +225,6 @@ def test_a_text_that_the_model_cannot_take(tmp_path: Path) -> None:
     [
         ("tokenizer_config.json", {"bos_token": 5}, "bos_token: expected the text of a token, got 5"),
         ("tokenizer_config.json", {"eos_token": {"id": 3}}, "eos_token: expected the text of a token"),
-        ("tokenizer_config.json", {"bos_token": "missing", "add_bos_token": True}, "add_bos_token: the token 'missing' is not in the vocabulary"),
-        ("tokenizer_config.json", {"add_bos_token": "yes", "bos_token": "the"}, "add_bos_token: expected true or false, got 'yes'"),
         ("tokenizer_config.json", {"chat_template": 5}, "chat_template: expected text, got int"),
         ("tokenizer_config.json", {"chat_template": "x" * 2_000_000}, "at most 1048576 characters, got 2000000"),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["tok.Tok", None]}}, "run code"),
@@ -382,6 +380,12 @@ def test_tokenizer_model_cut_anywhere_or_with_any_byte_changed(tmp_path: Path) -
         ({"added_tokens_decoder": {"300": {"content": "<x>"}}}, "its id 300 is that of"),
         ({"added_tokens_decoder": {"9999": {"content": "<x>", "lstrip": True}}}, "lstrip, rstrip and single_word"),
         ({"legacy": "no"}, "legacy: expected true or false"),
+        (
+            {"bos_token": "missing", "add_bos_token": True},
+            "add_bos_token: the token 'missing' is not in the vocabulary",
+        ),
+        ({"add_bos_token": "yes", "bos_token": "<s>"}, "add_bos_token: expected true or false, got 'yes'"),
+        ({"add_eos_token": 1}, "add_eos_token: expected true or false, got 1"),
     ],
 )
 def test_files_beside_a_tokenizer_model(config: dict[str, Any], expected: str, tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ class ConfigFiles:
             raise ModelFileError(f"{folder / 'tokenizer_config.json'}: split_special_tokens: expected false, got true")
         self._configs = {name: read_optional(folder, name) for name in ("config.json", "generation_config.json")}
 
+    @property
+    def model_type(self) -> str | None:
+        """The ``model_type`` of config.json."""
+        found = self._configs["config.json"].get("model_type")
+        return found if isinstance(found, str) else None
+
     def flag(self, name: str, default: bool) -> bool:
         """A true or false of tokenizer_config.json."""
         value = self.tokenizer.get(name)
@@ -159,21 +165,23 @@ class ConfigFiles:
         return found
 
     def around(
-        self, vocab: Mapping[str, int], add_bos: bool = False, default: tuple[int | None, int | None] = (None, None)
+        self, vocab: Mapping[str, int], default: tuple[int | None, int | None]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids before and after a text, from ``add_bos_token`` and ``add_eos_token``.
+        """Ids before and after a text, for ``add_bos_token`` and ``add_eos_token``: none unless these are true.
 
         Args:
-            add_bos: whether BOS is added if ``add_bos_token`` is missing; EOS is not.
-            default: BOS and EOS where the files name none.
+            vocab: ids by token.
+            default: BOS and EOS where the files name none; a name that is null is none either way.
         """
         path = self.folder / "tokenizer_config.json"
         ids: list[tuple[int, ...]] = []
-        for name, wanted, number in (("bos_token", add_bos, default[0]), ("eos_token", False, default[1])):
+        for name, number in zip(("bos_token", "eos_token"), default, strict=True):
             text = self.named_token(name)
             if text is not None:
                 number = vocab.get(text)
-            if not self.flag(f"add_{name}", wanted) or (text is None and number is None):
+            elif name in self.tokenizer:
+                number = None
+            if not self.flag(f"add_{name}", False) or (text is None and number is None):
                 ids.append(())
             elif number is None:
                 raise ModelFileError(f"{path}: add_{name}: the token {text!r:.80} is not in the vocabulary")

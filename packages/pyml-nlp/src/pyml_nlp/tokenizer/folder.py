@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from .config_files import AddedToken, ConfigFiles
 from .library import LibraryTokenizer, build_bpe, check_vocab, guarded, split_merges
 from .pieces import PieceTokenizer, SpacePrefix, load_processor
 
+_log = logging.getLogger("pyml.tokenizer")
+
 _VOCAB_LIMIT = 64 << 20
 _MODEL_LIMIT = 64 << 20
 
 _END = "<|endoftext|>"  # begins and ends a text of GPT-2
 _RULES = {"GPT2Tokenizer": byte_level.GPT2, "CodeGenTokenizer": byte_level.GPT2, "Qwen2Tokenizer": byte_level.QWEN2}
-"""By the ``tokenizer_class`` of tokenizer_config.json, which alone tells how text is cut."""
+"""By the ``tokenizer_class`` of tokenizer_config.json."""
 
 
 def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> LibraryTokenizer:
@@ -35,13 +38,7 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
     from tokenizers import normalizers
 
     config = ConfigFiles(folder)
-    name = config.tokenizer.get("tokenizer_class") or "GPT2Tokenizer"
-    rule = _RULES.get(name.removesuffix("Fast")) if isinstance(name, str) else None
-    if rule is None:
-        raise ModelFileError(
-            f"{folder / 'tokenizer_config.json'}: tokenizer_class: expected one of {', '.join(_RULES)} where there is"
-            f" {vocab_name} and no tokenizer.json, got {name!r:.80}"
-        )
+    rule = _rule(config, vocab_name)
     path = folder / vocab_name
     vocab = read_json(path, _VOCAB_LIMIT)
     check_vocab(vocab, str(path))
@@ -59,7 +56,7 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
     vocab |= {token.content: number for number, token in known.items()}
     end = vocab.get(_END)
     bos = config.bos_id(vocab)
-    prefix, suffix = config.around(vocab, default=(end, end))
+    prefix, suffix = config.around(vocab, (None if rule is byte_level.QWEN2 else end, end))
     facts = Facts(
         kind="vocab.json",
         vocab_size=max(vocab.values()) + 1,
@@ -72,6 +69,20 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
         chat_templates=config.chat_templates(),
     )
     return LibraryTokenizer(facts, engine)
+
+
+def _rule(config: ConfigFiles, vocab_name: str) -> byte_level.PreTokenizer:
+    """How text is cut: as the class of the tokenizer does it, which is chosen as transformers chooses it."""
+    name = config.tokenizer.get("tokenizer_class")
+    if config.model_type == "qwen2" or (name is None and config.model_type == "qwen3"):
+        return byte_level.QWEN2
+    rule = _RULES.get(name.removesuffix("Fast")) if isinstance(name, str) else byte_level.GPT2 if name is None else None
+    if rule is None:
+        raise ModelFileError(
+            f"{config.folder / 'tokenizer_config.json'}: tokenizer_class: expected one of {', '.join(_RULES)} where"
+            f" there is {vocab_name} and no tokenizer.json, got {name!r:.80}"
+        )
+    return rule
 
 
 def load_tokenizer_model(folder: Path) -> PieceTokenizer:
@@ -116,7 +127,9 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
     special.update(vocab[text] for text in config.special_tokens() if text in vocab)
     own = tuple(number if number >= 0 else None for number in (processor.bos_id(), processor.eos_id()))
     bos = config.bos_id(vocab)
-    prefix, suffix = config.around(vocab, add_bos=True, default=(own[0], own[1]))
+    prefix, suffix = config.around(vocab, (own[0], own[1]))
+    if own[0] is not None and "add_bos_token" not in config.tokenizer:
+        _log.warning("%s: no add_bos_token: texts do not begin with %.80r", folder, pieces[own[0]])
     facts = Facts(
         kind="tokenizer.model",
         vocab_size=max(vocab.values()) + 1,

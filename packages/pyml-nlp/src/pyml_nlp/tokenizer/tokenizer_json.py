@@ -5,7 +5,8 @@ than to let the library read the file (Gemma's: 0.8 s in place of 1.1 s). tokeni
 and which would load in a tenth of that, is not used in its place: to prove that both give the same ids takes reading
 tokenizer.json, and tokens that somebody added to a model are often in the latter alone.
 
-Beginning and end of a text (the file's post-processor) are ids that :meth:`Tokenizer.encode` puts there itself.
+Beginning and end of a text are ids that :meth:`Tokenizer.encode` puts there itself. The file's post-processor says
+which; ``add_bos_token`` and ``add_eos_token`` of tokenizer_config.json are not read, as in transformers 5.
 """
 
 from __future__ import annotations
@@ -58,8 +59,6 @@ def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
         known = engine.get_added_tokens_decoder()
     vocab |= {token.content: number for number, token in known.items()}
     prefix, suffix = around(document, vocab, what)
-    if "add_bos_token" in config.tokenizer or "add_eos_token" in config.tokenizer:
-        prefix, suffix = config.around(vocab)
     facts = Facts(
         kind="tokenizer.json",
         vocab_size=max(vocab.values()) + 1,
