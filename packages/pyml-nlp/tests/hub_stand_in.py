@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +32,10 @@ class Repository:
         cut: large files end after this many bytes, although their size is announced in full.
         damaged: large files have one other byte than their hash says.
         drop: how many times a large file's connection breaks in the middle before it is served whole.
+        statuses: HTTP statuses that are answered in place of what was asked for: by a file's name, of a large one
+            ``"store:"`` and its name for the second server; ``"api"`` for questions about the repository.
+        announced: bytes more than there are that large files' sizes are announced with.
+        stall: large files stop in the middle, for a minute.
     """
 
     files: dict[str, bytes]
@@ -34,6 +43,9 @@ class Repository:
     cut: int | None = None
     damaged: bool = False
     drop: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    announced: int = 0
+    stall: bool = False
 
 
 @dataclass
@@ -44,6 +56,7 @@ class Request:
     method: str
     path: str
     token: str | None
+    start: int = 0  # of the bytes that are asked for
 
 
 @dataclass
@@ -74,9 +87,10 @@ class Hub:
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
                 token = self.headers.get("Authorization")
-                hub.requests.append(Request(name, self.command, path, token))
+                start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+                hub.requests.append(Request(name, self.command, path, token, start))
                 if name == "store":
-                    self._store(path)
+                    self._store(path, start)
                 elif path.startswith("/api/models/"):
                     self._api(path.removeprefix("/api/models/"))
                 else:
@@ -101,6 +115,9 @@ class Hub:
                 if identifier not in hub.repositories:
                     self.refuse(401, "RepoNotFound")  # what the real hub says to strangers
                     return
+                if status := hub.repositories[identifier].statuses.get("api"):
+                    self.answer(status, {})
+                    return
                 files = hub.repositories[identifier].files
                 if "/tree/" in path:
                     found: object = [_tree_entry(file, content) for file, content in files.items()]
@@ -118,6 +135,8 @@ class Hub:
                 repository = hub.repositories[identifier]
                 if repository.gated and token != "Bearer accepted":
                     self.refuse(403, "GatedRepo")
+                elif file in repository.statuses:
+                    self.answer(repository.statuses[file], {})
                 elif file not in repository.files:
                     self.refuse(404, "EntryNotFound")
                 elif file.endswith(LARGE):
@@ -128,25 +147,30 @@ class Hub:
                             "Location": f"{hub.store}/{identifier}/{file}",
                             "X-Repo-Commit": COMMIT,
                             "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
-                            "X-Linked-Size": str(len(content)),
+                            "X-Linked-Size": str(len(content) + repository.announced),
                         },
                     )
                 else:
                     content = repository.files[file]
                     self.answer(200, {"ETag": f'"{_git_hash(content)}"', "X-Repo-Commit": COMMIT}, content)
 
-            def _store(self, path: str) -> None:
+            def _store(self, path: str, start: int) -> None:
                 organisation, name, file = path.removeprefix("/").split("/", 2)
                 repository = hub.repositories[f"{organisation}/{name}"]
+                if status := repository.statuses.get(f"store:{file}"):
+                    self.answer(status, {})
+                    return
                 content = repository.files[file]
                 if repository.damaged:
                     content = content[:-1] + bytes([content[-1] ^ 1])
-                start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
                 headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
                 content = content[start:]
                 if repository.cut is not None:
                     content = content[: repository.cut]
-                if repository.drop:
+                if repository.stall:
+                    self.answer(200, headers, content[: len(content) // 2], len(content))
+                    time.sleep(60)
+                elif repository.drop:
                     repository.drop -= 1
                     self.answer(200, headers, content[: len(content) // 2], len(content))
                     self.close_connection = True
@@ -170,3 +194,34 @@ def _tree_entry(file: str, content: bytes) -> dict[str, object]:
     if file.endswith(LARGE):
         entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
     return entry
+
+
+# ---- processes that ask it
+
+SCRIPT = """
+import json, sys
+from pyml_core.errors import PymlError
+from pyml_nlp.source import resolve
+
+for name in sys.argv[1:]:
+    notes = []
+    try:
+        found = resolve(name, notes.append)
+        print(json.dumps({"kind": found.kind, "path": str(found.path), "notes": notes}))
+    except PymlError as error:
+        print(json.dumps({"error": str(error), "type": type(error).__name__, "notes": notes}))
+"""
+
+
+def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
+    """This process's environment without anything of the hub's, and with these settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "PYTHONPATH": path, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return {**kept, **settings, **more}
+
+
+def resolved(names: list[str], env: dict[str, str]) -> tuple[dict[str, dict[str, object]], str]:
+    """What a new process makes of these names, and what it writes to stderr."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *names], env=env, capture_output=True, text=True, check=True)
+    return dict(zip(names, map(json.loads, done.stdout.splitlines()), strict=True)), done.stderr

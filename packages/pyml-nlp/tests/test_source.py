@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import writers
-from hub_stand_in import COMMIT, Hub, Repository
+from hub_stand_in import COMMIT, SCRIPT, Hub, Repository, environment, resolved
 
 from pyml_nlp.errors import ModelFileError, ModelNotFoundError
 from pyml_nlp.source import Source, resolve
@@ -35,34 +35,6 @@ SHARDED = {
 }
 GGUF = writers.join(writers.gguf({}, {"w": ("f32", (100,), writers.floats(100))}))
 SPLIT = {f"q4/m-0000{number}-of-00003.gguf": GGUF + bytes([number]) for number in (1, 2, 3)}
-
-SCRIPT = """
-import json, sys
-from pyml_core.errors import PymlError
-from pyml_nlp.source import resolve
-
-for name in sys.argv[1:]:
-    notes = []
-    try:
-        found = resolve(name, notes.append)
-        print(json.dumps({"kind": found.kind, "path": str(found.path), "notes": notes}))
-    except PymlError as error:
-        print(json.dumps({"error": str(error), "type": type(error).__name__, "notes": notes}))
-"""
-
-
-def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
-    """This process's environment without anything of the hub's, and with these settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))}
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "PYTHONPATH": path, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return {**kept, **settings, **more}
-
-
-def resolved(names: list[str], env: dict[str, str]) -> tuple[dict[str, dict[str, object]], str]:
-    """What a new process makes of these names, and what it writes to stderr."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *names], env=env, capture_output=True, text=True, check=True)
-    return dict(zip(names, map(json.loads, done.stdout.splitlines()), strict=True)), done.stderr
 
 
 class Run:

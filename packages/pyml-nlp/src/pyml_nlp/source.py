@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +45,6 @@ _SMALL_FILES = [
     "chat_template.jinja",
     "chat_template.json",
     "additional_chat_templates/*.jinja",
-    INDEX,
 ]
 """All that a model needs beside its weights. Weights come after these, so that whoever has them has everything."""
 
@@ -139,7 +140,11 @@ class _Hub:
         self._note = note
 
     def folder(self) -> Path:
-        """The folder of the repository's files, from the cache or downloaded: all of one commit."""
+        """The folder of the repository's files, from the cache or downloaded: all of one commit.
+
+        One file is downloaded after the other, in this thread, so that Ctrl-C stops it at once and leaves no part of a
+        file; whole files are kept for the next try.
+        """
         with importing:
             from huggingface_hub import HfApi, snapshot_download
             from huggingface_hub.errors import LocalEntryNotFoundError
@@ -158,15 +163,16 @@ class _Hub:
         with self._download():
             names = [file.rfilename for file in HfApi().model_info(self._id).siblings or []]
             self._check_usable(names)
-            small = [name for name in _SMALL_FILES if name != INDEX or SINGLE not in names]
-            folder = Path(snapshot_download(self._id, allow_patterns=small))
+            small = [*_SMALL_FILES, *([] if SINGLE in names else [INDEX])]
+            folder = self._file(CONFIG).parent  # which is named after the commit that all other files are taken from
+            for name in names:
+                if name != CONFIG and any(fnmatchcase(name, pattern) for pattern in small):
+                    self._file(name, folder.name)
             weights = weight_files(folder)
-            wanted = [SINGLE] if weights is None else weights.names
-            snapshot_download(self._id, allow_patterns=wanted, revision=folder.name)  # named after the commit
-            for name in wanted:
-                if not (folder / name).exists():
+            for name in [SINGLE] if weights is None else weights.names:
+                if name not in names:
                     raise ModelNotFoundError(f"{self._id}: the repository has no {name}, which its index names")
-                _check_hash(folder / name)
+                _check_hash(self._file(name, folder.name, bars=True))
         return folder
 
     def gguf(self, name: str) -> Path:
@@ -175,8 +181,7 @@ class _Hub:
         Of a split model all parts are there then, in one folder.
         """
         with importing:
-            from huggingface_hub import hf_hub_download, try_to_load_from_cache
-            from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+            from huggingface_hub import try_to_load_from_cache
 
         folder, slash, base = name.rpartition("/")
         parts = part_names(base)
@@ -189,15 +194,24 @@ class _Hub:
         with self._download():
             path, commit = Path(), None
             for part in parts:
-                try:
-                    path = Path(hf_hub_download(self._id, folder + slash + part, revision=commit))
-                except LocalEntryNotFoundError:  # an EntryNotFoundError too, but for want of a connection
-                    raise
-                except EntryNotFoundError:
-                    raise ModelNotFoundError(f"{self._id}: the repository has no file {folder}{slash}{part}") from None
+                path = self._file(folder + slash + part, commit, bars=True)
                 _check_hash(path)
                 commit = path.parents[name.count("/")].name  # the snapshot's folder is named after it
         return path.with_name(base)
+
+    def _file(self, name: str, commit: str | None = None, bars: bool = False) -> Path:
+        """One file of the repository, of this commit (None: of its main branch), from the cache or downloaded."""
+        with importing:
+            from huggingface_hub import hf_hub_download
+            from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        try:
+            with contextlib.nullcontext() if bars else _no_progress_bars():
+                return Path(hf_hub_download(self._id, name, revision=commit))
+        except LocalEntryNotFoundError:  # an EntryNotFoundError too, but for want of a connection
+            raise
+        except EntryNotFoundError:
+            raise ModelNotFoundError(f"{self._id}: the repository has no file {name}") from None
 
     def _check_usable(self, names: list[str]) -> None:
         """Before anything is downloaded: that there are a configuration and safetensors, or what there is instead."""
@@ -227,21 +241,15 @@ class _Hub:
         """
         from huggingface_hub import constants
         from huggingface_hub import errors as hub
-        from huggingface_hub.utils.tqdm import (
-            are_progress_bars_disabled,
-            disable_progress_bars,
-            enable_progress_bars,
-        )
 
         logger = logging.getLogger("huggingface_hub")
         level = logger.level
         if "HF_HUB_VERBOSITY" not in os.environ:
             logger.setLevel(logging.ERROR)
-        silence = not (sys.stderr is not None and sys.stderr.isatty()) and not are_progress_bars_disabled()
-        if silence:
-            disable_progress_bars()
+        terminal = sys.stderr is not None and sys.stderr.isatty()
         try:
-            yield
+            with contextlib.nullcontext() if terminal else _no_progress_bars():
+                yield
         except PymlError:
             raise
         except hub.GatedRepoError:
@@ -262,15 +270,38 @@ class _Hub:
                     f"{self._id}: not in the cache, and cannot be downloaded to it: {cause.filename}: "
                     f"{cause.strerror}; HF_HOME names another folder"
                 ) from None
-            reason = (str(cause).strip() or type(error).__name__).splitlines()[0]
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
             raise ModelNotFoundError(
-                f"{self._id}: not in the cache, and cannot be downloaded from {constants.ENDPOINT}: {reason}; check "
-                "the network and try again, or give a local file or folder"
+                f"{self._id}: not in the cache, and cannot be downloaded from {constants.ENDPOINT}: {reason}; "
+                f"{_advice(cause)}, or give a local file or folder"
             ) from None
         finally:
             logger.setLevel(level)
-            if silence:
-                enable_progress_bars()
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Without huggingface-hub's progress bars."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _advice(error: BaseException) -> str:
+    """What to do after a failed download, by the HTTP status that the hub answered with, if it did."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return "set HF_TOKEN to an access token of an account that may read it"
+    if status is not None and (status == 429 or status >= 500):
+        return "try again later"
+    return "check the network and try again"
 
 
 def _check_hash(path: Path) -> None:
