@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,24 @@ def test_version(commands: Any) -> None:
     from importlib.metadata import version
 
     assert commands.run("pyml", "--version").text.split()[-1] == version("pyml-nlp")
+
+
+def test_a_prompt_that_begins_with_bos_has_it_once(commands: Any, tiny_dirs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "gemma3"
+    shutil.copytree(tiny_dirs["gemma3"], folder)
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
+    options = ("--max-tokens", 3, "--temperature", 0, "--json", "--threads", 1)
+    plain = commands.infer(folder, *options, "--prompt", "the cat")
+    assert "Warning" not in plain.stderr
+    typed = commands.infer(folder, *options, "--prompt", "<bos>the cat")
+    assert json.loads(typed.stdout)["tokens"] == json.loads(plain.stdout)["tokens"]
+    assert json.loads(typed.stdout)["prompt_tokens"] == json.loads(plain.stdout)["prompt_tokens"]
+    warning = "Warning: the prompt begins with '<bos>', which is added to every prompt: it is not added again"
+    assert [line for line in typed.stderr.splitlines() if line.startswith("Warning")] == [warning]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("<bos>a\n<bos>b\nc\n")
+    several = commands.infer(folder, "--max-tokens", 1, "--batch-file", prompts)
+    assert several.stderr.count("Warning") == 1
+    chat = commands.infer(folder, *options, "--chat", "--prompt", "the cat")
+    assert "Warning" not in chat.stderr
+    assert json.loads(chat.stdout)["prompt_tokens"] == json.loads(plain.stdout)["prompt_tokens"]

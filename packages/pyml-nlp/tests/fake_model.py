@@ -29,7 +29,7 @@ class FakeTokenizer:
     vocab_size = VOCAB
     bos_id: int | None = None
 
-    def encode(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str) -> list[int]:
         return list(text.encode())
 
     def token_bytes(self, token: int) -> bytes:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from bos_cases import GOLDENS, TEXT, Case, cases, write
-from tokenizer_makers import pieces_model, write_json
+from tokenizer_makers import pieces_metadata, pieces_model, write_json
 
 from pyml_nlp.tokenizer import load_tokenizer
+from pyml_nlp.tokenizer.gguf import load_gguf
 
 CASES = {case.key: case for case in cases()}
 
@@ -66,3 +67,31 @@ def test_the_keys_do_not_have_to_make_sense_where_they_are_not_read(tmp_path: Pa
     folder = write(case, tmp_path)
     write_json(folder, {"add_bos_token": "no", "bos_token": "missing"}, "tokenizer_config.json")
     assert around(folder) == ["<|im_start|>", ""]
+
+
+@pytest.mark.parametrize("kind", ["tokenizer.json", "tokenizer.model", "gguf"])
+def test_a_prompt_with_its_own_bos_gets_no_other(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flags = json.dumps({"add_bos_token": True, "add_eos_token": True})
+    if kind == "gguf":
+        metadata = pieces_metadata(pieces_model("bpe"), add_bos_token=True, add_eos_token=True)
+        tokenizer = load_gguf(metadata, "m.gguf")
+    else:
+        tokenizer = load_tokenizer(write(Case(kind, "pieces", None, "llama", "both", flags, "named"), tmp_path))
+    bos, eos = 1, 2
+    for text in ("a the", "", " a", "the<s>the</s>a"):
+        assert tokenizer.encode_prompt(text) == tokenizer.encode(text)
+    assert not caplog.messages
+    for text in ("<s>a the", "<s>", "<s>a</s>", "a the</s>", "</s>"):
+        inner = tokenizer.encode(text, add_special=False)
+        inner = inner[inner[0] == bos : len(inner) - (inner[-1] == eos)]
+        assert tokenizer.encode_prompt(text) == [bos, *inner, eos]
+        assert tokenizer.encode(text)[:2] == [bos, bos] or not text.startswith("<s>")  # as the original tokenizers do
+    assert tokenizer.encode_prompt("<s><s>a")[:3] == [bos, bos, tokenizer.encode("<s>a", add_special=False)[1]]
+    assert caplog.messages == ["the prompt begins with '<s>', which is added to every prompt: it is not added again"]
+
+
+def test_a_prompt_keeps_its_own_bos_where_none_is_added(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = load_tokenizer(write(Case("tokenizer.json", "pieces", None, "llama", "none", "{}", "named"), tmp_path))
+    assert tokenizer.encode_prompt("<s>the") == tokenizer.encode("<s>the")
+    assert tokenizer.encode_prompt("<s>the")[0] == tokenizer.bos_id
+    assert not caplog.messages

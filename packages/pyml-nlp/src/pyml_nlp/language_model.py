@@ -301,8 +301,10 @@ class LanguageModel:
         return generation.text
 
     def ids(self, text: str | Sequence[int]) -> list[int]:
-        """Token ids of a text, with what the model wants around them; ids are returned as they are."""
-        return self.tokenizer.encode(text) if isinstance(text, str) else [operator.index(token) for token in text]
+        """Token ids of a text, with what the model wants around them, once; ids are returned as they are."""
+        return (
+            self.tokenizer.encode_prompt(text) if isinstance(text, str) else [operator.index(token) for token in text]
+        )
 
     # ---- chat
 

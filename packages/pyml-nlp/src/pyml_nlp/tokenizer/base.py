@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -12,6 +13,8 @@ from pyml_core.errors import PymlError
 from pyml_core.locks import NoFork, cached_property
 
 from .decoding import Decoding
+
+_log = logging.getLogger("pyml.tokenizer")
 
 MAX_TEXT = 8 << 20
 """Characters that one text may have: about ten times what the longest context takes, and seconds of work."""
@@ -75,6 +78,7 @@ class Tokenizer(ABC):
         self.bos_id = facts.bos_id
         self.eos_ids = facts.eos_ids
         self.special_ids = frozenset(facts.special_ids)
+        self._warned = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} from {self.kind}: {self.vocab_size} tokens>"
@@ -121,6 +125,31 @@ class Tokenizer(ABC):
                 ) from None
         ids = self._encode(text, parse_special, breaks)
         return [*self.facts.prefix, *ids, *self.facts.suffix] if add_special else ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a text that a model continues: those of :meth:`encode`, but BOS and EOS once.
+
+        Where the text itself begins with what is put before it, or ends with what is put after it, it is left as it
+        is; the first time, a warning says so.
+
+        Raises:
+            TextError: as of :meth:`encode`.
+        """
+        ids = self.encode(text, add_special=False)
+        before, after = list(self.facts.prefix), list(self.facts.suffix)
+        if before and ids[: len(before)] == before:
+            self._warn("begins", before)
+            ids = ids[len(before) :]
+        if after and ids[-len(after) :] == after:
+            self._warn("ends", after)
+            ids = ids[: -len(after)]
+        return [*before, *ids, *after]
+
+    def _warn(self, what: str, ids: list[int]) -> None:
+        if not self._warned:
+            text = self.decode(ids, skip_special=False)
+            _log.warning("the prompt %s with %.80r, which is added to every prompt: it is not added again", what, text)
+        self._warned = True
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of token ids: what :meth:`stream_decoder` gives, joined.
