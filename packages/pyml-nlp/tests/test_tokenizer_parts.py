@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from tokenizer_makers import (
     byte_level_metadata,
     library_json,
@@ -233,6 +234,50 @@ def test_added_tokens_of_the_config(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.encode("<new><|renamed|>plain word") == [size, 3, size + 1]
     assert tokenizer.decode([size, 3, size + 1], skip_special=False) == "<new><|renamed|>plain word"
+
+
+def token(number: int, text: str, **flags: bool) -> dict[str, Any]:
+    names = ("single_word", "lstrip", "rstrip", "normalized")
+    return {"id": number, "content": text, **dict.fromkeys(names, False), "special": True, **flags}
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        ([(0, "<x>"), (1, "<y>")], ""),
+        ([(9000, "<x>"), (0, "<y>")], "'<x>' has id 565, not 9565, and so on for 1 more"),
+        ([(1, "<x>"), (0, "<y>")], "'<x>' has id 565, not 566, and so on for 1 more"),
+        ([(0, "<x>"), (0, "<x>")], ""),
+        ([(0, "<x>"), (1, "<x>"), (1, "<y>")], "'<x>' has id 565, not 566"),
+        ([(0, "<x>"), (0, "<y>")], "'<y>' has id 566, not 565"),
+        ([(-300, "<x>")], "'<x>' has id 565, not 265"),
+        ([(0, "he"), (1, "<x>")], "'he' has id 257, not 565, and so on for 1 more"),
+        ([(2**31, "<x>")], "'<x>' has id 565, not 2147484213"),
+    ],
+)
+def test_added_tokens_with_odd_ids(
+    added: list[tuple[int, str]], told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They get the ids that the library gives them, and transformers with it."""
+    document = library_json("gpt2")
+    size = len(document["model"]["vocab"])
+    document["added_tokens"] += [token(size + number, text) for number, text in added]
+    write_json(tmp_path, document)
+    original = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    for text in ("<x>he<y>a", "a<y><x> he"):
+        assert tokenizer.encode(text) == original.encode(text).ids
+    assert tokenizer.vocab_size == original.get_vocab_size()
+    assert caplog.messages == ([f"{tmp_path / 'tokenizer.json'}: added token {told}"] if told else [])
+
+
+def test_an_added_token_that_comes_twice_is_the_first(tmp_path: Path) -> None:
+    document = library_json("gpt2")
+    size = len(document["model"]["vocab"])
+    document["added_tokens"] += [token(size, "<x>", lstrip=True), token(size, "<x>", rstrip=True)]
+    write_json(tmp_path, document)
+    original = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode("a <x> a") == original.encode("a <x> a").ids
 
 
 def test_eos_outside_of_the_vocabulary_is_left_out(tmp_path: Path) -> None:

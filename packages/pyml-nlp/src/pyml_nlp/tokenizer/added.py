@@ -1,37 +1,41 @@
-"""Give added tokens to the ``tokenizers`` library, and make sure that they get the ids that the files say."""
+"""Give added tokens to the ``tokenizers`` library, which decides about their ids as it does for transformers."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import ModelFileError
 from .config_files import AddedToken
 
 if TYPE_CHECKING:
     import tokenizers
 
+_log = logging.getLogger("pyml.tokenizer")
+
 
 def add_tokens(engine: tokenizers.Tokenizer, added: Sequence[AddedToken], special: Sequence[str], what: str) -> None:
     """Add tokens in the order given.
 
+    A token that is in the vocabulary already, or comes a second time, keeps the id that it has; any other one gets the
+    next free id. A warning tells where that is not the id that the files say.
+
     Args:
+        engine: the library's object.
+        added: the tokens.
         special: texts of tokens with a name (BOS and the like), which are special whatever their entry says, as
             transformers has it; those that are not in the vocabulary are left out.
-
-    Raises:
-        ModelFileError: a token would get another id than its own.
+        what: the file, for the warning.
     """
     from tokenizers import AddedToken as LibraryToken
 
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     engine.add_tokens([LibraryToken(token.text, **{name: getattr(token, name) for name in flags}) for token in added])
-    for token in added:
-        found = engine.token_to_id(token.text)
-        if found != token.id:
-            raise ModelFileError(
-                f"{what}: added token {token.text[:80]!r}: expected the next free id {found}, got {token.id}"
-            )
+    moved = [(token, found) for token in added if (found := engine.token_to_id(token.text)) != token.id]
+    if moved:
+        token, found = moved[0]
+        others = f", and so on for {len(moved) - 1} more" if len(moved) > 1 else ""
+        _log.warning("%s: added token %.80r has id %s, not %d%s", what, token.text, found, token.id, others)
     named = [text for text in special if text and engine.token_to_id(text) is not None]
     if named:
         engine.add_special_tokens([LibraryToken(text, normalized=False, special=True) for text in named])

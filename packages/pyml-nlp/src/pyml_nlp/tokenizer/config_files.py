@@ -115,7 +115,7 @@ class ConfigFiles:
         found: dict[int, AddedToken] = {}
         path = self.folder / "added_tokens.json"
         for text, number in read_optional(self.folder, "added_tokens.json").items():
-            found[_token_id(number, f"{path}: {text[:80]!r}")] = AddedToken(number, text)
+            found[_added_id(number, f"{path}: {text[:80]!r}")] = AddedToken(number, text)
         path = self.folder / "tokenizer_config.json"
         listed = self.tokenizer.get("added_tokens_decoder") or {}
         if not isinstance(listed, dict):
@@ -126,7 +126,7 @@ class ConfigFiles:
                     f"{path}: added_tokens_decoder: {key[:80]!r}: expected an object, got {entry!r:.80}"
                 )
             number = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else key
-            found[_token_id(number, f"{path}: added_tokens_decoder")] = parse_added_token(
+            found[_added_id(number, f"{path}: added_tokens_decoder")] = parse_added_token(
                 {**entry, "id": number}, str(path)
             )
         return [found[number] for number in sorted(found)]
@@ -243,6 +243,13 @@ def _token_id(value: Any, what: str) -> int:
     return value
 
 
+def _added_id(value: Any, what: str) -> int:
+    """The id of an added token, which may be beyond any vocabulary: see :mod:`.added`."""
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ModelFileError(f"{what}: expected a token id, got {value!r:.80}")
+    return value
+
+
 def parse_added_token(entry: Any, what: str) -> AddedToken:
     """An entry of ``added_tokens`` or ``added_tokens_decoder``.
 
@@ -256,7 +263,7 @@ def parse_added_token(entry: Any, what: str) -> AddedToken:
         raise ModelFileError(
             f"{what}: added token: expected a text of 1 to {MAX_TOKEN_LENGTH} characters, got {text!r:.80}"
         )
-    number = _token_id(entry.get("id"), f"{what}: added token {text[:80]!r}")
+    number = _added_id(entry.get("id"), f"{what}: added token {text[:80]!r}")
     special = entry.get("special", False)
     flags = {name: entry.get(name, False) for name in ("single_word", "lstrip", "rstrip")}
     flags["special"] = special

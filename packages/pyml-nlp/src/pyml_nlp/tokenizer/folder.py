@@ -12,7 +12,7 @@ from ..errors import ModelFileError
 from ..formats.config import read_json
 from . import byte_level, model_proto
 from .added import add_tokens
-from .base import Facts
+from .base import MAX_TOKENS, Facts
 from .bounded import read_bytes, read_text
 from .config_files import AddedToken, ConfigFiles
 from .library import LibraryTokenizer, build_bpe, check_vocab, guarded, split_merges
@@ -157,6 +157,10 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
 
 def _check_added(token: AddedToken, pieces: list[str], special: Collection[int], what: str) -> None:
     """An added token may be a new one, the piece with its id, or take the place of a control piece."""
+    if token.id >= MAX_TOKENS:
+        raise ModelFileError(
+            f"{what}: added token {token.text[:80]!r}: expected an id below {MAX_TOKENS}, got {token.id}"
+        )
     if token.lstrip or token.rstrip or token.single_word:
         raise ModelFileError(
             f"{what}: added token {token.text[:80]!r}: lstrip, rstrip and single_word are known in tokenizer.json alone"
