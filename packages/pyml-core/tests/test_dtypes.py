@@ -98,6 +98,23 @@ def weights(name: str, block: bytes) -> npt.NDArray[np.float32]:
     return dequantize(block, name, (BLOCK_TYPES[name].block_size,))
 
 
+@pytest.mark.parametrize("name", BLOCK_TYPES)
+def test_any_bytes_are_read_without_a_warning(name: str) -> None:
+    """Scales may be infinite or NaN, and so the numbers are; nothing is written to stderr for that."""
+    kind, rng = BLOCK_TYPES[name], np.random.default_rng(11)
+    data = rng.integers(0, 256, 400 * kind.type_size, np.uint8)
+    odd = np.frombuffer(b"\x00\x7c\x00\xfc\x00\x7e" * 40, np.uint8)
+    shape = (400, kind.block_size)
+    for start in range(kind.type_size):
+        data[start : start + len(odd)] = odd
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = dequantize(data, name, shape)
+            if kind.quantized:
+                expand(data, name, shape)
+        assert not np.isfinite(found).all()
+
+
 def test_layout_plain() -> None:
     assert weights("f32", b"\x00\x00\x20\xc0") == -2.5
     assert weights("f16", b"\x00\xc1") == -2.5

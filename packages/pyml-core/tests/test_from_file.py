@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from pyml_core import from_file
+from pyml_core import from_file, panels
 from pyml_core.dtypes import BLOCK_TYPES, dequantize
 from pyml_core.errors import ShapeError
-from pyml_core.from_file import Part, ReadError, read_parts, read_ranges
+from pyml_core.from_file import NumbersError, Part, ReadError, read_parts, read_ranges
 from pyml_core.hashing import hash_rows
 from pyml_core.tensor import PackedMatrix, Tensor, empty_matrix, pack_parts
 
@@ -20,10 +22,10 @@ COLUMNS = 512
 
 
 class File:
-    """A file of random bytes."""
+    """A file of random bytes that are finite numbers of every type: a bit of all exponents is 0."""
 
     def __init__(self, path: Path, nbytes: int) -> None:
-        self.data = np.random.default_rng(nbytes).integers(0, 256, nbytes, np.uint8)
+        self.data = np.random.default_rng(nbytes).integers(0, 256, nbytes, np.uint8) & np.uint8(0xF7)
         path.write_bytes(self.data.tobytes())
         self.path, self.fd = path, os.open(path, os.O_RDONLY)
 
@@ -137,11 +139,63 @@ def test_floats_without_a_scale(value: float, tmp_path: Path) -> None:
     values[20, 300] = value
     path = tmp_path / "weights"
     path.write_bytes(values.tobytes())
-    with pytest.raises(ShapeError) as expected:
+    with pytest.raises(ShapeError, match="expected finite numbers with scales up to 65504"):
         Tensor.from_array(values).convert("q8_0")
-    with path.open("rb") as file, pytest.raises(ShapeError) as found:
+    with path.open("rb") as file, pytest.raises(NumbersError) as found:
         read_parts([Part(empty_matrix("q8_0", values.shape), 0, 32, file.fileno(), 0, "f32")])
-    assert str(found.value) == str(expected.value)
+    scale = f"found a block with scale {np.float32(value) / np.float32(127):g}"
+    assert found.value.problem.endswith(scale if np.isfinite(value) else "found infinite ones or NaN")
+    assert found.value.offset == 0
+
+
+@pytest.mark.parametrize("dtype", BLOCK_TYPES)
+def test_numbers_that_are_not_finite(dtype: str, tmp_path: Path) -> None:
+    """A float, or any scale or minimum of any block, wherever it is: of all types, native and in memory alike."""
+    kind, rng = BLOCK_TYPES[dtype], np.random.default_rng(3)
+    shape = (48, 3 * 256)
+    whole = finite_bytes(dtype, shape, rng)
+    places = scale_places(dtype)
+    path = tmp_path / "weights"
+    for place in places:
+        for block in (0, 1, int(rng.integers(whole.size // kind.type_size)), whole.size // kind.type_size - 1):
+            for bits in BAD_BITS["f32" if dtype == "f32" else "bf16" if dtype == "bf16" else "f16"]:
+                data = whole.copy()
+                start = block * kind.type_size + place
+                data[start : start + len(bits)] = np.frombuffer(bits, np.uint8)
+                assert not Tensor(data, dtype, shape).is_finite()
+        path.write_bytes(b"ab" + data.tobytes())
+        for order in (None, np.arange(48)[::-1]):
+            with path.open("rb") as file, pytest.raises(NumbersError) as found:
+                read_parts([Part(empty_matrix(dtype, shape), 0, 48, file.fileno(), 2, dtype, order)])
+            assert (found.value.offset, found.value.problem) == (2, from_file.NOT_FINITE)
+    assert Tensor(whole, dtype, shape).is_finite()
+    path.write_bytes(whole.tobytes())
+    with path.open("rb") as file:
+        read_parts([Part(empty_matrix(dtype, shape), 0, 48, file.fileno(), 0, dtype)])
+    assert Tensor(whole[:0], dtype, (0, 256)).is_finite()
+
+
+BAD_BITS = {
+    "f32": [struct.pack("<I", bits) for bits in (0x7F800000, 0xFF800000, 0x7F800001, 0xFFFFFFFF)],
+    "f16": [struct.pack("<H", bits) for bits in (0x7C00, 0xFC00, 0x7C01, 0xFFFF)],
+    "bf16": [struct.pack("<H", bits) for bits in (0x7F80, 0xFF80, 0x7F81, 0xFFFF)],
+}
+
+
+def scale_places(dtype: str) -> list[int]:
+    """Where floats, or float16 scales and minima, are in a block: by the layout of panels in NumPy."""
+    fields = [field for field in panels.FIELDS[dtype] if field.unit == 2 or dtype == "f32"]
+    return [field.offset + field.unit * number for field in fields for number in range(field.count)]
+
+
+def finite_bytes(dtype: str, shape: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Random blocks with the largest finite floats or scales, and random codes."""
+    kind = BLOCK_TYPES[dtype]
+    blocks = rng.integers(0, 256, (kind.nbytes(shape) // kind.type_size, kind.type_size), dtype=np.uint8)
+    largest = {"f32": b"\xff\xff\x7f\xff", "bf16": b"\x7f\xff"}.get(dtype, b"\xff\x7b")
+    for place in scale_places(dtype):
+        blocks[:, place : place + len(largest)] = np.frombuffer(largest, np.uint8)
+    return blocks.reshape(-1)
 
 
 def test_what_cannot_be_made(file: File) -> None:

@@ -586,6 +586,11 @@ def test_bad_gpt2_config(change: dict[str, Any], message: str) -> None:
             },
             "llama.rope.scaling.yarn_log_multiplier: expected 0 or null",
         ),
+        (
+            LLAMA,
+            {"llama.rope.scaling.factor": 1e-300},
+            "llama.rope.scaling.factor: expected 0 or at least 0.001, found",
+        ),
         (LLAMA, {"llama.rope.freq_base": float("nan")}, "llama.rope.freq_base: .* found nan"),
         *(
             (LLAMA, {f"llama.{key}": 3}, rf"llama.{key}: not supported \(found 3\); it would change what the model")

@@ -50,9 +50,9 @@ def test_factors_of_a_gguf_file() -> None:
     np.testing.assert_allclose(rope.inv_freq(), [1.0, 0.1 / 8], rtol=1e-7)
 
 
-@pytest.mark.parametrize("factors", [[1.0, 0.0], [1.0, -1.0], [np.nan, 1.0], [np.inf, 1.0]])
+@pytest.mark.parametrize("factors", [[1.0, 0.0], [1.0, -1.0], [np.nan, 1.0], [np.inf, 1.0], [1e-45, 1.0]])
 def test_bad_factors_of_a_gguf_file(factors: list[float]) -> None:
-    with pytest.raises(ConfigError, match=r"rope_freqs\.weight: expected finite factors above 0"):
+    with pytest.raises(ConfigError, match=r"rope_freqs\.weight: expected finite factors of at least 0.001, found"):
         with_factors(Rope(4, 100.0), np.array(factors, np.float32))
 
 

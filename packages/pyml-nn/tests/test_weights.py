@@ -258,7 +258,9 @@ def test_longrope_factors_of_a_gguf_file() -> None:
         others = {key: value for key, value in weights.items() if name not in key}
         with pytest.raises(WeightsError, match=rf"rope_factors_{name}\.weight: missing, .* the file has rope_factors_"):
             phi3.Model(config, others)
-        with pytest.raises(ConfigError, match=rf"rope_factors_{name}\.weight: expected finite factors above 0"):
+        with pytest.raises(
+            ConfigError, match=rf"rope_factors_{name}\.weight: expected finite factors of at least 0.001, found"
+        ):
             phi3.Model(config, {**weights, f"rope_factors_{name}.weight": np.zeros(4, np.float32)})
 
 

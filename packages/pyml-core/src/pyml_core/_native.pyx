@@ -419,6 +419,7 @@ def measure_limit(str level, int threads, str what, data, int64_t amount):
 
 
 include "text.pxi"
+include "finite.pxi"
 
 
 include "timings.pxi"

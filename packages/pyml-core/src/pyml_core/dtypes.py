@@ -163,9 +163,9 @@ def dequantize(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> F32Array
     blocks = data.reshape(-1, kind.type_size)
     out = np.empty((len(blocks), kind.block_size), np.float32)
     for part in _chunks(len(blocks), kind.block_size):
-        codes, scale, minimum = _EXPAND[dtype](blocks[part])
-        weights = out[part].reshape(*scale.shape, -1)
         with np.errstate(invalid="ignore"):  # an infinite stored scale gives NaN, as in ggml
+            codes, scale, minimum = _EXPAND[dtype](blocks[part])
+            weights = out[part].reshape(*scale.shape, -1)
             np.multiply(codes.reshape(weights.shape), scale[:, :, None], out=weights)
             if minimum is not None:
                 weights += minimum[:, :, None]
@@ -182,7 +182,8 @@ def expand(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> Expanded:
     if dtype not in _EXPAND:
         raise ShapeError(f"expand: expected a quantised block type, got {dtype!r}")
     rows, width = check_shape(shape)
-    codes, scale, minimum = _EXPAND[dtype](data.reshape(-1, BLOCK_TYPES[dtype].type_size))
+    with np.errstate(invalid="ignore"):
+        codes, scale, minimum = _EXPAND[dtype](data.reshape(-1, BLOCK_TYPES[dtype].type_size))
     n_sub = width // (BLOCK_TYPES[dtype].block_size // scale.shape[1])
     return Expanded(
         codes.reshape(rows, width),

@@ -7,6 +7,7 @@ the file is ever in memory, and another Python thread has the interpreter to its
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,9 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native, cpu, panels
-from .dtypes import U8Array, block_type, check_scales
+from .dtypes import U8Array, block_type
 from .errors import OutOfMemoryError, ShapeError
 from .tensor import PackedMatrix, row_index
+
+NOT_FINITE = "expected finite numbers, found infinite ones or NaN"
+"""What is wrong with weights that are not finite, for messages."""
+
+_NO_SCALE, _NOT_FINITE = -1, -2  # in place of an error number of the system, see csrc/pyml.h
 
 
 class Part(NamedTuple):
@@ -62,6 +68,20 @@ class ReadError(Exception):
         super().__init__(self.reason or f"expected {wanted} bytes at offset {offset}, got {got}")
 
 
+class NumbersError(ReadError):
+    """Numbers were read that no matrix can have.
+
+    Attributes:
+        fd: descriptor of the file.
+        offset: of the matrix in it.
+        problem: what was expected and found, for messages.
+    """
+
+    def __init__(self, fd: int, offset: int, problem: str) -> None:
+        super().__init__(fd, 0, offset, 0, 0)
+        self.problem = problem
+
+
 def can_be_made(dtype: str, stored: str) -> bool:
     """Whether panels of a type can be filled from a file that stores the other one: the same, or q8_0 from floats."""
     return dtype == stored or (dtype == "q8_0" and stored in ("f32", "f16", "bf16"))
@@ -75,7 +95,8 @@ def read_parts(parts: Sequence[Part], threads: int | None = None) -> list[int]:
 
     Raises:
         ReadError: the file has become shorter, or cannot be read. OutOfMemoryError: no memory for reading.
-        ShapeError: a part that is no part of its matrix, or numbers that cannot be quantised.
+        NumbersError: numbers that are not finite, or that cannot be quantised.
+        ShapeError: a part that is no part of its matrix.
     """
     checked = [_checked(part) for part in parts]
     hashes, fault = _native.read_parts(checked, threads or cpu.default_threads())
@@ -123,6 +144,8 @@ def _checked(part: Part) -> Part:
 def _raise(fd: int, error: int, offset: int, wanted: int, got: int, scale: float) -> None:
     if error == errno.ENOMEM:
         raise OutOfMemoryError("no memory for reading a file")
-    if error < 0:
-        check_scales("q8_0", np.array([scale], np.float32))
+    if error == _NOT_FINITE or (error == _NO_SCALE and not math.isfinite(scale)):
+        raise NumbersError(fd, offset, NOT_FINITE)
+    if error == _NO_SCALE:
+        raise NumbersError(fd, offset, f"expected scales up to 65504 in q8_0, found a block with scale {scale:g}")
     raise ReadError(fd, error, offset, wanted, got)

@@ -76,6 +76,10 @@ class Tensor:
         """The numbers as float32 of this shape (f32: a view)."""
         return dequantize(self.data, self.dtype, self.shape)
 
+    def is_finite(self) -> bool:
+        """Whether all numbers are finite: of a quantised type, the scales and minima of its blocks."""
+        return _native.all_finite(self.data, block_type(self.dtype).ggml_id)
+
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` of the first axis, sharing this tensor's memory.
 

@@ -16,7 +16,9 @@ from typing import Any, Generic, TypeVar, cast
 from pyml_core.errors import PymlError
 from pyml_core.from_file import Part
 from pyml_core.tensor import PackedMatrix, Tensor
+from pyml_nn.config import ConfigError
 from pyml_nn.models import architecture_of
+from pyml_nn.weight_names import WeightsError
 
 from . import logs
 from .formats.gguf import GGUFFile
@@ -254,7 +256,10 @@ def _build(
     plan.check()
     logs.load.info("  Loading tensors...")
     weights = _Reported(files, progress)
-    model = model_class(config, weights, dtype, threads, chunk, screen, kv_dtype)
+    try:
+        model = model_class(config, weights, dtype, threads, chunk, screen, kv_dtype)
+    except (ConfigError, WeightsError) as error:
+        raise type(error)(f"{source.path}: {error}") from None
     weights.report(weights.total)
     logs.load.info("  %d tensors loaded", len(files.tensors))
     if isinstance(files, SafetensorsFolder):

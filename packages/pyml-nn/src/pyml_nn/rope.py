@@ -23,7 +23,8 @@ F32Array = npt.NDArray[np.float32]
 F64Array = npt.NDArray[np.float64]
 
 MAX_THETA = 1e12
-MAX_FACTOR = 1e6
+MIN_FACTOR, MAX_FACTOR = 1e-3, 1e6
+"""Of frequencies; smaller ones would make them infinite."""
 
 
 @dataclass(frozen=True)
@@ -261,8 +262,8 @@ def _hf_section(
 
 
 def _llama3(section: Fields, dim: int, context_length: int, original: int) -> Llama3Scaling:
-    low = section.number("low_freq_factor", 1e-3, MAX_FACTOR)
-    high = section.number("high_freq_factor", 1e-3, MAX_FACTOR)
+    low = section.number("low_freq_factor", MIN_FACTOR, MAX_FACTOR)
+    high = section.number("high_freq_factor", MIN_FACTOR, MAX_FACTOR)
     if high <= low:
         raise section.error("high_freq_factor", f"expected more than low_freq_factor ({low:g}), found {high:g}")
     return Llama3Scaling(_factor(section), low, high, original)
@@ -274,8 +275,8 @@ def _yarn(section: Fields, dim: int, context_length: int, original: int) -> Yarn
     top, bottom = (section.number(key, 0, MAX_FACTOR, default=0) for key in ("mscale", "mscale_all_dim"))
     magnitude = _yarn_magnitude(factor, top) / _yarn_magnitude(factor, bottom) if top and bottom else None
     magnitude = _yarn_magnitude(factor) if magnitude is None else magnitude
-    fast = section.number("beta_fast", 1e-3, MAX_FACTOR, default=32)
-    slow = section.number("beta_slow", 1e-3, MAX_FACTOR, default=1)
+    fast = section.number("beta_fast", MIN_FACTOR, MAX_FACTOR, default=32)
+    slow = section.number("beta_slow", MIN_FACTOR, MAX_FACTOR, default=1)
     if fast <= slow:
         raise section.error("beta_fast", f"expected more than beta_slow ({slow:g}), found {fast:g}")
     return YarnScaling(
@@ -289,9 +290,9 @@ def _yarn_magnitude(factor: float, coefficient: float = 1.0) -> float:
 
 
 def _longrope(section: Fields, dim: int, context_length: int, original: int) -> LongScaling:
-    short = section.numbers("short_factor", dim // 2, 1e-3, MAX_FACTOR)
-    long = section.numbers("long_factor", dim // 2, 1e-3, MAX_FACTOR)
-    factor = section.number("factor", 1e-3, MAX_FACTOR, default=context_length / original)
+    short = section.numbers("short_factor", dim // 2, MIN_FACTOR, MAX_FACTOR)
+    long = section.numbers("long_factor", dim // 2, MIN_FACTOR, MAX_FACTOR)
+    factor = section.number("factor", MIN_FACTOR, MAX_FACTOR, default=context_length / original)
     magnitude = 1.0 if factor <= 1 or original < 2 else math.sqrt(1 + math.log(factor) / math.log(original))
     return LongScaling(short, long, original, section.number("attention_factor", 1e-6, MAX_FACTOR, default=magnitude))
 
@@ -312,7 +313,7 @@ def _share(fields: Fields, default: float, partial: bool) -> float:
 
 
 def _factor(section: Fields) -> float:
-    return section.number("factor", 1e-3, MAX_FACTOR)
+    return section.number("factor", MIN_FACTOR, MAX_FACTOR)
 
 
 # ---- GGUF
@@ -335,6 +336,8 @@ def gguf_rope(
     )
     if kind == "none" or factor == 0:
         return Rope(dim, theta)
+    if factor < MIN_FACTOR:
+        raise fields.error("rope.scaling.factor", f"expected 0 or at least {MIN_FACTOR:g}, found {factor:g}")
     if kind == "yarn":
         return Rope(dim, theta, _gguf_yarn(fields, factor, context_length))
     return Rope(dim, theta, LinearScaling(factor) if factor != 1 else None)
@@ -347,8 +350,8 @@ def _gguf_yarn(fields: Fields, factor: float, context_length: int) -> YarnScalin
     return YarnScaling(
         factor,
         fields.integer("rope.scaling.original_context_length", 1, MAX_CONTEXT, default=context_length),
-        fields.number("rope.scaling.yarn_beta_fast", 1e-3, MAX_FACTOR, default=32),
-        fields.number("rope.scaling.yarn_beta_slow", 1e-3, MAX_FACTOR, default=1),
+        fields.number("rope.scaling.yarn_beta_fast", MIN_FACTOR, MAX_FACTOR, default=32),
+        fields.number("rope.scaling.yarn_beta_slow", MIN_FACTOR, MAX_FACTOR, default=1),
         magnitude=_yarn_magnitude(factor) * fields.number("rope.scaling.attn_factor", 1e-6, MAX_FACTOR, default=1),
     )
 
@@ -357,7 +360,7 @@ def with_factors(rope: Rope, factors: F32Array) -> Rope:
     """This rotation with a GGUF file's own frequency factors, float32 (dim / 2).
 
     Raises:
-        ConfigError: the metadata scales too, or a factor is not a finite number above 0.
+        ConfigError: the metadata scales too, or a factor is out of range.
     """
     if rope.scaling is not None:
         raise ConfigError("rope_freqs.weight: the metadata's rope.scaling.type scales the frequencies as well")
@@ -365,7 +368,8 @@ def with_factors(rope: Rope, factors: F32Array) -> Rope:
 
 
 def checked_factors(name: str, factors: F32Array) -> tuple[float, ...]:
-    """Frequency factors out of a GGUF file; ConfigError if one is not a finite number above 0."""
-    if not (np.isfinite(factors) & (factors > 0)).all():
-        raise ConfigError(f"{name}: expected finite factors above 0")
+    """Frequency factors out of a GGUF file; ConfigError if one is not a finite number of at least ``MIN_FACTOR``."""
+    bad = factors[~(np.isfinite(factors) & (factors >= np.float32(MIN_FACTOR)))]
+    if bad.size:
+        raise ConfigError(f"{name}: expected finite factors of at least {MIN_FACTOR:g}, found {bad[0]:g}")
     return tuple(map(float, factors))

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.dtypes import BLOCK_TYPES
-from pyml_core.from_file import Part, can_be_made
+from pyml_core.errors import ShapeError
+from pyml_core.from_file import NOT_FINITE, Part, can_be_made
 from pyml_core.panels import packed_nbytes
 from pyml_core.tensor import PackedMatrix, Tensor, empty_matrix, pack, pack_parts
 
@@ -134,7 +135,8 @@ class Weights:
         n_params: numbers read so far, each shared matrix once.
 
     Raises:
-        WeightsError: an unknown dtype; a weight missing, unknown, given twice, or of another shape.
+        WeightsError: an unknown dtype; a weight missing, unknown, given twice, or of another shape. When it is read: a
+            weight that is not finite, or that its block type cannot hold.
     """
 
     def __init__(
@@ -176,8 +178,8 @@ class Weights:
         if file is not None and can_be_made(dtype, stored) and not self._transposed(name):
             return self._later(file, name, empty_matrix(dtype, shape, split), rows)
         if rows is not None:
-            return pack(self._read(name).take_rows(rows).convert(dtype))
-        return pack_parts((part.convert(dtype) for part in self._parts(name)), dtype, shape, split)
+            return pack(self._converted(name, self._read(name).take_rows(rows), dtype))
+        return pack_parts((self._converted(name, part, dtype) for part in self._parts(name)), dtype, shape, split)
 
     def array(self, name: str) -> F32Array:
         """One norm, bias or position table as float32, which such weights always are."""
@@ -354,9 +356,21 @@ class Weights:
             tensor = self._reads.tensor(file_name, index, index + 1).reshape(*self._specs[name].shape)
         else:
             tensor = self._reads.tensor(file_name, start, stop)
+        if not tensor.is_finite():
+            raise WeightsError(f"{file_name}: {NOT_FINITE}")
         self._reads.note(name, tensor)
         self.n_params += int(np.prod(tensor.shape, dtype=np.int64))
         return transposed(tensor) if self._transposed(name) else tensor
+
+    def _converted(self, name: str, tensor: Tensor, dtype: str) -> Tensor:
+        """Finite weights in another block type; WeightsError for numbers that it cannot hold."""
+        try:
+            converted = tensor.convert(dtype)
+        except ShapeError as error:
+            raise WeightsError(f"{self._file_names[name]}: {error}") from None
+        if converted is not tensor and not converted.is_finite():
+            raise WeightsError(f"{self._file_names[name]}: expected numbers that {dtype} can hold, found larger ones")
+        return converted
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:

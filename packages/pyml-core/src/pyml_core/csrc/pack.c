@@ -55,6 +55,18 @@ static const block_type *find(int type) {
     return NULL;
 }
 
+/* The float16 fields lie side by side. */
+pyml_block_scales pyml_scales_of(int type) {
+    const block_type *t = find(type);
+    pyml_block_scales scales = {.block_bytes = t->bytes, .offset = t->bytes};
+    for (int i = 0; i < t->n_fields; i++) {
+        if (t->fields[i].kind != U16) continue;
+        if (t->fields[i].offset < scales.offset) scales.offset = t->fields[i].offset;
+        scales.count += t->fields[i].count;
+    }
+    return scales;
+}
+
 static int element_bytes(int type) { return type == TYPE_F32 ? 4 : type == TYPE_F16 || type == TYPE_BF16 ? 2 : 0; }
 
 static int64_t plane_bytes(const field *f, int64_t blocks) {

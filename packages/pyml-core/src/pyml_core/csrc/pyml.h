@@ -309,7 +309,7 @@ typedef struct {
 
 typedef struct {
     int64_t index;                /* of the part or range */
-    int error;                    /* errno; 0: the file ended; -1: a block with this scale has no q8_0 */
+    int error;                    /* errno; 0: the file ended; -1: a block with this scale has no q8_0; -2: not finite */
     int64_t offset, wanted, got;  /* bytes of the read that failed */
     float scale;
 } pyml_read_fault;
@@ -317,6 +317,15 @@ typedef struct {
 /* False after a fault, or if it was told to stop. */
 bool pyml_read_parts(int threads, pyml_part *, int64_t n_parts, pyml_read_fault *, pyml_watch *);
 bool pyml_read_ranges(const int64_t *fds, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *);
+
+/* pack.c: where the float16 scales and minima of a quantised type are in its blocks, one beside the other. */
+typedef struct {
+    int block_bytes, offset, count;
+} pyml_block_scales;
+pyml_block_scales pyml_scales_of(int type);
+
+/* finite.c: whether stored numbers, or the scales of whole blocks, are finite. */
+bool pyml_all_finite(int type, const uint8_t *stored, int64_t nbytes);
 
 /* quantize.c: so many floats of a stored type, a multiple of 32, to blocks of q8_0; false, and the scale, where a block has none. */
 bool pyml_to_q8_0(int stored, const uint8_t *floats, int64_t n, uint8_t *blocks, float *scale);

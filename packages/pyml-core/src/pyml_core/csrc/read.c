@@ -1,5 +1,5 @@
 /* read.c: matrices from files into their panels, by all threads: each reads a piece into memory that stays in its cache, and packs it
- * from there, as it is stored or quantised; what was read is hashed there too. Reads are positional; sizes and places are the caller's.
+ * from there, as it is stored or quantised; what was read is hashed and looked through for numbers that are not finite, too. Reads are positional; sizes and places are the caller's.
  */
 #define _GNU_SOURCE
 #include "pyml.h"
@@ -85,8 +85,12 @@ static void pack_piece(reading *r, int64_t index, int64_t piece, uint8_t *memory
     uint64_t hash = pyml_hash_rows(memory, end - begin, row_bytes, begin, part->rows ? part->rows + begin : NULL);
     atomic_fetch_add_explicit(&part->hash, hash, memory_order_relaxed);
     float scale;
+    if (part->stored == part->type && !pyml_all_finite(part->type, memory, (end - begin) * row_bytes)) {
+        fail(r, (pyml_read_fault){.index = index, .error = -2, .offset = part->offset});
+        return;
+    }
     if (part->stored != part->type && !pyml_to_q8_0(part->stored, memory, (end - begin) * part->k, behind, &scale)) {
-        fail(r, (pyml_read_fault){.index = index, .error = -1, .scale = scale});
+        fail(r, (pyml_read_fault){.index = index, .error = -1, .offset = part->offset, .scale = scale});
         return;
     }
     const uint8_t *rows = part->stored == part->type ? memory : behind;

@@ -44,7 +44,8 @@ class GGUFFile(ManyReads):
     Attributes:
         path: as given.
         parts: the opened files, the one with the metadata first.
-        version: 2 or 3.
+        version: 2 or 3; this and the alignment are those of the first file.
+        alignment: bytes; see :class:`~pyml_nlp.formats.gguf_part.GGUFPart`.
         metadata: see :class:`~pyml_nlp.formats.gguf_part.GGUFPart`.
         tensors: what the files say about each tensor, in their order.
 
@@ -71,7 +72,7 @@ class GGUFFile(ManyReads):
         except BaseException:
             self.close()
             raise
-        self.version = self.parts[0].version
+        self.version, self.alignment = self.parts[0].version, self.parts[0].alignment
         self.metadata: dict[str, Any] = self.parts[0].metadata
         self.tensors: dict[str, TensorInfo] = {name: part.tensors[name] for name, part in self._home.items()}
 
@@ -159,6 +160,10 @@ class GGUFFile(ManyReads):
         home = self._home_of(name)
         info = home.tensors[name].rows(start, stop)
         return Tensor(home.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
+
+    def read_bytes(self, offset: int, nbytes: int) -> bytes:
+        """Bytes of the first file; see :meth:`~pyml_nlp.formats.reading.ModelFile.read_bytes`."""
+        return self.parts[0].read_bytes(offset, nbytes)
 
     def place(self, name: str) -> tuple[int, int]:
         """The descriptor of a tensor's file, and where its bytes begin there.

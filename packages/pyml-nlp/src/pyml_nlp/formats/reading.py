@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import OutOfMemoryError, ShapeError
-from pyml_core.from_file import Part, ReadError, read_parts, read_ranges
+from pyml_core.from_file import NumbersError, Part, ReadError, read_parts, read_ranges
 
 from ..errors import ModelFileError, ModelNotFoundError
 
@@ -91,7 +91,8 @@ class ManyReads:
         """Read and pack rows of matrices, whose places were compared with the size of the file; their hashes.
 
         Raises:
-            ModelFileError: a file has become shorter, or the system could not read it.
+            ModelFileError: a file has become shorter, the system could not read it, or numbers in it are not finite or
+                cannot be quantised.
             OutOfMemoryError: there is no memory for it.
         """
         try:
@@ -191,6 +192,8 @@ class ModelFile:
     def told(self, error: ReadError) -> ModelFileError:
         """What went wrong with one of many reads."""
         what = self.what_lies_at(error.offset)
+        if isinstance(error, NumbersError):
+            return self.error(f"{what}: {error.problem}")
         if error.reason is not None:
             return self.error(f"cannot read {what}: {error.reason}")
         return self.error(
@@ -201,7 +204,7 @@ class ModelFile:
     def what_lies_at(self, offset: int) -> str:
         """The tensor that these bytes belong to, as messages call it."""
         before = [info for info in self.tensors.values() if info.offset <= offset]
-        return f"tensor {quoted(max(before, key=lambda info: info.offset).name)}" if before else "header"
+        return f"tensor {quoted(max(before, key=lambda info: (info.offset, info.nbytes)).name)}" if before else "header"
 
     def close(self) -> None:
         """Close the file; reading is over."""

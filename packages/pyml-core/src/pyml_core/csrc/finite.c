@@ -1,0 +1,48 @@
+/* finite.c: whether stored weights are finite. Floats are looked at themselves; of blocks their float16 scales and minima, since codes
+ * and the scales of sub-blocks are integers.
+ */
+#include "pyml.h"
+
+#include <string.h>
+
+/* An exponent of ones: infinite, or no number. Without branches, so that compilers take many at once. */
+static bool words_finite(const uint8_t *words, int64_t n) {
+    uint32_t odd = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t word;
+        memcpy(&word, words + 4 * i, 4);
+        odd |= (word & 0x7f800000u) == 0x7f800000u;
+    }
+    return !odd;
+}
+
+static bool halves_finite(const uint8_t *halves, int64_t n, uint16_t exponent) {
+    uint16_t odd = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, halves + 2 * i, 2);
+        odd = (uint16_t)(odd | ((half & exponent) == exponent));
+    }
+    return !odd;
+}
+
+/* A half of every block. */
+static bool scales_finite(const uint8_t *first, int64_t n, int64_t step) {
+    unsigned odd = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, first + step * i, 2);
+        odd |= (half & 0x7c00u) == 0x7c00u;
+    }
+    return !odd;
+}
+
+bool pyml_all_finite(int type, const uint8_t *stored, int64_t nbytes) {
+    if (type == TYPE_F32) return words_finite(stored, nbytes / 4);
+    if (type == TYPE_F16) return halves_finite(stored, nbytes / 2, 0x7c00);
+    if (type == TYPE_BF16) return halves_finite(stored, nbytes / 2, 0x7f80);
+    pyml_block_scales scales = pyml_scales_of(type);
+    int64_t blocks = nbytes / scales.block_bytes;
+    bool finite = scales_finite(stored + scales.offset, blocks, scales.block_bytes);
+    return scales.count < 2 ? finite : finite && scales_finite(stored + scales.offset + 2, blocks, scales.block_bytes);
+}
