@@ -12,12 +12,16 @@ from functools import lru_cache
 from pyml_core.errors import PymlError
 from pyml_core.locks import NoFork, cached_property
 
+from .aside import run_aside
 from .decoding import Decoding
 
 _log = logging.getLogger("pyml.tokenizer")
 
 MAX_TEXT = 8 << 20
 """Characters that one text may have: about ten times what the longest context takes, and seconds of work."""
+
+LONG_TEXT = 1 << 14
+"""Characters of a text that takes too long for a call that nobody can stop: a fraction of a second."""
 
 MAX_TOKENS = 1 << 22
 """Tokens that a vocabulary may have: sixteen times the largest one known."""
@@ -110,6 +114,8 @@ class Tokenizer(ABC):
 
         Raises:
             TextError: no str, more than ``MAX_TEXT`` characters, or a lone surrogate.
+            Cancelled: by the :class:`pyml_core.CancelToken` that this thread has entered, in a text of more than
+                ``LONG_TEXT`` characters.
         """
         if not isinstance(text, str):
             raise TextError(f"text: expected str, got {type(text).__name__}")
@@ -123,7 +129,10 @@ class Tokenizer(ABC):
                 raise TextError(
                     f"text: expected Unicode characters, got the lone surrogate {found} at {error.start}"
                 ) from None
-        ids = self._encode(text, parse_special, breaks)
+        if len(text) > LONG_TEXT:
+            ids = run_aside(lambda: self._encode(text, parse_special, breaks))
+        else:
+            ids = self._encode(text, parse_special, breaks)
         return [*self.facts.prefix, *ids, *self.facts.suffix] if add_special else ids
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -194,7 +203,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode(self, text: str, parse_special: bool, breaks: Sequence[int]) -> list[int]:
-        """Ids of the text alone."""
+        """Ids of the text alone. For a text of more than ``LONG_TEXT`` characters it does not keep the GIL."""
 
     @abstractmethod
     def _token_bytes(self, number: int) -> bytes:

@@ -17,7 +17,7 @@ from pyml_core.strings import split_pairs
 
 from ..errors import ModelFileError
 from . import byte_level
-from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, Facts, TextError, Tokenizer, libraries
+from .base import LONG_TEXT, MAX_TOKEN_LENGTH, MAX_TOKENS, Facts, TextError, Tokenizer, libraries
 from .decoding import ByteDecoding, Decoding
 from .special import SpecialTokens
 
@@ -146,7 +146,7 @@ class LibraryTokenizer(Tokenizer):
             return self._encode_apart(text, spanned)
         with self._lock, libraries, guarded("text", TextError):
             self._engine.encode_special_tokens = not parse_special
-            return list(self._engine.encode(text, add_special_tokens=False).ids)
+            return list(self._encoding(text).ids)
 
     def _encode_apart(self, text: str, breaks: Sequence[int]) -> list[int]:
         """Ids of a text in which no token spans these places.
@@ -158,13 +158,18 @@ class LibraryTokenizer(Tokenizer):
         pieces = [text[start:end] for start, end in pairwise((0, *breaks, len(text)))]
         with self._lock, libraries, guarded("text", TextError):
             self._engine.encode_special_tokens = False
-            encoding = self._engine.encode(wedge.join(pieces), add_special_tokens=False)
+            encoding = self._encoding(wedge.join(pieces))
             pairs = zip(encoding.ids, encoding.offsets, strict=True)
         inserted = {(place + n * len(wedge), place + (n + 1) * len(wedge)) for n, place in enumerate(breaks)}
         ids = [number for number, span in pairs if span not in inserted]
         if len(ids) + len(inserted) != len(encoding.ids):
             raise TextError("text: a control token in it cannot be read as plain text by this tokenizer")
         return ids
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
+        if len(text) <= LONG_TEXT:
+            return self._engine.encode(text, add_special_tokens=False)
+        return self._engine.encode_batch([text], add_special_tokens=False)[0]  # which lets go of the GIL
 
     @cached_property
     def _control(self) -> SpecialTokens:

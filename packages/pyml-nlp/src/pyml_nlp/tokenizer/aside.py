@@ -1,0 +1,48 @@
+"""Long calls of a library that the caller can leave: such a call looks neither at signals nor at deadlines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event, Thread
+from typing import TypeVar
+
+from pyml_core import cancel
+
+T = TypeVar("T")
+
+_STEP = 0.05  # seconds between looks at who may have cancelled
+
+
+def run_aside(call: Callable[[], T]) -> T:
+    """What ``call`` returns, from a thread of its own, in which it must let go of the GIL.
+
+    A call that is left goes on to its end, which is bounded (see :mod:`.work`); it gets no lock any more that it still
+    waits for.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C.
+        Cancelled: by the :class:`pyml_core.CancelToken` that this thread has entered.
+    """
+    values: list[T] = []
+    errors: list[BaseException] = []
+    done, left = Event(), cancel.CancelToken()
+
+    def run() -> None:
+        try:
+            with left:
+                values.append(call())
+        except BaseException as error:  # raised where the result is waited for
+            errors.append(error)
+        finally:
+            done.set()
+
+    Thread(target=run, daemon=True).start()
+    try:
+        while not done.wait(_STEP):
+            cancel.check()
+    except BaseException:
+        left.cancel()
+        raise
+    if errors:
+        raise errors[0]
+    return values[0]
