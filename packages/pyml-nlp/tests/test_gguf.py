@@ -142,7 +142,7 @@ def test_metadata_that_nothing_can_use(tmp_path: Path, caplog: pytest.LogCapture
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("pyml.load", "WARNING")
     assert record.getMessage() == (
-        f"{path}: metadata 'general.author': expected UTF-8, got b'J\\xf6rg': ignored (and 4 more such values)"
+        f"{path}: metadata 'general.author': expected UTF-8, got b'J\\xf6rg' (and 4 more such values)"
     )
 
 

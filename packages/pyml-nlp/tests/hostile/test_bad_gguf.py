@@ -112,13 +112,13 @@ METADATA = {
         metadata(entry("split.count", "u16", 3), entry("split.no", "u16", 1)),
         r"part 2 of 3 of a split model: expected a name that ends with -00002-of-00003\.gguf, and the other parts beside",
     ),
-    "split without a number": (metadata(entry("split.count", "u16", 3)), r"metadata 'split\.no': expected a number .* got none"),
+    "split without a number": (metadata(entry("split.count", "u16", 3)), r"metadata 'split\.no': expected an integer .* got none"),
     "split of many": (metadata(entry("split.count", "u16", 65535), entry("split.no", "u16", 0)), r"expected at most 512 parts, got 65535"),
-    "split of -1": (metadata(entry("split.count", "i16", -1)), r"'split\.count': expected a number of at least 0, got -1"),
+    "split of -1": (metadata(entry("split.count", "i16", -1)), r"'split\.count': expected an integer of at least 0, got -1"),
     "split number too large": (metadata(entry("split.count", "u16", 3), entry("split.no", "u16", 3)), r"part 4 of 3 of a split model"),
     "tensors of a split": (metadata(entry("split.tensors.count", "i32", 2)), r"'split\.tensors\.count': expected 2 tensors in all of 1 parts, got 0"),
-    "split an array": (metadata(entry("split.count", "[u8", [1, 1])), r"'split\.count': expected a number of at least 0, got array"),
-    "split a string": (metadata(entry("split.count", "str", "3")), r"'split\.count': expected a number of at least 0, got '3'"),
+    "split an array": (metadata(entry("split.count", "[f64", [1e12] * 300)), r"'split\.count': expected an integer of at least 0, got ndarray"),
+    "split a string": (metadata(entry("split.count", "str", "3")), r"'split\.count': expected an integer of at least 0, got str"),
 }  # fmt: skip
 
 TENSORS = {

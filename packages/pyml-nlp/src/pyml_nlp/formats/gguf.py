@@ -207,6 +207,6 @@ def _number(part: GGUFPart, key: str) -> int:
     """A key of every part of a split model."""
     value = part.metadata.get(key)
     if type(value) is not int or value < 0:
-        found = "none" if value is None else repr(value)[:80]
-        raise part.error(f"metadata {key!r}: expected a number of at least 0, got {found}")
+        found = "none" if value is None else value if isinstance(value, int) else type(value).__name__
+        raise part.error(f"metadata {key!r}: expected an integer of at least 0, got {found}")
     return value

@@ -130,7 +130,7 @@ class Header:
         """Log one warning for all values that were kept though something is wrong with them."""
         if self._odd:
             more = f" (and {len(self._odd) - 1} more such values)" if len(self._odd) > 1 else ""
-            self._file.warn(f"{self._odd[0]}: ignored{more}")
+            self._file.warn(self._odd[0] + more)
 
     def _text(self, raw: bytes, what: str) -> str | bytes:
         try:
