@@ -287,6 +287,20 @@ def test_eos_outside_of_the_vocabulary_is_left_out(tmp_path: Path) -> None:
     assert (tokenizer.bos_id, tokenizer.eos_ids) == (None, ())
 
 
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [
+        (None, None, ()), (None, 3, (3,)), ([], None, ()), ([4, 3], 4, (3, 4)), (-1, None, ()), ([-1, 5], [6], (5, 6)),
+    ],
+)  # fmt: skip
+def test_eos_is_a_number_a_list_or_none(tmp_path: Path, config: object, generation: object, expected: object) -> None:
+    write_json(tmp_path, library_json("gpt2"))
+    write_json(tmp_path, {"bos_token_id": None, "eos_token_id": config}, "config.json")
+    write_json(tmp_path, {"eos_token_id": generation}, "generation_config.json")
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (None, expected)
+
+
 def test_the_check_of_a_model_proto() -> None:
     model = pieces_model("bpe", normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True)
     spaces = check(model, "x")

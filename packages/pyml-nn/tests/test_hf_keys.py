@@ -39,7 +39,7 @@ REFUSED: dict[str, Any] = {
     "activation_sparsity": 0.9, "is_causal": False, "use_rope": False, "embedding_multiplier": 12.0,
     "logit_scale": True, "full_attn_mod": 2, "clip_qkv": 8.0, "use_bidirectional_attention": True,
     "transformers_weights": "x.safetensors",
-    "per_layer_config": {"0": {"head_dim": 3}}, "quant_bits": 8,
+    "per_layer_config": {"0": {"head_dim": 3}}, "quant_bits": 8, "multi_query_": 1,
 }  # fmt: skip
 
 

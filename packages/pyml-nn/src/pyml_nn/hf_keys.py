@@ -64,9 +64,9 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Keys that matter, or might, with the values that leave everything as it is in families that do not read them."""
 
 _ROOTS = (
-    "activ", "attention", "attn", "bias", "embed", "expert", "factor", "head", "interleav", "layer", "logit", "mask",
-    "moe", "multipl", "norm", "parallel", "pattern", "position", "quant", "residual", "rope", "rotary", "rout", "scal",
-    "slid", "softcap", "softmax", "sparse", "theta", "weight", "window",
+    "activ", "attent", "attn", "bias", "decoder", "embed", "expert", "factor", "head", "interleav", "layer", "logit",
+    "mask", "moe", "multipl", "norm", "parallel", "pattern", "position", "quant", "query", "residual", "rope", "rotary",
+    "rout", "scal", "slid", "softcap", "softmax", "sparse", "theta", "weight", "window",
 )  # fmt: skip
 _WORDS = frozenset((
     "act", "alpha", "base", "beta", "blocks", "cap", "causal", "chunk", "conv", "dense", "depth", "eps", "epsilon",

@@ -156,9 +156,10 @@ class ConfigFiles:
         for file, content in self._configs.items():
             value = content.get(name)
             for number in value if isinstance(value, list) else [] if value is None else [value]:
-                if _token_id(number, f"{self.folder / file}: {name}") < vocab_size:
+                no_token = type(number) is int and number == -1  # as some converters write it
+                if not no_token and _token_id(number, f"{self.folder / file}: {name}") < vocab_size:
                     found.append(number)
-                else:  # a default that nobody changed, as in many small models: no text can have this token
+                else:  # or a default that nobody changed, as in many small models: no text can have this token
                     _log.warning(
                         "%s: %s %d is outside of the vocabulary of %d tokens: ignored", file, name, number, vocab_size
                     )
