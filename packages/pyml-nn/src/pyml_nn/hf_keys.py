@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any
 
 from .config import same
@@ -32,7 +33,7 @@ _HARMLESS = frozenset({
 # fmt: on
 """Names of keys that say nothing about what the model computes for given ids."""
 
-_HARMLESS_PATTERN = re.compile("|".join((
+_HARMLESS_PATTERNS = (
     r"(unsloth|axolotl|llamafactory|mergekit|deepspeed|fsdp|wandb|onnx|lora|peft)(_\w+)?",
     r"(\w+_)?(dropout|pdrop)(_\w+)?",
     r"(\w+_)?(loss|losses)(_\w+)?",
@@ -46,7 +47,7 @@ _HARMLESS_PATTERN = re.compile("|".join((
     r"(base_)?model_(name|id|version|card|author|parallel)(_\w+)?|base_model|(\w+_)?version",
     r"license(_\w+)?|languages?|tags|authors?|description|created(_\w+)?|date|datasets?",
     r"num_nextn_predict_layers",  # layers behind the last one, which the weights' names tell of
-)))  # fmt: skip
+)  # fmt: skip
 """The same by pattern: tools and their versions, training, lengths of its texts, special tokens, descriptions."""
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -81,7 +82,13 @@ def is_harmless(key: str, value: Any) -> bool:
     """Whether a key is known to say nothing about what a model computes, or to leave it as it is with this value."""
     if key in _NEUTRAL:
         return any(same(value, good) for good in _NEUTRAL[key])
-    return key in _HARMLESS or (len(key) <= _LONGEST and _HARMLESS_PATTERN.fullmatch(key) is not None)
+    return key in _HARMLESS or (len(key) <= _LONGEST and _harmless_pattern().fullmatch(key) is not None)
+
+
+@cache
+def _harmless_pattern() -> re.Pattern[str]:
+    """All patterns in one, compiled when it is first needed: that takes a while."""
+    return re.compile("|".join(_HARMLESS_PATTERNS))
 
 
 def may_matter(key: str, value: Any) -> bool:
