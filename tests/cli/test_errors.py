@@ -133,7 +133,7 @@ def test_truncated_gguf(commands: Any, tiny_ggufs: dict[str, Path], tmp_path: Pa
 
 
 def test_empty_folder(commands: Any, tmp_path: Path) -> None:
-    assert failing(commands, tmp_path) == f"Error: {tmp_path / 'config.json'}: there is no such file"
+    assert failing(commands, tmp_path) == f"Error: {tmp_path}: the folder is empty"
 
 
 def test_unknown_architecture(commands: Any, model: Path, tmp_path: Path) -> None:
