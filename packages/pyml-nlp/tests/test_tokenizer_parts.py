@@ -271,6 +271,38 @@ def test_added_tokens_with_odd_ids(
     assert caplog.messages == ([f"{tmp_path / 'tokenizer.json'}: added token {told}"] if told else [])
 
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.mark.parametrize("decoder", [BYTES, {"type": "Sequence", "decoders": [BYTES, {"type": "Fuse"}]}, None])
+@pytest.mark.parametrize("special", [True, False])
+def test_added_tokens_are_their_own_text(decoder: dict[str, Any] | None, special: bool, tmp_path: Path) -> None:
+    """Also where all characters of a token could stand for bytes. A token of the vocabulary stays one of bytes."""
+    document = library_json("gpt2")
+    vocab = document["model"]["vocab"]
+    size = len(vocab)
+    own = ["na\u00efve", "\u010dau", "\u0120x", "\u010di \u65e5"]
+    added = [token(size + number, text, special=special) for number, text in enumerate(own)]
+    if decoder is None:
+        write_json(tmp_path, vocab, "vocab.json")
+        merges = "\n".join(" ".join(pair) for pair in document["model"]["merges"])
+        (tmp_path / "merges.txt").write_text(merges, encoding="utf-8")
+        config = {"added_tokens_decoder": {str(entry["id"]): entry for entry in added}}
+        write_json(tmp_path, {"tokenizer_class": "GPT2Tokenizer", **config}, "tokenizer_config.json")
+    else:
+        document["added_tokens"] += [*added, token(vocab["\u0120"], "\u0120", special=False)]
+        write_json(tmp_path, {**document, "decoder": decoder})
+    tokenizer = load_tokenizer(tmp_path)
+    for number, text in enumerate(own):
+        ids = tokenizer.encode(f"a {text} b", parse_special=True)
+        assert size + number in ids
+        assert tokenizer.decode(ids, skip_special=False) == f"a {text} b"
+        stream = tokenizer.stream_decoder(skip_special=False)
+        assert "".join(map(stream.push, ids)) + stream.flush() == f"a {text} b"
+        assert tokenizer.token_bytes(size + number) == text.encode()
+    assert tokenizer.token_bytes(vocab["\u0120"]) == b" "
+
+
 def test_an_added_token_that_comes_twice_is_the_first(tmp_path: Path) -> None:
     document = library_json("gpt2")
     size = len(document["model"]["vocab"])

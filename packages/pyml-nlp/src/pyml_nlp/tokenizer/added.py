@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from . import byte_level
 from .config_files import AddedToken
 
 if TYPE_CHECKING:
@@ -39,3 +40,16 @@ def add_tokens(engine: tokenizers.Tokenizer, added: Sequence[AddedToken], specia
     named = [text for text in special if text and engine.token_to_id(text) is not None]
     if named:
         engine.add_special_tokens([LibraryToken(text, normalized=False, special=True) for text in named])
+
+
+def own_texts(added: Mapping[int, tokenizers.AddedToken], vocab: Mapping[str, int]) -> dict[int, str]:
+    """Texts of a byte-level tokenizer's added tokens by id, in the alphabet of bytes.
+
+    An added token is found in plain text, so that its characters never stand for bytes, also where all of them could.
+    One that the model's own vocabulary has is left out: its characters do.
+    """
+    return {
+        number: byte_level.from_bytes(token.content.encode())
+        for number, token in added.items()
+        if vocab.get(token.content) != number
+    }

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ModelFileError
 from ..formats.config import read_json
 from . import byte_level, model_proto
-from .added import add_tokens
+from .added import add_tokens, own_texts
 from .base import MAX_TOKENS, Facts
 from .bounded import read_bytes, read_text
 from .config_files import AddedToken, ConfigFiles
@@ -53,6 +53,7 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
         engine.pre_tokenizer = byte_level.build_pre_tokenizer(rule, config.flag("add_prefix_space", False))
         add_tokens(engine, config.added_tokens(), [*config.special_tokens(), _END], str(path))
         known = engine.get_added_tokens_decoder()
+    texts = own_texts(known, vocab)
     vocab |= {token.content: number for number, token in known.items()}
     end = vocab.get(_END)
     bos = config.bos_id(vocab)
@@ -68,7 +69,7 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
         named_tokens=config.named_tokens(),
         chat_templates=config.chat_templates(),
     )
-    return LibraryTokenizer(facts, engine)
+    return LibraryTokenizer(facts, engine, texts=texts)
 
 
 def _rule(config: ConfigFiles, vocab_name: str) -> byte_level.PreTokenizer:

@@ -84,6 +84,7 @@ def decoder(document: dict[str, Any], what: str) -> tuple[MakeDecoding | None, C
     if not steps:
         makers.append(decoding.SpaceBetween)
     has_bytes = any(step.get("type") == "ByteFallback" for step in steps)
+    to_bytes = byte_level.to_bytes if any(step.get("type") == "ByteLevel" for step in steps) else str.encode
 
     def make(piece: Callable[[int], str]) -> decoding.Decoding:
         return decoding.ChainDecoding(piece, [maker() for maker in makers])
@@ -92,7 +93,7 @@ def decoder(document: dict[str, Any], what: str) -> tuple[MakeDecoding | None, C
         byte = decoding.byte_of(piece) if has_bytes else None
         for old, new in replacements:
             piece = piece.replace(old, new)
-        return piece.encode() if byte is None else bytes([byte])
+        return to_bytes(piece) if byte is None else bytes([byte])
 
     return make, piece_bytes
 

@@ -19,12 +19,12 @@ import numpy as np
 
 from ..errors import ModelFileError
 from ..formats.config import read_json
-from .added import add_tokens
+from .added import add_tokens, own_texts
 from .base import MAX_TOKENS, Facts
 from .config_files import ConfigFiles, parse_added_token
 from .json_decoder import around, decoder
 from .json_encoder import before_model
-from .json_parts import listed, section
+from .json_parts import listed, parts, section
 from .library import LibraryTokenizer, build_bpe, check_vocab, guarded, split_merges
 from .model_proto import check_lengths
 
@@ -48,8 +48,8 @@ def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
     added = [parse_added_token(entry, what) for entry in listed({"added_tokens": [], **document}, "added_tokens", what)]
     if len(added) > MAX_TOKENS:
         raise ModelFileError(f"{what}: added_tokens: expected at most {MAX_TOKENS}, got {len(added)}")
-    texts = {token.text for token in added}
-    added += [token for token in config.added_tokens() if token.text not in texts]  # as transformers adds them
+    listed_texts = {token.text for token in added}
+    added += [token for token in config.added_tokens() if token.text not in listed_texts]  # as transformers adds them
     make_decoding, piece_bytes = decoder(document, what)
     model, vocab = _model(section(document, "model", what), what)
     with guarded(what):
@@ -57,6 +57,8 @@ def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
         engine.model = model
         add_tokens(engine, added, config.special_tokens(), what)
         known = engine.get_added_tokens_decoder()
+    in_bytes = any(step.get("type") == "ByteLevel" for step in parts(document, "decoder", what))
+    texts = own_texts(known, vocab) if in_bytes else {}
     vocab |= {token.content: number for number, token in known.items()}
     prefix, suffix = around(document, vocab, what)
     facts = Facts(
@@ -70,7 +72,7 @@ def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
         named_tokens=config.named_tokens(),
         chat_templates=config.chat_templates(),
     )
-    return LibraryTokenizer(facts, engine, make_decoding, piece_bytes)
+    return LibraryTokenizer(facts, engine, make_decoding, piece_bytes, texts)
 
 
 def _model(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model, dict[str, int]]:
