@@ -15,7 +15,7 @@ import pytest
 
 import tiny_models
 
-CODE = "import sys; from pyml_nlp.cli.main import leave, run; leave(run(sys.argv[1], sys.argv[2:]))"
+CODE = "import sys; from pyml_nlp.cli.main import _command; _command(sys.argv.pop(1))"
 
 
 def _restore_signals() -> None:

@@ -11,8 +11,8 @@ from pyml_core.errors import PymlError
 from ..generation.generator import Generator
 from ..generation.request import Request
 from ..generation.scheduler import TOGETHER, Scheduler
+from .ending import INTERRUPTED
 from .interrupts import interruptible
-from .main import INTERRUPTED
 from .output import Output
 from .results import FINISHED, ResultFile, json_line
 

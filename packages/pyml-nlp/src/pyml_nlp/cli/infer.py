@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .chat import add_chat_options, check_chat
+from .ending import INTERRUPTED
 from .interrupts import interruptible
-from .main import INTERRUPTED
 from .options import (
     SETTINGS,
     Command,

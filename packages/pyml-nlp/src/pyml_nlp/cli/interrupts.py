@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from . import ending
+
 
 @contextmanager
 def interruptible(cancel: Callable[[], None], twice_ends: bool = True) -> Iterator[list[int]]:
@@ -18,17 +20,18 @@ def interruptible(cancel: Callable[[], None], twice_ends: bool = True) -> Iterat
         twice_ends: whether the second one ends the program.
     """
     signals: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or before not in (signal.default_int_handler, ending.interrupt):
+        yield signals  # it is ignored, or the application's own
+        return
+    end = before
 
-    def handle(number: int, _: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         signals.append(number)
         if len(signals) > 1 and twice_ends:
-            raise KeyboardInterrupt
+            end(number, frame)
         cancel()
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored, or the application's own
-        yield signals
-        return
     signal.signal(signal.SIGINT, handle)
     try:
         yield signals

@@ -6,50 +6,44 @@ Exit codes: 2 for anything wrong on the command line; 1 for a file, a model, mem
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
 
+from . import ending
+from .ending import INTERRUPTED
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import click
+    from collections.abc import Sequence
+    from typing import NoReturn
 
-INTERRUPTED = 130
+    import click
 
 
 def main() -> NoReturn:
     """``pyml``."""
-    leave(run("pyml", sys.argv[1:]))
+    _command("pyml")
 
 
 def infer_main() -> NoReturn:
     """``pyml-infer``, the same as ``pyml infer``."""
-    leave(run("pyml-infer", sys.argv[1:]))
+    _command("pyml-infer")
 
 
 def bench_main() -> NoReturn:
     """``pyml-bench``, the same as ``pyml bench``."""
-    leave(run("pyml-bench", sys.argv[1:]))
+    _command("pyml-bench")
 
 
 def audit_main() -> NoReturn:
     """``pyml-audit``, the same as ``pyml audit``."""
-    leave(run("pyml-audit", sys.argv[1:]))
+    _command("pyml-audit")
 
 
-def leave(code: int) -> NoReturn:
-    """End the process. Taking everything apart, object by object, would be a tenth of a short command's time."""
-    try:
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    except (OSError, ValueError):  # of a stream, which the interpreter tells of
-        sys.exit(code)
-    os._exit(code)
+def _command(name: str) -> NoReturn:
+    ending.begin()
+    ending.leave(run(name, sys.argv[1:]))
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
@@ -58,7 +52,11 @@ def run(name: str, arguments: Sequence[str]) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(200_000)  # what modules and a model's vocabulary allocate is no garbage: seldom look for any
     try:
-        return _run(name, arguments)
+        try:
+            ending.unwinding = True
+            return _run(name, arguments)
+        finally:
+            ending.unwinding = False
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except MemoryError as error:
@@ -105,6 +103,7 @@ def _fail(message: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
+    ending.told = ending.told or code == INTERRUPTED
     if sys.stderr is not None:
         print(f"Error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
@@ -112,6 +111,8 @@ def _fail(message: str, code: int) -> int:
 
 def load_command(name: str) -> click.Command:
     """The click command of this name, from the module of this name."""
+    from importlib import import_module
+
     command: click.Command = import_module(f".{name}", __package__).command
     return command
 
