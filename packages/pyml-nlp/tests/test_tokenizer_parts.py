@@ -303,13 +303,36 @@ def test_added_tokens_are_their_own_text(decoder: dict[str, Any] | None, special
     assert tokenizer.token_bytes(vocab["\u0120"]) == b" "
 
 
-def test_an_added_token_that_comes_twice_is_the_first(tmp_path: Path) -> None:
+def test_an_added_token_that_comes_twice_is_the_last(tmp_path: Path) -> None:
     document = library_json("gpt2")
     size = len(document["model"]["vocab"])
     document["added_tokens"] += [token(size, "<x>", lstrip=True), token(size, "<x>", rstrip=True)]
     write_json(tmp_path, document)
     original = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert load_tokenizer(tmp_path).encode("a <x> a") == original.encode("a <x> a").ids
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("a <x> a") == original.encode("a <x> a").ids
+    assert tokenizer.encode("<x> a") == tokenizer.encode("<x>a") != tokenizer.encode("a <x>")[-2:]
+
+
+def test_a_token_with_a_name_is_found_as_its_entry_says(tmp_path: Path) -> None:
+    """The entry of the configuration, if there is one, else that of tokenizer.json; always as a special token."""
+    document = library_json("gpt2")
+    number, a = document["model"]["vocab"]["<|im_start|>"], document["model"]["vocab"]["a"]
+    document["added_tokens"][1] |= {"lstrip": True, "special": False}
+    write_json(tmp_path, document)
+    named = {"eos_token": "<|im_start|>"}
+    entry = token(number, "<|im_start|>", rstrip=True, special=False)
+    for config, ids, special in (
+        ({}, [a, number, *load_tokenizer(tmp_path).encode(" a")], False),
+        (named, [a, number, *load_tokenizer(tmp_path).encode(" a")], True),
+        (named | {"added_tokens_decoder": {str(number): entry}}, [a, document["model"]["vocab"]["Ġ"], number, a], True),
+    ):
+        write_json(tmp_path, config, "tokenizer_config.json")
+        write_json(tmp_path, {"<|im_start|>": number}, "added_tokens.json")  # which says nothing of spaces
+        tokenizer = load_tokenizer(tmp_path)
+        assert tokenizer.encode("a <|im_start|> a") == ids
+        assert (number in tokenizer.special_ids) is special
+        (tmp_path / "added_tokens.json").unlink()
 
 
 def test_eos_outside_of_the_vocabulary_is_left_out(tmp_path: Path) -> None:

@@ -24,22 +24,34 @@ def add_tokens(engine: tokenizers.Tokenizer, added: Sequence[AddedToken], specia
     Args:
         engine: the library's object.
         added: the tokens.
-        special: texts of tokens with a name (BOS and the like), which are special whatever their entry says, as
-            transformers has it; those that are not in the vocabulary are left out.
+        special: texts of tokens with a name (BOS and the like), which are special whatever their entry says, but are
+            found as it says, as transformers has it; those that are not in the vocabulary are left out.
         what: the file, for the warning.
     """
     from tokenizers import AddedToken as LibraryToken
 
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    engine.add_tokens([LibraryToken(token.text, **{name: getattr(token, name) for name in flags}) for token in added])
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    named = dict.fromkeys(special)
+    engine.add_tokens(
+        [
+            LibraryToken(
+                token.text,
+                special=token.special or token.text in named,
+                **{name: getattr(token, name) for name in flags},
+            )
+            for token in added
+        ]
+    )
     moved = [(token, found) for token in added if (found := engine.token_to_id(token.text)) != token.id]
     if moved:
         token, found = moved[0]
         others = f", and so on for {len(moved) - 1} more" if len(moved) > 1 else ""
         _log.warning("%s: added token %.80r has id %s, not %d%s", what, token.text, found, token.id, others)
-    named = [text for text in special if text and engine.token_to_id(text) is not None]
-    if named:
-        engine.add_special_tokens([LibraryToken(text, normalized=False, special=True) for text in named])
+    for token in added:
+        named.pop(token.text, None)
+    rest = [text for text in named if text and engine.token_to_id(text) is not None]
+    if rest:
+        engine.add_special_tokens([LibraryToken(text, normalized=False, special=True) for text in rest])
 
 
 def own_texts(added: Mapping[int, tokenizers.AddedToken], vocab: Mapping[str, int]) -> dict[int, str]:

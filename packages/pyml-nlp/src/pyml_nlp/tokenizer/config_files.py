@@ -7,7 +7,7 @@ chat_template.jinja, additional_chat_templates and chat_template.json; each may 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,12 +110,18 @@ class ConfigFiles:
             raise ModelFileError(f"{what}: expected the text of a token, got {value!r:.80}")
         return text
 
-    def added_tokens(self) -> list[AddedToken]:
-        """Tokens of added_tokens.json and of tokenizer_config.json's ``added_tokens_decoder``, by id."""
+    def added_tokens(self, known: Collection[str] = ()) -> list[AddedToken]:
+        """Tokens of added_tokens.json and of tokenizer_config.json's ``added_tokens_decoder``, by id.
+
+        Args:
+            known: texts that are left out of the former file, which says nothing of a token but its id.
+        """
         found: dict[int, AddedToken] = {}
         path = self.folder / "added_tokens.json"
         for text, number in read_optional(self.folder, "added_tokens.json").items():
-            found[_added_id(number, f"{path}: {text[:80]!r}")] = AddedToken(number, text)
+            _added_id(number, f"{path}: {text[:80]!r}")
+            if text not in known:
+                found[number] = AddedToken(number, text)
         path = self.folder / "tokenizer_config.json"
         listed = self.tokenizer.get("added_tokens_decoder") or {}
         if not isinstance(listed, dict):

@@ -48,8 +48,8 @@ def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
     added = [parse_added_token(entry, what) for entry in listed({"added_tokens": [], **document}, "added_tokens", what)]
     if len(added) > MAX_TOKENS:
         raise ModelFileError(f"{what}: added_tokens: expected at most {MAX_TOKENS}, got {len(added)}")
-    listed_texts = {token.text for token in added}
-    added += [token for token in config.added_tokens() if token.text not in listed_texts]  # as transformers adds them
+    # As transformers adds them: what the config says of a token that is there already, is what counts.
+    added += config.added_tokens({token.text for token in added})
     make_decoding, piece_bytes = decoder(document, what)
     model, vocab = _model(section(document, "model", what), what)
     with guarded(what):
