@@ -8,9 +8,10 @@ from types import TracebackType
 
 from ._native import StopFlag
 from .errors import Cancelled
+from .pickling import OfOneProcess
 
 
-class CancelToken:
+class CancelToken(OfOneProcess, instead="make one in each process"):
     """Stops every run that a thread does while it has entered the token: ``with token: program.run(...)``.
 
     Such a run raises :class:`pyml_core.errors.Cancelled` within one item of work once the token is cancelled, from any

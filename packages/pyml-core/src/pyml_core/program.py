@@ -26,6 +26,7 @@ from .graph import Buffer, Operation, Slice
 from .kv_layout import KVLayout, PageTable
 from .locks import Lock
 from .observe import Observer, observers_of, observing
+from .pickling import OfOneProcess
 from .screen import MARGIN, MAX_STATES
 from .tensor import PackedMatrix, Tensor, pack
 from .timing import Capture, Timings
@@ -44,7 +45,7 @@ _OVER_TOKENS = (  # their rows are always tokens
 )  # fmt: skip
 
 
-class Program:
+class Program(OfOneProcess, instead="make one in each process"):
     """A flat list of operations, run as one call.
 
     Args:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pyml_core.errors import PymlError
 from pyml_core.locks import Lock, importing
+from pyml_core.pickling import SharedByCopies
 from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, Top, Want
 from pyml_nn.trace import traces_of
 
@@ -29,6 +30,7 @@ from .generation.prefix_cache import PrefixCache
 from .generation.request import Request
 from .generation.scheduler import TOGETHER
 from .generation.speculation import Costs
+from .pickling import Origin, reduce_model
 from .sampling import Sampling
 from .structured.grammar import one_grammar
 
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 F32Array = npt.NDArray[np.float32]
 
 
-class LanguageModel:
+class LanguageModel(SharedByCopies):
     """Text in, text out; or ids in, logits out.
 
     Args:
@@ -67,10 +69,15 @@ class LanguageModel:
         context_length: most positions of a sequence.
         prefill_chunk: most tokens of a prompt that run at once.
         name: what it was loaded from.
+        origin: how it was loaded; None: it was not loaded from files.
         costs: what runs of several tokens were seen to cost; see :class:`Costs`.
 
     Several threads may use it, each with caches of its own: runs of the model take turns, and results are the same.
     It is a context manager that closes itself.
+
+    It is pickled as the path and options that it was loaded with, and loaded again where it is unpickled, for
+    multiprocessing; an error if the files are not the same any more. ``copy.copy`` and ``copy.deepcopy`` return the
+    model itself.
     """
 
     def __init__(
@@ -90,6 +97,7 @@ class LanguageModel:
         self.prefill_chunk = prefill_chunk
         self.name = name
         self._closed = False
+        self.origin: Origin | None = None
         self.costs = Costs()
         self.prefix_cache = PrefixCache() if prefix_cache is None else prefix_cache
         self._chat_template: ChatTemplate | None = None
@@ -98,6 +106,9 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         return f"<LanguageModel {self.name}: {self.model.n_params / 1e6:.1f}M params, context {self.context_length}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduce_model(self)
 
     # ---- facts
 

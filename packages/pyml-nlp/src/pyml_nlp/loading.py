@@ -25,6 +25,7 @@ from .formats.gguf import GGUFFile
 from .formats.safetensors import SafetensorsFolder
 from .generation.prefix_cache import DEFAULT_BYTES, PrefixCache
 from .language_model import LanguageModel
+from .pickling import Origin
 from .source import Source, resolve
 from .tokenizer import Tokenizer, load_tokenizer
 from .tokenizer.load import tokenizer_files
@@ -103,6 +104,16 @@ def load(
             tokenizer.result()  # what is wrong with it comes first
             raise
     lm.prefix_cache = prefix_cache
+    options = {
+        "dtype": dtype,
+        "threads": threads,
+        "context_len": context_len,
+        "prefill_chunk": prefill_chunk,
+        "cache_bytes": cache_bytes,
+        "screen": screen,
+        "kv_dtype": kv_dtype,
+    }
+    lm.origin = Origin(source.path.absolute(), source.name, options)
     return lm
 
 

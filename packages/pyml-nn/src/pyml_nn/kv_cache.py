@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pyml_core.cpu import level
 from pyml_core.errors import PymlError, ShapeError
 from pyml_core.kv_layout import PAGE_TOKENS, VALUE_SCALES, KVLayout, PageTable
+from pyml_core.pickling import OfOneProcess
 
 from .config import show
 from .files import new_file
@@ -65,7 +66,7 @@ class Origin(NamedTuple):
         raise ShapeError(f"{what}: expected a KV cache of CPU level {self.cpu_level}, found one of {found.cpu_level}")
 
 
-class KVCache:
+class KVCache(OfOneProcess, instead="save it with save(path), and load it with lm.load_cache(path); fork() copies it"):
     """Keys and values of one sequence.
 
     Args:

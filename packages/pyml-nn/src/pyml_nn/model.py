@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from pyml_core import cancel
 from pyml_core.errors import Cancelled, PymlError, ShapeError
+from pyml_core.pickling import OfOneProcess
 from pyml_core.program import Program
 from pyml_core.tensor import PackedMatrix
 from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, GreedyToken, Top, TopLogits, Want
@@ -43,7 +44,7 @@ F32Array = npt.NDArray[np.float32]
 C = TypeVar("C", bound=Dimensions)
 
 
-class Model(ABC, Generic[C]):
+class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel that has it, or load it in each process"):
     """A decoder-only language model: token ids in, logits out.
 
     Args:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_core.locks import Lock
+from pyml_core.pickling import OfOneProcess
 from pyml_core.timing import PHASES, Lap, Laps
 
 from . import trace_files
@@ -108,7 +109,7 @@ class Traced(Protocol):
         ...
 
 
-class Trace:
+class Trace(OfOneProcess, instead="save it with save(path)"):
     """Records the runs of one model while it is open as a context manager.
 
     It sees the calls made in its own context: those of other threads and tasks are theirs (``asyncio.to_thread`` takes

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyml_core.pickling import OfOneProcess
+
 from ..generation.prefix_cache import common_length
 from .messages import Message
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from ..language_model import LanguageModel
 
 
-class Conversation:
+class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
     """Messages and the model's answers, in turns.
 
     The whole conversation goes through the model's template at each turn, and its ids are compared with those in the

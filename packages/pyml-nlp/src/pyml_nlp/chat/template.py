@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyml_core.locks import cached_property
+from pyml_core.pickling import OfOneProcess
 
 from ..errors import ChatTemplateError
 from .marks import ControlTokens, choose_mark, taken_out, unescaped
@@ -37,7 +38,7 @@ class Prompt(NamedTuple):
     source: str
 
 
-class ChatTemplate:
+class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
     """The chat templates that a model comes with, by name; mostly there is one, ``default``.
 
     Args:

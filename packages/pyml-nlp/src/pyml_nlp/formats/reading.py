@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pyml_core.errors import OutOfMemoryError, ShapeError
 from pyml_core.from_file import NumbersError, Part, ReadError, read_parts, read_ranges
+from pyml_core.pickling import OfOneProcess
 
 from ..errors import ModelFileError, ModelNotFoundError
 
@@ -79,7 +80,7 @@ def quoted(name: str | bytes) -> str:
     return text if len(name) <= 100 else f"{text[:-1]}...{text[-1]}"
 
 
-class ManyReads:
+class ManyReads(OfOneProcess, instead="open it again from its path"):
     """What reads much at once of the files that it has, in native code: see :mod:`pyml_core.from_file`."""
 
     @property
@@ -111,7 +112,7 @@ class ManyReads:
         return next((file for file in self.files if file.fd == fd), self.files[0])
 
 
-class ModelFile:
+class ModelFile(OfOneProcess, instead="open it again from its path"):
     """A regular file, opened once: its size is the descriptor's, and a read gives all the bytes asked for or an error.
 
     Raises:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyml_core.pickling import OfOneProcess
+
 from .completion import Step
 from .iterator import Generation
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from asyncio import Future
 
 
-class AsyncGeneration:
+class AsyncGeneration(OfOneProcess, instead="send its text, tokens and finish_reason instead"):
     """An asynchronous iterator of the steps of a text: each is computed in a thread of the event loop's executor.
 
     Nothing runs ahead of the reader. When the task that waits for a step is cancelled, so is the text.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pyml_core.pickling import OfOneProcess
+
 from .completion import Completion
 from .generator import Generator
 from .request import Request
 from .scheduler import Scheduler
 
 
-class Batch:
+class Batch(OfOneProcess, instead="send the texts of its completions instead"):
     """The texts of a batch: an iterator of :class:`Completion`, each when it has ended.
 
     Args:

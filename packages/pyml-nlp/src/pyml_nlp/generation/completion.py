@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from pyml_core.pickling import OfOneProcess
 from pyml_core.want import GreedyToken, TopLogits
 from pyml_nn.kv_cache import KVCache
 
@@ -81,7 +82,7 @@ class Ahead(NamedTuple):
     rows: list[Logits]
 
 
-class Completion:
+class Completion(OfOneProcess, instead="send its text, tokens and finish_reason instead"):
     """One prompt and its text so far.
 
     Attributes:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
+from pyml_core.pickling import OfOneProcess
 from pyml_core.want import ALL_LOGITS, MAX_TOP, Greedy, GreedyToken, Top, TopLogits
 from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
@@ -48,7 +49,7 @@ class Feed(NamedTuple):
     runs: int = 1
 
 
-class Generator:
+class Generator(OfOneProcess, instead="make one with the model of the other process"):
     """Generates texts with one language model.
 
     Args:

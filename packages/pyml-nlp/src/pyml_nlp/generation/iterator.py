@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pyml_core.pickling import OfOneProcess
+
 from .completion import Completion, Step
 from .generator import Generator
 
 
-class Generation:
+class Generation(OfOneProcess, instead="send its text, tokens and finish_reason instead"):
     """One text as it is generated: an iterator of its :class:`Step`, and what is known of it so far.
 
     Attributes:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pyml_core.errors import PymlError
 from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.locks import Lock
+from pyml_core.pickling import OfOneProcess
 from pyml_nn.kv_cache import KVCache, Origin
 
 DEFAULT_BYTES = 256 << 20
@@ -23,7 +24,7 @@ class _Entry(NamedTuple):
     cache: KVCache
 
 
-class PrefixCache:
+class PrefixCache(OfOneProcess, instead="each process has one of its own"):
     """The sequences used last, as many as fit. Threads may share it, and models whose caches have the same origin.
 
     Args:

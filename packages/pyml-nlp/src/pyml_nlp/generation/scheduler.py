@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from pyml_core.errors import OutOfMemoryError, PymlError
+from pyml_core.pickling import OfOneProcess
 
 from .completion import Completion
 from .generator import Generator
@@ -25,7 +26,7 @@ WORTH_WAITING = 16
 """A prompt waits for one that is being computed if they begin with so many of the same tokens, and forks it then."""
 
 
-class Scheduler:
+class Scheduler(OfOneProcess, instead="make one with the model of the other process"):
     """Generates texts side by side, as places and memory allow. Iterate over it once, for the texts as they end.
 
     Args:

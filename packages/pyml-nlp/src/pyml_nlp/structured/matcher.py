@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.locks import NoFork
+from pyml_core.pickling import OfOneProcess
 
 from ..sampling import F32Array, IdArray
 from .grammar import GrammarError
@@ -21,7 +22,7 @@ library = NoFork("structured output")
 """The section of llguidance's calls: the matchers of a grammar share a lock, which a forked child would find taken."""
 
 
-class Matcher:
+class Matcher(OfOneProcess, instead="each text has one of its own"):
     """The grammar's state in one text.
 
     Args:

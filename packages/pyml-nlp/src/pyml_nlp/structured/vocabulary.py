@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.locks import Lock
+from pyml_core.pickling import OfOneProcess
 
 from .. import logs
 from .grammar import Grammar, GrammarError
@@ -23,7 +24,7 @@ _KEPT = 16  # compiled grammars
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False}
 
 
-class Vocabulary:
+class Vocabulary(OfOneProcess, instead="each process makes its own"):
     """The tokens of a model in the tree that llguidance searches. Threads may share it.
 
     Args:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from pyml_core.errors import PymlError
 from pyml_core.locks import NoFork, cached_property
+from pyml_core.pickling import OfOneProcess, SharedByCopies
 
 from .aside import run_aside
 from .decoding import Decoding
@@ -69,14 +73,18 @@ class Facts:
     chat_templates: Mapping[str, str] = field(default_factory=dict)
 
 
-class Tokenizer(ABC):
+class Tokenizer(SharedByCopies, ABC):
     """Text to token ids and back. Made by :func:`pyml_nlp.tokenizer.load_tokenizer`; safe to use from several threads.
 
     Attributes ``kind``, ``vocab_size``, ``bos_id``, ``eos_ids``, ``special_ids``: see :class:`Facts`.
+    ``path``: the file or folder that it was loaded from, from the root; None: it was made of something else.
+
+    It is pickled as this path, and loaded again where it is unpickled; an error if that gives another tokenizer.
     """
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
+        self.path: Path | None = None
         self.kind = facts.kind
         self.vocab_size = facts.vocab_size
         self.bos_id = facts.bos_id
@@ -86,6 +94,19 @@ class Tokenizer(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} from {self.kind}: {self.vocab_size} tokens>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from ..pickling import reduce_tokenizer
+
+        return reduce_tokenizer(self)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that tell this tokenizer from others: its vocabulary, facts, and what it does."""
+        facts = replace(self.facts, special_ids=sorted(self.facts.special_ids))
+        digest = hashlib.sha256(f"{type(self).__name__} {facts!r}".encode())
+        digest.update(self._content())
+        return digest.hexdigest()[:32]
 
     @property
     def chat_template(self) -> str | None:
@@ -206,6 +227,10 @@ class Tokenizer(ABC):
         """Ids of the text alone. For a text of more than ``LONG_TEXT`` characters it does not keep the GIL."""
 
     @abstractmethod
+    def _content(self) -> bytes:
+        """All that ids and texts depend on besides the facts."""
+
+    @abstractmethod
     def _token_bytes(self, number: int) -> bytes:
         """Bytes of a token of the vocabulary."""
 
@@ -214,7 +239,7 @@ class Tokenizer(ABC):
         """A new decoding, for ids of the vocabulary."""
 
 
-class StreamDecoder:
+class StreamDecoder(OfOneProcess, instead="make one with the tokenizer's stream_decoder()"):
     """Text of a sequence of ids, id by id: whole characters only, and joined the same as ``decode`` of all ids."""
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:

@@ -123,6 +123,7 @@ class LibraryTokenizer(Tokenizer):
         decoding: makes a decoding; None: byte-level.
         token_bytes: bytes of a token; None: byte-level.
         texts: tokens whose text is not what the library says, in place of that.
+        source: what ``decoding`` and ``piece_bytes`` were made from, as text.
     """
 
     def __init__(
@@ -132,8 +133,10 @@ class LibraryTokenizer(Tokenizer):
         decoding: Callable[[Callable[[int], str]], Decoding] | None = None,
         piece_bytes: Callable[[str], bytes] = byte_level.to_bytes,
         texts: Mapping[int, str] | None = None,
+        source: str = "",
     ) -> None:
         super().__init__(facts)
+        self._source = source
         self._engine = engine
         self._make_decoding = decoding
         self._piece_bytes = piece_bytes
@@ -184,6 +187,10 @@ class LibraryTokenizer(Tokenizer):
                 if number in self.special_ids and plain:
                     return str(token.content)
         raise TextError("text: this tokenizer has no way to read a control token as plain text")
+
+    def _content(self) -> bytes:
+        with self._lock, libraries, guarded("tokenizer"):
+            return f"{self._engine.to_str()} {sorted(self._texts.items())} {self._source}".encode()
 
     def _piece(self, number: int) -> str:
         return self._texts.get(number) or self._engine.id_to_token(number) or ""

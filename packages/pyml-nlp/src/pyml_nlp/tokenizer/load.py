@@ -37,7 +37,11 @@ def load_tokenizer(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
             expected and found.
     """
     with libraries:  # which are imported here, too
-        return _load(source)
+        tokenizer = _load(source)
+    path = source if isinstance(source, str | os.PathLike) else getattr(source, "path", None)
+    if path is not None:
+        tokenizer.path = Path(path).absolute()
+    return tokenizer
 
 
 def _load(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:

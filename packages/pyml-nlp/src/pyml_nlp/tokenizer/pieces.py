@@ -67,6 +67,7 @@ class PieceTokenizer(Tokenizer):
         self._added = SpecialTokens(added)
         self._texts = texts or {}
         self._drop_prefix: DropPrefix = "all" if spaces.remove_extra else "first" if spaces.add_dummy_prefix else "no"
+        self._source = f"{sorted(control.items())} {sorted(added.items())} {space_prefix} {spaces}"
         self._size = processor.get_piece_size()
         self._plain = processor  # for parts that get no space before them
         if spaces.add_dummy_prefix and space_prefix != "always":
@@ -86,6 +87,11 @@ class PieceTokenizer(Tokenizer):
                     raise TextError(f"text: refused by SentencePiece: {first_line(error)}") from error
             encode = self._plain.encode_as_ids
         return ids
+
+    def _content(self) -> bytes:
+        return (
+            bytes(self._processor.serialized_model_proto()) + f"{sorted(self._texts.items())} {self._source}".encode()
+        )
 
     def _piece(self, number: int) -> str:
         text = self._texts.get(number)

@@ -11,6 +11,7 @@ which; ``add_bos_token`` and ``add_eos_token`` of tokenizer_config.json are not 
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,8 @@ def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
         named_tokens=config.named_tokens(),
         chat_templates=config.chat_templates(),
     )
-    return LibraryTokenizer(facts, engine, make_decoding, piece_bytes, texts)
+    source = json.dumps(document.get("decoder"))
+    return LibraryTokenizer(facts, engine, make_decoding, piece_bytes, texts, source)
 
 
 def _model(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model, dict[str, int]]:

@@ -1,0 +1,87 @@
+"""Models and tokenizers are pickled as what they were loaded from, and loaded again where they are unpickled.
+
+A fingerprint goes along: what is loaded must be the same as what was pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyml_core.errors import PymlError
+
+from .errors import ModelFileError
+
+if TYPE_CHECKING:
+    from .language_model import LanguageModel
+    from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a model was loaded.
+
+    Attributes:
+        path: its file or folder, from the root.
+        name: what it is called in messages.
+        options: arguments of :func:`pyml_nlp.load` besides the path.
+    """
+
+    path: Path
+    name: str
+    options: Mapping[str, Any]
+
+
+def reduce_model(lm: LanguageModel) -> tuple[Any, ...]:
+    """What ``pickle`` asks of a model.
+
+    Raises:
+        PymlError: it is closed, or was not loaded from files.
+    """
+    lm.check_open()
+    if lm.origin is None:
+        raise PymlError(
+            f"model {lm.name}: it was not loaded from a path and cannot be pickled: make it in each process"
+        )
+    return _load_model, (lm.origin, _fingerprint(lm))
+
+
+def reduce_tokenizer(tokenizer: Tokenizer) -> tuple[Any, ...]:
+    """What ``pickle`` asks of a tokenizer.
+
+    Raises:
+        PymlError: it was not loaded from files.
+    """
+    if tokenizer.path is None:
+        raise PymlError("tokenizer: it was not loaded from a path and cannot be pickled: make it in each process")
+    return _load_tokenizer, (tokenizer.path, tokenizer.fingerprint)
+
+
+def _load_model(origin: Origin, fingerprint: str) -> LanguageModel:
+    from .loading import load
+
+    lm = load(origin.path, **origin.options)
+    if _fingerprint(lm) != fingerprint:
+        lm.close()
+        raise _changed(origin.path, "model")
+    lm.name = origin.name
+    return lm
+
+
+def _load_tokenizer(path: Path, fingerprint: str) -> Tokenizer:
+    from .tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(path)
+    if tokenizer.fingerprint != fingerprint:
+        raise _changed(path, "tokenizer")
+    return tokenizer
+
+
+def _fingerprint(lm: LanguageModel) -> str:
+    return f"{lm.model.fingerprint} {lm.tokenizer.fingerprint}"
+
+
+def _changed(path: Path, what: str) -> ModelFileError:
+    return ModelFileError(f"{path}: expected the {what} that was pickled, got another one: load it and pickle it anew")
