@@ -151,6 +151,32 @@ def test_mistral_window() -> None:
     assert mistral.Config.from_hf(without).window == 4096  # transformers' default
 
 
+def test_mistral_layers_with_and_without_a_window() -> None:
+    """Ministral, which transformers knows by its ``layer_types``."""
+    values = {**MISTRAL_7B, "num_hidden_layers": 4, "sliding_window": 9}
+    types = ["full_attention", "sliding_attention"] * 2
+
+    def windows(**changes: Any) -> list[int]:
+        config = mistral.Config.from_hf({**values, **changes})
+        return [config.window_of(layer) for layer in range(4)]
+
+    assert windows() == [9, 9, 9, 9]
+    assert windows(layer_types=types) == [0, 9, 0, 9]
+    assert windows(layer_types=["full_attention"] * 4) == [0, 0, 0, 0]
+    assert windows(layer_types=["full_attention"] * 4, sliding_window=None) == [0, 0, 0, 0]
+    with pytest.raises(ConfigError, match=r"layer_types: expected no sliding_attention in a model without a sliding_"):
+        windows(layer_types=types, sliding_window=None)
+    with pytest.raises(ConfigError, match="layer_types: expected a list of 4 of"):
+        windows(layer_types=types[:3])
+
+
+def test_llama_layer_types() -> None:
+    values = {**SMOLLM2, "num_hidden_layers": 2}
+    assert llama.Config.from_hf({**values, "layer_types": ["full_attention"] * 2}) == llama.Config.from_hf(values)
+    with pytest.raises(ConfigError, match="layer_types: expected no sliding_attention in a Llama model"):
+        llama.Config.from_hf({**values, "layer_types": ["full_attention", "sliding_attention"]})
+
+
 def test_qwen2_windows() -> None:
     values = {**QWEN2, "num_hidden_layers": 4, "sliding_window": 9, "max_window_layers": 3}
     assert qwen2.Config.from_hf(values).windows == (0, 0, 0, 0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from nn_models import CONFIGS, GEMMA3, LLAMA, PHI3, make, random_weights
+from nn_models import CONFIGS, GEMMA3, LLAMA, MISTRAL, PHI3, make, random_weights
 
 from pyml_core import Cancelled, Program, PymlError, ShapeError
 from pyml_nn import ContextOverflowError
@@ -37,6 +37,23 @@ def check(found: F32Array, expected: F32Array, executor: str) -> None:
         np.testing.assert_array_equal(found, expected)
     else:
         np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_windows_in_some_layers(executor: str) -> None:
+    """Mistral's layers with and without a window are Qwen 2's, whose biases add nothing here."""
+    values = {"num_hidden_layers": 3, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+    mistral = make({**MISTRAL, **values})
+    weights = random_weights({**MISTRAL, **values})
+    for layer in range(3):
+        for name in ("q_proj", "k_proj", "v_proj"):
+            size = len(weights[f"layers.{layer}.self_attn.{name}.weight"])
+            weights[f"layers.{layer}.self_attn.{name}.bias"] = np.zeros(size, np.float32)
+    same = make({**MISTRAL, **values, "model_type": "qwen2", "use_sliding_window": True}, weights=weights)
+    got, every = whole(mistral), whole(make({**MISTRAL, "num_hidden_layers": 3}))
+    np.testing.assert_allclose(got, whole(same), atol=1e-6)
+    assert abs(got - every).max() > 0.01
+    for model in (mistral, same):
+        model.close()
 
 
 def test_chunks(model: Any, executor: str) -> None:

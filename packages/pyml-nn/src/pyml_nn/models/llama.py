@@ -26,7 +26,7 @@ from pyml_nn.decoder import (
 )
 from pyml_nn.feed_forward import ACTIVATIONS
 from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
-from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes
+from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes, hf_sliding
 from pyml_nn.model import Model as BaseModel
 from pyml_nn.norm import RMSNorm
 from pyml_nn.rope import Rope, gguf_rope, hf_rope, with_factors
@@ -52,6 +52,10 @@ class Config(Dimensions):
     attention_bias: bool | None = False
     mlp_bias: bool | None = False
 
+    def window_of(self, layer: int) -> int:
+        """The window of a layer; 0 is all."""
+        return self.window
+
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str = "config.json") -> Config:
         """From a ``config.json``; ConfigError if it is malformed or asks for something else than this file computes."""
@@ -59,6 +63,8 @@ class Config(Dimensions):
         sizes = hf_sizes(fields, eps=1e-6)
         fields.fixed("rope_interleaved", False)
         fields.fixed("qk_layer_norms", False)
+        if any(hf_sliding(fields, sizes["n_layers"], lambda layer: False)):
+            raise fields.error("layer_types", "expected no sliding_attention in a Llama model")
         config = cls(
             **sizes,
             rope=hf_rope(fields, sizes["head_dim"], sizes["context_length"]),
@@ -113,7 +119,7 @@ class Model(BaseModel[Config]):
         config, name = self.config, f"layers.{layer}"
         return PreNormBlock(
             attention_norm=self._norm(weights, f"{name}.attention.norm"),
-            attention=read_attention(weights, layer, config, window=config.window, interleaved=weights.gguf),
+            attention=read_attention(weights, layer, config, window=config.window_of(layer), interleaved=weights.gguf),
             feed_forward_norm=self._norm(weights, f"{name}.feed_forward.norm"),
             feed_forward=read_gated(weights, layer, config.activation),
         )
