@@ -117,7 +117,12 @@ def test_rules_choose_among_what_may_come(small: LanguageModel) -> None:
 def test_forced_tokens_are_not_run_one_by_one(small: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[int] = []
     forward = small.model.forward
-    monkeypatch.setattr(small.model, "forward", lambda batch: runs.append(len(batch[0][1])) or forward(batch))
+
+    def counted(batch: Any, *want: Any) -> Any:
+        runs.append(len(batch[0][1]))
+        return forward(batch, *want)
+
+    monkeypatch.setattr(small.model, "forward", counted)
     schema = {"enum": ["the quick brown fox jumps over the lazy dog"]}
     generation = small.generate("x", max_tokens=60, schema=schema)
     steps = list(generation)
@@ -213,12 +218,12 @@ def test_cancel(small: LanguageModel) -> None:
         ({"regex": ".*" * 300}, "^regex: lexer"),
         ({"regex": ""}, "^regex: expected one, got an empty text$"),
         ({"grammar": "start: foo"}, 'unknown name: "foo"'),
-        ({"schema": {"type": "foo"}}, "^schema: Invalid type: foo$"),
+        ({"schema": {"type": "foo"}}, "^schema: #/type: expected one of null, .* and integer, found 'foo'$"),
         ({"schema": {"if": {}}}, "^schema: Unimplemented keys:"),
         ({"schema": {"if": {}, "x-guidance": {"lenient": True}}}, "^schema: Unimplemented keys:"),
         ({"schema": {"$ref": "http://localhost/x"}}, "^schema: Resource .* is not present"),
         ({"schema": {"allOf": [{"type": "string"}, {"type": "null"}]}}, "^schema: Unsatisfiable schema"),
-        ({"schema": {"$ref": "#"}}, "^schema: no text matches$"),
+        ({"schema": {"$ref": "#"}}, "^schema: nothing can be written: it needs itself, or a"),
         ({"regex": r"[^\s\S]"}, "^regex: no text matches$"),
         ({"grammar": "start: start"}, "^grammar: no text matches$"),
         ({"schema": '{"items":' * 300 + "{}" + "}" * 300}, "^schema: recursion limit exceeded at line 1 column"),
@@ -239,9 +244,9 @@ def test_errors(options: dict[str, Any], message: str, small: LanguageModel) -> 
 
 
 def test_a_grammar_that_is_too_much_work_ends_with_an_error(small: LanguageModel) -> None:
-    properties = {f"k{i}": {"type": "string", "pattern": f"^[a-z]{{1,{i + 5}}}x$"} for i in range(20)}
-    branches = [{"type": "object", "properties": {f"{n}{k}": v for k, v in properties.items()}} for n in range(60)]
-    with pytest.raises(GrammarError, match=r"^schema: Parser Error: Current row has [0-9]+ items; max is 2000"):
+    names = [f"k{i}" for i in range(2500)]
+    branches = [{"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]} for name in names]
+    with pytest.raises(GrammarError, match=r"^schema: Parser Error: Current row has [0-9]+ items; max is 2000$"):
         small.generate_text("x", 30, schema={"anyOf": branches})
 
 

@@ -45,7 +45,17 @@ def test_batch(commands: Any, smollm2_gguf: Path, tmp_path: Path) -> None:
 def test_errors(commands: Any, smollm2_gguf: Path, tmp_path: Path) -> None:
     missing = commands.infer(smollm2_gguf, *RUN, "-q", "--grammar", tmp_path / "none")
     assert (missing.code, missing.error) == (1, f"Error: {tmp_path / 'none'}: No such file or directory")
+    number = commands.infer(smollm2_gguf, *RUN, "-q", "--json-schema", '{"const": ' + "9" * 5000 + "}")
+    assert number.code == 2
+    assert number.error.startswith("Error: schema: expected JSON: Exceeds the limit (4300 digits)")
     bad = commands.infer(smollm2_gguf, *RUN, "-q", "--regex", "(")
     assert bad.code == 1
     assert bad.error.startswith("Error: regex: ")
     assert bad.stdout == b""
+
+
+def test_what_is_left_out_of_a_schema_is_named(commands: Any, smollm2_gguf: Path) -> None:
+    schema = {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "(?=a)", "format": "color"}]}
+    result = commands.infer(smollm2_gguf, *RUN, "--json-schema", json.dumps(schema))
+    assert result.text in ("true", "false")
+    assert "Warning: schema: #/anyOf/1 is left out: the pattern '(?=a)' has look-around" in result.stderr

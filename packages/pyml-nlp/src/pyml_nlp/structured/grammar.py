@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,7 +30,8 @@ class Grammar:
         source: its text.
 
     Raises:
-        GrammarError: no JSON where JSON is expected, an empty source or one of more than ``MAX_SOURCE`` characters.
+        GrammarError: no JSON where JSON is expected, an empty source, one of more than ``MAX_SOURCE`` characters, or
+            one with half of a surrogate pair.
     """
 
     kind: Kind
@@ -40,18 +42,35 @@ class Grammar:
             raise GrammarError(f"{self.kind}: expected one, got an empty text")
         if len(self.source) > MAX_SOURCE:
             raise GrammarError(f"{self.kind}: expected at most {MAX_SOURCE} characters, got {len(self.source)}")
-        if self.kind == "schema":
-            self._check_json()
-
-    def _check_json(self) -> None:
         try:
-            schema = json.loads(self.source)
-        except json.JSONDecodeError as error:
-            raise GrammarError(f"schema: expected JSON: {error}") from None
-        except RecursionError:
-            raise GrammarError("schema: nested too deeply") from None
-        if not isinstance(schema, dict):
-            raise GrammarError(f"schema: expected a JSON object, got {type(schema).__name__}")
+            self.source.encode()
+        except UnicodeEncodeError as error:
+            found = f"{self.source[error.start]!r} at character {error.start + 1}"
+            raise GrammarError(f"{self.kind}: expected valid Unicode, found {found}") from None
+        if self.kind == "schema":
+            read_schema(self.source)
+
+
+def read_schema(source: str) -> dict[str, Any]:
+    """The object that the text of a JSON schema says.
+
+    Raises:
+        GrammarError: it is no JSON, no object, has a number that is out of range or half of a surrogate pair.
+    """
+    try:
+        schema = json.loads(source, parse_constant=_no_constant, parse_float=_finite)
+        json.dumps(schema, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise GrammarError(f"schema: expected JSON: {error}") from None
+    except UnicodeEncodeError as error:
+        raise GrammarError(f"schema: expected valid Unicode, found {error.object[error.start]!r}") from None
+    except RecursionError:
+        raise GrammarError("schema: nested too deeply") from None
+    except ValueError as error:  # of an integer with thousands of digits, too
+        raise GrammarError(f"schema: expected JSON: {str(error).partition(';')[0]}") from None
+    if not isinstance(schema, dict):
+        raise GrammarError(f"schema: expected a JSON object, got {type(schema).__name__}")
+    return schema
 
 
 def one_grammar(
@@ -81,3 +100,20 @@ def one_grammar(
             raise GrammarError(f"{kind}: expected a text, got {type(source).__name__}")
         return Grammar(kind, source)  # type: ignore[arg-type]
     return None
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """A value of the user's for a message, cut at ``limit`` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {quoted(text)[1:-1]} is out of range")
+    return value

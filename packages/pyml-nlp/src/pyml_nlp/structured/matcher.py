@@ -5,11 +5,15 @@ Letters: V = vocabulary size.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core.errors import PymlError
 from pyml_core.locks import NoFork
 from pyml_core.pickling import OfOneProcess
 
@@ -17,9 +21,14 @@ from ..sampling import F32Array, IdArray
 from .grammar import GrammarError
 
 _FEW = 8  # times fewer allowed tokens than there are: these are picked, more are masked
+_LINE = 300  # characters of a message of llguidance
+_LONG_QUOTE = re.compile(r'("[^"]{77})[^"]{3,}"|(/[^/]{77})[^/]{3,}/')
+_ADVICE = re.compile(r"; (?:consider|try) .*")  # to those who write grammars
 
 library = NoFork("structured output")
 """The section of llguidance's calls: the matchers of a grammar share a lock, which a forked child would find taken."""
+
+T = TypeVar("T")
 
 
 class Matcher(OfOneProcess, instead="each text has one of its own"):
@@ -29,12 +38,15 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         matcher: llguidance's, at the beginning.
         size: V.
         kind: of the grammar, for messages.
+        anew: makes one that shares nothing with other texts; None: there is nothing to gain.
     """
 
-    def __init__(self, matcher: Any, size: int, kind: str) -> None:
+    def __init__(self, matcher: Any, size: int, kind: str, anew: Callable[[], Any] | None = None) -> None:
         self._matcher = matcher
         self._size = size
         self._kind = kind
+        self._anew = anew
+        self._taken: list[int] = []
         self._mask = np.zeros((size + 31) // 32, np.uint32)
 
     def allowed(self) -> npt.NDArray[np.bool_]:
@@ -43,9 +55,7 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         Raises:
             GrammarError: none may, or the grammar takes more work than llguidance's limits allow.
         """
-        with library:
-            self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
-        self._check()
+        self._do(lambda matcher: matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes))
         bits = np.unpackbits(self._mask.view(np.uint8), count=self._size, bitorder="little").view(np.bool_)
         if not bits.any():
             raise GrammarError(f"{self._kind}: no token of the vocabulary can come next")
@@ -65,18 +75,15 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         """Go on with this token.
 
         Raises:
-            GrammarError: it may not come next.
+            GrammarError: it may not come next, or the grammar takes more work than llguidance's limits allow.
         """
-        with library:
-            taken = self._matcher.consume_token(token)
-        if not taken:
-            self._check()
+        if not self._do(lambda matcher: matcher.consume_token(token)):
             raise GrammarError(f"{self._kind}: token {token} does not match")
+        self._taken.append(token)
 
     def forced(self) -> list[int]:
         """The tokens that must come next, whatever the model says; often none."""
-        with library:
-            forced: list[int] = self._matcher.compute_ff_tokens()
+        forced: list[int] = self._do(lambda matcher: matcher.compute_ff_tokens())
         return forced
 
     @property
@@ -87,16 +94,58 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
     @property
     def complete(self) -> bool:
         """Whether the text so far matches."""
-        return bool(self._matcher.is_accepting())
+        return bool(self._do(lambda matcher: matcher.is_accepting()))
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise GrammarError(f"{self._kind}: {one_line(self._matcher.get_error())}")
+    def _do(self, call: Callable[[Any], T]) -> T:
+        """The result of a call, where need be with a matcher of this text's own.
+
+        A matcher that has failed fails for ever, and so do all that share its lexer, whose work for them is counted
+        together.
+        """
+        with guarded(self._kind):
+            result = call(self._matcher)
+            if not self._matcher.is_error():
+                return result
+            if self._anew is not None:
+                self._matcher, self._anew = self._anew(), None
+                self._matcher.consume_tokens(self._taken)
+                result = call(self._matcher)
+            if self._matcher.is_error():
+                raise GrammarError(f"{self._kind}: {one_line(self._matcher.get_error(), self._kind)}")
+            return result
 
 
-def one_line(message: str) -> str:
-    """A message of llguidance without the pictures: its first line, and the one that says what is wrong."""
+@contextmanager
+def guarded(kind: str) -> Iterator[None]:
+    """A section of llguidance's calls: whatever it raises, a panic too, becomes an error of the grammar."""
+    try:
+        with library:
+            yield
+    except PymlError:
+        raise
+    except Exception as error:
+        raise GrammarError(f"{kind}: {one_line(str(error), kind)}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise GrammarError(f"{kind}: {one_line(str(error), kind)}") from None
+
+
+def one_line(message: str, kind: str) -> str:
+    """A message of llguidance without its pictures, with short quotes and without advice that a user cannot follow.
+
+    It is the first line, and the one that says what is wrong.
+    """
     first, *others = message.strip().splitlines() or ["llguidance gives no reason"]
     if first.startswith("NoExtension"):
         return "no text matches"
-    return " ".join([first, *(line.strip() for line in others if line.strip().startswith("error: "))])
+    if first.startswith("oneOf constraints"):
+        return "oneOf: expected branches that exclude each other, or anyOf"
+    if first.startswith("lexer precomputation failed"):
+        return "lexer: more work than llguidance's limits allow"
+    text = " ".join([first, *(line.strip() for line in others if line.strip().startswith("error: "))])
+    text = _LONG_QUOTE.sub(lambda found: (found[1] or found[2]) + "..." + found[0][0], text)
+    if kind != "grammar":
+        text = _ADVICE.sub("", text)
+    text = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= _LINE else text[: _LINE - 3] + "..."

@@ -14,14 +14,14 @@ from pyml_core.pickling import OfOneProcess
 
 from .. import logs
 from .grammar import Grammar, GrammarError
-from .matcher import Matcher, library, one_line
+from .matcher import Matcher, guarded, library, one_line
+from .sources import Source, source_of
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 _KEPT = 16  # compiled grammars
-
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False}
+_COERCED = "oneOf not fully supported"  # a warning that is wrong where the branches are known to exclude each other
 
 
 class Vocabulary(OfOneProcess, instead="each process makes its own"):
@@ -29,7 +29,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
 
     Args:
         tokenizer: text to ids, and the bytes of each token.
-        eos_ids: tokens that end a text.
+        eos_ids: tokens that end a text; those that the model has no row for are passed over.
         size: V, rows that the model has; those beyond the tokenizer's are never allowed.
 
     Raises:
@@ -39,12 +39,16 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
     def __init__(self, tokenizer: Tokenizer, eos_ids: Collection[int], size: int) -> None:
         with library:
             self._llguidance = _llguidance()
-        if not eos_ids:
-            raise GrammarError("structured output needs an end-of-sequence token, the model has none")
+        ends = sorted(token for token in eos_ids if token < size)
+        if not ends:
+            had = f"the model has no row for {sorted(eos_ids)[0]}" if eos_ids else "the model has none"
+            raise GrammarError(f"structured output needs an end-of-sequence token, {had}")
         self.size = size
-        adapter = _Adapter(tokenizer, min(eos_ids), size)
-        with library:
-            self._tree = self._llguidance.LLTokenizer(self._llguidance.TokenizerWrapper(adapter), size, sorted(eos_ids))
+        self._adapter = _Adapter(tokenizer, ends[0], size)
+        with guarded("vocabulary"):
+            wrapper = self._llguidance.TokenizerWrapper(self._adapter)
+            self._tree = self._llguidance.LLTokenizer(wrapper, size, ends)
+        self._limits = self._llguidance.LLParserLimits(verbose_errors=False)
         self._compiled: OrderedDict[Grammar, Any] = OrderedDict()  # the one used last is the last
         self._lock = Lock()
 
@@ -54,30 +58,46 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
         Raises:
             GrammarError: the grammar is malformed, too large, has what llguidance does not know, or matches nothing.
         """
-        with self._lock, library:
-            compiled = self._compiled.pop(grammar, None) or self._compile(grammar)
+        with self._lock:
+            compiled = self._compiled.get(grammar)
+        if compiled is None:
+            compiled = self._compile(grammar)
+        with self._lock:
             self._compiled[grammar] = compiled
+            self._compiled.move_to_end(grammar)
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-            return Matcher(compiled.deep_copy(), self.size, grammar.kind)
+        with guarded(grammar.kind):
+            return Matcher(compiled.deep_copy(), self.size, grammar.kind, lambda: self._compile_anew(grammar))
+
+    def _compile_anew(self, grammar: Grammar) -> Any:
+        """The grammar for one text alone: copies share a lexer, which other texts may have exhausted."""
+        with self._lock:
+            self._compiled.pop(grammar, None)
+        return self._make(grammar.kind, source_of(grammar, self._llguidance).text)
 
     def _compile(self, grammar: Grammar) -> Any:
-        make = self._llguidance.LLMatcher
-        if grammar.kind == "schema":
-            try:
-                source = make.grammar_from_json_schema(grammar.source, overrides=_JSON_STYLE)
-            except ValueError as error:  # nested more deeply than llguidance reads
-                raise GrammarError(f"schema: {one_line(str(error))}") from None
-        elif grammar.kind == "regex":
-            source = make.grammar_from_regex(grammar.source)
-        else:
-            source = make.grammar_from_lark(grammar.source)
-        compiled = make(self._tree, source, log_level=0)
-        if compiled.is_error():
-            raise GrammarError(f"{grammar.kind}: {one_line(compiled.get_error())}")
+        source = source_of(grammar, self._llguidance)
+        compiled = self._checked(grammar, source)
+        with guarded(grammar.kind):
+            warnings = compiled.get_grammar_warnings()
+        for note in source.notes:
+            logs.generator.warning("%s: %s", grammar.kind, note)
+        for warning in warnings:
+            if not warning.startswith(_COERCED):
+                logs.generator.warning("%s: %s", grammar.kind, one_line(warning, grammar.kind))
+        return compiled
+
+    def _checked(self, grammar: Grammar, source: Source) -> Any:
+        compiled = self._make(grammar.kind, source.text)
         Matcher(compiled.deep_copy(), self.size, grammar.kind).allowed()  # an error if no text matches at all
-        for warning in compiled.get_grammar_warnings():
-            logs.generator.warning("%s: %s", grammar.kind, one_line(warning))
+        return compiled
+
+    def _make(self, kind: str, source: str) -> Any:
+        with guarded(kind):
+            compiled = self._llguidance.LLMatcher(self._tree, source, log_level=0, limits=self._limits)
+            if compiled.is_error():
+                raise GrammarError(f"{kind}: {one_line(compiled.get_error(), kind)}")
         return compiled
 
 
@@ -101,6 +121,11 @@ class _Adapter:
         if ids[: len(mark)] == mark and self._bytes(ids[len(mark) :]) == text.encode():
             return ids[len(mark) :]
         return []  # nothing is forced then, and the model chooses
+
+    @property
+    def special_texts(self) -> dict[int, str]:
+        """What a grammar may call the special tokens."""
+        return {token: self.tokens[token].decode(errors="replace") for token in self.special_token_ids}
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special=False, parse_special=False)

@@ -1,0 +1,131 @@
+"""What of a schema can be written at all: what cannot be is taken out where something else may be written instead.
+
+There are two reasons: a pattern that looks around or back, which llguidance does not know, and a schema that needs
+itself, so that no text of it ever ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+
+from .grammar import GrammarError, quoted
+from .schema_keywords import KINDS, types
+from .schema_nodes import Branch, Link, Node, SchemaGraph, shown
+
+_LOOKS = re.compile(r"\(\?(?:[=!]|<[=!])|\\(?:[1-9]|k<)")
+_SKIPPED = re.compile(r"\\\\|\\[^1-9k]|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)  # escapes and classes
+
+
+def looks_around(pattern: str) -> bool:
+    """Whether a regular expression has look-around or a back-reference."""
+    return _LOOKS.search(_SKIPPED.sub("_", pattern)) is not None
+
+
+def leave_out_unusable(graph: SchemaGraph) -> list[str]:
+    """Replace what cannot be written by ``false``, or take its type out of a list of types.
+
+    Returns:
+        A line for each, which names it.
+
+    Raises:
+        GrammarError: nothing is left; it names the reason.
+    """
+    usable = _usable(graph)
+    if id(graph.root) not in usable:
+        raise GrammarError(f"schema: nothing can be written: {_reason(graph.root, usable)}")
+    left_out = []
+    for node in graph.nodes:
+        if id(node) not in usable:
+            continue
+        for link in node.links:
+            if isinstance(link.target, Node) and link.keyword != "$ref" and id(link.target) not in usable:
+                node.put(link, False)
+                left_out.append(f"{shown(link.target.path)} is left out: {_reason(link.target, usable)}")
+        kept = [kind for kind in KINDS if kind in types(node.schema) and _kind_usable(node, kind, usable)]
+        if len(kept) < len(types(node.schema)):
+            gone = ", ".join(sorted(types(node.schema) - set(kept)))
+            left_out.append(f"{shown(node.path)}: values of type {gone} are left out: {_reason(node, usable)}")
+            names = node.schema.get("type", KINDS)
+            names = [names] if isinstance(names, str) else names
+            node.schema["type"] = [name for name in names if ("number" if name == "integer" else name) in kept]
+    return left_out
+
+
+def _usable(graph: SchemaGraph) -> set[int]:
+    """Subschemas with a text that ends: those that need nothing else first, then those that need but these."""
+    users: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        for link in node.links:
+            users.setdefault(id(link.target), []).append(node)
+    found: set[int] = set()
+    waiting = deque(reversed(graph.nodes))
+    while waiting:
+        node = waiting.popleft()
+        if id(node) not in found and _node_usable(node, found):
+            found.add(id(node))
+            waiting.extend(users.get(id(node), ()))
+    return found
+
+
+def _node_usable(node: Node, usable: set[int]) -> bool:
+    if not all(_needed(target, usable) for target in node.targets("allOf", "$ref")):
+        return False
+    for keyword in ("anyOf", "oneOf"):
+        options = node.targets(keyword)
+        if options and not any(option is True or id(option) in usable for option in options):
+            return False
+    # Without a kind that is allowed the schema contradicts itself, which llguidance says in its own words.
+    kinds = types(node.schema)
+    return not kinds or any(_kind_usable(node, kind, usable) for kind in kinds)
+
+
+def _kind_usable(node: Node, kind: str, usable: set[int]) -> bool:
+    """Whether a value of this kind can be written, as far as the keywords for this kind say."""
+    if kind == "string":
+        return not looks_around(node.schema.get("pattern", ""))
+    if kind == "array":
+        return all(_needed(target, usable) for target in _needed_items(node))
+    if kind != "object":
+        return True
+    patterns = node.schema.get("patternProperties", {})
+    if any(looks_around(pattern) for pattern in patterns):
+        return False
+    rest = [] if patterns else node.targets("additionalProperties")
+    return all(
+        _needed(target, usable)
+        for name in node.schema.get("required", ())
+        for target in ([node.properties[name]] if name in node.properties else rest)
+    )
+
+
+def _needed_items(node: Node) -> list[Branch]:
+    least = node.schema.get("minItems", 0)
+    first = [link for link in node.links if _is_item(link) and isinstance(link.name, int)]
+    needed = [link.target for link in first if isinstance(link.name, int) and link.name < least]
+    rest = [link.target for link in node.links if _is_item(link) and link.name is None]
+    return needed + (rest if len(first) < least else [])
+
+
+def _is_item(link: Link) -> bool:
+    return link.keyword in ("prefixItems", "items", "additionalItems")
+
+
+def _needed(target: Branch, usable: set[int]) -> bool:
+    """Whether what is needed can be written; that ``false`` cannot be, llguidance says in its own words."""
+    return isinstance(target, bool) or id(target) in usable
+
+
+def _reason(node: Node, usable: set[int]) -> str:
+    """Why a subschema, or one that it needs, cannot be written."""
+    known, waiting = {id(node)}, deque([node])
+    while waiting:
+        node = waiting.popleft()
+        for pattern in (node.schema.get("pattern", ""), *node.schema.get("patternProperties", {})):
+            if looks_around(pattern):
+                return f"the pattern {quoted(pattern)} has look-around or a back-reference"
+        for link in node.links:
+            if isinstance(link.target, Node) and id(link.target) not in usable and id(link.target) not in known:
+                known.add(id(link.target))
+                waiting.append(link.target)
+    return "it needs itself, or a schema that allows nothing"
