@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,15 @@ def test_a_grammar_that_is_too_much_work_ends_with_an_error(small: LanguageModel
     branches = [{"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]} for name in names]
     with pytest.raises(GrammarError, match=r"^schema: Parser Error: Current row has [0-9]+ items; max is 2000$"):
         small.generate_text("x", 30, schema={"anyOf": branches})
+
+
+def test_a_grammar_that_takes_long_ends_with_the_deadline(small: LanguageModel) -> None:
+    slow = {"patternProperties": {f"^k{n}x*$": {"type": "null"} for n in range(1000)}}
+    start = time.monotonic()
+    generation = small.generate("x", max_tokens=9, schema=slow, timeout=0.3)
+    assert list(generation) == []
+    assert time.monotonic() - start < 1.3
+    assert (generation.finish_reason, generation.text) == ("timeout", "")
 
 
 def test_without_llguidance(small: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

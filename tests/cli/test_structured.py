@@ -48,6 +48,11 @@ def test_errors(commands: Any, smollm2_gguf: Path, tmp_path: Path) -> None:
     number = commands.infer(smollm2_gguf, *RUN, "-q", "--json-schema", '{"const": ' + "9" * 5000 + "}")
     assert number.code == 2
     assert number.error.startswith("Error: schema: expected JSON: Exceeds the limit (4300 digits)")
+    deep = commands.infer(smollm2_gguf, *RUN, "-q", "--regex", "((a{1000}){1000}){1000}")
+    assert (deep.code, deep.error) == (
+        1,
+        "Error: regex: expected at most 96 MiB of memory to compile, found more",
+    )
     bad = commands.infer(smollm2_gguf, *RUN, "-q", "--regex", "(")
     assert bad.code == 1
     assert bad.error.startswith("Error: regex: ")

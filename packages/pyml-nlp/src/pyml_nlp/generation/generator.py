@@ -22,6 +22,7 @@ from pyml_nn.kv_cache import ContextOverflowError, KVCache
 
 from .. import logs, memory
 from ..sampling import F32Array, check_finite, sample, top_logprobs
+from ..structured.grammar import Grammar
 from ..structured.matcher import Matcher
 from ..tokenizer.decoding import ByteDecoding
 from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Logits, Rows, Step, StreamDecoder
@@ -113,7 +114,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         decoder: StreamDecoder = self._lm.tokenizer.stream_decoder()
         matcher = None
         if request.grammar is not None:
-            matcher = self._lm.vocabulary.matcher(request.grammar)
+            matcher = self._matcher(request.grammar)
             # The text is exactly the bytes that match: no space is taken from its beginning.
             decoder = ByteDecoding(self._lm.tokenizer.token_bytes)
         completion = Completion(self._n_started, request, cache, decoder, matcher)
@@ -122,6 +123,14 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         self._n_started += 1
         self._started.append(completion)
         return completion
+
+    def _matcher(self, grammar: Grammar) -> Matcher | None:
+        """A matcher for a new text; None: it is to end before it begins."""
+        try:
+            with self._token:
+                return self._lm.vocabulary.matcher(grammar)
+        except Cancelled:
+            return None
 
     def check(self, request: Request, cache: KVCache | None = None) -> int:
         """Most positions that the prompt and its text may take together.

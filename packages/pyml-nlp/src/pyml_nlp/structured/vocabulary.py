@@ -13,6 +13,7 @@ from pyml_core.locks import Lock
 from pyml_core.pickling import OfOneProcess
 
 from .. import logs
+from . import trial
 from .grammar import Grammar, GrammarError
 from .matcher import Matcher, guarded, library, one_line
 from .sources import Source, source_of
@@ -57,6 +58,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
 
         Raises:
             GrammarError: the grammar is malformed, too large, has what llguidance does not know, or matches nothing.
+            Cancelled: the token that the thread has entered asks for it, while the grammar is compiled.
         """
         with self._lock:
             compiled = self._compiled.get(grammar)
@@ -78,7 +80,13 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
 
     def _compile(self, grammar: Grammar) -> Any:
         source = source_of(grammar, self._llguidance)
-        compiled = self._checked(grammar, source)
+        if trial.is_small(grammar):
+            compiled = self._checked(grammar, source)
+        else:
+            error = trial.try_out(grammar, source.text, self.size, self._adapter.special_texts)
+            if error:
+                raise GrammarError(f"{grammar.kind}: {one_line(error, grammar.kind)}")
+            compiled = trial.aside(lambda: self._checked(grammar, source))
         with guarded(grammar.kind):
             warnings = compiled.get_grammar_warnings()
         for note in source.notes:
