@@ -154,7 +154,7 @@ class SafetensorsFile(ModelFile):
             position += info.nbytes
         if position != self.size:
             raise self.error(
-                f"expected the tensors to fill the file, {self.size - position} bytes at its end are no one's"
+                f"expected the tensors to fill the file, {self.size - position} bytes at its end belong to no tensor"
             )
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
