@@ -66,3 +66,21 @@ def test_logprobs(commands: Any, model: Path) -> None:
             (i, round(p, 6)) for i, p in step.top_logprobs
         ]
     assert "logprobs" not in json.loads(commands.infer(model, *RUN, "--json").text)
+
+
+def test_parts_of_characters_have_their_bytes(commands: Any, model: Path) -> None:
+    """Tokens of one byte each spell an emoji; without the bytes all four would look alike."""
+    emoji = "\U0001f642"
+    with pyml_nlp.load(model) as lm:
+        ids = lm.tokenizer.encode(emoji, add_special=False)
+    assert len(ids) == 4
+    found = []
+    for number in ids:
+        flags = ("--logprobs", "1", "--json", "--max-tokens", "1", "--logit-bias", f"{number}=1000")
+        (entry,) = json.loads(commands.infer(model, *RUN, *flags).text)["logprobs"]
+        assert (entry["token"], entry["text"]) == (number, "\ufffd")
+        found += entry["bytes"]
+    assert bytes(found).decode() == emoji
+    shown = json.loads(commands.infer(model, *RUN, "--logprobs", "0", "--json", "--logit-bias", "40=1000").text)
+    assert shown["logprobs"][0]["text"].isascii()
+    assert "bytes" not in shown["logprobs"][0]

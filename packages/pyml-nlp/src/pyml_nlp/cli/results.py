@@ -40,7 +40,9 @@ def json_line(lm: LanguageModel, completion: Completion, index: int, name: str |
 
 def _token(lm: LanguageModel, token: int, logprob: float) -> dict[str, Any]:
     text = lm.tokenizer.token_bytes(token).decode(errors="replace")
-    return {"token": token, "text": text, "logprob": round(logprob, 6)}
+    data = lm.tokenizer.token_bytes(token)
+    in_bytes = {} if text.encode() == data else {"bytes": list(data)}  # a part of a character
+    return {"token": token, "text": text, **in_bytes, "logprob": round(logprob, 6)}
 
 
 class ResultFile:
