@@ -155,36 +155,26 @@ def test_a_token_stops_the_waiting(words: Words) -> None:
         with pytest.raises(Cancelled), token:
             words.vocabulary.matcher(SLOW())
         assert seconds <= time.monotonic() - start < seconds + 1
-    done = threading.Event()
-    try:
-        with pytest.raises(Cancelled), CancelToken(0.1):
-            trial.aside(lambda: done.wait(60))
-    finally:
-        done.set()
 
 
 def test_an_interrupt_ends_the_waiting(words: Words) -> None:
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    for call in (lambda: words.vocabulary.matcher(SLOW()), lambda: trial.aside(lambda: time.sleep(3))):
+    for _ in range(2):
         threading.Timer(0.3, interrupt).start()
         start = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            call()
+            words.vocabulary.matcher(SLOW())
         assert time.monotonic() - start < 1.3
     with pytest.raises(ChildProcessError):  # none is left behind
         os.waitpid(-1, os.WNOHANG)
 
 
-def test_errors_of_a_thread_are_raised_where_it_is_waited_for() -> None:
-    assert trial.aside(lambda: threading.current_thread().name) == "pyml-grammar"
-    with pytest.raises(GrammarError, match="x"):
-        trial.aside(functools.partial(_fail, GrammarError("x")))
-
-
-def _fail(error: BaseException) -> None:
-    raise error
+def test_a_chain_of_rules_takes_more_stack_than_threads_have(words: Words) -> None:
+    usual = threading.stack_size()
+    assert words.allows(Grammar("grammar", chain("r", '"a"', 6000)), "a")
+    assert threading.stack_size() == usual
 
 
 # ---- states that texts share

@@ -17,8 +17,8 @@ from tokenizer_makers import LINES, library_json, pieces_model, processor, write
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled
+from pyml_nlp.aside import run_aside
 from pyml_nlp.tokenizer import TextError, Tokenizer, load_tokenizer
-from pyml_nlp.tokenizer.aside import run_aside
 from pyml_nlp.tokenizer.base import LONG_TEXT
 
 LONG = "\n".join(LINES * (LONG_TEXT // 300)) + "<|im_start|>"

@@ -14,16 +14,12 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from pyml_core import cancel
-from pyml_core.locks import Lock
 
 from .grammar import Grammar, GrammarError
-from .trial_process import STACK
 
 SECONDS = 2
 """Processor time that a grammar may take to compile."""
@@ -49,8 +45,6 @@ _WORDS = {
     "%regex": 0,
     "&": 8,
 }
-
-T = TypeVar("T")
 
 
 def memory_limit(grammar: Grammar) -> int:
@@ -132,41 +126,3 @@ def _reason(grammar: Grammar, code: int) -> str:
     if code in (1, -signal.SIGABRT):  # of Python's own allocations, of others
         return f"expected at most {memory_limit(grammar) >> 20} MiB of memory to compile, found more"
     return f"trying it out failed: {sys.executable} ended with {code}"
-
-
-_starting = Lock()  # the size of a stack is set for all threads
-
-
-def aside(work: Callable[[], T]) -> T:
-    """Do some work in a thread with a large stack.
-
-    An interrupt takes effect at once then, and so does a token that the calling thread has entered: the work is left
-    to end by itself.
-
-    Raises:
-        Cancelled: the token asks for it.
-    """
-    results: list[T] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
-
-    thread = threading.Thread(target=run, daemon=True, name="pyml-grammar")
-    with _starting:
-        before = threading.stack_size(2 * STACK)
-        try:
-            thread.start()
-        finally:
-            threading.stack_size(before)
-    while not done.wait(_POLL_SECONDS):
-        cancel.check()
-    if errors:
-        raise errors[0]
-    return results[0]

@@ -13,10 +13,12 @@ from pyml_core.locks import Lock
 from pyml_core.pickling import OfOneProcess
 
 from .. import logs
+from ..aside import run_aside
 from . import trial
 from .grammar import Grammar, GrammarError
 from .matcher import Matcher, guarded, library, one_line
 from .sources import Source, source_of
+from .trial_process import STACK
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
@@ -86,7 +88,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
             error = trial.try_out(grammar, source.text, self.size, self._adapter.special_texts)
             if error:
                 raise GrammarError(f"{grammar.kind}: {one_line(error, grammar.kind)}")
-            compiled = trial.aside(lambda: self._checked(grammar, source))
+            compiled = run_aside(lambda: self._checked(grammar, source), stack=2 * STACK)
         with guarded(grammar.kind):
             warnings = compiled.get_grammar_warnings()
         for note in source.notes:

@@ -16,7 +16,7 @@ from pyml_core.errors import PymlError
 from pyml_core.locks import NoFork, cached_property
 from pyml_core.pickling import OfOneProcess, SharedByCopies
 
-from .aside import run_aside
+from ..aside import run_aside
 from .decoding import Decoding
 
 _log = logging.getLogger("pyml.tokenizer")

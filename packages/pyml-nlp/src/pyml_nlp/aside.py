@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Event, Thread
+from threading import Event, Thread, stack_size
 from typing import TypeVar
 
 from pyml_core import cancel
+from pyml_core.locks import Lock
 
 T = TypeVar("T")
 
 _STEP = 0.05  # seconds between looks at who may have cancelled
 
+_starting = Lock()
+"""Held while the size of stacks is another one, which it is for all threads."""
 
-def run_aside(call: Callable[[], T]) -> T:
+
+def run_aside(call: Callable[[], T], stack: int = 0) -> T:
     """What ``call`` returns, from a thread of its own, in which it must let go of the GIL.
 
-    A call that is left goes on to its end, which is bounded (see :mod:`.work`); it gets no lock any more that it still
-    waits for.
+    A call that is left goes on to its end, which is to be bounded; it gets no lock any more that it still waits for.
+
+    Args:
+        call: what to do.
+        stack: bytes of the thread's stack; 0: as many as other threads have.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C.
@@ -36,7 +43,14 @@ def run_aside(call: Callable[[], T]) -> T:
         finally:
             done.set()
 
-    Thread(target=run, daemon=True).start()
+    thread = Thread(target=run, daemon=True)
+    with _starting:
+        usual = stack_size(stack) if stack else 0
+        try:
+            thread.start()
+        finally:
+            if stack:
+                stack_size(usual)
     try:
         while not done.wait(_STEP):
             cancel.check()
