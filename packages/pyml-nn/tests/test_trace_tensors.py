@@ -139,7 +139,7 @@ def test_names() -> None:
     around = "layers.1.attention"
     parts = ("norm", "qkv", "prepare", "q", "k", "v", "attend", "scores", "probabilities", "out")
     assert trace.tensor_names == ["layers.0", *(f"{around}.{part}" for part in parts), "layers.1"]
-    with pytest.raises(PymlError, match=r"^trace: expected one of the tensors layers\.0, .*, got 'logits'$"):
+    with pytest.raises(PymlError, match=r"^trace: expected a tensor of layers\.0, .*, got 'logits'$"):
         trace.tensor("logits")
     with pytest.raises(PymlError, match=r"^trace: no tensor of this model is named 'layer\.0'; there are embedding, "):
         model.trace(tensors="layer.0")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _native
-from .errors import PymlError
+from .errors import PymlError, quoted
 
 _forced: str | None = None
 
@@ -43,7 +43,7 @@ def _checked(wanted: str, source: str) -> str:
     available = levels()
     known = [name for name, _, _ in _native.levels()]
     if wanted not in known:
-        raise PymlError(f"{source}: expected one of {', '.join(known)}, got {wanted!r}")
+        raise PymlError(f"{source}: expected one of {', '.join(known)}, got {quoted(wanted)}")
     if wanted not in available:
         raise PymlError(f"{source}: this CPU does not support {wanted!r}; it has {', '.join(available)}")
     return wanted

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ShapeError
+from .errors import ShapeError, quoted
 
 U8Array = npt.NDArray[np.uint8]
 I8Array = npt.NDArray[np.int8]
@@ -111,7 +111,7 @@ def block_type(dtype: str) -> BlockType:
     try:
         return BLOCK_TYPES[dtype]
     except KeyError:
-        raise ShapeError(f"block type: expected one of {', '.join(BLOCK_TYPES)}, got {dtype!r}") from None
+        raise ShapeError(f"block type: expected one of {', '.join(BLOCK_TYPES)}, got {quoted(dtype)}") from None
 
 
 def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -180,7 +180,7 @@ def expand(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> Expanded:
     """
     data = checked_bytes(buffer, dtype, shape)
     if dtype not in _EXPAND:
-        raise ShapeError(f"expand: expected a quantised block type, got {dtype!r}")
+        raise ShapeError(f"expand: expected a quantised block type, got {quoted(dtype)}")
     rows, width = check_shape(shape)
     with np.errstate(invalid="ignore"):
         codes, scale, minimum = _EXPAND[dtype](data.reshape(-1, BLOCK_TYPES[dtype].type_size))
@@ -201,7 +201,7 @@ def quantize(array: npt.ArrayLike, dtype: str) -> U8Array:
     """
     values = np.ascontiguousarray(array, np.float32)
     if dtype not in _QUANTIZE:
-        raise ShapeError(f"quantize: expected a block type of {', '.join(_QUANTIZE)}, got {dtype!r}")
+        raise ShapeError(f"quantize: expected a block type of {', '.join(_QUANTIZE)}, got {quoted(dtype)}")
     kind = BLOCK_TYPES[dtype]
     out = np.empty(kind.nbytes(np.shape(array)), np.uint8).reshape(-1, kind.type_size)
     blocks = values.reshape(-1, kind.block_size)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from . import _native, cpu
 from .cancel import CancelToken, current_flag
-from .errors import Cancelled, ShapeError
+from .errors import Cancelled, ShapeError, quoted
 from .graph import Buffer, Operation, Slice
 from .kv_layout import KVLayout, PageTable
 from .locks import Lock
@@ -63,7 +63,7 @@ class Program(OfOneProcess, instead="make one in each process"):
         self.kv = kv
         self.threads = cpu.default_threads() if threads is None else threads
         if not 1 <= self.threads <= _native.THREADS_MAX:
-            raise ShapeError(f"threads: expected 1 to {_native.THREADS_MAX}, got {self.threads}")
+            raise ShapeError(f"threads: expected 1 to {_native.THREADS_MAX}, got {quoted(self.threads)}")
         self.level = cpu.level()
         self.buffers: list[Buffer] = []
         self.operations: list[Operation] = []

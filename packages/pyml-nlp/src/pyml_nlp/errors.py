@@ -1,4 +1,4 @@
-"""Errors of reading models: each one is a line that names the file, what was expected and what was found."""
+"""Errors of model files and of arguments: each one is a line that names what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -15,3 +15,20 @@ class ModelNotFoundError(PymlError):
 
 class ChatTemplateError(PymlError):
     """A model has no chat template, or it cannot be rendered; with its own words where it refuses the messages."""
+
+
+class ArgumentError(PymlError, ValueError):
+    """An argument or option of a wrong type, or out of its range.
+
+    Args:
+        problem: what is wrong with it.
+        name: the argument's.
+
+    Attributes:
+        problem, name: as given. The command line has names of its own.
+    """
+
+    def __init__(self, problem: str, name: str = "") -> None:
+        super().__init__(f"{name} {problem}" if name else problem)
+        self.problem = problem
+        self.name = name

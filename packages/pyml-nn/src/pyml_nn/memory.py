@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyml_core.errors import OutOfMemoryError, PymlError
+from pyml_core.errors import OutOfMemoryError, PymlError, quoted
 from pyml_core.kv_layout import INT8_MULTIPLE, KVLayout
 
 from .config import Dimensions
@@ -58,7 +58,7 @@ def kv_layout(config: Dimensions, dtype: str, quantized: bool, kv_dtype: str = "
     """
     whole = config.head_dim % INT8_MULTIPLE == 0
     if kv_dtype not in KV_DTYPES:
-        raise PymlError(f"kv_dtype: expected one of {', '.join(KV_DTYPES)}, got {kv_dtype!r}")
+        raise PymlError(f"kv_dtype: expected one of {', '.join(KV_DTYPES)}, got {quoted(kv_dtype)}")
     if kv_dtype == "int8" and not whole:
         raise PymlError(
             f"kv_dtype int8: expected heads of a multiple of {INT8_MULTIPLE} elements, found {config.head_dim}"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.errors import OutOfMemoryError, PymlError
+from pyml_core.errors import OutOfMemoryError, PymlError, quoted
 from pyml_core.locks import Lock
 from pyml_core.pickling import OfOneProcess
 from pyml_core.timing import PHASES, Lap, Laps
@@ -224,7 +224,7 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
             PymlError: it was not asked for, or there is no such step or sequence.
         """
         if name not in self.tensors:
-            raise PymlError(f"trace: expected one of the tensors {', '.join(self.tensors) or '(none)'}, got {name!r}")
+            raise PymlError(f"trace: expected a tensor of {', '.join(self.tensors) or '(none)'}, got {quoted(name)}")
         with self._lock:
             steps = list(self._steps)
         if step is not None:
@@ -386,7 +386,7 @@ def _matcher(patterns: Sequence[str], what: str, names: Iterable[str]) -> _Match
         compiled.append(re.compile(regex))
         if not any(compiled[-1].fullmatch(name) for name in known):
             folded = dict.fromkeys(re.sub(r"^layers\.\d+", "layers.*", name) for name in known)
-            raise PymlError(f"trace: no {what} of this model is named {pattern!r}; there are {', '.join(folded)}")
+            raise PymlError(f"trace: no {what} of this model is named {quoted(pattern)}; there are {', '.join(folded)}")
     return lambda name: any(regex.fullmatch(name) is not None for regex in compiled)
 
 
