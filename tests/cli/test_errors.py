@@ -15,16 +15,16 @@ P = ("--prompt", "x")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--temperature", "-1", *P), "--temperature must be >= 0.0, got -1"),
-        (("--temperature", "nan", *P), "--temperature must be >= 0.0, got nan"),
+        (("--temperature", "-1", *P), "--temperature must be a finite number >= 0.0, got -1"),
+        (("--temperature", "nan", *P), "--temperature must be a finite number >= 0.0, got nan"),
         (("--temperature", "abc", *P), "invalid value 'abc' for '--temperature': expected a number"),
-        (("--top-k", "0", *P), "--top-k must be > 0, got 0"),
+        (("--top-k", "-2", *P), "--top-k must be > 0, got -2 (0 and -1 are off)"),
         (("--top-k", "1.5", *P), "invalid value '1.5' for '--top-k': expected a whole number"),
-        (("--top-p", "1.5", *P), "--top-p must be in (0.0, 1.0], got 1.5"),
-        (("--top-p", "0", *P), "--top-p must be in (0.0, 1.0], got 0"),
-        (("--repetition-penalty", "0", *P), "--repetition-penalty must be > 0.0, got 0"),
-        (("--min-p", "2", *P), "--min-p must be in [0.0, 1.0], got 2"),
-        (("--typical-p", "0", *P), "--typical-p must be in (0.0, 1.0], got 0"),
+        (("--top-p", "1.5", *P), "--top-p must be in (0.0, 1.0], got 1.5 (1 is off)"),
+        (("--top-p", "0", *P), "--top-p must be in (0.0, 1.0], got 0 (1 is off)"),
+        (("--repetition-penalty", "0", *P), "--repetition-penalty must be a finite number > 0.0, got 0 (1 is off)"),
+        (("--min-p", "2", *P), "--min-p must be in [0.0, 1.0], got 2 (0 is off)"),
+        (("--typical-p", "0", *P), "--typical-p must be in (0.0, 1.0], got 0 (1 is off)"),
         (("--presence-penalty", "inf", *P), "--presence-penalty must be a finite number, got inf"),
         (
             ("--logit-bias", "x=1", *P),
@@ -36,7 +36,7 @@ P = ("--prompt", "x")
             "--sampler-order must name all rules in use, temperature missing",
         ),
         (("--stop", "", *P), "--stop must not be empty"),
-        (("--stop-id", "x", *P), "Invalid value for '--stop-id': 'x' is not a valid integer."),
+        (("--stop-id", "x", *P), "invalid value 'x' for '--stop-id': expected a token id"),
         (("--logprobs", "-1", "--json", *P), "--logprobs must be >= 0, got -1"),
         (("--logprobs", "1", *P), "--logprobs is supported with --json alone"),
         (("--regex", "a", "--json-schema", "{}", *P), "the argument '--json-schema' cannot be used with '--regex'"),
@@ -49,7 +49,7 @@ P = ("--prompt", "x")
         (("--timeout", "-1", *P), "--timeout must be > 0.0, got -1"),
         (("--context-len", "0", *P), "--context-len must be > 0, got 0"),
         (("--threads", "0", *P), "--threads must be > 0, got 0"),
-        (("--seed", "-1", *P), "--seed must be in 0 .. 2**64 - 1, got -1"),
+        (("--seed", "-2", *P), "--seed must be in 0 .. 2**64 - 1, got -2 (-1 is random)"),
         (("--max-tokens", "-1", *P), "--max-tokens must be >= 0, got -1"),
         (("--max-tokens", "xyz", *P), "invalid value 'xyz' for '--max-tokens': expected a whole number"),
         (("--dtype", "q9", *P), "invalid value 'q9' for '--dtype': expected one of auto, f32, bf16, q8_0, q4_0"),
@@ -76,11 +76,11 @@ def test_command_lines(arguments: tuple[Any, ...], message: str, commands: Any) 
 
 def test_stdin_that_is_no_utf8(commands: Any) -> None:
     result = commands.infer("-q", stdin=b"abc\xff")
-    assert (result.code, result.error) == (2, "Error: stdin: expected UTF-8, got byte 0xff at 3")
+    assert (result.code, result.error) == (2, "Error: stdin: expected UTF-8, got byte 0xff at offset 3")
 
 
 def test_ranges_come_before_files(commands: Any) -> None:
-    assert commands.infer("missing.gguf", "--top-k", "0", *P).code == 2
+    assert commands.infer("missing.gguf", "--top-k", "-2", *P).code == 2
 
 
 def test_batch_files(commands: Any, tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,8 +105,80 @@ def test_closed(tiny_ggufs: dict[str, Path]) -> None:
         ({"prefill_chunk": 0}, "prefill_chunk must be > 0, got 0"),
         ({"context_len": 129}, "context length: expected at most 128"),
         ({"dtype": "q9"}, "dtype: expected one of auto, f32, bf16, q8_0, q4_0"),
+        ({"dtype": 5}, "dtype must be a text, got 5"),
+        ({"kv_dtype": b"f16"}, "kv_dtype must be a text, got b'f16'"),
+        ({"kv_dtype": "q" * 9999}, r"kv_dtype: expected one of auto, f32, f16, int8, got 'q{75}\.\.\.'$"),
+        ({"threads": 2.0}, "threads must be a whole number, got 2.0"),
+        ({"threads": "2"}, "threads must be a whole number, got '2'"),
+        ({"threads": 10**6000}, "threads: expected 1 to 256, got an integer of about 6001 digits"),
+        ({"context_len": True}, "context_len must be a whole number, got True"),
+        ({"context_len": 10**6000}, "context length: expected at most 128, .*, got an integer of about 6001 digits"),
+        ({"prefill_chunk": None}, "prefill_chunk must be a whole number, got None"),
+        ({"cache_bytes": 1e9}, "cache_bytes must be a whole number, got 1000000000.0"),
+        ({"cache_bytes": -1}, "cache_bytes must be >= 0, got -1"),
+        ({"screen": 1}, "screen must be True or False, got 1"),
+        ({"progress": 5}, "progress must be a function of two numbers, got 5"),
     ],
 )
 def test_bad_arguments(options: dict[str, int], message: str, tiny_ggufs: dict[str, Path]) -> None:
     with pytest.raises(PymlError, match=message):
         pyml_nlp.load(tiny_ggufs["gpt2"], **options)  # type: ignore[arg-type]
+
+
+def test_bad_names_of_models() -> None:
+    for model in (5, b"model.gguf", ["a"]):
+        with pytest.raises(PymlError, match="model must be a path or a hub id, got"):
+            pyml_nlp.load(model)  # type: ignore[arg-type]
+    with pytest.raises(PymlError, match="there is no such file"):
+        pyml_nlp.load("a\0b")
+
+
+def test_bad_arguments_of_a_tokenizer(lm: LanguageModel) -> None:
+    tokenizer: Any = lm.tokenizer
+    for call, message in (
+        (lambda: tokenizer.encode(b"x"), "text: expected str, got bytes"),
+        (lambda: tokenizer.encode("x", add_special=1), "add_special must be True or False, got 1"),
+        (lambda: tokenizer.encode("x", parse_special=None), "parse_special must be True or False, got None"),
+        (lambda: tokenizer.encode("x", breaks=1), "breaks must be a list of whole numbers, got 1"),
+        (lambda: tokenizer.encode("abc", breaks=[0.5]), "breaks must be a whole number, got 0.5"),
+        (lambda: tokenizer.encode("abc", breaks=[2, 1]), "breaks must ascend from 0 to 3, the text's length, got"),
+        (lambda: tokenizer.encode("abc", breaks=[4]), "breaks must ascend from 0 to 3, the text's length, got"),
+        (lambda: tokenizer.decode(5), "ids: expected a list of token ids, got 5"),
+        (lambda: tokenizer.decode("abc"), "ids: expected a list of token ids, got 'abc'"),
+        (lambda: tokenizer.decode([1.5]), "token id: expected an integer, got 1.5"),
+        (lambda: tokenizer.decode([-(10**6000)]), "token id: expected 0 or more, got an integer of about"),
+        (lambda: tokenizer.decode([1], skip_special="no"), "skip_special must be True or False, got 'no'"),
+        (lambda: tokenizer.token_bytes(None), "token id: expected an integer, got None"),
+    ):
+        with pytest.raises(PymlError, match=message):
+            call()
+    assert tokenizer.decode(np.array(tokenizer.encode(TEXT), np.int16)) == TEXT
+    assert tokenizer.encode("abc", breaks=(0, 1, 3)) == tokenizer.encode("abc")
+
+
+def test_bad_arguments_of_a_chat(tiny_dirs: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_dirs["llama"], tmp_path / "chat")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    with pyml_nlp.load(folder, threads=1) as chatty:
+        lm: Any = chatty
+        for call, message in (
+            (lambda: lm.chat(b"x"), "messages: expected a text or a list of messages, got b'x'"),
+            (
+                lambda: lm.chat({"role": "user"}),
+                "messages: expected a text or a list of messages, got {'role': 'user'}",
+            ),
+            (lambda: lm.chat("x", "5"), "max_tokens must be a whole number, got '5'"),
+            (lambda: lm.chat("x", tools=5), "tools: expected a list, got 5"),
+            (lambda: lm.chat("x", template=5), "chat template: expected one of default, got 5"),
+            (lambda: lm.chat("x", variables=[1]), r"variables: expected a mapping of names and values, got \[1\]"),
+            (lambda: lm.conversation(5), "system must be a text, got 5"),
+            (
+                lambda: lm.conversation("x").send(5),
+                r"messages\[1\]: expected a mapping with 'role' and 'content', got 5",
+            ),
+            (lambda: lm.conversation("x").send("y", seed="z"), "seed must be a whole number, got 'z'"),
+        ):
+            with pytest.raises(PymlError, match=message):
+                call()

@@ -181,7 +181,7 @@ def test_blank_stdin(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stdin_that_is_no_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin(monkeypatch, b"abc\xff")
-    with pytest.raises(click.UsageError, match="stdin: expected UTF-8, got byte 0xff at 3"):
+    with pytest.raises(click.UsageError, match="stdin: expected UTF-8, got byte 0xff at offset 3"):
         infer._prompt(None, -1)
 
 
@@ -202,7 +202,7 @@ def test_batch_files(tmp_path: Path) -> None:
     [
         (b"", "Batch file is empty: "),
         (b"\n \n", "Batch file is empty: "),
-        (b"\xff\xfe", "Failed to read batch file: .*utf-8"),
+        (b"\xff\xfea\x00", "Failed to read batch file: .*: expected UTF-8, got UTF-16"),
         (None, "Failed to read batch file: .*: No such file or directory"),
     ],
 )

@@ -74,7 +74,7 @@ def test_errors() -> None:
         lm.generate("a" * 9)
     with pytest.raises(PymlError, match="keep: expected at most 4, half of the context, got 5"):
         lm.generate("a", overflow="roll", keep=5)
-    with pytest.raises(PymlError, match="overflow: expected one of error, roll, got 'wrap'"):
+    with pytest.raises(PymlError, match="overflow must be one of error, roll, got 'wrap'"):
         lm.generate("a", overflow="wrap")
     with pytest.raises(PymlError, match="keep must be >= 0, got -1"):
         lm.generate("a", keep=-1)

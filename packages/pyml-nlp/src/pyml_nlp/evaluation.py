@@ -19,6 +19,7 @@ from pyml_core.errors import PymlError
 
 from .sampling import F32Array, log_sum_exp, top_logprobs
 from .sampling.arrays import PIECE
+from .values import whole
 
 if TYPE_CHECKING:
     from .language_model import LanguageModel
@@ -100,8 +101,7 @@ class Window(NamedTuple):
 
 def score(lm: LanguageModel, ids: Sequence[int], top: int = 0) -> list[TokenScore]:
     """The log probability of each token of a sequence; see :meth:`LanguageModel.score`."""
-    if top < 0:
-        raise PymlError(f"top must be >= 0, got {top}")
+    top = whole("top", top, 0)
     if not ids:
         raise PymlError("the text is empty: expected at least one token")
     scores = [TokenScore(ids[0], None, ())]

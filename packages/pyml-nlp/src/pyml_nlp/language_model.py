@@ -5,7 +5,6 @@ Letters: V = vocabulary size.
 
 from __future__ import annotations
 
-import operator
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, Top, Want
 from pyml_nn.trace import traces_of
 
 from . import logs, memory
+from .arguments import cache_length, check_batch_options, check_forward, indices, not_empty, prompt_ids, prompt_list
 from .generation.asynchronous import AsyncGeneration
 from .generation.batch import Batch
 from .generation.generator import Generator
@@ -33,6 +33,7 @@ from .generation.speculation import Costs
 from .pickling import Origin, reduce_model
 from .sampling import Sampling
 from .structured.grammar import one_grammar
+from .values import flag
 
 if TYPE_CHECKING:
     from pyml_core.kv_layout import KVLayout
@@ -266,9 +267,10 @@ class LanguageModel(SharedByCopies):
             ContextOverflowError: a prompt does not fit the context. It is raised here, before any work, and names it.
             PymlError: an empty prompt or a value out of its range.
         """
+        check_batch_options(options)
         generator = Generator(self, timeout, speculate, draft_model)
         requests = []
-        for index, prompt in enumerate(prompts):
+        for index, prompt in enumerate(prompt_list(prompts)):
             try:
                 if not isinstance(prompt, Request):
                     prompt = self._request(prompt, max_tokens, temperature=temperature, **options)
@@ -276,7 +278,7 @@ class LanguageModel(SharedByCopies):
             except PymlError as error:
                 raise type(error)(f"prompt {index}: {error}") from None
             requests.append(prompt)
-        return Batch(generator, requests, together, self.prefill_chunk, ordered)
+        return Batch(generator, requests, together, self.prefill_chunk, flag("ordered", ordered))
 
     def _request(
         self,
@@ -291,7 +293,7 @@ class LanguageModel(SharedByCopies):
         """A request with the options of :meth:`generate`."""
         rules = {name: options.pop(name) for name in list(options) if name in Sampling.__dataclass_fields__}
         what = one_grammar(schema, regex, grammar)
-        return Request(self.ids(prompt), max_tokens, Sampling(**rules), grammar=what, **options)
+        return Request(prompt_ids(self, "prompt", prompt), max_tokens, Sampling(**rules), grammar=what, **options)
 
     def prefill(self, prompt: str | Sequence[int]) -> KVCache:
         """The keys and values of a prompt, to be saved or continued; later prompts that begin alike reuse them too.
@@ -300,7 +302,7 @@ class LanguageModel(SharedByCopies):
             ContextOverflowError, OutOfMemoryError, PymlError: as of :meth:`generate`.
         """
         generator = Generator(self)
-        completion = generator.start(Request(self.ids(prompt), 0), self.new_cache())
+        completion = generator.start(Request(prompt_ids(self, "prompt", prompt), 0), self.new_cache())
         generator.prefill(completion)
         return completion.cache
 
@@ -313,9 +315,7 @@ class LanguageModel(SharedByCopies):
 
     def ids(self, text: str | Sequence[int]) -> list[int]:
         """Token ids of a text, with what the model wants around them, once; ids are returned as they are."""
-        return (
-            self.tokenizer.encode_prompt(text) if isinstance(text, str) else [operator.index(token) for token in text]
-        )
+        return prompt_ids(self, "text", text)
 
     # ---- chat
 
@@ -460,11 +460,8 @@ class LanguageModel(SharedByCopies):
             OutOfMemoryError: the result and the keys and values would not fit in memory.
             PymlError: no ids, or ids or positions out of range.
         """
-        ids = self.ids(text)
-        if positions is None:
-            wanted = list(range(len(ids)))
-        else:
-            wanted = [len(ids) + position if position < 0 else position for position in positions]
+        ids = not_empty("text", self.ids(text))
+        wanted = indices(positions, len(ids))
         needed = 4 * len(wanted) * self.vocab_size + self.kv_layout.bytes_for(len(ids))
         memory.require(needed, f"logits of {len(wanted)} positions")
         return self.forward([(self.new_cache(), ids, wanted)])[0]
@@ -500,6 +497,7 @@ class LanguageModel(SharedByCopies):
         Returns float32 (len(positions), V) for each sequence, or what ``want`` asks for, and advances the caches. See
         :meth:`pyml_nn.Model.forward`.
         """
+        check_forward(batch, want)
         return self.timed_forward(batch, want)[0]
 
     def timed_forward(self, batch: Sequence[Input], want: Want = ALL_LOGITS) -> tuple[Any, float]:
@@ -529,10 +527,7 @@ class LanguageModel(SharedByCopies):
         return self.model.load_cache(path, self._length(max_length))
 
     def _length(self, max_length: int | None) -> int:
-        length = self.context_length if max_length is None else max_length
-        if not 1 <= length <= self.context_length:
-            raise PymlError(f"context: expected 1 to {self.context_length} positions, got {length}")
-        return length
+        return self.context_length if max_length is None else cache_length(max_length, self.context_length)
 
     # ---- watching, stopping, closing
 

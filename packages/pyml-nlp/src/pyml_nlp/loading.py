@@ -13,7 +13,7 @@ from threading import Thread
 from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 from pyml_core.from_file import Part
 from pyml_core.tensor import PackedMatrix, Tensor
 from pyml_nn.config import ConfigError
@@ -21,6 +21,7 @@ from pyml_nn.models import architecture_of
 from pyml_nn.weight_names import WeightsError
 
 from . import logs
+from .errors import ArgumentError
 from .formats.gguf import GGUFFile
 from .formats.safetensors import SafetensorsFolder
 from .generation.prefix_cache import DEFAULT_BYTES, PrefixCache
@@ -29,6 +30,7 @@ from .pickling import Origin
 from .source import Source, resolve
 from .tokenizer import Tokenizer, load_tokenizer
 from .tokenizer.load import tokenizer_files
+from .values import flag, text, whole
 
 T = TypeVar("T")
 
@@ -76,10 +78,13 @@ def load(
         PymlError: an argument out of its range.
     """
     logs.configure_from_environment()
-    for name, value in (("threads", threads), ("context_len", context_len), ("prefill_chunk", prefill_chunk)):
-        if value is not None and value < 1:
-            raise PymlError(f"{name} must be > 0, got {value}")
-    prefix_cache = PrefixCache(cache_bytes)
+    threads = None if threads is None else whole("threads", threads, 1)
+    context_len = None if context_len is None else whole("context_len", context_len, 1)
+    prefill_chunk = whole("prefill_chunk", prefill_chunk, 1)
+    screen, dtype, kv_dtype = flag("screen", screen), text("dtype", dtype), text("kv_dtype", kv_dtype)
+    if progress is not None and not callable(progress):
+        raise ArgumentError(f"must be a function of two numbers, got {quoted(progress)}", "progress")
+    prefix_cache = PrefixCache(whole("cache_bytes", cache_bytes, 0))
     source = find(model)
     with open_weights(source) as files:
         description = describe(files)
@@ -118,7 +123,14 @@ def load(
 
 
 def find(model: ModelPath | None) -> Source:
-    """The model's files on this machine, downloaded if they have to be; see :func:`pyml_nlp.source.resolve`."""
+    """The model's files on this machine, downloaded if they have to be; see :func:`pyml_nlp.source.resolve`.
+
+    Raises:
+        ArgumentError: neither a path nor a text.
+        ModelNotFoundError: there is no such model.
+    """
+    if model is not None and not isinstance(model, str | os.PathLike):
+        raise ArgumentError(f"must be a path or a hub id, got {quoted(model)}", "model")
     try:
         return resolve(model, logs.source.info)
     except PymlError as error:
@@ -257,7 +269,8 @@ def _build(
     )  # fmt: skip
     if context_len is not None and context_len > config.context_length:
         raise PymlError(
-            f"context length: expected at most {config.context_length}, which the model was made for, got {context_len}"
+            f"context length: expected at most {config.context_length}, which the model was made for, "
+            f"got {quoted(context_len)}"
         )
     chunk = min(prefill_chunk, config.context_length)
     try:

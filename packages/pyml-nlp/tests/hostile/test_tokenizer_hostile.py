@@ -241,7 +241,7 @@ def test_a_text_that_the_model_cannot_take(tmp_path: Path) -> None:
         ("generation_config.json", {"eos_token_id": True}, "eos_token_id: expected a token id, got True"),
         ("generation_config.json", {"eos_token_id": 1.5}, "eos_token_id: expected a token id, got 1.5"),
         ("added_tokens.json", {"<x>": "5"}, "'<x>': expected a token id, got '5'"),
-        ("chat_template.jinja", b"\xff", "expected UTF-8, got byte 0xff at 0"),
+        ("chat_template.jinja", b"\xff", "expected UTF-8, got byte 0xff at offset 0"),
     ],
 )  # fmt: skip
 def test_small_files(name: str, content: Any, message: str, tmp_path: Path) -> None:

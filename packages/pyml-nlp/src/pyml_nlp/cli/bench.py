@@ -273,10 +273,12 @@ def _text_ids(lm: LanguageModel, path: Path) -> npt.NDArray[np.int64]:
 
     from pyml_core.errors import PymlError
 
+    from ..text_files import read_text
+
     try:
-        text = path.read_bytes().decode()
-    except (OSError, ValueError) as error:
-        raise PymlError(f"Failed to read text file: {path}: {getattr(error, 'strerror', None) or error}") from None
+        text = read_text(str(path))
+    except PymlError as error:
+        raise PymlError(f"Failed to read text file: {error}") from None
     return np.array(lm.ids(text), np.int64)
 
 

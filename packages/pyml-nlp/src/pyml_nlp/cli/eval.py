@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +17,7 @@ from .options import (
     log_options,
     model_options,
     positive,
+    read_stdin,
     verbosity,
 )
 from .output import Output, ProgressBar
@@ -65,9 +64,11 @@ def command(
     if stride is not None and stride > window:
         raise click.UsageError(f"--stride must be in 1 .. {window} (the window), got {stride}")
     configure_logs(level or -1)
-    text = _read(file)
     from .. import load
     from ..evaluation import evaluate
+    from ..text_files import read_text
+
+    text = read_stdin() if file == "-" else read_text(file)
 
     output = Output()
     with ProgressBar("Loading", level >= 0) as bar:
@@ -90,19 +91,6 @@ def command(
         )
     output.write(_json(found) if as_json else _table(found))
     return 0
-
-
-def _read(file: str) -> str:
-    from pyml_core.errors import PymlError
-
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise PymlError(f"{file}: {error.strerror or error}") from None
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise PymlError(f"{file}: expected UTF-8, got byte {data[error.start]:#04x} at {error.start}") from None
 
 
 def _table(found: Evaluation) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from .options import (
     model_options,
     number,
     positive,
+    read_stdin,
     utf8,
     verbosity,
 )
@@ -181,13 +181,7 @@ def _stdin(level: int) -> str:
         from ..logs import tell
 
         tell("Reading prompt from stdin...")
-    if sys.stdin is None:
-        return ""
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as error:
-        byte = f"{error.object[error.start]:#04x}"
-        raise click.UsageError(f"stdin: expected UTF-8, got byte {byte} at {error.start}") from None
+    return read_stdin()
 
 
 def _load(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import click
 
+_LONGEST = 2000  # characters of a message, whatever somebody else's words in it
+
 
 def main() -> NoReturn:
     """``pyml``."""
@@ -104,9 +106,14 @@ def _fail(message: str, code: int) -> int:
 
         traceback.print_exc()
     ending.told = ending.told or code == INTERRUPTED
-    if sys.stderr is not None:
-        print(f"Error: {' '.join(message.splitlines())}", file=sys.stderr)
+    tell_error(message)
     return code
+
+
+def tell_error(message: str) -> None:
+    """Print an error on stderr, on one line."""
+    if sys.stderr is not None:
+        print(f"Error: {' '.join(message.splitlines())[:_LONGEST]}", file=sys.stderr)
 
 
 def load_command(name: str) -> click.Command:

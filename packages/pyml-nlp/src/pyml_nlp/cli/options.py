@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -79,7 +79,9 @@ def parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable
         try:
             return None if value is None else parse(value)
         except (ValueError, KeyError):
-            raise click.UsageError(f"invalid value '{value}' for '{param.opts[-1]}': expected {expected}") from None
+            raise invalid(value, param.opts[-1], expected) from None
+        except OverflowError as error:
+            raise invalid(value, param.opts[-1], f"{expected} {error}") from None
 
     def option(*names: str, **attributes: Any) -> Callable[[F], F]:
         return click.option(*names, type=str, callback=callback, cls=Option, **attributes)
@@ -87,7 +89,22 @@ def parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable
     return option
 
 
-integer = parsed(int, "a whole number")
+def invalid(value: object, name: str, expected: str) -> click.UsageError:
+    """The usage error for an option's value that cannot be understood."""
+    from pyml_core.errors import quoted
+
+    return click.UsageError(f"invalid value {quoted(value)} for '{name}': expected {expected}")
+
+
+def whole_number(text: str) -> int:
+    """The number; ValueError if it is none, OverflowError if no option can have so large a one."""
+    found = int(text)
+    if abs(found) >= 1 << 64:
+        raise OverflowError("of at most 64 bits")
+    return found
+
+
+integer = parsed(whole_number, "a whole number")
 number = parsed(float, "a number")
 
 
@@ -189,19 +206,13 @@ def utf8(name: str, text: str) -> str:
         raise click.UsageError(f"invalid value for '{name}': expected UTF-8") from None
 
 
-def read_text(path: str) -> str:
-    """The text of a file that an option names; PymlError if it cannot be read or is not UTF-8."""
-    from pyml_core.errors import PymlError
+def read_stdin() -> str:
+    """The text of stdin, nothing if that is closed; usage error if it is too large, or not UTF-8."""
+    from ..text_files import decoded, read_bounded
 
+    if sys.stdin is None:
+        return ""
     try:
-        return Path(path).read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise PymlError(f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at {error.start}") from None
-    except (OSError, ValueError) as error:
-        raise PymlError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def first(problems: Sequence[tuple[str, str]]) -> None:
-    """Usage error for the first of (option name, problem)."""
-    for name, problem in problems:
-        raise click.UsageError(f"--{name.replace('_', '-')} {problem}")
+        return decoded(read_bounded(sys.stdin.buffer))
+    except ValueError as error:
+        raise click.UsageError(f"stdin: {error}") from None

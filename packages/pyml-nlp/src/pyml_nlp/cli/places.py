@@ -14,10 +14,11 @@ def check_places(trace: str | None, prompt_cache: str | None, output: str | None
         UsageError: a trace file of another ending. PymlError: a place where no file can be.
     """
     if trace is not None:
+        from pyml_core.errors import quoted
         from pyml_nn.trace_files import ENDINGS, check_ending
 
         if not trace.lower().endswith(ENDINGS):
-            raise click.UsageError(f"--trace-out must end in {', '.join(ENDINGS)}, got {trace!r}")
+            raise click.UsageError(f"--trace-out must end in {', '.join(ENDINGS)}, got {quoted(trace)}")
         check_ending(trace)
         _check(trace, "the trace cannot be written")
     if prompt_cache is not None and not Path(prompt_cache).exists():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import BASIC, F, Option, exclusive, first, integer, number, read_text, utf8
+from .options import BASIC, F, Option, exclusive, integer, invalid, number, utf8, whole_number
 
 if TYPE_CHECKING:
     from ..structured.grammar import Grammar
@@ -40,14 +40,19 @@ def sampling_options(function: F) -> F:
 
     @functools.wraps(function)
     def with_sampling(*args: Any, **values: Any) -> Any:
-        from ..sampling import Sampling, sampling_problems
+        from ..errors import ArgumentError
+        from ..sampling import Sampling
 
         values["order"] = values.pop("sampler_order")
         names = Sampling.__dataclass_fields__
         rules = {name: value for name, value in values.items() if name in names}
         rest = {name: value for name, value in values.items() if name not in names}
-        first([("sampler_order" if name == "order" else name, what) for name, what in sampling_problems(**rules)])
-        return function(*args, sampling=Sampling(**rules), **rest)
+        try:
+            sampling = Sampling(**rules)
+        except ArgumentError as error:
+            name = "sampler-order" if error.name == "order" else error.name.replace("_", "-")
+            raise click.UsageError(f"--{name} {error.problem}") from None
+        return function(*args, sampling=sampling, **rest)
 
     decorated: Any = with_sampling
     for option in reversed(options):
@@ -60,7 +65,7 @@ def stop_options(function: F) -> F:
     for decorator in reversed((
         click.option("--stop", multiple=True, metavar="TEXT", cls=Option, heading=BASIC, callback=_not_empty,
                      help="End the text before TEXT. Repeatable."),
-        click.option("--stop-id", multiple=True, type=int, metavar="ID", cls=Option, heading=HEADING,
+        click.option("--stop-id", multiple=True, metavar="ID", cls=Option, heading=HEADING, callback=_token_ids,
                      help="End the text at this token. Repeatable."),
         click.option("--include-stop", is_flag=True, cls=Option, heading=HEADING,
                      help="End the text after the stop text."),
@@ -96,12 +101,14 @@ def _grammar(json_schema: str | None, regex: str | None, grammar: str | None) ->
     if json_schema is None and regex is None and grammar is None:
         return None
     from ..structured.grammar import GrammarError, one_grammar
+    from ..text_files import read_text
 
     if json_schema is not None and not json_schema.lstrip().startswith("{"):
         json_schema = read_text(json_schema)
     grammar = None if grammar is None else read_text(grammar)
+    regex = None if regex is None else utf8("--regex", regex)
     try:
-        return one_grammar(json_schema, None if regex is None else utf8("--regex", regex), grammar)
+        return one_grammar(json_schema, regex, grammar)
     except GrammarError as error:
         raise click.UsageError(str(error)) from None
 
@@ -117,11 +124,20 @@ def _biases(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     for value in values:
         token, _, bias = value.partition("=")
         try:
-            biases[int(token)] = float(bias)
-        except ValueError:
-            expected = "a token id and a number, such as 13=-2.5"
-            raise click.UsageError(f"invalid value '{value}' for '--logit-bias': expected {expected}") from None
+            biases[whole_number(token)] = float(bias)
+        except (ValueError, OverflowError):
+            raise invalid(value, "--logit-bias", "a token id and a number, such as 13=-2.5") from None
     return biases or None
+
+
+def _token_ids(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    found = []
+    for value in values:
+        try:
+            found.append(whole_number(value))
+        except (ValueError, OverflowError):
+            raise invalid(value, "--stop-id", "a token id") from None
+    return tuple(found)
 
 
 def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from pyml_nn.hf_config import repeats_built_ins
 
 from ..errors import ModelFileError
+from ..text_files import decoded
 from .reading import ModelFile, quoted
 
 MAX_CONFIG = 2 << 20
@@ -22,9 +23,6 @@ MAX_JSON = 16 << 20
 
 MAX_VALUES = 1 << 20
 """Most values in one of these files: reading so many takes half a second."""
-
-BOM = "\ufeff".encode()
-"""What some editors put in front of UTF-8; it says nothing."""
 
 _MAX_DIGITS = 40  # of a number without fraction; the longest that anything here needs has 19
 _CODE_KEYS = ("auto_map", "trust_remote_code")  # what asks for Python code out of the repository
@@ -69,12 +67,15 @@ def parse_json_object(data: bytes, where: str, max_values: int | None = None) ->
     def constant(text: str) -> NoReturn:
         fail(f"expected finite numbers, got {text}")
 
-    data = data.removeprefix(BOM)
     if max_values is not None and (values := sum(map(data.count, (b",", b"[", b"{")))) > max_values:
         fail(f"expected at most {max_values} values, got about {values}")
     try:
+        text = decoded(data)
+    except ValueError as error:
+        fail(str(error))
+    try:
         found = json.loads(
-            data.decode(),
+            text,
             object_pairs_hook=unique,
             parse_int=integer,
             parse_float=number,
@@ -84,8 +85,6 @@ def parse_json_object(data: bytes, where: str, max_values: int | None = None) ->
             json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         fail("expected whole Unicode characters, got half a surrogate pair")
-    except UnicodeDecodeError as error:
-        fail(f"expected UTF-8, got byte {data[error.start]:#04x} at offset {error.start}")
     except json.JSONDecodeError as error:
         fail(f"expected JSON: {error}")
     except RecursionError:

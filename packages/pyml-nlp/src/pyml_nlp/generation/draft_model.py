@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 
+from ..errors import ArgumentError
 from ..sampling import sample
 from .prefix_cache import common_length
 from .request import Request
@@ -114,7 +115,11 @@ _same: WeakKeyDictionary[LanguageModel, WeakSet[LanguageModel]] = WeakKeyDiction
 
 
 def check_vocabulary(lm: LanguageModel, draft: LanguageModel) -> None:
-    """Raise :class:`PymlError` if the draft model is closed, or a token id means something else to it."""
+    """Raise :class:`PymlError` if the draft model is none or closed, or a token id means something else to it."""
+    from ..language_model import LanguageModel
+
+    if not isinstance(draft, LanguageModel):
+        raise ArgumentError(f"must be a model that pyml_nlp.load has returned, got {quoted(draft)}", "draft_model")
     draft.check_open()
     known = _same.setdefault(lm, WeakSet())
     if draft in known:
@@ -130,6 +135,6 @@ def check_vocabulary(lm: LanguageModel, draft: LanguageModel) -> None:
         if expected != found:
             raise PymlError(
                 f"draft model {draft.name}: expected the vocabulary of {lm.name}, "
-                f"found {found!r} for token {token}, which is {expected!r}"
+                f"found {quoted(found)} for token {token}, which is {quoted(expected)}"
             )
     known.add(draft)

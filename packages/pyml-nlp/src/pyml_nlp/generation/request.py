@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 
+from ..errors import ArgumentError
 from ..sampling import Sampling
 from ..structured.grammar import Grammar
+from ..values import choice, flag, texts, token_id, token_ids, whole, without_none
 from .rolling import ERROR, POLICIES
 
 
@@ -31,8 +34,11 @@ class Request:
             there; ``"roll"`` forgets the older half of what stands there, see :mod:`.rolling`.
         keep: how many tokens at the beginning a rolling context never forgets; None: a beginning-of-sequence token.
 
+    Values are converted once, here: NumPy's scalars to Python's, lists to tuples, None to the default.
+
     Raises:
-        PymlError: an empty prompt, or a number out of its range.
+        ArgumentError: a value of a wrong type or out of its range.
+        PymlError: an empty prompt.
     """
 
     prompt: Sequence[int]
@@ -48,22 +54,27 @@ class Request:
     keep: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.prompt:
+        own = without_none(self)
+        if isinstance(own["prompt"], str):
+            raise ArgumentError(f"must be token ids (see lm.ids), got {quoted(own['prompt'])}", "prompt")
+        for name, kind in (("sampling", Sampling), ("grammar", Grammar | None)):
+            if not isinstance(own[name], kind):
+                raise ArgumentError(f"must be a {name.capitalize()}, got {quoted(own[name])}", name)
+        own |= {
+            "prompt": token_ids("prompt", own["prompt"]),
+            "max_tokens": whole("max_tokens", own["max_tokens"], 0),
+            "logprobs": None if self.logprobs is None else whole("logprobs", self.logprobs, 0),
+            "sample": whole("sample", own["sample"], 0),
+            "stop": texts("stop", own["stop"]),
+            "stop_ids": _stop_ids(own["stop_ids"]),
+            "include_stop": flag("include_stop", own["include_stop"]),
+            "overflow": choice("overflow", own["overflow"], POLICIES),
+            "keep": None if self.keep is None else whole("keep", self.keep, 0),
+        }
+        if not own["prompt"]:
             raise PymlError("the prompt is empty: expected at least one token")
-        if self.max_tokens < 0:
-            raise PymlError(f"max_tokens must be >= 0, got {self.max_tokens}")
-        if self.logprobs is not None and self.logprobs < 0:
-            raise PymlError(f"logprobs must be >= 0, got {self.logprobs}")
-        if self.sample < 0:
-            raise PymlError(f"sample must be >= 0, got {self.sample}")
-        if self.overflow not in POLICIES:
-            raise PymlError(f"overflow: expected one of {', '.join(POLICIES)}, got {self.overflow!r}")
-        if self.keep is not None and self.keep < 0:
-            raise PymlError(f"keep must be >= 0, got {self.keep}")
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        if not all(self.stop):
-            raise PymlError("stop: expected strings of one character or more, got an empty one")
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
 
     @property
     def candidates(self) -> int | None:
@@ -73,3 +84,9 @@ class Request:
     def seeded(self) -> Request:
         """The same, with a random seed where one is needed and none was given."""
         return self if self.sampling.greedy else replace(self, sampling=self.sampling.seeded())
+
+
+def _stop_ids(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        raise ArgumentError(f"must be a list of token ids, got {quoted(value)}", "stop_ids")
+    return tuple(token_id("stop_ids", token) for token in value)

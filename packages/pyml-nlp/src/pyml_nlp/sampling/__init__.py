@@ -11,7 +11,7 @@ from __future__ import annotations
 from .arrays import F32Array, F64Array, IdArray, log_sum_exp
 from .choice import check_finite, sample, top_logprobs
 from .penalties import History
-from .rules import GREEDY_BELOW, ORDER, PENALTIES, Sampling, sampling_problems
+from .rules import GREEDY_BELOW, ORDER, PENALTIES, Sampling
 
 __all__ = [
     "GREEDY_BELOW",
@@ -25,6 +25,5 @@ __all__ = [
     "check_finite",
     "log_sum_exp",
     "sample",
-    "sampling_problems",
     "top_logprobs",
 ]

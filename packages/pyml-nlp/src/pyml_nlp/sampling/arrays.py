@@ -15,9 +15,16 @@ PIECE = 16384
 """Elements worked on at a time, so that temporaries stay in the cache."""
 
 
+F32_MAX = float(np.finfo(np.float32).max)
+F32_TINY = float(np.finfo(np.float32).tiny)
+"""The largest float32, and the least one that has all its bits."""
+
+
 def below(bound: float) -> np.float32:
     """A float32 that is surely less than ``bound``, for comparing float32 numbers with a float64 bound."""
-    lower: np.float32 = np.nextafter(np.float32(bound), np.float32(-np.inf))
+    if bound <= -F32_MAX:
+        return np.float32(-np.inf)
+    lower: np.float32 = np.nextafter(np.float32(min(bound, F32_MAX)), np.float32(-np.inf))
     return lower
 
 

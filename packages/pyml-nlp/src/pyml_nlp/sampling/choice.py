@@ -9,7 +9,7 @@ import numpy as np
 
 from pyml_core.errors import PymlError
 
-from .arrays import F32Array, IdArray, log_sum_exp
+from .arrays import F32Array, F64Array, IdArray, log_sum_exp
 from .noise import draw, noise_key
 from .penalties import History, penalize_repetition, subtract
 from .rules import Sampling
@@ -85,10 +85,16 @@ def _changed(
         tokens = np.fromiter(sampling.logit_bias or {}, np.int64)
         amounts = -np.fromiter((sampling.logit_bias or {}).values(), np.float64)
     elif rule == "frequency_penalty":
-        amounts = counts * (sampling.frequency_penalty or 0.0)
+        amounts = _product(counts, sampling.frequency_penalty or 0.0)
     else:
         amounts = np.minimum(counts, 1.0) * (sampling.presence_penalty or 0.0)
-    return subtract(logits, tokens, amounts * temperature, ids)
+    return subtract(logits, tokens, _product(amounts, temperature), ids)
+
+
+def _product(values: F64Array, factor: float) -> F64Array:
+    """The product, which is infinite where float64 ends."""
+    with np.errstate(over="ignore"):
+        return values * factor
 
 
 def _only(kept: IdArray, logits: F32Array, ids: IdArray | None) -> tuple[F32Array, IdArray]:

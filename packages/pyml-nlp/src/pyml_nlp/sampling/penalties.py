@@ -1,7 +1,7 @@
 """Rules that change logits: bias, and penalties for tokens that the text has already.
 
 Letters: V = vocabulary size, C = candidates, S = different tokens seen. Each rule leaves the logits that it is given as
-they are and gives changed ones.
+they are and gives changed ones. A logit beyond float32 becomes the largest one, or minus infinity: out of play.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import F32Array, IdArray
+from .arrays import F32_MAX, F32_TINY, F32Array, IdArray
+
+_F64_MAX = float(np.finfo(np.float64).max)
 
 
 class History:
@@ -64,7 +66,9 @@ def penalize_repetition(logits: F32Array, seen: IdArray, penalty: float, ids: Id
     rows, _ = _rows(seen, ids)
     changed = logits.copy()
     values = changed[rows]
-    changed[rows] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
+    factor = np.float32(min(max(penalty, F32_TINY), F32_MAX))
+    with np.errstate(over="ignore"):
+        changed[rows] = np.minimum(np.where(values > 0, values / factor, values * factor), np.float32(F32_MAX))
     return changed
 
 
@@ -85,7 +89,9 @@ def subtract(
     """
     rows, there = _rows(tokens, ids)
     changed = logits.copy()
-    changed[rows] = (changed[rows] - amounts[there]).astype(np.float32)
+    with np.errstate(over="ignore"):
+        lower = changed[rows] - np.maximum(amounts[there], -_F64_MAX)  # no infinity: that of another sign may be there
+        changed[rows] = np.minimum(lower, F32_MAX).astype(np.float32)
     return changed
 
 

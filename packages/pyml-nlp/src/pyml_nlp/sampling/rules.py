@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import quoted
 from pyml_core.locks import cached_property
+
+from ..errors import ArgumentError
+from ..values import choice, number, token_id, whole, without_none
 
 GREEDY_BELOW = 1e-7
 """Temperatures below this one take the most probable token."""
@@ -34,6 +37,17 @@ TRUNCATIONS = ("top_k", "top_p", "min_p", "typical_p")
 """Those of them that take tokens out of play."""
 
 _LARGEST_SEED = (1 << 64) - 1
+_RANGES: dict[str, tuple[Callable[[float], bool], str, str]] = {
+    "temperature": (lambda value: 0.0 <= value < math.inf, "a finite number >= 0.0", ""),
+    "top_p": (lambda value: 0.0 < value <= 1.0, "in (0.0, 1.0]", " (1 is off)"),
+    "typical_p": (lambda value: 0.0 < value <= 1.0, "in (0.0, 1.0]", " (1 is off)"),
+    "min_p": (lambda value: 0.0 <= value <= 1.0, "in [0.0, 1.0]", " (0 is off)"),
+    "repetition_penalty": (lambda value: 0.0 < value < math.inf, "a finite number > 0.0", " (1 is off)"),
+    "frequency_penalty": (math.isfinite, "a finite number", ""),
+    "presence_penalty": (math.isfinite, "a finite number", ""),
+}
+"""By name, which numbers are right, and what to say of others; NaN is out of every range."""
+
 _NEUTRAL = {
     "logit_bias": (None, {}), "repetition_penalty": (None, 1.0), "frequency_penalty": (None, 0.0),
     "presence_penalty": (None, 0.0), "temperature": (1.0,), "top_k": (None,), "top_p": (None, 1.0),
@@ -59,8 +73,11 @@ class Sampling:
         logit_bias: by token id, what is added to its logit; minus infinity takes it out of play.
         order: names of rules in the order in which they are applied: at least all that are in use. None: :data:`ORDER`.
 
+    Values are converted here, once: NumPy's scalars to Python's numbers, decimal strings in ``logit_bias`` to token
+    ids, None to the default, and what other engines write for None: ``top_k`` 0 or -1, ``seed`` -1.
+
     Raises:
-        PymlError: a value out of its range.
+        ArgumentError: a value of a wrong type or out of its range.
     """
 
     temperature: float = 0.0
@@ -76,8 +93,8 @@ class Sampling:
     order: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        for name, problem in sampling_problems(**self.__dict__):
-            raise PymlError(f"{name} {problem}")
+        for name, value in _plain(without_none(self)).items():
+            object.__setattr__(self, name, value)
 
     @property
     def greedy(self) -> bool:
@@ -107,56 +124,70 @@ class Sampling:
         return replace(self, seed=int.from_bytes(os.urandom(6), "little"))
 
 
-def sampling_problems(
-    *,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-    min_p: float | None = None,
-    typical_p: float | None = None,
-    frequency_penalty: float | None = None,
-    presence_penalty: float | None = None,
-    logit_bias: Mapping[int, float] | None = None,
-    order: Sequence[str] | None = None,
-) -> Iterable[tuple[str, str]]:
-    """Yield (name, what is wrong) for every value of a :class:`Sampling` out of its range; NaN is out of every one."""
-    values = dict(locals())
-    if not 0.0 <= temperature < math.inf:
-        yield "temperature", f"must be >= 0.0, got {temperature:g}"
-    if top_k is not None and top_k < 1:
-        yield "top_k", f"must be > 0, got {top_k}"
-    for name, share in {"top_p": top_p, "typical_p": typical_p}.items():
-        if share is not None and not 0.0 < share <= 1.0:
-            yield name, f"must be in (0.0, 1.0], got {share:g}"
-    if min_p is not None and not 0.0 <= min_p <= 1.0:
-        yield "min_p", f"must be in [0.0, 1.0], got {min_p:g}"
-    if repetition_penalty is not None and not 0.0 < repetition_penalty < math.inf:
-        yield "repetition_penalty", f"must be > 0.0, got {repetition_penalty:g}"
-    for name, penalty in {"frequency_penalty": frequency_penalty, "presence_penalty": presence_penalty}.items():
-        if penalty is not None and not math.isfinite(penalty):
-            yield name, f"must be a finite number, got {penalty:g}"
-    if seed is not None and not 0 <= seed <= _LARGEST_SEED:
-        yield "seed", f"must be in 0 .. 2**64 - 1, got {seed}"
-    for token, bias in (logit_bias or {}).items():
-        if token < 0:
-            yield "logit_bias", f"must be of token ids, got {token}"
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as numbers, a dict and a tuple, all checked."""
+    found: dict[str, Any] = dict(values)
+    for name, (right, expected, hint) in _RANGES.items():
+        if found[name] is not None:
+            found[name] = number(name, found[name])
+            if not right(found[name]):
+                raise ArgumentError(f"must be {expected}, got {found[name]:g}{hint}", name)
+    if values["top_k"] is not None:
+        found["top_k"] = _top_k(values["top_k"])
+    if values["seed"] is not None:
+        found["seed"] = _seed(values["seed"])
+    if values["logit_bias"] is not None:
+        found["logit_bias"] = _biases(values["logit_bias"])
+    if values["order"] is not None:
+        found["order"] = _order(values["order"], found)
+    return found
+
+
+def _top_k(value: Any) -> int | None:
+    found = whole("top_k", value)
+    if found < -1:
+        raise ArgumentError(f"must be > 0, got {quoted(found)} (0 and -1 are off)", "top_k")
+    return found if found > 0 else None
+
+
+def _seed(value: Any) -> int | None:
+    found = whole("seed", value)
+    if not -1 <= found <= _LARGEST_SEED:
+        raise ArgumentError(f"must be in 0 .. 2**64 - 1, got {quoted(found)} (-1 is random)", "seed")
+    return found if found >= 0 else None
+
+
+def _biases(value: Any) -> dict[int, float]:
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"must be token ids with numbers, such as {{13: -2.5}}, got {quoted(value)}", "logit_bias")
+    found: dict[int, float] = {}
+    for key, amount in value.items():
+        token = token_id("logit_bias", int(key) if _is_decimal(key) else key)
+        bias = number("logit_bias", amount)
         if math.isnan(bias) or bias == math.inf:
-            yield "logit_bias", f"must be below infinity, got {bias:g} for token {token}"
-    if order is not None:
-        yield from _order_problems(order, values)
+            raise ArgumentError(f"must be below infinity, got {bias:g} for token {token}", "logit_bias")
+        if token in found:
+            raise ArgumentError(f"must name each token once, got {token} twice", "logit_bias")
+        found[token] = bias
+    return found
 
 
-def _order_problems(order: Sequence[str], values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for name in order:
-        if name not in ORDER:
-            yield "order", f"must be of {', '.join(ORDER)}, got {name}"
+def _is_decimal(key: object) -> bool:
+    """Whether it is a token id as JSON has it, whose keys are strings."""
+    return isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 20
+
+
+def _order(value: Any, values: Mapping[str, Any]) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise ArgumentError(f"must be a list of names, got {quoted(value)}", "order")
+    order = tuple(choice("order", name, ORDER) for name in value)
     if len(set(order)) < len(order):
-        yield "order", f"must name each rule once, got {', '.join(order)}"
-    missing = [name for name in ORDER if name in _used(values) and name not in order]
+        raise ArgumentError(f"must name each rule once, got {quoted(', '.join(order))}", "order")
+    used = _used(values)
+    missing = [name for name in ORDER if name in used and name not in order]
     if missing:
-        yield "order", f"must name all rules in use, {', '.join(missing)} missing"
+        raise ArgumentError(f"must name all rules in use, {', '.join(missing)} missing", "order")
+    return order
 
 
 def _used(values: Mapping[str, Any]) -> set[str]:

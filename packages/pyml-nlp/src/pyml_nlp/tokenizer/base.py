@@ -9,14 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 from pyml_core.locks import NoFork, cached_property
 from pyml_core.pickling import OfOneProcess, SharedByCopies
 
 from ..aside import run_aside
+from ..errors import ArgumentError
+from ..values import flag, whole
 from .decoding import Decoding
 
 _log = logging.getLogger("pyml.tokenizer")
@@ -135,11 +138,14 @@ class Tokenizer(SharedByCopies, ABC):
 
         Raises:
             TextError: no str, more than ``MAX_TEXT`` characters, or a lone surrogate.
+            ArgumentError: one of the others is of a wrong type.
             Cancelled: by the :class:`pyml_core.CancelToken` that this thread has entered, in a text of more than
                 ``LONG_TEXT`` characters.
         """
         if not isinstance(text, str):
             raise TextError(f"text: expected str, got {type(text).__name__}")
+        add_special, parse_special = flag("add_special", add_special), flag("parse_special", parse_special)
+        _check_breaks(breaks, len(text))
         if len(text) > MAX_TEXT:
             raise TextError(f"text: expected at most {MAX_TEXT} characters, got {len(text)}")
         if not text.isascii():
@@ -188,10 +194,13 @@ class Tokenizer(SharedByCopies, ABC):
             skip_special: leave control tokens out.
 
         Raises:
-            TokenIdError: an id is negative or no integer. An id beyond the vocabulary is a padding row of the model
-                and has no text.
+            TokenIdError: an id is negative or no integer, or there is no list of them. An id beyond the vocabulary is a
+                padding row of the model and has no text.
+            ArgumentError: ``skip_special`` is neither True nor False.
         """
-        stream = self.stream_decoder(skip_special)
+        if not isinstance(ids, Iterable) or isinstance(ids, str | bytes | Mapping):
+            raise TokenIdError(f"ids: expected a list of token ids, got {quoted(ids)}")
+        stream = self.stream_decoder(flag("skip_special", skip_special))
         return "".join([*map(stream.push, ids), stream.flush()])
 
     def stream_decoder(self, skip_special: bool = True) -> StreamDecoder:
@@ -212,9 +221,9 @@ class Tokenizer(SharedByCopies, ABC):
         try:
             number = operator.index(token_id)
         except TypeError:
-            raise TokenIdError(f"token id: expected an integer, got {type(token_id).__name__}") from None
+            raise TokenIdError(f"token id: expected an integer, got {quoted(token_id)}") from None
         if number < 0:
-            raise TokenIdError(f"token id: expected 0 or more, got {number}")
+            raise TokenIdError(f"token id: expected 0 or more, got {quoted(number)}")
         return number if number < self.vocab_size else None
 
     @cached_property
@@ -237,6 +246,15 @@ class Tokenizer(SharedByCopies, ABC):
     @abstractmethod
     def _decoding(self) -> Decoding:
         """A new decoding, for ids of the vocabulary."""
+
+
+def _check_breaks(breaks: Sequence[int], size: int) -> None:
+    """ArgumentError unless they are ascending places in a text of so many characters."""
+    if not isinstance(breaks, list | tuple):
+        raise ArgumentError(f"must be a list of whole numbers, got {quoted(breaks)}", "breaks")
+    for place, following in pairwise((0, *(whole("breaks", place) for place in breaks), size)):
+        if place > following:
+            raise ArgumentError(f"must ascend from 0 to {size}, the text's length, got {quoted(breaks)}", "breaks")
 
 
 class StreamDecoder(OfOneProcess, instead="make one with the tokenizer's stream_decoder()"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ModelFileError
-from ..formats.config import BOM
 from ..formats.reading import ModelFile
+from ..text_files import decoded
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -24,8 +24,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 def read_text(path: Path, limit: int) -> str:
     """The file as UTF-8 text without a byte order mark; errors as of :func:`read_bytes`, and for what is no UTF-8."""
-    data = read_bytes(path, limit).removeprefix(BOM)
+    data = read_bytes(path, limit)
     try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise ModelFileError(f"{path}: expected UTF-8, got byte {data[error.start]:#04x} at {error.start}") from None
+        return decoded(data)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from None

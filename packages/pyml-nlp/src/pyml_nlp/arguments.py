@@ -1,0 +1,109 @@
+"""What the methods of a :class:`LanguageModel` are given, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from pyml_core.errors import PymlError, quoted
+from pyml_core.want import Want
+from pyml_nn.kv_cache import KVCache
+
+from .errors import ArgumentError
+from .generation.request import Request
+from .sampling import Sampling
+from .values import check_ids, token_ids, whole
+
+if TYPE_CHECKING:
+    from .language_model import LanguageModel
+
+_BATCH_OPTIONS = {field.name for kind in (Request, Sampling) for field in fields(kind)} - {"prompt", "sampling"}
+_BATCH_OPTIONS |= {"schema", "regex"}
+
+
+def prompt_ids(lm: LanguageModel, name: str, value: Any) -> list[int]:
+    """Token ids of a text, with what the model wants around them, once; or the ids that were given.
+
+    Raises:
+        ArgumentError: it is neither, or the model does not have one of them.
+        TextError: a text that cannot be encoded.
+    """
+    if isinstance(value, str):
+        return lm.tokenizer.encode_prompt(value)
+    ids = list(token_ids(name, value))
+    check_ids(name, ids, lm.vocab_size)
+    return ids
+
+
+def prompt_list(value: Any) -> Iterable[Any]:
+    """Prompts of a batch, each still to be checked.
+
+    Raises:
+        ArgumentError: it is one prompt, or nothing that holds prompts.
+    """
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | Mapping):
+        raise ArgumentError(f"must be a list of prompts, got {quoted(value)}; for one prompt: generate", "prompts")
+    return value
+
+
+def check_batch_options(options: Mapping[str, Any]) -> None:
+    """TypeError for an option that no text of a batch has, as Python raises it for other functions."""
+    for name in options:
+        if name not in _BATCH_OPTIONS:
+            raise TypeError(f"generate_batch() got an unexpected keyword argument {name!r}")
+
+
+def indices(value: Any, count: int) -> list[int]:
+    """Positions among ``count`` of them as numbers from 0 on; negative ones count from the end, None is all.
+
+    Raises:
+        ArgumentError: no list of whole numbers, or one out of range.
+    """
+    if value is None:
+        return list(range(count))
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise ArgumentError(f"must be a list of whole numbers, got {quoted(value)}", "positions")
+    found = [whole("positions", position) for position in value]
+    for position in found:
+        if not -count <= position < count:
+            raise ArgumentError(f"must be in {-count} .. {count - 1}, got {quoted(position)}", "positions")
+    return [count + position if position < 0 else position for position in found]
+
+
+def check_forward(batch: Any, want: Any) -> None:
+    """Whether these are sequences as :meth:`LanguageModel.forward` takes them; the model checks ids and positions.
+
+    Raises:
+        ArgumentError: names the first one that is none; or nothing that can be wanted.
+    """
+    if not isinstance(want, Want):
+        raise ArgumentError(f"must be AllLogits(), Top(k) or Greedy(...) of pyml_core, got {quoted(want)}", "want")
+    expected = "must be a list of (cache, ids, positions or None)"
+    if not isinstance(batch, Sequence) or isinstance(batch, str | bytes):
+        raise ArgumentError(f"{expected}, got {quoted(batch)}", "batch")
+    for index, part in enumerate(batch):
+        if not isinstance(part, tuple | list) or len(part) != 3:
+            raise ArgumentError(f"{expected}, got {quoted(part)} at {index}", "batch")
+        if not isinstance(part[0], KVCache):
+            raise ArgumentError(f"{expected}, got {quoted(part[0])} for the cache at {index}", "batch")
+
+
+def cache_length(value: Any, limit: int) -> int:
+    """Positions of a cache.
+
+    Raises:
+        ArgumentError: no whole number.
+        PymlError: not in 1 .. ``limit``, the context.
+    """
+    length = whole("max_length", value)
+    if not 1 <= length <= limit:
+        raise PymlError(f"context: expected 1 to {limit} positions, got {quoted(length)}")
+    return length
+
+
+def not_empty(name: str, ids: list[int]) -> list[int]:
+    """The ids; PymlError if there are none."""
+    if not ids:
+        raise PymlError(f"the {name} is empty: expected at least one token")
+    return ids

@@ -1,0 +1,225 @@
+"""What users pass in as Python's own types: numbers, flags, texts and token ids, or an error that names the argument.
+
+Every option comes through here once, whether from Python, from a line of a batch file or from the command line.
+NumPy's scalars are as good as Python's. Nothing is converted that would change its meaning: a bool is no number, and a
+text is no list.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import MISSING, fields
+from typing import Any
+
+import numpy as np
+
+from pyml_core.errors import quoted
+
+from .errors import ArgumentError
+
+LARGEST_ID = (1 << 31) - 1
+"""No vocabulary is larger."""
+
+_NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set)
+_BATCH = "; for several prompts: generate_batch"
+_CHAT = "; for messages: chat"
+
+
+def whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """A whole number from ``low`` to ``high``, both included.
+
+    Raises:
+        ArgumentError: it is something else, a bool or a float too, or out of this range.
+    """
+    if type(value) is not int:
+        if isinstance(value, bool | np.bool_):
+            raise ArgumentError(f"must be a whole number, got {quoted(value)}", name)
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise ArgumentError(f"must be a whole number, got {quoted(value)}", name) from None
+    if low is not None and value < low:
+        raise ArgumentError(f"must be {'> 0' if low == 1 else f'>= {low}'}, got {quoted(value)}", name)
+    if high is not None and value > high:
+        raise ArgumentError(f"must be <= {high}, got {quoted(value)}", name)
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """A number, infinities and NaN included.
+
+    Raises:
+        ArgumentError: it is something else, a bool too, or an integer that no float holds.
+    """
+    if type(value) is float:
+        return value
+    plain = not isinstance(value, bool | np.bool_ | str | bytes | bytearray) and getattr(value, "ndim", 0) == 0
+    if not plain or not hasattr(value, "__float__"):
+        raise ArgumentError(f"must be a number, got {quoted(value)}", name)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ArgumentError(f"must be a number below 1.8e308, got {quoted(value)}", name) from None
+    except (TypeError, ValueError):
+        raise ArgumentError(f"must be a number, got {quoted(value)}", name) from None
+
+
+def seconds(name: str, value: Any) -> float | None:
+    """A time above 0; None stays None.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if value is None:
+        return None
+    found = number(name, value)
+    if not found > 0:
+        raise ArgumentError(f"must be > 0.0, got {found:g}", name)
+    return found
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        ArgumentError: it is something else; 0 and 1, too.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError(f"must be True or False, got {quoted(value)}", name)
+    return bool(value)
+
+
+def text(name: str, value: Any) -> str:
+    """A text of Unicode characters.
+
+    Raises:
+        ArgumentError: it is something else, or has a lone surrogate, which no UTF-8 can say.
+    """
+    if not isinstance(value, str):
+        raise ArgumentError(f"must be a text, got {quoted(value)}", name)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            found = ascii(value[error.start])
+            raise ArgumentError(
+                f"must be Unicode characters, got the lone surrogate {found} at {error.start}", name
+            ) from None
+    return value
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """Texts of one character or more: one, or a list of them.
+
+    Raises:
+        ArgumentError: it is something else, or one of them is empty.
+    """
+    if isinstance(value, str):
+        value = (value,)
+    if not _is_list(value):
+        raise ArgumentError(f"must be a text or a list of texts, got {quoted(value)}", name)
+    found = tuple(text(name, item) for item in value)
+    if not all(found):
+        raise ArgumentError("must be of one character or more, got an empty text", name)
+    return found
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of some words.
+
+    Raises:
+        ArgumentError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ArgumentError(f"must be one of {', '.join(choices)}, got {quoted(value)}", name)
+    return value
+
+
+def token_id(name: str, value: Any) -> int:
+    """A token id; whether a model has it is for others to see.
+
+    Raises:
+        ArgumentError: it is no whole number from 0 on, or beyond every vocabulary.
+    """
+    try:
+        return whole(name, value, 0, LARGEST_ID)
+    except ArgumentError:
+        raise ArgumentError(f"must be token ids, got {quoted(value)}", name) from None
+
+
+def token_ids(name: str, values: Any) -> Sequence[int]:
+    """Token ids as plain integers; a list or tuple of them stays as it is.
+
+    Raises:
+        ArgumentError: it is something else. For what belongs to another method, it says to which.
+    """
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        values = values.tolist()
+    elif isinstance(values, Mapping):
+        raise ArgumentError(f"must be a text or token ids, got {quoted(values)}{_CHAT}", name)
+    elif not _is_list(values):
+        raise ArgumentError(f"must be a text or token ids, got {quoted(values)}", name)
+    if not isinstance(values, list | tuple):
+        values = _as_list(name, values)
+    ids: Sequence[int] = values
+    if not set(map(type, ids)) <= {int}:
+        ids = [_id_of_list(name, position, value) for position, value in enumerate(values)]
+    if ids and not (min(ids) >= 0 and max(ids) <= LARGEST_ID):
+        position, wrong = next((i, number) for i, number in enumerate(ids) if not 0 <= number <= LARGEST_ID)
+        raise ArgumentError(f"must be token ids, got {quoted(wrong)} at {position}", name)
+    return ids
+
+
+def check_ids(name: str, ids: Iterable[int], size: int) -> None:
+    """Whether a model has these tokens.
+
+    Raises:
+        ArgumentError: names the largest one, which it does not have.
+    """
+    largest = max(ids, default=0)
+    if largest >= size:
+        raise ArgumentError(f"must be token ids below {size}, got {quoted(largest)}", name)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not None: None is as good as not given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def without_none(instance: Any) -> dict[str, Any]:
+    """The fields of a dataclass, by name; None is as good as not given: the default stands for it."""
+    found = {}
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        if value is None and field.default is not MISSING:
+            value = field.default
+        elif value is None and field.default_factory is not MISSING:
+            value = field.default_factory()
+        found[field.name] = value
+    return found
+
+
+def _id_of_list(name: str, position: int, value: Any) -> int:
+    if isinstance(value, str):
+        raise ArgumentError(f"must be a text or token ids, got {quoted(value)} at {position}{_BATCH}", name)
+    if isinstance(value, Mapping):
+        raise ArgumentError(f"must be a text or token ids, got {quoted(value)} at {position}{_CHAT}", name)
+    if _is_list(value):
+        raise ArgumentError(f"must be a text or token ids, got {quoted(value)} at {position}{_BATCH}", name)
+    try:
+        return whole(name, value)
+    except ArgumentError:
+        raise ArgumentError(f"must be a text or token ids, got {quoted(value)} at {position}", name) from None
+
+
+def _as_list(name: str, values: Iterable[Any]) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError:  # NumPy's arrays of no dimension have an iterator that says so
+        raise ArgumentError(f"must be a text or token ids, got {quoted(values)}", name) from None
+
+
+def _is_list(value: Any) -> bool:
+    """Whether its items come in an order, and it is no text, no bytes and no mapping."""
+    return isinstance(value, Iterable) and not isinstance(value, _NO_LISTS)
