@@ -170,6 +170,33 @@ def test_many_long_messages(templates: Callable[[str], ChatTemplate]) -> None:
     assert sum(number in special for number in template.ids([*messages, user("x")])) == 13
 
 
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_1", "llama3_2", "mistral", "mistral_small"])
+def test_arguments_of_calls_as_json_text(name: str, templates: Callable[[str], ChatTemplate]) -> None:
+    """OpenAI's form: the same prompt as that of the object."""
+
+    def prompt(arguments: Any) -> str:
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": "add", "arguments": arguments}}
+        return templates(name).render([user("Add."), {"role": "assistant", "tool_calls": [call], "content": ""}])
+
+    for arguments in ({}, {"a": 1, "b": [True, None, "ü <|im_end|>"], "c": {"d": 2.5}}):
+        assert prompt(json.dumps(arguments)) == prompt(arguments)
+        assert prompt(json.dumps(arguments, separators=(",", ":"))) == prompt(arguments)
+    assert prompt("") == prompt({})
+
+
+def test_arguments_of_calls_that_are_no_object(templates: Callable[[str], ChatTemplate]) -> None:
+    for call, where in (
+        ({"function": {"name": "f", "arguments": "[1]"}}, r"\.tool_calls\[1\]\.function\.arguments"),
+        ({"name": "f", "arguments": '{"a": '}, r"\.tool_calls\[1\]\.arguments"),
+        ({"function": {"arguments": "[" * 9999}}, r"\.tool_calls\[1\]\.function\.arguments"),
+    ):
+        message = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}, call]}
+        with pytest.raises(PymlError, match=rf"^messages\[1\]{where}: expected a JSON object, got '[^']{{3,78}}'$"):
+            templates("qwen2_5").render([user("x"), message])
+    with pytest.raises(PymlError, match=r"^messages\[0\]\.function_call\.arguments: expected a JSON object, got 'x'$"):
+        templates("qwen2_5").render([{"role": "assistant", "function_call": {"name": "f", "arguments": "x"}}])
+
+
 # ---- where templates are found
 
 
@@ -203,10 +230,10 @@ def test_several_templates_by_name(tmp_path: Path) -> None:
     assert texts(folder) == texts(folder, tools=[]) == "default"
     assert texts(folder, tools=[TOOL]) == "tool_use"
     assert texts(folder, tools=[TOOL], name="rag") == "rag"
-    with pytest.raises(PymlError, match="expected one of default, tool_use, rag, got x"):
+    with pytest.raises(PymlError, match="expected one of default, tool_use, rag, got 'x'"):
         texts(folder, name="x")
     with_config(folder, listed[1:])
-    with pytest.raises(PymlError, match="expected one of tool_use, rag, got default"):
+    with pytest.raises(PymlError, match="expected one of tool_use, rag, got 'default'"):
         texts(folder)
     with_config(folder, listed[2:])
     assert texts(folder, tools=[TOOL]) == "rag"

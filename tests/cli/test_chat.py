@@ -216,7 +216,7 @@ def test_options_of_texts_hold_for_answers(commands: Any, instruct: Path, lm: La
 
 def test_bad_utf8(commands: Any, instruct: Path) -> None:
     result = commands.infer(instruct, "--interactive", "-q", stdin=b"a\xff\n")
-    assert (result.code, result.error) == (2, "Error: stdin: expected UTF-8, got byte 0xff at 1 of a line")
+    assert (result.code, result.error) == (2, "Error: stdin: expected UTF-8, got byte 0xff at offset 1 of a line")
 
 
 def test_no_input(commands: Any, instruct: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizer_makers import byte_level_metadata
 
@@ -281,16 +282,44 @@ def deep(levels: int) -> Any:
         (5, "messages: expected a text or a list of messages, got 5"),
         (["Hi"], r"messages\[0\]: expected a mapping with 'role' and 'content', got 'Hi'"),
         ([{"content": "Hi"}], r"messages\[0\]: role: expected a word such as 'user', got None"),
-        ([{"role": "user", "content": b"Hi"}], r"messages\[0\]\.content: expected text, .*got bytes"),
+        ([{"role": "user", "content": b"Hi"}], r"messages\[0\]\.content: expected text, .*got b'Hi'"),
         ([{"role": "user", "content": {1: 2}}], r"messages\[0\]\.content: expected keys of type str, got 1"),
         ([{"role": "user", "content": deep(200)}], "expected at most 100 levels, got more"),
         ([{"role": "user", "content": "".join(map(chr, range(0xFDD0, 0xFDF0)))}], "noncharacters"),
         ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
+        (b"Hi", "messages: expected a text or a list of messages, got b'Hi'"),
+        (
+            [{"role": [10**6000], "content": "x"}],
+            r"\[0\]: role: expected a word .*, got \[an integer of about 6001 digits\]",
+        ),
+        (
+            [{"role": deep(9000), "content": "x"}],
+            r"\[0\]: role: expected a word such as 'user', got \[\[\[\.\.\.\]\]\]",
+        ),
+        ([deep(9000)], r"messages\[0\]: expected a mapping with 'role' and 'content', got \[\[\[\.\.\.\]\]\]"),
+        (
+            [{"role": "user", "content": [{"n": -(10**6000)}]}],
+            r"messages\[0\]\.content\[0\]\.n: expected an integer of at most 2048 bits, got an integer of about 6001",
+        ),
+        (
+            [{"role": "user", "content": {"a" * 999: {"b\n" * 99: b""}}}],
+            r"^messages\[0\]\.content\.a+\.\.\.: expected text, num",
+        ),
     ],
+    ids=range(15),
 )
 def test_bad_messages(messages: Any, message: str, template: ChatTemplate) -> None:
-    with pytest.raises(PymlError, match=message):
+    with pytest.raises(PymlError, match=message) as caught:
         template.ids(messages)
+    assert len(str(caught.value)) < 250
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_messages(template: ChatTemplate) -> None:
+    """NumPy's are as good as Python's; an integer may be large."""
+    plain = [{"role": "user", "content": [1, 0.5, True, 2**2047, {"n": None}]}]
+    same = [{"role": "user", "content": (np.int8(1), np.float32(0.5), np.True_, 2**2047, {"n": None})}]
+    assert template.ids(same) == template.ids(plain)
 
 
 def test_bad_options(template: ChatTemplate) -> None:
@@ -299,8 +328,22 @@ def test_bad_options(template: ChatTemplate) -> None:
         ({"tools": [5]}, r"tools\[0\]: expected a mapping, got 5"),
         ({"documents": [None]}, r"documents\[0\]: expected a mapping, got None"),
         ({"variables": {"messages": []}}, "variables: messages is an argument of its own"),
-        ({"variables": {"x": object()}}, r"variables\.x: expected text, number, list or mapping, got object"),
-        ({"name": "rag"}, "chat template: expected one of default, got rag"),
+        (
+            {"variables": {"x": object()}},
+            r"variables\.x: expected text, number, list or mapping, got <object object at",
+        ),
+        ({"name": "rag"}, "chat template: expected one of default, got 'rag'"),
+        ({"name": []}, r"chat template: expected one of default, got \[\]"),
+        ({"tools": b"x"}, "tools: expected a list, got b'x'"),
+        ({"variables": 5}, "variables: expected a mapping of names and values, got 5"),
+        ({"variables": {5: 1}}, "variables: expected keys of type str, got 5"),
+        (
+            {"variables": {"x": 10**6000}},
+            r"variables\.x: expected an integer of at most 2048 bits, got an integer of about",
+        ),
+        ({"variables": {"x": deep(9000)}}, r"variables\.x\[0\]\[0\].*\.\.\.: expected at most 100 levels, got more"),
+        ({"add_generation_prompt": 1}, "add_generation_prompt must be True or False, got 1"),
+        ({"continue_final_message": "no"}, "continue_final_message must be True or False, got 'no'"),
     ):
         with pytest.raises(PymlError, match=message):
             template.ids("Hi", **options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyml_core.pickling import OfOneProcess
 
 from ..generation.prefix_cache import common_length
+from ..values import text as plain_text
 from .messages import Message
 
 if TYPE_CHECKING:
@@ -63,12 +64,12 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
     @system.setter
     def system(self, text: str | None) -> None:
         rest = self.messages[0 if self.system is None else 1 :]
-        self._messages = rest if text is None else [{"role": "system", "content": text}, *rest]
+        self._messages = rest if text is None else [{"role": "system", "content": plain_text("system", text)}, *rest]
         self._answer = None
 
     def reset(self, system: str | None = None) -> None:
         """Begin anew."""
-        self._messages = [] if system is None else [{"role": "system", "content": system}]
+        self._messages = [] if system is None else [{"role": "system", "content": plain_text("system", system)}]
         self._answer = None
 
     def send(self, message: str | Message, **options: Any) -> Generation:

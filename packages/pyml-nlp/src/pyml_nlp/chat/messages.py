@@ -6,9 +6,15 @@ reasoning goes by several names.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
+
+import numpy as np
+
+from pyml_core.errors import QUOTED, one_line, quoted
 
 from ..errors import ChatTemplateError
 
@@ -20,6 +26,7 @@ Mark = Callable[[str], str]
 """Makes sure that a text stays text; see :mod:`.marks`."""
 
 _MAX_DEPTH = 100
+_MAX_BITS = 2048  # of an integer: written out, it stays below what any setting of Python's own limit on digits allows
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]*")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -32,19 +39,44 @@ def checked_messages(messages: Messages, mark: Mark) -> list[dict[str, Any]]:
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    if not isinstance(messages, Sequence) or not messages:
-        raise ChatTemplateError(f"messages: expected a text or a list of messages, got {messages!r:.80}")
+    if not isinstance(messages, Sequence) or isinstance(messages, bytes | bytearray | memoryview) or not messages:
+        raise ChatTemplateError(f"messages: expected a text or a list of messages, got {quoted(messages)}")
     found = []
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, Mapping):
-            raise ChatTemplateError(f"{where}: expected a mapping with 'role' and 'content', got {message!r:.80}")
+            raise ChatTemplateError(f"{where}: expected a mapping with 'role' and 'content', got {quoted(message)}")
         role = message.get("role")
         if not isinstance(role, str) or not _ROLE.fullmatch(role):  # templates write it between their control tokens
-            raise ChatTemplateError(f"{where}: role: expected a word such as 'user', got {role!r:.80}")
+            raise ChatTemplateError(f"{where}: role: expected a word such as 'user', got {quoted(role)}")
         kept = {key: value for key, value in message.items() if value is not None}
-        found.append(_with_reasoning(checked(kept, where, mark)))
+        copy = checked(kept, where, mark)
+        _decode_calls(copy, where)
+        found.append(_with_reasoning(copy))
     return found
+
+
+def _decode_calls(message: dict[str, Any], where: str) -> None:
+    """Make objects of arguments that are JSON text, as OpenAI's API has them: templates go through their items."""
+    calls = message.get("tool_calls")
+    for number, call in enumerate(calls if isinstance(calls, list) else ()):
+        if isinstance(call, dict):
+            inner = "function" in call
+            _decode_arguments(call["function"] if inner else call, f"{where}.tool_calls[{number}]{'.function' * inner}")
+    _decode_arguments(message.get("function_call"), f"{where}.function_call")
+
+
+def _decode_arguments(function: Any, where: str) -> None:
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return
+    text = function["arguments"]
+    try:
+        arguments = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise ChatTemplateError(f"{where}.arguments: expected a JSON object, got {quoted(text)}")
+    function["arguments"] = checked(arguments, f"{where}.arguments", str)
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
@@ -62,40 +94,67 @@ def checked_list(values: Sequence[Mapping[str, Any]] | None, what: str, mark: Ma
     """
     if values is None:
         return None
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise ChatTemplateError(f"{what}: expected a list, got {values!r:.80}")
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray | memoryview):
+        raise ChatTemplateError(f"{what}: expected a list, got {quoted(values)}")
     for number, value in enumerate(values):
         if not isinstance(value, Mapping):
-            raise ChatTemplateError(f"{what}[{number}]: expected a mapping, got {value!r:.80}")
+            raise ChatTemplateError(f"{what}[{number}]: expected a mapping, got {quoted(value)}")
     return [checked(value, f"{what}[{number}]", mark) for number, value in enumerate(values)]
 
 
-def checked(value: Any, where: str, mark: Mark, depth: int = 0) -> Any:
+def checked(value: Any, where: str, mark: Mark) -> Any:
     """A copy in JSON's types, its texts marked.
 
     Raises:
         ChatTemplateError: names what has no such type.
     """
-    if depth > _MAX_DEPTH:
-        raise ChatTemplateError(f"{where:.80}: expected at most {_MAX_DEPTH} levels, got more")
+    try:
+        return _copy(value, mark, _MAX_DEPTH)
+    except _Misfit as misfit:
+        place = one_line(where + "".join(reversed(misfit.path)), QUOTED)
+        raise ChatTemplateError(f"{place}: expected {misfit}") from None
+
+
+class _Misfit(Exception):
+    """What is expected instead of a value, and the way to it from the outermost one, backwards."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.path: list[str] = []
+
+
+def _copy(value: Any, mark: Mark, levels: int) -> Any:
     if isinstance(value, str):
         return mark(str(value))
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
+    if isinstance(value, Integral):
+        number = int(value)
+        if number.bit_length() > _MAX_BITS:
+            raise _Misfit(f"an integer of at most {_MAX_BITS} bits, got {quoted(number)}")
+        return number
+    if isinstance(value, float | np.floating):
         return float(value)
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, Mapping):
-        copy = {}
-        for key, item in value.items():
+        for key in value:
             if not isinstance(key, str):
-                raise ChatTemplateError(f"{where}: expected keys of type str, got {key!r:.80}")
-            copy[mark(key)] = checked(item, f"{where}.{key:.80}", mark, depth + 1)
-        return copy
+                raise _Misfit(f"keys of type str, got {quoted(key)}")
+        return {mark(key): _inner(item, f".{key:.80}", mark, levels) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [checked(item, f"{where}[{number}]", mark, depth + 1) for number, item in enumerate(value)]
-    raise ChatTemplateError(f"{where}: expected text, number, list or mapping, got {type(value).__name__}")
+        return [_inner(item, f"[{number}]", mark, levels) for number, item in enumerate(value)]
+    raise _Misfit(f"text, number, list or mapping, got {quoted(value)}")
+
+
+def _inner(value: Any, place: str, mark: Mark, levels: int) -> Any:
+    if not levels:
+        raise _Misfit(f"at most {_MAX_DEPTH} levels, got more")
+    try:
+        return _copy(value, mark, levels - 1)
+    except _Misfit as misfit:
+        misfit.path.append(place)
+        raise
 
 
 def open_end(messages: list[dict[str, Any]], tag: str) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pyml_core import cancel
+from pyml_core.errors import one_line
 from pyml_core.locks import Lock
 
 from ..errors import ChatTemplateError
@@ -89,7 +90,7 @@ class Renderer:
                 raise ChatTemplateError(f"chat template: {self._reason(process)}")
         answer: dict[str, str] = json.loads(line)
         if "error" in answer:
-            raise ChatTemplateError(f"chat template: {_printable(answer['error'])}")
+            raise ChatTemplateError(f"chat template: {one_line(answer['error'])}")
         return answer["text"]
 
     def close(self) -> None:
@@ -198,8 +199,3 @@ def _ending(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     return signal.strsignal(-code) or f"signal {-code}"
-
-
-def _printable(message: str) -> str:
-    """On one line, and without what would steer a terminal."""
-    return "".join(character if character.isprintable() else " " for character in " ".join(message.split()))

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyml_core.errors import quoted
 from pyml_core.locks import cached_property
 from pyml_core.pickling import OfOneProcess
 
 from ..errors import ChatTemplateError
+from ..values import flag
 from .marks import ControlTokens, choose_mark, taken_out, unescaped
 from .messages import Message, Messages, checked, checked_list, checked_messages, cut_end, open_end
 from .renderer import Renderer
@@ -85,8 +87,8 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             name = "tool_use"
         elif name is None:
             name = names[0] if len(names) == 1 else "default"
-        if name not in self._templates:
-            raise ChatTemplateError(f"chat template: expected one of {', '.join(names)}, got {name}")
+        if not isinstance(name, str) or name not in self._templates:
+            raise ChatTemplateError(f"chat template: expected one of {', '.join(names)}, got {quoted(name)}")
         return self._templates[name]
 
     def render(self, messages: Messages, **options: Any) -> str:
@@ -138,6 +140,10 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             ChatTemplateError: the template refuses the messages, with its own words; it is malformed, or takes more
                 time or memory than a template may; there is no such template; messages are no messages.
         """
+        if not isinstance(variables, Mapping | None):
+            raise ChatTemplateError(f"variables: expected a mapping of names and values, got {quoted(variables)}")
+        continued = flag("continue_final_message", continue_final_message)
+        prompted = flag("add_generation_prompt", add_generation_prompt) and not continued
         source = self.source(name, tools)
         given = {
             "messages": checked_messages(messages, str),
@@ -151,11 +157,11 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         mark, end = choose_mark(2, json.dumps(given, ensure_ascii=False), source)
         given = checked(given, "", lambda text: self._control.marked(text, mark))
         tag = end + " "
-        final = open_end(given["messages"], tag) if continue_final_message else ""
+        final = open_end(given["messages"], tag) if continued else ""
         given |= self._named_tokens | given.pop("variables")
-        given["add_generation_prompt"] = add_generation_prompt and not continue_final_message
+        given["add_generation_prompt"] = prompted
         rendered = unescaped(self._renderer.render(source, given), mark, end)
-        if continue_final_message:
+        if continued:
             rendered = cut_end(rendered, final, tag)
         return Prompt(*taken_out(rendered, mark), source)
 

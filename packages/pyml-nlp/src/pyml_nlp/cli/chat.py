@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import F, Option, read_text, utf8
+from .options import F, Option, invalid, utf8
 
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
@@ -80,9 +79,12 @@ def check_chat(wanted: bool, system: str | None, tools: str | None, arguments: S
 def _tools(path: str) -> list[dict[str, Any]]:
     from pyml_core.errors import PymlError
 
+    from ..text_files import parse_json, read_text
+
+    text = read_text(path)
     try:
-        tools = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        tools = parse_json(text)
+    except ValueError as error:
         raise PymlError(f"{path}: expected a JSON list of functions: {error}") from None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise PymlError(f"{path}: expected a JSON list of functions, each an object")
@@ -91,10 +93,14 @@ def _tools(path: str) -> list[dict[str, Any]]:
 
 def _variable(argument: str) -> tuple[str, Any]:
     """NAME=VALUE: the value is JSON, or else a text."""
+    from ..text_files import NoJSON, parse_json
+
     name, sign, value = utf8("--chat-arg", argument).partition("=")
     if not sign or not name.isidentifier():
-        raise click.UsageError(f"invalid value '{argument}' for '--chat-arg': expected NAME=VALUE")
+        raise invalid(argument, "--chat-arg", "NAME=VALUE")
     try:
-        return name, json.loads(value)
-    except ValueError:
+        return name, parse_json(value)
+    except NoJSON:
         return name, value
+    except ValueError as error:  # it is, but more of it than can be read
+        raise invalid(argument, "--chat-arg", str(error).removeprefix("expected ")) from None

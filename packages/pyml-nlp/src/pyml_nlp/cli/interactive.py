@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..logs import tell
 from .chat import ChatOptions
 from .interrupts import interruptible
+from .main import tell_error
 from .output import Output
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Session:
         tell(text)
 
     def _error(self, message: str) -> None:
-        self._say(f"Error: {' '.join(message.splitlines())}")
+        tell_error(message)
 
 
 # ---- input
@@ -227,14 +228,25 @@ def _piped(talkative: bool) -> Iterator[str]:
     """Lines from a pipe or file, or from a terminal while stdout is none; UTF-8 whatever the locale."""
     import click
 
+    from ..text_files import MAX_BYTES, without_mark
+
+    first = True
     while sys.stdin is not None:
         if talkative and sys.stdin.isatty():
             tell("> ", "")
-        line = sys.stdin.buffer.readline()
+        line = sys.stdin.buffer.readline(MAX_BYTES + 1)
         if not line:
             return
+        if len(line) > MAX_BYTES:
+            raise click.UsageError(f"stdin: expected lines of at most {MAX_BYTES} bytes, got more")
         try:
-            yield line.decode().removesuffix("\n").removesuffix("\r")
+            text = (without_mark(line) if first else line).decode()
         except UnicodeDecodeError as error:
             byte = f"{error.object[error.start]:#04x}"
-            raise click.UsageError(f"stdin: expected UTF-8, got byte {byte} at {error.start} of a line") from None
+            raise click.UsageError(
+                f"stdin: expected UTF-8, got byte {byte} at offset {error.start} of a line"
+            ) from None
+        except ValueError as error:
+            raise click.UsageError(f"stdin: {error}") from None
+        first = False
+        yield text.removesuffix("\n").removesuffix("\r")
