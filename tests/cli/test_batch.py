@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import pyml_nlp
 from pyml_core.cpu import level
 
 RULES = ("--max-tokens", "8", "--temperature", "0", "-q")
@@ -109,29 +110,141 @@ def test_speed_is_told(commands: Any, model: Path, tmp_path: Path) -> None:
     assert re.search(r"^  \d tokens \(\d+\.\d tokens/sec\)$", stderr, re.M), stderr
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"prompt": "a"', "line 2: expected a JSON object ("),
-        ("[1]", "line 2: expected a JSON object, found [1]"),
-        ("{}", "line 2: expected a prompt"),
-        ('{"prompt": " "}', "line 2: expected a prompt"),
-        ('{"prompt": 5}', "line 2: prompt: expected a string, found 5"),
-        ('{"prompt": "a", "temprature": 1}', "line 2: unknown key 'temprature', expected frequency_penalty, "),
-        ('{"prompt": "a", "temperature": "hot"}', 'line 2: temperature: expected a number, found "hot"'),
-        ('{"prompt": "a", "max_tokens": true}', "line 2: max_tokens: expected a whole number, found true"),
-        ('{"prompt": "a", "stop": [1]}', "line 2: stop: expected a string or a list of strings, found [1]"),
-        ('{"prompt": "a", "temperature": -1}', "prompt 1: temperature must be >= 0.0, got -1"),
-        ('{"prompt": "a", "max_tokens": -1}', "prompt 1: max_tokens must be >= 0, got -1"),
-        ('{"prompt": "a", "logit_bias": {"x": 1}}', "line 2: logit_bias: expected an object of token ids and numbers"),
-    ],
-)
-def test_bad_lines(line: str, message: str, commands: Any, model: Path, tmp_path: Path) -> None:
-    (tmp_path / "batch.jsonl").write_text('{"prompt": "fine"}\n' + line + "\n")
-    result = commands.infer(model, "--batch-file", tmp_path / "batch.jsonl", "--output", tmp_path / "out.jsonl", "-q")
+# ---- lines that are wrong
+
+BAD = [
+    ('{"prompt": "a"', "expected JSON: Expecting ',' delimiter"),
+    ("[1]", "expected a JSON object, got [1]"),
+    ("{}", "expected a prompt"),
+    ('{"prompt": " "}', "expected a prompt"),
+    ('{"prompt": 5}', "prompt must be a text, got 5"),
+    ('{"prompt": "a", "temprature": 1}', "unknown key 'temprature', expected frequency_penalty, "),
+    ('{"prompt": "a", "temperature": "hot"}', "temperature must be a number, got 'hot'"),
+    ('{"prompt": "a", "temperature": -1}', "temperature must be a finite number >= 0.0, got -1"),
+    ('{"prompt": "a", "min_p": 1' + "0" * 350 + "}", "min_p must be a number below 1.8e308, got an integer of"),
+    ('{"prompt": "a", "seed": 1' + "0" * 900 + "}", "expected integers of at most 640 digits, got one of 901"),
+    ('{"prompt": "a", "presence_penalty": 1e999}', "presence_penalty must be a finite number, got inf"),
+    ('{"prompt": "a", "max_tokens": true}', "max_tokens must be a whole number, got True"),
+    ('{"prompt": "a", "max_tokens": 3.0}', "max_tokens must be a whole number, got 3.0"),
+    ('{"prompt": "a", "max_tokens": -1}', "max_tokens must be >= 0, got -1"),
+    ('{"prompt": "a", "stop": [1]}', "stop must be a text, got 1"),
+    ('{"prompt": "a", "stop_ids": [18446744073709551616]}', "stop_ids must be token ids, got 18446744073709551616"),
+    ('{"prompt": "a", "stop_ids": [5000]}', "stop_ids must be token ids below "),
+    ('{"prompt": "a", "logit_bias": {"x": 1}}', "logit_bias must be token ids, got 'x'"),
+    ('{"prompt": "a", "logit_bias": {"3": "1"}}', "logit_bias must be a number, got '1'"),
+    ('{"prompt": "a", "order": "top_p"}', "order must be a list of names, got 'top_p'"),
+    ('{"prompt": "\\udc00"}', "prompt must be Unicode characters, got half a surrogate pair"),
+    ('{"prompt": "a", "stop": ["b", "\\ud900"]}', "stop must be Unicode characters, got half a surrogate pair"),
+    ('{"prompt": "a", "regex": "\\uD8ab"}', "regex must be Unicode characters, got half a surrogate pair"),
+    ('{"prompt": "a", "id": "\\ud83d"}', "id must be Unicode characters, got half a surrogate pair"),
+    ('{"prompt": "a", "id": [1]}', "id must be a text or a whole number, got [1]"),
+    ('{"prompt": "a", "schema": "{}"}', "schema must be an object, got '{}'"),
+    ('{"prompt": "a", "regex": "b", "grammar": "c"}', "expected one of schema, regex and grammar"),
+    ('{"prompt": "' + "a " * 200 + '"}', "Sequence length exceeded: max=128"),
+]
+"""Lines, and what their errors begin with."""
+
+
+def write_bad(path: Path, lines: list[str]) -> Path:
+    """A batch of these lines, each with a good one before it."""
+    path.write_text("".join(f'{{"prompt": "the cat", "id": {n}}}\n\n{line}\n' for n, line in enumerate(lines)))
+    return path
+
+
+def test_a_bad_line_is_that_lines_error(commands: Any, model: Path, tmp_path: Path) -> None:
+    batch = write_bad(tmp_path / "batch.jsonl", [line for line, _ in BAD])
+    out = tmp_path / "out.jsonl"
+    result = commands.infer(model, "--batch-file", batch, "--output", out, *RULES)
     assert (result.code, result.stdout) == (1, b"")
-    assert message in result.error
-    assert not (tmp_path / "out.jsonl").exists()
+    assert (
+        result.error
+        == f"Error: {len(BAD)} of {2 * len(BAD)} prompts failed, the first: line 3: {results(out)[1]['error']}"
+    )
+    found = results(out)
+    assert sorted(found) == list(range(2 * len(BAD)))
+    assert {found[2 * n]["text"] for n in range(len(BAD))} == {found[0]["text"]}
+    for number, (_, message) in enumerate(BAD):
+        failed = found[2 * number + 1]
+        assert failed["error"].startswith(message)
+        assert len(failed["error"]) < 500
+        assert "\n" not in failed["error"]
+        assert (failed["line"], failed["finish_reason"]) == (3 * number + 3, "error")
+    shown = commands.infer(model, "--batch-file", batch, "--json", *RULES)
+    assert (shown.code, shown.error) == (1, result.error)
+    listed = [json.loads(line) for line in shown.text.splitlines()]
+    assert [line["index"] for line in listed] == list(range(2 * len(BAD)))
+    assert [line.get("error") for line in listed] == [found[index].get("error") for index in range(2 * len(BAD))]
+
+
+def test_without_json_stderr_tells_of_bad_lines(commands: Any, model: Path, tmp_path: Path) -> None:
+    batch = write_bad(tmp_path / "batch.jsonl", [line for line, _ in BAD[:3]])
+    good = write_jsonl(tmp_path / "good.jsonl", [{"prompt": "the cat"}])
+    text = commands.infer(model, "--batch-file", good, *RULES).text.removeprefix("[0]")
+    result = commands.infer(model, "--batch-file", batch, *RULES)
+    assert (result.code, result.text) == (1, "".join(f"[{index}]{text}" for index in (0, 2, 4)))
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3
+    for number, line in enumerate(lines):
+        assert line.startswith(f"Error: line {3 * number + 3}: {BAD[number][1]}")
+    words = tmp_path / "words.txt"
+    words.write_bytes(b"\xef\xbb\xbfthe cat\n\xff\n" + b"the cat")
+    result = commands.infer(model, "--batch-file", words, *RULES)
+    assert (result.code, result.text) == (1, f"[0]{text}[2]{text}")
+    assert result.error == "Error: line 2: expected UTF-8, got byte 0xff at offset 0"
+
+
+def test_a_mended_line_is_made_by_resume(commands: Any, model: Path, tmp_path: Path) -> None:
+    batch, out = tmp_path / "batch.jsonl", tmp_path / "out.jsonl"
+    lines = [{"prompt": "the cat"}, {"prompt": "in the hat", "top_p": 7, "id": "mended"}, {"prompt": "a", "seed": "x"}]
+    options = ("--batch-file", batch, "--output", out, *RULES)
+    write_jsonl(batch, lines)
+    assert commands.infer(model, *options).code == 1
+    again = commands.infer(model, *options, "--resume")
+    assert (again.code, again.error[:32]) == (1, "Error: 2 of 3 prompts failed, th")
+    assert results(out)[1] == {
+        "index": 1, "id": "mended", "line": 2, "finish_reason": "error",
+        "error": "top_p must be in (0.0, 1.0], got 7 (1 is off)",
+    }  # fmt: skip
+    del lines[1]["top_p"]
+    write_jsonl(batch, lines)
+    assert commands.infer(model, *options, "--resume").code == 1
+    assert [results(out)[index]["finish_reason"] for index in range(3)] == ["length", "length", "error"]
+    assert results(out)[1]["id"] == "mended"
+    del lines[2]["seed"]
+    write_jsonl(batch, lines)
+    assert commands.infer(model, *options, "--resume").code == 0
+    lines[0]["top_k"] = 1.5
+    write_jsonl(batch, lines)
+    assert "line 1: expected no text for index 0, found " in commands.infer(model, *options, "--resume").error
+
+
+def test_a_text_that_fails_ends_alone(commands: Any, model: Path, tmp_path: Path) -> None:
+    """Errors that show when a text begins, and in the middle of one."""
+    pytest.importorskip("llguidance")
+    with pyml_nlp.load(model) as lm:
+        never = {str(token): "-inf" for token in (*lm.ids("x"), *lm.ids("y"))}
+    biases = json.dumps(never).replace('"-inf"', "-Infinity")
+    bad = ['{"prompt": "a", "regex": "("}', f'{{"prompt": "a", "regex": "a[xy]b", "logit_bias": {biases}}}']
+    out = tmp_path / "out.jsonl"
+    batch = write_bad(tmp_path / "batch.jsonl", [*bad, *bad])
+    assert commands.infer(model, "--batch-file", batch, "--output", out, *RULES).code == 1
+    found = results(out)
+    assert found[1]["error"].startswith("regex: ")
+    assert found[3]["error"].startswith("logit_bias leaves no token that could stand at position ")
+    assert [found[index]["text"] for index in (0, 2, 4, 6)] == [found[0]["text"]] * 4
+    assert (found[5]["error"], found[7]["error"]) == (found[1]["error"], found[3]["error"])
+
+
+def test_options_that_are_null_are_not_given(commands: Any, model: Path, tmp_path: Path) -> None:
+    names = ("id", "max_tokens", "temperature", "top_k", "seed", "stop", "stop_ids", "logit_bias", "order", "overflow")
+    nulls = dict.fromkeys((*names, "keep", "logprobs", "sample", "include_stop", "schema", "regex", "grammar"))
+    off = {"top_k": -1, "top_p": 1, "min_p": 0, "typical_p": 1, "repetition_penalty": 1, "frequency_penalty": 0}
+    lines = [{"prompt": "the cat"}, {"prompt": "the cat", **nulls}, {"prompt": "the cat", **off, "seed": -1}]
+    lines += [{"prompt": "the cat", "top_k": 0, "logit_bias": {"5": 0}}]
+    batch, out = write_jsonl(tmp_path / "batch.jsonl", lines), tmp_path / "out.jsonl"
+    assert commands.infer(model, "--batch-file", batch, "--output", out, *RULES).code == 0
+    found = results(out)
+    assert all(found[index] | {"index": 0} == found[0] for index in range(len(lines)))
 
 
 def test_bad_outputs(commands: Any, model: Path, tmp_path: Path) -> None:

@@ -191,10 +191,11 @@ def test_a_sampled_text_does_not_depend_on_its_neighbours(commands: Any, model: 
 
 def test_a_prompt_of_a_batch_that_does_not_fit(commands: Any, model: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_text("fine\n" + "long " * 200)
-    result = commands.infer(model, "--batch-file", path, "-q")
-    assert (result.code, result.stdout) == (1, b"")
-    assert result.error.startswith("Error: prompt 1: Sequence length exceeded: max=128, actual=")
+    path.write_text("long " * 200 + "\n\nfine\n")
+    rules = ("--max-tokens", "5", "--temperature", "0", "-q")
+    result = commands.infer(model, "--batch-file", path, *rules)
+    assert (result.code, result.text) == (1, f"[1] {commands.infer(model, '--prompt', 'fine', *rules).text}\n")
+    assert result.error.startswith("Error: line 1: Sequence length exceeded: max=128, actual=")
 
 
 # ---- stderr

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pyml_core import CancelToken
 from pyml_core.errors import OutOfMemoryError, PymlError
-from pyml_nlp.generation import generator as generator_module
+from pyml_nlp import memory
 from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.iterator import Generation
 from pyml_nlp.generation.request import Request
@@ -159,7 +159,7 @@ def test_stop_ids() -> None:
 
 
 def test_an_empty_stop_string_is_refused() -> None:
-    with pytest.raises(PymlError, match="stop: expected strings of one character or more"):
+    with pytest.raises(PymlError, match="stop must be of one character or more, got an empty text"):
         make().generate("ab", stop=["x", ""])
 
 
@@ -206,7 +206,7 @@ def test_frequency_penalty_counts_the_text_alone() -> None:
 
 
 def test_logit_bias_of_a_token_that_is_not_there() -> None:
-    with pytest.raises(PymlError, match="logit_bias: expected token ids below 300, got 300"):
+    with pytest.raises(PymlError, match="logit_bias must be token ids below 300, got 300"):
         make().generate("ab", logit_bias={300: 1.0})
 
 
@@ -434,7 +434,7 @@ def refusals() -> Iterator[tuple[Callable[[LanguageModel], object], str]]:
     yield lambda lm: lm.generate("a", timeout=0.0), "timeout must be > 0.0, got 0"
     yield lambda lm: lm.generate("a", timeout=float("nan")), "timeout must be > 0.0, got nan"
     yield lambda lm: lm.generate("a", logprobs=-1), "logprobs must be >= 0, got -1"
-    yield lambda lm: lm.generate("a", temperature=-0.5), "temperature must be >= 0.0, got -0.5"
+    yield lambda lm: lm.generate("a", temperature=-0.5), "temperature must be a finite number >= 0.0, got -0.5"
     yield lambda lm: lm.new_cache(0), "context: expected 1 to 64 positions, got 0"
     yield lambda lm: lm.new_cache(65), "context: expected 1 to 64 positions, got 65"
 
@@ -450,7 +450,7 @@ def test_refusals(call: Callable[[LanguageModel], object], message: str) -> None
 def test_caches_that_would_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(context=1 << 20)
     page = FakeModel.kv_layout.page_bytes
-    monkeypatch.setattr(generator_module.memory, "available_memory", lambda: 4 * page)
+    monkeypatch.setattr(memory, "available_memory", lambda: 4 * page)
     with pytest.raises(
         OutOfMemoryError, match=r"a KV cache of 500 positions needs .* MB of memory, .* MB are available"
     ):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 from fake_model import FakeModel, calls, cycle, make
 
 from pyml_core.errors import OutOfMemoryError, PymlError
-from pyml_nlp.generation import generator as generator_module
+from pyml_nlp import memory
 from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.prefix_cache import PrefixCache
 from pyml_nlp.generation.request import Request
 from pyml_nlp.generation.scheduler import PIECE, Scheduler
+from pyml_nlp.sampling import Sampling
 
 
 def different(number: int, length: int) -> list[int]:
@@ -67,7 +69,7 @@ def test_as_many_as_memory_allows(pages: int, monkeypatch: pytest.MonkeyPatch) -
     def available() -> int:
         return pages * page - sum(completion.cache.nbytes for completion in generator._started)
 
-    monkeypatch.setattr(generator_module.memory, "available_memory", available)
+    monkeypatch.setattr(memory, "available_memory", available)
     requests = [Request(different(number, 10), 60) for number in range(5)]
     found = list(Scheduler(generator, requests, together=8, chunk=512))
     assert sorted(completion.sequence for completion in found) == [0, 1, 2, 3, 4]
@@ -76,9 +78,14 @@ def test_as_many_as_memory_allows(pages: int, monkeypatch: pytest.MonkeyPatch) -
 
 def test_one_text_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(cycle, context=1000)
-    monkeypatch.setattr(generator_module.memory, "available_memory", lambda: FakeModel.kv_layout.page_bytes)
+    monkeypatch.setattr(memory, "available_memory", lambda: FakeModel.kv_layout.page_bytes)
+    requests = [Request(different(1, 10), 490), Request(different(2, 10), 3)]
+    refused, made = Scheduler(Generator(lm), requests)
+    assert (refused.sequence, refused.finish_reason, refused.text) == (0, "error", "")
+    assert isinstance(refused.error, OutOfMemoryError)
+    assert (made.sequence, made.finish_reason, len(made.tokens)) == (1, "length", 3)
     with pytest.raises(OutOfMemoryError, match="a KV cache of 500 positions"):
-        list(Scheduler(Generator(lm), [Request(different(1, 10), 490)]))
+        list(lm.generate_batch(requests))
 
 
 def test_kept_prefixes_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +93,7 @@ def test_kept_prefixes_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
     lm.prefill(different(1, 300))
     kept, page = lm.prefix_cache.nbytes, FakeModel.kv_layout.page_bytes
     assert kept == 5 * page
-    monkeypatch.setattr(generator_module.memory, "available_memory", lambda: 6 * page - lm.prefix_cache.nbytes)
+    monkeypatch.setattr(memory, "available_memory", lambda: 6 * page - lm.prefix_cache.nbytes)
     assert len(lm.generate_text(different(2, 10), 100)) == 100
     assert lm.prefix_cache.fork([*different(1, 300), 5]) is None
 
@@ -111,3 +118,40 @@ def test_errors_of_batches() -> None:
         lm.generate_batch(["a"], temprature=1.0)
     assert list(lm.generate_batch([])) == []
     assert calls(lm) == []
+
+
+def test_the_error_of_a_text_is_its_own() -> None:
+    """A bias that leaves nothing shows when the first token is chosen; the others go on as if they were alone."""
+    lm = make(cycle, context=100)
+    nothing = Sampling(logit_bias=dict.fromkeys(range(FakeModel.vocab_size), -math.inf))
+    requests = [Request(different(number, 5), 4, nothing if number in (1, 3) else Sampling()) for number in range(5)]
+    for together in (1, 2, 5):
+        found = {text.sequence: text for text in Scheduler(Generator(lm), requests, together=together)}
+        assert sorted(found) == [0, 1, 2, 3, 4]
+        for number, text in found.items():
+            if number in (1, 3):
+                assert (text.finish_reason, text.tokens) == ("error", [])
+                assert str(text.error) == "logit_bias leaves no token that could stand at position 5"
+            else:
+                assert (text.finish_reason, text.error) == ("length", None)
+                assert text.text == lm.generate_text(requests[number].prompt, 4)
+    batch, made = lm.generate_batch(requests), []
+    for number in range(5):
+        if number in (1, 3):
+            with pytest.raises(PymlError, match="logit_bias leaves no token"):
+                next(batch)
+        else:
+            made.append(next(batch).sequence)
+    assert made == [0, 2, 4]
+    assert list(batch) == []
+
+
+def test_the_error_of_one_text_is_raised() -> None:
+    lm = make(cycle)
+    nothing: Any = {"logit_bias": dict.fromkeys(range(FakeModel.vocab_size), -math.inf)}
+    generation = lm.generate("ab", 4, **nothing)
+    with pytest.raises(PymlError, match="logit_bias leaves no token that could stand at position 2"):
+        list(generation)
+    assert (generation.finish_reason, generation.text) == ("error", "")
+    assert list(generation) == []
+    assert lm.generate_text("ab", 4) == "cdef"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pyml_core.errors import PymlError
@@ -13,8 +13,9 @@ from ..generation.request import Request
 from ..generation.scheduler import TOGETHER, Scheduler
 from .ending import INTERRUPTED
 from .interrupts import interruptible
+from .main import tell_error
 from .output import Output
-from .results import FINISHED, ResultFile, json_line
+from .results import FINISHED, ResultFile, error_line, json_line
 
 if TYPE_CHECKING:
     from ..generation.completion import Completion
@@ -23,64 +24,120 @@ if TYPE_CHECKING:
 
 
 def generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
-    """Generate every text of a task that is wanted; returns the exit code."""
+    """Generate every text of a task that is wanted; returns the exit code.
+
+    Raises:
+        PymlError: some texts could not be made, and the output says of each why; or the output cannot be written.
+    """
     generator = Generator(lm, task.timeout, task.speculate, task.load_draft_model())
-    requests = _requests(lm, task, generator)
-    results = None
-    if task.output is not None:
-        results = ResultFile(task.output, task.resume, [len(request.prompt) for request in requests])
-    wanted = [index for index in range(len(requests)) if results is None or index not in results.done]
-    longest = max(len(request.prompt) + request.max_tokens for request in requests)
-    task.log_start(lm, min(lm.context_length, longest), [f"Batch: {len(requests)} prompts", *_found(requests, wanted)])
+    requests, problems = _requests(lm, task, generator)
+    report = _Report(lm, task, output, requests)
+    wanted = [index for index in requests if index not in report.done]
+    longest = max((len(request.prompt) + request.max_tokens for request in requests.values()), default=0)
+    resumed = [f"Resumed: {len(report.done)} of them are finished"] if report.done else []
+    task.log_start(lm, min(lm.context_length, longest), [f"Batch: {len(task.items)} prompts", *resumed])
+    for index, problem in problems.items():
+        report.fail(index, problem)
     start = time.perf_counter()
-    together = task.together or TOGETHER
-    scheduler = Scheduler(generator, [requests[index] for index in wanted], together, lm.prefill_chunk)
+    scheduler = Scheduler(generator, [requests[index] for index in wanted], task.together or TOGETHER, lm.prefill_chunk)
     tokens, finished = 0, 0
-    early: dict[int, Completion] = {}
-    shown = 0
     with interruptible(generator.cancel) as interrupted:
         for completion in scheduler:
             tokens += len(completion.tokens)
             finished += completion.finish_reason in FINISHED
-            if results is not None:
-                if completion.finish_reason != "cancelled":  # it is made again by --resume
-                    index = wanted[completion.sequence]
-                    results.write(json_line(lm, completion, index, task.items[index].id))
-                continue
-            early[completion.sequence] = completion
-            while shown in early:
-                output.write(_shown(lm, early.pop(shown), task))
-                shown += 1
-    if results is not None:
-        results.close()
+            index = wanted[completion.sequence]
+            if completion.error is None:
+                report.add(index, completion)
+            else:
+                report.fail(index, str(completion.error))
+    report.close()
     seconds = max(time.perf_counter() - start, 1e-9)
     task.log_end(
         f"{len(wanted)} prompts in {seconds:.2f}s ({len(wanted) / seconds:.1f} prompts/sec)",
         f"{tokens} tokens ({tokens / seconds:.1f} tokens/sec)",
         *([f"{len(wanted) - finished} texts are not finished"] if finished < len(wanted) else []),
     )
-    return INTERRUPTED if interrupted else 0
+    if interrupted:
+        return INTERRUPTED
+    return report.exit_code()
 
 
-def _requests(lm: LanguageModel, task: Task, generator: Generator) -> list[Request]:
-    """What is wanted, checked before any work; an error names the prompt."""
-    requests = []
+def _requests(lm: LanguageModel, task: Task, generator: Generator) -> tuple[dict[int, Request], dict[int, str]]:
+    """What is wanted, and what is wrong with the other lines, by index; all is checked before any work."""
+    requests, problems = {}, {}
     for index, item in enumerate(task.items):
         try:
-            requests.append(Request(task.ids(lm, item.prompt), **item.request_options(task.options)))
-            generator.check(requests[-1])
+            options = item.request_options(task.options)
+            request = Request(task.ids(lm, item.prompt), **options)
+            generator.check(request)
         except PymlError as error:
-            raise type(error)(f"prompt {index}: {error}") from None
-    return requests
+            problems[index] = str(error)
+        else:
+            requests[index] = request
+    return requests, problems
 
 
-def _found(requests: Sequence[Request], wanted: Sequence[int]) -> list[str]:
-    done = len(requests) - len(wanted)
-    return [f"Resumed: {done} of them are finished"] if done else []
+class _Report:
+    """Where texts and problems go: a file of JSON lines as they come, or stdout in the order of the batch.
 
+    Attributes:
+        done: indices of the texts that the file had already.
+    """
 
-def _shown(lm: LanguageModel, completion: Completion, task: Task) -> str:
-    item = task.items[completion.sequence]
-    if task.as_json:
-        return json_line(lm, completion, completion.sequence, item.id)
-    return f"[{completion.sequence}] {item.prompt if task.echo else ''}{completion.text}\n"
+    def __init__(self, lm: LanguageModel, task: Task, output: Output, requests: Mapping[int, Request]) -> None:
+        self._lm = lm
+        self._task = task
+        self._output = output
+        self._file = None
+        if task.output is not None:
+            lengths = [len(requests[index].prompt) if index in requests else None for index in range(len(task.items))]
+            self._file = ResultFile(task.output, task.resume, lengths)
+        self.done = set() if self._file is None else self._file.done
+        self._early: dict[int, str] = {}
+        self._shown = 0
+        self._problems: list[str] = []
+
+    def add(self, index: int, completion: Completion) -> None:
+        """A text that has ended."""
+        item = self._task.items[index]
+        if self._file is None and not self._task.as_json:
+            self._put(index, f"[{index}] {item.prompt if self._task.echo else ''}{completion.text}\n")
+        elif self._file is None or completion.finish_reason != "cancelled":  # which --resume makes again
+            self._put(index, json_line(self._lm, completion, index, item.id))
+
+    def fail(self, index: int, problem: str) -> None:
+        """A line for which there is no text. Without JSON, stdout is for texts alone: stderr tells of it."""
+        item = self._task.items[index]
+        line = f"line {item.line}: {problem}"
+        self._problems.append(line)
+        if self._file is None and not self._task.as_json:
+            tell_error(line)
+            self._put(index, "")
+        else:
+            self._put(index, error_line(item, index, problem))
+
+    def _put(self, index: int, line: str) -> None:
+        if self._file is not None:
+            self._file.write(line)
+            return
+        self._early[index] = line
+        while self._shown in self._early:
+            self._output.write(self._early.pop(self._shown))
+            self._shown += 1
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._file is not None:
+            self._file.close()
+
+    def exit_code(self) -> int:
+        """0, or 1 where lines have failed and stderr has told of each.
+
+        Raises:
+            PymlError: lines have failed, and the output tells of each.
+        """
+        if self._problems and (self._file is not None or self._task.as_json):
+            raise PymlError(
+                f"{len(self._problems)} of {len(self._task.items)} prompts failed, the first: {self._problems[0]}"
+            )
+        return 1 if self._problems else 0

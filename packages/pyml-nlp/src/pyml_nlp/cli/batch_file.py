@@ -1,52 +1,34 @@
-"""Batch files: a prompt a line, or with ``.jsonl`` a JSON object a line, with options of its own."""
+"""Batch files: a prompt a line, or with ``.jsonl`` a JSON object a line, with options of its own.
+
+A line that is wrong is that line's error: the others are generated all the same.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, one_line, quoted
 
+from ..text_files import MAX_NAME, parse_json, without_mark
+from ..values import given
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+MAX_FILE = 256 << 20
+"""Bytes of a batch file. All of its prompts are kept in memory."""
 
+KEYS = frozenset(
+    "prompt id max_tokens temperature top_k top_p min_p typical_p repetition_penalty frequency_penalty "
+    "presence_penalty logit_bias order seed sample logprobs stop stop_ids include_stop overflow keep "
+    "schema regex grammar".split()
+)
+"""What a line may have."""
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _list_of(kind: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, list) and all(map(kind, value))
-
-
-def _biases(value: object) -> bool:
-    return isinstance(value, dict) and all(key.isdecimal() and _number(bias) for key, bias in value.items())
-
-
-_KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "a whole number": (_whole, "max_tokens top_k seed logprobs sample keep"),
-    "a number": (_number, "temperature top_p min_p typical_p repetition_penalty frequency_penalty presence_penalty"),
-    "a string": (_text, "prompt overflow regex grammar"),
-    "true or false": (lambda value: isinstance(value, bool), "include_stop"),
-    "a string or a list of strings": (lambda value: _text(value) or _list_of(_text)(value), "stop"),
-    "a list of whole numbers": (_list_of(_whole), "stop_ids"),
-    "a list of strings": (_list_of(_text), "order"),
-    "an object of token ids and numbers": (_biases, "logit_bias"),
-    "an object": (lambda value: isinstance(value, dict), "schema"),
-    "a string or a whole number": (lambda value: _text(value) or _whole(value), "id"),
-}  # fmt: skip
-KEYS: dict[str, tuple[Callable[[object], bool], str]] = {
-    key: (check, expected) for expected, (check, keys) in _KINDS.items() for key in keys.split()
-}
-"""What a line may have, and how it is checked."""
+_GRAMMARS = ("schema", "regex", "grammar")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that is no character by itself
 
 
 @dataclass(frozen=True)
@@ -57,26 +39,30 @@ class Item:
         prompt: its text.
         options: those of :class:`.Request` and :class:`.Sampling` that the line has itself.
         id: what the line calls itself, to be found again in the results.
+        line: its number in the file, from 1.
+        problem: what is wrong with it, so that nothing can be generated; None: nothing so far.
     """
 
     prompt: str
     options: Mapping[str, Any] = field(default_factory=dict)
     id: str | int | None = None
+    line: int = 1
+    problem: str | None = None
 
     def request_options(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """Those of its :class:`.Request`: its own, else the defaults.
 
         Raises:
-            PymlError: a value out of its range.
+            PymlError: there is a problem, or a value of a wrong type or out of its range.
         """
         from ..structured.grammar import one_grammar
 
+        if self.problem is not None:
+            raise PymlError(self.problem)
         own = dict(self.options)
-        grammars = {key: own.pop(key) for key in ("schema", "regex", "grammar") if key in own}
+        grammars = {key: own.pop(key) for key in _GRAMMARS if key in own}
         sampling = defaults["sampling"]
         rules = {name: own.pop(name) for name in list(own) if name in sampling.__dataclass_fields__}
-        if "logit_bias" in rules:
-            rules["logit_bias"] = {int(token): bias for token, bias in rules["logit_bias"].items()}
         options = {**defaults, **own, "sampling": replace(sampling, **rules)}
         return options | ({"grammar": one_grammar(**grammars)} if grammars else {})
 
@@ -85,39 +71,85 @@ def read(path: str) -> list[Item]:
     """The lines that are not blank.
 
     Raises:
-        PymlError: the file cannot be read, has no line, or a line that is malformed: it is named.
+        PymlError: the file cannot be read, has no line, or is too large.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise PymlError(f"Failed to read batch file: {path}: {getattr(error, 'strerror', None) or error}") from None
-    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise PymlError(f"Batch file is empty: {path}")
-    if not path.lower().endswith(".jsonl"):
-        return [Item(line) for _, line in lines]
+    make = _json_item if path.lower().endswith(".jsonl") else _text_item
+    name = one_line(path, MAX_NAME)
     items = []
-    for number, line in lines:
-        try:
-            items.append(_item(line))
-        except ValueError as error:
-            raise PymlError(f"{path} line {number}: {error}") from None
+    try:
+        for number, line in enumerate(_lines(path), 1):
+            items += _items(line, number, make)
+    except (OSError, ValueError) as error:
+        raise PymlError(f"Failed to read batch file: {name}: {getattr(error, 'strerror', None) or error}") from None
+    if not items:
+        raise PymlError(f"Batch file is empty: {name}")
     return items
 
 
-def _item(line: str) -> Item:
+def _lines(path: str) -> Iterator[bytes]:
+    """The lines of a file; ValueError if it is too large, before more of it is in memory."""
+    room = MAX_FILE
+    with Path(path).open("rb") as file:
+        while line := file.readline(room + 1):
+            first, room = room == MAX_FILE, room - len(line)
+            if room < 0:
+                raise ValueError(f"expected at most {MAX_FILE} bytes, got more")
+            line = without_mark(line) if first else line
+            yield line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _items(line: bytes, number: int, make: Callable[[str, int], Item]) -> list[Item]:
+    """The line's item, if it is not blank."""
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected a JSON object ({error})") from None
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        problem = f"expected UTF-8, got byte {line[error.start]:#04x} at offset {error.start}"
+        return [Item("", line=number, problem=problem)]
+    return [make(text, number)] if text.strip() else []
+
+
+def _text_item(text: str, number: int) -> Item:
+    return Item(text, line=number)
+
+
+def _json_item(text: str, number: int) -> Item:
+    try:
+        values = parse_json(text)
+    except ValueError as error:
+        return Item("", line=number, problem=str(error))
     if not isinstance(values, dict):
-        raise ValueError(f"expected a JSON object, found {line:.40}")
+        return Item("", line=number, problem=f"expected a JSON object, got {quoted(values)}")
+    values = given(values)
+    name = values.get("id")
+    problem = _problem(text, values)
+    if problem is not None:
+        named = isinstance(name, str | int) and _is_unicode(name)
+        return Item("", {}, name if named else None, number, problem)
+    prompt = values.pop("prompt")
+    values.pop("id", None)
+    return Item(prompt, values, name, number)
+
+
+def _problem(text: str, values: Mapping[str, Any]) -> str | None:
+    """What is wrong with a line's values that no :class:`.Request` would find."""
     for key, value in values.items():
         if key not in KEYS:
-            raise ValueError(f"unknown key {key[:40]!r}, expected {', '.join(sorted(KEYS))}")
-        check, expected = KEYS[key]
-        if not check(value):
-            raise ValueError(f"{key}: expected {expected}, found {json.dumps(value):.40}")
-    if not values.get("prompt", "").strip():
-        raise ValueError("expected a prompt")
-    return Item(values.pop("prompt"), values, values.pop("id", None))
+            return f"unknown key {quoted(key)}, expected {', '.join(sorted(KEYS))}"
+        if _SURROGATE.search(text) and not _is_unicode(value):
+            return f"{key} must be Unicode characters, got half a surrogate pair"
+    name, prompt, schema = (values.get(key) for key in ("id", "prompt", "schema"))
+    if not isinstance(name, str | int | None) or isinstance(name, bool):
+        return f"id must be a text or a whole number, got {quoted(name)}"
+    if not isinstance(schema, dict | None):
+        return f"schema must be an object, got {quoted(schema)}"
+    if not isinstance(prompt, str | None):
+        return f"prompt must be a text, got {quoted(prompt)}"
+    return None if prompt and prompt.strip() else "expected a prompt"
+
+
+def _is_unicode(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

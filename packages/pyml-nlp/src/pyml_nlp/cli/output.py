@@ -36,7 +36,7 @@ class Output:
         if not text:
             return
         try:
-            self._stream.write(text.encode("utf-8", "replace"))
+            self._stream.write(text.encode())
             self._stream.flush()
         except BrokenPipeError:
             _discard()

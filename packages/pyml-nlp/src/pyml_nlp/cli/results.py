@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 from pyml_nn.files import new_file
 
 if TYPE_CHECKING:
     from ..generation.completion import Completion
     from ..language_model import LanguageModel
+    from .batch_file import Item
 
 FINISHED = ("stop", "length")
 """Reasons after which a text is not made again."""
+
+FAILED = "error"
+"""The reason of a line for which there is no text."""
 
 
 def json_line(lm: LanguageModel, completion: Completion, index: int, name: str | int | None = None) -> str:
@@ -38,6 +42,12 @@ def json_line(lm: LanguageModel, completion: Completion, index: int, name: str |
     return json.dumps(shown, ensure_ascii=False) + "\n"
 
 
+def error_line(item: Item, index: int, problem: str) -> str:
+    """What is wrong with a line of a batch file, as a line of JSON in place of its text's."""
+    shown: dict[str, Any] = {"index": index} | ({} if item.id is None else {"id": item.id})
+    return json.dumps(shown | {"line": item.line, "finish_reason": FAILED, "error": problem}, ensure_ascii=False) + "\n"
+
+
 def _token(lm: LanguageModel, token: int, logprob: float) -> dict[str, Any]:
     text = lm.tokenizer.token_bytes(token).decode(errors="replace")
     data = lm.tokenizer.token_bytes(token)
@@ -46,13 +56,13 @@ def _token(lm: LanguageModel, token: int, logprob: float) -> dict[str, Any]:
 
 
 class ResultFile:
-    """A file of one line a finished text, in the order in which they end; each is there as soon as it is written.
+    """A file of one line a text, in the order in which they end; each is there as soon as it is written.
 
     Args:
         path: the file.
-        resume: go on with a file that an interrupted run has left: whole lines of finished texts stay, a half-written
-            line and texts cut short by a timeout go. Without it the file must not exist.
-        prompt_tokens: of each prompt of the batch, to notice a file of another one.
+        resume: go on with a file that an interrupted run has left: whole lines of finished texts stay; a half-written
+            line, errors and texts cut short by a timeout go. Without it the file must not exist.
+        prompt_tokens: of each prompt of the batch, to notice a file of another one; None where there is no prompt.
 
     Attributes:
         done: indices of the texts that it has.
@@ -61,14 +71,14 @@ class ResultFile:
         PymlError: the file exists and is not to be resumed, belongs to another batch, or cannot be read or written.
     """
 
-    def __init__(self, path: str, resume: bool, prompt_tokens: Sequence[int]) -> None:
+    def __init__(self, path: str, resume: bool, prompt_tokens: Sequence[int | None]) -> None:
         self._path = Path(path)
         self.done: set[int] = set()
         try:
             if resume and self._path.exists():
                 if not self._path.is_file():
                     raise PymlError(f"{path}: expected a regular file to go on with")
-                self._keep(self._finished_lines(prompt_tokens))
+                self._keep_finished(prompt_tokens)
             self._file: BinaryIO = self._path.open("ab" if resume else "xb", buffering=0)
         except FileExistsError:
             raise PymlError(f"{path}: the file exists (--resume goes on with it)") from None
@@ -88,32 +98,30 @@ class ResultFile:
         """Close the file."""
         self._file.close()
 
-    def _finished_lines(self, prompt_tokens: Sequence[int]) -> list[bytes]:
-        kept = []
-        lines = self._path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline was not written to its end
-            index, reason = self._checked(number, line, prompt_tokens)
-            if reason in FINISHED and index not in self.done:
-                self.done.add(index)
-                kept.append(line + b"\n")
-        return kept
+    def _keep_finished(self, prompt_tokens: Sequence[int | None]) -> None:
+        """Make the finished lines the file's only ones, at once or not at all."""
+        with new_file(self._path) as kept, self._path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):  # it was not written to its end
+                    break
+                index, reason = self._checked(number, line, prompt_tokens)
+                if reason in FINISHED and index not in self.done:
+                    self.done.add(index)
+                    kept.write(line)
 
-    def _checked(self, number: int, line: bytes, prompt_tokens: Sequence[int]) -> tuple[int, str]:
+    def _checked(self, number: int, line: bytes, prompt_tokens: Sequence[int | None]) -> tuple[int, str]:
         """Index and finish reason of a line."""
         where = f"{self._path} line {number}"
         try:
             found = json.loads(line)
-            index, tokens, reason = found["index"], found["prompt_tokens"], found["finish_reason"]
+            index, reason = found["index"], found["finish_reason"]
             expected = prompt_tokens[index] if index >= 0 else None
+            tokens = expected if reason == FAILED else found["prompt_tokens"]
         except (ValueError, RecursionError, KeyError, TypeError, IndexError):
             raise PymlError(f"{where}: expected a result of this batch of {len(prompt_tokens)} prompts") from None
         if tokens != expected:
+            wanted = "no text" if expected is None else f"{expected} prompt_tokens"
             raise PymlError(
-                f"{where}: expected {expected} prompt_tokens for index {index}, found {tokens}: it is of another batch"
+                f"{where}: expected {wanted} for index {index}, found {quoted(tokens)}: it is of another batch"
             )
         return index, reason
-
-    def _keep(self, lines: list[bytes]) -> None:
-        """Make these the file's lines, at once or not at all."""
-        with new_file(self._path) as file:
-            file.writelines(lines)

@@ -15,6 +15,8 @@ from .scheduler import Scheduler
 class Batch(OfOneProcess, instead="send the texts of its completions instead"):
     """The texts of a batch: an iterator of :class:`Completion`, each when it has ended.
 
+    The error of a text is raised in its place; whoever asks on gets the others.
+
     Args:
         generator: of the model.
         requests: what is wanted.
@@ -34,7 +36,10 @@ class Batch(OfOneProcess, instead="send the texts of its completions instead"):
         return self
 
     def __next__(self) -> Completion:
-        return next(self._completions)
+        completion = next(self._completions)
+        if completion.error is not None:
+            raise completion.error
+        return completion
 
     def cancel(self) -> None:
         """End every text with what it has; from any thread or signal handler."""

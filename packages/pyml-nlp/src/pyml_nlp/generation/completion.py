@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from pyml_core.errors import PymlError
 from pyml_core.pickling import OfOneProcess
 from pyml_core.want import GreedyToken, TopLogits
 from pyml_nn.kv_cache import KVCache
@@ -17,8 +18,8 @@ from .rolling import rolled
 from .speculation import Drafter
 from .stopping import StopStrings
 
-STOP, LENGTH, TIMEOUT, CANCELLED = "stop", "length", "timeout", "cancelled"
-"""Why a text ended: a token or string that ends texts; max_tokens or the context's end; the deadline; a cancel."""
+STOP, LENGTH, TIMEOUT, CANCELLED, FAILED = "stop", "length", "timeout", "cancelled", "error"
+"""Why a text ended: a token or string that ends texts; max_tokens or the context's end; deadline; cancel; an error."""
 
 Logits = F32Array | TopLogits | GreedyToken
 """Of one position: all of them, float32 (V,), the largest, or the largest one."""
@@ -97,7 +98,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         drafter: proposes how it goes on, once it has begun; None: nothing does.
         ahead: what has been computed beyond the last token.
         reused: positions of the prompt that were not computed but taken from the prefix cache.
-        finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs.
+        finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``, ``"error"``; None while it runs.
+        error: what ended it, with the reason ``"error"``.
         prefill_ms: time of the prompt's model runs.
         decode_ms: time of all later steps, and of choosing the first token.
         stopped_by: the stop string or the token that ended the text; None if nothing did.
@@ -127,6 +129,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.rolled = False
         self.reused = 0
         self.finish_reason: str | None = None
+        self.error: PymlError | None = None
         self.prefill_ms = 0.0
         self.decode_ms = 0.0
         penalised = not PENALTIES.isdisjoint(request.sampling.rules)
@@ -210,6 +213,12 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         if self._stops.found is not None:
             self.finish_reason, self.stopped_by = STOP, self._stops.found
         return text
+
+    def fail(self, error: PymlError) -> None:
+        """End the text with what it has, for an error of its own."""
+        self.error = error
+        self.end(FAILED)
+        self.finish_reason = FAILED  # whatever stop string the end has brought
 
     def _drop_ahead(self) -> None:
         """Forget what was computed in vain, and give back its pages."""

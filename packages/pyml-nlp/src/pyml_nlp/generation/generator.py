@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyml_core.cancel import CancelToken
-from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
+from pyml_core.errors import Cancelled, PymlError
 from pyml_core.pickling import OfOneProcess
 from pyml_core.want import ALL_LOGITS, MAX_TOP, Greedy, GreedyToken, Top, TopLogits
-from pyml_nn.kv_cache import ContextOverflowError, KVCache
+from pyml_nn.kv_cache import KVCache
 
-from .. import logs, memory
+from .. import logs
 from ..sampling import F32Array, check_finite, sample, top_logprobs
 from ..structured.grammar import Grammar
 from ..structured.matcher import Matcher
 from ..tokenizer.decoding import ByteDecoding
+from ..values import flag, seconds
+from .admission import check_memory, check_request, kept_tokens
 from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Logits, Rows, Step, StreamDecoder
 from .request import Request
 from .rolling import ROLL
@@ -72,11 +74,9 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         speculate: bool = True,
         draft_model: LanguageModel | None = None,
     ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise PymlError(f"timeout must be > 0.0, got {timeout:g}")
         self._lm = lm
-        self._speculator = Speculator(lm, speculate, draft_model)
-        self._token = CancelToken(timeout)
+        self._speculator = Speculator(lm, flag("speculate", speculate), draft_model)
+        self._token = CancelToken(seconds("timeout", timeout))
         self._started: list[Completion] = []  # and not ended
         self._n_started = 0
         self.running: list[Completion] = []
@@ -92,19 +92,14 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             ContextOverflowError: the prompt does not fit.
             OutOfMemoryError: the keys and values of the whole text would not.
             GrammarError: a grammar that cannot be used, or llguidance is not installed.
-            ShapeError: a cache of another origin.
-            PymlError: a bias for a token that the model does not have, or the model is closed.
+            ArgumentError, ShapeError: as of :meth:`check`.
+            PymlError: the model is closed.
         """
         self._lm.check_open()
-        if cache is not None:
-            self._lm.model.cache_origin.check(cache.origin, "cache")
-        for token in request.sampling.logit_bias or ():
-            if token >= self._lm.vocab_size:
-                raise PymlError(f"logit_bias: expected token ids below {self._lm.vocab_size}, got {token}")
         limit = self.check(request, cache)
         held = 0 if cache is None else cache.length
         wanted = min(limit, held + len(request.prompt) + request.max_tokens)
-        self._check_memory(wanted, 0 if cache is None else cache.nbytes)
+        check_memory(self._lm, self._started, wanted, 0 if cache is None else cache.nbytes)
         given = cache is not None
         if cache is None:
             cache = self._lm.new_cache(wanted)
@@ -119,7 +114,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             decoder = ByteDecoding(self._lm.tokenizer.token_bytes)
         completion = Completion(self._n_started, request, cache, decoder, matcher)
         completion.cache_given = given
-        completion.keep = self._kept(request)
+        completion.keep = kept_tokens(self._lm, request)
         self._n_started += 1
         self._started.append(completion)
         return completion
@@ -137,26 +132,18 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
         Raises:
             ContextOverflowError: the prompt alone takes more, and the context is not to roll.
+            ArgumentError: a token that the model does not have, or something else than a cache.
+            ShapeError: a cache of another origin.
             PymlError: a rolling context would keep more than half of itself.
         """
-        prompt, held = request.prompt, 0 if cache is None else cache.length
-        limit = self._lm.context_length if cache is None else min(cache.max_length, self._lm.context_length)
-        if request.overflow == ROLL:
-            if self._kept(request) > limit // 2:
-                raise PymlError(f"keep: expected at most {limit // 2}, half of the context, got {self._kept(request)}")
-        elif held + len(prompt) > limit:
-            after = f" after {held} in the cache" if held else ""
-            raise ContextOverflowError(
-                f"Sequence length exceeded: max={limit}, actual={held + len(prompt)} "
-                f"(the context holds {limit} tokens, the prompt has {len(prompt)}{after})"
-            )
-        return limit
+        return check_request(self._lm, request, cache)
 
-    def _kept(self, request: Request) -> int:
-        """How many tokens a rolling context never forgets."""
-        if request.keep is not None:
-            return request.keep
-        return int(request.prompt[0] == self._lm.tokenizer.bos_id)
+    def refused(self, request: Request, error: PymlError) -> Completion:
+        """The text of a request that :meth:`start` has refused with this error, ended before it began."""
+        completion = Completion(self._n_started, request, self._lm.new_cache(1), self._lm.tokenizer.stream_decoder())
+        self._n_started += 1
+        completion.fail(error)
+        return completion
 
     # ---- steps
 
@@ -193,12 +180,14 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         return self._run(list(self.running), prompts) if steps is None else steps
 
     def run(self, completion: Completion) -> Iterator[Step]:
-        """The steps of one text, from its prefill to its end."""
+        """The steps of one text, from its prefill to its end; at last the error that ended it, if one did."""
         step = self.prefill(completion)
         if step is not None:
             yield step
         while completion.finish_reason is None:
             yield from self.decode_step()
+        if completion.error is not None:
+            raise completion.error
 
     def cancel(self) -> None:
         """End every text with what it has; from any thread or signal handler, also while the model runs."""
@@ -255,10 +244,13 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             self._speculator.learn(sum([len(feed.ids) // feed.runs for feed in feeds]), model_ms)
         steps: list[Step] = []
         for feed, rows in zip(feeds, results, strict=True):
-            if feed.completion.tokens:
-                steps.append(self._after_token(feed, rows, model_ms))
-            else:
-                steps += self._after_prompt(feed, rows, model_ms)
+            try:
+                if feed.completion.tokens:
+                    steps.append(self._after_token(feed, rows, model_ms))
+                else:
+                    steps += self._after_prompt(feed, rows, model_ms)
+            except PymlError as error:  # of this text: the others go on
+                feed.completion.fail(error)
         self._count_time(texts, [step for step in steps if step.index], model_ms)
         self._drop_ended()
         return steps
@@ -275,7 +267,12 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         if reason is not None:
             self._end_all(self.running, reason)
             return []
-        steps = [self._follow(text) for text in ahead] + [self._take_forced(text) for text in forced]
+        steps: list[Step] = []
+        for text in (*ahead, *forced):
+            try:
+                steps.append(self._take_forced(text) if text.ahead is None else self._follow(text))
+            except PymlError as error:
+                text.fail(error)
         self._count_time([*ahead, *forced], steps, sum([step.model_ms for step in steps]))
         if any(text.finish_reason is not None for text in self.running):
             self._drop_ended()
@@ -287,7 +284,12 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         if reason is not None:
             self._end_all([text], reason)
             return []
-        step = self._follow(text)
+        try:
+            step = self._follow(text)
+        except PymlError as error:
+            text.fail(error)
+            self._drop_ended()
+            return []
         self._count_time([text], [step], step.model_ms)
         if step.finish_reason is not None:
             self._drop_ended()
@@ -394,7 +396,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         sample_ms = steps[0].sample_ms if len(steps) == 1 else sum([step.sample_ms for step in steps])
         for completion in texts:
             completion.decode_ms += model_ms + sample_ms
-        if logs.generator.isEnabledFor(logging.DEBUG):
+        if steps and logs.generator.isEnabledFor(logging.DEBUG):
             logs.generator.debug(
                 "[perf] generator.decode_step token=%d model=%.3fms sample=%.3fms total=%.3fms",
                 max(step.index for step in steps), model_ms, sample_ms, model_ms + sample_ms,
@@ -463,19 +465,6 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     def _drop_ended(self) -> None:
         self.running = [completion for completion in self.running if completion.finish_reason is None]
         self._started = [completion for completion in self._started if completion.finish_reason is None]
-
-    def _check_memory(self, positions: int, held: int) -> None:
-        """Count what other texts will still take besides what this one needs. Kept prefixes give way to texts."""
-        layout = self._lm.kv_layout
-        needed = max(0, layout.bytes_for(positions) - held)
-        for other in self._started:
-            needed += max(0, layout.bytes_for(other.cache.max_length) - other.cache.nbytes)
-        what = f"a KV cache of {positions} positions"
-        try:
-            memory.require(needed, what)
-        except OutOfMemoryError:
-            self._lm.prefix_cache.clear()
-            memory.require(needed, what)
 
 
 def _largest(logits: F32Array | TopLogits) -> GreedyToken:

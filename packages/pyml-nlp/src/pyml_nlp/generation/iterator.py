@@ -43,7 +43,7 @@ class Generation(OfOneProcess, instead="send its text, tokens and finish_reason 
 
     @property
     def finish_reason(self) -> str | None:
-        """``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``; None while it runs."""
+        """``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``, ``"error"``; None while it runs."""
         return self.completion.finish_reason
 
     def cancel(self) -> None:

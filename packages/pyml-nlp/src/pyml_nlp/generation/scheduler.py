@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_core.pickling import OfOneProcess
 
+from ..values import whole
 from .completion import Completion
 from .generator import Generator
 from .prefix_cache import common_length
@@ -29,6 +30,8 @@ WORTH_WAITING = 16
 class Scheduler(OfOneProcess, instead="make one with the model of the other process"):
     """Generates texts side by side, as places and memory allow. Iterate over it once, for the texts as they end.
 
+    A text that is refused or fails ends with its :attr:`Completion.error`, and the others go on.
+
     Args:
         generator: of the model; its timeout is that of all texts together.
         requests: what is wanted; the next one is asked for when there is a place.
@@ -36,24 +39,25 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         chunk: most tokens of prompts in a run while no text is under way.
 
     Raises:
-        PymlError: ``together`` below 1.
+        ArgumentError: ``together`` is no whole number above 0.
     """
 
     def __init__(
         self, generator: Generator, requests: Iterable[Request], together: int = TOGETHER, chunk: int = 512
     ) -> None:
-        if together < 1:
-            raise PymlError(f"together must be > 0, got {together}")
         self._generator = generator
         self._requests = iter(requests)
-        self._together = together
+        self._together = whole("together", together, 1)
         self._chunk = chunk
         self._next = next(self._requests, None)
         self._prompts: list[Completion] = []  # have a place, and not all of the prompt has run
+        self._refused: list[Completion] = []
 
     def __iter__(self) -> Iterator[Completion]:
         while True:
             self._admit()
+            while self._refused:
+                yield self._refused.pop(0)
             batch = [*self._generator.running, *self._prompts]
             if not batch:
                 return
@@ -73,13 +77,14 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         while self._next is not None and room > 0 and not self._full() and not self._shared(self._next):
             try:
                 completion = self._generator.start(self._next)
-            except OutOfMemoryError:
-                if self._generator.running or self._prompts:
+            except PymlError as error:
+                if isinstance(error, OutOfMemoryError) and (self._generator.running or self._prompts):
                     return  # there will be memory when one of them ends
-                raise
-            self._generator.begin(completion)
-            self._prompts.append(completion)
-            room -= len(completion.pending)
+                self._refused.append(self._generator.refused(self._next, error))
+            else:
+                self._generator.begin(completion)
+                self._prompts.append(completion)
+                room -= len(completion.pending)
             self._next = next(self._requests, None)
 
     def _full(self) -> bool:
