@@ -149,7 +149,7 @@ def test_limits_are_named(render: Renderer) -> None:
         ("a long loop", "it takes more than 1 s of processor time"),
         ("repetition", "it needs more memory than a template may have"),
         ("a recursive loop", "it is nested too deeply"),
-        ("output", "it writes more than 4194304 characters"),
+        ("output", "it writes more than 2097152 characters"),
     ):
         with pytest.raises(PymlError) as caught:
             render.render(BOMBS[name], VARIABLES)
@@ -313,6 +313,19 @@ def test_bad_messages(messages: Any, message: str, template: ChatTemplate) -> No
         template.ids(messages)
     assert len(str(caught.value)) < 250
     assert "\n" not in str(caught.value)
+
+
+def test_too_much_to_render(template: ChatTemplate) -> None:
+    part = {"type": "text", "text": "a"}
+    for content, message in (
+        ("x" * (17 << 20), "messages: expected at most 16777216 characters, got more"),
+        ([part] * 200_000, "messages: expected at most 524288 texts, got more"),
+        ("x" * (3 << 20), "chat template: it writes more than 2097152 characters"),
+    ):
+        start = time.process_time()
+        with pytest.raises(PymlError, match=f"^{message}$"):
+            template.ids([{"role": "user", "content": content}])
+        assert time.process_time() - start < 2
 
 
 def test_numbers_of_messages(template: ChatTemplate) -> None:

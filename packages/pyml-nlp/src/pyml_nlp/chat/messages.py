@@ -25,6 +25,12 @@ Messages = str | Sequence[Message]
 Mark = Callable[[str], str]
 """Makes sure that a text stays text; see :mod:`.marks`."""
 
+MAX_TEXTS = 1 << 19
+"""Texts, keys included, of messages, tools, documents and variables together."""
+
+MAX_GIVEN = 16 << 20
+"""Characters in them: several times what a template may write, for it need not write them all."""
+
 _MAX_DEPTH = 100
 _MAX_BITS = 2048  # of an integer: written out, it stays below what any setting of Python's own limit on digits allows
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]*")
@@ -113,6 +119,27 @@ def checked(value: Any, where: str, mark: Mark) -> Any:
     except _Misfit as misfit:
         place = one_line(where + "".join(reversed(misfit.path)), QUOTED)
         raise ChatTemplateError(f"{place}: expected {misfit}") from None
+
+
+class Counted:
+    """A mark that changes nothing, and counts: what is too long or too many would take seconds to render and encode.
+
+    Raises:
+        ChatTemplateError: more than :data:`MAX_TEXTS` texts, or :data:`MAX_GIVEN` characters in all of them.
+    """
+
+    def __init__(self) -> None:
+        self.texts = 0
+        self.characters = 0
+
+    def __call__(self, text: str) -> str:
+        self.texts += 1
+        self.characters += len(text)
+        if self.texts > MAX_TEXTS:
+            raise ChatTemplateError(f"messages: expected at most {MAX_TEXTS} texts, got more")
+        if self.characters > MAX_GIVEN:
+            raise ChatTemplateError(f"messages: expected at most {MAX_GIVEN} characters, got more")
+        return text
 
 
 class _Misfit(Exception):

@@ -34,8 +34,8 @@ WALL_SECONDS = 60.0
 MEMORY_MB = 512
 """Address space of the process; Python and Jinja take some 40 MB of it."""
 
-MAX_CHARACTERS = 4 << 20
-"""Characters that a template may write, a few times what the longest context takes."""
+MAX_CHARACTERS = 2 << 20
+"""Characters that a template may write, about four times what a context of 131 072 tokens takes."""
 
 _STEP = 0.05  # seconds between looks at the clock and at who may have cancelled
 _MAX_ANSWER = 12 * MAX_CHARACTERS + 4096  # bytes: a character may take twelve in JSON

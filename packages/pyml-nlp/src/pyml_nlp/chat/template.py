@@ -14,7 +14,7 @@ from pyml_core.pickling import OfOneProcess
 from ..errors import ChatTemplateError
 from ..values import flag
 from .marks import ControlTokens, choose_mark, taken_out, unescaped
-from .messages import Message, Messages, checked, checked_list, checked_messages, cut_end, open_end
+from .messages import Counted, Message, Messages, checked, checked_list, checked_messages, cut_end, open_end
 from .renderer import Renderer
 
 if TYPE_CHECKING:
@@ -145,11 +145,12 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         continued = flag("continue_final_message", continue_final_message)
         prompted = flag("add_generation_prompt", add_generation_prompt) and not continued
         source = self.source(name, tools)
+        plain = Counted()
         given = {
-            "messages": checked_messages(messages, str),
-            "tools": checked_list(tools, "tools", str),
-            "documents": checked_list(documents, "documents", str),
-            "variables": checked(variables or {}, "variables", str),
+            "messages": checked_messages(messages, plain),
+            "tools": checked_list(tools, "tools", plain),
+            "documents": checked_list(documents, "documents", plain),
+            "variables": checked(variables or {}, "variables", plain),
         }
         for taken in _OWN:
             if taken in given["variables"]:
