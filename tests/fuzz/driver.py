@@ -25,8 +25,8 @@ from pyml_core.errors import PymlError
 
 CPU_SECONDS = 2.0
 HANG_SECONDS = 30.0
-MEMORY_BYTES = 64 << 20
-MEMORY_PER_BYTE = 16
+MEMORY_BYTES = 96 << 20
+MEMORY_PER_BYTE = 32
 MESSAGE_CHARACTERS = 1500
 
 Input = Any

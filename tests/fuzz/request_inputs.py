@@ -96,9 +96,12 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "assistant", "content": "ho", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
     {"role": "tool", "content": "r"},
 ]
+HUGE = "an integer of 5000 digits"
+"""Stands for itself: JSON text cannot hold such a number."""
+
 ODD_CONTENT: list[Any] = [
     float("nan"),
-    10**5000,
+    HUGE,
     "\ud800",
     "\0",
     "<|endoftext|>" * 3,
@@ -128,6 +131,8 @@ class MessageLists(TinyModelDoor):
     def run(self, given: Any) -> int:
         """Make token ids of the messages."""
         messages, variables, go_on = given
+        if isinstance(messages, list) and messages and isinstance(messages[0], dict):
+            messages[0].update({key: 10**5000 for key, value in messages[0].items() if value == HUGE})
         self.lm.chat_ids(messages, variables=variables, continue_final_message=go_on)
         return size_of(given)
 
