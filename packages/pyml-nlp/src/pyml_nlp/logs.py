@@ -21,7 +21,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 
 if TYPE_CHECKING:
     from pyml_nn.trace import Trace
@@ -63,15 +63,16 @@ def parse(spec: str) -> dict[str, int]:
         directive = part.strip()
         if not directive:
             continue
+        where = quoted(directive)
         target, equals, name = (piece.strip() for piece in directive.partition("="))
         if not equals and target.lower() in LEVELS:
             target, name = "pyml", target
         elif not equals:
             name = "trace"
         if target != "pyml" and not target.startswith("pyml."):
-            raise LogSpecError(f"PYML_LOG: expected a target pyml or pyml.*, found {target!r} in {directive!r}")
+            raise LogSpecError(f"PYML_LOG: expected a target pyml or pyml.*, found {quoted(target)} in {where}")
         if name.lower() not in LEVELS:
-            raise LogSpecError(f"PYML_LOG: expected a level of {', '.join(LEVELS)}, found {name!r} in {directive!r}")
+            raise LogSpecError(f"PYML_LOG: expected a level of {', '.join(LEVELS)}, found {quoted(name)} in {where}")
         levels[target] = LEVELS[name.lower()]
     return levels
 

@@ -9,11 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pyml_core.errors import quoted
 from pyml_nn.hf_config import repeats_built_ins
 
 from ..errors import ModelFileError
 from ..text_files import decoded
-from .reading import ModelFile, quoted
+from .reading import ModelFile
 
 MAX_CONFIG = 2 << 20
 """Most bytes of config.json and generation_config.json: some twenty times the largest known of a language model."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 
 from ..errors import ModelFileError, ModelNotFoundError
 from .config import read_json, read_optional
 from .gguf import part_names
-from .reading import quoted
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from pyml_core.errors import quoted
 from pyml_core.tensor import Tensor
 
 from ..errors import ModelFileError, ModelNotFoundError
 from .gguf_part import GGUFPart
-from .reading import ManyReads, TensorInfo, quoted
+from .reading import ManyReads, TensorInfo
 
 T = TypeVar("T")
 

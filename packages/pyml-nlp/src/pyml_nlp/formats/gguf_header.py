@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core.errors import quoted
 from pyml_core.strings import decode_strings, walk_strings
 
-from .reading import ModelFile, quoted
+from .reading import ModelFile
 
 MAX_HEADER = 256 << 20  # bytes before the data
 MAX_STRING = 16 << 20  # bytes of a string value or element

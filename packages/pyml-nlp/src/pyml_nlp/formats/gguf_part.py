@@ -20,9 +20,10 @@ import os
 from typing import Any
 
 from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.errors import quoted
 
 from .gguf_header import Header
-from .reading import MAX_DIMS, MAX_ELEMENTS, ModelFile, TensorInfo, quoted
+from .reading import MAX_DIMS, MAX_ELEMENTS, ModelFile, TensorInfo
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

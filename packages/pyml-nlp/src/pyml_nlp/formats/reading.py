@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.errors import OutOfMemoryError, ShapeError
+from pyml_core.errors import OutOfMemoryError, ShapeError, quoted
 from pyml_core.from_file import NumbersError, Part, ReadError, read_parts, read_ranges
 from pyml_core.pickling import OfOneProcess
 
@@ -72,12 +72,6 @@ class TensorInfo:
         return replace(
             self, shape=(stop - start, *self.shape[1:]), offset=self.offset + start * row, nbytes=(stop - start) * row
         )
-
-
-def quoted(name: str | bytes) -> str:
-    """A name out of a file for a message: quoted, on one line, printable, and not too long."""
-    text = repr(name[:100])
-    return text if len(name) <= 100 else f"{text[:-1]}...{text[-1]}"
 
 
 class ManyReads(OfOneProcess, instead="open it again from its path"):

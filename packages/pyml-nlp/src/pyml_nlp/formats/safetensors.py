@@ -21,12 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pyml_core.errors import quoted
 from pyml_core.tensor import Tensor
 
 from ..errors import ModelFileError, ModelNotFoundError
 from .config import parse_json_object, read_config, read_optional
 from .folders import ADAPTER, CONFIG, INDEX, MAX_INDEXED, WeightFiles, listed, not_a_model, weight_files
-from .reading import MAX_DIMS, MAX_ELEMENTS, ManyReads, ModelFile, TensorInfo, quoted
+from .reading import MAX_DIMS, MAX_ELEMENTS, ManyReads, ModelFile, TensorInfo
 
 _log = logging.getLogger("pyml.load")
 

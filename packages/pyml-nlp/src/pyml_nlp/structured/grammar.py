@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 
 MAX_SOURCE = 1 << 20
 """Characters that a schema, an expression or a grammar may have."""
@@ -100,12 +100,6 @@ def one_grammar(
             raise GrammarError(f"{kind}: expected a text, got {type(source).__name__}")
         return Grammar(kind, source)  # type: ignore[arg-type]
     return None
-
-
-def quoted(value: object, limit: int = 80) -> str:
-    """A value of the user's for a message, cut at ``limit`` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _no_constant(name: str) -> float:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .grammar import GrammarError, quoted
+from pyml_core.errors import quoted
+
+from .grammar import GrammarError
 
 Fail = Callable[[str, str], GrammarError]
 """An error for a problem with a keyword."""

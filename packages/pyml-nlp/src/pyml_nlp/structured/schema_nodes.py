@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Union
 from urllib.parse import unquote
 
-from .grammar import GrammarError, quoted
+from pyml_core.errors import quoted
+
+from .grammar import GrammarError
 from .schema_keywords import check_keywords
 
 MAX_NODES = 50_000

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from .grammar import GrammarError, quoted
+from pyml_core.errors import quoted
+
+from .grammar import GrammarError
 from .schema_keywords import KINDS, types
 from .schema_nodes import Branch, Link, Node, SchemaGraph, shown
 

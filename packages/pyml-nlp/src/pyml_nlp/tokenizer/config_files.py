@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
 from ..formats.config import read_optional
 from .base import MAX_TOKEN_LENGTH, MAX_TOKENS
@@ -72,7 +74,7 @@ class ConfigFiles:
             return default
         if not isinstance(value, bool):
             raise ModelFileError(
-                f"{self.folder / 'tokenizer_config.json'}: {name}: expected true or false, got {value!r:.80}"
+                f"{self.folder / 'tokenizer_config.json'}: {name}: expected true or false, got {quoted(value)}"
             )
         return value
 
@@ -107,7 +109,7 @@ class ConfigFiles:
     def _token_text(value: Any, what: str) -> str:
         text = value.get("content") if isinstance(value, dict) else value
         if not isinstance(text, str) or len(text) > MAX_TOKEN_LENGTH:
-            raise ModelFileError(f"{what}: expected the text of a token, got {value!r:.80}")
+            raise ModelFileError(f"{what}: expected the text of a token, got {quoted(value)}")
         return text
 
     def added_tokens(self, known: Collection[str] = ()) -> list[AddedToken]:
@@ -119,7 +121,7 @@ class ConfigFiles:
         found: dict[int, AddedToken] = {}
         path = self.folder / "added_tokens.json"
         for text, number in read_optional(self.folder, "added_tokens.json").items():
-            _added_id(number, f"{path}: {text[:80]!r}")
+            _added_id(number, f"{path}: {quoted(text)}")
             if text not in known:
                 found[number] = AddedToken(number, text)
         path = self.folder / "tokenizer_config.json"
@@ -129,7 +131,7 @@ class ConfigFiles:
         for key, entry in listed.items():
             if not isinstance(entry, dict):
                 raise ModelFileError(
-                    f"{path}: added_tokens_decoder: {key[:80]!r}: expected an object, got {entry!r:.80}"
+                    f"{path}: added_tokens_decoder: {quoted(key)}: expected an object, got {quoted(entry)}"
                 )
             number = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else key
             found[_added_id(number, f"{path}: added_tokens_decoder")] = parse_added_token(
@@ -191,7 +193,7 @@ class ConfigFiles:
             if not self.flag(f"add_{name}", False) or (text is None and number is None):
                 ids.append(())
             elif number is None:
-                raise ModelFileError(f"{path}: add_{name}: the token {text!r:.80} is not in the vocabulary")
+                raise ModelFileError(f"{path}: add_{name}: the token {quoted(text)} is not in the vocabulary")
             else:
                 ids.append((number,))
         return ids[0], ids[1]
@@ -232,7 +234,7 @@ class ConfigFiles:
                 case {"name": "default", "template": other}:
                     raise ModelFileError(f"{path}: chat_template: expected text, got {type(other).__name__}")
                 case _:
-                    raise ModelFileError(f"{path}: chat_template: expected a name and a template, got {entry!r:.80}")
+                    raise ModelFileError(f"{path}: chat_template: expected a name and a template, got {quoted(entry)}")
         return found
 
 
@@ -246,14 +248,14 @@ def _bounded(template: str, path: Path) -> str:
 
 def _token_id(value: Any, what: str) -> int:
     if type(value) is not int or not 0 <= value < MAX_TOKENS:
-        raise ModelFileError(f"{what}: expected a token id, got {value!r:.80}")
+        raise ModelFileError(f"{what}: expected a token id, got {quoted(value)}")
     return value
 
 
 def _added_id(value: Any, what: str) -> int:
     """The id of an added token, which may be beyond any vocabulary: see :mod:`.added`."""
     if type(value) is not int or not 0 <= value < 1 << 32:
-        raise ModelFileError(f"{what}: expected a token id, got {value!r:.80}")
+        raise ModelFileError(f"{what}: expected a token id, got {quoted(value)}")
     return value
 
 
@@ -264,13 +266,13 @@ def parse_added_token(entry: Any, what: str) -> AddedToken:
         ModelFileError: its id, text or flags are of the wrong type.
     """
     if not isinstance(entry, dict):
-        raise ModelFileError(f"{what}: added token: expected an object, got {entry!r:.80}")
+        raise ModelFileError(f"{what}: added token: expected an object, got {quoted(entry)}")
     text = entry.get("content")
     if not isinstance(text, str) or not 0 < len(text) <= MAX_TOKEN_LENGTH:
         raise ModelFileError(
-            f"{what}: added token: expected a text of 1 to {MAX_TOKEN_LENGTH} characters, got {text!r:.80}"
+            f"{what}: added token: expected a text of 1 to {MAX_TOKEN_LENGTH} characters, got {quoted(text)}"
         )
-    number = _added_id(entry.get("id"), f"{what}: added token {text[:80]!r}")
+    number = _added_id(entry.get("id"), f"{what}: added token {quoted(text)}")
     special = entry.get("special", False)
     flags = {name: entry.get(name, False) for name in ("single_word", "lstrip", "rstrip")}
     flags["special"] = special
@@ -278,6 +280,6 @@ def parse_added_token(entry: Any, what: str) -> AddedToken:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise ModelFileError(
-                f"{what}: added token {text[:80]!r}: {name}: expected true or false, got {value!r:.80}"
+                f"{what}: added token {quoted(text)}: {name}: expected true or false, got {quoted(value)}"
             )
     return AddedToken(number, text, **flags)

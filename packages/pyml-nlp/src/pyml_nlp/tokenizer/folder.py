@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
 from ..formats.config import read_json
 from . import byte_level, model_proto
@@ -81,7 +83,7 @@ def _rule(config: ConfigFiles, vocab_name: str) -> byte_level.PreTokenizer:
     if rule is None:
         raise ModelFileError(
             f"{config.folder / 'tokenizer_config.json'}: tokenizer_class: expected one of {', '.join(_RULES)} where"
-            f" there is {vocab_name} and no tokenizer.json, got {name!r:.80}"
+            f" there is {vocab_name} and no tokenizer.json, got {quoted(name)}"
         )
     return rule
 
@@ -106,7 +108,7 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
     try:
         pieces: list[str] = processor.id_to_piece(numbers)
     except UnicodeDecodeError as error:
-        raise ModelFileError(f"{what}: expected pieces in UTF-8, got {error.object[:40]!r}") from None
+        raise ModelFileError(f"{what}: expected pieces in UTF-8, got {quoted(error.object)}") from None
     model_proto.check_lengths(np.array([len(piece.encode()) for piece in pieces]), what)
     special = set(np.flatnonzero(processor.is_control(numbers)).tolist()) | {processor.unk_id()}
     texts: dict[int, str] = {}
@@ -160,13 +162,14 @@ def _check_added(token: AddedToken, pieces: list[str], special: Collection[int],
     """An added token may be a new one, the piece with its id, or take the place of a control piece."""
     if token.id >= MAX_TOKENS:
         raise ModelFileError(
-            f"{what}: added token {token.text[:80]!r}: expected an id below {MAX_TOKENS}, got {token.id}"
+            f"{what}: added token {quoted(token.text)}: expected an id below {MAX_TOKENS}, got {token.id}"
         )
     if token.lstrip or token.rstrip or token.single_word:
         raise ModelFileError(
-            f"{what}: added token {token.text[:80]!r}: lstrip, rstrip and single_word are known in tokenizer.json alone"
+            f"{what}: added token {quoted(token.text)}: "
+            "lstrip, rstrip and single_word are known in tokenizer.json alone"
         )
     if token.id < len(pieces) and pieces[token.id] != token.text and token.id not in special:
         raise ModelFileError(
-            f"{what}: added token {token.text[:80]!r}: its id {token.id} is that of {pieces[token.id][:80]!r}"
+            f"{what}: added token {quoted(token.text)}: its id {token.id} is that of {quoted(pieces[token.id])}"
         )

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
 from . import byte_level, model_proto
 from .base import Tokenizer
@@ -114,7 +116,7 @@ def _check_bytes(vocabulary: Vocabulary, ids: Sequence[int]) -> None:
         text = vocabulary.tokens[number]
         byte = byte_of(text)
         if byte is None or text != f"<0x{byte:02X}>":
-            raise vocabulary.fail("tokens", f"token {number}: expected a byte such as '<0x0A>', got {text[:80]!r}")
+            raise vocabulary.fail("tokens", f"token {number}: expected a byte such as '<0x0A>', got {quoted(text)}")
         found[byte] = number
     if len(found) != 256 or len(ids) != 256:
         raise vocabulary.fail(
@@ -153,7 +155,7 @@ def _load_gpt2(vocabulary: Vocabulary) -> Tokenizer:
         name = "default"
     rule = PRE_TOKENIZERS.get(name)
     if rule is None:
-        raise vocabulary.fail("pre", f"expected one of {', '.join(sorted(PRE_TOKENIZERS))}, got {name!r:.80}")
+        raise vocabulary.fail("pre", f"expected one of {', '.join(sorted(PRE_TOKENIZERS))}, got {quoted(name)}")
     tokens = vocabulary.tokens
     vocab = dict(zip(tokens, range(len(tokens)), strict=True))
     repeated = set() if len(vocab) == len(tokens) else set(vocabulary.repeated(tokens))

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
 from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, Facts
 from .config_files import MAX_CHAT_TEMPLATE, TURN_ENDS
@@ -151,7 +153,7 @@ class Vocabulary:
             count = "1 token has" if len(found) == 1 else f"{len(found)} tokens have"
             self.warn(
                 "tokens",
-                f"{count} the text of another one, such as {found[0]}, {text[:80]!r}: it is read as {ids[text]}",
+                f"{count} the text of another one, such as {found[0]}, {quoted(text)}: it is read as {ids[text]}",
             )
         return found
 
@@ -200,4 +202,4 @@ def describe(value: Any) -> str:
     if isinstance(value, list | tuple | np.ndarray):
         kinds = sorted({type(element).__name__ for element in value[:1000]})
         return f"{len(value)} of {' and '.join(kinds) or 'nothing'}"
-    return "none" if value is None else f"{value!r:.80}"
+    return "none" if value is None else quoted(value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
 from . import byte_level, decoding
 from .json_parts import listed, parts, pattern_of, section, unknown
@@ -37,7 +39,7 @@ def around(document: dict[str, Any], vocab: Mapping[str, int], what: str) -> tup
     known = set(vocab.values())
     for number in (*before, *after):
         if type(number) is not int or number not in known:
-            raise ModelFileError(f"{what}: post_processor: expected an id of the vocabulary, got {number!r:.80}")
+            raise ModelFileError(f"{what}: post_processor: expected an id of the vocabulary, got {quoted(number)}")
     return tuple(before), tuple(after)
 
 
@@ -54,7 +56,7 @@ def _template(part: dict[str, Any], what: str) -> tuple[list[Any], list[Any]]:
                 ids = listed(section(specials, name, f"{what}: special_tokens"), "ids", what)
                 (after if texts else before).extend(ids)
             case _:
-                raise ModelFileError(f"{what}: expected SpecialToken or Sequence A, got {entry!r:.80}")
+                raise ModelFileError(f"{what}: expected SpecialToken or Sequence A, got {quoted(entry)}")
     if texts != 1:
         raise ModelFileError(f"{what}: expected the text once, got it {texts} times")
     return before, after
@@ -113,7 +115,7 @@ def _stage(
                 len(character) == 1 and 0 <= start <= _MAX_CONTENT
             ):
                 return lambda: decoding.StripStart(character, start, fused)
-        raise ModelFileError(f"{where}: expected one character, a start and a stop of 0, got {step!r:.120}")
+        raise ModelFileError(f"{where}: expected one character, a start and a stop of 0, got {quoted(step)}")
     if fused:
         raise ModelFileError(f"{where}: expected only Strip once the tokens are one text")
     if kind == "ByteFallback":
@@ -123,12 +125,12 @@ def _stage(
     if kind == "Replace":
         old, new = pattern_of(step, "decoder", what), step.get("content")
         if not isinstance(old, str) or not isinstance(new, str) or len(new) > _MAX_CONTENT:
-            raise ModelFileError(f"{where}: expected a plain text and a short one in its place, got {step!r:.120}")
+            raise ModelFileError(f"{where}: expected a plain text and a short one in its place, got {quoted(step)}")
         replacements.append((old, new))
         return lambda: decoding.Replace(old, new)
     replacement = step.get("replacement")
     if not isinstance(replacement, str) or len(replacement) != 1:
-        raise ModelFileError(f"{where}: expected one character, got {replacement!r:.80}")
+        raise ModelFileError(f"{where}: expected one character, got {quoted(replacement)}")
     replacements.append((replacement, " "))
     scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
     return lambda: decoding.Metaspace(replacement, drop_first=scheme != "never")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
 from . import regex_check
 from .json_parts import parts, pattern_of, unknown
@@ -101,12 +103,12 @@ def _normalizer(part: dict[str, Any], what: str) -> tuple[int, float]:
             if found.empty:
                 raise ModelFileError(
                     f"{what}: normalizer: expected an expression that matches one character or more, got"
-                    f" {found.pattern[:80]!r}"
+                    f" {quoted(found.pattern)}"
                 )
             part["pattern"] = {"Regex": found.pattern}
             return found.steps, len(content)
         case {"type": "Prepend" | "Replace"}:
-            raise ModelFileError(f"{what}: normalizer: expected a text, got {part!r:.80}")
+            raise ModelFileError(f"{what}: normalizer: expected a text, got {quoted(part)}")
     return 0, 0
 
 

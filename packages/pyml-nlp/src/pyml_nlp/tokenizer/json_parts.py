@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
 from . import regex_check
 from .regex_check import Safe
@@ -51,7 +53,7 @@ def parts(document: dict[str, Any], name: str, what: str) -> list[dict[str, Any]
 
 def _collect(part: Any, name: str, what: str, depth: int, found: list[dict[str, Any]]) -> None:
     if not isinstance(part, dict) or depth > _MAX_DEPTH:
-        raise ModelFileError(f"{what}: {name}: expected an object, got {part!r:.80}")
+        raise ModelFileError(f"{what}: {name}: expected an object, got {quoted(part)}")
     if part.get("type") == "Sequence":
         for step in listed(part, _INNER[name], f"{what}: {name}"):
             _collect(step, name, what, depth + 1, found)
@@ -63,7 +65,7 @@ def _collect(part: Any, name: str, what: str, depth: int, found: list[dict[str, 
 
 def unknown(name: str, kind: Any, known: Iterable[str], what: str) -> ModelFileError:
     """The error for a part of a type that is not known."""
-    return ModelFileError(f"{what}: {name}: expected one of {', '.join(sorted(known))}, got {kind!r:.80}")
+    return ModelFileError(f"{what}: {name}: expected one of {', '.join(sorted(known))}, got {quoted(kind)}")
 
 
 def pattern_of(part: dict[str, Any], name: str, what: str) -> str | Safe:
@@ -79,6 +81,6 @@ def pattern_of(part: dict[str, Any], name: str, what: str) -> str | Safe:
             try:
                 return regex_check.check(expression)
             except regex_check.UnsafePattern as error:
-                raise ModelFileError(f"{what}: {name}: expression {expression[:120]!r} is refused: {error}") from None
+                raise ModelFileError(f"{what}: {name}: expression {quoted(expression)} is refused: {error}") from None
         case pattern:
-            raise ModelFileError(f"{what}: {name}: expected a pattern, got {pattern!r:.80}")
+            raise ModelFileError(f"{what}: {name}: expected a pattern, got {quoted(pattern)}")

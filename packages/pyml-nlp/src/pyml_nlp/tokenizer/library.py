@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 from pyml_core.locks import Lock, cached_property
 from pyml_core.strings import split_pairs
 
@@ -59,7 +59,7 @@ def check_vocab(vocab: Mapping[str, Any], what: str) -> None:
     if set(map(type, vocab.values())) != {int} or min(vocab.values()) < 0 or max(vocab.values()) >= MAX_TOKENS:
         text, number = next((t, n) for t, n in vocab.items() if type(n) is not int or not 0 <= n < MAX_TOKENS)
         raise ModelFileError(
-            f"{what}: token {text[:80]!r}: expected an id from 0 to {MAX_TOKENS - 1}, got {number!r:.80}"
+            f"{what}: token {quoted(text)}: expected an id from 0 to {MAX_TOKENS - 1}, got {quoted(number)}"
         )
     longest = max(vocab, key=len)
     if len(longest) > MAX_TOKEN_LENGTH:
@@ -70,7 +70,7 @@ def check_vocab(vocab: Mapping[str, Any], what: str) -> None:
         by_id: dict[int, str] = {}
         first, second = next((by_id[n], t) for t, n in vocab.items() if by_id.setdefault(n, t) != t)
         raise ModelFileError(
-            f"{what}: expected one token an id, got {first[:80]!r} and {second[:80]!r} with {vocab[first]}"
+            f"{what}: expected one token an id, got {quoted(first)} and {quoted(second)} with {vocab[first]}"
         )
 
 
@@ -84,7 +84,7 @@ def split_merges(lines: list[Any], what: str) -> list[tuple[str, str]]:
     if len(pairs) < len(lines):
         number = len(pairs)
         raise ModelFileError(
-            f"{what}: merge {number}: expected two tokens with a space between them, got {lines[number]!r:.80}"
+            f"{what}: merge {number}: expected two tokens with a space between them, got {quoted(lines[number])}"
         )
     return pairs
 
@@ -110,8 +110,8 @@ def _check_merges(merges: Merges, vocab: Mapping[str, int], what: str) -> None:
     for number, (left, right) in enumerate(merges):
         for text in (left, right, left + right):
             if text not in vocab:
-                pair = f"{left} {right}"[:80]
-                raise ModelFileError(f"{what}: merge {number} {pair!r}: {text[:80]!r} is not in the vocabulary")
+                pair = quoted(f"{left} {right}")
+                raise ModelFileError(f"{what}: merge {number} {pair}: {quoted(text)} is not in the vocabulary")
 
 
 class LibraryTokenizer(Tokenizer):

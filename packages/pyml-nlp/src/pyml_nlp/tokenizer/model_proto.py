@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -59,7 +61,7 @@ def write_bpe(
     ends = np.flatnonzero(np.frombuffer(texts, np.uint8) == 0)
     if len(ends) != len(pieces):
         number = next(number for number, piece in enumerate(pieces) if "\0" in piece)
-        raise ModelFileError(f"{what}: token {number}: expected no zero character, got {pieces[number][:80]!r}")
+        raise ModelFileError(f"{what}: token {number}: expected no zero character, got {quoted(pieces[number])}")
     lengths = np.diff(ends, prepend=-1) - 1
     check_lengths(np.where(types == USER_DEFINED, lengths, 0), what)
     filling = np.empty((len(pieces), _HEAD + _TAIL), np.uint8)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
 from ..formats.config import read_json
 from .added import add_tokens, own_texts
@@ -83,7 +85,7 @@ def _model(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model, d
         return _bpe(model, what)
     if kind == "Unigram":
         return _unigram(model, what)
-    raise ModelFileError(f"{what}: model: expected type BPE or Unigram, got {kind!r:.80}")
+    raise ModelFileError(f"{what}: model: expected type BPE or Unigram, got {quoted(kind)}")
 
 
 def _bpe(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model, dict[str, int]]:
@@ -92,10 +94,10 @@ def _bpe(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model, dic
     merges = split_merges(listed(model, "merges", what), what)
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
-            raise ModelFileError(f"{what}: model: {name}: expected none, got {model[name]!r:.80}")
+            raise ModelFileError(f"{what}: model: {name}: expected none, got {quoted(model[name])}")
     unknown_token = model.get("unk_token")
     if unknown_token is not None and (not isinstance(unknown_token, str) or unknown_token not in vocab):
-        raise ModelFileError(f"{what}: model: unk_token {unknown_token!r:.80} is not in the vocabulary")
+        raise ModelFileError(f"{what}: model: unk_token {quoted(unknown_token)} is not in the vocabulary")
     flags = {name: _flag(model, name, what) for name in ("fuse_unk", "byte_fallback", "ignore_merges")}
     return build_bpe(vocab, merges, what, unk_token=unknown_token, **flags), vocab
 
@@ -109,7 +111,7 @@ def _unigram(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model,
             case [str(text), int() | float() as score] if not isinstance(score, bool) and math.isfinite(score):
                 pieces.append((text, float(score)))
             case _:
-                raise ModelFileError(f"{what}: token {number}: expected a text and a finite score, got {entry!r:.80}")
+                raise ModelFileError(f"{what}: token {number}: expected a text and a finite score, got {quoted(entry)}")
     vocab = {text: number for number, (text, _) in enumerate(pieces)}
     check_vocab(vocab, what)
     check_lengths(np.array([len(text.encode()) for text in vocab]), what)
@@ -117,7 +119,7 @@ def _unigram(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model,
         raise ModelFileError(f"{what}: expected each token once, got {len(pieces) - len(vocab)} again")
     unknown_id = model.get("unk_id")
     if unknown_id is not None and (type(unknown_id) is not int or not 0 <= unknown_id < len(pieces)):
-        raise ModelFileError(f"{what}: model: unk_id: expected 0 to {len(pieces) - 1}, got {unknown_id!r:.80}")
+        raise ModelFileError(f"{what}: model: unk_id: expected 0 to {len(pieces) - 1}, got {quoted(unknown_id)}")
     with guarded(what):
         return models.Unigram(pieces, unknown_id, _flag(model, "byte_fallback", what)), vocab
 
@@ -125,5 +127,5 @@ def _unigram(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model,
 def _flag(model: dict[str, Any], name: str, what: str) -> bool:
     value = model.get(name, False)
     if not isinstance(value, bool):
-        raise ModelFileError(f"{what}: model: {name}: expected true or false, got {value!r:.80}")
+        raise ModelFileError(f"{what}: model: {name}: expected true or false, got {quoted(value)}")
     return value
