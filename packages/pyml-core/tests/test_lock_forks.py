@@ -119,6 +119,29 @@ def test_a_fork_waits_for_a_section() -> None:
         in_child(child)
 
 
+def test_a_section_within_another_one_does_not_wait_for_the_fork() -> None:
+    """The fork waits for the outer one."""
+    outer, inner, inside, left = NoFork("outer"), NoFork("inner"), threading.Event(), list[bool]()
+
+    def work() -> None:
+        with outer:
+            inside.set()
+            time.sleep(0.2)  # by now the fork waits
+            with inner:
+                left.append(True)
+
+    def child() -> None:
+        assert left
+        with outer, inner:
+            pass
+
+    with thread(work):
+        assert inside.wait(PATIENCE)
+        start = time.monotonic()
+        in_child(child)
+        assert time.monotonic() - start < 5
+
+
 def test_a_thread_can_fork_within_its_section() -> None:
     section = NoFork("test")
 

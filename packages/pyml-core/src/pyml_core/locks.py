@@ -9,7 +9,8 @@ child.
 
 Libraries have locks of their own, and so has an import, which a child cannot free. Their calls are in :class:`NoFork`
 sections: a fork by another thread waits until there is none, at most ten seconds. If that is not enough, entering the
-section raises PymlError in the child. Logging within a section is safe.
+section raises PymlError in the child. Logging within a section is safe. A thread enters a section before it takes a
+lock that others take within one: it may have to wait for a fork, which waits for them.
 """
 
 from __future__ import annotations

@@ -135,6 +135,7 @@ cdef class Lock:
 
 
 cdef list _no_forks = []
+cdef dict _inside = {}  # thread -> how many sections it is in
 cdef set _forking = set()  # threads
 
 
@@ -142,11 +143,11 @@ cdef class NoFork:
     """A section that a fork by another thread waits for: see :mod:`pyml_core.locks`."""
 
     cdef str what
-    cdef dict inside  # thread -> how often
+    cdef list threads  # that are in it, as often as they are
     cdef bint lost
 
     def __cinit__(self, str what):
-        self.what, self.inside = what, {}
+        self.what, self.threads = what, []
         if not _no_forks:
             import logging  # noqa: F401 (handlers run in reverse order: a section may log, so its lock is to be taken later)
 
@@ -155,38 +156,28 @@ cdef class NoFork:
 
     def __enter__(self):
         thread = get_ident()
-        if thread not in self.inside:
-            if self.lost:
-                raise PymlError(f"{self.what}: this process was forked while another thread used it, start a new one")
-            while _forking and thread not in _forking:
-                sleep(0.001)
-        self.inside[thread] = self.inside.get(thread, 0) + 1
+        if self.lost and thread not in self.threads:
+            raise PymlError(f"{self.what}: this process was forked while another thread used it, start a new one")
+        while _forking and thread not in _forking and thread not in _inside:  # who is in one is waited for
+            sleep(0.001)
+        self.threads.append(thread)
+        _inside[thread] = _inside.get(thread, 0) + 1
 
     def __exit__(self, kind, error, traceback):
         thread = get_ident()
-        self.inside[thread] -= 1
-        if not self.inside[thread]:
-            del self.inside[thread]
-
-    cdef bint _others(self):
-        """Whether a thread other than this one is inside."""
-        return bool(self.inside.keys() - {get_ident()})
-
-    cdef int _forked(self) except -1:
-        """In the child."""
-        self.lost = self.lost or self._others()
-        for thread in self.inside.keys() - {get_ident()}:
-            del self.inside[thread]
-        return 0
+        self.threads.remove(thread)
+        _inside[thread] -= 1
+        if not _inside[thread]:
+            del _inside[thread]
 
 
 FORK_WAIT_SECONDS = 10
 
 
 def _before_fork():
-    deadline = monotonic() + FORK_WAIT_SECONDS
-    _forking.add(get_ident())
-    while any([(<NoFork>section)._others() for section in _no_forks]) and monotonic() < deadline:
+    thread, deadline = get_ident(), monotonic() + FORK_WAIT_SECONDS
+    _forking.add(thread)
+    while _inside.keys() - {thread} and monotonic() < deadline:
         with nogil:
             usleep(500)  # and a signal waits, as what its handler raises would be lost here
 
@@ -196,6 +187,11 @@ def _in_parent():
 
 
 def _in_child():
-    _forking.clear()
+    thread = get_ident()
     for section in _no_forks:
-        (<NoFork>section)._forked()
+        own = [one for one in (<NoFork>section).threads if one == thread]
+        (<NoFork>section).lost = (<NoFork>section).lost or len(own) < len((<NoFork>section).threads)
+        (<NoFork>section).threads = own
+    for other in _inside.keys() - {thread}:
+        del _inside[other]
+    _forking.clear()

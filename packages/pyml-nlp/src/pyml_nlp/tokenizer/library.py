@@ -147,7 +147,7 @@ class LibraryTokenizer(Tokenizer):
         spanned = self._control.spanned(text, breaks) if breaks and parse_special else []
         if spanned:
             return self._encode_apart(text, spanned)
-        with self._lock, libraries, guarded("text", TextError):
+        with libraries, self._lock, guarded("text", TextError):
             self._engine.encode_special_tokens = not parse_special
             return list(self._encoding(text).ids)
 
@@ -159,7 +159,7 @@ class LibraryTokenizer(Tokenizer):
         """
         wedge = self._wedge
         pieces = [text[start:end] for start, end in pairwise((0, *breaks, len(text)))]
-        with self._lock, libraries, guarded("text", TextError):
+        with libraries, self._lock, guarded("text", TextError):
             self._engine.encode_special_tokens = False
             encoding = self._encoding(wedge.join(pieces))
             pairs = zip(encoding.ids, encoding.offsets, strict=True)
@@ -189,7 +189,7 @@ class LibraryTokenizer(Tokenizer):
         raise TextError("text: this tokenizer has no way to read a control token as plain text")
 
     def _content(self) -> bytes:
-        with self._lock, libraries, guarded("tokenizer"):
+        with libraries, self._lock, guarded("tokenizer"):
             return f"{self._engine.to_str()} {sorted(self._texts.items())} {self._source}".encode()
 
     def _piece(self, number: int) -> str:
