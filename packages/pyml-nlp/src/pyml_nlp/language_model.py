@@ -27,6 +27,7 @@ from .generation.batch import Batch
 from .generation.generator import Generator
 from .generation.iterator import Generation
 from .generation.prefix_cache import PrefixCache
+from .generation.preparing import within_timeout
 from .generation.request import Request
 from .generation.scheduler import TOGETHER
 from .generation.speculation import Costs
@@ -203,7 +204,8 @@ class LanguageModel(SharedByCopies):
             overflow: at the end of the context: ``"error"`` refuses a prompt that does not fit and ends a text there,
                 ``"roll"`` forgets the oldest half and goes on; see :mod:`pyml_nlp.generation.rolling`.
             keep: tokens at the beginning that are not forgotten then; None: a beginning-of-sequence token.
-            timeout: seconds after which the text ends with what it has.
+            timeout: seconds after which the text ends with what it has; if the prompt is not even in tokens by then, it
+                is an error.
             cache: continue after what this cache of the model holds, and add to it; None: a new one.
             speculate: check several drafted tokens in one run where that pays; the text is the same either way.
             draft_model: a smaller model of the same vocabulary, which drafts where the text does not repeat itself.
@@ -216,17 +218,19 @@ class LanguageModel(SharedByCopies):
             OutOfMemoryError: the keys and values would not fit in memory.
             GrammarError: a schema, expression or grammar that cannot be used.
             ShapeError: a cache of another model, type of keys and values or CPU level.
+            Cancelled: the timeout has passed before the prompt was in tokens.
             PymlError: an empty prompt or a value out of its range.
         """
-        request = self._request(
-            prompt, max_tokens,
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p,
-            repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty, logit_bias=logit_bias, order=order, seed=seed, logprobs=logprobs,
-            stop=stop, stop_ids=stop_ids, include_stop=include_stop,
-            schema=schema, regex=regex, grammar=grammar, overflow=overflow, keep=keep,
-        )  # fmt: skip
         generator = Generator(self, timeout, speculate, draft_model)
+        with generator.preparing():
+            request = self._request(
+                prompt, max_tokens,
+                temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p,
+                repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
+                presence_penalty=presence_penalty, logit_bias=logit_bias, order=order, seed=seed, logprobs=logprobs,
+                stop=stop, stop_ids=stop_ids, include_stop=include_stop,
+                schema=schema, regex=regex, grammar=grammar, overflow=overflow, keep=keep,
+            )  # fmt: skip
         return Generation(generator, generator.start(request, cache))
 
     def agenerate(self, prompt: str | Sequence[int], max_tokens: int = 64, **options: Any) -> AsyncGeneration:
@@ -273,7 +277,8 @@ class LanguageModel(SharedByCopies):
         for index, prompt in enumerate(prompt_list(prompts)):
             try:
                 if not isinstance(prompt, Request):
-                    prompt = self._request(prompt, max_tokens, temperature=temperature, **options)
+                    with generator.preparing():
+                        prompt = self._request(prompt, max_tokens, temperature=temperature, **options)
                 generator.check(prompt)
             except PymlError as error:
                 raise type(error)(f"prompt {index}: {error}") from None
@@ -356,13 +361,16 @@ class LanguageModel(SharedByCopies):
             ChatTemplateError: the model has no template, or as of :meth:`chat_ids`.
             PymlError: as of :meth:`generate`.
         """
-        ids = self.chat_ids(
-            messages,
-            tools=tools,
-            documents=documents,
-            template=template,
-            continue_final_message=continue_final_message,
-            variables=variables,
+        ids = within_timeout(
+            options,
+            lambda: self.chat_ids(
+                messages,
+                tools=tools,
+                documents=documents,
+                template=template,
+                continue_final_message=continue_final_message,
+                variables=variables,
+            ),
         )
         return self.generate(ids, max_tokens, **options)
 

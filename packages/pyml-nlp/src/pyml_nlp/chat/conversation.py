@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyml_core.pickling import OfOneProcess
 
 from ..generation.prefix_cache import common_length
+from ..generation.preparing import within_timeout
 from ..values import text as plain_text
 from .messages import Message
 
@@ -83,11 +84,11 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
 
         Raises:
             ContextOverflowError: the conversation does not fit the context any more. The message is not part of it.
-            ChatTemplateError: as of :meth:`LanguageModel.chat`, the same.
+            ChatTemplateError, Cancelled: as of :meth:`LanguageModel.chat`, the same.
         """
         spoken: Message = {"role": "user", "content": message} if isinstance(message, str) else message
         messages = [*self.messages, spoken]
-        ids = self.lm.chat_ids(messages, tools=self.tools, variables=self.variables)
+        ids = within_timeout(options, lambda: self.lm.chat_ids(messages, tools=self.tools, variables=self.variables))
         cache = self._cache
         if self._answer is not None and self._answer.finish_reason is None:
             self._answer.cancel()  # nobody may go on with it: the cache is the next answer's

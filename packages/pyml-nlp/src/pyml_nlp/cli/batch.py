@@ -68,7 +68,8 @@ def _requests(lm: LanguageModel, task: Task, generator: Generator) -> tuple[dict
     for index, item in enumerate(task.items):
         try:
             options = item.request_options(task.options)
-            request = Request(task.ids(lm, item.prompt), **options)
+            with generator.preparing():
+                request = Request(task.ids(lm, item.prompt), **options)
             generator.check(request)
         except PymlError as error:
             problems[index] = str(error)

@@ -215,7 +215,8 @@ def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
 
     generator = Generator(lm, task.timeout, task.speculate, task.load_draft_model())
     prompt = task.items[0].prompt
-    request = Request(task.ids(lm, prompt), **task.options)
+    with generator.preparing():
+        request = Request(task.ids(lm, prompt), **task.options)
     if task.prompt_cache is not None:
         use_prompt_cache(lm, task.prompt_cache)
     completion = generator.start(request)

@@ -133,7 +133,7 @@ class Session:
 
     def answer(self, text: str) -> None:
         """Let the model answer, printing as it goes. Ctrl-C stops it, and keeps what there is."""
-        from pyml_core.errors import OutOfMemoryError
+        from pyml_core.errors import Cancelled, OutOfMemoryError
         from pyml_nn.kv_cache import ContextOverflowError
 
         from ..errors import ChatTemplateError
@@ -145,7 +145,7 @@ class Session:
         except ContextOverflowError as error:
             self._error(f"the chat is too long: {error}; /clear begins a new one")
             return
-        except (ChatTemplateError, TextError, OutOfMemoryError) as error:  # the chat goes on without this message
+        except (ChatTemplateError, TextError, OutOfMemoryError, Cancelled) as error:  # it goes on without this message
             self._error(str(error))
             return
         with interruptible(answer.cancel, twice_ends=False) as interrupted:

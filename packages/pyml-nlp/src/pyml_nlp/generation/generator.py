@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from ..tokenizer.decoding import ByteDecoding
 from ..values import flag, seconds
 from .admission import check_memory, check_request, kept_tokens
 from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Logits, Rows, Step, StreamDecoder
+from .preparing import preparing
 from .request import Request
 from .rolling import ROLL
 from .speculator import Speculator
@@ -80,6 +82,10 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         self._started: list[Completion] = []  # and not ended
         self._n_started = 0
         self.running: list[Completion] = []
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """A ``with`` block in which prompts are made, see :func:`.preparing.preparing`."""
+        return preparing(self._token)
 
     def start(self, request: Request, cache: KVCache | None = None) -> Completion:
         """Prepare a text; nothing is computed.
