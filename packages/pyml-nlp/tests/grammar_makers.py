@@ -7,12 +7,15 @@ import random
 from typing import Any
 
 import numpy as np
+import pytest
 from tokenizer_makers import byte_level_metadata
 
 from pyml_nlp.structured.grammar import Grammar, GrammarError, one_grammar
 from pyml_nlp.structured.vocabulary import Vocabulary
 from pyml_nlp.tokenizer import Tokenizer
 from pyml_nlp.tokenizer.gguf import load_gguf
+
+CLOSED: dict[str, Any] = {"type": "object", "additionalProperties": False}
 
 
 class Words:
@@ -75,3 +78,14 @@ def grammar_of(schema: dict[str, Any] | str) -> Grammar:
 def dumped(value: object) -> str:
     """JSON as it is written."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def refused(words: Words, schema: dict[str, Any] | str) -> str:
+    """The message with which a schema is refused."""
+    with pytest.raises(GrammarError) as error:
+        words.vocabulary.matcher(grammar_of(schema))
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) <= 320
+    assert "coerce" not in message
+    return message

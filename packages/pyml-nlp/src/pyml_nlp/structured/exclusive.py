@@ -17,6 +17,7 @@ from .schema_keywords import KINDS, constants, kind_of, types
 from .schema_nodes import Branch, Node, SchemaGraph
 
 _DEPTH = 8  # schemas within schemas that are looked at
+_CHAIN = 100  # choices behind choices whose kinds and values are looked at
 _WORK = 300_000  # steps for one document, about half a second
 
 _BOUNDS = {
@@ -43,6 +44,7 @@ class Exclusion:
         self._found: dict[tuple[int, int, str], bool] = {}
         self._lists: dict[int, Texts | None] = {}
         self._known_kinds: dict[int, set[str]] = {}
+        self._known_constants: dict[int, dict[str, Texts] | None] = {}
 
     @property
     def given_up(self) -> bool:
@@ -121,7 +123,7 @@ class Exclusion:
             for options in _choices(nodes):
                 if all(self._excluded(option, other, kind, depth) for option in options):
                     return True
-        values, other_values = _own_values(ours, kind), _own_values(theirs, kind)
+        values, other_values = self._own_values(ours, kind), self._own_values(theirs, kind)
         if values is not None and other_values is not None and values.isdisjoint(other_values):
             return True
         if kind in _BOUNDS:
@@ -153,7 +155,7 @@ class Exclusion:
         self._left -= 1
         return self._left > 0
 
-    def _kinds(self, branch: Branch) -> set[str]:
+    def _kinds(self, branch: Branch, depth: int = _CHAIN) -> set[str]:
         """Kinds that its values may have."""
         if isinstance(branch, bool):
             return set(KINDS) if branch else set()
@@ -161,30 +163,45 @@ class Exclusion:
             self._known_kinds[id(branch)] = set(KINDS)  # for a schema that leads to itself
             parts = self._parts(branch)
             found = set(KINDS).intersection(*(types(part.schema) for part in parts))
-            if self._spend():
+            if depth and self._spend():
                 for options in _choices(parts):
-                    found &= set().union(*(self._kinds(option) for option in options))
+                    found &= set().union(*[self._kinds(option, depth - 1) for option in options])
             self._known_kinds[id(branch)] = found
         return self._known_kinds[id(branch)]
 
-    def _values(self, branch: Branch) -> Texts | None:
+    def _values(self, branch: Branch, depth: int = _CHAIN) -> Texts | None:
         """Its values; None: they are not listed."""
         if isinstance(branch, bool):
             return None if branch else set()
         if id(branch) not in self._lists:
             self._lists[id(branch)] = None  # for a schema that leads to itself
-            self._lists[id(branch)] = self._listed(self._parts(branch)) if self._spend() else None
+            if depth and self._spend():
+                self._lists[id(branch)] = self._listed(self._parts(branch), depth - 1)
         return self._lists[id(branch)]
 
-    def _listed(self, parts: Sequence[Node]) -> Texts | None:
+    def _listed(self, parts: Sequence[Node], depth: int) -> Texts | None:
         found = [{_text(value) for value in values} for part in parts if (values := constants(part.schema)) is not None]
         if found:
             return set.intersection(*found)
         for options in _choices(parts):
-            values = [self._values(option) for option in options]
+            values = [self._values(option, depth) for option in options]
             if all(some is not None for some in values):
                 return set().union(*(some for some in values if some is not None))
         return None
+
+    def _own_values(self, nodes: Sequence[Node], kind: str) -> Texts | None:
+        """The values of a kind that ``const`` and ``enum`` list; None: they list none."""
+        sets = [values[kind] for node in nodes if (values := self._constants(node)) is not None]
+        return set.intersection(*sets) if sets else None
+
+    def _constants(self, node: Node) -> dict[str, Texts] | None:
+        if id(node) not in self._known_constants:
+            values = constants(node.schema)
+            found: dict[str, Texts] = {kind: set() for kind in KINDS}
+            for value in values or ():
+                found[kind_of(value)].add(_text(value))
+            self._known_constants[id(node)] = None if values is None else found
+        return self._known_constants[id(node)]
 
 
 def _once(values: Sequence[Texts | None]) -> bool:
@@ -224,12 +241,6 @@ def _may_match(pattern: str, name: str) -> bool:
     """Whether a pattern may match a name; True where it is more than the beginning of the name."""
     plain = re.fullmatch(r"\^([\w ]+)", pattern)
     return plain is None or name.startswith(plain[1])
-
-
-def _own_values(nodes: Sequence[Node], kind: str) -> Texts | None:
-    found = [values for node in nodes if (values := constants(node.schema)) is not None]
-    sets = [{_text(value) for value in values if kind_of(value) == kind} for values in found]
-    return set.intersection(*sets) if sets else None
 
 
 def _text(value: Any) -> str:

@@ -21,6 +21,7 @@ from ..sampling import F32Array, IdArray
 from .grammar import GrammarError
 
 _FEW = 8  # times fewer allowed tokens than there are: these are picked, more are masked
+_REPLAYED = 16  # tokens at once, where a text goes on with a new matcher
 _LINE = 300  # characters of a message of llguidance
 _LONG_QUOTE = re.compile(r'("[^"]{77})[^"]{3,}"|(/[^/]{77})[^/]{3,}/')
 _ADVICE = re.compile(r"; (?:consider|try) .*")  # to those who write grammars
@@ -55,7 +56,7 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         Raises:
             GrammarError: none may, or the grammar takes more work than llguidance's limits allow.
         """
-        self._do(lambda matcher: matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes))
+        self._do(lambda matcher: self._mask_into())
         bits = np.unpackbits(self._mask.view(np.uint8), count=self._size, bitorder="little").view(np.bool_)
         if not bits.any():
             raise GrammarError(f"{self._kind}: no token of the vocabulary can come next")
@@ -96,6 +97,9 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         """Whether the text so far matches."""
         return bool(self._do(lambda matcher: matcher.is_accepting()))
 
+    def _mask_into(self) -> None:
+        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+
     def _do(self, call: Callable[[Any], T]) -> T:
         """The result of a call, where need be with a matcher of this text's own.
 
@@ -108,7 +112,9 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
                 return result
             if self._anew is not None:
                 self._matcher, self._anew = self._anew(), None
-                self._matcher.consume_tokens(self._taken)
+                for start in range(0, len(self._taken), _REPLAYED):
+                    self._matcher.consume_tokens(self._taken[start : start + _REPLAYED])
+                    self._mask_into()  # with which the work that tokens may take is counted anew
                 result = call(self._matcher)
             if self._matcher.is_error():
                 raise GrammarError(f"{self._kind}: {one_line(self._matcher.get_error(), self._kind)}")

@@ -15,6 +15,10 @@ from .grammar import GrammarError
 from .schema_keywords import KINDS, types
 from .schema_nodes import Branch, Link, Node, SchemaGraph, shown
 
+MAX_LINES = 8
+"""Parts that are left out of which each is named."""
+
+_WORK = 1_000_000  # looks at a subschema that another one names, about a second
 _LOOKS = re.compile(r"\(\?(?:[=!]|<[=!])|\\(?:[1-9]|k<)")
 _SKIPPED = re.compile(r"\\\\|\\[^1-9k]|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)  # escapes and classes
 
@@ -28,7 +32,7 @@ def leave_out_unusable(graph: SchemaGraph) -> list[str]:
     """Replace what cannot be written by ``false``, or take its type out of a list of types.
 
     Returns:
-        A line for each, which names it.
+        A line for each, which names it; at most ``MAX_LINES`` and one more.
 
     Raises:
         GrammarError: nothing is left; it names the reason.
@@ -36,22 +40,24 @@ def leave_out_unusable(graph: SchemaGraph) -> list[str]:
     usable = _usable(graph)
     if id(graph.root) not in usable:
         raise GrammarError(f"schema: nothing can be written: {_reason(graph.root, usable)}")
-    left_out = []
+    left_out: list[tuple[str, Node]] = []
     for node in graph.nodes:
         if id(node) not in usable:
             continue
         for link in node.links:
             if isinstance(link.target, Node) and link.keyword != "$ref" and id(link.target) not in usable:
                 node.put(link, False)
-                left_out.append(f"{shown(link.target.path)} is left out: {_reason(link.target, usable)}")
-        kept = [kind for kind in KINDS if kind in types(node.schema) and _kind_usable(node, kind, usable)]
-        if len(kept) < len(types(node.schema)):
-            gone = ", ".join(sorted(types(node.schema) - set(kept)))
-            left_out.append(f"{shown(node.path)}: values of type {gone} are left out: {_reason(node, usable)}")
+                left_out.append((f"{shown(link.target.path)} is left out", link.target))
+        kinds = types(node.schema)
+        kept = [kind for kind in KINDS if kind in kinds and _kind_usable(node, kind, usable)]
+        if len(kept) < len(kinds):
+            gone = ", ".join(sorted(kinds - set(kept)))
+            left_out.append((f"{shown(node.path)}: values of type {gone} are left out", node))
             names = node.schema.get("type", KINDS)
             names = [names] if isinstance(names, str) else names
             node.schema["type"] = [name for name in names if ("number" if name == "integer" else name) in kept]
-    return left_out
+    lines = [f"{what}: {_reason(node, usable)}" for what, node in left_out[:MAX_LINES]]
+    return lines + ([f"{len(left_out) - MAX_LINES} more are left out"] if len(left_out) > MAX_LINES else [])
 
 
 def _usable(graph: SchemaGraph) -> set[int]:
@@ -61,10 +67,15 @@ def _usable(graph: SchemaGraph) -> set[int]:
         for link in node.links:
             users.setdefault(id(link.target), []).append(node)
     found: set[int] = set()
-    waiting = deque(reversed(graph.nodes))
+    waiting, work = deque(reversed(graph.nodes)), _WORK
     while waiting:
         node = waiting.popleft()
-        if id(node) not in found and _node_usable(node, found):
+        if id(node) in found:
+            continue
+        work -= 1 + len(node.links)
+        if work < 0:
+            raise GrammarError("schema: too many references between subschemas")
+        if _node_usable(node, found):
             found.add(id(node))
             waiting.extend(users.get(id(node), ()))
     return found
