@@ -375,3 +375,16 @@ def test_under_a_limit_of_its_own() -> None:
         ["sh", "-c", 'ulimit -v 400000; exec "$@"', "sh", sys.executable, "-c", code], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+def test_names_that_spell_a_control_token_stay(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What messages and variables say is marked, not what they are called."""
+    monkeypatch.setitem(tokenizer.__dict__, "control_tokens", {"ab": 97, "variables": 98})
+    made = ChatTemplate(tokenizer, "test")
+    monkeypatch.setattr(made, "source", lambda name, tools: "{{ messages[0].content }}|{{ cab }}")
+    try:
+        prompt = made.prompt([{"role": "user", "content": "at variables"}], variables={"cab": "tab"})
+    finally:
+        made.close()
+    assert prompt.text == "at variables|tab"
+    assert len(prompt.breaks) == 4

@@ -156,15 +156,24 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             if taken in given["variables"]:
                 raise ChatTemplateError(f"variables: {taken} is an argument of its own")
         mark, end = choose_mark(2, json.dumps(given, ensure_ascii=False), source)
-        given = checked(given, "", lambda text: self._control.marked(text, mark))
+        variables = given.pop("variables")
+        given, variables = (self._marked(parts, mark) for parts in (given, variables))
         tag = end + " "
         final = open_end(given["messages"], tag) if continued else ""
-        given |= self._named_tokens | given.pop("variables")
+        given |= self._named_tokens | variables
         given["add_generation_prompt"] = prompted
         rendered = unescaped(self._renderer.render(source, given), mark, end)
         if continued:
             rendered = cut_end(rendered, final, tag)
         return Prompt(*taken_out(rendered, mark), source)
+
+    def _marked(self, parts: Mapping[str, Any], mark: str) -> dict[str, Any]:
+        """The parts with marks in the control tokens that they spell; their names, which are variables, stay."""
+
+        def marked(text: str) -> str:
+            return self._control.marked(text, mark)
+
+        return {name: checked(part, name, marked) for name, part in parts.items()}
 
     @cached_property
     def _control(self) -> ControlTokens:
