@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+# A job in the background may have inherited "ignore", which tests that interrupt, and their processes, would keep.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_MODELS = {"gemma_gguf", "gemma_hf_dir", "smollm2_gguf", "smollm2_hf_dir", "gpt2_dir", "gpt2_vocab_dir"}
 PROCESSES = {"commands"}
