@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+import logging
 import random
 from typing import Any
 
@@ -71,6 +72,8 @@ class BatchLines(TinyModelDoor):
         command = [str(self.folder), "-q", "--json", "--batch-file", str(path), "--output", str(output)]
         said = io.StringIO()
         load, close = pyml_nlp.load, pyml_nlp.LanguageModel.close
+        logger = logging.getLogger("pyml")  # which the command sets up for itself
+        handlers, propagate, level = logger.handlers, logger.propagate, logger.level
         lm = self.lm
         pyml_nlp.load = lambda *_, **__: lm
         pyml_nlp.LanguageModel.close = lambda _: None  # type: ignore[method-assign]
@@ -83,6 +86,8 @@ class BatchLines(TinyModelDoor):
                 main.run("pyml-infer", [*command, "--max-tokens", "3", "--timeout", "5"])
         finally:
             pyml_nlp.load, pyml_nlp.LanguageModel.close = load, close  # type: ignore[method-assign]
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
         if "internal error" in said.getvalue() or "Warning" in said.getvalue():
             raise InternalError(said.getvalue()[:200])
         for line in said.getvalue().splitlines():
