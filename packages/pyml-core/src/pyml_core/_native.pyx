@@ -258,9 +258,13 @@ cdef int _level_index(str name) except -1:
 
 def aligned_empty(shape, dtype):
     """An uninitialised array whose data is aligned to 64 bytes, with 64 bytes to spare behind it."""
+    return _aligned(np.empty, shape, dtype)
+
+
+cdef _aligned(make, shape, dtype):
     dtype = np.dtype(dtype)
     count = int(np.prod(shape, dtype=np.int64))
-    raw = np.empty(count * dtype.itemsize + 128, np.uint8)
+    raw = make(count * dtype.itemsize + 128, np.uint8)
     start = -raw.__array_interface__["data"][0] % 64
     return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
 
@@ -516,7 +520,13 @@ cdef class NativeProgram:
         return 1 if op.kind == "embed" else len(op.params.get("matrices", ()))
 
     cdef void *_new(self, count, dtype) except NULL:
-        array = aligned_empty((count,), dtype)
+        return self._keep(aligned_empty((count,), dtype))
+
+    cdef void *_zeros(self, count, dtype) except NULL:
+        """Zeros; of large arrays these are pages that take no memory before they are used."""
+        return self._keep(_aligned(np.zeros, (count,), dtype))
+
+    cdef void *_keep(self, array) except NULL:
         self.alive.append(array)
         return _address(array)
 
@@ -561,11 +571,13 @@ cdef class NativeProgram:
                                  f"got {buf.width}")
             b.blocks = buf.width // BLOCK
             b.stride8 = buf.width + 64  # rows a power of two apart would share cache sets
-            rows += 7  # few rows are multiplied in groups of up to eight
-            b.codes = <int8_t *>self._new(rows * b.stride8, np.int8)
-            b.scales = <float *>self._new(rows * b.blocks, np.float32)
-            b.sums = <int32_t *>self._new(rows * b.blocks, np.int32)
-            b.half_sums = <int32_t *>self._new(rows * b.blocks * 2, np.int32)
+            # Few rows are multiplied in groups of up to eight, and sums are taken sixteen at a time: rows that no run has
+            # written are read with others, and what comes of them is left. They are zero, so that all of it is defined.
+            rows += 7
+            b.codes = <int8_t *>self._zeros(rows * b.stride8, np.int8)
+            b.scales = <float *>self._zeros(rows * b.blocks, np.float32)
+            b.sums = <int32_t *>self._zeros(rows * b.blocks, np.int32)
+            b.half_sums = <int32_t *>self._zeros(rows * b.blocks * 2, np.int32)
         return 0
 
     cdef int _allocate_routes(self, pyml_buffer *b, int64_t experts, int64_t chosen) except -1:

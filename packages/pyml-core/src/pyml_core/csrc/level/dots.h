@@ -40,7 +40,8 @@ INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf sca
 }
 
 /* One, two, four or eight rows and one panel: codes go from memory through registers, so that reading them is all that takes time.
- * Other numbers of rows are rounded up: buffers have rows to spare. The same sums in the same order as dot_tile. */
+ * Other numbers of rows are rounded up: buffers have rows to spare, zero until they are written. The same sums in the same order as
+ * dot_tile. */
 
 /* Bytes between what is read and what is asked for meanwhile. A plane of q8_0 is read from front to end, while the planes of other
  * types lie beside each other and need some chunks of lead; most those of 256 columns, half of which their first blocks read. */

@@ -106,8 +106,9 @@ INLINE float f_top(vf a) {
 INLINE vi i_set1(int32_t x) { vi r; LANES r.v[i] = x; return r; }
 INLINE vi i_load(const int32_t *p) { vi r; memcpy(r.v, p, sizeof r); return r; }
 INLINE void i_store(int32_t *p, vi a) { memcpy(p, a.v, sizeof a); }
-INLINE vi i_add(vi a, vi b) { LANES a.v[i] += b.v[i]; return a; }
-INLINE vi i_mul(vi a, vi b) { LANES a.v[i] *= b.v[i]; return a; }
+/* What does not fit wraps around, as vector instructions have it. */
+INLINE vi i_add(vi a, vi b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]); return a; }
+INLINE vi i_mul(vi a, vi b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] * (uint32_t)b.v[i]); return a; }
 INLINE vi i_and(vi a, vi b) { LANES a.v[i] &= b.v[i]; return a; }
 INLINE vi i_or(vi a, vi b) { LANES a.v[i] |= b.v[i]; return a; }
 INLINE vi i_shr(vi a, int n) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] >> n); return a; }
