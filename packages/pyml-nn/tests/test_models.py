@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from nn_models import CONFIGS, GEMMA3, LLAMA, MISTRAL, PHI3, make, random_weights
 
 from pyml_core import Cancelled, Program, PymlError, ShapeError
-from pyml_nn import ContextOverflowError
+from pyml_nn import ContextOverflowError, KVCache
 
 F32Array = npt.NDArray[np.float32]
 IDS = [int(i) for i in np.random.default_rng(3).integers(0, 61, 150)]  # more than two pages of the KV cache
@@ -256,6 +256,27 @@ def test_an_error_leaves_the_caches_as_they_were(monkeypatch: pytest.MonkeyPatch
         model.forward([(cache, IDS[5:], None)])
     assert cache.ids == IDS[:5]
     np.testing.assert_array_equal(model.forward([(cache, IDS[5:], None)])[0], expected[-1:])
+
+
+def test_no_memory_to_count_the_tokens(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a batch either all caches have gone on or none, so that the same call can be made again."""
+    caches = [small.new_cache() for _ in range(3)]
+    batch = [(cache, IDS[at : at + 20], None) for at, cache in enumerate(caches)]
+    append = KVCache.append
+
+    def full(cache: KVCache, ids: Sequence[int]) -> None:
+        if cache is caches[2]:
+            raise MemoryError
+        append(cache, ids)
+
+    monkeypatch.setattr(KVCache, "append", full)
+    with pytest.raises(MemoryError):
+        small.forward(batch)
+    assert [cache.length for cache in caches] == [0, 0, 0]
+    monkeypatch.undo()
+    expected = small.forward([(small.new_cache(), ids, None) for _, ids, _ in batch])
+    for found, wanted in zip(small.forward(batch), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_cancel_between_two_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

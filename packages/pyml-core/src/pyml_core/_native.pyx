@@ -3,6 +3,8 @@
 
 Everything that native code reads has been checked on this side: types, widths, contiguity, ids and positions in range, pages
 enough for the positions.
+
+There are no list comprehensions here: the C that Cython 3.3 makes of one frees an item twice where the list cannot grow.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -13,7 +15,6 @@ from libc.string cimport memcpy
 from posix.unistd cimport usleep
 
 from dataclasses import replace
-from itertools import pairwise
 from os import register_at_fork
 from threading import get_ident, main_thread
 from time import monotonic, sleep
@@ -23,6 +24,7 @@ import numpy as np
 from .dtypes import BLOCK_TYPES
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError
 from .kv_layout import PAGE_TOKENS, PageTable
+from .shortcuts import codes_only, done_together
 
 
 cdef extern from *:
@@ -207,7 +209,6 @@ cdef extern from "pyml.h":
     double pyml_read_laps(const pyml_laps *, int64_t *, int64_t *, pyml_lap *)
     int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *) nogil
     int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *, pyml_watch *) nogil
-    void *pyml_pool_get(int)
     bint pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *, pyml_watch *) nogil
     bint pyml_read_parts(int, pyml_part *, int64_t, pyml_read_fault *, pyml_watch *) nogil
     uint64_t pyml_hash_rows(const uint8_t *, int64_t, int64_t, int64_t, const int64_t *) nogil
@@ -241,10 +242,10 @@ _ACTIVATIONS = {"gelu_tanh": ACT_GELU_TANH, "gelu_erf": ACT_GELU_ERF, "silu": AC
 
 def levels():
     """[(name, compiled, supported by this CPU)] of every CPU level, from the plainest to the best."""
-    return [
-        (pyml_level_name(i).decode(), bool(pyml_level_compiled(i)), bool(pyml_level_supported(i)))
-        for i in range(pyml_level_count())
-    ]
+    cdef list found = []
+    for i in range(pyml_level_count()):
+        found.append((pyml_level_name(i).decode(), bool(pyml_level_compiled(i)), bool(pyml_level_supported(i))))
+    return found
 
 
 cdef int _level_index(str name) except -1:
@@ -299,7 +300,8 @@ def read_parts(parts, int threads):
     cdef pyml_watch watch
     cdef _Signals signals = _Signals()
     cdef bint done
-    cdef int64_t n_parts = 0
+    cdef int64_t n_parts = 0, i
+    cdef list hashes = []
     cdef pyml_part *part
     cdef int64_t low_bytes, first_panel
     cdef pyml_part *table = <pyml_part *>calloc(len(parts) + 1, sizeof(pyml_part))
@@ -324,7 +326,8 @@ def read_parts(parts, int threads):
             done = pyml_read_parts(threads, table, n_parts, &fault, &watch)
         if pyml_flag_is_set(&watch.cancel):
             _raise_stopped(signals)
-        hashes = [table[i].hash for i in range(n_parts)]
+        for i in range(n_parts):
+            hashes.append(table[i].hash)
     finally:
         free(table)
     return hashes, None if done else (fault.index, fault.error, fault.offset, fault.wanted, fault.got, fault.scale)
@@ -476,13 +479,13 @@ cdef class NativeProgram:
         self._set_geometry(program)
         for buf in program.buffers:
             self._allocate_buffer(buf, buf is program.result)
-        for buf in _codes_only(program, self._whole_blocks()):
+        for buf in codes_only(program, self._whole_blocks()):
             self.buffers[buf.index].codes_only = True
         self.result = &self.buffers[program.result.index]
         cdef int64_t matrix = 0
         for op in operations:
             matrix += self._add(op, matrix)
-        for linear, activation in _done_together(program):
+        for linear, activation in done_together(program):
             self.p.ops[self.span[linear][0]].then = &self.p.ops[self.span[activation][0]]
             self.p.ops[self.span[activation][0]].by = &self.p.ops[self.span[linear][0]]
         if self.p.run.kv.head_dim:
@@ -549,8 +552,11 @@ cdef class NativeProgram:
         self.p.run.kv.f16 = kv.numpy_dtype.itemsize == 2
         self.p.run.kv.int8 = kv.int8
         self.kv_page_bytes = kv.page_bytes
-        groups = [op.params["n_heads"] // kv.n_kv_heads for op in program.operations if op.kind == "attention"]
-        self.p.run.tile_tokens = max(1, TILE_ROWS // max(groups, default=1))
+        cdef int64_t group = 1
+        for op in program.operations:
+            if op.kind == "attention":
+                group = max(group, op.params["n_heads"] // kv.n_kv_heads)
+        self.p.run.tile_tokens = max(1, TILE_ROWS // group)
         return 0
 
     cdef bint _whole_blocks(self) noexcept:
@@ -834,7 +840,7 @@ cdef class NativeProgram:
                 with nogil:
                     done = pyml_program_run(&self.p, timed)
                 if not done:
-                    _raise_stopped(self.signals)
+                    self._raise_unfinished()
         finally:
             if captures:
                 self._end_captures()
@@ -893,12 +899,13 @@ cdef class NativeProgram:
         with nogil:
             done = pyml_program_run_greedy(&self.p, &greedy)
         if done < 0:
-            _raise_stopped(self.signals)
-        tokens = [(found[i].token, found[i].logit, found[i].ns, found[i].rescored) for i in range(done)]
-        if not timed:
-            return tokens, []
-        return tokens, [_stamps(self.span, self.p.n_ops, self.p.threads, greedy.laps + i * n_laps, self.p.copied, clock[i].tolist())
-                        for i in range(done)]
+            self._raise_unfinished()
+        cdef list tokens = [], stamps = []
+        for i in range(done):
+            tokens.append((found[i].token, found[i].logit, found[i].ns, found[i].rescored))
+            if timed:
+                stamps.append(_stamps(self.span, self.p.n_ops, self.p.threads, greedy.laps + i * n_laps, self.p.copied, clock[i].tolist()))
+        return tokens, stamps
 
     cdef int _make_greedy_room(self, int64_t n_text, int64_t n_ends) except -1:
         """For a text of so many tokens, and so many that end it. NumPy would be called out of cold caches."""
@@ -915,14 +922,20 @@ cdef class NativeProgram:
             self.greedy_ends, self.greedy_ends_room = <int64_t *>memory, n_ends
         return 0
 
+    cdef int _raise_unfinished(self) except -1:
+        """What a run raises that was told to stop, or could not begin."""
+        if pyml_flag_is_set(&self.p.watch.cancel):
+            _raise_stopped(self.signals)
+        raise OutOfMemoryError(f"{self.p.threads} threads could not be started: no memory, or no more are allowed")
+
     cdef list _begin(self, list slices, int64_t top):
         """Make everything ready for these slices; see :meth:`_load_batch`."""
         if self.capturing:  # in the child of a fork, of a run that is not here
             self._end_captures()
-        if pyml_pool_get(self.p.threads) == NULL:
-            raise PymlError(f"{self.p.threads} threads could not be started")
-        slices = [part if not self.needs_pages or isinstance(part.pages, PageTable) else _with_table(part, self.kv_page_bytes)
-                  for part in slices]
+        if self.needs_pages:
+            for i, part in enumerate(slices):
+                if not isinstance(part.pages, PageTable):
+                    slices[i] = _with_table(part, self.kv_page_bytes)
         try:
             tables = self._load_batch(slices)
         except (OverflowError, TypeError) as error:
@@ -932,8 +945,10 @@ cdef class NativeProgram:
 
     cdef list _candidates(self):
         ids, logits, counts, rescored = self.candidates
-        return [(ids[s, :count].astype(np.int64), logits[s, :count].copy(), int(rescored[s]))
-                for s, count in enumerate(counts[: self.p.run.outputs].tolist())]
+        cdef list found = []
+        for s, count in enumerate(counts[: self.p.run.outputs].tolist()):
+            found.append((ids[s, :count].astype(np.int64), logits[s, :count].copy(), int(rescored[s])))
+        return found
 
     def cancel(self):
         """Stop the run in progress, from any thread."""
@@ -951,29 +966,6 @@ cdef class NativeProgram:
 cdef int64_t _captured_keys(const pyml_slice *part):
     """The positions of a slice's pages: what a row of captured scores holds."""
     return (part.start + part.count + PAGE_TOKENS - 1) // PAGE_TOKENS * PAGE_TOKENS
-
-
-def _codes_only(program, attention):
-    """Buffers of whose rows the int8 copy alone is read, so that what writes it need not write their floats: so may ``attention``."""
-    read = {program.result}
-    writers = ("rms_norm", "layer_norm", "activate", "gated", *(("attention",) if attention else ()))
-    for op in program.operations:
-        codes = op.kind in ("linear", "expert_linear") and all(matrix.quantized for matrix in op.params["matrices"])
-        read.update(op.inputs[1:] if codes else op.inputs)
-        if op.kind not in writers or op.params.get("accumulate"):
-            read.add(op.output)
-    return [buf for buf in program.buffers if buf.quantized and buf not in read]
-
-
-def _done_together(program):
-    """Linear layers and the activations that follow: of whole blocks, made for a quantised matrix, and all that reads their rows."""
-    pairs = [(first, second) for first, second in pairwise(program.operations)
-             if first.kind == "linear" and second.kind in ("activate", "gated") and second.inputs == (first.output,)
-             and not first.params["accumulate"] and not first.output.quantized and second.output.quantized
-             and all(matrix.shape[0] % BLOCK == 0 for matrix in first.params["matrices"])]
-    second = {pair[1] for pair in pairs}
-    read = {program.result, *(buf for op in program.operations if op not in second for buf in op.inputs)}
-    return [pair for pair in pairs if pair[0].output not in read]
 
 
 def _with_table(part, page_bytes):

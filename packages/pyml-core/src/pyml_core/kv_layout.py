@@ -226,19 +226,27 @@ class PageTable(Sequence["npt.NDArray[np.uint8]"]):
         for page in pages:
             self.append(page)
 
+    # Pages and addresses change together or not at all: a run may be reading the table (BufferError), and there may be
+    # no memory.
+
     def append(self, page: npt.NDArray[np.uint8]) -> None:
         """Add a page at the end."""
-        self.addresses.append(page.__array_interface__["data"][0])  # BufferError while a run reads the table
-        self._pages.append(page)
+        self.addresses.append(_address(page))
+        try:
+            self._pages.append(page)
+        except MemoryError:
+            self.addresses.pop()
+            raise
 
     def __setitem__(self, index: int, page: npt.NDArray[np.uint8]) -> None:
+        self.addresses[index] = _address(page)
         self._pages[index] = page
-        self.addresses[index] = page.__array_interface__["data"][0]
 
     def truncate(self, count: int) -> None:
         """Keep the first ``count`` pages."""
+        kept = self._pages[:count]
         del self.addresses[count:]
-        del self._pages[count:]
+        self._pages = kept
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -252,3 +260,8 @@ class PageTable(Sequence["npt.NDArray[np.uint8]"]):
     def __getitem__(self, index: slice) -> list[npt.NDArray[np.uint8]]: ...
     def __getitem__(self, index: int | slice) -> npt.NDArray[np.uint8] | list[npt.NDArray[np.uint8]]:
         return self._pages[index]
+
+
+def _address(page: npt.NDArray[np.uint8]) -> int:
+    address: int = page.__array_interface__["data"][0]
+    return address

@@ -114,10 +114,17 @@ class BatchPlan:
         return "decode" if all(len(one.ids) == 1 and one.cache.length for one in self.passes) else "prefill"
 
     def advance(self) -> None:
-        """Let the caches count the tokens that have been run."""
-        for cache, _, last in self._inputs:
-            done = self.passes[last]
-            done.cache.append(done.ids)
+        """Let the caches count the tokens that have been run; after a MemoryError none of them does."""
+        ends = [self.passes[last] for _, _, last in self._inputs]
+        lengths = [done.cache.length for done in ends]
+        try:
+            for done in ends:
+                done.cache.append(done.ids)
+        except MemoryError:
+            for done, length in zip(ends, lengths, strict=True):
+                done.cache.rewind(length)
+            raise
+        for (cache, _, _), done in zip(self._inputs, ends, strict=True):
             done.cache.rope_set = done.rope_set
             if done.cache is not cache:
                 cache.replace(done.cache)

@@ -27,7 +27,7 @@ struct pyml_lock {
 
 static pyml_lock *locks;
 static pthread_mutex_t locks_mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_once_t fork_handlers = PTHREAD_ONCE_INIT;
+static bool forks_handled;
 static atomic_uint forks;
 
 /* ---- forks */
@@ -50,8 +50,6 @@ static void in_child(void) {
     }
     in_parent();
 }
-
-static void install_fork_handlers(void) { pthread_atfork(before_fork, in_parent, in_child); }
 
 /* ---- being told to stop */
 
@@ -88,7 +86,6 @@ bool pyml_told_to_stop(pyml_watch *w) {
 /* ---- locks */
 
 pyml_lock *pyml_lock_new(void) {
-    pthread_once(&fork_handlers, install_fork_handlers);
     pyml_lock *l = calloc(1, sizeof *l);
     if (!l) return NULL;
     if (pthread_mutex_init(&l->mutex, NULL)) {
@@ -96,11 +93,15 @@ pyml_lock *pyml_lock_new(void) {
         return NULL;
     }
     pthread_mutex_lock(&locks_mutex);
+    bool handled = forks_handled || !pthread_atfork(before_fork, in_parent, in_child);
+    forks_handled = handled;
     l->next = locks, l->place = &locks;
     if (locks) locks->place = &l->next;
     locks = l;
     pthread_mutex_unlock(&locks_mutex);
-    return l;
+    if (handled) return l;
+    pyml_lock_free(l);
+    return NULL;
 }
 
 void pyml_lock_free(pyml_lock *l) {

@@ -40,7 +40,7 @@ typedef struct {
 
 static pyml_pool *pools[MAX_THREADS + 1];
 static pthread_mutex_t pools_mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
+static bool fork_handled;
 
 static inline void relax(void) {
 #if defined(__x86_64__)
@@ -50,10 +50,18 @@ static inline void relax(void) {
 #endif
 }
 
-static int event_init(event *e) {
+static bool event_init(event *e) {
     atomic_init(&e->value, 0);
     atomic_init(&e->sleepers, 0);
-    return pthread_mutex_init(&e->mutex, NULL) || pthread_cond_init(&e->changed, NULL);
+    if (pthread_mutex_init(&e->mutex, NULL)) return false;
+    if (!pthread_cond_init(&e->changed, NULL)) return true;
+    pthread_mutex_destroy(&e->mutex);
+    return false;
+}
+
+static void event_destroy(event *e) {
+    pthread_cond_destroy(&e->changed);
+    pthread_mutex_destroy(&e->mutex);
 }
 
 static void event_advance(event *e) {
@@ -83,10 +91,10 @@ static void *worker(void *start) {
     free(start);
     for (unsigned seen = 0;; seen++) {
         event_wait(&pool->job_number, seen, SPINS_FOR_JOB, NULL, NULL);
+        if (!pool->job) return NULL; /* not all of the pool's threads could be made */
         pool->job(pool->argument, index);
         pyml_pool_barrier(pool);
     }
-    return NULL;
 }
 
 static void forget_pools(void) { /* in the child of a fork: the workers are gone, their memory is not worth chasing */
@@ -97,8 +105,6 @@ static void forget_pools(void) { /* in the child of a fork: the workers are gone
     pthread_mutex_init(&pools_mutex, NULL);
 }
 
-static void install_fork_handler(void) { pthread_atfork(NULL, NULL, forget_pools); }
-
 static int processors(void) {
 #if defined(__linux__)
     cpu_set_t set;
@@ -107,42 +113,51 @@ static int processors(void) {
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-static pyml_pool *pool_new(int threads) {
-    pyml_pool *pool = aligned_alloc(64, (sizeof(pyml_pool) + 63) / 64 * 64);
-    if (!pool) return NULL;
-    pool->threads = threads;
-    atomic_init(&pool->arrived, 0);
-    pool->busy = pyml_lock_new();
-    if (!pool->busy || event_init(&pool->barrier) || event_init(&pool->job_number)) {
-        pyml_lock_free(pool->busy);
-        free(pool);
-        return NULL;
-    }
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    int made = 1;
-    for (; made < threads; made++) {
-        pthread_t thread;
+/* The pool's workers, as many as can be made; how many that is. */
+static int make_workers(pyml_pool *pool, pthread_t *workers) {
+    int made = 0;
+    for (; made < pool->threads - 1; made++) {
         worker_start *start = malloc(sizeof *start);
         if (!start) break;
-        *start = (worker_start){pool, made};
-        if (pthread_create(&thread, &attributes, worker, start)) {
+        *start = (worker_start){pool, made + 1};
+        if (pthread_create(&workers[made], NULL, worker, start)) {
             free(start);
             break;
         }
     }
-    pthread_attr_destroy(&attributes);
-    return made == threads ? pool : NULL; /* workers of a half-made pool sleep on: a rare failure's small leak */
+    return made;
+}
+
+static pyml_pool *pool_new(int threads) {
+    pyml_pool *pool = aligned_alloc(64, (sizeof(pyml_pool) + 63) / 64 * 64);
+    if (!pool) return NULL;
+    pool->threads = threads;
+    pool->job = NULL;
+    atomic_init(&pool->arrived, 0);
+    pool->busy = pyml_lock_new();
+    bool barrier = event_init(&pool->barrier), job_number = event_init(&pool->job_number);
+    if (pool->busy && barrier && job_number) {
+        pthread_t workers[MAX_THREADS];
+        int made = make_workers(pool, workers);
+        for (int i = 0; made == threads - 1 && i < made; i++) pthread_detach(workers[i]);
+        if (made == threads - 1) return pool;
+        event_advance(&pool->job_number); /* without a job: they end */
+        for (int i = 0; i < made; i++) pthread_join(workers[i], NULL);
+    }
+    if (barrier) event_destroy(&pool->barrier);
+    if (job_number) event_destroy(&pool->job_number);
+    pyml_lock_free(pool->busy);
+    free(pool);
+    return NULL;
 }
 
 pyml_pool *pyml_pool_get(int threads) {
     if (threads < 1 || threads > MAX_THREADS) return NULL;
-    pthread_once(&fork_handler, install_fork_handler);
     pthread_mutex_lock(&pools_mutex);
+    if (!fork_handled) fork_handled = !pthread_atfork(NULL, NULL, forget_pools);
     int available = processors();
     if (threads > available) threads = available;
-    if (!pools[threads]) pools[threads] = pool_new(threads);
+    if (fork_handled && !pools[threads]) pools[threads] = pool_new(threads);
     pyml_pool *pool = pools[threads];
     pthread_mutex_unlock(&pools_mutex);
     return pool;

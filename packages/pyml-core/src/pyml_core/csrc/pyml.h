@@ -290,7 +290,7 @@ typedef struct {
 int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t tile_tokens);
 bool pyml_program_allocate(pyml_program *);                 /* scratch, counters, laps; false: out of memory */
 void pyml_program_free(pyml_program *);
-bool pyml_program_run(pyml_program *, bool timed);          /* false: cancelled */
+bool pyml_program_run(pyml_program *, bool timed);          /* false: cancelled, or its threads could not be started */
 /* These two return false if they were told to stop. */
 bool pyml_pack_threaded(
     int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low, pyml_watch *);
@@ -372,7 +372,7 @@ typedef struct {
     int64_t *clock;               /* [count][4] its start and end in ns, then in ticks */
 } pyml_greedy;
 
-int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *); /* tokens found; -1: cancelled */
+int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *); /* tokens found; -1: as false of a run */
 
 /* limits.c */
 int64_t pyml_measure_limit(

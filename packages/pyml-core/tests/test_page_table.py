@@ -1,0 +1,75 @@
+"""The table of a sequence's pages: pages and the addresses that kernels read stay those of each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pyml_core import KVLayout, PageTable
+
+LAYOUT = KVLayout(1, 1, 8, "f16")
+
+
+class FullList(list[npt.NDArray[np.uint8]]):
+    """A list that cannot grow, and of which no part can be copied."""
+
+    def append(self, page: npt.NDArray[np.uint8]) -> None:
+        """As a list without memory."""
+        raise MemoryError
+
+    def __getitem__(self, index: object) -> object:  # type: ignore[override]
+        if isinstance(index, slice):
+            raise MemoryError
+        return super().__getitem__(index)  # type: ignore[call-overload,no-any-return]
+
+
+class Nowhere:
+    """What has no address, for lack of memory."""
+
+    @property
+    def __array_interface__(self) -> dict[str, object]:
+        raise MemoryError
+
+
+def addresses(table: PageTable) -> list[int]:
+    return [page.__array_interface__["data"][0] for page in table]
+
+
+@pytest.fixture
+def table() -> PageTable:
+    return PageTable(LAYOUT.new_page() for _ in range(9))
+
+
+def test_changes(table: PageTable) -> None:
+    table.append(LAYOUT.new_page())
+    table[3] = LAYOUT.new_page()
+    table.truncate(7)
+    assert len(table) == 7
+    assert list(table.addresses) == addresses(table)
+
+
+def test_changes_without_memory(table: PageTable) -> None:
+    """Nothing has changed afterwards."""
+    pages, before = list(table), list(table.addresses)
+    table._pages = FullList(pages)
+    changes = [
+        lambda: table.append(LAYOUT.new_page()),
+        lambda: table.truncate(2),
+        lambda: table.append(Nowhere()),  # type: ignore[arg-type]
+        lambda: table.__setitem__(3, Nowhere()),  # type: ignore[arg-type]
+    ]
+    for change in changes:
+        with pytest.raises(MemoryError):
+            change()
+        assert list(table.addresses) == before == addresses(table)
+        assert all(now is then for now, then in zip(table, pages, strict=True))
+
+
+def test_changes_while_a_run_reads_it(table: PageTable) -> None:
+    before = list(table.addresses)
+    with memoryview(table.addresses):
+        for change in (lambda: table.append(LAYOUT.new_page()), lambda: table.truncate(2)):
+            with pytest.raises(BufferError):
+                change()
+            assert list(table.addresses) == before == addresses(table)
