@@ -4,7 +4,8 @@
 Everything that native code reads has been checked on this side: types, widths, contiguity, ids and positions in range, pages
 enough for the positions.
 
-There are no list comprehensions here: the C that Cython 3.3 makes of one frees an item twice where the list cannot grow.
+No list comprehension makes new objects here: the C that Cython 3.3 makes of one frees an item twice where the list
+cannot grow.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
