@@ -147,7 +147,7 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 def _compile(source: Path, target: Path, command: Sequence[str]) -> None:
     """Compile one file unless command, compiler and every file that it includes are as they were."""
-    state = [_version(command[0]), *command]
+    state = [_version(command[0]), *command, str(source)]  # a copy of the checkout compiles its own sources
     if not _current(target, state):
         depends = _beside(target, ".d")
         _call([*command, "-MMD", "-MF", str(depends), "-c", str(source), "-o", str(target)])
