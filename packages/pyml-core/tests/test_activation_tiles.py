@@ -94,11 +94,13 @@ def test_rows_that_somebody_else_reads_are_written() -> None:
 def test_each_has_a_time_of_its_own(threads: int, level: str) -> None:
     """The activation's time is told as its own, after the layer's; laps lie within their operations."""
     program = feed_forward("silu", True, ("q8_0", "q8_0"), 96, 300, threads)
-    _, timings = timed_run(program, [Slice((), 0, np.arange(300, dtype=np.int32))])
-    times = {timing.operation.name: timing for timing in timings}
-    up, activation, down = times["up"], times["activation"], times["down"]
-    assert activation.ms > 0
-    assert up.ms > 0
+    for _ in range(20):  # on a busy machine, a thread may be held up in the middle of the activation
+        _, timings = timed_run(program, [Slice((), 0, np.arange(300, dtype=np.int32))])
+        times = {timing.operation.name: timing for timing in timings}
+        up, activation, down = times["up"], times["activation"], times["down"]
+        if 0 < activation.ms < up.ms:
+            break
+    assert 0 < activation.ms < up.ms
     end = activation.start_ns + activation.ms * 1e6
     assert up.start_ns + up.ms * 1e6 <= activation.start_ns + 1
     assert end <= down.start_ns + 1
