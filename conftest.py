@@ -1,8 +1,10 @@
-"""Markers that follow from what a test uses: ``model`` (fetches a real model), ``process`` (starts processes)."""
+"""What holds for all tests: markers that follow from what a test uses (``model``, ``process``), and a clean state."""
 
 from __future__ import annotations
 
+import logging
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,3 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.model)
         if fixtures & PROCESSES or hasattr(getattr(item, "module", None), "subprocess"):
             item.add_marker(pytest.mark.process)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Leave pyml's loggers as they were: a command that runs in the tests' process sets them up for itself."""
+    logger = logging.getLogger("pyml")
+    handlers, propagate, level = logger.handlers, logger.propagate, logger.level
+    try:
+        return (yield)
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

@@ -49,8 +49,9 @@ def compile_error(request: dict[str, Any]) -> str:
     tree = library.LLTokenizer(tokens, len(tokens.tokens), [tokens.eos_token_id])
     limits = library.LLParserLimits(verbose_errors=False)
     matcher = library.LLMatcher(tree, request["source"], log_level=0, limits=limits)
-    if not matcher.is_error():
+    if not matcher.is_error():  # what the first step of a text asks for
         matcher.compute_bitmask()
+        matcher.compute_ff_tokens()
     error: str = matcher.get_error()
     return error
 
