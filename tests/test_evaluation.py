@@ -148,6 +148,18 @@ def test_a_model_against_itself(lm: LanguageModel) -> None:
     assert found.comparison.perplexity == found.perplexity
 
 
+def test_numbers_that_are_refused(lm: LanguageModel) -> None:
+    for options, message in (
+        ({"window": 64.0}, "window must be a whole number, got 64.0"),
+        ({"window": 10**6000}, "window must be in 4 .. .*, got an integer of about 6001 digits"),
+        ({"window": 64, "stride": "8"}, "stride must be a whole number, got '8'"),
+        ({"window": 64, "limit": 0}, "limit must be > 0, got 0"),
+    ):
+        with pytest.raises(PymlError, match=message):
+            evaluate(lm, TEXT, **options)  # type: ignore[arg-type]
+    assert evaluate(lm, TEXT, window=64, limit=10**30) == evaluate(lm, TEXT, window=64)
+
+
 def test_other_tokens_are_refused(lm: LanguageModel, gemma_gguf: Path) -> None:
     with pyml_nlp.load(gemma_gguf) as gemma, pytest.raises(PymlError, match="expected models with the same tokens"):
         evaluate(lm, TEXT, reference=gemma)

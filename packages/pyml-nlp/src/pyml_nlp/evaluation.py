@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
 
 from .sampling import F32Array, log_sum_exp, top_logprobs
 from .sampling.arrays import PIECE
@@ -124,13 +125,17 @@ def evaluate(
     Args:
         lm: the model.
         text: what is predicted.
-        window, stride, limit: see :func:`windows`.
+        window, stride: see :func:`windows`.
+        limit: most windows to run, from 1; None: all.
         reference: a model with the same tokens; None: no comparison.
         progress: called with the windows done and all of them.
 
     Raises:
         PymlError: a number out of its range, a text without two tokens, or a reference with other tokens.
     """
+    window = whole("window", window)
+    stride = None if stride is None else whole("stride", stride)
+    limit = None if limit is None else min(whole("limit", limit, 1), sys.maxsize)
     prefix = list(lm.tokenizer.facts.prefix)
     ids = lm.tokenizer.encode(text, add_special=False)
     if reference is not None and (
@@ -139,7 +144,7 @@ def evaluate(
         raise PymlError(f"expected models with the same tokens, got {lm.name} and {reference.name}")
     context = min(model.context_length for model in (lm, reference) if model is not None)
     if window > context:
-        raise PymlError(f"window must be in 4 .. {context} (the context), got {window}")
+        raise PymlError(f"window must be in 4 .. {context} (the context), got {quoted(window)}")
     parts = list(itertools.islice(windows([*prefix, *ids], prefix, window, stride), limit))
     losses, reference_losses, klds, same = [], [], [], []
     for number, part in enumerate(parts):

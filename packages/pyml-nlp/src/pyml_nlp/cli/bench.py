@@ -96,6 +96,10 @@ class Row:
     samples_ms: list[float] = field(default_factory=list)
 
 
+MAX_BATCH = 1 << 16
+"""Most sequences side by side."""
+
+
 @click.command("bench", context_settings=SETTINGS)
 @model_options
 @integer("-p", "prompt", default=512, show_default=True, metavar="N", help="Tokens of the prefill test.")
@@ -133,6 +137,8 @@ def command(
     level = verbosity(verbose, quiet)
     source = check_model(model, safetensors, threads)
     positive({"-b": batch, "-r": repetitions})
+    if batch > MAX_BATCH:
+        raise click.UsageError(f"-b must be <= {MAX_BATCH}, got {batch}")
     for name, value in (("-p", prompt), ("-n", steps), ("-d", depth)):
         if value < 0:
             raise click.UsageError(f"{name} must be >= 0, got {value}")

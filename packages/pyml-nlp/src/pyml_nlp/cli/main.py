@@ -76,7 +76,9 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     try:
         return command.main(list(arguments), prog_name=name, standalone_mode=False) or 0
     except click.NoSuchOption as error:
-        return _fail(f"unexpected argument '{error.option_name}' found", 2)
+        from pyml_core.errors import quoted
+
+        return _fail(f"unexpected argument {quoted(error.option_name)} found", 2)
     except click.UsageError as error:
         return _fail(error.format_message(), 2)
     except click.Abort:

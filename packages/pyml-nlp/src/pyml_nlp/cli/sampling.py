@@ -131,13 +131,17 @@ def _biases(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 
 def _token_ids(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
-    found = []
-    for value in values:
-        try:
-            found.append(whole_number(value))
-        except (ValueError, OverflowError):
-            raise invalid(value, "--stop-id", "a token id") from None
-    return tuple(found)
+    return tuple(map(_token_id, values))
+
+
+def _token_id(value: str) -> int:
+    try:
+        token = whole_number(value)
+    except (ValueError, OverflowError):
+        token = -1
+    if token < 0:
+        raise invalid(value, "--stop-id", "a token id")
+    return token
 
 
 def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
