@@ -23,7 +23,7 @@ from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled
 from pyml_nlp.structured import trial
 from pyml_nlp.structured.grammar import Grammar, GrammarError
-from pyml_nlp.structured.matcher import Matcher, guarded, one_line
+from pyml_nlp.structured.matcher import Matcher, guarded, reason
 from pyml_nlp.structured.vocabulary import Vocabulary
 
 MANY_OPTIONAL = {"type": "object", "properties": {f"k{n}": {"type": "null"} for n in range(1000)}}
@@ -235,14 +235,14 @@ def test_messages_are_bounded() -> None:
     message = (
         'at 1(8): invalid regex "' + "(" * 5000 + '" (in /' + "x" * 500 + "/)\n | picture\nerror: unclosed\x1b group"
     )
-    line = one_line(message, "regex")
+    line = reason(message, "regex")
     assert len(line) <= 300
     assert line.startswith('at 1(8): invalid regex "((((')
     assert line.endswith("error: unclosed  group")
-    assert one_line("a" * 5000, "regex") == "a" * 297 + "..."
-    assert one_line("too many; consider making x", "schema") == "too many"
-    assert one_line("too many; consider making x", "grammar") == "too many; consider making x"
-    assert one_line("", "regex") == "llguidance gives no reason"
+    assert reason("a" * 5000, "regex") == "a" * 297 + "..."
+    assert reason("too many; consider making x", "schema") == "too many"
+    assert reason("too many; consider making x", "grammar") == "too many; consider making x"
+    assert reason("", "regex") == "llguidance gives no reason"
 
 
 # ---- ends of texts, and halves of surrogate pairs

@@ -241,6 +241,7 @@ def test_numbers(schema: Schema, matching: list[object], others: list[object], w
         ({"$ref": "#/$defs/none"}, "#/$ref: expected a schema of this document, found '#/$defs/none'"),
         ({"$ref": "#/items/00"}, "#/$ref: expected a schema of this document, found '#/items/00'"),
         ({"properties": {"x" * 5000: {"type": "foo"}}}, "...xxx"),
+        ({"properties": {"a\nb\x1b[31m": {"type": "foo"}}}, "schema: #/properties/a b [31m/type: expected one of"),
         ("[1]", "expected a JSON object, got list"),
         ('{"const": ' + "9" * 5000 + "}", "expected JSON: Exceeds the limit (4300 digits)"),
         ('{"const": 1e999}', "expected JSON: the number 1e999 is out of range"),

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, one_line
 from pyml_core.locks import NoFork
 from pyml_core.pickling import OfOneProcess
 
@@ -28,8 +28,6 @@ _ADVICE = re.compile(r"; (?:consider|try) .*")  # to those who write grammars
 
 library = NoFork("structured output")
 """The section of llguidance's calls: the matchers of a grammar share a lock, which a forked child would find taken."""
-
-T = TypeVar("T")
 
 
 class Matcher(OfOneProcess, instead="each text has one of its own"):
@@ -56,7 +54,7 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         Raises:
             GrammarError: none may, or the grammar takes more work than llguidance's limits allow.
         """
-        self._do(lambda matcher: self._mask_into())
+        self._do("unsafe_compute_mask_ptr", self._mask.ctypes.data, self._mask.nbytes)
         bits = np.unpackbits(self._mask.view(np.uint8), count=self._size, bitorder="little").view(np.bool_)
         if not bits.any():
             raise GrammarError(f"{self._kind}: no token of the vocabulary can come next")
@@ -78,13 +76,13 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         Raises:
             GrammarError: it may not come next, or the grammar takes more work than llguidance's limits allow.
         """
-        if not self._do(lambda matcher: matcher.consume_token(token)):
+        if not self._do("consume_token", token):
             raise GrammarError(f"{self._kind}: token {token} does not match")
         self._taken.append(token)
 
     def forced(self) -> list[int]:
         """The tokens that must come next, whatever the model says; often none."""
-        forced: list[int] = self._do(lambda matcher: matcher.compute_ff_tokens())
+        forced: list[int] = self._do("compute_ff_tokens")
         return forced
 
     @property
@@ -95,29 +93,30 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
     @property
     def complete(self) -> bool:
         """Whether the text so far matches."""
-        return bool(self._do(lambda matcher: matcher.is_accepting()))
+        return bool(self._do("is_accepting"))
 
-    def _mask_into(self) -> None:
-        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
-
-    def _do(self, call: Callable[[Any], T]) -> T:
-        """The result of a call, where need be with a matcher of this text's own.
+    def _do(self, call: str, *arguments: Any) -> Any:
+        """The result of a call of llguidance's matcher, where need be of another one, which is this text's own.
 
         A matcher that has failed fails for ever, and so do all that share its lexer, whose work for them is counted
         together.
         """
-        with guarded(self._kind):
-            result = call(self._matcher)
+        try:
+            with library:  # here rather than guarded: it takes a third of the time, for every token
+                result = getattr(self._matcher, call)(*arguments)
             if not self._matcher.is_error():
                 return result
+        except BaseException as error:
+            raise as_grammar_error(error, self._kind) from None
+        with guarded(self._kind):
             if self._anew is not None:
                 self._matcher, self._anew = self._anew(), None
                 for start in range(0, len(self._taken), _REPLAYED):
                     self._matcher.consume_tokens(self._taken[start : start + _REPLAYED])
-                    self._mask_into()  # with which the work that tokens may take is counted anew
-                result = call(self._matcher)
+                    self._matcher.compute_bitmask()  # after which the work for tokens is counted anew
+                result = getattr(self._matcher, call)(*arguments)
             if self._matcher.is_error():
-                raise GrammarError(f"{self._kind}: {one_line(self._matcher.get_error(), self._kind)}")
+                raise GrammarError(f"{self._kind}: {reason(self._matcher.get_error(), self._kind)}")
             return result
 
 
@@ -127,17 +126,20 @@ def guarded(kind: str) -> Iterator[None]:
     try:
         with library:
             yield
-    except PymlError:
-        raise
-    except Exception as error:
-        raise GrammarError(f"{kind}: {one_line(str(error), kind)}") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise GrammarError(f"{kind}: {one_line(str(error), kind)}") from None
+        raise as_grammar_error(error, kind) from None
 
 
-def one_line(message: str, kind: str) -> str:
+def as_grammar_error(error: BaseException, kind: str) -> BaseException:
+    """What to raise for an error during a call of llguidance: itself, if it is none of the library's."""
+    if isinstance(error, PymlError):
+        return error
+    if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        return GrammarError(f"{kind}: {reason(str(error), kind)}")
+    return error
+
+
+def reason(message: str, kind: str) -> str:
     """A message of llguidance without its pictures, with short quotes and without advice that a user cannot follow.
 
     It is the first line, and the one that says what is wrong.
@@ -153,5 +155,4 @@ def one_line(message: str, kind: str) -> str:
     text = _LONG_QUOTE.sub(lambda found: (found[1] or found[2]) + "..." + found[0][0], text)
     if kind != "grammar":
         text = _ADVICE.sub("", text)
-    text = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= _LINE else text[: _LINE - 3] + "..."
+    return one_line(text, _LINE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Union
 from urllib.parse import unquote
 
-from pyml_core.errors import quoted
+from pyml_core.errors import one_line, quoted
 
 from .grammar import GrammarError
 from .schema_keywords import check_keywords
@@ -177,7 +177,8 @@ class SchemaGraph:
 
 
 def shown(path: str, limit: int = 80) -> str:
-    """A path for a message: its end, if it is long."""
+    """A path for a message, on one line: its end, if it is long."""
+    path = one_line(path)
     return path if len(path) <= limit else "..." + path[-limit + 3 :]
 
 

@@ -16,7 +16,7 @@ from .. import logs
 from ..aside import run_aside
 from . import trial
 from .grammar import Grammar, GrammarError
-from .matcher import Matcher, guarded, library, one_line
+from .matcher import Matcher, guarded, library, reason
 from .sources import Source, source_of
 from .trial_process import STACK
 
@@ -87,7 +87,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
         else:
             error = trial.try_out(grammar, source.text, self.size, self._adapter.special_texts)
             if error:
-                raise GrammarError(f"{grammar.kind}: {one_line(error, grammar.kind)}")
+                raise GrammarError(f"{grammar.kind}: {reason(error, grammar.kind)}")
             compiled = run_aside(lambda: self._checked(grammar, source), stack=2 * STACK)
         with guarded(grammar.kind):
             warnings = compiled.get_grammar_warnings()
@@ -95,7 +95,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
             logs.generator.warning("%s: %s", grammar.kind, note)
         for warning in warnings:
             if not warning.startswith(_COERCED):
-                logs.generator.warning("%s: %s", grammar.kind, one_line(warning, grammar.kind))
+                logs.generator.warning("%s: %s", grammar.kind, reason(warning, grammar.kind))
         return compiled
 
     def _checked(self, grammar: Grammar, source: Source) -> Any:
@@ -107,7 +107,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
         with guarded(kind):
             compiled = self._llguidance.LLMatcher(self._tree, source, log_level=0, limits=self._limits)
             if compiled.is_error():
-                raise GrammarError(f"{kind}: {one_line(compiled.get_error(), kind)}")
+                raise GrammarError(f"{kind}: {reason(compiled.get_error(), kind)}")
         return compiled
 
 
