@@ -109,7 +109,7 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
         pieces: list[str] = processor.id_to_piece(numbers)
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{what}: expected pieces in UTF-8, got {quoted(error.object)}") from None
-    model_proto.check_lengths(np.array([len(piece.encode()) for piece in pieces]), what)
+    model_proto.check_pieces(pieces, what)
     special = set(np.flatnonzero(processor.is_control(numbers)).tolist()) | {processor.unk_id()}
     texts: dict[int, str] = {}
     added: dict[str, int] = {}

@@ -6,7 +6,7 @@ Source: google/sentencepiece, ``sentencepiece_model.proto``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,7 @@ def write_bpe(
         number = next(number for number, piece in enumerate(pieces) if "\0" in piece)
         raise ModelFileError(f"{what}: token {number}: expected no zero character, got {quoted(pieces[number])}")
     lengths = np.diff(ends, prepend=-1) - 1
-    check_lengths(np.where(types == USER_DEFINED, lengths, 0), what)
+    _check_lengths(np.where(types == USER_DEFINED, lengths, 0), what)
     filling = np.empty((len(pieces), _HEAD + _TAIL), np.uint8)
     filling[:, 0] = 0x0A  # a piece, its length
     _write_varints(filling[:, 1:4], lengths + 4 + _TAIL)
@@ -83,12 +83,17 @@ def write_bpe(
     return bytes(joined) + _bytes_field(_TRAINER, trainer) + _bytes_field(_NORMALIZER, normalizer)
 
 
-def check_lengths(lengths: npt.NDArray[np.int64], what: str) -> None:
+def check_pieces(pieces: Collection[str], what: str) -> None:
     """Refuse pieces of more than :data:`MAX_PIECE` bytes.
 
     Raises:
         ModelFileError: names the longest one.
     """
+    if 4 * max(map(len, pieces), default=0) > MAX_PIECE:
+        _check_lengths(np.array([len(piece.encode()) for piece in pieces]), what)
+
+
+def _check_lengths(lengths: npt.NDArray[np.int64], what: str) -> None:
     number = int(lengths.argmax())
     if lengths[number] > MAX_PIECE:
         raise ModelFileError(f"{what}: piece {number}: expected at most {MAX_PIECE} bytes, got {lengths[number]}")

@@ -16,8 +16,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pyml_core.errors import quoted
 
 from ..errors import ModelFileError
@@ -29,7 +27,7 @@ from .json_decoder import around, decoder
 from .json_encoder import before_model
 from .json_parts import listed, parts, section
 from .library import LibraryTokenizer, build_bpe, check_vocab, guarded, split_merges
-from .model_proto import check_lengths
+from .model_proto import check_pieces
 
 if TYPE_CHECKING:
     import tokenizers
@@ -114,7 +112,7 @@ def _unigram(model: dict[str, Any], what: str) -> tuple[tokenizers.models.Model,
                 raise ModelFileError(f"{what}: token {number}: expected a text and a finite score, got {quoted(entry)}")
     vocab = {text: number for number, (text, _) in enumerate(pieces)}
     check_vocab(vocab, what)
-    check_lengths(np.array([len(text.encode()) for text in vocab]), what)
+    check_pieces(vocab, what)
     if len(vocab) != len(pieces):
         raise ModelFileError(f"{what}: expected each token once, got {len(pieces) - len(vocab)} again")
     unknown_id = model.get("unk_id")
