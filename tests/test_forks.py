@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +18,10 @@ import pytest
 import pyml_core.memory
 import pyml_nlp
 import tiny_models
+from pyml_core.errors import Cancelled
 from pyml_core.locks import Lock
 from pyml_nlp import loading
+from pyml_nlp.aside import run_aside
 from pyml_nlp.chat.renderer import Renderer
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.structured.grammar import Grammar
@@ -207,6 +211,27 @@ def test_a_fork_within_a_load(tiny_dirs: dict[str, Path], monkeypatch: pytest.Mo
     in_child(lambda: beside.result().encode("the cat"))
     forked.set()
     assert beside.result().encode("the cat")
+
+
+def test_a_fork_in_a_handler_while_a_call_is_waited_for() -> None:
+    """The thread that makes the call is not in the child."""
+    go_on, children = threading.Event(), list[int]()
+
+    def handle(*_: object) -> None:
+        children.append(os.fork())
+        go_on.set()
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        assert run_aside(lambda: go_on.wait(PATIENCE))
+    except Cancelled:
+        os._exit(7)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    timer.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
 
 
 def test_parent_and_child_have_a_renderer_each() -> None:

@@ -7,6 +7,7 @@ from threading import Event, Thread, stack_size
 from typing import TypeVar
 
 from pyml_core import cancel
+from pyml_core.errors import Cancelled
 from pyml_core.locks import Lock
 
 T = TypeVar("T")
@@ -54,6 +55,8 @@ def run_aside(call: Callable[[], T], stack: int = 0) -> T:
     try:
         while not done.wait(_STEP):
             cancel.check()
+            if not thread.is_alive() and not done.is_set():  # the handler of a signal has forked, and this is the child
+                raise Cancelled("the call was cancelled")
     except BaseException:
         left.cancel()
         raise
