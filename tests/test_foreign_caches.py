@@ -22,7 +22,7 @@ from pyml_nlp.generation.iterator import Generation
 from pyml_nlp.generation.prefix_cache import PrefixCache
 from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
-from pyml_nn.kv_cache import CacheFileError, KVCache
+from pyml_nn import CacheFileError, KVCache
 
 IDS = [int(i) for i in np.random.RandomState(7).randint(10, 300, 90)]
 BASE = tiny_models.MODELS["llama"]

@@ -13,7 +13,7 @@ import pyml_nlp
 from pyml_core.errors import PymlError
 from pyml_nlp.errors import ChatTemplateError
 from pyml_nlp.language_model import LanguageModel
-from pyml_nn.kv_cache import ContextOverflowError
+from pyml_nn import ContextOverflowError
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{{ m.content.split('|')[-1] }}"

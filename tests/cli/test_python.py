@@ -14,7 +14,7 @@ import pytest
 import pyml_nlp
 from pyml_core.errors import PymlError
 from pyml_nlp.language_model import LanguageModel
-from pyml_nn.kv_cache import CacheFileError
+from pyml_nn import CacheFileError
 
 TEXT = "the cat in the hat"
 

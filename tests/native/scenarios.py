@@ -24,7 +24,7 @@ from pyml_core import BLOCK_TYPES, Capture, Greedy, Program, Slice, Top, pack
 from pyml_core.from_file import Part, read_parts
 from pyml_core.strings import decode_strings, split_pairs
 from pyml_core.tensor import empty_matrix
-from pyml_nn import weights
+from pyml_nn.weights import spec
 
 Act = Callable[[], Any]
 
@@ -157,7 +157,7 @@ def folder(name: str) -> Path:
 
 def tiny(name: str = "gemma3", **options: Any) -> Any:
     """A tiny model, its head screened, its keys and values int8."""
-    weights.SCREENED_ROWS = 16
+    spec.SCREENED_ROWS = 16
     return pyml_nlp.load(folder(name), **{"threads": 1, "dtype": "q8_0", **options}).model
 
 

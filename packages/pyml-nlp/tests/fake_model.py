@@ -15,7 +15,8 @@ from pyml_core.errors import Cancelled
 from pyml_core.kv_layout import KVLayout
 from pyml_core.want import ALL_LOGITS, Greedy, GreedyToken, Want
 from pyml_nlp.language_model import LanguageModel
-from pyml_nn.kv_cache import KVCache, Origin
+from pyml_nn import KVCache
+from pyml_nn.cache import Origin
 
 VOCAB = 300
 EOS = 299

@@ -23,7 +23,7 @@ from pyml_nlp.generation.scheduler import Scheduler
 from pyml_nlp.generation.stopping import StopStrings
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.sampling import Sampling
-from pyml_nn.kv_cache import ContextOverflowError
+from pyml_nn import ContextOverflowError
 
 # ---- one text
 

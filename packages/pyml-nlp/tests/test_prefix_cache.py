@@ -9,7 +9,7 @@ import pytest
 from pyml_core.errors import PymlError, ShapeError
 from pyml_core.kv_layout import KVLayout
 from pyml_nlp.generation.prefix_cache import PrefixCache, common_length
-from pyml_nn.kv_cache import KVCache
+from pyml_nn import KVCache
 
 LAYOUT = KVLayout(1, 1, 8)
 PAGE = LAYOUT.page_bytes

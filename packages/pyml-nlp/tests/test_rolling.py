@@ -9,7 +9,7 @@ from fake_model import calls, make
 
 from pyml_core.errors import PymlError
 from pyml_nlp.generation.rolling import rolled
-from pyml_nn.kv_cache import ContextOverflowError
+from pyml_nn import ContextOverflowError
 
 
 def counting(ids: list[int]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pyml_core import KVLayout
-from pyml_nn.kv_cache import KVCache
+from pyml_nn.cache import KVCache
 
 LAYOUT = KVLayout(2, 3, 10, "f16")
 LENGTH = 70

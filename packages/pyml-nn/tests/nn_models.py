@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core import Tensor
+from pyml_nn.layers.rope import LinearScaling
 from pyml_nn.models import architecture_of, falcon
-from pyml_nn.rope import LinearScaling
-from pyml_nn.weights import transposed
+from pyml_nn.weights.reader import transposed
 
 F32Array = npt.NDArray[np.float32]
 

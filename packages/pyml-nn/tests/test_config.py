@@ -10,8 +10,9 @@ import pytest
 from nn_models import FALCON_NEW, GEMMA3, GPT2, LLAMA, QWEN2, QWEN3, gguf_metadata
 
 from pyml_core.errors import PymlError
-from pyml_nn.config import ConfigError, show
-from pyml_nn.hf_config import repeats_built_ins
+from pyml_nn.config.hf import repeats_built_ins
+from pyml_nn.errors import ConfigError, show
+from pyml_nn.layers.rope import LinearScaling, Llama3Scaling, LongScaling, Rope, YarnScaling
 from pyml_nn.models import (
     ARCHITECTURES,
     GGUF_ARCHITECTURES,
@@ -27,7 +28,6 @@ from pyml_nn.models import (
     qwen2,
     qwen3,
 )
-from pyml_nn.rope import LinearScaling, Llama3Scaling, LongScaling, Rope, YarnScaling
 
 SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nn_models import FALCON_NEW, GEMMA2, GEMMA3, GPT2, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, gguf_metadata
 
-from pyml_nn.config import ConfigError
+from pyml_nn.errors import ConfigError
 from pyml_nn.models import architecture_of, gemma2, gemma3, llama
 
 MISSING = object()

@@ -10,7 +10,8 @@ import pytest
 from nn_models import GEMMA3, GPT2, LLAMA, PHI3, make
 
 from pyml_core import Cancelled, CancelToken, Greedy, GreedyToken, ShapeError
-from pyml_nn import ContextOverflowError, KVCache, Model, weights
+from pyml_nn import ContextOverflowError, KVCache, Model
+from pyml_nn.weights import spec
 
 IDS = [int(i) for i in np.random.default_rng(3).integers(0, 61, 40)]
 WIDE = {"hidden_size": 64, "intermediate_size": 64}
@@ -24,7 +25,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Model[Any]:
-    monkeypatch.setattr(weights, "SCREENED_ROWS", 16)
+    monkeypatch.setattr(spec, "SCREENED_ROWS", 16)
     config, dtype = MODELS[request.param]
     return make(config, dtype=dtype)
 

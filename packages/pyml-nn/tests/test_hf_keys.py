@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from nn_models import CONFIGS, FALCON, GEMMA3, LLAMA, PHI3
 
-from pyml_nn.config import ConfigError
+from pyml_nn.errors import ConfigError
+from pyml_nn.layers.rope import Rope, YarnScaling
 from pyml_nn.models import architecture_of
-from pyml_nn.rope import Rope, YarnScaling
 
 SILENT: dict[str, Any] = {
     "_name_or_path": "someone/something", "architectures": ["X"], "torch_dtype": "bfloat16", "dtype": "bfloat16",

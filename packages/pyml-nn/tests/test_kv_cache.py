@@ -7,7 +7,8 @@ import pytest
 from kv_makers import LAYOUT, LENGTH, contents, fill, filled
 
 from pyml_core import KVLayout, ShapeError, level
-from pyml_nn.kv_cache import ContextOverflowError, KVCache
+from pyml_nn.cache import KVCache
+from pyml_nn.errors import ContextOverflowError
 
 
 def test_grows_a_page_at_a_time() -> None:

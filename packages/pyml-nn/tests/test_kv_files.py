@@ -16,7 +16,8 @@ from kv_makers import LAYOUT, LENGTH, contents, fill, filled
 from safetensors.numpy import load_file, save_file
 
 from pyml_core import KVLayout, PymlError, level
-from pyml_nn.kv_cache import CacheFileError, KVCache
+from pyml_nn.cache import KVCache
+from pyml_nn.errors import CacheFileError
 
 
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 128, 130])

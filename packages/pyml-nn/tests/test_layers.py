@@ -9,14 +9,22 @@ import numpy.typing as npt
 import pytest
 
 from pyml_core import KVLayout, Program, ShapeError, Slice, Tensor, pack, reference
-from pyml_nn.attention import Attention
-from pyml_nn.block import ParallelBlock, PreNormBlock, SandwichBlock
-from pyml_nn.feed_forward import FeedForward, GatedFeedForward
-from pyml_nn.linear import Embedding, Linear
-from pyml_nn.moe import Expert, MixtureOfExperts
-from pyml_nn.norm import LayerNorm, RMSNorm
-from pyml_nn.rope import Rope
-from pyml_nn.scratch import Scratch
+from pyml_nn.layers import (
+    Attention,
+    Embedding,
+    Expert,
+    FeedForward,
+    GatedFeedForward,
+    LayerNorm,
+    Linear,
+    MixtureOfExperts,
+    ParallelBlock,
+    PreNormBlock,
+    RMSNorm,
+    Rope,
+    SandwichBlock,
+    Scratch,
+)
 
 F32Array = npt.NDArray[np.float32]
 HIDDEN, HEADS, KV_HEADS, DIM, INNER = 20, 4, 2, 6, 24

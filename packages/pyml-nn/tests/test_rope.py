@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pyml_nn.config import ConfigError
-from pyml_nn.rope import FactorScaling, LinearScaling, Llama3Scaling, Rope, with_factors
+from pyml_nn.config.rope import with_factors
+from pyml_nn.errors import ConfigError
+from pyml_nn.layers.rope import FactorScaling, LinearScaling, Llama3Scaling, Rope
 
 # transformers' LlamaRotaryEmbedding for head_dim 16, theta 500000 and the scaling of LLAMA3 below
 LLAMA3 = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=64)

@@ -10,7 +10,8 @@ from nn_models import GEMMA2, GEMMA3, GPT2, LLAMA, PHI3, make
 
 from pyml_core import ShapeError
 from pyml_core.want import Top, top_of
-from pyml_nn import matmul_lines, weights
+from pyml_nn import matmul_lines
+from pyml_nn.weights import spec
 
 IDS = [int(i) for i in np.random.default_rng(3).integers(0, 61, 70)]
 WIDE = {"hidden_size": 64, "intermediate_size": 64}
@@ -24,7 +25,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def _small_heads_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "SCREENED_ROWS", 16)
+    monkeypatch.setattr(spec, "SCREENED_ROWS", 16)
 
 
 @pytest.fixture(params=MODELS)
@@ -67,7 +68,7 @@ def test_which_heads_are_screened(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not make(MODELS["llama"], dtype="f32").screened
     assert not make(MODELS["llama"], dtype="q4_0").screened
     assert not make({**GEMMA2, **WIDE}, dtype="q8_0").screened  # its logits are capped
-    monkeypatch.setattr(weights, "SCREENED_ROWS", 62)
+    monkeypatch.setattr(spec, "SCREENED_ROWS", 62)
     assert not make(MODELS["llama"], dtype="q8_0").screened
     capped = make({**GEMMA2, **WIDE}, dtype="q8_0")
     ((top,),) = capped.forward([(capped.new_cache(), IDS, None)], Top(3))

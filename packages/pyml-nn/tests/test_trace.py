@@ -13,7 +13,7 @@ from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, make
 
 import pyml_core.program
 from pyml_core import OpTiming, Top
-from pyml_nn.trace_lines import ATTENTION_PHASES, attention_lines, forward_lines, matmul_lines
+from pyml_nn.trace.lines import ATTENTION_PHASES, attention_lines, forward_lines, matmul_lines
 
 PHASES = {
     "prepare_qkv": {"QKnorm": 0.25, "RoPE": 0.5, "append": 0.25},

@@ -17,9 +17,9 @@ from nn_models import GEMMA3, GPT2, make
 
 from pyml_core import Lap
 from pyml_core.errors import PymlError
-from pyml_nn import trace_files
-from pyml_nn.trace import Event, _stretch
-from pyml_nn.trace_lines import ATTENTION_PHASES
+from pyml_nn.trace import Event, files
+from pyml_nn.trace.events import _stretch, level_of
+from pyml_nn.trace.lines import ATTENTION_PHASES
 
 THREADS = 3
 
@@ -122,7 +122,7 @@ def test_names(trace: Any, timeline: list[dict[str, Any]]) -> None:
     for event in phases:
         assert re.fullmatch(r"layers\.\d\.attention\.(qkv|out|prepare\.\w+|attend\.[\w*^]+)", event["args"]["name"])
     operations = [event["args"] for event in track if event["cat"] == "operation"]
-    expected = [event for event in trace.events if trace_files.level_of(event) == "operation"]
+    expected = [event for event in trace.events if level_of(event) == "operation"]
     assert [(args["name"], args["step"]) for args in operations] == [(event.name, event.step) for event in expected]
     assert [args["ms"] for args in operations] == [event.ms for event in expected]
 
@@ -134,7 +134,7 @@ def test_the_parts_of_a_fused_operation() -> None:
     events = [Event(name, *where, laps=tuple(laps[:1]))]
     for phase, lap in zip(("QK^T", "softmax", "A*V"), laps[1:], strict=True):
         events.append(Event(f"{name}.{phase}", 2, phase, *where[2:], laps=(lap,)))
-    track = [event for event in trace_files.chrome_events(events) if event["ph"] == "X"]
+    track = [event for event in files.chrome_events(events) if event["ph"] == "X"]
     assert [(event["cat"], event["name"], event["ts"], event["dur"], event["args"].get("name")) for event in track] == [
         ("step", "decode step 0", 0.0, 7.0, None),
         ("layer", "layer 2", 0.0, 7.0, None),
@@ -184,14 +184,14 @@ def test_parquet(trace: Any, tmp_path: Path) -> None:
             trace.save(tmp_path / "trace.parquet")
         return
     trace.save(tmp_path / "trace.parquet")
-    assert trace_files.read_records(tmp_path / "trace.parquet") == trace_files.records(trace.events)
+    assert files.read_records(tmp_path / "trace.parquet") == files.records(trace.events)
 
 
 def test_parquet_without_pyarrow(trace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(trace_files, "import_module", missing)
+    monkeypatch.setattr(files, "import_module", missing)
     with pytest.raises(PymlError, match=r"trace\.parquet: Parquet needs the package pyarrow, which is not installed"):
         trace.save(tmp_path / "trace.parquet")
     assert not (tmp_path / "trace.parquet").exists()
@@ -200,14 +200,14 @@ def test_parquet_without_pyarrow(trace: Any, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("ending", ["json", "csv", "JSON"])
 def test_files_are_read_back(ending: str, trace: Any, tmp_path: Path) -> None:
     trace.save(tmp_path / f"trace.{ending}")
-    assert trace_files.read_records(tmp_path / f"trace.{ending}") == trace_files.records(trace.events)
+    assert files.read_records(tmp_path / f"trace.{ending}") == files.records(trace.events)
 
 
 # ---- summary
 
 
 def test_summary() -> None:
-    record = trace_files.Record
+    record = files.Record
     operations = [
         record("layers.0.attention.qkv", "prefill", 3.0, 6_000_000, 9_000_000),
         record("layers.1.attention.qkv", "prefill", 1.0, 2_000_000, 3_000_000),
@@ -215,7 +215,7 @@ def test_summary() -> None:
         record("head", "decode", 4.0, 80_000_000, 4_000_000),
         record("embedding", "prefill", 0.0, 0, 0),
     ]
-    assert trace_files.summary(operations, 3).splitlines() == [
+    assert files.summary(operations, 3).splitlines() == [
         "step     operation               calls  total ms   share  ms each  GB/s  GFLOP/s",
         "prefill  layers.*.attention.qkv      2     4.000  40.0 %   2.0000   2.0      3.0",
         "decode   head                        1     4.000  40.0 %   4.0000  20.0      1.0",
@@ -239,7 +239,7 @@ def test_an_empty_trace(tmp_path: Path) -> None:
     assert empty.summary().splitlines()[-1] == "0.000 ms in 0 operations"
     assert len(empty.table()["ms"]) == 0
     with pytest.raises(PymlError, match="found no operation in it"):
-        trace_files.read_records(tmp_path / "empty.json")
+        files.read_records(tmp_path / "empty.json")
 
 
 # ---- errors
@@ -272,7 +272,7 @@ def test_bad_json(content: str, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     path.write_text(content, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(PymlError, match=r"trace\.json: expected a trace that pyml wrote"):
-        trace_files.read_records(path)
+        files.read_records(path)
 
 
 @pytest.mark.parametrize(
@@ -282,4 +282,4 @@ def test_bad_csv(content: str, tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(content)
     with pytest.raises(PymlError, match=r"trace\.csv: expected a trace that pyml wrote"):
-        trace_files.read_records(path)
+        files.read_records(path)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, PHI3, make
 
-import pyml_nn.trace
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError, ShapeError
 from pyml_core.program import Program
+from pyml_nn.trace import recorder
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 35, 8, 9, 7, 9]
 
@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is run, with both figures."""
     model = make(GPT2)
     cache = model.new_cache()
-    monkeypatch.setattr(pyml_nn.trace, "available_memory", lambda: 20_000)
+    monkeypatch.setattr(recorder, "available_memory", lambda: 20_000)
     monkeypatch.setattr(Program, "run", lambda *_: pytest.fail("it was run"))
     message = r"^trace: expected 0\.3 MB to be free for the tensors of 90 tokens, found 0\.0 MB$"
     with pytest.raises(OutOfMemoryError, match=message), model.trace(tensors="layers.*.attention.scores"):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from nn_models import CONFIGS, F32Array, gguf_metadata, gguf_weights, make, random_weights
 
+from pyml_nn.errors import WeightsError
 from pyml_nn.models import architecture_of, llama
-from pyml_nn.weight_names import NameRules, WeightsError, find, is_buffer
+from pyml_nn.weights.names import NameRules, find, is_buffer
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 EMBEDDINGS = ("wte.weight", "word_embeddings.weight", "embed_tokens.weight")

@@ -26,9 +26,11 @@ from pyml_core import PackedMatrix, PymlError, Tensor, quantize
 from pyml_core.errors import OutOfMemoryError
 from pyml_nn import ConfigError, memory
 from pyml_nn.decoder import half_split
+from pyml_nn.errors import WeightsError
 from pyml_nn.models import architecture_of, falcon, llama, mixtral, phi3
-from pyml_nn.weight_names import NameRules, WeightsError
-from pyml_nn.weights import ArrayWeights, Spec, Weights, WeightSource, matrix_type, transposed
+from pyml_nn.weights import ArrayWeights, NameRules, WeightSource
+from pyml_nn.weights.reader import Weights, transposed
+from pyml_nn.weights.spec import Spec, matrix_type
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 
@@ -231,7 +233,7 @@ def test_the_parts_of_a_large_stacked_matrix(monkeypatch: pytest.MonkeyPatch) ->
     weights = gguf_weights(MIXTRAL, random_weights(MIXTRAL))
     config = mixtral.Config.from_gguf(gguf_metadata(MIXTRAL))
     expected = logits(mixtral.Model(config, weights, dtype="f32"))
-    monkeypatch.setattr("pyml_nn.weights.PART_BYTES", 16 * 36 * 4)  # a panel at a time
+    monkeypatch.setattr("pyml_nn.weights.reader.PART_BYTES", 16 * 36 * 4)  # a panel at a time
     np.testing.assert_array_equal(logits(mixtral.Model(config, weights, dtype="f32")), expected)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import PymlError, quoted
 from pyml_core.want import Want
-from pyml_nn.kv_cache import KVCache
+from pyml_nn import KVCache
 
 from .errors import ArgumentError
 from .generation.request import Request

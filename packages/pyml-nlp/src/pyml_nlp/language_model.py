@@ -39,10 +39,9 @@ from .values import flag
 if TYPE_CHECKING:
     from pyml_core.kv_layout import KVLayout
     from pyml_core.want import GreedyToken, TopLogits
+    from pyml_nn import KVCache, Trace
     from pyml_nn.batching import Input
-    from pyml_nn.kv_cache import KVCache
     from pyml_nn.model import Model
-    from pyml_nn.trace import Trace
 
     from .chat import ChatTemplate, Conversation, Message, Messages
     from .evaluation import TokenScore

@@ -16,9 +16,8 @@ from typing import Any, Generic, TypeVar, cast
 from pyml_core.errors import PymlError, quoted
 from pyml_core.from_file import Part
 from pyml_core.tensor import PackedMatrix, Tensor
-from pyml_nn.config import ConfigError
+from pyml_nn import ConfigError, WeightsError
 from pyml_nn.models import architecture_of
-from pyml_nn.weight_names import WeightsError
 
 from . import logs
 from .errors import ArgumentError

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from pyml_core.errors import PymlError, quoted
 
 if TYPE_CHECKING:
-    from pyml_nn.trace import Trace
+    from pyml_nn import Trace
 
 TRACE = 5
 OFF = logging.CRITICAL + 10
@@ -140,7 +140,7 @@ def wants_timings() -> bool:
 
 def log_trace(trace: Trace) -> None:
     """Print the lines of the model's runs in this trace, as far as their levels are wanted."""
-    from pyml_nn.trace_lines import forward_lines, matmul_lines
+    from pyml_nn.trace.lines import forward_lines, matmul_lines
 
     if attention.isEnabledFor(TRACE):
         _log(attention, TRACE, trace.attention_lines())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from .batching import SequenceInput
-from .config import ConfigError
-from .kv_cache import CacheFileError, ContextOverflowError, KVCache
+from .cache import KVCache
+from .errors import CacheFileError, ConfigError, ContextOverflowError, WeightsError
 from .memory import MemoryPlan, available_memory
 from .model import Model
 from .models import ARCHITECTURES, architecture_of
 from .trace import Event, Trace
-from .trace_lines import attention_lines, forward_lines, matmul_lines
-from .weight_names import WeightsError
+from .trace.lines import attention_lines, forward_lines, matmul_lines
 from .weights import ArrayWeights, WeightSource
 
 __all__ = [

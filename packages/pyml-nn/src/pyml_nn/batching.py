@@ -17,8 +17,8 @@ from pyml_core.errors import ShapeError
 from pyml_core.graph import Slice
 from pyml_core.want import TopLogits
 
-from .config import show
-from .kv_cache import KVCache, Origin
+from .cache import KVCache, Origin
+from .errors import show
 
 F32Array = npt.NDArray[np.float32]
 R = TypeVar("R", F32Array, "list[TopLogits]")

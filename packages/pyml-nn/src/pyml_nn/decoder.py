@@ -13,20 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .attention import Attention
-from .block import SandwichBlock
-from .feed_forward import GatedFeedForward
-from .linear import Embedding
-from .model import declare_head
-from .norm import LayerNorm, RMSNorm
-from .rope import Rope
+from .layers import Attention, Embedding, GatedFeedForward, LayerNorm, RMSNorm, Rope, SandwichBlock, declare_head
 from .weights import Spec, Weights
 
 if TYPE_CHECKING:
     from pyml_core.graph import Buffer
 
     from .config import Dimensions
-    from .scratch import Scratch
+    from .layers import Scratch
 
 Rows = Mapping[str, npt.NDArray[np.intp]]
 

@@ -24,20 +24,17 @@ from pyml_core.tensor import PackedMatrix
 from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, GreedyToken, Top, TopLogits, Want
 
 from .batching import BatchPlan, Input, SequencePass
+from .cache import KVCache, Origin
 from .config import Dimensions
-from .kv_cache import KVCache, Origin
-from .linear import Linear
+from .layers import Scratch
 from .memory import MemoryPlan, activation_bytes, kv_layout
-from .norm import LayerNorm, RMSNorm
-from .scratch import Scratch
 from .trace import Recorder, Trace, traces_of
-from .weight_names import NameRules
-from .weights import Spec, Weights, WeightSource
+from .weights import NameRules, Spec, Weights, WeightSource
 
 if TYPE_CHECKING:
     import os
 
-    from pyml_core.graph import Buffer, Slice
+    from pyml_core.graph import Slice
     from pyml_core.tensor import Tensor
 
 F32Array = npt.NDArray[np.float32]
@@ -51,10 +48,10 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         config: sizes and everything else that its architecture's configuration says.
         weights: where its weights are read from, one at a time; a mapping of names to arrays does as well.
         dtype: ``auto`` (a GGUF file's types as stored, a checkpoint's matrices as q8_0), ``f32``, ``bf16``, ``q8_0`` or
-            ``q4_0``; see :func:`pyml_nn.weights.matrix_type`.
+            ``q4_0``; see :func:`pyml_nn.weights.spec.matrix_type`.
         threads: worker threads; None takes what suits the machine.
         max_tokens: most tokens that one run of the program sees; longer inputs are cut into such chunks.
-        screen: screen a large quantised head where few logits are wanted; see :func:`pyml_nn.weights.screened`.
+        screen: screen a large quantised head where few logits are wanted; see :func:`pyml_nn.weights.spec.screened`.
         kv_dtype: what keys and values are kept as; see :func:`pyml_nn.memory.kv_layout`.
 
     Attributes:
@@ -310,25 +307,6 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
                 raise Cancelled("model: cancelled between two chunks")
             cancel.check()
             yield batch
-
-
-def declare_head(
-    scratch: Scratch, hidden: Buffer, norm: LayerNorm | RMSNorm, head: PackedMatrix, soft_cap: float = 0.0
-) -> Buffer:
-    """Declare the end of a model: the wanted positions alone, their norm, their logits (``soft_cap`` 0: not capped).
-
-    A cap may round different logits to the same one, which a screen of what it is applied to could not tell: such heads
-    are not screened.
-    """
-    program = scratch.program
-    selected = program.select("select", hidden, scratch.buffer("selected", hidden.width, "outputs"))
-    normed = norm.declare(program, "final_norm", selected, scratch.buffer("final_normed", hidden.width, "outputs"))
-    logits = Linear((head,)).declare(program, "head", normed, scratch.buffer("logits", head.shape[0], "outputs"))
-    if soft_cap:
-        return program.soft_cap("head.soft_cap", logits, soft_cap)
-    if head.split:
-        program.screen()
-    return logits
 
 
 def _weight_bytes(program: Program) -> int:

@@ -31,7 +31,7 @@ from .plan import UNTIMED_FIRST, Plan, Stage
 from .points import heat_of, point_of, spans, wall_ms
 
 if TYPE_CHECKING:
-    from pyml_nn.trace import Event
+    from pyml_nn import Event
 
     from ..language_model import LanguageModel
     from ..source import Source

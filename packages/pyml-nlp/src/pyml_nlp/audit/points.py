@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyml_nn.trace_files import level_of
+from pyml_nn.trace.events import level_of
 
 from .measurements import EMBEDDING, FEED_FORWARD, GROUPS, HEAD, LINEAR, PARTS, SQUARE, OperationSum, Point, Span
 
 if TYPE_CHECKING:
     from pyml_core.program import Program
-    from pyml_nn.trace import Event
+    from pyml_nn import Event
 
 
 def part_of(event: Event) -> str:

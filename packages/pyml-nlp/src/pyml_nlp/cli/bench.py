@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pyml_nn.kv_cache import KVCache
+    from pyml_nn import KVCache
 
     from ..language_model import LanguageModel
 

@@ -134,7 +134,7 @@ class Session:
     def answer(self, text: str) -> None:
         """Let the model answer, printing as it goes. Ctrl-C stops it, and keeps what there is."""
         from pyml_core.errors import Cancelled, OutOfMemoryError
-        from pyml_nn.kv_cache import ContextOverflowError
+        from pyml_nn import ContextOverflowError
 
         from ..errors import ChatTemplateError
         from ..tokenizer import TextError

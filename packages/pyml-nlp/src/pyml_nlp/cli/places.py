@@ -15,7 +15,7 @@ def check_places(trace: str | None, prompt_cache: str | None, output: str | None
     """
     if trace is not None:
         from pyml_core.errors import quoted
-        from pyml_nn.trace_files import ENDINGS, check_ending
+        from pyml_nn.trace.files import ENDINGS, check_ending
 
         if not trace.lower().endswith(ENDINGS):
             raise click.UsageError(f"--trace-out must end in {', '.join(ENDINGS)}, got {quoted(trace)}")

@@ -22,6 +22,6 @@ def summary(file: str, top: int) -> None:
     configure_logs(-1)
     output = Output()
 
-    from pyml_nn import trace_files
+    from pyml_nn.trace import files
 
-    output.write(trace_files.summary(trace_files.read_records(file), top) + "\n")
+    output.write(files.summary(files.read_records(file), top) + "\n")

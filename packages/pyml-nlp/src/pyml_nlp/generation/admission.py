@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import OutOfMemoryError, PymlError, quoted
-from pyml_nn.kv_cache import ContextOverflowError, KVCache
+from pyml_nn import ContextOverflowError, KVCache
 
 from .. import memory
 from ..errors import ArgumentError

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from pyml_core.errors import PymlError
 from pyml_core.pickling import OfOneProcess
 from pyml_core.want import GreedyToken, TopLogits
-from pyml_nn.kv_cache import KVCache
+from pyml_nn import KVCache
 
 from ..sampling import PENALTIES, F32Array, History
 from ..structured.matcher import Matcher

@@ -19,7 +19,7 @@ from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, PymlError
 from pyml_core.pickling import OfOneProcess
 from pyml_core.want import ALL_LOGITS, MAX_TOP, Greedy, GreedyToken, Top, TopLogits
-from pyml_nn.kv_cache import KVCache
+from pyml_nn import KVCache
 
 from .. import logs
 from ..sampling import F32Array, check_finite, sample, top_logprobs

@@ -1,7 +1,7 @@
 """Keys and values of earlier sequences, for prompts that begin as they did.
 
 They are the same bits whether they were computed or kept, so reuse changes no text; it saves the time of a prompt's
-beginning. Entries share pages with what they were forked from (:meth:`pyml_nn.kv_cache.KVCache.fork`).
+beginning. Entries share pages with what they were forked from (:meth:`pyml_nn.KVCache.fork`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pyml_core.errors import PymlError
 from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.locks import Lock
 from pyml_core.pickling import OfOneProcess
-from pyml_nn.kv_cache import KVCache, Origin
+from pyml_nn import KVCache
+from pyml_nn.cache import Origin
 
 DEFAULT_BYTES = 256 << 20
 """Most bytes that are kept where nothing else is asked for."""

@@ -8,8 +8,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from pyml_nn.config import ConfigError, show
-from pyml_nn.gguf_config import check_general_type
+from ..config.gguf import check_general_type
+from ..errors import ConfigError, show
 
 
 class _Modules(Mapping[str, ModuleType]):

@@ -15,19 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyml_nn.attention import Attention
-from pyml_nn.block import ParallelBlock, PreNormBlock
-from pyml_nn.config import MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ConfigError, Dimensions
-from pyml_nn.decoder import Part, declare_decoder, decoder_specs, layer_norm, norm_part
-from pyml_nn.feed_forward import ACTIVATIONS, FeedForward
-from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
-from pyml_nn.hf_config import close_hf, hf_context, hf_fields, hf_head_dim
-from pyml_nn.model import Model as BaseModel
-from pyml_nn.norm import LayerNorm
-from pyml_nn.rope import Rope, gguf_rope, hf_rope
-from pyml_nn.scratch import Scratch
-from pyml_nn.weight_names import NameRules
-from pyml_nn.weights import Spec, Weights
+from ..config import MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Dimensions
+from ..config.gguf import close_gguf, gguf_fields, gguf_sizes
+from ..config.hf import close_hf, hf_context, hf_fields, hf_head_dim
+from ..config.rope import gguf_rope, hf_rope
+from ..decoder import Part, declare_decoder, decoder_specs, layer_norm, norm_part
+from ..errors import ConfigError
+from ..layers import ACTIVATIONS, Attention, FeedForward, LayerNorm, ParallelBlock, PreNormBlock, Rope, Scratch
+from ..model import Model as BaseModel
+from ..weights import NameRules, Spec, Weights
 
 
 @dataclass(frozen=True, kw_only=True)

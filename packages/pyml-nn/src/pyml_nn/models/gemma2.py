@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pyml_nn.block import SandwichBlock
-from pyml_nn.config import MAX_CONTEXT, MAX_WIDTH, Dimensions, Fields
-from pyml_nn.decoder import (
+from ..config import MAX_CONTEXT, MAX_WIDTH, Dimensions, Fields
+from ..config.gguf import close_gguf, gguf_fields, gguf_sizes
+from ..config.hf import close_hf, hf_fields, hf_sizes, hf_sliding
+from ..config.rope import gguf_rope, hf_rope
+from ..decoder import (
     attention_parts,
     declare_decoder,
     decoder_specs,
@@ -24,14 +26,9 @@ from pyml_nn.decoder import (
     read_sandwich,
     sandwich_parts,
 )
-from pyml_nn.feed_forward import ACTIVATIONS
-from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
-from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes, hf_sliding
-from pyml_nn.model import Model as BaseModel
-from pyml_nn.norm import RMSNorm
-from pyml_nn.rope import Rope, gguf_rope, hf_rope
-from pyml_nn.scratch import Scratch
-from pyml_nn.weights import Spec, Weights
+from ..layers import ACTIVATIONS, RMSNorm, Rope, SandwichBlock, Scratch
+from ..model import Model as BaseModel
+from ..weights import Spec, Weights
 
 WINDOW = 4096  # of files that do not tell
 SCORE_CAP, FINAL_CAP = 50.0, 30.0

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pyml_nn.block import SandwichBlock
-from pyml_nn.config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ConfigError, Dimensions, Fields
-from pyml_nn.decoder import (
+from ..config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Dimensions, Fields
+from ..config.gguf import close_gguf, gguf_fields, gguf_sizes
+from ..config.hf import close_hf, hf_context, hf_fields, hf_sliding
+from ..config.rope import MAX_THETA, gguf_rope, hf_rope_section
+from ..decoder import (
     attention_parts,
     declare_decoder,
     decoder_specs,
@@ -25,15 +27,10 @@ from pyml_nn.decoder import (
     read_sandwich,
     sandwich_parts,
 )
-from pyml_nn.feed_forward import ACTIVATIONS
-from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
-from pyml_nn.hf_config import close_hf, hf_context, hf_fields, hf_sliding
-from pyml_nn.model import Model as BaseModel
-from pyml_nn.norm import RMSNorm
-from pyml_nn.rope import MAX_THETA, Rope, gguf_rope, hf_rope_section
-from pyml_nn.scratch import Scratch
-from pyml_nn.weight_names import NameRules
-from pyml_nn.weights import Spec, Weights
+from ..errors import ConfigError
+from ..layers import ACTIVATIONS, RMSNorm, Rope, SandwichBlock, Scratch
+from ..model import Model as BaseModel
+from ..weights import NameRules, Spec, Weights
 
 GLOBAL_THETA = 1_000_000.0
 LOCAL_THETA = 10_000.0  # a GGUF file does not tell it

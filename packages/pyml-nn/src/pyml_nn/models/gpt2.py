@@ -9,19 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyml_nn.attention import Attention
-from pyml_nn.block import PreNormBlock
-from pyml_nn.config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ConfigError, Dimensions
-from pyml_nn.feed_forward import ACTIVATIONS, FeedForward
-from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_vocab_size, layers_integer
-from pyml_nn.hf_config import close_hf, hf_fields
-from pyml_nn.linear import Embedding
-from pyml_nn.model import Model as BaseModel
-from pyml_nn.model import declare_head
-from pyml_nn.norm import LayerNorm
-from pyml_nn.scratch import Scratch
-from pyml_nn.weight_names import NameRules
-from pyml_nn.weights import Spec, Weights
+from ..config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Dimensions
+from ..config.gguf import close_gguf, gguf_fields, gguf_vocab_size, layers_integer
+from ..config.hf import close_hf, hf_fields
+from ..errors import ConfigError
+from ..layers import ACTIVATIONS, Attention, Embedding, FeedForward, LayerNorm, PreNormBlock, Scratch, declare_head
+from ..model import Model as BaseModel
+from ..weights import NameRules, Spec, Weights
 
 _HARMLESS = {
     "n_ctx", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",

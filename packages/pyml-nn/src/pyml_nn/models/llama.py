@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyml_nn.block import PreNormBlock
-from pyml_nn.config import MAX_CONTEXT, Dimensions
-from pyml_nn.decoder import (
+from ..config import MAX_CONTEXT, Dimensions
+from ..config.gguf import close_gguf, gguf_fields, gguf_sizes
+from ..config.hf import close_hf, hf_fields, hf_sizes, hf_sliding
+from ..config.rope import gguf_rope, hf_rope, with_factors
+from ..decoder import (
     attention_parts,
     declare_decoder,
     decoder_specs,
@@ -24,14 +26,9 @@ from pyml_nn.decoder import (
     read_gated,
     rms_norm,
 )
-from pyml_nn.feed_forward import ACTIVATIONS
-from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
-from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes, hf_sliding
-from pyml_nn.model import Model as BaseModel
-from pyml_nn.norm import RMSNorm
-from pyml_nn.rope import Rope, gguf_rope, hf_rope, with_factors
-from pyml_nn.scratch import Scratch
-from pyml_nn.weights import Spec, Weights
+from ..layers import ACTIVATIONS, PreNormBlock, RMSNorm, Rope, Scratch
+from ..model import Model as BaseModel
+from ..weights import Spec, Weights
 
 
 @dataclass(frozen=True, kw_only=True)

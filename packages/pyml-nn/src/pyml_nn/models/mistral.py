@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyml_nn.config import MAX_CONTEXT, Fields
-from pyml_nn.feed_forward import ACTIVATIONS
-from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes, hf_sliding
-from pyml_nn.rope import hf_rope
-
+from ..config import MAX_CONTEXT, Fields
+from ..config.hf import close_hf, hf_fields, hf_sizes, hf_sliding
+from ..config.rope import hf_rope
+from ..layers import ACTIVATIONS
 from . import llama
 
 Model = llama.Model

@@ -10,27 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyml_core.program import MAX_EXPERTS
-from pyml_nn.block import PreNormBlock
-from pyml_nn.config import MAX_CONTEXT, ConfigError, Dimensions
-from pyml_nn.decoder import (
-    Part,
-    attention_parts,
-    declare_decoder,
-    decoder_specs,
-    norm_part,
-    read_attention,
-    rms_norm,
-)
-from pyml_nn.feed_forward import ACTIVATIONS
-from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes, layers_integer
-from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes
-from pyml_nn.model import Model as BaseModel
-from pyml_nn.moe import Expert, MixtureOfExperts
-from pyml_nn.norm import RMSNorm
-from pyml_nn.rope import Rope, gguf_rope, hf_rope
-from pyml_nn.scratch import Scratch
-from pyml_nn.weights import Spec, Weights
 
+from ..config import MAX_CONTEXT, Dimensions
+from ..config.gguf import close_gguf, gguf_fields, gguf_sizes, layers_integer
+from ..config.hf import close_hf, hf_fields, hf_sizes
+from ..config.rope import gguf_rope, hf_rope
+from ..decoder import Part, attention_parts, declare_decoder, decoder_specs, norm_part, read_attention, rms_norm
+from ..errors import ConfigError
+from ..layers import ACTIVATIONS, Expert, MixtureOfExperts, PreNormBlock, RMSNorm, Rope, Scratch
+from ..model import Model as BaseModel
+from ..weights import Spec, Weights
 from .mistral import hf_window
 
 _HARMLESS = ("output_router_logits", "router_jitter_noise")  # of the training

@@ -9,19 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyml_nn.attention import Attention
-from pyml_nn.block import PreNormBlock
-from pyml_nn.config import MAX_CONTEXT, ConfigError, Dimensions
-from pyml_nn.decoder import Part, declare_decoder, decoder_specs, norm_part, rms_norm
-from pyml_nn.feed_forward import ACTIVATIONS, GatedFeedForward
-from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
-from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes
-from pyml_nn.model import Model as BaseModel
-from pyml_nn.norm import RMSNorm
-from pyml_nn.rope import MAX_FACTOR, LongScaling, Rope, checked_factors, gguf_rope, hf_rope
-from pyml_nn.scratch import Scratch
-from pyml_nn.weights import Spec, Weights
-
+from ..config import MAX_CONTEXT, Dimensions
+from ..config.gguf import close_gguf, gguf_fields, gguf_sizes
+from ..config.hf import close_hf, hf_fields, hf_sizes
+from ..config.rope import MAX_FACTOR, checked_factors, gguf_rope, hf_rope
+from ..decoder import Part, declare_decoder, decoder_specs, norm_part, rms_norm
+from ..errors import ConfigError
+from ..layers import ACTIVATIONS, Attention, GatedFeedForward, PreNormBlock, RMSNorm, Scratch
+from ..layers.rope import LongScaling, Rope
+from ..model import Model as BaseModel
+from ..weights import Spec, Weights
 from .mistral import hf_window
 
 ORIGINAL_CONTEXT = 4096  # of files that do not tell

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyml_nn.block import PreNormBlock
-from pyml_nn.config import Dimensions
-from pyml_nn.decoder import (
+from ..config import Dimensions
+from ..config.gguf import close_gguf, gguf_fields, gguf_sizes
+from ..config.hf import close_hf, hf_fields, hf_sizes
+from ..config.rope import gguf_rope, hf_rope
+from ..decoder import (
     attention_parts,
     declare_decoder,
     decoder_specs,
@@ -22,15 +24,9 @@ from pyml_nn.decoder import (
     read_gated,
     rms_norm,
 )
-from pyml_nn.feed_forward import ACTIVATIONS
-from pyml_nn.gguf_config import close_gguf, gguf_fields, gguf_sizes
-from pyml_nn.hf_config import close_hf, hf_fields, hf_sizes
-from pyml_nn.model import Model as BaseModel
-from pyml_nn.norm import RMSNorm
-from pyml_nn.rope import Rope, gguf_rope, hf_rope
-from pyml_nn.scratch import Scratch
-from pyml_nn.weights import Spec, Weights
-
+from ..layers import ACTIVATIONS, PreNormBlock, RMSNorm, Rope, Scratch
+from ..model import Model as BaseModel
+from ..weights import Spec, Weights
 from .qwen2 import hf_windows
 
 

@@ -18,17 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import PymlError
-from pyml_core.timing import PHASES
 
-from .files import new_file
+from ..files import new_file
+from .events import Event, level_of
 
 if TYPE_CHECKING:
     from pyml_core.timing import Lap
 
-    from .trace import Event
-
 ENDINGS = (".json", ".csv", ".parquet")
-_FUSED_PHASES = frozenset(phase for phases in PHASES.values() for phase in phases)
 _PROCESS = 1  # the pid of every event
 
 
@@ -40,15 +37,6 @@ class Record(NamedTuple):
     ms: float
     bytes: int
     flops: int
-
-
-def level_of(event: Event) -> str:
-    """``forward`` or ``attention`` (sums), ``operation``, or ``phase`` (its parts): each level adds up by itself."""
-    if event.name == "forward":
-        return "forward"
-    if event.name.rpartition(".")[2] in _FUSED_PHASES:
-        return "phase"
-    return "attention" if re.fullmatch(r"layers\.\d+\.attention", event.name) else "operation"
 
 
 def table(events: Sequence[Event]) -> dict[str, npt.NDArray[Any]]:

@@ -7,48 +7,21 @@ packed as they are stored wait for it (:meth:`Reads.later`, :meth:`Reads.fill`);
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
 
 from pyml_core.dtypes import BLOCK_TYPES
 from pyml_core.from_file import Part
 from pyml_core.hashing import hash_rows
 from pyml_core.tensor import Tensor
 
-if TYPE_CHECKING:
-    from .weights import WeightSource
-
-U8Array = npt.NDArray[np.uint8]
+from .source import FileSource, WeightSource
 
 CALL_BYTES = 64 << 20
 """Bytes of matrices, about, that are read and packed in one call."""
 
 SMALL_BYTES = 1 << 20
 """Bytes of a tensor up to which it is read with others before it is asked for."""
-
-
-@runtime_checkable
-class FileSource(Protocol):
-    """A source of weights that lie in files, of which much can be read at once."""
-
-    def place(self, name: str) -> tuple[int, int]:
-        """The descriptor of a tensor's file, and where its bytes begin there."""
-        ...
-
-    def read_parts(self, parts: Sequence[Part]) -> list[int]:
-        """Read and pack rows of matrices; their hashes, see :func:`pyml_core.from_file.read_parts`.
-
-        PymlError naming the tensor that cannot be read.
-        """
-        ...
-
-    def read_ranges(self, ranges: Sequence[tuple[int, int, int]]) -> U8Array:
-        """Bytes, (descriptor, offset, size) each, one behind the other; PymlError as of :meth:`read_parts`."""
-        ...
 
 
 class Reads:

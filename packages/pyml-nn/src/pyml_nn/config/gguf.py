@@ -6,7 +6,9 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ConfigError, Fields, Sizes, show
+from ..errors import ConfigError, show
+from .dimensions import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Sizes
+from .fields import Fields
 
 _log = logging.getLogger("pyml.load")
 

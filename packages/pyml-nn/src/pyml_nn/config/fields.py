@@ -6,85 +6,13 @@ type and range, and at the end refuses what nobody has taken.
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
-from pyml_core.errors import PymlError
+from ..errors import ConfigError, as_float, show
 
 T = TypeVar("T")
-
-MAX_LAYERS = 1024
-MAX_HEADS = 4096
-MAX_WIDTH = 1 << 20
-MAX_VOCAB = 1 << 24
-MAX_CONTEXT = 1 << 24  # positions beyond are no longer exact in float32, which RoPE computes in
-
-
-class ConfigError(PymlError, ValueError):
-    """A configuration that is malformed, out of range, or asks for what pyml does not compute."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dimensions:
-    """The sizes that every decoder has; architectures add their own fields.
-
-    Attributes:
-        vocab_size: rows of the embedding and of the head.
-        context_length: most positions that the model was made for.
-        hidden_size: width of the residual stream.
-        intermediate_size: width inside the feed-forward.
-        n_layers: number of blocks.
-        n_heads: query heads a layer.
-        n_kv_heads: key/value heads a layer; query heads share them in equal groups.
-        head_dim: width of a head; ``n_heads * head_dim`` need not be ``hidden_size``.
-        norm_eps: what norms add to the variance or mean square.
-        tie_word_embeddings: whether a head that the weights lack is the embedding.
-    """
-
-    vocab_size: int
-    context_length: int
-    hidden_size: int
-    intermediate_size: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    norm_eps: float
-    tie_word_embeddings: bool
-
-    @property
-    def long_from(self) -> int | None:
-        """Sequences of more tokens take the second set of RoPE frequencies (LongRoPE); None: there is one set."""
-        return None
-
-    @property
-    def experts_per_token(self) -> int:
-        """Experts that every token is sent to; 0: the feed-forward is no mixture."""
-        return 0
-
-    def __post_init__(self) -> None:
-        if self.n_heads % self.n_kv_heads:
-            raise ConfigError(
-                f"attention heads: {self.n_heads} query heads do not divide into {self.n_kv_heads} key/value heads"
-            )
-
-
-class Sizes(TypedDict):
-    """The fields of :class:`Dimensions`, as :func:`hf_sizes` and :func:`pyml_nn.gguf_config.gguf_sizes` read them."""
-
-    vocab_size: int
-    context_length: int
-    hidden_size: int
-    intermediate_size: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    norm_eps: float
-    tie_word_embeddings: bool
 
 
 class Fields:
@@ -144,7 +72,7 @@ class Fields:
         """A finite number from ``low`` to ``high``; without a default the key is required."""
         expected = f"a number from {low:g} to {high:g}"
         value = self._value(key, default, expected)
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= _float(value) <= high:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= as_float(value) <= high:
             raise self.error(key, f"expected {expected}, found {show(value)}")
         return float(value)
 
@@ -156,7 +84,7 @@ class Fields:
             found = f"one of {len(values)}" if isinstance(values, list) else show(values)
             raise self.error(key, f"expected {expected}, found {found}")
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= _float(value) <= high:
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= as_float(value) <= high:
                 raise self.error(key, f"expected {expected}, found {show(value)} in it")
         return tuple(map(float, values))
 
@@ -210,28 +138,3 @@ def same(value: Any, good: Any) -> bool:
     if not isinstance(value, numbers.Number | str | dict):
         return False
     return isinstance(value, bool) == isinstance(good, bool) and bool(value == good)
-
-
-def _float(value: numbers.Real) -> float:
-    """A number as a float; NaN, which no range holds, where it is too large for one."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
-
-
-def show(value: Any) -> str:
-    """A value for a message: short, whatever it is."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, numbers.Integral):
-        return str(int(value)) if abs(int(value)) < 1 << 64 else "an integer of more than 64 bits"
-    if isinstance(value, numbers.Real):
-        return f"{_float(value):g}"
-    if isinstance(value, str):
-        return repr(value if len(value) <= 60 else value[:57] + "...")
-    if isinstance(value, Collection) and not len(value):
-        return f"an empty {type(value).__name__}"
-    return f"a {type(value).__name__}"

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyml_core.timing import MAX_PHASES, PHASES
 
+from .events import Event
+from .names import PHASE_OF_OPERATION, layer_of, phases_of
+
 if TYPE_CHECKING:
-    from pyml_core.graph import Operation
     from pyml_core.program import Program
     from pyml_core.timing import Timings
 
-    from .trace import Event
-
 ATTENTION_PHASES = ("QKV", "QKnorm", "RoPE", "QK^T", "softmax", "A*V", "out")
 """The parts of attention in an ``[attn]`` line."""
-
-PHASE_OF_OPERATION = {"qkv": "QKV", "out": "out"}
 
 
 def attention_lines(events: Iterable[Event]) -> list[str]:
@@ -113,20 +110,3 @@ def matmul_lines(events: Iterable[Event]) -> list[str]:
 
 def _milliseconds(phases: Mapping[str, float], names: Sequence[str]) -> str:
     return " ".join(f"{name}={phases[name]:.3f}ms" for name in names if name in phases)
-
-
-@cache
-def layer_of(name: str) -> int | None:
-    """The layer that an operation of this name is in, or None."""
-    return int(name.split(".")[1]) if name.startswith("layers.") else None
-
-
-def phases_of(operation: Operation) -> list[str]:
-    """The phases of a fused operation that the model has."""
-
-    def has(phase: str) -> bool:
-        if phase == "QKnorm":
-            return operation.params["q_norm"] is not None or operation.params["k_norm"] is not None
-        return phase != "RoPE" or len(operation.inputs) > 1
-
-    return [phase for phase in PHASES.get(operation.kind, ()) if has(phase)]

@@ -6,11 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pyml_core.errors import PymlError
-
-
-class WeightsError(PymlError):
-    """Weights that do not fit the model: missing, left over, or of another shape."""
+from ..errors import WeightsError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,101 +21,19 @@ from pyml_core.from_file import NOT_FINITE, Part, can_be_made
 from pyml_core.panels import packed_nbytes
 from pyml_core.tensor import PackedMatrix, Tensor, empty_matrix, pack, pack_parts
 
-from .config import show
-from .linear import Linear
-from .weight_names import NameRules, WeightsError, find
-from .weight_reads import FileSource, Reads
+from ..errors import WeightsError, show
+from ..layers.linear import Linear
+from .names import NameRules, find
+from .reads import Reads
+from .source import ArrayWeights, FileSource, WeightSource
+from .spec import DTYPES, Spec, is_matrix, matrix_type, screened
 
 F32Array = npt.NDArray[np.float32]
 
 _log = logging.getLogger("pyml.load")
 
-DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
-"""What a model's matrices can be asked to be stored as."""
-
-SCREENED_ROWS = 32768
-"""Rows from which on a head is worth screening."""
-
 PART_BYTES = 32 << 20
 """Bytes, as float32, of what is read and packed of a matrix at a time."""
-
-
-@runtime_checkable
-class WeightSource(Protocol):
-    """Named tensors, read one at a time: a GGUF file, a folder of safetensors, arrays in memory."""
-
-    def names(self) -> list[str]:
-        """Every tensor's name."""
-        ...
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """One tensor, or rows ``start`` to ``stop`` of its first axis; PymlError naming it if there is none."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """One tensor's shape, without reading it."""
-        ...
-
-    def dtype(self, name: str) -> str:
-        """One tensor's block type, without reading it."""
-        ...
-
-
-class ArrayWeights:
-    """Weights held in memory.
-
-    Args:
-        arrays: tensors by name; NumPy arrays of float32, float16 or bfloat16 (ml_dtypes), or :class:`pyml_core.Tensor`.
-    """
-
-    def __init__(self, arrays: Mapping[str, npt.NDArray[Any] | Tensor]) -> None:
-        self._tensors = {
-            name: array if isinstance(array, Tensor) else Tensor.from_array(array) for name, array in arrays.items()
-        }
-
-    def names(self) -> list[str]:
-        """Every tensor's name."""
-        return list(self._tensors)
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """One tensor, or rows of it."""
-        try:
-            tensor = self._tensors[name]
-        except KeyError:
-            raise WeightsError(f"{name}: there is no such tensor") from None
-        return tensor if start == 0 and stop is None else tensor.rows(start, tensor.shape[0] if stop is None else stop)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """One tensor's shape."""
-        return self.read(name).shape
-
-    def dtype(self, name: str) -> str:
-        """One tensor's block type."""
-        return self.read(name).dtype
-
-
-@dataclass(frozen=True)
-class Spec:
-    """One weight that a model wants.
-
-    Attributes:
-        hf: its name in Hugging Face checkpoints, without the prefix of the whole model; empty: they have none.
-        gguf: its name in GGUF files.
-        shape: the shape that the model computes with.
-        optional: empty: the model needs it. Else the name of a group of weights that the model can do without; a source
-            has all weights of a group or none.
-        hf_transposed: checkpoints hold it as (K, N) (GPT-2's Conv1D).
-        gguf_index: GGUF files stack such matrices in one tensor (count, N, K), and this is its place there; None: no.
-        exact: it is float32 whatever the others are: small, and what it decides is no matter of degree.
-    """
-
-    hf: str
-    gguf: str
-    shape: tuple[int, ...]
-    optional: str = ""
-    hf_transposed: bool = False
-    gguf_index: int | None = None
-    exact: bool = False
 
 
 class Weights:
@@ -371,33 +288,6 @@ class Weights:
         if converted is not tensor and not converted.is_finite():
             raise WeightsError(f"{self._file_names[name]}: expected numbers that {dtype} can hold, found larger ones")
         return converted
-
-
-def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a weight is packed and multiplied with; norms, biases and position tables are float32 arrays."""
-    return len(shape) == 2 and name != "positions"
-
-
-def screened(dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether a head (V, K) of this block type is packed for a screen: q8_0, and large enough to be much of a step."""
-    return dtype == "q8_0" and shape[0] >= SCREENED_ROWS
-
-
-def matrix_type(stored: str, shape: tuple[int, ...], dtype: str, gguf: bool) -> str:
-    """The block type that a matrix is packed in.
-
-    Args:
-        stored: the block type in the file.
-        shape: (N, K).
-        dtype: one of :data:`DTYPES`. ``"auto"`` keeps a GGUF file's types and makes a checkpoint's matrices q8_0.
-        gguf: whether the file is a GGUF file.
-
-    Rows that are no multiple of a block stay in 16 bits: f16 where they are stored so, else bf16.
-    """
-    wanted = (stored if gguf else "q8_0") if dtype == "auto" else dtype
-    if shape[-1] % BLOCK_TYPES[wanted].block_size:
-        return "f16" if stored == "f16" else "bf16"
-    return wanted
 
 
 def transposed(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
-from .config import same
+from .fields import same
 
 _LONGEST = 100  # characters of a key that is known by a pattern
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from .config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Fields, Sizes, show
+from ..errors import show
+from .dimensions import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Sizes
+from .fields import Fields
 from .hf_keys import is_harmless, may_matter, quantised_with
 
 _log = logging.getLogger("pyml.load")

@@ -1,6 +1,6 @@
-"""Linear layers and the embedding: matrices with what is needed to declare them in a program.
+"""Linear layers: matrices with what is needed to declare them in a program.
 
-Letters: N = outputs, K = inputs, V = vocabulary.
+Letters: T = tokens of a run, N = outputs, K = inputs.
 """
 
 from __future__ import annotations
@@ -39,20 +39,3 @@ class Linear:
     def declare(self, program: Program, name: str, x: Buffer, out: Buffer, accumulate: bool = False) -> Buffer:
         """Declare ``out = ...``, or ``out += ...`` with ``accumulate``; x is (T, K), out (T, width)."""
         return program.linear(name, x, self.matrices, out, self.bias, accumulate)
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """A row of the table for every token id, times ``scale``.
-
-    Attributes:
-        table: (V, width).
-        scale: 1 but in Gemma.
-    """
-
-    table: PackedMatrix
-    scale: float = 1.0
-
-    def declare(self, program: Program, name: str, out: Buffer) -> Buffer:
-        """Declare the look-up of a run's ids into ``out`` (T, width)."""
-        return program.embed(name, self.table, out, self.scale)

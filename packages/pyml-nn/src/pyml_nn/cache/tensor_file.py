@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pyml_core.errors import PymlError
 from pyml_core.hashing import hash_rows
 
-from .config import show
+from ..errors import show
 
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype("i1"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 """The types that tensors may have."""

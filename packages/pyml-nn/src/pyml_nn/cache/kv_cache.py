@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.cpu import level
-from pyml_core.errors import PymlError, ShapeError
+from pyml_core.errors import ShapeError
 from pyml_core.kv_layout import PAGE_TOKENS, VALUE_SCALES, KVLayout, PageTable
 from pyml_core.pickling import OfOneProcess
 
-from .config import show
-from .files import new_file
+from ..errors import CacheFileError, ContextOverflowError, show
+from ..files import new_file
 from .tensor_file import NUMPY_TYPES, Kind, TensorFile, TensorFileError, write_tensors
 
 U8Array = npt.NDArray[np.uint8]
@@ -32,14 +32,6 @@ FORMAT = "pyml-kv-cache"
 VERSION = "3"
 
 _HEADER_BYTES = 4 << 20  # of a file, that are always allowed: more token ids than most contexts hold
-
-
-class ContextOverflowError(PymlError):
-    """More positions were asked for than a cache may hold; nothing has been computed."""
-
-
-class CacheFileError(PymlError):
-    """A saved cache that is damaged or belongs to another model, type or CPU level."""
 
 
 class Origin(NamedTuple):

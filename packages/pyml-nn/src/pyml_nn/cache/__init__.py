@@ -1,0 +1,7 @@
+"""The KV cache of a sequence, and the files that it is saved in."""
+
+from __future__ import annotations
+
+from .kv_cache import KVCache, Origin
+
+__all__ = ["KVCache", "Origin"]

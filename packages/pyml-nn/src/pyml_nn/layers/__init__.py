@@ -1,0 +1,33 @@
+"""Layers: small objects that hold weights and declare operations in a program."""
+
+from __future__ import annotations
+
+from .attention import Attention
+from .block import ParallelBlock, PreNormBlock, SandwichBlock
+from .embedding import Embedding
+from .feed_forward import ACTIVATIONS, FeedForward, GatedFeedForward
+from .head import declare_head
+from .linear import Linear
+from .moe import Expert, MixtureOfExperts
+from .norm import LayerNorm, RMSNorm
+from .rope import Rope
+from .scratch import Scratch
+
+__all__ = [
+    "ACTIVATIONS",
+    "Attention",
+    "Embedding",
+    "Expert",
+    "FeedForward",
+    "GatedFeedForward",
+    "LayerNorm",
+    "Linear",
+    "MixtureOfExperts",
+    "ParallelBlock",
+    "PreNormBlock",
+    "RMSNorm",
+    "Rope",
+    "SandwichBlock",
+    "Scratch",
+    "declare_head",
+]

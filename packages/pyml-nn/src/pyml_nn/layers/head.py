@@ -1,0 +1,33 @@
+"""The end of a model: from the residual stream to logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .linear import Linear
+from .norm import LayerNorm, RMSNorm
+
+if TYPE_CHECKING:
+    from pyml_core.graph import Buffer
+    from pyml_core.tensor import PackedMatrix
+
+    from .scratch import Scratch
+
+
+def declare_head(
+    scratch: Scratch, hidden: Buffer, norm: LayerNorm | RMSNorm, head: PackedMatrix, soft_cap: float = 0.0
+) -> Buffer:
+    """Declare the end of a model: the wanted positions alone, their norm, their logits (``soft_cap`` 0: not capped).
+
+    A cap may round different logits to the same one, which a screen of what it is applied to could not tell: such heads
+    are not screened.
+    """
+    program = scratch.program
+    selected = program.select("select", hidden, scratch.buffer("selected", hidden.width, "outputs"))
+    normed = norm.declare(program, "final_norm", selected, scratch.buffer("final_normed", hidden.width, "outputs"))
+    logits = Linear((head,)).declare(program, "head", normed, scratch.buffer("logits", head.shape[0], "outputs"))
+    if soft_cap:
+        return program.soft_cap("head.soft_cap", logits, soft_cap)
+    if head.split:
+        program.screen()
+    return logits

@@ -1,0 +1,61 @@
+"""Names of operations: their layers and phases, and the patterns that choose some of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+from pyml_core.errors import PymlError, quoted
+from pyml_core.timing import PHASES
+
+if TYPE_CHECKING:
+    from pyml_core.graph import Operation
+    from pyml_core.program import Program
+
+
+def event_names(program: Program) -> Iterator[str]:
+    for operation in (*program.operations, *program.screening):
+        yield operation.name
+        yield from (f"{operation.name}.{part}" for part in phases_of(operation))
+        if operation.name.endswith(".attention.out"):
+            yield operation.name.removesuffix(".out")
+    yield "forward"
+
+
+class Matcher(Protocol):
+    def __call__(self, name: str) -> bool: ...
+
+
+def matcher(patterns: Sequence[str], what: str, names: Iterable[str]) -> Matcher:
+    """Whether a name fits one of the patterns; PymlError if a pattern fits none of these names."""
+    known, compiled = list(names), []
+    for pattern in patterns:
+        pieces = re.split(r"(\*\*|\*)", pattern)
+        regex = "".join({"**": ".*", "*": "[^.]*"}.get(piece, re.escape(piece)) for piece in pieces)
+        compiled.append(re.compile(regex))
+        if not any(compiled[-1].fullmatch(name) for name in known):
+            folded = dict.fromkeys(re.sub(r"^layers\.\d+", "layers.*", name) for name in known)
+            raise PymlError(f"trace: no {what} of this model is named {quoted(pattern)}; there are {', '.join(folded)}")
+    return lambda name: any(regex.fullmatch(name) is not None for regex in compiled)
+
+
+PHASE_OF_OPERATION = {"qkv": "QKV", "out": "out"}
+
+
+@cache
+def layer_of(name: str) -> int | None:
+    """The layer that an operation of this name is in, or None."""
+    return int(name.split(".")[1]) if name.startswith("layers.") else None
+
+
+def phases_of(operation: Operation) -> list[str]:
+    """The phases of a fused operation that the model has."""
+
+    def has(phase: str) -> bool:
+        if phase == "QKnorm":
+            return operation.params["q_norm"] is not None or operation.params["k_norm"] is not None
+        return phase != "RoPE" or len(operation.inputs) > 1
+
+    return [phase for phase in PHASES.get(operation.kind, ()) if has(phase)]
