@@ -37,7 +37,7 @@ def batch(lm: LanguageModel, wanted: list[Request], together: int) -> tuple[list
 def first_token(lm: LanguageModel, prompt: str) -> float:
     """Milliseconds to the first token."""
     start = time.perf_counter()
-    next(lm.generate(prompt, 2))
+    next(lm.generate(prompt, max_tokens=2, temperature=0))
     return (time.perf_counter() - start) * 1e3
 
 

@@ -93,7 +93,9 @@ def mask_ms(lm: LanguageModel, grammar: Grammar, text: str) -> list[float]:
 
 def run(lm: LanguageModel, tokens: int, options: dict[str, Any]) -> tuple[float, float, int]:
     """Tokens/s after the first one, milliseconds of choosing a token, and how many of them were forced."""
-    generation = lm.generate("A list of people, each as JSON:\n", tokens, speculate=False, **options)
+    generation = lm.generate(
+        "A list of people, each as JSON:\n", max_tokens=tokens, speculate=False, **{"temperature": 0.0, **options}
+    )
     steps = list(generation)
     forced = sum(step.model_ms == 0 for step in steps[1:])
     choosing = sum(step.sample_ms for step in steps) / len(steps)

@@ -72,7 +72,7 @@ def python_share(lm: LanguageModel, repetitions: int) -> dict[str, float]:
     shares, costs = [], []
     with tempfile.TemporaryFile("w") as out:
         for _ in range(repetitions + 1):  # the first one warms up
-            generation = lm.generate(PROMPT, max_tokens=STEPS)
+            generation = lm.generate(PROMPT, max_tokens=STEPS, temperature=0)
             out.write(next(generation).text)
             with Stopwatch(lm) as inside:
                 start, count = time.perf_counter(), 0

@@ -56,7 +56,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def measure(lm: LanguageModel, prompt: str, rules: dict[str, Any], tokens: int, speculate: bool) -> Any:
     """Milliseconds a token, the tokens, and how many runs of the model they took."""
-    generation = lm.generate(prompt, tokens, speculate=speculate, **rules)
+    generation = lm.generate(prompt, max_tokens=tokens, speculate=speculate, **{"temperature": 0.0, **rules})
     steps = [next(generation)]
     start = time.perf_counter()
     steps += generation

@@ -34,7 +34,7 @@ def lm(tiny_dirs: dict[str, Path]) -> Iterator[LanguageModel]:
 
 def test_coroutines_share_a_model(lm: LanguageModel) -> None:
     prompts = [PROMPT, "the dog", "a", PROMPT + " runs"]
-    alone = [lm.generate_text(prompt, 20) for prompt in prompts]
+    alone = [lm.generate_text(prompt, max_tokens=20, temperature=0) for prompt in prompts]
     ticks = 0
 
     async def tick() -> None:
@@ -45,7 +45,7 @@ def test_coroutines_share_a_model(lm: LanguageModel) -> None:
 
     async def main() -> list[str]:
         ticking = asyncio.create_task(tick())
-        texts = await asyncio.gather(*(lm.agenerate(prompt, 20).read() for prompt in prompts))
+        texts = await asyncio.gather(*(lm.agenerate(prompt, max_tokens=20, temperature=0).read() for prompt in prompts))
         ticking.cancel()
         return texts
 
@@ -55,9 +55,9 @@ def test_coroutines_share_a_model(lm: LanguageModel) -> None:
 
 def test_steps_of_a_coroutine(lm: LanguageModel) -> None:
     async def main() -> None:
-        generation = lm.agenerate(PROMPT, 10, logprobs=1)
+        generation = lm.agenerate(PROMPT, max_tokens=10, logprobs=1, temperature=0)
         steps = [step async for step in generation]
-        expected = list(lm.generate(PROMPT, 10, logprobs=1))
+        expected = list(lm.generate(PROMPT, max_tokens=10, logprobs=1, temperature=0))
         assert [(step.token, step.logprob) for step in steps] == [(step.token, step.logprob) for step in expected]
         assert generation.text == "".join(step.text for step in steps)
         assert generation.finish_reason in ("length", "stop")
@@ -67,17 +67,19 @@ def test_steps_of_a_coroutine(lm: LanguageModel) -> None:
 
 def test_errors_of_a_coroutine_come_at_once(lm: LanguageModel) -> None:
     with pytest.raises(PymlError, match="the prompt is empty"):
-        lm.agenerate([])
+        lm.agenerate([], temperature=0)
 
 
 def test_a_task_that_is_cancelled_stops_its_text(gemma_gguf: Path) -> None:
     async def main(lm: LanguageModel) -> None:
-        generation = lm.agenerate(LONG, 5)
+        generation = lm.agenerate(LONG, max_tokens=5, temperature=0)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(generation.read(), 0.3)
         assert [step async for step in generation] == []
         assert (generation.finish_reason, generation.text) == ("cancelled", "")
-        assert await lm.agenerate("The capital of France is", 2).read()  # the model is free again
+        assert await lm.agenerate(
+            "The capital of France is", max_tokens=2, temperature=0
+        ).read()  # the model is free again
 
     with pyml_nlp.load(gemma_gguf) as lm:
         asyncio.run(main(lm))
@@ -85,18 +87,18 @@ def test_a_task_that_is_cancelled_stops_its_text(gemma_gguf: Path) -> None:
 
 def test_a_deadline_in_the_prompt(gemma_gguf: Path) -> None:
     with pyml_nlp.load(gemma_gguf, prefill_chunk=2048) as lm:
-        generation = lm.generate(LONG, 5, timeout=0.2)
+        generation = lm.generate(LONG, max_tokens=5, timeout=0.2, temperature=0)
         assert list(generation) == []
         assert (generation.finish_reason, generation.text) == ("timeout", "")
 
 
 def test_cancelling_one_text_leaves_another(lm: LanguageModel) -> None:
-    expected = lm.generate_text(PROMPT, 40)
+    expected = lm.generate_text(PROMPT, max_tokens=40, temperature=0)
     stop = threading.Event()
 
     def cancel_others() -> None:
         while not stop.is_set():
-            generation = lm.generate(PROMPT, 40)
+            generation = lm.generate(PROMPT, max_tokens=40, temperature=0)
             next(generation)
             generation.cancel()
             list(generation)
@@ -104,7 +106,7 @@ def test_cancelling_one_text_leaves_another(lm: LanguageModel) -> None:
     other = threading.Thread(target=cancel_others)
     other.start()
     try:
-        assert [lm.generate_text(PROMPT, 40) for _ in range(10)] == [expected] * 10
+        assert [lm.generate_text(PROMPT, max_tokens=40, temperature=0) for _ in range(10)] == [expected] * 10
     finally:
         stop.set()
         other.join()
@@ -129,7 +131,7 @@ def occupied(lm: LanguageModel) -> Iterator[LanguageModel]:
     yield lm
     leave.set()
     worker.join()
-    assert lm.generate_text(PROMPT, 2)  # it is free again
+    assert lm.generate_text(PROMPT, max_tokens=2, temperature=0)  # it is free again
 
 
 def soon(call: Callable[[], object]) -> None:
@@ -141,10 +143,10 @@ def soon(call: Callable[[], object]) -> None:
 
 def test_a_deadline_before_the_turn(occupied: LanguageModel) -> None:
     def run() -> None:
-        generation = occupied.generate(PROMPT, 5, timeout=0.1)
+        generation = occupied.generate(PROMPT, max_tokens=5, timeout=0.1, temperature=0)
         assert list(generation) == []
         assert (generation.finish_reason, generation.text) == ("timeout", "")
-        done = occupied.generate_batch([PROMPT, "x", "y"], 5, timeout=0.1)
+        done = occupied.generate_batch([PROMPT, "x", "y"], max_tokens=5, timeout=0.1, temperature=0)
         assert [completion.finish_reason for completion in done] == ["timeout"] * 3
 
     soon(run)
@@ -153,7 +155,7 @@ def test_a_deadline_before_the_turn(occupied: LanguageModel) -> None:
 @pytest.mark.parametrize("stop", [lambda lm, generation: generation.cancel(), lambda lm, _: lm.cancel()])
 def test_cancelled_before_the_turn(occupied: LanguageModel, stop: Callable[[LanguageModel, Any], None]) -> None:
     def run() -> None:
-        generation = occupied.generate(PROMPT, 5)
+        generation = occupied.generate(PROMPT, max_tokens=5, temperature=0)
         lock = occupied.model.program._lock
 
         def cancel() -> None:
@@ -172,7 +174,7 @@ def test_cancelled_before_the_turn(occupied: LanguageModel, stop: Callable[[Lang
 
 def test_a_task_before_the_turn(occupied: LanguageModel) -> None:
     async def main() -> None:
-        generation = occupied.agenerate(PROMPT, 5)
+        generation = occupied.agenerate(PROMPT, max_tokens=5, temperature=0)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(generation.read(), 0.1)
         assert generation.finish_reason == "cancelled"
@@ -183,7 +185,7 @@ def test_a_task_before_the_turn(occupied: LanguageModel) -> None:
 def test_a_draft_before_its_turn(occupied: LanguageModel, tiny_dirs: dict[str, Path]) -> None:
     """The smaller model is the one that is occupied."""
     with pyml_nlp.load(tiny_dirs["llama"], threads=2) as lm:
-        generation = lm.generate(PROMPT, 60, timeout=1.0, draft_model=occupied)
+        generation = lm.generate(PROMPT, max_tokens=60, timeout=1.0, draft_model=occupied, temperature=0)
         soon(lambda: list(generation))
         assert generation.finish_reason == "timeout"
 
@@ -191,7 +193,7 @@ def test_a_draft_before_its_turn(occupied: LanguageModel, tiny_dirs: dict[str, P
 @pytest.mark.parametrize(
     "call",
     [
-        lambda lm: lm.score(PROMPT), lambda lm: lm.logits(PROMPT), lambda lm: lm.generate_text(PROMPT, 2),
+        lambda lm: lm.score(PROMPT), lambda lm: lm.logits(PROMPT), lambda lm: lm.generate_text(PROMPT, max_tokens=2),
         lambda lm: lm.prefill(PROMPT),
     ],
     ids=["score", "logits", "generate", "prefill"],
@@ -234,7 +236,7 @@ def test_closing_ends_what_waits(tiny_dirs: dict[str, Path]) -> None:
 
     def work() -> None:
         try:
-            lm.generate_text(PROMPT, 5)
+            lm.generate_text(PROMPT, max_tokens=5, temperature=0)
         except PymlError as error:
             errors.append(str(error))
 
@@ -267,7 +269,7 @@ def test_closing_gives_the_memory_back(gemma_gguf: Path) -> None:
     memory.give_back()  # what earlier tests have left would be used again, and not count
     before = resident()
     lm = pyml_nlp.load(gemma_gguf)
-    generation = lm.generate("The capital of France is", 8)
+    generation = lm.generate("The capital of France is", max_tokens=8, temperature=0)
     next(generation)
     lm.prefill("word " * 500)
     loaded = resident() - before
@@ -290,7 +292,7 @@ def test_closing_while_a_thread_generates(gemma_gguf: Path) -> None:
 
     def work() -> None:
         try:
-            list(lm.generate(LONG, 5))
+            list(lm.generate(LONG, max_tokens=5, temperature=0))
         except BaseException as error:
             errors.append(error)
 

@@ -95,7 +95,7 @@ def test_score(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_score_is_what_generation_reports(lm: LanguageModel) -> None:
-    steps = list(lm.generate(TEXT, max_tokens=5, logprobs=3))
+    steps = list(lm.generate(TEXT, max_tokens=5, logprobs=3, temperature=0))
     entries = lm.score([*lm.ids(TEXT), *(step.token for step in steps)], top=3)[-5:]
     assert [(s.token, s.logprob, s.top_logprobs) for s in steps] == [tuple(entry) for entry in entries]
 

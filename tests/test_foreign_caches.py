@@ -84,11 +84,11 @@ def _forward_greedy(lm: LanguageModel, cache: KVCache) -> None:
 
 
 def _generate(lm: LanguageModel, cache: KVCache) -> None:
-    lm.generate([1, 2], 4, cache=cache)  # refused here, not at the first step
+    lm.generate([1, 2], max_tokens=4, cache=cache, temperature=0)  # refused here, not at the first step
 
 
 def _generate_from_an_empty_one(lm: LanguageModel, cache: KVCache) -> None:
-    lm.generate([*IDS, 1], 4, cache=cache.fork(0))
+    lm.generate([*IDS, 1], max_tokens=4, cache=cache.fork(0), temperature=0)
 
 
 def _add(lm: LanguageModel, cache: KVCache) -> None:
@@ -173,14 +173,14 @@ def test_prefix_caches_hold_what_came_first(lm: LanguageModel, foreign: Language
     prefixes.clear()
     with pytest.raises(ShapeError, match=r"^prefix cache: expected a KV cache "):
         LanguageModel(foreign.model, foreign.tokenizer, prefix_cache=prefixes)
-    assert one.generate_text(IDS, 4) == lm.generate_text(IDS, 4)
+    assert one.generate_text(IDS, max_tokens=4, temperature=0) == lm.generate_text(IDS, max_tokens=4, temperature=0)
 
 
 def test_the_same_file_loaded_twice(lm: LanguageModel, folders: dict[str, Path], tmp_path: Path) -> None:
     """Caches may cross: everything that computes is equal, whatever the threads, the chunks, the context, the head."""
     last = [1, 2]
     (expected,) = lm.forward([(lm.prefill(IDS), last, None)])
-    text = lm.generate_text([*IDS, *last], 12)
+    text = lm.generate_text([*IDS, *last], max_tokens=12, temperature=0)
     options = {"threads": 2, "prefill_chunk": 17, "context_len": 128, "screen": False}
     with pyml_nlp.load(folders["base"], **options) as twin:  # type: ignore[arg-type]
         twin.prefill(IDS).save(tmp_path / "cache")
@@ -189,11 +189,11 @@ def test_the_same_file_loaded_twice(lm: LanguageModel, folders: dict[str, Path],
             assert np.array_equal(found, expected)
         lm.prefix_cache.clear()
         lm.prefix_cache.add(twin.prefill(IDS))
-        generation = lm.generate([*IDS, *last], 12)
+        generation = lm.generate([*IDS, *last], max_tokens=12, temperature=0)
         list(generation)
         assert (generation.completion.reused, generation.text) == (len(IDS), text)
         shared = LanguageModel(twin.model, twin.tokenizer, twin.eos_ids, 128, prefix_cache=lm.prefix_cache)
-        assert shared.generate_text([*IDS, *last], 12) == text
+        assert shared.generate_text([*IDS, *last], max_tokens=12, temperature=0) == text
 
 
 # ---- closed models
@@ -206,7 +206,7 @@ def test_a_closed_model_refuses_caches(folders: dict[str, Path], lm: LanguageMod
     cache.save(tmp_path / "cache")
     uses: list[Callable[[], object]] = [
         lambda: closed.forward([(cache, [1], None)]),
-        lambda: closed.generate([1], 3, cache=cache),
+        lambda: closed.generate([1], max_tokens=3, cache=cache, temperature=0),
         lambda: closed.load_cache(tmp_path / "cache"),
         closed.new_cache,
         lambda: Generator(lm, draft_model=closed),
@@ -237,11 +237,11 @@ def test_a_grammar_is_compiled_for_each_tokenizer(lm: LanguageModel, tiny_dirs: 
     expression = "[a-d]{2,4}(yes|no)"
     with pyml_nlp.load(tiny_dirs["gemma3"], threads=1) as other:
         assert other.tokenizer.kind != lm.tokenizer.kind
-        alone = [model.generate_text([10, 11], 12, regex=expression) for model in (lm, other)]
+        alone = [model.generate_text([10, 11], max_tokens=12, regex=expression, temperature=0) for model in (lm, other)]
         request = lm._request([10, 11], 12, regex=expression)
         for _ in range(2):
             for model, text in zip((lm, other), alone, strict=True):
-                (completion,) = model.generate_batch([request])
+                (completion,) = model.generate_batch([request], temperature=0)
                 assert completion.text == text
                 assert completion.text[:1] in "abcd"
 
@@ -259,14 +259,19 @@ def _with_more_rows(lm: LanguageModel, rows: int) -> LanguageModel:
     return LanguageModel(model, lm.tokenizer, lm.eos_ids, name=f"{rows} rows")
 
 
-@pytest.mark.parametrize("rules", [{}, {"temperature": 1.5, "seed": 3}, {"logit_bias": {390: -20.0, 7: 1.0}}])
+@pytest.mark.parametrize(
+    "rules",
+    [{"temperature": 0}, {"temperature": 1.5, "seed": 3}, {"temperature": 0, "logit_bias": {390: -20.0, 7: 1.0}}],
+)
 def test_a_draft_model_with_another_number_of_rows(rules: dict[str, Any], lm: LanguageModel) -> None:
     """Rows beyond the tokens (many models are filled up with some) are neither drafted nor run by who lacks them."""
     wide = _with_more_rows(lm, 400)
-    assert max(list(wide.generate(IDS, 60)), key=lambda step: step.token).token >= lm.vocab_size
+    assert (
+        max(list(wide.generate(IDS, max_tokens=60, temperature=0)), key=lambda step: step.token).token >= lm.vocab_size
+    )
     for model, draft in ((lm, wide), (wide, lm)):
         if model is lm and 390 in rules.get("logit_bias", {}):
             continue  # a bias for a row that it does not have
-        alone = [step.token for step in model.generate(IDS, 60, speculate=False, **rules)]
-        generation = model.generate(IDS, 60, draft_model=draft, **rules)
+        alone = [step.token for step in model.generate(IDS, max_tokens=60, speculate=False, **rules)]
+        generation = model.generate(IDS, max_tokens=60, draft_model=draft, **rules)
         assert [step.token for step in generation] == alone

@@ -100,11 +100,11 @@ def held(lock: Lock) -> Iterator[None]:
 def everything(lm: LanguageModel) -> list[object]:
     """What a model can do, a little of each."""
     with lm.trace() as trace:
-        text = lm.generate_text("the cat sat", 4)
+        text = lm.generate_text("the cat sat", max_tokens=4, temperature=0)
     return [
         text,
         len(trace.events) > 10,
-        lm.generate_text("x", 3, regex="[a-z]+"),
+        lm.generate_text("x", max_tokens=3, regex="[a-z]+", temperature=0),
         lm.chat_ids("hello"),
         lm.prefill("the cat sat on the mat").length,
         pyml_core.memory.weights_empty(100).size,
@@ -185,11 +185,11 @@ def test_forks_while_threads_do_everything(lm: LanguageModel) -> None:
 
 def test_forks_while_a_thread_loads(lm: LanguageModel, tiny_dirs: dict[str, Path]) -> None:
     """The child loads models, too."""
-    expected = lm.generate_text("the cat", 4)
+    expected = lm.generate_text("the cat", max_tokens=4, temperature=0)
 
     def child() -> None:
         with pyml_nlp.load(tiny_dirs["llama"], threads=2) as other:
-            assert other.generate_text("the cat", 4) == expected
+            assert other.generate_text("the cat", max_tokens=4, temperature=0) == expected
 
     with again_and_again(lambda: pyml_nlp.load(tiny_dirs["llama"], threads=2).close()):
         for _ in range(8):

@@ -54,7 +54,9 @@ def test_a_model_is_loaded_as_it_was(lm: LanguageModel, folder: Path) -> None:
     assert len(data) < 2000
     with pickle.loads(data) as other:
         assert other is not lm
-        assert other.generate_text(PROMPT, 8) == lm.generate_text(PROMPT, 8)
+        assert other.generate_text(PROMPT, max_tokens=8, temperature=0) == lm.generate_text(
+            PROMPT, max_tokens=8, temperature=0
+        )
         assert other.chat_ids("hello") == lm.chat_ids("hello")
         assert (other.name, other.origin) == (lm.name, lm.origin)
         assert other.origin is not None
@@ -142,7 +144,7 @@ def test_copies_are_the_model_itself(lm: LanguageModel) -> None:
 
 
 def test_a_pool_of_new_processes(lm: LanguageModel) -> None:
-    expected = lm.generate_text(PROMPT, 6)
+    expected = lm.generate_text(PROMPT, max_tokens=6, temperature=0)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         texts = [pool.submit(lm.generate_text, PROMPT, 6) for _ in range(2)]
         ids = pool.submit(methodcaller("encode", PROMPT), lm.tokenizer)
@@ -161,11 +163,12 @@ def test_a_pool_of_new_processes(lm: LanguageModel) -> None:
 
 
 def test_what_belongs_to_one_process(lm: LanguageModel, folder: Path) -> None:
-    generation = lm.generate(PROMPT, 2)
+    generation = lm.generate(PROMPT, max_tokens=2, temperature=0)
     with lm.trace() as trace, SafetensorsFolder(folder) as files:
         things = [
             (generation, "send its text, tokens and finish_reason"), (generation.completion, "send its text"),
-            (lm.agenerate(PROMPT, 2), "send its text"), (lm.generate_batch([PROMPT], 2), "send the texts"),
+            (lm.agenerate(PROMPT, max_tokens=2), "send its text"),
+            (lm.generate_batch([PROMPT], max_tokens=2), "send the texts"),
             (lm.conversation(), "send its messages"), (lm.new_cache(), r"save it with save\(path\)"),
             (trace, r"save it with save\(path\)"),
             (lm.model, "pickle the LanguageModel"), (lm.model.program, "make one"), (Generator(lm), "make one"),

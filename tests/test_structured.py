@@ -108,7 +108,7 @@ def test_rules_choose_among_what_may_come(small: LanguageModel) -> None:
     for rules in ({"top_k": 1}, {"top_p": 0.1}, {"min_p": 0.5}, {"typical_p": 0.2}, {"presence_penalty": 2.0}):
         assert re.fullmatch("[ab]{12}", small.generate_text("x", temperature=1.5, **rules, **options))
     a = next(iter(small.tokenizer.encode("a", add_special=False)))
-    text = small.generate_text("x", regex="[ab]", max_tokens=4, logit_bias={a: -float("inf")})
+    text = small.generate_text("x", regex="[ab]", max_tokens=4, logit_bias={a: -float("inf")}, temperature=0)
     assert text == "b"
 
 
@@ -125,7 +125,7 @@ def test_forced_tokens_are_not_run_one_by_one(small: LanguageModel, monkeypatch:
 
     monkeypatch.setattr(small.model, "forward", counted)
     schema = {"enum": ["the quick brown fox jumps over the lazy dog"]}
-    generation = small.generate("x", max_tokens=60, schema=schema)
+    generation = small.generate("x", max_tokens=60, schema=schema, temperature=0)
     steps = list(generation)
     assert json.loads(generation.text) == schema["enum"][0]
     assert len(runs) <= 3 < len(steps)
@@ -160,40 +160,48 @@ def test_batch_is_the_same_as_alone(small: LanguageModel) -> None:
 
 def test_a_batch_takes_the_same_options(small: LanguageModel) -> None:
     options: dict[str, Any] = {"regex": "[a-f]{9}", "min_p": 0.01, "stop": ["fa"], "seed": 4}
-    texts = [completion.text for completion in small.generate_batch(["one", "two"], 20, 1.2, **options)]
-    assert texts == [small.generate_text(prompt, 20, temperature=1.2, **options) for prompt in ("one", "two")]
+    texts = [
+        completion.text
+        for completion in small.generate_batch(["one", "two"], max_tokens=20, temperature=1.2, **options)
+    ]
+    assert texts == [
+        small.generate_text(prompt, max_tokens=20, temperature=1.2, **options) for prompt in ("one", "two")
+    ]
 
 
 def test_a_rolling_context(small: LanguageModel) -> None:
     schema = {"enum": [" ".join(["all work and no play"] * 12)]}
     narrow = pyml_nlp.LanguageModel(small.model, small.tokenizer, small.eos_ids, 32)
-    assert json.loads(narrow.generate_text("x", 200, schema=schema, overflow="roll")) == schema["enum"][0]
-    ended = narrow.generate("x", 200, schema=schema)
+    assert (
+        json.loads(narrow.generate_text("x", max_tokens=200, schema=schema, overflow="roll", temperature=0))
+        == schema["enum"][0]
+    )
+    ended = narrow.generate("x", max_tokens=200, schema=schema, temperature=0)
     list(ended)
     assert ended.finish_reason == "length"
     assert len(ended.tokens) == 32 - len(small.ids("x")) + 1
 
 
 def test_the_longest_text(small: LanguageModel) -> None:
-    generation = small.generate("x", max_tokens=7, schema=PERSON)
+    generation = small.generate("x", max_tokens=7, schema=PERSON, temperature=0)
     list(generation)
     assert (generation.finish_reason, len(generation.tokens)) == ("length", 7)
     assert generation.text.startswith('{"name": "')
     cache = small.new_cache(8)
-    full = small.generate("x y z", max_tokens=90, schema=SCHEMAS["choice"], cache=cache)
+    full = small.generate("x y z", max_tokens=90, schema=SCHEMAS["choice"], cache=cache, temperature=0)
     list(full)
     assert cache.length <= 8
 
 
 def test_a_cache_holds_all_but_the_last_token(small: LanguageModel) -> None:
     cache = small.new_cache()
-    generation = small.generate("x", max_tokens=60, regex="[ab] and so on and on and on", cache=cache)
+    generation = small.generate("x", max_tokens=60, regex="[ab] and so on and on and on", cache=cache, temperature=0)
     list(generation)
     assert cache.ids == [*small.ids("x"), *generation.tokens[:-1]]
 
 
 def test_stop_string(small: LanguageModel) -> None:
-    generation = small.generate("x", max_tokens=60, schema=PERSON, stop=['", "age'])
+    generation = small.generate("x", max_tokens=60, schema=PERSON, stop=['", "age'], temperature=0)
     list(generation)
     assert generation.finish_reason == "stop"
     assert generation.completion.stopped_by == '", "age'
@@ -201,7 +209,7 @@ def test_stop_string(small: LanguageModel) -> None:
 
 
 def test_cancel(small: LanguageModel) -> None:
-    generation = small.generate("x", max_tokens=60, schema=PERSON)
+    generation = small.generate("x", max_tokens=60, schema=PERSON, temperature=0)
     for step in generation:
         if step.index == 2:
             generation.cancel()
@@ -248,13 +256,13 @@ def test_a_grammar_that_is_too_much_work_ends_with_an_error(small: LanguageModel
     names = [f"k{i}" for i in range(2500)]
     branches = [{"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]} for name in names]
     with pytest.raises(GrammarError, match=r"^schema: Parser Error: Current row has [0-9]+ items; max is 2000$"):
-        small.generate_text("x", 30, schema={"anyOf": branches})
+        small.generate_text("x", max_tokens=30, schema={"anyOf": branches}, temperature=0)
 
 
 def test_a_grammar_that_takes_long_ends_with_the_deadline(small: LanguageModel) -> None:
     slow = {"patternProperties": {f"^k{n}x*$": {"type": "null"} for n in range(1000)}}
     start = time.monotonic()
-    generation = small.generate("x", max_tokens=9, schema=slow, timeout=0.3)
+    generation = small.generate("x", max_tokens=9, schema=slow, timeout=0.3, temperature=0)
     assert list(generation) == []
     assert time.monotonic() - start < 1.3
     assert (generation.finish_reason, generation.text) == ("timeout", "")
@@ -264,13 +272,14 @@ def test_without_llguidance(small: LanguageModel, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "llguidance", None)
     monkeypatch.setattr(small, "_vocabulary", None)
     with pytest.raises(GrammarError, match=r'structured output needs llguidance: pip install "pyml-nlp\[structured\]"'):
-        small.generate("x", regex="a")
+        small.generate("x", regex="a", temperature=0)
 
 
 def test_llguidance_is_not_imported_unless_it_is_used(smollm2_gguf: Path) -> None:
     import subprocess
 
-    code = f"import sys, pyml_nlp; pyml_nlp.load({str(smollm2_gguf)!r}).generate_text('x', 1); print(*sys.modules)"
+    text = f"pyml_nlp.load({str(smollm2_gguf)!r}).generate_text('x', max_tokens=1)"
+    code = f"import sys, pyml_nlp; {text}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "llguidance" not in done.stdout
 

@@ -56,45 +56,45 @@ def test_turns_are_those_of_new_runs(lm: LanguageModel) -> None:
 def test_only_what_is_new_runs(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer whose ids are those of its text is not run again: only the new message is."""
     chat = lm.conversation()
-    first = chat.send("the cat in the hat", max_tokens=5)
+    first = chat.send("the cat in the hat", max_tokens=5, temperature=0)
     text_of(first)
     held = chat._cache.length
     monkeypatch.setattr(lm, "chat_ids", lambda *_, **__: [*chat._cache.ids, *first.tokens[-1:], 5, 6])
-    second = chat.send("and", max_tokens=2)
+    second = chat.send("and", max_tokens=2, temperature=0)
     assert second.completion.prompt == [first.tokens[-1], 5, 6]
     assert chat._cache.length == held
 
 
 def test_thoughts_that_the_template_takes_away(lm: LanguageModel) -> None:
     chat = lm.conversation()
-    text_of(chat.send("the", max_tokens=5))
+    text_of(chat.send("the", max_tokens=5, temperature=0))
     chat._messages = [chat.messages[0], {"role": "assistant", "content": "a long thought | the"}]
     chat._answer = None
     messages = [*chat.messages, {"role": "user", "content": "cat"}]
-    text = text_of(chat.send("cat", max_tokens=6))
+    text = text_of(chat.send("cat", max_tokens=6, temperature=0))
     lm.prefix_cache.clear()
-    assert text == text_of(lm.chat(messages, max_tokens=6))
+    assert text == text_of(lm.chat(messages, max_tokens=6, temperature=0))
 
 
 def test_an_answer_that_is_not_read_to_its_end(lm: LanguageModel) -> None:
     chat = lm.conversation()
-    unread = chat.send("the", max_tokens=9)
+    unread = chat.send("the", max_tokens=9, temperature=0)
     assert chat.messages == [{"role": "user", "content": "the"}]
     next(unread)
     started = chat.messages[-1]["content"]
     messages = [*chat.messages, {"role": "user", "content": "cat"}]
-    text = text_of(chat.send("cat", max_tokens=6))
+    text = text_of(chat.send("cat", max_tokens=6, temperature=0))
     assert chat.messages[1] == {"role": "assistant", "content": started}
     assert list(unread) == []  # it has ended
     assert unread.finish_reason == "cancelled"
     lm.prefix_cache.clear()
-    assert text == text_of(lm.chat(messages, max_tokens=6))
+    assert text == text_of(lm.chat(messages, max_tokens=6, temperature=0))
 
 
 def test_system_messages_and_a_new_beginning(lm: LanguageModel) -> None:
     chat = lm.conversation()
     assert chat.system is None
-    text_of(chat.send("the", max_tokens=3))
+    text_of(chat.send("the", max_tokens=3, temperature=0))
     chat.system = "s"
     assert [message["role"] for message in chat.messages] == ["system", "user", "assistant"]
     chat.system = "t"
@@ -108,19 +108,21 @@ def test_system_messages_and_a_new_beginning(lm: LanguageModel) -> None:
 
 def test_a_message_that_cannot_be_answered_is_no_part(lm: LanguageModel) -> None:
     chat = lm.conversation()
-    text = text_of(chat.send("the", max_tokens=4))
+    text = text_of(chat.send("the", max_tokens=4, temperature=0))
     for message, error in (("cat " * 5000, ContextOverflowError), ({"role": "<x>"}, ChatTemplateError)):
         with pytest.raises(error):
             chat.send(message)
         assert chat.messages == [{"role": "user", "content": "the"}, {"role": "assistant", "content": text}]
-    assert text_of(chat.send("cat", max_tokens=4))
+    assert text_of(chat.send("cat", max_tokens=4, temperature=0))
 
 
 def test_continued_answers(lm: LanguageModel) -> None:
     messages = [{"role": "user", "content": "the"}, {"role": "assistant", "content": "cat in"}]
     ids = lm.chat_ids(messages, continue_final_message=True)
     assert lm.tokenizer.decode(ids) == "[user]the;[assistant]cat in"
-    assert text_of(lm.chat(messages, 6, continue_final_message=True)) == text_of(lm.generate(ids, 6))
+    assert text_of(lm.chat(messages, max_tokens=6, continue_final_message=True, temperature=0)) == text_of(
+        lm.generate(ids, max_tokens=6, temperature=0)
+    )
 
 
 def test_models_that_cannot_chat(tiny_dirs: dict[str, Path]) -> None:
@@ -140,17 +142,17 @@ def test_a_closed_model(lm: LanguageModel, tiny_dirs: dict[str, Path], tmp_path:
     other.close()
     assert process.returncode is not None
     with pytest.raises(PymlError, match="closed"):
-        text_of(other.chat("Hi"))
+        text_of(other.chat("Hi", temperature=0))
 
 
 def test_a_real_model(smollm2_gguf: Path) -> None:
     """What SmolLM2 says in exact arithmetic, which ends by itself; and the second turn runs its new tokens alone."""
     with pyml_nlp.load(smollm2_gguf, dtype="f32") as real:
         chat = real.conversation()
-        first = chat.send("What is the capital of France?", max_tokens=20)
+        first = chat.send("What is the capital of France?", max_tokens=20, temperature=0)
         assert text_of(first) == "The capital of France is Paris."
         assert first.finish_reason == "stop"
-        second = chat.send("And <|im_end|> of Italy?", max_tokens=1)
+        second = chat.send("And <|im_end|> of Italy?", max_tokens=1, temperature=0)
         prompt = real.tokenizer.decode(second.completion.prompt, skip_special=False)
         assert prompt == "<|im_end|>\n<|im_start|>user\nAnd <|im_end|> of Italy?<|im_end|>\n<|im_start|>assistant\n"
         ends = [number for number in second.completion.prompt if number in real.eos_ids]

@@ -52,7 +52,7 @@ def lm(instruct: Path) -> Iterator[LanguageModel]:
 
 
 def answer(lm: LanguageModel, messages: Any, **options: Any) -> str:
-    generation = lm.chat(messages, max_tokens=6, **options)
+    generation = lm.chat(messages, max_tokens=6, temperature=0, **options)
     return "".join(step.text for step in generation)
 
 
@@ -204,7 +204,7 @@ def test_a_full_context(commands: Any, instruct: Path, lm: LanguageModel) -> Non
 
 def test_options_of_texts_hold_for_answers(commands: Any, instruct: Path, lm: LanguageModel) -> None:
     options = ("--temperature", "1.5", "--seed", "3", "--top-k", "9", "--max-tokens", "20", "--threads", "1", "-q")
-    expected = "".join(step.text for step in lm.chat("cat", 20, temperature=1.5, seed=3, top_k=9))
+    expected = "".join(step.text for step in lm.chat("cat", max_tokens=20, temperature=1.5, seed=3, top_k=9))
     assert commands.infer(instruct, *options, "--interactive", stdin=b"cat\n").text == expected + "\n"
     matched = commands.infer(instruct, *options, "--interactive", "--regex", "(yes|no)", stdin=b"cat\nhat\n").text
     assert set(matched.split()) <= {"yes", "no"}

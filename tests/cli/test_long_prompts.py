@@ -44,11 +44,11 @@ def lm(folder: Path) -> Iterator[LanguageModel]:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda lm: lm.generate(TEXT, 3, timeout=0.2),
-        lambda lm: lm.generate_text(TEXT, 3, timeout=0.2),
-        lambda lm: lm.generate_batch(["a", TEXT], 3, timeout=0.2),
-        lambda lm: lm.agenerate(TEXT, 3, timeout=0.2),
-        lambda lm: lm.chat(TEXT, 3, timeout=0.2),
+        lambda lm: lm.generate(TEXT, max_tokens=3, timeout=0.2, temperature=0),
+        lambda lm: lm.generate_text(TEXT, max_tokens=3, timeout=0.2, temperature=0),
+        lambda lm: lm.generate_batch(["a", TEXT], max_tokens=3, timeout=0.2, temperature=0),
+        lambda lm: lm.agenerate(TEXT, max_tokens=3, timeout=0.2, temperature=0),
+        lambda lm: lm.chat(TEXT, max_tokens=3, timeout=0.2, temperature=0),
         lambda lm: lm.conversation().send(TEXT, max_tokens=3, timeout=0.2),
     ],
 )
@@ -63,7 +63,7 @@ def test_timeouts_from_python(call: Callable[[LanguageModel], Any], lm: Language
 
 
 def test_the_rest_of_a_timeout_is_for_the_answer(lm: LanguageModel) -> None:
-    generation = lm.chat("a", 100, timeout=60)
+    generation = lm.chat("a", max_tokens=100, timeout=60, temperature=0)
     assert generation.finish_reason is None
     assert [step.index for step in generation] == list(range(len(generation.tokens)))
     assert generation.finish_reason in ("length", "stop")

@@ -28,7 +28,7 @@ def lm(tiny_dirs: dict[str, Path]) -> Iterator[LanguageModel]:
 
 def test_logits_and_generate_agree(lm: LanguageModel) -> None:
     ids = lm.tokenizer.encode(TEXT)
-    steps = list(lm.generate(TEXT, max_tokens=10, logprobs=3))
+    steps = list(lm.generate(TEXT, max_tokens=10, logprobs=3, temperature=0))
     tokens = [step.token for step in steps]
     logits = lm.logits(ids + tokens[:-1])
     assert logits.shape == (len(ids) + len(tokens) - 1, lm.vocab_size)
@@ -44,7 +44,7 @@ def test_text_of_steps_is_the_text(lm: LanguageModel) -> None:
 
 
 def test_caches(lm: LanguageModel, tmp_path: Path) -> None:
-    whole = lm.generate_text(TEXT, max_tokens=12)
+    whole = lm.generate_text(TEXT, max_tokens=12, temperature=0)
     cache = lm.new_cache()
     lm.forward([(cache, lm.ids(TEXT)[:-1], [])])
     fork = cache.fork()
@@ -52,7 +52,7 @@ def test_caches(lm: LanguageModel, tmp_path: Path) -> None:
     loaded = lm.load_cache(tmp_path / "cache.safetensors")
     last = lm.ids(TEXT)[-1:]
     for used in (cache, fork, loaded):
-        assert lm.generate_text(last, max_tokens=12, cache=used) == whole
+        assert lm.generate_text(last, max_tokens=12, cache=used, temperature=0) == whole
     cache.trim(3)
     assert cache.length == 3
     (tmp_path / "cache.safetensors").write_bytes(b"no cache")
@@ -69,7 +69,7 @@ def test_batches(lm: LanguageModel) -> None:
 
 def test_trace(lm: LanguageModel) -> None:
     with lm.trace() as trace:
-        lm.generate_text(TEXT, max_tokens=3)
+        lm.generate_text(TEXT, max_tokens=3, temperature=0)
     assert {event.kind for event in trace.events} == {"prefill", "decode"}
     assert sum(event.name == "forward" for event in trace.events) == 3
     assert all(event.ms >= 0 for event in trace.events)
@@ -77,7 +77,9 @@ def test_trace(lm: LanguageModel) -> None:
 
 def test_a_deadline_does_not_change_a_text(lm: LanguageModel) -> None:
     prompt = "the quick brown fox jumps over the lazy dog and then runs away"  # in several chunks
-    assert lm.generate_text(prompt, max_tokens=8, timeout=1000) == lm.generate_text(prompt, max_tokens=8)
+    assert lm.generate_text(prompt, max_tokens=8, timeout=1000, temperature=0) == lm.generate_text(
+        prompt, max_tokens=8, temperature=0
+    )
 
 
 def test_progress(tiny_ggufs: dict[str, Path]) -> None:
@@ -94,7 +96,7 @@ def test_closed(tiny_ggufs: dict[str, Path]) -> None:
     lm.close()
     lm.close()
     with pytest.raises(PymlError, match="closed"):
-        lm.generate_text("x")
+        lm.generate_text("x", temperature=0)
 
 
 @pytest.mark.parametrize(
@@ -169,10 +171,13 @@ def test_bad_arguments_of_a_chat(tiny_dirs: dict[str, Path], tmp_path: Path) -> 
                 lambda: lm.chat({"role": "user"}),
                 "messages: expected a text or a list of messages, got {'role': 'user'}",
             ),
-            (lambda: lm.chat("x", "5"), "max_tokens must be a whole number, got '5'"),
+            (lambda: lm.chat("x", max_tokens="5"), "max_tokens must be a whole number, got '5'"),
             (lambda: lm.chat("x", tools=5), "tools: expected a list, got 5"),
             (lambda: lm.chat("x", template=5), "chat template: expected one of default, got 5"),
-            (lambda: lm.chat("x", variables=[1]), r"variables: expected a mapping of names and values, got \[1\]"),
+            (
+                lambda: lm.chat("x", variables=[1]),
+                r"variables: expected a mapping of names and values, got \[1\]",
+            ),
             (lambda: lm.conversation(5), "system must be a text, got 5"),
             (
                 lambda: lm.conversation("x").send(5),

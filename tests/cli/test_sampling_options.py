@@ -35,7 +35,7 @@ def test_rules(flags: tuple[str, ...], options: dict[str, Any], commands: Any, m
     result = commands.infer(model, *RUN, *flags)
     assert result.code == 0
     with pyml_nlp.load(model) as lm:
-        assert result.text == lm.generate_text(PROMPT, 12, temperature=1.5, seed=3, **options)
+        assert result.text == lm.generate_text(PROMPT, max_tokens=12, temperature=1.5, seed=3, **options)
 
 
 def test_stop(commands: Any, model: Path) -> None:

@@ -62,7 +62,7 @@ def use(lm: pyml_nlp.LanguageModel) -> None:
     with lm:
         ids = [1 % lm.vocab_size, 2 % lm.vocab_size]
         lm.logits(ids)
-        lm.generate_text(ids, 3, temperature=0.7, seed=1)
+        lm.generate_text(ids, max_tokens=3, temperature=0.7, seed=1)
         lm.tokenizer.decode(lm.tokenizer.encode("the Cat 12 é\n"))
         with contextlib.suppress(PymlError):  # most of them have no template
             lm.chat_ids("hi")

@@ -74,7 +74,7 @@ class _Followed(TinyModelDoor):
 
     def run(self, given: Any) -> int:
         """Generate a few tokens of a text that has to match."""
-        self.lm.generate_text("the", 6, temperature=1.0, seed=1, **{self.keyword: given})
+        self.lm.generate_text("the", max_tokens=6, temperature=1.0, seed=1, **{self.keyword: given})
         return size_of(given)
 
 

@@ -87,7 +87,7 @@ def test_a_character_cut_short_at_the_end() -> None:
 
 
 def test_generate_text() -> None:
-    assert make().generate_text("ab", 3) == "cde"
+    assert make().generate_text("ab", max_tokens=3) == "cde"
     assert make().generate_text([97, 98], max_tokens=3, temperature=0.0) == "cde"
 
 

@@ -44,13 +44,13 @@ def _fast_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_many_tokens_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(endless, context=300)
     greedy = Calls(lm, monkeypatch)
-    generation = lm.generate("ab", 60)
+    generation = lm.generate("ab", max_tokens=60)
     cache = generation.completion.cache
     steps = []
     for step in generation:
         steps.append(step)
         assert cache.ids == [97, 98, *generation.tokens[:-1]]
-    alone = list(make(endless, context=300).generate("ab", 60, stop="\x00"))
+    alone = list(make(endless, context=300).generate("ab", max_tokens=60, stop="\x00"))
     for one, other in zip(steps, alone, strict=True):
         assert replace(one, model_ms=0, sample_ms=0) == replace(other, model_ms=0, sample_ms=0)
     assert greedy.found == [(32, 32), (27, 27)]
@@ -65,9 +65,9 @@ def test_a_call_ends_where_something_can_be_drafted(monkeypatch: pytest.MonkeyPa
 
     lm = make(following, context=300)
     greedy = Calls(lm, monkeypatch)
-    steps = list(lm.generate("ab", 60))
+    steps = list(lm.generate("ab", max_tokens=60))
     assert [step.token for step in steps] == [
-        step.token for step in make(following, context=300).generate("ab", 60, speculate=False)
+        step.token for step in make(following, context=300).generate("ab", max_tokens=60, speculate=False)
     ]
     assert greedy.found == [(32, 30)]  # the last three have been there
     assert len(calls(lm)) < 45
@@ -81,7 +81,7 @@ def test_a_call_ends_with_the_text(ends: dict[str, Any], monkeypatch: pytest.Mon
 
     lm = make(following, context=300)
     greedy = Calls(lm, monkeypatch)
-    generation = lm.generate("ab", 60, **ends)
+    generation = lm.generate("ab", max_tokens=60, **ends)
     assert len(list(generation)) == 11
     assert (generation.finish_reason, generation.completion.cache.length) == ("stop", 12)
     assert greedy.found == [(32, 10)]
@@ -96,7 +96,7 @@ def test_a_call_ends_with_the_text(ends: dict[str, Any], monkeypatch: pytest.Mon
 def test_where_each_token_is_looked_at(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(endless, context=300)
     greedy = Calls(lm, monkeypatch)
-    assert len(list(lm.generate("ab", 20, **options))) == 20
+    assert len(list(lm.generate("ab", max_tokens=20, **options))) == 20
     assert not greedy.found
 
 
@@ -104,7 +104,7 @@ def test_slow_runs_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Costs, "ms", 21.0)
     lm = make(endless, context=300)
     greedy = Calls(lm, monkeypatch)
-    assert len(list(lm.generate("ab", 20))) == 20
+    assert len(list(lm.generate("ab", max_tokens=20))) == 20
     assert not greedy.found
 
 
@@ -112,21 +112,21 @@ def test_slow_runs_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None
 def test_texts_side_by_side_go_on_together(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(endless, context=300)
     greedy = Calls(lm, monkeypatch)
-    texts = [completion.text for completion in lm.generate_batch(["ab", "xyz"], 20)]
-    assert texts == [make(endless, context=300).generate_text(prompt, 20) for prompt in ("ab", "xyz")]
+    texts = [completion.text for completion in lm.generate_batch(["ab", "xyz"], max_tokens=20)]
+    assert texts == [make(endless, context=300).generate_text(prompt, max_tokens=20) for prompt in ("ab", "xyz")]
     assert not greedy.found
 
 
 @pytest.mark.usefixtures("_fast_runs")
 def test_left_in_the_middle_of_a_call() -> None:
-    whole = list(make(endless, context=300).generate("ab", 60))
+    whole = list(make(endless, context=300).generate("ab", max_tokens=60))
     for end in range(1, 40, 5):
         lm = make(endless, context=300)
         cache = lm.new_cache()
-        for step in lm.generate("ab", 60, cache=cache):
+        for step in lm.generate("ab", max_tokens=60, cache=cache):
             if step.index == end:
                 break
-        rest = list(lm.generate([step.token], 15, cache=cache))
+        rest = list(lm.generate([step.token], max_tokens=15, cache=cache))
         assert [step.token for step in rest] == [step.token for step in whole[end + 1 : end + 16]]
 
 
@@ -146,7 +146,7 @@ def test_a_logit_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
         return [found]
 
     monkeypatch.setattr(lm.model, "forward", broken)
-    generation = lm.generate("ab", 60)
+    generation = lm.generate("ab", max_tokens=60)
     with pytest.raises(PymlError, match="not finite: logit nan for token 60 at position 4"):
         list(generation)
     assert len(generation.tokens) == 2

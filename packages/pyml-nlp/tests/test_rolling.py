@@ -45,7 +45,7 @@ def reference(lm: Any, prompt: list[int], count: int, keep: int, limit: int, **r
 def test_rolls_as_if_computed_afresh(prompt: str, keep: int, speculate: bool) -> None:
     words = lambda ids: 97 + (sum(ids) + len(ids)) % 9  # noqa: E731
     lm = make(words, context=16)
-    generation = lm.generate(prompt, 60, overflow="roll", keep=keep, speculate=speculate)
+    generation = lm.generate(prompt, max_tokens=60, overflow="roll", keep=keep, speculate=speculate)
     steps = list(generation)
     assert generation.tokens == reference(make(words, context=16), lm.ids(prompt), 60, keep, 16)
     assert generation.finish_reason == "length"
@@ -55,7 +55,7 @@ def test_rolls_as_if_computed_afresh(prompt: str, keep: int, speculate: bool) ->
 
 def test_runs_of_a_rolling_context() -> None:
     lm = make(counting, context=8)
-    list(lm.generate("abcdef", 8, overflow="roll", keep=2, speculate=False))
+    list(lm.generate("abcdef", max_tokens=8, overflow="roll", keep=2, speculate=False))
     fed = [ids for call in calls(lm) for ids, _ in call]
     # "abcdefgh" is full when "i" is to be fed: "ab" stays, and of the rest the last three run again.
     assert [bytes(ids) for ids in fed] == [b"abcdef", b"g", b"h", b"ghi", b"j", b"k", b"l", b"klm"]
@@ -64,8 +64,8 @@ def test_runs_of_a_rolling_context() -> None:
 def test_the_default_keeps_the_beginning_of_sequence_token() -> None:
     lm = make(counting, context=8)
     lm.tokenizer.bos_id = 97
-    assert lm.generate("abc", 4, overflow="roll").completion.keep == 1
-    assert lm.generate("bcd", 4, overflow="roll").completion.keep == 0
+    assert lm.generate("abc", max_tokens=4, overflow="roll").completion.keep == 1
+    assert lm.generate("bcd", max_tokens=4, overflow="roll").completion.keep == 0
 
 
 def test_errors() -> None:
@@ -84,8 +84,8 @@ def test_errors() -> None:
 def test_a_cache_of_ones_own_rolls_too() -> None:
     lm = make(counting, context=8)
     cache = lm.new_cache()
-    list(lm.generate("abc", 3, cache=cache))
-    generation = lm.generate("xyzabc", 4, cache=cache, overflow="roll", keep=1)
+    list(lm.generate("abc", max_tokens=3, cache=cache))
+    generation = lm.generate("xyzabc", max_tokens=4, cache=cache, overflow="roll", keep=1)
     list(generation)
     assert generation.tokens == list(b"defg")
     assert cache.length <= 8

@@ -94,7 +94,7 @@ def test_kept_prefixes_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
     kept, page = lm.prefix_cache.nbytes, FakeModel.kv_layout.page_bytes
     assert kept == 5 * page
     monkeypatch.setattr(memory, "available_memory", lambda: 6 * page - lm.prefix_cache.nbytes)
-    assert len(lm.generate_text(different(2, 10), 100)) == 100
+    assert len(lm.generate_text(different(2, 10), max_tokens=100)) == 100
     assert lm.prefix_cache.fork([*different(1, 300), 5]) is None
 
 
@@ -134,7 +134,7 @@ def test_the_error_of_a_text_is_its_own() -> None:
                 assert str(text.error) == "logit_bias leaves no token that could stand at position 5"
             else:
                 assert (text.finish_reason, text.error) == ("length", None)
-                assert text.text == lm.generate_text(requests[number].prompt, 4)
+                assert text.text == lm.generate_text(requests[number].prompt, max_tokens=4)
     batch, made = lm.generate_batch(requests), []
     for number in range(5):
         if number in (1, 3):
@@ -149,9 +149,9 @@ def test_the_error_of_a_text_is_its_own() -> None:
 def test_the_error_of_one_text_is_raised() -> None:
     lm = make(cycle)
     nothing: Any = {"logit_bias": dict.fromkeys(range(FakeModel.vocab_size), -math.inf)}
-    generation = lm.generate("ab", 4, **nothing)
+    generation = lm.generate("ab", max_tokens=4, **nothing)
     with pytest.raises(PymlError, match="logit_bias leaves no token that could stand at position 2"):
         list(generation)
     assert (generation.finish_reason, generation.text) == ("error", "")
     assert list(generation) == []
-    assert lm.generate_text("ab", 4) == "cdef"
+    assert lm.generate_text("ab", max_tokens=4) == "cdef"

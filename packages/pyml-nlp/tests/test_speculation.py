@@ -37,7 +37,7 @@ def test_the_same_steps_in_fewer_runs(following: Any, rules: dict[str, Any]) -> 
     found, runs = [], []
     for speculate in (False, True):
         lm = make(following, context=300)
-        steps = list(lm.generate("ab", 100, logprobs=1, speculate=speculate, **rules))
+        steps = list(lm.generate("ab", max_tokens=100, logprobs=1, speculate=speculate, **rules))
         found.append(
             [(s.token, s.text, s.index, s.position, s.logprob, s.top_logprobs, s.finish_reason) for s in steps]
         )
@@ -49,7 +49,7 @@ def test_the_same_steps_in_fewer_runs(following: Any, rules: dict[str, Any]) -> 
 def test_the_cache_is_that_of_the_text_at_every_step() -> None:
     lm = make(words, context=300)
     cache = lm.new_cache()
-    generation = lm.generate("ab", 100, cache=cache)
+    generation = lm.generate("ab", max_tokens=100, cache=cache)
     for step in generation:
         assert cache.ids == [97, 98, *generation.tokens[:-1]]
         assert generation.tokens[-1] == step.token
@@ -57,21 +57,21 @@ def test_the_cache_is_that_of_the_text_at_every_step() -> None:
 
 
 def test_a_text_that_is_left_can_be_continued() -> None:
-    whole = list(make(words, context=300).generate("ab", 80, speculate=False))
+    whole = list(make(words, context=300).generate("ab", max_tokens=80, speculate=False))
     for end in range(1, 60, 7):
         lm = make(words, context=300)
         cache = lm.new_cache()
-        for step in lm.generate("ab", 80, cache=cache):
+        for step in lm.generate("ab", max_tokens=80, cache=cache):
             if step.index == end:
                 break
-        rest = list(lm.generate([step.token], 20, cache=cache))
+        rest = list(lm.generate([step.token], max_tokens=20, cache=cache))
         assert [step.token for step in rest] == [step.token for step in whole[end + 1 : end + 21]]
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 3, 10, 33])
 def test_no_token_too_many(max_tokens: int) -> None:
     lm = make(lambda ids: 97, context=300)
-    generation = lm.generate("aaaaaaaa", max_tokens)
+    generation = lm.generate("aaaaaaaa", max_tokens=max_tokens)
     assert len(list(generation)) == max_tokens
     assert generation.completion.cache.length == 8 + max_tokens - 1
     assert sum(len(ids) for call in calls(lm) for ids, _ in call) == 8 + max_tokens - 1  # nothing was run in vain
@@ -79,14 +79,14 @@ def test_no_token_too_many(max_tokens: int) -> None:
 
 def test_the_end_of_the_context() -> None:
     lm = make(lambda ids: 97, context=20)
-    generation = lm.generate("aaaaaaaa", 50)
+    generation = lm.generate("aaaaaaaa", max_tokens=50)
     assert len(list(generation)) == 13
     assert (generation.finish_reason, generation.completion.cache.length) == ("length", 20)
 
 
 def test_cancelled_ahead() -> None:
     lm = make(lambda ids: 97, context=300)
-    generation = lm.generate("aaaaaaaa", 100)
+    generation = lm.generate("aaaaaaaa", max_tokens=100)
     steps = []
     for step in generation:
         steps.append(step)
@@ -98,9 +98,9 @@ def test_cancelled_ahead() -> None:
 
 def test_a_batch() -> None:
     prompts = ["ab", "aaaa", "xyz", "abcabc"]
-    alone = [make(words, context=300).generate_text(prompt, 60, speculate=False) for prompt in prompts]
+    alone = [make(words, context=300).generate_text(prompt, max_tokens=60, speculate=False) for prompt in prompts]
     lm = make(words, context=300)
-    assert [completion.text for completion in lm.generate_batch(prompts, 60)] == alone
+    assert [completion.text for completion in lm.generate_batch(prompts, max_tokens=60)] == alone
     assert len(calls(lm)) < 50
     assert max(sum(len(ids) for ids, _ in call) for call in calls(lm)) <= len(prompts) + MAX_DRAFT
 
@@ -112,8 +112,10 @@ def test_a_draft_model_writes_ahead() -> None:
     runs = []
     for following in (words, lambda ids: 120):  # one that is always right, and one that never is
         lm, small = make(words, context=300), make(following, context=300)
-        steps = list(lm.generate("ab", 60, speculate=False, draft_model=small))
-        assert [step.token for step in steps] == [step.token for step in make(words, context=300).generate("ab", 60)]
+        steps = list(lm.generate("ab", max_tokens=60, speculate=False, draft_model=small))
+        assert [step.token for step in steps] == [
+            step.token for step in make(words, context=300).generate("ab", max_tokens=60)
+        ]
         runs.append(len(calls(lm)))
     assert runs[0] < 25
     assert runs[1] <= 60
@@ -131,14 +133,14 @@ def test_a_draft_model_makes_up_for_what_it_missed() -> None:
 
 def test_a_draft_model_with_a_shorter_context() -> None:
     lm, small = make(words, context=300), make(words, context=16)
-    assert len(list(lm.generate("ab", 40, speculate=False, draft_model=small))) == 40
+    assert len(list(lm.generate("ab", max_tokens=40, speculate=False, draft_model=small))) == 40
 
 
 def test_sampled_with_a_draft_model() -> None:
     rules: dict[str, Any] = {"temperature": 1.2, "seed": 8}
-    alone = [step.token for step in make(words, context=300).generate("ab", 60, speculate=False, **rules)]
+    alone = [step.token for step in make(words, context=300).generate("ab", max_tokens=60, speculate=False, **rules)]
     lm = make(words, context=300)
-    drafted = [step.token for step in lm.generate("ab", 60, draft_model=make(words, context=300), **rules)]
+    drafted = [step.token for step in lm.generate("ab", max_tokens=60, draft_model=make(words, context=300), **rules)]
     assert drafted == alone
     assert len(calls(lm)) < 30  # the same noise makes the same choices
 

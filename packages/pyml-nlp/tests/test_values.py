@@ -112,18 +112,21 @@ def test_numbers_of_numpy_give_the_same_text() -> None:
     assert same == rules
     assert {type(value) for value in vars(same).values()} == {type(value) for value in vars(rules).values()}
     lm = make(cycle)
-    plain = lm.generate_text("ab", 5, temperature=1.5, seed=2**40 + 1)
-    assert lm.generate_text(np.array([97, 98]), np.int64(5), temperature=1.5, seed=np.uint64(2**40 + 1)) == plain  # type: ignore[arg-type]
+    plain = lm.generate_text("ab", max_tokens=5, temperature=1.5, seed=2**40 + 1)
+    assert (
+        lm.generate_text(np.array([97, 98]), max_tokens=np.int64(5), temperature=1.5, seed=np.uint64(2**40 + 1))
+        == plain
+    )  # type: ignore[arg-type]
 
 
 def test_none_is_not_given() -> None:
     lm = make(cycle)
     names = "temperature stop stop_ids include_stop logprobs keep overflow timeout top_k top_p seed logit_bias order"
     nothing: Any = dict.fromkeys([*names.split(), "sample", "schema", "regex", "grammar", "draft_model"])
-    (text,) = lm.generate_batch(["ab"], None, **nothing)  # type: ignore[arg-type]
+    (text,) = lm.generate_batch(["ab"], max_tokens=None, **nothing)  # type: ignore[arg-type]
     assert text.text == lm.generate_text("ab")
     del nothing["sample"]
-    assert lm.generate_text("ab", None, cache=None, **nothing) == lm.generate_text("ab")  # type: ignore[arg-type]
+    assert lm.generate_text("ab", max_tokens=None, cache=None, **nothing) == lm.generate_text("ab")  # type: ignore[arg-type]
 
 
 def test_requests_hold_plain_values() -> None:
@@ -137,7 +140,7 @@ def test_requests_hold_plain_values() -> None:
 
 def refusals() -> dict[str, tuple[Callable[[LanguageModel], object], str]]:
     def text(prompt: Any = "ab", max_tokens: Any = 3, **options: Any) -> Callable[[LanguageModel], object]:
-        return lambda lm: lm.generate_text(prompt, max_tokens, **options)
+        return lambda lm: lm.generate_text(prompt, max_tokens=max_tokens, **options)
 
     anything: Any = object()
     prompts: dict[str, tuple[Any, str]] = {

@@ -41,7 +41,7 @@ def measure(job: dict[str, Any]) -> ColdRun:
     import pyml_nlp
 
     start = time.perf_counter()
-    lm = pyml_nlp.load(job["model"], job["dtype"], job["threads"])
+    lm = pyml_nlp.load(job["model"], dtype=job["dtype"], threads=job["threads"])
     load_ms = (time.perf_counter() - start) * 1e3
     loaded = memory_of_process("VmRSS:")
     ids, path = job["ids"], Path(job["cache"])

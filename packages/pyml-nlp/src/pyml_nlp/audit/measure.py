@@ -97,7 +97,7 @@ def measure(
             announce()
             runs += cold_pair()
     announce()
-    with loading.load(model, dtype, threads) as lm:
+    with loading.load(model, dtype=dtype, threads=threads) as lm:
         facts = _facts(lm, source, dtype)
         layers = list(plan.layers or range(facts.n_layers))
         announce()

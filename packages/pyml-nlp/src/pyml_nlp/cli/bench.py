@@ -154,7 +154,7 @@ def command(
 
     with ProgressBar("Loading", level >= 0) as bar:
         screen = text is not None and not full_head
-        lm = load(source, dtype, threads, screen=screen, kv_dtype=kv_dtype, progress=bar)
+        lm = load(source, dtype=dtype, threads=threads, screen=screen, kv_dtype=kv_dtype, progress=bar)
     kv = lm.kv_layout.dtype
     text_ids = None if text is None else _text_ids(lm, Path(text))
     rows = []

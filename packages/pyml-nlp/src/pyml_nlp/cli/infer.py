@@ -200,7 +200,15 @@ def _load(
     logs.root.info("[runtime] SIMD: %s", cpu.level())
     logs.root.info("[runtime] Threads: %d", threads or cpu.default_threads())
     with ProgressBar("Loading", level >= 0) as bar:
-        return load(source, dtype, threads, context_len, screen=not full_head, kv_dtype=kv_dtype, progress=bar)
+        return load(
+            source,
+            dtype=dtype,
+            threads=threads,
+            context_len=context_len,
+            screen=not full_head,
+            kv_dtype=kv_dtype,
+            progress=bar,
+        )
 
 
 # ---- generation
