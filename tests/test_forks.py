@@ -117,7 +117,7 @@ def test_every_lock_of_another_thread_is_free_in_the_child(lm: LanguageModel) ->
     locks = {
         "program": lm.model.program._lock,
         "tokenizer": lm.tokenizer._lock,  # type: ignore[attr-defined]
-        "vocabulary": lm._vocabulary_lock,
+        "vocabulary": lm.engine._vocabulary_lock,
         "grammars": lm.vocabulary._lock,
         "renderer": lm.chat_template._renderer._lock,
         "prefix cache": lm.prefix_cache._lock,

@@ -123,7 +123,7 @@ def test_a_draft_model_writes_ahead() -> None:
 
 def test_a_draft_model_makes_up_for_what_it_missed() -> None:
     small = make(words, context=300)
-    drafter = DraftModel(small, Request([1]), [97, 98], VOCAB)
+    drafter = DraftModel(small.engine, Request([1]), [97, 98], VOCAB)
     assert drafter.draft(3) == [words([0] * n) for n in (2, 3, 4)]
     for token in (99, 100, 101, 102):
         drafter.append(token)
@@ -154,7 +154,7 @@ def test_other_vocabularies_are_refused() -> None:
         vocab_size = 301
 
     lm = make()
-    check_vocabulary(lm, make())
+    check_vocabulary(lm.engine, make().engine)
     for tokenizer, message in ((Other(), r"found b'\?' for token 70, which is b'F'"), (Larger(), "found one of 301")):
         other = LanguageModel(make().model, tokenizer, name="small")  # type: ignore[arg-type]
         for _ in range(2):

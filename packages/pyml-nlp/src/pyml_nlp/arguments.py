@@ -16,13 +16,13 @@ from .sampling import Sampling
 from .values import check_ids, token_ids, whole
 
 if TYPE_CHECKING:
-    from .language_model import LanguageModel
+    from .engine import Engine
 
 _BATCH_OPTIONS = {field.name for kind in (Request, Sampling) for field in fields(kind)} - {"prompt", "sampling"}
 _BATCH_OPTIONS |= {"schema", "regex"}
 
 
-def prompt_ids(lm: LanguageModel, name: str, value: Any) -> list[int]:
+def prompt_ids(engine: Engine, name: str, value: Any) -> list[int]:
     """Token ids of a text, with what the model wants around them, once; or the ids that were given.
 
     Raises:
@@ -30,9 +30,9 @@ def prompt_ids(lm: LanguageModel, name: str, value: Any) -> list[int]:
         TextError: a text that cannot be encoded.
     """
     if isinstance(value, str):
-        return lm.tokenizer.encode_prompt(value)
+        return engine.tokenizer.encode_prompt(value)
     ids = list(token_ids(name, value))
-    check_ids(name, ids, lm.vocab_size)
+    check_ids(name, ids, engine.vocab_size)
     return ids
 
 
@@ -87,19 +87,6 @@ def check_forward(batch: Any, want: Any) -> None:
             raise ArgumentError(f"{expected}, got {quoted(part)} at {index}", "batch")
         if not isinstance(part[0], KVCache):
             raise ArgumentError(f"{expected}, got {quoted(part[0])} for the cache at {index}", "batch")
-
-
-def cache_length(value: Any, limit: int) -> int:
-    """Positions of a cache.
-
-    Raises:
-        ArgumentError: no whole number.
-        PymlError: not in 1 .. ``limit``, the context.
-    """
-    length = whole("max_length", value)
-    if not 1 <= length <= limit:
-        raise PymlError(f"context: expected 1 to {limit} positions, got {quoted(length)}")
-    return length
 
 
 def not_empty(name: str, ids: list[int]) -> list[int]:

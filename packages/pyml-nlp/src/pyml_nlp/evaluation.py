@@ -12,18 +12,17 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from pyml_core.errors import PymlError, quoted
+from pyml_nn import KVCache
 
 from .sampling import F32Array, log_sum_exp, top_logprobs
 from .sampling.arrays import PIECE
+from .tokenizer import Tokenizer
 from .values import whole
-
-if TYPE_CHECKING:
-    from .language_model import LanguageModel
 
 ROW_BYTES = 64 << 20
 """Most bytes of logits that are held at a time."""
@@ -32,6 +31,38 @@ SIGMAS = 1.959964
 """Half the width of an interval of 95 %, in standard errors."""
 
 Progress = Callable[[int, int], None]
+
+
+class Predictor(Protocol):
+    """What is evaluated: a language model, of which this is needed."""
+
+    @property
+    def name(self) -> str:
+        """What it was loaded from, for messages."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """The width of a row of logits (V)."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Most positions of a sequence."""
+        ...
+
+    def new_cache(self, max_length: int | None = None) -> KVCache:
+        """An empty KV cache."""
+        ...
+
+    def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Sequence[int] | None]]) -> list[F32Array]:
+        """Logits (len(positions), V) of each sequence."""
+        ...
 
 
 class TokenScore(NamedTuple):
@@ -100,7 +131,7 @@ class Window(NamedTuple):
     first: int
 
 
-def score(lm: LanguageModel, ids: Sequence[int], top: int = 0) -> list[TokenScore]:
+def score(lm: Predictor, ids: Sequence[int], top: int = 0) -> list[TokenScore]:
     """The log probability of each token of a sequence; see :meth:`LanguageModel.score`."""
     top = whole("top", top, 0)
     if not ids:
@@ -112,12 +143,12 @@ def score(lm: LanguageModel, ids: Sequence[int], top: int = 0) -> list[TokenScor
 
 
 def evaluate(
-    lm: LanguageModel,
+    lm: Predictor,
     text: str,
     window: int = 512,
     stride: int | None = None,
     limit: int | None = None,
-    reference: LanguageModel | None = None,
+    reference: Predictor | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Perplexity of a text, and how far the model lies from a reference.
@@ -217,7 +248,7 @@ def kl_divergence(p: F32Array, q: F32Array, p_norm: float, q_norm: float) -> flo
     return max(0.0, total - (p_norm - q_norm))  # below 0 by rounding alone
 
 
-def _predictions(lm: LanguageModel, window: Window) -> Iterator[tuple[int, F32Array]]:
+def _predictions(lm: Predictor, window: Window) -> Iterator[tuple[int, F32Array]]:
     """Every scored token of a window and the logits (V,) that predict it."""
     ids, first = window
     step = min(512, max(16, ROW_BYTES // (4 * lm.vocab_size)))

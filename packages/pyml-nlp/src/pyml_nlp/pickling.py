@@ -15,7 +15,7 @@ from pyml_core.errors import PymlError
 from .errors import ModelFileError
 
 if TYPE_CHECKING:
-    from .language_model import LanguageModel
+    from .engine import Engine
     from .tokenizer import Tokenizer
 
 
@@ -34,18 +34,18 @@ class Origin:
     options: Mapping[str, Any]
 
 
-def reduce_model(lm: LanguageModel) -> tuple[Any, ...]:
-    """What ``pickle`` asks of a model.
+def reduce_model(engine: Engine, origin: Origin | None) -> tuple[Any, ...]:
+    """The result of ``__reduce__`` for a language model.
 
     Raises:
         PymlError: it is closed, or was not loaded from files.
     """
-    lm.check_open()
-    if lm.origin is None:
+    engine.check_open()
+    if origin is None:
         raise PymlError(
-            f"model {lm.name}: it was not loaded from a path and cannot be pickled: make it in each process"
+            f"model {engine.name}: it was not loaded from a path and cannot be pickled: make it in each process"
         )
-    return _load_model, (lm.origin, _fingerprint(lm))
+    return _load_model, (origin, _fingerprint(engine))
 
 
 def reduce_tokenizer(tokenizer: Tokenizer) -> tuple[Any, ...]:
@@ -59,11 +59,11 @@ def reduce_tokenizer(tokenizer: Tokenizer) -> tuple[Any, ...]:
     return _load_tokenizer, (tokenizer.path, tokenizer.fingerprint)
 
 
-def _load_model(origin: Origin, fingerprint: str) -> LanguageModel:
+def _load_model(origin: Origin, fingerprint: str) -> object:
     from .loading import load
 
     lm = load(origin.path, **origin.options)
-    if _fingerprint(lm) != fingerprint:
+    if _fingerprint(lm.engine) != fingerprint:
         lm.close()
         raise _changed(origin.path, "model")
     lm.name = origin.name
@@ -79,8 +79,8 @@ def _load_tokenizer(path: Path, fingerprint: str) -> Tokenizer:
     return tokenizer
 
 
-def _fingerprint(lm: LanguageModel) -> str:
-    return f"{lm.model.fingerprint} {lm.tokenizer.fingerprint}"
+def _fingerprint(engine: Engine) -> str:
+    return f"{engine.model.fingerprint} {engine.tokenizer.fingerprint}"
 
 
 def _changed(path: Path, what: str) -> ModelFileError:

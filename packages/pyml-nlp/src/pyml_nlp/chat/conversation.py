@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyml_core.pickling import OfOneProcess
 
@@ -13,8 +13,27 @@ from ..values import text as plain_text
 from .messages import Message
 
 if TYPE_CHECKING:
+    from pyml_nn import KVCache
+
     from ..generation.iterator import Generation
-    from ..language_model import LanguageModel
+
+
+class Chatter(Protocol):
+    """What answers: a language model, of which this is needed."""
+
+    def new_cache(self) -> KVCache:
+        """An empty KV cache."""
+        ...
+
+    def chat_ids(
+        self, messages: Sequence[Message], *, tools: Sequence[Message] | None, variables: Mapping[str, Any] | None
+    ) -> list[int]:
+        """The prompt that its template makes of messages."""
+        ...
+
+    def generate(self, prompt: Sequence[int], **options: Any) -> Generation:
+        """Continue a prompt."""
+        ...
 
 
 class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
@@ -35,7 +54,7 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
 
     def __init__(
         self,
-        lm: LanguageModel,
+        lm: Chatter,
         system: str | None = None,
         tools: Sequence[Message] | None = None,
         variables: Mapping[str, Any] | None = None,

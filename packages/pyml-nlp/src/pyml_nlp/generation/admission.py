@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyml_core.errors import OutOfMemoryError, PymlError, quoted
 from pyml_nn import ContextOverflowError, KVCache
 
 from .. import memory
+from ..engine import Engine
 from ..errors import ArgumentError
 from ..values import check_ids
 from .completion import Completion
 from .request import Request
 from .rolling import ROLL
 
-if TYPE_CHECKING:
-    from ..language_model import LanguageModel
 
-
-def check_request(lm: LanguageModel, request: Request, cache: Any) -> int:
+def check_request(engine: Engine, request: Request, cache: Any) -> int:
     """Most positions that the prompt and its text may take together, after what a cache (or None) holds.
 
     Raises:
@@ -31,14 +29,14 @@ def check_request(lm: LanguageModel, request: Request, cache: Any) -> int:
     if cache is not None and not isinstance(cache, KVCache):
         raise ArgumentError(f"must be a KVCache (lm.new_cache() makes one), got {quoted(cache)}", "cache")
     if cache is not None:
-        lm.model.cache_origin.check(cache.origin, "cache")
-    check_ids("prompt", request.prompt, lm.vocab_size)
-    check_ids("stop_ids", request.stop_ids, lm.vocab_size)
-    check_ids("logit_bias", request.sampling.logit_bias or (), lm.vocab_size)
+        engine.model.cache_origin.check(cache.origin, "cache")
+    check_ids("prompt", request.prompt, engine.vocab_size)
+    check_ids("stop_ids", request.stop_ids, engine.vocab_size)
+    check_ids("logit_bias", request.sampling.logit_bias or (), engine.vocab_size)
     prompt, held = request.prompt, 0 if cache is None else cache.length
-    limit = lm.context_length if cache is None else min(cache.max_length, lm.context_length)
+    limit = engine.context_length if cache is None else min(cache.max_length, engine.context_length)
     if request.overflow == ROLL:
-        kept = kept_tokens(lm, request)
+        kept = kept_tokens(engine, request)
         if kept > limit // 2:
             raise PymlError(f"keep: expected at most {limit // 2}, half of the context, got {quoted(kept)}")
     elif held + len(prompt) > limit:
@@ -50,14 +48,14 @@ def check_request(lm: LanguageModel, request: Request, cache: Any) -> int:
     return limit
 
 
-def kept_tokens(lm: LanguageModel, request: Request) -> int:
+def kept_tokens(engine: Engine, request: Request) -> int:
     """How many tokens at the beginning a rolling context never forgets."""
     if request.keep is not None:
         return request.keep
-    return int(request.prompt[0] == lm.tokenizer.bos_id)
+    return int(request.prompt[0] == engine.tokenizer.bos_id)
 
 
-def check_memory(lm: LanguageModel, others: Iterable[Completion], positions: int, held: int) -> None:
+def check_memory(engine: Engine, others: Iterable[Completion], positions: int, held: int) -> None:
     """Whether keys and values of so many positions fit, of which ``held`` bytes are there, beside those of other texts.
 
     What the others will still take counts as taken. Kept prefixes give way to texts.
@@ -65,7 +63,7 @@ def check_memory(lm: LanguageModel, others: Iterable[Completion], positions: int
     Raises:
         OutOfMemoryError: they do not fit.
     """
-    layout = lm.kv_layout
+    layout = engine.kv_layout
     needed = max(0, layout.bytes_for(positions) - held)
     for other in others:
         needed += max(0, layout.bytes_for(other.cache.max_length) - other.cache.nbytes)
@@ -73,5 +71,5 @@ def check_memory(lm: LanguageModel, others: Iterable[Completion], positions: int
     try:
         memory.require(needed, what)
     except OutOfMemoryError:
-        lm.prefix_cache.clear()
+        engine.prefix_cache.clear()
         memory.require(needed, what)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
 from pyml_core.errors import PymlError, quoted
 
-from ..errors import ArgumentError
+from ..engine import Engine
 from ..sampling import sample
 from .prefix_cache import common_length
 from .request import Request
 from .speculation import FORGET, Drafter
-
-if TYPE_CHECKING:
-    from ..language_model import LanguageModel
 
 
 class DraftModel:
     """Drafts what a smaller model would write, with the same rules (but for penalties) and the same noise.
 
     Args:
-        lm: the smaller model.
+        engine: of the smaller model.
         request: of the text.
         ids: all that stands before the text.
         vocab_size: rows of the larger model's logits; a token beyond them is not drafted.
@@ -31,20 +27,20 @@ class DraftModel:
     Models of one vocabulary may have different numbers of rows, of which the last ones belong to no token.
     """
 
-    def __init__(self, lm: LanguageModel, request: Request, ids: Sequence[int], vocab_size: int) -> None:
-        self._lm = lm
+    def __init__(self, engine: Engine, request: Request, ids: Sequence[int], vocab_size: int) -> None:
+        self._engine = engine
         self._vocab_size = vocab_size
-        self._has_all = max([*ids, *(request.sampling.logit_bias or ())]) < lm.vocab_size
+        self._has_all = max([*ids, *(request.sampling.logit_bias or ())]) < engine.vocab_size
         self._request = request
         self._ids = list(ids)
-        self._cache = lm.new_cache()
+        self._cache = engine.new_cache()
         self._drafted: list[int] = []
         self._rate = 0.7  # how often its next token is right
         self.ms_per_token = 0.0
 
     def chances(self, limit: int) -> list[float]:
         """None where the text would be longer than this model's context, or has a token that it does not have."""
-        room = self._lm.context_length - len(self._ids) if self._has_all else 0
+        room = self._engine.context_length - len(self._ids) if self._has_all else 0
         return [self._rate ** (i + 1) for i in range(min(limit, room))]
 
     def draft(self, count: int) -> list[int]:
@@ -56,7 +52,7 @@ class DraftModel:
         feed = ids[cache.length :]
         start = time.perf_counter()
         for i in range(count):
-            rows = self._lm.forward([(cache, feed, None)])[0]
+            (rows,), _ = self._engine.forward([(cache, feed, None)])
             if i == 1:  # the first run has what was missed, too
                 start = time.perf_counter()
             feed = [sample(rows[-1], sampling, number, len(ids) + i)]
@@ -77,7 +73,7 @@ class DraftModel:
         elif self._rate < 0.5:
             self._rate += 0.002
         self._ids.append(token)
-        self._has_all = self._has_all and token < self._lm.vocab_size
+        self._has_all = self._has_all and token < self._engine.vocab_size
 
 
 class FirstThatHas:
@@ -111,30 +107,26 @@ class FirstThatHas:
             drafter.append(token)
 
 
-_same: WeakKeyDictionary[LanguageModel, WeakSet[LanguageModel]] = WeakKeyDictionary()
+_same: WeakKeyDictionary[Engine, WeakSet[Engine]] = WeakKeyDictionary()
 
 
-def check_vocabulary(lm: LanguageModel, draft: LanguageModel) -> None:
-    """Raise :class:`PymlError` if the draft model is none or closed, or a token id means something else to it."""
-    from ..language_model import LanguageModel
-
-    if not isinstance(draft, LanguageModel):
-        raise ArgumentError(f"must be a model that pyml_nlp.load has returned, got {quoted(draft)}", "draft_model")
+def check_vocabulary(engine: Engine, draft: Engine) -> None:
+    """Raise :class:`PymlError` if the draft model is closed, or a token id means something else to it."""
     draft.check_open()
-    known = _same.setdefault(lm, WeakSet())
+    known = _same.setdefault(engine, WeakSet())
     if draft in known:
         return
-    ours, theirs = lm.tokenizer, draft.tokenizer
+    ours, theirs = engine.tokenizer, draft.tokenizer
     if ours.vocab_size != theirs.vocab_size:
         raise PymlError(
-            f"draft model {draft.name}: expected the vocabulary of {lm.name} ({ours.vocab_size} tokens), "
+            f"draft model {draft.name}: expected the vocabulary of {engine.name} ({ours.vocab_size} tokens), "
             f"found one of {theirs.vocab_size}"
         )
     for token in range(ours.vocab_size):
         expected, found = ours.token_bytes(token), theirs.token_bytes(token)
         if expected != found:
             raise PymlError(
-                f"draft model {draft.name}: expected the vocabulary of {lm.name}, "
+                f"draft model {draft.name}: expected the vocabulary of {engine.name}, "
                 f"found {quoted(found)} for token {token}, which is {quoted(expected)}"
             )
     known.add(draft)

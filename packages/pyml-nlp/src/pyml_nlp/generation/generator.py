@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from pyml_core.want import ALL_LOGITS, MAX_TOP, Greedy, GreedyToken, Top, TopLog
 from pyml_nn import KVCache
 
 from .. import logs
+from ..engine import Engine, HasEngine, engine_of
 from ..sampling import F32Array, check_finite, sample, top_logprobs
 from ..structured.grammar import Grammar
 from ..structured.matcher import Matcher
@@ -33,9 +34,6 @@ from .preparing import preparing
 from .request import Request
 from .rolling import ROLL
 from .speculator import Speculator
-
-if TYPE_CHECKING:
-    from ..language_model import LanguageModel
 
 
 class Feed(NamedTuple):
@@ -55,10 +53,10 @@ class Feed(NamedTuple):
 
 
 class Generator(OfOneProcess, instead="make one with the model of the other process"):
-    """Generates texts with one language model.
+    """Generates texts with one model.
 
     Args:
-        lm: the language model.
+        engine: of the model; a language model stands for its own.
         timeout: seconds from now after which every text ends, with what it has.
         speculate: draft tokens and check several in a run where that pays; the texts are the same either way.
         draft_model: a smaller model that drafts where the text's own past does not.
@@ -71,13 +69,14 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     def __init__(
         self,
-        lm: LanguageModel,
+        engine: Engine | HasEngine,
         timeout: float | None = None,
         speculate: bool = True,
-        draft_model: LanguageModel | None = None,
+        draft_model: Engine | HasEngine | None = None,
     ) -> None:
-        self._lm = lm
-        self._speculator = Speculator(lm, flag("speculate", speculate), draft_model)
+        self._engine = engine_of(engine, "engine")
+        draft = None if draft_model is None else engine_of(draft_model, "draft_model")
+        self._speculator = Speculator(self._engine, flag("speculate", speculate), draft)
         self._token = CancelToken(seconds("timeout", timeout))
         self._started: list[Completion] = []  # and not ended
         self._n_started = 0
@@ -101,26 +100,26 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             ArgumentError, ShapeError: as of :meth:`check`.
             PymlError: the model is closed.
         """
-        self._lm.check_open()
+        self._engine.check_open()
         limit = self.check(request, cache)
         held = 0 if cache is None else cache.length
         wanted = min(limit, held + len(request.prompt) + request.max_tokens)
-        check_memory(self._lm, self._started, wanted, 0 if cache is None else cache.nbytes)
+        check_memory(self._engine, self._started, wanted, 0 if cache is None else cache.nbytes)
         given = cache is not None
         if cache is None:
-            cache = self._lm.new_cache(wanted)
+            cache = self._engine.new_cache(wanted)
         request = request.seeded()
         if not request.sampling.greedy:
             logs.generator.debug("[sampling] seed=%d", request.sampling.seed)
-        decoder: StreamDecoder = self._lm.tokenizer.stream_decoder()
+        decoder: StreamDecoder = self._engine.tokenizer.stream_decoder()
         matcher = None
         if request.grammar is not None:
             matcher = self._matcher(request.grammar)
             # The text is exactly the bytes that match: no space is taken from its beginning.
-            decoder = ByteDecoding(self._lm.tokenizer.token_bytes)
+            decoder = ByteDecoding(self._engine.tokenizer.token_bytes)
         completion = Completion(self._n_started, request, cache, decoder, matcher)
         completion.cache_given = given
-        completion.keep = kept_tokens(self._lm, request)
+        completion.keep = kept_tokens(self._engine, request)
         self._n_started += 1
         self._started.append(completion)
         return completion
@@ -129,7 +128,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         """A matcher for a new text; None: it is to end before it begins."""
         try:
             with self._token:
-                return self._lm.vocabulary.matcher(grammar)
+                return self._engine.vocabulary.matcher(grammar)
         except Cancelled:
             return None
 
@@ -142,11 +141,13 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             ShapeError: a cache of another origin.
             PymlError: a rolling context would keep more than half of itself.
         """
-        return check_request(self._lm, request, cache)
+        return check_request(self._engine, request, cache)
 
     def refused(self, request: Request, error: PymlError) -> Completion:
         """The text of a request that :meth:`start` has refused with this error, ended before it began."""
-        completion = Completion(self._n_started, request, self._lm.new_cache(1), self._lm.tokenizer.stream_decoder())
+        completion = Completion(
+            self._n_started, request, self._engine.new_cache(1), self._engine.tokenizer.stream_decoder()
+        )
         self._n_started += 1
         completion.fail(error)
         return completion
@@ -156,9 +157,9 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     def begin(self, completion: Completion) -> None:
         """Take what the prefix cache has of a prompt: before the first :meth:`advance` of its text."""
         completion.roll()
-        if completion.cache.length or self._lm.traced:  # a trace shows the whole prompt
+        if completion.cache.length or self._engine.traced:  # a trace shows the whole prompt
             return
-        kept = self._lm.prefix_cache.fork(completion.pending)
+        kept = self._engine.prefix_cache.fork(completion.pending)
         if kept is not None:
             completion.cache.replace(kept)
             completion.reused = kept.length
@@ -202,7 +203,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     @property
     def keeps_prompts(self) -> bool:
         """Whether prompts that begin alike are computed once."""
-        return self._lm.prefix_cache.max_bytes > 0 and not self._lm.traced
+        return self._engine.prefix_cache.max_bytes > 0 and not self._engine.traced
 
     @property
     def interrupted(self) -> str | None:
@@ -241,7 +242,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
                     else:
                         feeds[0], results, model_ms = self._forward_greedy(feeds[0], count)
             except Cancelled:
-                self._lm.check_open()
+                self._engine.check_open()
                 reason = self.interrupted or CANCELLED  # somebody stopped the model itself
         if reason is not None:
             self._end_all([*texts, *(completion for completion, _ in prompts)], reason)
@@ -329,7 +330,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         """
         batch = [(feed.completion.cache, feed.ids, feed.positions) for feed in feeds]
         k = self._top(feeds)
-        return self._lm.timed_forward(batch, ALL_LOGITS if k is None else Top(k))
+        return self._engine.forward(batch, ALL_LOGITS if k is None else Top(k))
 
     def _greedy_runs(self, feed: Feed) -> int:
         """How many tokens of a text that runs alone to find in one call: one where Python has to look at each."""
@@ -344,16 +345,16 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         Between two runs Python takes several times as long as otherwise, because weights drive it out of the caches.
         """
         text = feed.completion
-        ends = (*self._lm.eos_ids, *text.request.stop_ids)
+        ends = (*self._engine.eos_ids, *text.request.stop_ids)
         past, repeat = self._speculator.past(text)
         want = Greedy(count, ends, past, repeat)
-        (found,), model_ms = self._lm.timed_forward([(text.cache, feed.ids, None)], want)
+        (found,), model_ms = self._engine.forward([(text.cache, feed.ids, None)], want)
         ids = [*feed.ids, *[one.token for one in found[:-1]]]
         return Feed(text, ids, None, len(found)), [found], model_ms - sum([one.ms for one in found[1:]])
 
     def _top(self, feeds: Sequence[Feed]) -> int | None:
         """How many of the largest logits are enough for every feed; None: all are wanted, or as soon computed."""
-        if not self._lm.model.screened:
+        if not self._engine.model.screened:
             return None
         wanted = [feed.completion.request for feed in feeds if feed.positions is None or feed.positions]
         counts = [request.candidates for request in wanted]
@@ -383,7 +384,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             len(completion.prompt) - completion.reused, completion.prefill_ms,
             f" reused={completion.reused}" if completion.reused else "",
         )  # fmt: skip
-        self._lm.prefix_cache.add(completion.cache)
+        self._engine.prefix_cache.add(completion.cache)
         if not len(rows):
             self._end_all([completion], LENGTH)
             return []
@@ -425,7 +426,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         if request.logprobs is not None and isinstance(logits, np.ndarray):
             logprob, top = top_logprobs(logits, token, request.logprobs)
             completion.logprobs.append((logprob, top))
-        silent = token in self._lm.eos_ids or token in request.stop_ids
+        silent = token in self._engine.eos_ids or token in request.stop_ids
         reason = None
         if silent or (completion.matcher is not None and self._matched(completion.matcher, completion, token)):
             reason = STOP
@@ -434,7 +435,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         text = completion.take(token, reason, silent)
         reason = completion.finish_reason
         if reason is not None:
-            self._lm.prefix_cache.add(completion.cache)
+            self._engine.prefix_cache.add(completion.cache)
         sample_ms = (time.perf_counter() - start) * 1e3
         index = len(completion.tokens) - 1
         return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)
@@ -465,7 +466,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         """End texts without another token."""
         for completion in completions:
             completion.end(reason)
-            self._lm.prefix_cache.add(completion.cache)
+            self._engine.prefix_cache.add(completion.cache)
         self._drop_ended()
 
     def _drop_ended(self) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pyml_core.want import NO_TOKENS
 
+from ..engine import Engine
 from .completion import Completion
 from .draft_model import DraftModel, FirstThatHas, check_vocabulary
 from .speculation import WORTH, Drafter, LookUp, plan
-
-if TYPE_CHECKING:
-    from ..language_model import LanguageModel
 
 MAX_RUNS = 32
 """Most runs of one call: with so many, Python's share of a token's time is nearly as small as it gets."""
@@ -26,7 +23,7 @@ class Speculator:
     """Drafts for the texts of one generator.
 
     Args:
-        lm: the model that writes.
+        engine: of the model that writes.
         enabled: False: nothing is drafted.
         draft_model: a smaller model that drafts where a text's own past does not.
 
@@ -34,10 +31,10 @@ class Speculator:
         PymlError: the draft model has another vocabulary.
     """
 
-    def __init__(self, lm: LanguageModel, enabled: bool, draft_model: LanguageModel | None) -> None:
+    def __init__(self, engine: Engine, enabled: bool, draft_model: Engine | None) -> None:
         if draft_model is not None:
-            check_vocabulary(lm, draft_model)
-        self._lm = lm
+            check_vocabulary(engine, draft_model)
+        self._engine = engine
         self._draft_model = draft_model
         self._enabled = enabled or draft_model is not None
         self._look_up = enabled
@@ -49,15 +46,15 @@ class Speculator:
         ids = [*completion.cache.ids, *completion.tokens]
         drafters: list[Drafter] = [LookUp(ids)] if self._look_up else []
         if self._draft_model is not None:
-            drafters.append(DraftModel(self._draft_model, completion.request, ids, self._lm.vocab_size))
+            drafters.append(DraftModel(self._draft_model, completion.request, ids, self._engine.vocab_size))
         completion.drafter = drafters[0] if len(drafters) == 1 else FirstThatHas(*drafters)
 
     def drafts(self, texts: Sequence[Completion]) -> list[list[int]]:
         """Drafted tokens for every text, as many as pay."""
-        if not self._enabled or self._lm.traced:  # a step of a trace is a token
+        if not self._enabled or self._engine.traced:  # a step of a trace is a token
             return [[] for _ in texts]
         drafters = [(completion.drafter, _room(completion)) for completion in texts]
-        counts = plan(drafters, self._lm.costs)
+        counts = plan(drafters, self._engine.costs)
         return [
             drafter.draft(count) if drafter is not None and count else []
             for (drafter, _), count in zip(drafters, counts, strict=True)
@@ -65,7 +62,7 @@ class Speculator:
 
     def greedy_runs(self, completion: Completion) -> int:
         """How many tokens to run in one call where nothing is drafted."""
-        ms = self._lm.costs.ms
+        ms = self._engine.costs.ms
         if self._draft_model is not None or not ms:
             return 1
         return max(1, min(MAX_RUNS, int(TOGETHER_MS / ms), _room(completion) + 1))
@@ -75,11 +72,11 @@ class Speculator:
         drafter = completion.drafter
         if not isinstance(drafter, LookUp):
             return NO_TOKENS, 0
-        return drafter.ids, drafter.least_match(self._lm.costs.of(2) * WORTH - 1)
+        return drafter.ids, drafter.least_match(self._engine.costs.of(2) * WORTH - 1)
 
     def learn(self, tokens: int, ms: float) -> None:
         """A run of so many tokens of texts took so long."""
-        self._lm.costs.learn(tokens, ms)
+        self._engine.costs.learn(tokens, ms)
 
 
 def _room(completion: Completion) -> int:

@@ -1,0 +1,194 @@
+"""Ids in, logits out: what a language model does without choosing tokens.
+
+Letters: V = vocabulary size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from pyml_core.locks import importing
+from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, Top, Want
+
+from . import memory
+from .arguments import check_forward, indices, not_empty, prompt_ids
+from .engine import Engine
+from .generation.prefix_cache import PrefixCache
+
+if TYPE_CHECKING:
+    from pyml_core.kv_layout import KVLayout
+    from pyml_core.want import GreedyToken, TopLogits
+    from pyml_nn import KVCache, Trace
+    from pyml_nn.batching import Input
+
+    from .evaluation import TokenScore
+    from .structured.vocabulary import Vocabulary
+
+F32Array = npt.NDArray[np.float32]
+
+
+class ModelMethods:
+    """The methods of :class:`.LanguageModel` that run its model, and the facts about it.
+
+    Args:
+        engine: what runs the model.
+
+    Attributes:
+        engine: as given.
+        model, tokenizer, eos_ids, context_length, prefill_chunk, costs: see :class:`Engine`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.model = engine.model
+        self.tokenizer = engine.tokenizer
+        self.eos_ids = engine.eos_ids
+        self.context_length = engine.context_length
+        self.prefill_chunk = engine.prefill_chunk
+        self.costs = engine.costs
+
+    # ---- facts
+
+    @property
+    def name(self) -> str:
+        """What it was loaded from, for messages."""
+        return self.engine.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.engine.name = name
+
+    @property
+    def config(self) -> Any:
+        """The architecture's configuration (a frozen dataclass)."""
+        return self.model.config
+
+    @property
+    def vocab_size(self) -> int:
+        """The width of a row of logits (V)."""
+        return self.model.vocab_size
+
+    @property
+    def kv_layout(self) -> KVLayout:
+        """Geometry of the KV caches."""
+        return self.model.kv_layout
+
+    @property
+    def prefix_cache(self) -> PrefixCache:
+        """Keys and values of earlier texts, for prompts that begin alike; see :attr:`Engine.prefix_cache`."""
+        return self.engine.prefix_cache
+
+    @prefix_cache.setter
+    def prefix_cache(self, prefix_cache: PrefixCache) -> None:
+        self.engine.prefix_cache = prefix_cache
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens as structured output needs them; made at its first use."""
+        return self.engine.vocabulary
+
+    @property
+    def traced(self) -> bool:
+        """Whether a trace of this model is open in the current context."""
+        return self.engine.traced
+
+    # ---- logits
+
+    def ids(self, text: str | Sequence[int]) -> list[int]:
+        """Token ids of a text, with what the model wants around them, once; ids are returned as they are."""
+        return prompt_ids(self.engine, "text", text)
+
+    def logits(self, text: str | Sequence[int], positions: Sequence[int] | None = None) -> F32Array:
+        """Logits after each position.
+
+        Args:
+            text: text or token ids.
+            positions: indices into the ids, of which negative ones count from the end; None: all.
+
+        Returns:
+            float32 (len(positions), V).
+
+        Raises:
+            ContextOverflowError: more ids than the context holds.
+            OutOfMemoryError: the result and the keys and values would not fit in memory.
+            PymlError: no ids, or ids or positions out of range.
+        """
+        ids = not_empty("text", self.ids(text))
+        wanted = indices(positions, len(ids))
+        needed = 4 * len(wanted) * self.vocab_size + self.kv_layout.bytes_for(len(ids))
+        memory.require(needed, f"logits of {len(wanted)} positions")
+        return self.forward([(self.new_cache(), ids, wanted)])[0]
+
+    def score(self, text: str | Sequence[int], top: int = 0) -> list[TokenScore]:
+        """How probable each token of a text was after those before it: the log probabilities of a prompt.
+
+        Args:
+            text: text or token ids.
+            top: report so many of the most probable tokens beside each.
+
+        Returns:
+            A :class:`.TokenScore` a token. They are the model's own: before temperature, penalties and truncation.
+
+        Raises:
+            ContextOverflowError: more ids than the context holds.
+            PymlError: no ids, or ids or ``top`` out of range.
+        """
+        with importing:
+            from .evaluation import score
+
+        return score(self, self.ids(text), top)
+
+    @overload
+    def forward(self, batch: Sequence[Input], want: AllLogits = ...) -> list[F32Array]: ...
+    @overload
+    def forward(self, batch: Sequence[Input], want: Top) -> list[list[TopLogits]]: ...
+    @overload
+    def forward(self, batch: Sequence[Input], want: Greedy) -> list[list[GreedyToken]]: ...
+    def forward(self, batch: Sequence[Input], want: Want = ALL_LOGITS) -> Any:
+        """Continue several sequences at once: ``(cache, ids, positions that want logits, or None for the last)`` each.
+
+        Returns float32 (len(positions), V) for each sequence, or what ``want`` asks for, and advances the caches. See
+        :meth:`pyml_nn.Model.forward`.
+        """
+        check_forward(batch, want)
+        return self.engine.forward(batch, want)[0]
+
+    # ---- caches
+
+    def new_cache(self, max_length: int | None = None) -> KVCache:
+        """An empty KV cache of at most ``max_length`` positions (None: the context); it takes memory as it grows."""
+        return self.engine.new_cache(max_length)
+
+    def load_cache(self, path: str | os.PathLike[str], max_length: int | None = None) -> KVCache:
+        """A KV cache that ``cache.save(path)`` wrote with this model, loaded in the same way.
+
+        Raises:
+            CacheFileError: there is no such file, or it is damaged or of another model, type or CPU level.
+        """
+        return self.model.load_cache(path, self.engine.cache_length(max_length))
+
+    # ---- watching, stopping
+
+    def trace(self, *names: str, tensors: str | Iterable[str] = (), max_bytes: int | None = None) -> Trace:
+        """Record what the model does: ``with lm.trace() as t: ...``, then ``t.events``, ``t.summary()``, ``t.save()``.
+
+        Args:
+            names: patterns of the operations to keep the times of (``layers.*.attention.*``); none: all.
+            tensors: patterns of the tensors to keep (``layers.*``, ``layers.0.attention.probabilities``), for
+                ``t.tensor(name)``; none by default.
+            max_bytes: most bytes of tensors to keep; None: as many as are free.
+        """
+        return self.model.trace(*names, tensors=tensors, max_bytes=max_bytes)
+
+    def head(self, hidden: npt.ArrayLike) -> F32Array:
+        """The final norm and the head applied to hidden states of any layer: (P, hidden size) to logits (P, V)."""
+        return self.model.head(hidden)
+
+    def cancel(self) -> None:
+        """Make the model's run in progress, if any, raise :class:`pyml_core.errors.Cancelled`; from any thread."""
+        self.engine.cancel()
