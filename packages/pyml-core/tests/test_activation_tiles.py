@@ -92,7 +92,7 @@ def test_rows_that_somebody_else_reads_are_written() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_has_a_time_of_its_own(threads: int, level: str) -> None:
-    """The activation's time is told as its own, after the layer's; laps lie within their operations."""
+    """The activation's time is told as its own, after the layer's; spans lie within their operations."""
     program = feed_forward("silu", True, ("q8_0", "q8_0"), 96, 300, threads)
     for _ in range(20):  # on a busy machine, a thread may be held up in the middle of the activation
         _, timings = timed_run(program, [Slice((), 0, np.arange(300, dtype=np.int32))])
@@ -104,9 +104,9 @@ def test_each_has_a_time_of_its_own(threads: int, level: str) -> None:
     end = activation.start_ns + activation.ms * 1e6
     assert up.start_ns + up.ms * 1e6 <= activation.start_ns + 1
     assert end <= down.start_ns + 1
-    assert sum(lap.busy_ms for lap in activation.laps) > 0
+    assert sum(span.busy_ms for span in activation.thread_spans) > 0
     for timing in (up, activation):
         assert 0 <= timing.busy <= 1
-        for lap in timing.laps:
-            assert lap.start_ns <= lap.end_ns
-            assert lap.busy_ms * 1e6 <= lap.end_ns - lap.start_ns + 1
+        for span in timing.thread_spans:
+            assert span.start_ns <= span.end_ns
+            assert span.busy_ms * 1e6 <= span.end_ns - span.start_ns + 1

@@ -154,12 +154,12 @@ def test_laps(level: str) -> None:
     _, timings = timed_run(model.program, [Slice(model.pages(100), 0, model.ids(100))], everything(model.program))
     ends = [0, 0, 0]
     for timing in timings:
-        assert len(timing.laps) == 3
-        for thread, lap in enumerate(timing.laps):
-            assert ends[thread] <= lap.start_ns <= lap.end_ns <= timing.start_ns + round(timing.ms * 1e6)
-            assert lap.busy_ms <= (lap.end_ns - lap.start_ns) / 1e6 + 1e-9
-            assert sum(lap.phases) <= lap.busy_ms + 1e-9
-            ends[thread] = lap.end_ns
+        assert len(timing.thread_spans) == 3
+        for thread, span in enumerate(timing.thread_spans):
+            assert ends[thread] <= span.start_ns <= span.end_ns <= timing.start_ns + round(timing.ms * 1e6)
+            assert span.busy_ms <= (span.end_ns - span.start_ns) / 1e6 + 1e-9
+            assert sum(span.phases) <= span.busy_ms + 1e-9
+            ends[thread] = span.end_ns
 
 
 def test_the_operations_after_one_on_other_rows(level: str) -> None:

@@ -253,5 +253,5 @@ def test_routes_that_do_not_fit() -> None:
 def test_layers_that_share_routes_must_choose_alike() -> None:
     p, x, routes, _, _ = parts()
     p.route("again", x, 2, routes)
-    with pytest.raises(ShapeError, match="route: expected 2 of 3 experts as before, got 2 of 8"):
+    with pytest.raises(ShapeError, match="again: expected 2 of 3 experts as before, got 2 of 8"):
         p.run([Slice((), 0, [0])])

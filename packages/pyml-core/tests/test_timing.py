@@ -9,19 +9,19 @@ import pytest
 from core_cases import Model, timed_run
 
 from pyml_core import ShapeError, Slice
-from pyml_core._native import read_laps
-from pyml_core.timing import MAX_PHASES, _laps
+from pyml_core._native import read_thread_timings
+from pyml_core.timing import MAX_PHASES, _spans_of
 
 
-def laps(*threads: list[tuple[int, int]]) -> bytes:
+def stamps_of(*threads: list[tuple[int, int]]) -> bytes:
     """Each thread's (began, arrived) of every operation, in the form of the run loop."""
-    return np.array([[[0, 0, 0, 0, 0, *lap] for lap in thread] for thread in threads], np.int64).tobytes()
+    return np.array([[[0, 0, 0, 0, 0, *span] for span in thread] for thread in threads], np.int64).tobytes()
 
 
 def test_operations_end_with_their_last_thread() -> None:
     copied = np.array([0, 1600], np.int64).tobytes()
-    begin, end, found, ms = read_laps(
-        laps([(1010, 1200), (1300, 1400)], [(1020, 1290), (1300, 1500)]), copied, 2, (0, 1000), (1000, 2000)
+    begin, end, found, ms = read_thread_timings(
+        stamps_of([(1010, 1200), (1300, 1400)], [(1020, 1290), (1300, 1500)]), copied, 2, (0, 1000), (1000, 2000)
     )
     assert (begin.tolist(), end.tolist(), ms) == ([0, 290], [290, 500], 1e-6)
     assert found[:, :, 5:].tolist() == [[[10, 200], [20, 290]], [[300, 400], [300, 500]]]
@@ -30,7 +30,9 @@ def test_operations_end_with_their_last_thread() -> None:
 def test_ticks_that_run_backwards_or_are_left_from_another_run() -> None:
     """A thread's times never go back; an operation without work has none and takes none."""
     stale = (0, 90)
-    begin, end, found, _ = read_laps(laps([(990, 1200), stale, (1190, 1400)]), bytes(3 * 8), 1, (0, 1000), (1000, 2000))
+    begin, end, found, _ = read_thread_timings(
+        stamps_of([(990, 1200), stale, (1190, 1400)]), bytes(3 * 8), 1, (0, 1000), (1000, 2000)
+    )
     assert (begin.tolist(), end.tolist()) == ([0, 200, 200], [200, 200, 400])
     assert found[:, 0, 5:].tolist() == [[0, 200], [0, 0], [200, 400]]
 
@@ -38,7 +40,8 @@ def test_ticks_that_run_backwards_or_are_left_from_another_run() -> None:
 def test_a_copy_made_by_one_thread_takes_nothing_from_the_other() -> None:
     operation = np.array([[40, 0, 0, 0, 0, 10, 60], [45, 0, 0, 0, 0, 12, 58]], np.int64)
     copy = np.array([[0, 0, 0, 0, 0, 0, 0], [5, 0, 0, 0, 0, 60, 66]], np.int64)
-    found = [(lap.start_ns, lap.end_ns, round(lap.busy_ms * 1e6)) for lap in _laps(operation, copy, 10, 0, 1e-6)]
+    spans = _spans_of(operation, copy, 10, 0, 1e-6)
+    found = [(span.start_ns, span.end_ns, round(span.busy_ms * 1e6)) for span in spans]
     assert found == [(10, 60, 40), (12, 66, 50)]
 
 
@@ -55,10 +58,10 @@ def test_times_alone_are_those_of_the_timings(threads: int) -> None:
 
 
 def in_numpy(
-    laps: bytes, copied: bytes, threads: int, span_ns: tuple[int, int], span_ticks: tuple[int, int]
+    ticks: bytes, copied: bytes, threads: int, span_ns: tuple[int, int], span_ticks: tuple[int, int]
 ) -> tuple[list[int], list[int], list[Any]]:
-    """The reference of ``read_laps``: begin and end of the operations, and their laps, in ns."""
-    found = np.frombuffer(laps, np.int64).reshape(threads, -1, 7).swapaxes(0, 1).copy()
+    """The reference of ``read_thread_timings``: begin and end of the operations, and the threads' timings, in ns."""
+    found = np.frombuffer(ticks, np.int64).reshape(threads, -1, 7).swapaxes(0, 1).copy()
     (start_ns, end_ns), (start, end) = span_ns, span_ticks
     scale = (end_ns - start_ns) / (end - start) if end > start else 1.0
 
@@ -82,12 +85,12 @@ def test_laps_as_random_as_can_be(rng: np.random.Generator) -> None:
         found[rng.random((threads, count)) < 0.3, 5] = 0
         copied = rng.integers(0, 2000, count) * (rng.random(count) < 0.3)
         stamps = (found.tobytes(), copied.tobytes(), threads, (500, 90_500), (1000, 1900))
-        begin, end, settled, _ = read_laps(*stamps)
+        begin, end, settled, _ = read_thread_timings(*stamps)
         assert (begin.tolist(), end.tolist(), settled.tolist()) == in_numpy(*stamps)
 
 
 def test_laps_of_another_run_are_refused() -> None:
-    stamps = (laps([(1, 2), (3, 4)]), bytes(16), 1, (0, 10), (0, 10))
+    stamps = (stamps_of([(1, 2), (3, 4)]), bytes(16), 1, (0, 10), (0, 10))
     for wrong in ((stamps[0][:-8], *stamps[1:]), (*stamps[:2], 2, *stamps[3:]), (*stamps[:2], 0, *stamps[3:])):
-        with pytest.raises(ShapeError, match="laps: expected those of one run"):
-            read_laps(*wrong)  # type: ignore[arg-type]
+        with pytest.raises(ShapeError, match="timings: expected those of one run"):
+            read_thread_timings(*wrong)  # type: ignore[arg-type]

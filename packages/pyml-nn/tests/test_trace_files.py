@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from nn_models import GEMMA3, GPT2, make
 
-from pyml_core import Lap
 from pyml_core.errors import PymlError
+from pyml_core.timing import ThreadSpan
 from pyml_nn.trace import Event, files
 from pyml_nn.trace.events import _stretch, level_of
 from pyml_nn.trace.lines import ATTENTION_PHASES
@@ -82,8 +82,8 @@ def test_phases_of_a_thread_follow_each_other() -> None:
         start, length = int(rng.integers(1 << 40)), int(rng.integers(1, 1000))
         edges = [0, *sorted(rng.integers(0, length + 1, 2).tolist()), length]
         ms = tuple((end - begin) * 1e-6 for begin, end in itertools.pairwise(edges))
-        lap = Lap(start, start + length, sum(ms), ms)
-        found = [_stretch(lap, index) for index in range(3)]
+        span = ThreadSpan(start, start + length, sum(ms), ms)
+        found = [_stretch(span, index) for index in range(3)]
         told = [start, *(edge for one in found for edge in one[:2]), start + length]
         assert told == sorted(told)
         assert [one.busy_ms for one in found] == pytest.approx(ms, abs=1e-9)
@@ -130,10 +130,15 @@ def test_names(trace: Any, timeline: list[dict[str, Any]]) -> None:
 def test_the_parts_of_a_fused_operation() -> None:
     """Inside it, named by their phases."""
     name, where = "layers.2.attention.attend", (2, "", "decode", 0, 1, 5000, 0.01)
-    laps = [Lap(5000, 12000, 0.006), Lap(5000, 9000, 0.004), Lap(9000, 9500, 0.0005), Lap(9500, 11000, 0.0015)]
-    events = [Event(name, *where, laps=tuple(laps[:1]))]
-    for phase, lap in zip(("QK^T", "softmax", "A*V"), laps[1:], strict=True):
-        events.append(Event(f"{name}.{phase}", 2, phase, *where[2:], laps=(lap,)))
+    spans = [
+        ThreadSpan(5000, 12000, 0.006),
+        ThreadSpan(5000, 9000, 0.004),
+        ThreadSpan(9000, 9500, 0.0005),
+        ThreadSpan(9500, 11000, 0.0015),
+    ]
+    events = [Event(name, *where, thread_spans=tuple(spans[:1]))]
+    for phase, span in zip(("QK^T", "softmax", "A*V"), spans[1:], strict=True):
+        events.append(Event(f"{name}.{phase}", 2, phase, *where[2:], thread_spans=(span,)))
     track = [event for event in files.chrome_events(events) if event["ph"] == "X"]
     assert [(event["cat"], event["name"], event["ts"], event["dur"], event["args"].get("name")) for event in track] == [
         ("step", "decode step 0", 0.0, 7.0, None),

@@ -24,7 +24,7 @@ from .observe import Observer  # noqa: E402
 from .ops import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
 from .program import Program  # noqa: E402
 from .tensor import PackedMatrix, Tensor, pack, pack_parts  # noqa: E402
-from .timing import Capture, Lap, OpTiming, Timings  # noqa: E402
+from .timing import Capture, OpTiming, ThreadSpan, Timings  # noqa: E402
 from .want import AllLogits, Greedy, GreedyToken, Top, TopLogits  # noqa: E402
 
 __version__ = "0.1.0"
@@ -41,7 +41,6 @@ __all__ = [
     "Greedy",
     "GreedyToken",
     "KVLayout",
-    "Lap",
     "Limits",
     "Observer",
     "OpTiming",
@@ -54,6 +53,7 @@ __all__ = [
     "ShapeError",
     "Slice",
     "Tensor",
+    "ThreadSpan",
     "Timings",
     "Top",
     "TopLogits",

@@ -1,38 +1,6 @@
 # What ends native calls early, and locks whose waiting ends like that; see csrc/lock.c.
 
 
-cdef extern from "pyml.h":
-    ctypedef bint pyml_flag
-    void pyml_flag_set(pyml_flag *, bint) nogil
-    bint pyml_flag_is_set(const pyml_flag *) nogil
-
-    ctypedef struct pyml_stop:
-        pyml_flag cancelled
-        int64_t deadline_ns
-
-    ctypedef struct pyml_watch:
-        pyml_flag cancel
-        const pyml_stop *stop
-        int (*poll)(void *) noexcept nogil
-        void *poll_argument
-
-    void pyml_watch_begin(pyml_watch *)
-
-    ctypedef struct pyml_lock:
-        pass
-
-    ctypedef enum pyml_lock_outcome:
-        LOCK_TAKEN, LOCK_STOPPED, LOCK_OWN
-
-    pyml_lock *pyml_lock_new()
-    void pyml_lock_free(pyml_lock *)
-    bint pyml_lock_try(pyml_lock *)
-    pyml_lock_outcome pyml_lock_take(pyml_lock *, pyml_watch *) nogil
-    void pyml_lock_give(pyml_lock *)
-    int pyml_lock_waiting(pyml_lock *)
-    void pyml_lock_dismiss(pyml_lock *)
-
-
 cdef class StopFlag:
     """What asks runs to stop: :class:`pyml_core.CancelToken` without its context."""
 

@@ -32,7 +32,7 @@ PHASES = {"prepare_qkv": ("QKnorm", "RoPE", "append"), "attention": ("QK^T", "so
 MAX_PHASES = 4
 """Most parts of a fused operation."""
 
-_BEGAN, _ARRIVED = 5, 6  # columns of a lap, after its busy ticks and those of the phases
+_BEGAN, _ARRIVED = 5, 6  # columns of a thread's timings, after its busy ticks and those of the phases
 
 
 class _Measured(NamedTuple):
@@ -43,8 +43,8 @@ class _Measured(NamedTuple):
         begin_ns: when each began.
         walls: ms of each.
         parts: (operations, 4) ms: a wall shared out by the ticks of its phases.
-        laps: (native operations, threads, 7), see ``read_laps`` in ``timings.pxi``.
-        ms_a_tick: of those laps.
+        threads: (native operations, threads, 7), see ``read_thread_timings`` in ``timings.pxi``.
+        ms_a_tick: of those.
     """
 
     first: I64Array
@@ -52,11 +52,11 @@ class _Measured(NamedTuple):
     begin_ns: I64Array
     walls: F64Array
     parts: F64Array
-    laps: I64Array
+    threads: I64Array
     ms_a_tick: float
 
 
-class Lap(NamedTuple):
+class ThreadSpan(NamedTuple):
     """One thread's part in an operation.
 
     Attributes:
@@ -72,32 +72,32 @@ class Lap(NamedTuple):
     phases: tuple[float, ...] = ()
 
 
-class Laps(Sequence[Lap]):
-    """One lap a thread, worked out when it is first looked at: most that look at times never do."""
+class ThreadSpans(Sequence[ThreadSpan]):
+    """The span of each thread, computed at the first access: most users of timings never look at them."""
 
-    __slots__ = ("_count", "_laps", "_make")
+    __slots__ = ("_count", "_make", "_spans")
 
-    def __init__(self, count: int, make: Callable[[], tuple[Lap, ...]]) -> None:
+    def __init__(self, count: int, make: Callable[[], tuple[ThreadSpan, ...]]) -> None:
         self._count, self._make = count, make
-        self._laps: tuple[Lap, ...] | None = None
+        self._spans: tuple[ThreadSpan, ...] | None = None
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Lap]:
+    def __iter__(self) -> Iterator[ThreadSpan]:
         return iter(self._made())
 
     @overload
-    def __getitem__(self, index: int) -> Lap: ...
+    def __getitem__(self, index: int) -> ThreadSpan: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[Lap, ...]: ...
-    def __getitem__(self, index: int | slice) -> Lap | tuple[Lap, ...]:
+    def __getitem__(self, index: slice) -> tuple[ThreadSpan, ...]: ...
+    def __getitem__(self, index: int | slice) -> ThreadSpan | tuple[ThreadSpan, ...]:
         return self._made()[index]
 
-    def _made(self) -> tuple[Lap, ...]:
-        if self._laps is None:
-            self._laps = self._make()
-        return self._laps
+    def _made(self) -> tuple[ThreadSpan, ...]:
+        if self._spans is None:
+            self._spans = self._make()
+        return self._spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class OpTiming:
         bytes: weights, KV pages and activations read and written.
         flops: multiplications and additions (2 a multiply-add), integer ones included.
         busy: share of the threads' time that was work, 0..1; the rest was waiting for the slowest.
-        laps: every thread's part.
+        thread_spans: every thread's part.
         rescored: of ``rescore``: rows whose logits were computed, for all wanted positions together; else 0.
     """
 
@@ -124,7 +124,7 @@ class OpTiming:
     bytes: int
     flops: int
     busy: float
-    laps: Sequence[Lap] = ()
+    thread_spans: Sequence[ThreadSpan] = ()
     rescored: int = 0
 
 
@@ -211,9 +211,9 @@ class Timings(Sequence[OpTiming]):
         return self._built
 
     def _build(self) -> Iterator[OpTiming]:
-        first, last, begin_ns, walls, parts, laps, ms_a_tick = self._times
-        threads = laps.shape[1]
-        busy = laps[first, :, 0].sum(axis=1) + np.where(last > first, laps[last, :, 0].sum(axis=1), 0)
+        first, last, begin_ns, walls, parts, ticks, ms_a_tick = self._times
+        threads = ticks.shape[1]
+        busy = ticks[first, :, 0].sum(axis=1) + np.where(last > first, ticks[last, :, 0].sum(axis=1), 0)
         shares = np.minimum(1.0, busy * ms_a_tick / np.maximum(walls * threads, 1e-9))
         columns = (first, last, begin_ns, walls, parts, shares)
         for operation, *numbers in zip(self._operations, *(column.tolist() for column in columns), strict=True):
@@ -221,9 +221,8 @@ class Timings(Sequence[OpTiming]):
             names = PHASES.get(operation.kind, ())
             phases = dict(zip(names, shared, strict=False))
             moved, flops = self._cost(operation)
-            found = Laps(
-                threads, partial(_laps, laps[at], laps[copy] if copy > at else None, begin, len(names), ms_a_tick)
-            )
+            copying = ticks[copy] if copy > at else None
+            found = ThreadSpans(threads, partial(_spans_of, ticks[at], copying, begin, len(names), ms_a_tick))
             rescored = self._rescored if operation.kind == "rescore" else 0
             yield OpTiming(operation, begin, wall, phases, moved, flops, share, found, rescored)
 
@@ -237,13 +236,13 @@ class Timings(Sequence[OpTiming]):
     def _times(self) -> _Measured:
         """The time of making an output's int8 copy belongs to the operation that wrote it."""
         spans, *stamps = self._measured
-        begin_ns, end_ns, laps, ms_a_tick = _native.read_laps(*stamps)
+        begin_ns, end_ns, threads, ms_a_tick = _native.read_thread_timings(*stamps)
         both = np.array([spans[operation] for operation in self._operations])
         first, last = both[:, 0], both[:, 1]
         walls = (end_ns[last] - begin_ns[first]) * 1e-6
-        ticks = laps[first, :, 1:_BEGAN].sum(axis=1)
+        ticks = threads[first, :, 1:_BEGAN].sum(axis=1)
         parts = walls[:, None] * ticks / np.maximum(ticks.sum(axis=1), 1)[:, None]
-        return _Measured(first, last, begin_ns[first], walls, parts, laps, ms_a_tick)
+        return _Measured(first, last, begin_ns[first], walls, parts, threads, ms_a_tick)
 
     def _cost(self, op: Operation) -> tuple[int, int]:
         """Bytes moved and arithmetic operations."""
@@ -282,18 +281,20 @@ def coarse_nbytes(screen: Operation) -> int:
     return nbytes
 
 
-def _laps(columns: I64Array, copying: I64Array | None, begin: int, n_phases: int, ms_a_tick: float) -> tuple[Lap, ...]:
+def _spans_of(
+    columns: I64Array, copying: I64Array | None, begin: int, n_phases: int, ms_a_tick: float
+) -> tuple[ThreadSpan, ...]:
     """Each thread's part in an operation, and in making the int8 copy of its output where that is a pass of its own."""
     found = []
-    for lap, closing in zip(columns.tolist(), (columns if copying is None else copying).tolist(), strict=True):
-        start = lap[_BEGAN] or closing[_BEGAN] or begin
-        stop = closing[_ARRIVED] if closing[_BEGAN] else lap[_ARRIVED] if lap[_BEGAN] else begin
-        busy = lap[0] + (0 if copying is None else closing[0])
+    for own, closing in zip(columns.tolist(), (columns if copying is None else copying).tolist(), strict=True):
+        start = own[_BEGAN] or closing[_BEGAN] or begin
+        stop = closing[_ARRIVED] if closing[_BEGAN] else own[_ARRIVED] if own[_BEGAN] else begin
+        busy = own[0] + (0 if copying is None else closing[0])
         stop = max(start, stop)
         scale = ms_a_tick  # both are rounded to ns: never more work than time
         if busy * scale > (stop - start) * 1e-6:
             scale = (stop - start) * 1e-6 / busy
-        found.append(Lap(start, stop, busy * scale, tuple(ticks * scale for ticks in lap[1 : 1 + n_phases])))
+        found.append(ThreadSpan(start, stop, busy * scale, tuple(ticks * scale for ticks in own[1 : 1 + n_phases])))
     return tuple(found)
 
 

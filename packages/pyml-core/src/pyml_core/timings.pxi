@@ -2,25 +2,25 @@
 
 
 cdef tuple _stamps(dict span, int64_t n_ops, int threads, const pyml_lap *laps, const uint64_t *copied, clock):
-    """What a timed run left: the arguments of :func:`read_laps` behind the operations' spans."""
-    cdef bytes own_laps = (<const char *>laps)[: n_ops * threads * sizeof(pyml_lap)]
+    """What a timed run left: the operations' spans, then the arguments of :func:`read_thread_timings`."""
+    cdef bytes ticks = (<const char *>laps)[: n_ops * threads * sizeof(pyml_lap)]
     cdef bytes own_copied = (<const char *>copied)[: n_ops * sizeof(uint64_t)]
     start_ns, end_ns, start, end = clock
-    return span, own_laps, own_copied, threads, (start_ns, end_ns), (start, end)
+    return span, ticks, own_copied, threads, (start_ns, end_ns), (start, end)
 
 
-def read_laps(bytes laps, bytes copied, int threads, span_ns, span):
+def read_thread_timings(bytes ticks, bytes copied, int threads, span_ns, span):
     """Times of the native operations of a run.
 
     Args:
-        laps: int64 (threads, operations, 7): busy ticks, ticks of four phases, the tick at which the thread came (0: no
+        ticks: int64 (threads, operations, 7): busy ticks, ticks of four phases, the tick at which the thread came (0: no
             work) and that at which it had no work left.
         copied: int64 (operations): ticks at which outputs had been copied; 0: they were not.
         threads: of the run.
         span_ns, span: its start and end in nanoseconds and in ticks.
 
     Returns:
-        Begin and end of each operation in ns, int64; laps in the order (operations, threads, 7), the last two columns
+        Begin and end of each operation in ns, int64; the thread timings in the order (operations, threads, 7), the last two columns
         in ns; and ms a tick. An operation ends when the last thread has no work left, and the next one begins then: a
         thread that wakes late from a barrier shifts nothing from one to another. Copying an output is in no
         operation's time.
@@ -29,11 +29,11 @@ def read_laps(bytes laps, bytes copied, int threads, span_ns, span):
         ShapeError: sizes that do not agree.
     """
     cdef pyml_laps l
-    l.laps, l.copied = <const pyml_lap *><const char *>laps, <const uint64_t *><const char *>copied
+    l.laps, l.copied = <const pyml_lap *><const char *>ticks, <const uint64_t *><const char *>copied
     l.n_ops, l.threads = len(copied) // sizeof(uint64_t), threads
     (l.start_ns, l.end_ns), (l.start, l.end) = span_ns, span
-    if not 1 <= threads <= MAX_THREADS or len(laps) != l.n_ops * threads * sizeof(pyml_lap):
-        raise ShapeError("laps: expected those of one run")
+    if not 1 <= threads <= MAX_THREADS or len(ticks) != l.n_ops * threads * sizeof(pyml_lap):
+        raise ShapeError("timings: expected those of one run")
     begin_ns, end_ns = np.empty((2, l.n_ops), np.int64)
     settled = np.empty((l.n_ops, threads, sizeof(pyml_lap) // sizeof(int64_t)), np.int64)
     ns_a_tick = pyml_read_laps(&l, <int64_t *>_address(begin_ns), <int64_t *>_address(end_ns), <pyml_lap *>_address(settled))

@@ -96,8 +96,8 @@ def _quantized(params: Any) -> bool:
 
 def _waiting(events: Iterable[Event]) -> float:
     """Share of the threads' time in operations that was not work."""
-    operations = [event for event in events if level_of(event) == "operation" and event.laps]
-    there = sum(event.ms * len(event.laps) for event in operations)
+    operations = [event for event in events if level_of(event) == "operation" and event.thread_spans]
+    there = sum(event.ms * len(event.thread_spans) for event in operations)
     return max(0.0, 1 - sum(event.busy_ms for event in operations) / there) if there else 0.0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.timing import PHASES, Lap, Laps
+from pyml_core.timing import PHASES, ThreadSpan, ThreadSpans
 
 from .names import PHASE_OF_OPERATION, layer_of, phases_of
 
@@ -40,8 +40,8 @@ class Event:
         flops: floating-point or integer operations, two a multiplication and addition (0 for phases).
         shape: ``[tokens,K]x[N,K] block types`` of a matrix product, else empty.
         run: which program run of the step: long prompts take several.
-        laps: each worker thread's part, of an operation or a phase: when it came to it, when it had no work left, and
-            how many milliseconds of that it worked. A phase that threads enter many times is one stretch here.
+        thread_spans: each worker thread's part of an operation or a phase: when it came to it, when it had no work
+            left, and how many milliseconds of that it worked. A phase that threads enter many times is one stretch.
         rescored: of ``head.rescore``: rows whose logits were computed, for all positions together.
     """
 
@@ -57,13 +57,13 @@ class Event:
     flops: int = 0
     shape: str = ""
     run: int = 0
-    laps: Sequence[Lap] = ()
+    thread_spans: Sequence[ThreadSpan] = ()
     rescored: int = 0
 
     @property
     def busy_ms(self) -> float:
         """Milliseconds that all threads worked on it, added up."""
-        return sum(lap.busy_ms for lap in self.laps)
+        return sum(span.busy_ms for span in self.thread_spans)
 
     @property
     def gb_s(self) -> float:
@@ -103,23 +103,24 @@ def _operation_events(timing: OpTiming, run: Timings, kind: str, step: int, numb
         phase = PHASE_OF_OPERATION.get(name.rpartition(".")[2], "")
     common = (kind, step, run.tokens, timing.start_ns)
     measured = (timing.ms, timing.bytes, timing.flops, _shape(timing, run))
-    yield Event(name, layer, phase, *common, *measured, number, timing.laps, timing.rescored)
+    yield Event(name, layer, phase, *common, *measured, number, timing.thread_spans, timing.rescored)
     for part in phases_of(operation):
         if part in timing.phases:
-            laps = Laps(len(timing.laps), partial(_stretches, timing.laps, PHASES[operation.kind].index(part)))
-            yield Event(f"{name}.{part}", layer, part, *common, timing.phases[part], run=number, laps=laps)
+            index = PHASES[operation.kind].index(part)
+            spans = ThreadSpans(len(timing.thread_spans), partial(_stretches, timing.thread_spans, index))
+            yield Event(f"{name}.{part}", layer, part, *common, timing.phases[part], run=number, thread_spans=spans)
 
 
-def _stretches(laps: Sequence[Lap], index: int) -> tuple[Lap, ...]:
-    return tuple(_stretch(lap, index) for lap in laps)
+def _stretches(spans: Sequence[ThreadSpan], index: int) -> tuple[ThreadSpan, ...]:
+    return tuple(_stretch(span, index) for span in spans)
 
 
-def _stretch(lap: Lap, index: int) -> Lap:
+def _stretch(span: ThreadSpan, index: int) -> ThreadSpan:
     """A thread's time in one phase, put after those of the phases before it: one ends where the next one begins."""
-    room = (lap.end_ns - lap.start_ns) * 1e-6
-    before, after = (min(room, sum(lap.phases[:count])) for count in (index, index + 1))
-    start, end = (lap.start_ns + int(ms * 1e6) for ms in (before, after))
-    return Lap(start, end, after - before)
+    room = (span.end_ns - span.start_ns) * 1e-6
+    before, after = (min(room, sum(span.phases[:count])) for count in (index, index + 1))
+    start, end = (span.start_ns + int(ms * 1e6) for ms in (before, after))
+    return ThreadSpan(start, end, after - before)
 
 
 def _attention_event(run: Timings, last: int, kind: str, step: int, number: int) -> Event:

@@ -23,7 +23,7 @@ from ..files import new_file
 from .events import Event, level_of
 
 if TYPE_CHECKING:
-    from pyml_core.timing import Lap
+    from pyml_core.timing import ThreadSpan
 
 ENDINGS = (".json", ".csv", ".parquet")
 _PROCESS = 1  # the pid of every event
@@ -120,9 +120,9 @@ def _parquet(path: str | os.PathLike[str]) -> tuple[Any, Any]:
 
 def chrome_events(events: Sequence[Event]) -> Iterator[dict[str, Any]]:
     """The events of a timeline, in microseconds from the first operation on."""
-    timed = [event for event in events if event.laps]
-    n_threads = max((len(event.laps) for event in timed), default=0)
-    zero = min((lap.start_ns for event in timed for lap in event.laps), default=0)
+    timed = [event for event in events if event.thread_spans]
+    n_threads = max((len(event.thread_spans) for event in timed), default=0)
+    zero = min((span.start_ns for event in timed for span in event.thread_spans), default=0)
     zero = min(zero, min((event.start_ns for event in timed), default=0))
     yield {"name": "process_name", "ph": "M", "pid": _PROCESS, "args": {"name": "pyml"}}
     for thread in range(n_threads):
@@ -145,8 +145,8 @@ def _track(run: Sequence[Event], thread: int, zero: int) -> Iterator[dict[str, A
         }  # fmt: skip
 
     def span(events: Sequence[Event]) -> tuple[int, int]:
-        laps = [event.laps[thread] for event in events]
-        return min(lap.start_ns for lap in laps), max(lap.end_ns for lap in laps)
+        spans = [event.thread_spans[thread] for event in events]
+        return min(span.start_ns for span in spans), max(span.end_ns for span in spans)
 
     first = run[0]
     begin, end = span(run)
@@ -157,16 +157,16 @@ def _track(run: Sequence[Event], thread: int, zero: int) -> Iterator[dict[str, A
         if layer is not None:
             yield complete(f"layer {layer}", "layer", *span(parts), {"layer": layer})
         for event in parts:
-            lap = event.laps[thread]
+            own = event.thread_spans[thread]
             level = level_of(event)
-            if lap.end_ns > lap.start_ns or (thread == 0 and level == "operation"):
+            if own.end_ns > own.start_ns or (thread == 0 and level == "operation"):
                 short = event.name if layer is None else event.name.split(".", 2)[2]
-                yield complete(event.phase or short, level, lap.start_ns, lap.end_ns, _arguments(event, lap, thread))
+                yield complete(event.phase or short, level, own.start_ns, own.end_ns, _arguments(event, own, thread))
 
 
-def _arguments(event: Event, lap: Lap, thread: int) -> dict[str, Any]:
+def _arguments(event: Event, span: ThreadSpan, thread: int) -> dict[str, Any]:
     """What a click on an event shows; everything about it on the caller's track."""
-    args: dict[str, Any] = {"name": event.name, "busy_ms": round(lap.busy_ms, 6)}
+    args: dict[str, Any] = {"name": event.name, "busy_ms": round(span.busy_ms, 6)}
     if thread == 0:
         args |= {"layer": event.layer, "phase": event.phase, "kind": event.kind, "step": event.step, "ms": event.ms}
         args |= {"tokens": event.tokens, "bytes": event.bytes, "flops": event.flops, "shape": event.shape}

@@ -210,7 +210,7 @@ static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, i
 }
 
 /* A block of 32 columns of the activation that follows, for `count` rows: what it is made of, and that put through it. Matrices
- * are whole blocks (_native.pyx sees to it). */
+ * are whole blocks (see find_fusions in lower.py). */
 static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_t count, pyml_thread *thread) {
     float *x = (float *)(thread->scratch + LINEAR_SCRATCH);
     const int64_t parts = op->then->kind == OP_GATED ? 2 : 1; /* gate and up are side by side */

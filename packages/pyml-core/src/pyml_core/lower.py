@@ -1,0 +1,265 @@
+"""From a program to the records that the native program is built from.
+
+It decides what is fused, which floats are not written, and where a pass that quantises rows is inserted. The results
+are the same bits with or without each of these decisions. Nothing here calls native code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ShapeError
+from .graph import Buffer, Operation
+
+if TYPE_CHECKING:
+    from .program import Program
+    from .tensor import PackedMatrix
+
+F32Array = npt.NDArray[np.float32]
+
+BLOCK = 32
+"""Activations that share a scale."""
+
+TILE_ROWS = 24
+"""Rows (tokens times grouped heads) that share the loads of a key block."""
+
+NO_LIMIT = 1 << 31
+
+# The parameters that are an operation's two vectors or tables (`weight` and `weight2` of `pyml_op`).
+_VECTORS = {
+    "add_positions": ("table",), "rms_norm": ("weight",), "layer_norm": ("weight", "bias"), "linear": ("bias",),
+    "rope_angles": ("inv_freq",), "prepare_qkv": ("q_norm", "k_norm"),
+}  # fmt: skip
+# Several threads write parts of one row, so that its int8 copy is a pass of its own.
+_PIECES = ("linear", "expert_linear", "prepare_qkv", "rope_angles", "soft_cap")
+# One thread writes a whole row, and needs no memory for its floats if only the int8 copy is read.
+_CODES_ONLY = ("rms_norm", "layer_norm", "activate", "gated")
+
+
+@dataclass(frozen=True, slots=True)
+class BufferRecord:
+    """An activation of the native program; its index is that of the program's buffer.
+
+    Attributes:
+        width: elements of a row.
+        outputs: whether it has a row for each wanted position instead of one for each token.
+        copies: rows of a token.
+        quantized: whether it has an int8 copy.
+        codes_only: whether only the int8 copy is read.
+        routes: numbers of experts and of those chosen for a token, if it holds routes.
+        order: index of the buffer of routes that its rows are sorted by, or -1.
+    """
+
+    width: int
+    outputs: bool = False
+    copies: int = 1
+    quantized: bool = False
+    codes_only: bool = False
+    routes: tuple[int, int] | None = None
+    order: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRecord:
+    """An operation of the native program, with the fields of ``pyml_op`` that do not change between runs.
+
+    Attributes:
+        kind: that of the operation, or ``"quantize"``: make the int8 copy of ``output``.
+        inputs: indices of the buffers read.
+        output: index of the buffer written.
+        matrices: packed matrices; those of all experts one after the other.
+        n_matrices: matrices whose outputs lie next to each other: all of them, or those of one expert.
+        vectors: norm weights, bias, table or frequencies.
+        screen: the operation whose facts about the rows of a head are used, if this one is part of a screen.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    output: int
+    matrices: Sequence[PackedMatrix] = ()
+    n_matrices: int = 0
+    vectors: tuple[F32Array | None, ...] = ()
+    eps: float = 0.0
+    scale: float = 1.0
+    cap: float = 0.0
+    layer: int = 0
+    n_heads: int = 0
+    window: int = 0
+    activation: str = ""
+    accumulate: bool = False
+    normalize: bool = False
+    screen: Operation | None = None
+
+
+@dataclass(slots=True)
+class Lowered:
+    """A program as the native one is built from it.
+
+    Attributes:
+        buffers: one for each buffer of the program.
+        operations: in the order of execution.
+        fusions: indices of a linear layer and of the activation that it applies to its own results.
+        spans: the first and last index of every operation of the program; the last one may be its quantise pass.
+        result: index of the last operation's output.
+        vocabulary: token ids are below this.
+        positions: positions are below this.
+        rope_sets: sets of RoPE frequencies of a slice are below this.
+        needs_pages: whether slices have KV pages.
+        tile_tokens: most tokens of a tile of attention, or 0 without a KV layout.
+    """
+
+    buffers: list[BufferRecord]
+    operations: list[OperationRecord]
+    fusions: list[tuple[int, int]]
+    spans: dict[Operation, tuple[int, int]]
+    result: int
+    vocabulary: int = NO_LIMIT
+    positions: int = NO_LIMIT
+    rope_sets: int = NO_LIMIT
+    needs_pages: bool = False
+    tile_tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What operations make of the rows of buffers, by index."""
+
+    routes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    order: dict[int, int] = field(default_factory=dict)
+
+
+def lower(program: Program) -> Lowered:
+    """The records of a program that has a result.
+
+    Raises:
+        ShapeError: a quantised matrix reads rows that are not whole blocks, or a buffer holds routes of two sizes.
+    """
+    assert program.result is not None
+    for buf in program.buffers:
+        if buf.quantized and buf.width % BLOCK:
+            raise ShapeError(
+                f"{buf.name}: expected a width that is a multiple of {BLOCK} for a quantised matrix, got {buf.width}"
+            )
+    whole = program.kv is None or program.kv.head_dim % BLOCK == 0
+    found = Lowered([], [], [], {}, program.result.index, tile_tokens=_tile_tokens(program))
+    rows = _Rows()
+    for op in (*program.operations, *program.screening):
+        first = len(found.operations)
+        found.operations.append(_record(op))
+        _set_limits(found, op)
+        _set_rows(rows, op)
+        if op.output.quantized and writes_pieces(op, whole):
+            found.operations.append(OperationRecord("quantize", (), op.output.index))
+        found.spans[op] = (first, len(found.operations) - 1)
+    skipped = {buf.index for buf in find_codes_only(program, whole)}
+    for index, buf in enumerate(program.buffers):
+        found.buffers.append(
+            BufferRecord(
+                buf.width, buf.rows == "outputs", buf.copies, buf.quantized, index in skipped,
+                rows.routes.get(index), rows.order.get(index, -1),
+            )
+        )  # fmt: skip
+    found.fusions = [(found.spans[one][0], found.spans[other][0]) for one, other in find_fusions(program)]
+    return found
+
+
+def writes_pieces(op: Operation, whole_blocks: bool) -> bool:
+    """Whether several threads write parts of one row, so that another pass has to quantise it.
+
+    Args:
+        op: an operation whose output has an int8 copy.
+        whole_blocks: whether attention's heads are whole blocks of activations, which it quantises itself.
+    """
+    return op.kind in _PIECES or (op.kind == "attention" and not whole_blocks)
+
+
+def find_codes_only(program: Program, whole_blocks: bool) -> list[Buffer]:
+    """Buffers of which only the int8 copy is read, so that the operation that writes them need not write floats."""
+    read = {program.result}
+    for op in program.operations:
+        codes = op.kind in ("linear", "expert_linear") and all(matrix.quantized for matrix in op.params["matrices"])
+        read.update(op.inputs[1:] if codes else op.inputs)
+        optional = op.kind in _CODES_ONLY or (op.kind == "attention" and whole_blocks)
+        if not optional or op.params.get("accumulate"):
+            read.add(op.output)
+    return [buf for buf in program.buffers if buf.quantized and buf not in read]
+
+
+def find_fusions(program: Program) -> list[tuple[Operation, Operation]]:
+    """Linear layers, each with the activation that is the only one to read its rows and can be applied tile by tile.
+
+    That is possible if the matrices' outputs are whole blocks, and pays if a quantised matrix reads the activation.
+    """
+    pairs = [
+        (first, second)
+        for first, second in pairwise(program.operations)
+        if first.kind == "linear" and second.kind in ("activate", "gated") and second.inputs == (first.output,)
+        and not first.params["accumulate"] and not first.output.quantized and second.output.quantized
+        and all(matrix.shape[0] % BLOCK == 0 for matrix in first.params["matrices"])
+    ]  # fmt: skip
+    activations = {second for _, second in pairs}
+    read = {program.result, *(buf for op in program.operations if op not in activations for buf in op.inputs)}
+    return [pair for pair in pairs if pair[0].output not in read]
+
+
+def _record(op: Operation) -> OperationRecord:
+    q = op.params
+    matrices = (q["table"],) if op.kind == "embed" else q.get("matrices", ())
+    return OperationRecord(
+        op.kind,
+        tuple(buf.index for buf in op.inputs),
+        op.output.index,
+        matrices,
+        len(matrices) // q.get("n_experts", 1),
+        tuple(q[name] for name in _VECTORS.get(op.kind, ())),
+        q.get("eps", 0.0),
+        q.get("scale", q.get("margin", 1.0)),
+        q.get("cap", q.get("soft_cap", 0.0)),
+        q.get("layer", 0),
+        q.get("n_heads", 0),
+        q.get("window", 0),
+        q.get("activation", ""),
+        q.get("accumulate", False),
+        q.get("normalize", False),
+        op if "margin" in q else None,
+    )
+
+
+def _set_limits(found: Lowered, op: Operation) -> None:
+    if op.kind == "embed":
+        found.vocabulary = min(found.vocabulary, op.params["table"].shape[0])
+    elif op.kind == "add_positions":
+        found.positions = min(found.positions, op.params["table"].shape[0])
+    elif op.kind == "rope_angles":
+        found.rope_sets = min(found.rope_sets, op.params["inv_freq"].shape[0])
+    elif op.kind in ("prepare_qkv", "attention"):
+        found.needs_pages = True
+
+
+def _set_rows(rows: _Rows, op: Operation) -> None:
+    """Rows of experts are sorted by the routes; what works row by row leaves them in their order."""
+    if op.kind == "route":
+        sizes = op.inputs[0].width, op.params["n_chosen"]
+        known = rows.routes.setdefault(op.output.index, sizes)  # layers share the buffer
+        if known != sizes:
+            raise ShapeError(
+                f"{op.name}: expected {known[1]} of {known[0]} experts as before, got {sizes[1]} of {sizes[0]}"
+            )
+    if op.kind in ("dispatch", "expert_linear"):
+        rows.order[op.output.index] = op.inputs[1].index
+    elif op.inputs and op.kind not in ("combine", "select"):
+        rows.order[op.output.index] = rows.order.get(op.inputs[0].index, -1)
+
+
+def _tile_tokens(program: Program) -> int:
+    if program.kv is None:
+        return 0
+    heads: list[int] = [op.params["n_heads"] for op in program.operations if op.kind == "attention"]
+    group = max((count // program.kv.n_kv_heads for count in heads), default=1)
+    return max(1, TILE_ROWS // group)

@@ -1,0 +1,254 @@
+"""The C declarations that the extension uses. Every struct has the fields of its header, in their order (a test compares them)."""
+
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
+
+
+cdef extern from "pyml.h":
+    enum:
+        PANEL, BLOCK, MAX_PHASES, MAX_THREADS, MAX_EXPERTS
+        TYPE_Q8_0_SPLIT
+        OP_EMBED, OP_ADD_POSITIONS, OP_RMS_NORM, OP_LAYER_NORM, OP_LINEAR, OP_ACTIVATE, OP_GATED, OP_SOFT_CAP, OP_SELECT
+        OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_ROUTE, OP_DISPATCH, OP_EXPERT_LINEAR, OP_COMBINE, OP_QUANTIZE
+        OP_SCREEN, OP_RESCORE
+        ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU
+        LIMIT_READ, LIMIT_INT8, LIMIT_F32
+        SCREEN_STATES, SCREEN_MAX_TOP, SCREEN_FACTS
+
+    # ---- programs
+
+    ctypedef struct pyml_routes:
+        int64_t experts, chosen
+        int32_t *row
+        int32_t *token
+        int32_t *first
+
+    ctypedef struct pyml_buffer:
+        float *f
+        int64_t width
+        int64_t stride8
+        int64_t blocks
+        int8_t *codes
+        float *scales
+        int32_t *sums
+        int32_t *half_sums
+        bint codes_only
+        bint outputs
+        int64_t copies
+        pyml_routes *routes
+        const pyml_routes *order
+
+    ctypedef struct pyml_matrix:
+        int32_t type
+        int64_t n, k
+        const uint8_t *data
+        int64_t panel_bytes
+        const uint8_t *low
+        int64_t low_bytes
+
+    ctypedef struct pyml_capture:
+        float *scores
+        float *probabilities
+        float *maxima
+
+    ctypedef struct pyml_screen:
+        const uint16_t *facts
+        int64_t k
+        float *lower
+        float *upper
+        float *threshold
+        float *heap
+        int32_t *ids
+        float *logits
+        int64_t *count
+        int64_t *rescored
+
+    ctypedef struct pyml_op:
+        int32_t kind
+        pyml_buffer *input "in"
+        pyml_buffer *in2
+        pyml_buffer *out
+        const pyml_matrix *matrices
+        int32_t n_matrices
+        const float *weight
+        const float *weight2
+        float eps, scale, cap
+        int32_t layer, n_heads, window, activation
+        bint accumulate, normalize
+        bint skip
+        const pyml_screen *screen
+        const pyml_op *then
+        const pyml_op *by
+        float *copy
+        const pyml_capture *capture
+
+    # ---- runs
+
+    ctypedef struct pyml_slice:
+        uint8_t **pages
+        int64_t start
+        int64_t count
+        int64_t row
+        int64_t rope_set
+
+    ctypedef struct pyml_tile:
+        int32_t slice, first, count
+
+    ctypedef struct pyml_kv:
+        int64_t n_layers, n_kv_heads, head_dim
+        int64_t key_bytes, value_bytes, layer_bytes
+        bint f16, int8
+
+    ctypedef struct pyml_run:
+        int64_t tokens, outputs
+        const int32_t *ids
+        const int32_t *positions
+        const int32_t *token_slice
+        const int32_t *output_rows
+        const pyml_slice *slices
+        int64_t n_slices
+        const pyml_tile *tiles
+        int64_t n_tiles
+        int64_t tile_tokens
+        pyml_kv kv
+        float *partials
+        int64_t partials_floats
+        int32_t threads
+
+    ctypedef struct pyml_kernels:
+        const char *name
+        void **items
+        void **work
+        void **weights
+        void (*unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *) nogil
+        void (*screen_facts)(const pyml_matrix *, int64_t, int64_t, uint16_t *) nogil
+        void **limits
+        void (*enter)()
+
+    int pyml_level_count()
+    const char *pyml_level_name(int)
+    int pyml_level_compiled(int)
+    int pyml_level_supported(int)
+    const pyml_kernels *pyml_level_kernels(int)
+
+    # ---- what ends calls early
+
+    ctypedef bint pyml_flag
+    void pyml_flag_set(pyml_flag *, bint) nogil
+    bint pyml_flag_is_set(const pyml_flag *) nogil
+
+    ctypedef struct pyml_stop:
+        pyml_flag cancelled
+        int64_t deadline_ns
+
+    ctypedef struct pyml_watch:
+        pyml_flag cancel
+        const pyml_stop *stop
+        int (*poll)(void *) noexcept nogil
+        void *poll_argument
+        int64_t polled
+        unsigned forks
+
+    void pyml_watch_begin(pyml_watch *)
+
+    ctypedef struct pyml_lock:
+        pass
+
+    ctypedef enum pyml_lock_outcome:
+        LOCK_TAKEN, LOCK_STOPPED, LOCK_OWN
+
+    pyml_lock *pyml_lock_new()
+    void pyml_lock_free(pyml_lock *)
+    bint pyml_lock_try(pyml_lock *)
+    pyml_lock_outcome pyml_lock_take(pyml_lock *, pyml_watch *) nogil
+    void pyml_lock_give(pyml_lock *)
+    int pyml_lock_waiting(pyml_lock *)
+    void pyml_lock_dismiss(pyml_lock *)
+
+    # ---- the run loop
+
+    ctypedef struct pyml_lap:
+        uint64_t busy
+        uint64_t phase[4]
+        uint64_t began, arrived
+
+    ctypedef struct pyml_program:
+        int64_t n_ops
+        pyml_op *ops
+        const pyml_kernels *kernels
+        int32_t threads
+        int64_t scratch_bytes
+        pyml_watch watch
+        pyml_run run
+        uint8_t *scratch
+        void *counters
+        pyml_lap *laps
+        uint64_t *copied
+        int64_t start_ns, end_ns
+        uint64_t start, end
+
+    int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t)
+    bint pyml_program_allocate(pyml_program *)
+    void pyml_program_free(pyml_program *)
+    bint pyml_program_run(pyml_program *, bint) nogil
+
+    ctypedef struct pyml_laps:
+        const pyml_lap *laps
+        const uint64_t *copied
+        int64_t n_ops
+        int threads
+        int64_t start_ns, end_ns, start, end
+
+    double pyml_read_laps(const pyml_laps *, int64_t *, int64_t *, pyml_lap *)
+
+    ctypedef struct pyml_greedy_token:
+        int64_t token
+        float logit
+        int64_t ns
+        int64_t rescored
+
+    ctypedef struct pyml_greedy:
+        int64_t count
+        int32_t *ids
+        int32_t *positions
+        pyml_slice *slice
+        const float *logits
+        int64_t n_logits
+        const pyml_screen *screen
+        const int64_t *ends
+        int64_t n_ends
+        int32_t *text
+        int64_t n_text
+        int64_t repeat
+        pyml_greedy_token *found
+        pyml_lap *laps
+        int64_t *clock
+
+    int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *) nogil
+
+    # ---- weights
+
+    ctypedef struct pyml_part:
+        int fd
+        int stored, type
+        int64_t n, k
+        int64_t offset
+        const int64_t *rows
+        uint8_t *packed
+        uint8_t *low
+        uint64_t hash
+
+    ctypedef struct pyml_read_fault:
+        int64_t index
+        int error
+        int64_t offset, wanted, got
+        float scale
+
+    int64_t pyml_panel_bytes(int, int64_t)
+    int64_t pyml_low_bytes(int, int64_t)
+    bint pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *, uint8_t *, pyml_watch *) nogil
+    bint pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *, pyml_watch *) nogil
+    bint pyml_read_parts(int, pyml_part *, int64_t, pyml_read_fault *, pyml_watch *) nogil
+    bint pyml_read_ranges(const int64_t *, const int64_t *, const int64_t *, int64_t, uint8_t *, pyml_read_fault *) nogil
+    bint pyml_all_finite(int, const uint8_t *, int64_t) nogil
+    uint64_t pyml_hash_rows(const uint8_t *, int64_t, int64_t, int64_t, const int64_t *) nogil
+    int64_t pyml_measure_limit(const pyml_kernels *, int, int, const uint8_t *, int64_t, int64_t *, pyml_watch *) nogil
