@@ -101,6 +101,33 @@ def test_forced_tokens_are_those_of_the_text(tokenizer: Tokenizer) -> None:
     assert data.decode().startswith(("a the quick brown fox jumps over", "b the quick brown fox jumps over"))
 
 
+def test_long_forced_texts_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoding takes some hundred bytes of memory for each character."""
+    tokenizer = load_gguf(byte_level_metadata("gpt-2"), "test.gguf")
+    encode, longest = tokenizer.encode, 0
+
+    def encoded(text: str, **options: bool) -> list[int]:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return encode(text, **options)
+
+    monkeypatch.setattr(tokenizer, "encode", encoded)
+    matcher = vocabulary(tokenizer).matcher(Grammar("regex", "(0123456789){9000}"))
+    forced = b"".join(tokenizer.token_bytes(token) for token in matcher.forced())
+    assert 30_000 < len(forced) <= longest < 40_000
+    assert (b"0123456789" * 9000).startswith(forced)
+
+
+def test_texts_that_a_tokenizer_changes_come_as_the_grammar_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_gguf(byte_level_metadata("gpt-2"), "test.gguf")
+    encode = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda text, **options: encode(text.lower(), **options))
+    words = vocabulary(tokenizer)
+    for seed in range(5):
+        text = walk(words, Grammar("regex", "Hello World( and [AB]){2} and so on"), tokenizer, seed)
+        assert re.fullmatch("Hello World( and [AB]){2} and so on", text)
+
+
 def test_rows_that_are_picked_or_masked() -> None:
     tokenizer = load_gguf(byte_level_metadata("gpt-2"), "test.gguf")
     words = vocabulary(tokenizer, padding=3)

@@ -6,7 +6,7 @@ Letters: V = vocabulary size.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.locks import Lock
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 _KEPT = 16  # compiled grammars
+_FORCED = 1 << 15  # characters of a forced text that is encoded ahead: encoding takes some hundred bytes for each
 _COERCED = "oneOf not fully supported"  # a warning that is wrong where the branches are known to exclude each other
 
 
@@ -51,6 +52,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
         with guarded("vocabulary"):
             wrapper = self._llguidance.TokenizerWrapper(self._adapter)
             self._tree = self._llguidance.LLTokenizer(wrapper, size, ends)
+            self._adapter.greedy = self._tree.greedy_tokenize
         self._limits = self._llguidance.LLParserLimits(verbose_errors=False)
         self._compiled: OrderedDict[Grammar, Any] = OrderedDict()  # the one used last is the last
         self._lock = Lock()
@@ -112,7 +114,11 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
 
 
 class _Adapter:
-    """The attributes and the call that llguidance asks of a tokenizer."""
+    """The attributes and the call that llguidance asks of a tokenizer.
+
+    Attributes:
+        greedy: ids of a text, the longest token first; set once there is a tree of tokens.
+    """
 
     def __init__(self, tokenizer: Tokenizer, eos_id: int, size: int) -> None:
         self._tokenizer = tokenizer
@@ -120,9 +126,14 @@ class _Adapter:
         self.bos_token_id = tokenizer.bos_id
         self.tokens = [tokenizer.token_bytes(token) for token in range(size)]
         self.special_token_ids = sorted(token for token in tokenizer.special_ids if token < size)
+        self.greedy: Callable[[str], list[int]] = lambda _: []
 
     def __call__(self, text: str) -> list[int]:
-        """Ids of a text that stands within another one: without a space that the tokenizer puts before texts."""
+        """Ids of a text, or of its first ``_FORCED`` characters, that stands within another one.
+
+        They are without a space that the tokenizer puts before texts.
+        """
+        text = text[:_FORCED]
         ids = self._encode(text)
         if self._bytes(ids) == text.encode():
             return ids
@@ -130,7 +141,8 @@ class _Adapter:
         ids = self._encode("\n" + text)
         if ids[: len(mark)] == mark and self._bytes(ids[len(mark) :]) == text.encode():
             return ids[len(mark) :]
-        return []  # nothing is forced then, and the model chooses
+        ids = self.greedy(text)  # the tokenizer changes texts: what a grammar says has to come as it is
+        return ids if self._bytes(ids) == text.encode() else []
 
     @property
     def special_texts(self) -> dict[int, str]:
