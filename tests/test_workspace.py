@@ -21,7 +21,7 @@ PACKAGES = ("core", "nn", "nlp")
 # What each package may import of its siblings: downwards only.
 MAY_IMPORT = {"core": {"pyml_core"}, "nn": {"pyml_core", "pyml_nn"}, "nlp": {"pyml_core", "pyml_nn", "pyml_nlp"}}
 LEVELS = ["scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni"]
-NOT_OURS = {".git", ".venv", ".venv-3.11", ".venv-3.12", ".venv-3.13", "build", "dist", "__pycache__"}
+NOT_OURS = {".git", ".venv", ".venv-3.11", ".venv-3.12", ".venv-3.13", "build", "dist", "site", "__pycache__"}
 
 
 def our_files() -> list[Path]:
@@ -112,6 +112,16 @@ def test_names_of_files_in_the_docs_exist() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for name in re.findall(r"`((?:packages|scripts|tests|benchmarks|docs)/[\w./-]+)`", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """MkDocs checks this as well; it is not in the environment of the tests."""
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    listed = re.findall(r"([\w./-]+\.md)$", navigation, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    made = set(re.findall(r'": "(project/[\w-]+\.md)"', (ROOT / "scripts/docs_site.py").read_text()))
+    assert set(listed) == pages | made
 
 
 def test_readme_has_two_commands() -> None:
