@@ -1,9 +1,10 @@
-/* preloaded.c: a library to preload, which lets an allocation fail, fills fresh memory, and tells of more processors than there are.
+/* preloaded.c: a library to preload, which lets an allocation fail, fills fresh memory, and tells of more processors
+ * than there are.
  *
- * Its functions stand before those of the C library or of a sanitizer. While it is armed it counts the calls that come from the code of
- * watched modules, and the call with the wanted number fails: it returns NULL, ENOMEM, or EAGAIN for a thread. Of the interpreter's calls
- * those count that it makes for pyml's module, and for Python code if that is wanted: other extension modules are not what is tested.
- * preloaded.py compiles and controls it.
+ * Its functions stand before those of the C library or of a sanitizer. While it is armed it counts the calls that come
+ * from the code of watched modules, and the call with the wanted number fails: it returns NULL, ENOMEM, or EAGAIN for a
+ * thread. Of the interpreter's calls those count that it makes for pyml's module, and for Python code if that is
+ * wanted: other extension modules are not what is tested. preloaded.py compiles and controls it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -29,12 +30,12 @@ typedef struct {
     int count;
 } code;
 
-static code watched, standard;         /* of watched modules, and of the standard library's */
-static code pyml, evaluation;          /* of pyml's module, and of the loop that evaluates Python code */
+static code watched, standard;           /* of watched modules, and of the standard library's */
+static code pyml, evaluation;            /* of pyml's module, and of the loop that evaluates Python code */
 static bool interpreter, python, arrays; /* these are what is watched */
-static atomic_long failing, counted;   /* 0: not armed */
+static atomic_long failing, counted;     /* 0: not armed */
 static atomic_int fill = -1;
-static atomic_int processors;          /* 0: those that there are */
+static atomic_int processors; /* 0: those that there are */
 
 /* ---- what is behind */
 
@@ -60,7 +61,9 @@ static void *first_memory(size_t size) {
     return memory;
 }
 
-static bool is_first(const void *memory) { return (const uint8_t *)memory >= first_room && (const uint8_t *)memory < first_room + sizeof first_room; }
+static bool is_first(const void *memory) {
+    return (const uint8_t *)memory >= first_room && (const uint8_t *)memory < first_room + sizeof first_room;
+}
 
 static bool ready(void) {
     static bool done, looking;
@@ -110,7 +113,8 @@ static int add_module(struct dl_phdr_info *info, size_t size, void *argument) {
     s->found++;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
-        if (segment->p_type == PT_LOAD && segment->p_flags & PF_X) add_range(s->code, info->dlpi_addr + segment->p_vaddr, segment->p_memsz);
+        if (segment->p_type == PT_LOAD && segment->p_flags & PF_X)
+            add_range(s->code, info->dlpi_addr + segment->p_vaddr, segment->p_memsz);
     }
     return 0;
 }

@@ -1,5 +1,5 @@
-/* finite.c: whether stored weights are finite. Floats are looked at themselves; of blocks their float16 scales and minima, since codes
- * and the scales of sub-blocks are integers.
+/* finite.c: whether stored weights are finite. Floats are looked at themselves; of blocks their float16 scales and
+ * minima, since codes and the scales of sub-blocks are integers.
  */
 #include "pyml.h"
 

@@ -1,5 +1,5 @@
-/* greedy.c: runs of one token after the other, each of the token with the largest logit of the run before. Between two runs Python
- * would take tens of times as long: the weights of a run drive its code and data out of the caches.
+/* greedy.c: runs of one token after the other, each of the token with the largest logit of the run before. Between two
+ * runs Python would take tens of times as long: the weights of a run drive its code and data out of the caches.
  */
 #include "pyml.h"
 

@@ -1,8 +1,9 @@
-/* hash.c: 64 bits that tell bytes apart, for weights and saved caches; no protection against bytes that are made to collide.
+/* hash.c: 64 bits that tell bytes apart, for weights and saved caches; no protection against bytes that are made to
+ * collide.
  *
- * Words are multiplied in pairs and the two halves of each product folded together, in four chains side by side, as wyhash does it
- * (Wang Yi, https://github.com/wangyi-fudan/wyhash, public domain). Every byte and its place count. Machines whose bytes are in another
- * order have other hashes.
+ * Words are multiplied in pairs and the two halves of each product folded together, in four chains side by side, as
+ * wyhash does it (Wang Yi, https://github.com/wangyi-fudan/wyhash, public domain). Every byte and its place count.
+ * Machines whose bytes are in another order have other hashes.
  */
 #include "pyml.h"
 

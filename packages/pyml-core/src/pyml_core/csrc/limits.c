@@ -22,9 +22,9 @@ static void measure(void *argument, int index) {
     atomic_fetch_add(&m->done, m->limit(data, m->amount, sink));
 }
 
-/* Nanoseconds; *done is the operations or bytes of all threads. 0: no such pool, or told to stop before its turn came. */
-int64_t pyml_measure_limit(
-    const pyml_kernels *kernels, int threads, int what, const uint8_t *data, int64_t amount, int64_t *done, pyml_watch *watch) {
+/* Nanoseconds; *done is the operations or bytes of all threads. 0: no such pool, or told to stop. */
+int64_t pyml_measure_limit(const pyml_kernels *kernels, int threads, int what, const uint8_t *data, int64_t amount,
+                           int64_t *done, pyml_watch *watch) {
     pyml_pool *pool = pyml_pool_get(threads);
     *done = 0;
     if (!pool || !pyml_pool_lock(pool, watch)) return 0;

@@ -1,5 +1,5 @@
-/* lock.c: locks that are taken in the order in which callers ask for them. A caller that waits can be told to stop, and in the child
- * of a fork, where the threads that held them do not exist, locks are free.
+/* lock.c: locks that are taken in the order in which callers ask for them. A caller that waits can be told to stop, and
+ * in the child of a fork, where the threads that held them do not exist, locks are free.
  */
 #define _GNU_SOURCE
 #include "pyml.h"
@@ -76,7 +76,8 @@ bool pyml_told_to_stop(pyml_watch *w) {
     bool told = (w->stop && pyml_flag_is_set(&w->stop->cancelled)) || (deadline && now >= deadline);
     if (!told && w->poll && now - w->polled >= POLL_NS) {
         w->polled = now;
-        /* Or the handler of a signal has forked, and this is the child: the other threads of what goes on are not here. */
+        /* Or the handler of a signal has forked, and this is the child: the other threads of what goes on are not here.
+         */
         told = w->poll(w->poll_argument) || w->forks != atomic_load(&forks);
     }
     if (told) pyml_flag_set(&w->cancel, true);

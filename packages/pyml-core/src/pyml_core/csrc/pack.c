@@ -1,20 +1,22 @@
 /* pack.c: from the stored rows of blocks to panels of 16 rows.
  *
  * A panel holds 16 consecutive rows of a weight, side by side, so that one activation meets 16 outputs in one vector.
- * f32, f16, bf16: [K][16] elements. Quantised types: a panel is a sequence of chunks of up to 256 k, and a chunk a sequence of
- * planes, one for each field of the stored block, in the order of the table below; every plane is padded to 64 bytes:
+ * f32, f16, bf16: [K][16] elements. Quantised types: a panel is a sequence of chunks of up to 256 k, and a chunk a
+ * sequence of planes, one for each field of the stored block, in the order of the table below; every plane is padded to
+ * 64 bytes:
  *
  *   u16 fields (d, m, dmin)  [blocks][16 rows] u16
  *   scale bytes              [bytes][16 rows] u8
  *   code words               [words][16 rows] u32, the stored 4-byte words transposed over the rows
  *
- * Nothing is recomputed: panels keep the stored bits. Two exceptions help the kernels and are undone by unpacking: q8_0's codes
- * are stored unsigned (code ^ 0x80), and the high bits of q5_0 and q5_1 are spread so that bit g of byte i belongs to element
- * 4g + i. Rows past the matrix's last one are zero.
+ * Nothing is recomputed: panels keep the stored bits. Two exceptions help the kernels and are undone by unpacking:
+ * q8_0's codes are stored unsigned (code ^ 0x80), and the high bits of q5_0 and q5_1 are spread so that bit g of byte i
+ * belongs to element 4g + i. Rows past the matrix's last one are zero.
  *
- * A split q8_0 has two planes of nibbles of its unsigned codes, both in the order of q4_0's words: nibbles of words 0..3 of a block
- * are elements 0..15 (low) and 16..31 (high). The planes of low nibbles of all panels follow on everything else, so that a coarse pass
- * (level/screen.c) reads the first half of the matrix from front to end: what is skipped line by line is read all the same.
+ * A split q8_0 has two planes of nibbles of its unsigned codes, both in the order of q4_0's words: nibbles of words
+ * 0..3 of a block are elements 0..15 (low) and 16..31 (high). The planes of low nibbles of all panels follow on
+ * everything else, so that a coarse pass (level/screen.c) reads the first half of the matrix from front to end: what is
+ * skipped line by line is read all the same.
  */
 #include "pyml.h"
 
@@ -109,15 +111,18 @@ static uint32_t spread(uint32_t word) {
     return result;
 }
 
-/* Nibbles of four codes (in the low half of the bytes) and of those 16 elements on (in the high half), from unsigned codes. */
+/* Nibbles of four codes (in the low half of the bytes) and of those 16 elements on (in the high half), from unsigned
+ * codes. */
 static uint32_t nibbles_of(const uint8_t *codes, bool high) {
     uint32_t first, second;
     memcpy(&first, codes, 4), memcpy(&second, codes + 16, 4);
     first ^= 0x80808080u, second ^= 0x80808080u;
-    return high ? (first >> 4 & 0x0f0f0f0fu) | (second & 0xf0f0f0f0u) : (first & 0x0f0f0f0fu) | (second << 4 & 0xf0f0f0f0u);
+    return high ? (first >> 4 & 0x0f0f0f0fu) | (second & 0xf0f0f0f0u)
+                : (first & 0x0f0f0f0fu) | (second << 4 & 0xf0f0f0f0u);
 }
 
-static void pack_field(const field *f, const block_type *t, int64_t blocks, int row, const uint8_t *stored, uint8_t *plane) {
+static void pack_field(const field *f, const block_type *t, int64_t blocks, int row, const uint8_t *stored,
+                       uint8_t *plane) {
     for (int64_t b = 0; b < blocks; b++) {
         const uint8_t *source = stored + b * t->bytes + f->offset;
         for (int i = 0; i < f->count; i++) {
@@ -131,21 +136,24 @@ static void pack_field(const field *f, const block_type *t, int64_t blocks, int 
                 memcpy(&word, source + 4 * i, 4);
                 if (f->kind == WORDS_XOR_80) word ^= 0x80808080u;
                 if (f->kind == WORDS_SPREAD) word = spread(word);
-                if (f->kind == HIGH_NIBBLES || f->kind == LOW_NIBBLES) word = nibbles_of(source + 4 * i, f->kind == HIGH_NIBBLES);
+                if (f->kind == HIGH_NIBBLES || f->kind == LOW_NIBBLES)
+                    word = nibbles_of(source + 4 * i, f->kind == HIGH_NIBBLES);
                 memcpy(plane + 4 * at, &word, 4);
             }
         }
     }
 }
 
-static void pack_quantized_panel(const block_type *t, int64_t k, int64_t rows, const uint8_t *stored, uint8_t *packed, uint8_t *low) {
+static void pack_quantized_panel(const block_type *t, int64_t k, int64_t rows, const uint8_t *stored, uint8_t *packed,
+                                 uint8_t *low) {
     int64_t row_bytes = k / t->block * t->bytes;
     for (int64_t k0 = 0; k0 < k; k0 += CHUNK) {
         int64_t blocks = (k - k0 < CHUNK ? k - k0 : CHUNK) / t->block;
         for (int i = 0; i < t->n_fields; i++) {
             uint8_t **plane = t->fields[i].kind == LOW_NIBBLES ? &low : &packed;
             for (int64_t row = 0; row < rows; row++)
-                pack_field(&t->fields[i], t, blocks, (int)row, stored + row * row_bytes + k0 / t->block * t->bytes, *plane);
+                pack_field(&t->fields[i], t, blocks, (int)row, stored + row * row_bytes + k0 / t->block * t->bytes,
+                           *plane);
             *plane += plane_bytes(&t->fields[i], blocks);
         }
     }
@@ -157,9 +165,12 @@ static void pack_plain_panel(int element, int64_t k, int64_t rows, const uint8_t
             memcpy(packed + (i * PANEL + row) * element, stored + (row * k + i) * element, (size_t)element);
 }
 
-/* Pack panels begin..end of a matrix (n, k). `packed` (and `low`) are the whole matrix's memory, `stored` its first row. */
-void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low, int64_t begin, int64_t end) {
-    int64_t panel_bytes = pyml_panel_bytes(type, k), low_bytes = pyml_low_bytes(type, k), row_bytes = pyml_stored_row_bytes(type, k);
+/* Pack panels begin..end of a matrix (n, k). `packed` (and `low`) are the whole matrix's memory, `stored` its first
+ * row. */
+void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low,
+                      int64_t begin, int64_t end) {
+    int64_t panel_bytes = pyml_panel_bytes(type, k), low_bytes = pyml_low_bytes(type, k),
+            row_bytes = pyml_stored_row_bytes(type, k);
     int element = element_bytes(type);
     for (int64_t p = begin; p < end; p++) {
         int64_t rows = n - p * PANEL < PANEL ? n - p * PANEL : PANEL;

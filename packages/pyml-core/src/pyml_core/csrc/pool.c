@@ -1,9 +1,10 @@
 /* pool.c: persistent worker threads and the barrier between operations.
  *
- * A pool of n threads is n - 1 workers and whoever calls pyml_pool_run. Workers wait for a job, and threads for each other at a
- * barrier, by spinning for a bounded time and then sleeping. There is no more than one for each processor: more would wait for each
- * other's turn at every barrier. Whoever wants more has work shared out for so many, and these do the others' shares too.
- * Pools are made on first use, kept for the life of the process, and made anew after a fork (threads do not survive it).
+ * A pool of n threads is n - 1 workers and whoever calls pyml_pool_run. Workers wait for a job, and threads for each
+ * other at a barrier, by spinning for a bounded time and then sleeping. There is no more than one for each processor:
+ * more would wait for each other's turn at every barrier. Whoever wants more has work shared out for so many, and these
+ * do the others' shares too. Pools are made on first use, kept for the life of the process, and made anew after a fork
+ * (threads do not survive it).
  */
 #define _GNU_SOURCE
 #include "pyml.h"

@@ -1,7 +1,7 @@
-/* program.c: the run loop. Every thread walks the same list of operations, takes items of work, and waits for the others at a
- * barrier before the next operation. Each thread starts with a range of items of its own, so that it streams weights that lie
- * one behind the other, and then helps the others with theirs. At a barrier the last to come does what is not worth sharing, and
- * those that wait ask for the weights that come next.
+/* program.c: the run loop. Every thread walks the same list of operations, takes items of work, and waits for the
+ * others at a barrier before the next operation. Each thread starts with a range of items of its own, so that it
+ * streams weights that lie one behind the other, and then helps the others with theirs. At a barrier the last to come
+ * does what is not worth sharing, and those that wait ask for the weights that come next.
  */
 #define _GNU_SOURCE
 #include "pyml.h"
@@ -14,11 +14,12 @@
 
 enum {
     STAGES = 2,
-    GRABS = 16,     /* times that a thread goes to its counter, about */
-    MANY_ROWS = 64, /* so many make one item of a linear layer long enough to go for each */
-    APART = 64 << 10, /* bytes between threads' scratch: what a core fetches ahead of its strides, up to 30 kB, would be its neighbour's */
-    AHEAD = 128 << 10,  /* bytes of weights that a thread asks for while it waits */
-    LINES_AT_ONCE = 8,  /* of 64 bytes, between looks at the barrier */
+    GRABS = 16,       /* times that a thread goes to its counter, about */
+    MANY_ROWS = 64,   /* so many make one item of a linear layer long enough to go for each */
+    APART = 64 << 10, /* bytes between threads' scratch: what a core fetches ahead of its strides, up to 30 kB, would be
+                         its neighbour's */
+    AHEAD = 128 << 10, /* bytes of weights that a thread asks for while it waits */
+    LINES_AT_ONCE = 8, /* of 64 bytes, between looks at the barrier */
 };
 
 typedef struct {
@@ -42,7 +43,8 @@ int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_toke
         return factors + LINEAR_SCRATCH + (op->then ? TOKEN_BLOCK * 2 * BLOCK * (int64_t)sizeof(float) : 0);
     if (op->kind != OP_ATTENTION) return op->out->codes_only ? op->out->width * 4 : 0; /* a row, see rows.c */
     int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = whole_panels(kv->head_dim);
-    return aligned((rows * (KEYS + KEYS / 4 + 2 * (width + PANEL) + kv->head_dim) + 4 * whole_panels(rows)) * (int64_t)sizeof(float));
+    return aligned((rows * (KEYS + KEYS / 4 + 2 * (width + PANEL) + kv->head_dim) + 4 * whole_panels(rows))
+                   * (int64_t)sizeof(float));
 }
 
 bool pyml_program_allocate(pyml_program *p) {
@@ -54,19 +56,19 @@ bool pyml_program_allocate(pyml_program *p) {
     return p->scratch && p->counters && p->copied && p->laps;
 }
 
-void pyml_program_free(pyml_program *p) {
-    free(p->scratch), free(p->counters), free(p->copied), free(p->laps);
-}
+void pyml_program_free(pyml_program *p) { free(p->scratch), free(p->counters), free(p->copied), free(p->laps); }
 
 typedef struct {
     pyml_program *program;
     pyml_pool *pool;
     bool timed;
-    int64_t op, items;  /* the pass that all are in, a stage of an operation: what the last one to leave the one before has said */
+    int64_t op, items; /* the pass that all are in, a stage of an operation: what the last one to leave the one before
+                          has said */
     int stage;
 } job;
 
-/* Items that a thread takes at a time. The calling thread looks in between whether to stop, so it must come round often. */
+/* Items that a thread takes at a time. The calling thread looks in between whether to stop, so it must come round
+ * often. */
 static int64_t grab_of(const pyml_program *p, const pyml_op *op, int64_t range) {
     int64_t grab = range / GRABS, rows = op->out->outputs ? p->run.outputs : p->run.tokens;
     bool linear = op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR;
@@ -101,7 +103,8 @@ static void take_items(walker *w, const pyml_op *op, int stage, int64_t items) {
             if (pyml_stopped(&p->watch, w->thread.index)) break;
             int64_t begin = first + atomic_fetch_add_explicit(&counters[owner].taken, grab, memory_order_relaxed);
             if (begin >= last) break;
-            p->kernels->work[op->kind](op, &p->run, &w->thread, stage, begin, begin + grab < last ? begin + grab : last);
+            p->kernels->work[op->kind](op, &p->run, &w->thread, stage, begin,
+                                       begin + grab < last ? begin + grab : last);
         }
     }
 }
@@ -122,7 +125,8 @@ static void pass(walker *w, int64_t i, int stage, int64_t items, bool alone) {
         take_items(w, op, stage, items);
     } else {
         w->thread.last = items;
-        if (!pyml_stopped(&p->watch, w->thread.index)) p->kernels->work[op->kind](op, &p->run, &w->thread, stage, 0, items);
+        if (!pyml_stopped(&p->watch, w->thread.index))
+            p->kernels->work[op->kind](op, &p->run, &w->thread, stage, 0, items);
     }
     if (!w->thread.timed) return;
     lap->arrived = pyml_ticks();
@@ -142,15 +146,16 @@ static void copy_output(pyml_program *p, int64_t i) {
     p->copied[i] = pyml_ticks();
 }
 
-/* When a pass is done, and before anybody goes on: on to the next one that is worth sharing. A single item is not, one thread does
- * it at once. Nor may a copy of an output wait, as a later operation may write to the same buffer. */
+/* When a pass is done, and before anybody goes on: on to the next one that is worth sharing. A single item is not, one
+ * thread does it at once. Nor may a copy of an output wait, as a later operation may write to the same buffer. */
 static void advance(void *argument) {
     walker *w = argument;
     job *j = w->job;
     pyml_program *p = j->program;
     reset_counters(p);
     while (!pyml_flag_is_set(&p->watch.cancel)) {
-        if (++j->stage == STAGES || (j->items = p->kernels->items[p->ops[j->op].kind](&p->ops[j->op], &p->run, j->stage)) == 0) {
+        if (++j->stage == STAGES
+            || (j->items = p->kernels->items[p->ops[j->op].kind](&p->ops[j->op], &p->run, j->stage)) == 0) {
             if (j->op >= 0 && p->ops[j->op].copy) copy_output(p, j->op);
             do j->op++;
             while (j->op < p->n_ops && p->ops[j->op].skip);
@@ -192,7 +197,8 @@ static void work(void *argument, int index) {
     job *j = argument;
     pyml_program *p = j->program;
     walker w = {
-        .job = j, .laps = p->laps + index * p->n_ops,
+        .job = j,
+        .laps = p->laps + index * p->n_ops,
         .thread = {.index = index, .scratch = p->scratch + index * p->scratch_bytes, .timed = j->timed},
     };
     p->kernels->enter();
@@ -206,8 +212,8 @@ static void work(void *argument, int index) {
     }
 }
 
-/* What a linear layer took for the activation after it is told as that one's, as if it had come last: of each thread the same share,
- * so that one ends where the other begins. */
+/* What a linear layer took for the activation after it is told as that one's, as if it had come last: of each thread
+ * the same share, so that one ends where the other begins. */
 static void share_laps(const pyml_program *p, int64_t i) {
     double busy = 0, activating = 0;
     for (int t = 0; t < p->threads; t++) {
@@ -280,15 +286,24 @@ static bool all_panels(panel_work *p, int threads) {
     return !pyml_flag_is_set(&p->watch->cancel);
 }
 
-bool pyml_pack_threaded(
-    int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low, pyml_watch *watch) {
+bool pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed,
+                        uint8_t *low, pyml_watch *watch) {
     panel_work p = {
-        .type = type, .n = n, .k = k, .panels = (n + PANEL - 1) / PANEL, .stored = stored, .packed = packed, .low = low, .watch = watch,
+        .type = type,
+        .n = n,
+        .k = k,
+        .panels = (n + PANEL - 1) / PANEL,
+        .stored = stored,
+        .packed = packed,
+        .low = low,
+        .watch = watch,
     };
     return all_panels(&p, threads);
 }
 
-bool pyml_screen_facts(const pyml_kernels *kernels, int threads, const pyml_matrix *m, uint16_t *facts, pyml_watch *watch) {
-    panel_work p = {.panels = (m->n + PANEL - 1) / PANEL, .kernels = kernels, .matrix = m, .facts = facts, .watch = watch};
+bool pyml_screen_facts(const pyml_kernels *kernels, int threads, const pyml_matrix *m, uint16_t *facts,
+                       pyml_watch *watch) {
+    panel_work p = {
+        .panels = (m->n + PANEL - 1) / PANEL, .kernels = kernels, .matrix = m, .facts = facts, .watch = watch};
     return all_panels(&p, threads);
 }

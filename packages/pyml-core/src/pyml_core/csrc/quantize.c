@@ -38,7 +38,8 @@ static void widen(int stored, const uint8_t *floats, float *x) {
         return;
     }
     memcpy(bits, floats, sizeof bits);
-    for (int i = 0; i < BLOCK; i++) x[i] = stored == TYPE_BF16 ? from_bits((uint32_t)bits[i] << 16) : from_half(bits[i]);
+    for (int i = 0; i < BLOCK; i++)
+        x[i] = stored == TYPE_BF16 ? from_bits((uint32_t)bits[i] << 16) : from_half(bits[i]);
 }
 
 bool pyml_to_q8_0(int stored, const uint8_t *floats, int64_t n, uint8_t *blocks, float *scale) {

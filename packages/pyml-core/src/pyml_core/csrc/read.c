@@ -1,5 +1,6 @@
-/* read.c: matrices from files into their panels, by all threads: each reads a piece into memory that stays in its cache, and packs it
- * from there, as it is stored or quantised; what was read is hashed and looked through for numbers that are not finite, too. Reads are positional; sizes and places are the caller's.
+/* read.c: matrices from files into their panels, by all threads: each reads a piece into memory that stays in its
+ * cache, and packs it from there, as it is stored or quantised; what was read is hashed and looked through for numbers
+ * that are not finite, too. Reads are positional; sizes and places are the caller's.
  */
 #define _GNU_SOURCE
 #include "pyml.h"
@@ -15,7 +16,7 @@ enum { PIECE_BYTES = 256 << 10 };
 typedef struct {
     pyml_part *parts;
     int64_t n_parts;
-    atomic_llong next;   /* piece of all parts together */
+    atomic_llong next; /* piece of all parts together */
     atomic_bool failed;
     pyml_read_fault *fault;
     pyml_watch *watch;
@@ -40,7 +41,8 @@ static int64_t panels_at_a_time(int64_t row_bytes) {
 }
 
 static int64_t pieces_of(const pyml_part *part) {
-    int64_t panels = (part->n + PANEL - 1) / PANEL, step = panels_at_a_time(pyml_stored_row_bytes(part->stored, part->k));
+    int64_t panels = (part->n + PANEL - 1) / PANEL,
+            step = panels_at_a_time(pyml_stored_row_bytes(part->stored, part->k));
     return (panels + step - 1) / step;
 }
 
@@ -66,7 +68,8 @@ static bool read_rows(reading *r, int64_t index, int64_t begin, int64_t end, uin
         last = part->rows[row] > last ? part->rows[row] : last;
     }
     bool together = last - first < 4 * count;
-    if (together && !read_piece(r, index, span, (last - first + 1) * row_bytes, part->offset + first * row_bytes)) return false;
+    if (together && !read_piece(r, index, span, (last - first + 1) * row_bytes, part->offset + first * row_bytes))
+        return false;
     for (int64_t row = begin; row < end; row++) {
         uint8_t *target = rows + (row - begin) * row_bytes;
         if (together) memcpy(target, span + (part->rows[row] - first) * row_bytes, (size_t)row_bytes);
@@ -105,7 +108,10 @@ static int64_t memory_for(const reading *r) {
     for (int64_t i = 0; i < r->n_parts; i++) {
         const pyml_part *part = &r->parts[i];
         int64_t row_bytes = pyml_stored_row_bytes(part->stored, part->k);
-        int64_t bytes = panels_at_a_time(row_bytes) * PANEL * row_bytes * (part->rows ? 5 : part->stored != part->type ? 2 : 1);
+        int64_t bytes = panels_at_a_time(row_bytes) * PANEL * row_bytes
+                        * (part->rows                   ? 5
+                           : part->stored != part->type ? 2
+                                                        : 1);
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -121,7 +127,8 @@ static void some_pieces(void *argument, int thread) {
     int64_t part = 0, before = 0; /* pieces of the parts before */
     while (!atomic_load(&r->failed) && !pyml_stopped(r->watch, thread)) {
         int64_t piece = atomic_fetch_add(&r->next, 1);
-        while (part < r->n_parts && piece - before >= pieces_of(&r->parts[part])) before += pieces_of(&r->parts[part++]);
+        while (part < r->n_parts && piece - before >= pieces_of(&r->parts[part]))
+            before += pieces_of(&r->parts[part++]);
         if (part == r->n_parts) break;
         pack_piece(r, part, piece - before, memory);
     }
@@ -141,12 +148,14 @@ bool pyml_read_parts(int threads, pyml_part *parts, int64_t n_parts, pyml_read_f
     return !r.failed && !pyml_flag_is_set(&watch->cancel);
 }
 
-bool pyml_read_ranges(const int64_t *fds, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target, pyml_read_fault *fault) {
+bool pyml_read_ranges(const int64_t *fds, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target,
+                      pyml_read_fault *fault) {
     for (int64_t i = 0; i < n; i++) {
         int error = 0;
         int64_t got = read_at((int)fds[i], target, sizes[i], offsets[i], &error);
         if (got < sizes[i]) {
-            *fault = (pyml_read_fault){.index = i, .error = error, .offset = offsets[i], .wanted = sizes[i], .got = got};
+            *fault =
+                (pyml_read_fault){.index = i, .error = error, .offset = offsets[i], .wanted = sizes[i], .got = got};
             return false;
         }
         target += sizes[i];

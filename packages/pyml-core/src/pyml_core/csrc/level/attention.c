@@ -1,11 +1,13 @@
 /* attention.c: attention over the KV pages.
  *
- * Letters: R rows (a token's query heads that share a key/value head, times the tokens of a tile), D head_dim, G query heads a
- * key/value head.
+ * Letters: R rows (a token's query heads that share a key/value head, times the tokens of a tile), D head_dim, G query
+ * heads a key/value head.
  *
- * The unit of work is a tile (some tokens of one sequence) and a key/value head. Key blocks are KEY_PAGES pages, at fixed absolute
- * positions; of pages that nobody sees, in the last block or before a window, nothing is read. Each block is reduced from scratch (scores, maximum, exponentials, their sum, weighted values) and merged into the
- * running result in ascending order, so that an output does not depend on who computed which block, nor on the tokens around it:
+ * The unit of work is a tile (some tokens of one sequence) and a key/value head. Key blocks are KEY_PAGES pages, at
+ * fixed absolute positions; of pages that nobody sees, in the last block or before a window, nothing is read. Each
+ * block is reduced from scratch (scores, maximum, exponentials, their sum, weighted values) and merged into the running
+ * result in ascending order, so that an output does not depend on who computed which block, nor on the tokens around
+ * it:
  *
  *     m' = max(m, m_b);  o = o 2^(m - m') + o_b 2^(m_b - m');  l = l 2^(m - m') + l_b 2^(m_b - m')
  *
@@ -13,22 +15,24 @@
  *
  * The sum l is kept as sixteen, lane by lane, and added up at the end.
  *
- * Where there are fewer units than threads (decoding), blocks are split over threads too: stage 0 leaves each block's result in
- * run->partials, stage 1 merges them in the same order by the same code.
+ * Where there are fewer units than threads (decoding), blocks are split over threads too: stage 0 leaves each block's
+ * result in run->partials, stage 1 merges them in the same order by the same code.
  */
 #include "heads.h"
 #include "softmax.h"
 
 enum { PHASE_SCORES, PHASE_SOFTMAX, PHASE_VALUES };
 
-/* How one operation's work is cut: blocks of a tile split into `splits` items where units alone would leave threads idle. */
+/* How one operation's work is cut: blocks of a tile split into `splits` items where units alone would leave threads
+ * idle. */
 typedef struct {
     int64_t splits, blocks, rows, partial; /* blocks: most of any tile; partial: floats of a block's result: o, m, l */
 } cut;
 
 INLINE int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
-INLINE int64_t floats_of(int64_t rows, int64_t width) { return rows * (width + PANEL) + whole_panels(rows); } /* of a partial */
+/* Of a partial. */
+INLINE int64_t floats_of(int64_t rows, int64_t width) { return rows * (width + PANEL) + whole_panels(rows); }
 
 INLINE const pyml_tile *tile_of(const pyml_run *run, int64_t unit) { /* late tiles are the long ones: first */
     return &run->tiles[run->n_tiles - 1 - unit % run->n_tiles];
@@ -54,7 +58,8 @@ static cut cut_work(const pyml_op *op, const pyml_run *run) {
     }
     c.rows = tokens * group; /* close together: what a thread leaves for another has to come from far away */
     c.partial = floats_of(c.rows, whole_panels(run->kv.head_dim));
-    if (units * c.blocks * c.partial <= run->partials_floats) c.splits = least(c.blocks, (4 * run->threads + units - 1) / units);
+    if (units * c.blocks * c.partial <= run->partials_floats)
+        c.splits = least(c.blocks, (4 * run->threads + units - 1) / units);
     return c;
 }
 
@@ -64,7 +69,8 @@ int64_t FN(attention_items)(const pyml_op *op, const pyml_run *run, int stage) {
     return stage == 0 ? units * c.splits : stage == 1 && c.splits > 1 ? units : 0;
 }
 
-/* What some rows have of some keys: weighted values, the sum of the exponentials, and the largest score (in powers of 2). */
+/* What some rows have of some keys: weighted values, the sum of the exponentials, and the largest score (in powers of
+ * 2). */
 typedef struct {
     float *o; /* [R][D], D rounded up to whole panels */
     float *l; /* [R][16] */
@@ -85,13 +91,13 @@ typedef struct {
     pyml_thread *thread;
     const pyml_slice *slice;
     int64_t start, tokens, group, rows, head, row; /* start: position of the tile's first token; row: its buffer row */
-    float *q;      /* [R][D], scaled */
-    quantized_queries q8; /* instead, where keys are int8 */
-    float *p;      /* [R][KEYS]: scores, then their exponentials */
+    float *q;                                      /* [R][D], scaled */
+    quantized_queries q8;                          /* instead, where keys are int8 */
+    float *p;                                      /* [R][KEYS]: scores, then their exponentials */
     uint8_t *weights; /* [R][KEYS]: instead of exponentials, where values are int8: times the values' scales */
     partial block, result;
     float *keep, *add; /* [R]: factors of what there was and of the block, when that is merged */
-    int64_t width; /* D rounded up to whole panels */
+    int64_t width;     /* D rounded up to whole panels */
 } tile_state;
 
 INLINE partial partial_at(float *memory, int64_t rows, int64_t width) {
@@ -99,8 +105,8 @@ INLINE partial partial_at(float *memory, int64_t rows, int64_t width) {
 }
 
 /* Rows of A times panels of keys or values, `next` bytes apart, each output from scratch. */
-static void fma_pages(const tile_state *s, const float *a, int64_t lda, const uint8_t *b, int64_t ldb, int64_t next, int64_t panels,
-                      int64_t k, float *out, int64_t ld_out, bool first, upcoming ahead) {
+static void fma_pages(const tile_state *s, const float *a, int64_t lda, const uint8_t *b, int64_t ldb, int64_t next,
+                      int64_t panels, int64_t k, float *out, int64_t ld_out, bool first, upcoming ahead) {
     int64_t element = s->run->kv.f16 ? 2 : 4;
     if (s->rows > TILE_TOKENS) ahead.lines = 0; /* many rows for each load: it is arithmetic that takes the time */
     for (int64_t p = 0; p < panels;) {
@@ -124,17 +130,18 @@ static void fma_pages(const tile_state *s, const float *a, int64_t lda, const ui
 /* tile(n) for the constant n that is `count`. */
 enum { HALF_PANELS = (FLOAT_PANELS + 1) / 2 };
 
-#define FOR_ROWS(count, tile)                                                                                                     \
-    switch (count) {                                                                                                              \
-    case 1: tile(1); break;                                                                                                       \
-    case 2: tile(2); break;                                                                                                       \
-    case 3: tile(TILE_TOKENS < 3 ? 1 : 3); break;                                                                                 \
-    case 4: tile(TILE_TOKENS < 4 ? 1 : 4); break;                                                                                 \
-    case 5: tile(TILE_TOKENS < 5 ? 1 : 5); break;                                                                                 \
-    case 6: tile(TILE_TOKENS < 6 ? 1 : 6); break;                                                                                 \
+#define FOR_ROWS(count, tile)                     \
+    switch (count) {                              \
+    case 1: tile(1); break;                       \
+    case 2: tile(2); break;                       \
+    case 3: tile(TILE_TOKENS < 3 ? 1 : 3); break; \
+    case 4: tile(TILE_TOKENS < 4 ? 1 : 4); break; \
+    case 5: tile(TILE_TOKENS < 5 ? 1 : 5); break; \
+    case 6: tile(TILE_TOKENS < 6 ? 1 : 6); break; \
     }
 
-/* What comes next is asked for by one tile after the other: a line at each step where there are many rows to a page, else several. */
+/* What comes next is asked for by one tile after the other: a line at each step where there are many rows to a page,
+ * else several. */
 INLINE upcoming ask(const tile_state *s, const uint8_t *next) {
     return (upcoming){next, !next ? 0 : s->rows > TILE_TOKENS ? 1 : FLOAT_PANELS + FLOAT_PANELS / 4};
 }
@@ -150,8 +157,8 @@ INLINE upcoming share(upcoming *ahead, int64_t steps) {
     return mine;
 }
 
-/* Scores of a block of elements of int8 keys, from panel `keys` on, are added to what was `before`, rows of which are `step` apart:
- * out = fma(float(sum_d code_q code_k) * scale_k, scale_q, before). */
+/* Scores of a block of elements of int8 keys, from panel `keys` on, are added to what was `before`, rows of which are
+ * `step` apart: out = fma(float(sum_d code_q code_k) * scale_k, scale_q, before). */
 INLINE void key_tile(const int nt, const int np, quantized_queries q, int64_t d, int64_t size, const uint8_t *keys,
                      const float *before, int64_t step, float *out, upcoming next) {
     int64_t blocks = d / size;
@@ -176,21 +183,25 @@ INLINE void key_tile(const int nt, const int np, quantized_queries q, int64_t d,
         MOVED(before);
         vf scale_q = f_set1(*q.scales);
         UNROLL for (int p = 0; p < np; p++)
-            f_store(out + t * KEYS + p * PANEL, f_fma(f_mul(f_from_d(dot[t][p]), scale[p]), scale_q, f_load(before + p * PANEL)));
+            f_store(out + t * KEYS + p * PANEL,
+                    f_fma(f_mul(f_from_d(dot[t][p]), scale[p]), scale_q, f_load(before + p * PANEL)));
     }
 }
 
 /* Scores of key panels from..to-1 of a page, with what is to be `added` to each key's. */
-static void dot_page(const tile_state *s, const uint8_t *keys, int64_t page, int64_t from, int64_t to, const float *added, upcoming ahead) {
+static void dot_page(const tile_state *s, const uint8_t *keys, int64_t page, int64_t from, int64_t to,
+                     const float *added, upcoming ahead) {
     int64_t d = s->run->kv.head_dim, size = pyml_key_block(d), blocks = d / size;
     for (int64_t b = 0; b < blocks; b++, keys += KEY_SCALES + PAGE * size) {
         for (int64_t p = from; p < to;) {
             bool many = p + FLOAT_PANELS <= to;
             for (int64_t r = 0; r < s->rows; r += TILE_TOKENS) {
-                quantized_queries q = {s->q8.codes + r * d + b * size, s->q8.scales + r * blocks + b, s->q8.starts + r * blocks + b};
+                quantized_queries q = {s->q8.codes + r * d + b * size, s->q8.scales + r * blocks + b,
+                                       s->q8.starts + r * blocks + b};
                 float *out = s->p + r * KEYS + page * PAGE + p * PANEL;
                 const float *before = b ? out : added + p * PANEL;
-#define SCORES(n, np) key_tile(n, np, q, d, size, keys + p * PANEL * 4, before, b ? KEYS : 0, out, share(&ahead, size / 4))
+#define SCORES(n, np) \
+    key_tile(n, np, q, d, size, keys + p * PANEL * 4, before, b ? KEYS : 0, out, share(&ahead, size / 4))
 #define MANY(n) SCORES(n, FLOAT_PANELS)
 #define HALF(n) SCORES(n, HALF_PANELS)
                 if (many) FOR_ROWS(least(TILE_TOKENS, s->rows - r), MANY)
@@ -204,7 +215,9 @@ static void dot_page(const tile_state *s, const uint8_t *keys, int64_t page, int
     }
 }
 
-INLINE void merge_into(float *o, vf block, float add, float keep) { f_store(o, f_fma(block, f_set1(add), f_mul(f_load(o), f_set1(keep)))); }
+INLINE void merge_into(float *o, vf block, float add, float keep) {
+    f_store(o, f_fma(block, f_set1(add), f_mul(f_load(o), f_set1(keep))));
+}
 
 /* Put a block's maxima and sums to what there is of the blocks before it, and find the factors of the values. */
 static void merge_sums(const tile_state *s) {
@@ -236,13 +249,13 @@ INLINE int64_t key_of(int64_t key, int64_t page) { /* of the block, as one of a 
     return key < page * PAGE ? 0 : least(key - page * PAGE, PAGE);
 }
 
-/* Weights times int8 values of a block, four keys at a time: put to the result at once, or left `alone`, to be merged later. The
- * integers are exact in float32, so that either way gives the same. */
-INLINE void value_tile(const int nt, const int np, bool alone, const uint8_t *weights, const reach *in, int64_t panel, const float *keep,
-                       const float *add, float *out, int64_t ld_out, const upcoming *next, int64_t step) {
+/* Weights times int8 values of a block, four keys at a time: put to the result at once, or left `alone`, to be merged
+ * later. The integers are exact in float32, so that either way gives the same. */
+INLINE void value_tile(const int nt, const int np, bool alone, const uint8_t *weights, const reach *in, int64_t panel,
+                       const float *keep, const float *add, float *out, int64_t ld_out, const upcoming *next,
+                       int64_t step) {
     vd dot[TILE_TOKENS][FLOAT_PANELS];
-    UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) dot[t][p] = d_zero();
+    UNROLL for (int t = 0; t < nt; t++) UNROLL for (int p = 0; p < np; p++) dot[t][p] = d_zero();
     for (int64_t page = in->pages.from; page < in->pages.to; page++) {
         const uint8_t *values = in->values[page] + panel * PANEL * PAGE, *w_page = weights + page * PAGE;
         int64_t last = (key_of(in->last, page) + 3) / 4;
@@ -273,7 +286,9 @@ static void weigh_values(const tile_state *s, const reach *in, bool alone, const
     for (int64_t p = 0; p < panels;) {
         bool many = p + FLOAT_PANELS <= panels;
         for (int64_t r = 0; r < s->rows; r += TILE_TOKENS, step += PAGE / 4) {
-#define VALUES(n, np)                                                                                                                 value_tile(n, np, alone, s->weights + r * KEYS, in, p, s->keep + r, s->add + r, out + r * s->width + p * PANEL, s->width, ahead, step)
+#define VALUES(n, np)                                                                                               \
+    value_tile(n, np, alone, s->weights + r * KEYS, in, p, s->keep + r, s->add + r, out + r * s->width + p * PANEL, \
+               s->width, ahead, step)
 #define MANY(n) VALUES(n, FLOAT_PANELS)
 #define ONE(n) VALUES(n, 1)
             if (many) FOR_ROWS(least(TILE_TOKENS, s->rows - r), MANY)
@@ -344,7 +359,8 @@ static void capture_probabilities(const tile_state *s, int64_t first, int64_t la
     const pyml_capture *c = s->op->capture;
     for (int64_t r = 0; c->probabilities && r < s->rows; r++) {
         for (int64_t page = first; page < last; page++) {
-            float *p = captured(s, c->probabilities, 0, r) + page * PAGE, m_b = c->maxima[(p - c->probabilities) / PAGE];
+            float *p = captured(s, c->probabilities, 0, r) + page * PAGE,
+                  m_b = c->maxima[(p - c->probabilities) / PAGE];
             vf scale = m_b == -INFINITY ? f_set1(0.0f) : f_exp2(f_set1(m_b - s->result.m[r]));
             vf l = f_set1(f_sum(f_load(s->result.l + r * PANEL)));
             for (int64_t i = 0; i < PAGE; i += PANEL) f_store(p + i, f_div(f_mul(f_load(p + i), scale), l));
@@ -371,7 +387,9 @@ static void softmax(const tile_state *s, int64_t b, const block_pages *in) {
         for (int64_t t = 0; t < n; t++) seen[t] = sight_of(s, b, r + t);
         float *p = s->p + r * KEYS, *m = s->block.m + r, *l = s->block.l + r * PANEL;
         uint8_t *weights = s->weights + r * KEYS;
-#define SOFTMAX(n, masked)                                                                                                            if (int8) weights_rows(n, masked, seen, in, p, weights, m, l);                                                             else softmax_rows(n, masked, seen, in, p, m, l)
+#define SOFTMAX(n, masked)                                         \
+    if (int8) weights_rows(n, masked, seen, in, p, weights, m, l); \
+    else softmax_rows(n, masked, seen, in, p, m, l)
         if (n == 1) {
             SOFTMAX(1, masked);
         } else if (masked) {
@@ -391,27 +409,32 @@ INLINE const uint8_t *keys_of(const tile_state *s, int64_t page) {
     return s->slice->pages[page] + s->op->layer * kv->layer_bytes + s->head * (kv->key_bytes + kv->value_bytes);
 }
 
-/* Scores, softmax and weighted values of key block b: merged into s->result, or left `alone` in s->block. While a page's keys are
- * worked on its values are asked for, and meanwhile the keys of the page that follows two on. */
+/* Scores, softmax and weighted values of key block b: merged into s->result, or left `alone` in s->block. While a
+ * page's keys are worked on its values are asked for, and meanwhile the keys of the page that follows two on. */
 static void attend_block(const tile_state *s, int64_t b, bool alone) {
     static const float nothing[PAGE] = {0};
     const pyml_kv *kv = &s->run->kv;
-    int64_t d = kv->head_dim, end = s->start + s->tokens, start = b * KEYS, window = s->op->window ? s->start + 1 - s->op->window - start : 0;
-    int64_t group = (kv->int8 ? HALF_PANELS : FLOAT_PANELS) * PANEL, element = kv->f16 ? 2 : 4, lines = FLOAT_PANELS * PANEL * element / 64;
-    reach in = {.first = window < 0 ? 0 : window, .last = least(KEYS, end - start)}; /* keys that no row sees have weight 0 */
+    int64_t d = kv->head_dim, end = s->start + s->tokens, start = b * KEYS,
+            window = s->op->window ? s->start + 1 - s->op->window - start : 0;
+    int64_t group = (kv->int8 ? HALF_PANELS : FLOAT_PANELS) * PANEL, element = kv->f16 ? 2 : 4,
+            lines = FLOAT_PANELS * PANEL * element / 64;
+    reach in = {.first = window < 0 ? 0 : window, .last = least(KEYS, end - start)}; /* keys that no row sees have
+                                                                                        weight 0 */
     in.pages = (block_pages){.from = in.first / PAGE, .to = (in.last + PAGE - 1) / PAGE};
     upcoming ahead[KEY_PAGES];
 
     uint64_t time = s->thread->timed ? pyml_ticks() : 0;
     for (int64_t page = in.pages.from; page < in.pages.to; page++) {
         const uint8_t *keys = keys_of(s, b * KEY_PAGES + page), *values = keys + kv->key_bytes;
-        int64_t from = key_of(in.first, page) / group * group / PANEL, to = (key_of(in.last, page) + group - 1) / group * group / PANEL;
+        int64_t from = key_of(in.first, page) / group * group / PANEL,
+                to = (key_of(in.last, page) + group - 1) / group * group / PANEL;
         in.values[page] = values + VALUE_SCALES;
         if (kv->int8) {
             in.pages.scales[page] = (const float *)values;
             dot_page(s, keys, page, from, to, s->op->cap > 0 ? nothing : in.pages.scales[page], ask(s, values));
         } else {
-            fma_pages(s, s->q, d, keys, PANEL, d * PANEL, to, d, s->p + page * PAGE, KEYS, true, (upcoming){values, lines});
+            fma_pages(s, s->q, d, keys, PANEL, d * PANEL, to, d, s->p + page * PAGE, KEYS, true,
+                      (upcoming){values, lines});
         }
     }
     time = lap(s->thread, PHASE_SCORES, time);
@@ -423,8 +446,9 @@ static void attend_block(const tile_state *s, int64_t b, bool alone) {
         const uint8_t *next = then * PAGE < end ? keys_of(s, then) : NULL;
         ahead[page] = ask(s, next);
         if (kv->int8) continue;
-        fma_pages(s, s->p + page * PAGE, KEYS, in.values[page] - VALUE_SCALES, d, PANEL, whole_panels(d) / PANEL, key_of(in.last, page),
-                  s->block.o, s->width, page == in.pages.from, (upcoming){next, next ? lines : 0});
+        fma_pages(s, s->p + page * PAGE, KEYS, in.values[page] - VALUE_SCALES, d, PANEL, whole_panels(d) / PANEL,
+                  key_of(in.last, page), s->block.o, s->width, page == in.pages.from,
+                  (upcoming){next, next ? lines : 0});
     }
     if (kv->int8) weigh_values(s, &in, alone, ahead);
     else if (!alone) merge(s);
@@ -437,8 +461,8 @@ static void reset(partial result, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < whole_panels(rows); r++) result.m[r] = -INFINITY;
 }
 
-/* o / l to the output, a token's heads together: to the buffer's floats, or only to int8 where nobody reads these. Weights in 8 bits are
- * 255 times as much. */
+/* o / l to the output, a token's heads together: to the buffer's floats, or only to int8 where nobody reads these.
+ * Weights in 8 bits are 255 times as much. */
 static void finish(const tile_state *s) {
     int64_t d = s->run->kv.head_dim, column = s->head * s->group * d;
     pyml_buffer *buffer = s->op->out;
@@ -455,8 +479,14 @@ static void finish(const tile_state *s) {
                 if (floats) f_store_n(buffer->f + row * buffer->width + column + g * d + i, v, least(PANEL, d - i));
             }
         }
-        block_run run = {heads, buffer->codes + row * buffer->stride8 + column, buffer->scales + at, buffer->sums + at,
-                         buffer->half_sums + 2 * at, BLOCK, BLOCK, 1};
+        block_run run = {heads,
+                         buffer->codes + row * buffer->stride8 + column,
+                         buffer->scales + at,
+                         buffer->sums + at,
+                         buffer->half_sums + 2 * at,
+                         BLOCK,
+                         BLOCK,
+                         1};
         if (codes) quantize_blocks(&run, s->group * d / BLOCK);
     }
 }
@@ -488,8 +518,10 @@ static void load_queries(tile_state *s) {
 static void ask_for_queries(const pyml_op *op, const pyml_run *run, int64_t unit, int64_t part, int64_t parts) {
     if (unit >= run->n_tiles * run->kv.n_kv_heads) return;
     const pyml_tile *tile = tile_of(run, unit);
-    int64_t wide = op->n_heads / run->kv.n_kv_heads * run->kv.head_dim, lines = (wide + PANEL - 1) / PANEL, all = tile->count * lines;
-    const float *first = op->in->f + (run->slices[tile->slice].row + tile->first) * op->in->width + unit / run->n_tiles * wide;
+    int64_t wide = op->n_heads / run->kv.n_kv_heads * run->kv.head_dim, lines = (wide + PANEL - 1) / PANEL,
+            all = tile->count * lines;
+    const float *first =
+        op->in->f + (run->slices[tile->slice].row + tile->first) * op->in->width + unit / run->n_tiles * wide;
     for (int64_t i = all * part / parts; i < all * (part + 1) / parts; i++)
         PREFETCH(first + i / lines * op->in->width + i % lines * PANEL);
 }
@@ -498,8 +530,14 @@ static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread 
     const pyml_tile *tile = tile_of(run, unit);
     int64_t d = run->kv.head_dim;
     tile_state s = {
-        .op = op, .run = run, .thread = thread, .slice = &run->slices[tile->slice],
-        .tokens = tile->count, .group = op->n_heads / run->kv.n_kv_heads, .head = unit / run->n_tiles, .width = whole_panels(d),
+        .op = op,
+        .run = run,
+        .thread = thread,
+        .slice = &run->slices[tile->slice],
+        .tokens = tile->count,
+        .group = op->n_heads / run->kv.n_kv_heads,
+        .head = unit / run->n_tiles,
+        .width = whole_panels(d),
     };
     s.start = s.slice->start + tile->first;
     s.row = s.slice->row + tile->first;
@@ -524,7 +562,8 @@ void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, 
         float *partials = run->partials + unit * c.blocks * c.partial; /* a partial for every block */
         if (c.splits > 1 && stage == 0) {
             int64_t split = item % c.splits;
-            for (int64_t b = from + (to - from) * split / c.splits; b < from + (to - from) * (split + 1) / c.splits; b++) {
+            for (int64_t b = from + (to - from) * split / c.splits; b < from + (to - from) * (split + 1) / c.splits;
+                 b++) {
                 s.block = partial_at(partials + (b - from) * c.partial, c.rows, s.width);
                 attend_block(&s, b, true);
             }

@@ -1,5 +1,5 @@
-/* dots.h: the int8 inner loops: a few rows times one panel, unpacked on the way (stream_chunk), and a tile of many rows times one or two
- * unpacked panels (dot_tile). linear.c gives the order of sums that both follow.
+/* dots.h: the int8 inner loops: a few rows times one panel, unpacked on the way (stream_chunk), and a tile of many rows
+ * times one or two unpacked panels (dot_tile). linear.c gives the order of sums that both follow.
  */
 #ifndef PYML_LEVEL_DOTS_H
 #define PYML_LEVEL_DOTS_H
@@ -14,8 +14,8 @@ typedef struct {
     int64_t stride8, blocks, sum_stride;
 } quantized_rows;
 
-/* Levels that sum pairs of products in 16 bits first: the words whose pairs fit in one such sum. Codes of four bits allow eight (2 * 8 * 15 *
- * 127 = 30480), of five four, of six two. */
+/* Levels that sum pairs of products in 16 bits first: the words whose pairs fit in one such sum. Codes of four bits
+ * allow eight (2 * 8 * 15 * 127 = 30480), of five four, of six two. */
 INLINE int words_of_pairs(int block, int bits) {
     int words = bits == 8 ? 1 : bits == 6 ? 2 : bits == 5 ? 4 : 8;
     return words < block / 4 ? words : block / 4;
@@ -39,30 +39,37 @@ INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf sca
     if (mins) *part = f_fma(min, total, *part);
 }
 
-/* One, two, four or eight rows and one panel: codes go from memory through registers, so that reading them is all that takes time.
- * Other numbers of rows are rounded up: buffers have rows to spare, zero until they are written. The same sums in the same order as
- * dot_tile. */
+/* One, two, four or eight rows and one panel: codes go from memory through registers, so that reading them is all that
+ * takes time. Other numbers of rows are rounded up: buffers have rows to spare, zero until they are written. The same
+ * sums in the same order as dot_tile. */
 
-/* Bytes between what is read and what is asked for meanwhile. A plane of q8_0 is read from front to end, while the planes of other
- * types lie beside each other and need some chunks of lead; most those of 256 columns, half of which their first blocks read. */
+/* Bytes between what is read and what is asked for meanwhile. A plane of q8_0 is read from front to end, while the
+ * planes of other types lie beside each other and need some chunks of lead; most those of 256 columns, half of which
+ * their first blocks read. */
 INLINE int64_t lead_of(int type) { return type == TYPE_Q8_0 ? 4 << 10 : is_super(type) ? 16 << 10 : 8 << 10; }
 
 INLINE int lines_of(const int type) { /* of 64 bytes, in 32 elements of a panel */
-    return type == TYPE_Q8_0 ? 9 : type == TYPE_Q6_K ? 7 : type == TYPE_Q5_0 || type == TYPE_Q5_1 || type == TYPE_Q5_K ? 6
-           : type == TYPE_Q2_K ? 3 : type == TYPE_Q3_K ? 4 : 5;
+    return type == TYPE_Q8_0                                             ? 9
+           : type == TYPE_Q6_K                                           ? 7
+           : type == TYPE_Q5_0 || type == TYPE_Q5_1 || type == TYPE_Q5_K ? 6
+           : type == TYPE_Q2_K                                           ? 3
+           : type == TYPE_Q3_K                                           ? 4
+                                                                         : 5;
 }
 
-INLINE void stream_block(const int nt, const int type, const uint8_t *planes, int blocks, const int b, const unpacked *u,
-                         const quantized_rows *a, vf *sum) {
+INLINE void stream_block(const int nt, const int type, const uint8_t *planes, int blocks, const int b,
+                         const unpacked *u, const quantized_rows *a, vf *sum) {
     const int halves = BLOCK / BLOCK_OF(type), words = WORDS / halves;
     const bool mins = HAS_MINS(type);
     const int run = words_of_pairs(BLOCK_OF(type), BITS_OF(type));
     vf part[STREAM_ROWS];
-    UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* for compilers that do not see that the first half is there */
+    UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* for compilers that do not see that the first half is
+                                                                   there */
     UNROLL for (int h = 0; h < halves; h++) {
         const int at = b * halves + h;
         vi dot[STREAM_ROWS], pairs[STREAM_ROWS];
-        UNROLL for (int t = 0; t < nt; t++) dot[t] = i_set1(mins ? 0 : -BIAS_OF(type) * a->sums[t * a->sum_stride + at]);
+        UNROLL for (int t = 0; t < nt; t++) dot[t] =
+            i_set1(mins ? 0 : -BIAS_OF(type) * a->sums[t * a->sum_stride + at]);
         UNROLL for (int j = 0; j < words; j++) {
             vb w = load_codes(type, planes, u->low, blocks, b, h * words + j);
             UNROLL for (int t = 0; t < nt; t++) {
@@ -86,10 +93,11 @@ INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, con
     const uint8_t *planes = unpack_scales(type, chunk, k, u);
     vf sum[STREAM_ROWS];
     UNROLL for (int t = 0; t < nt; t++) sum[t] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums);
-#define STREAM_BLOCK(b)                                                                                                           \
-    for (int i = 0; i < lines; i++, next += 64) PREFETCH_NEAR(next);                                                               \
-    if (type == TYPE_Q8_0_SPLIT) for (int i = 0; i < 4; i++) PREFETCH_NEAR(u->low + ((b) * 4 + i) * 64 + 4096);                    \
-    FORGET();                                                                                                                      \
+#define STREAM_BLOCK(b)                                                                \
+    for (int i = 0; i < lines; i++, next += 64) PREFETCH_NEAR(next);                   \
+    if (type == TYPE_Q8_0_SPLIT)                                                       \
+        for (int i = 0; i < 4; i++) PREFETCH_NEAR(u->low + ((b) * 4 + i) * 64 + 4096); \
+    FORGET();                                                                          \
     stream_block(nt, type, planes, blocks, (b), u, a, sum)
     if (is_super(type)) {
         UNROLL for (int b = 0; b < CHUNK / BLOCK; b++) { STREAM_BLOCK(b); }
@@ -100,33 +108,34 @@ INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, con
     UNROLL for (int t = 0; t < nt; t++) f_store(sums + t * ld_sums, sum[t]);
 }
 
-#define STREAM(name)                                                                                                              \
-    static void stream_##name(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a,      \
-                              float *sums, bool first) {                                                                           \
-        if (nt == 1) stream_chunk(1, TYPE_##name, chunk, next, k, u, a, sums, first);                                              \
-        else if (nt == 2) stream_chunk(2, TYPE_##name, chunk, next, k, u, a, sums, first);                                         \
-        else if (nt <= 4) stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##name, chunk, next, k, u, a, sums, first);         \
-        else stream_chunk(STREAM_ROWS, TYPE_##name, chunk, next, k, u, a, sums, first);                                            \
+#define STREAM(name)                                                                                         \
+    static void stream_##name(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u,         \
+                              const quantized_rows *a, float *sums, bool first) {                            \
+        if (nt == 1) stream_chunk(1, TYPE_##name, chunk, next, k, u, a, sums, first);                        \
+        else if (nt == 2) stream_chunk(2, TYPE_##name, chunk, next, k, u, a, sums, first);                   \
+        else if (nt <= 4)                                                                                    \
+            stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##name, chunk, next, k, u, a, sums, first); \
+        else stream_chunk(STREAM_ROWS, TYPE_##name, chunk, next, k, u, a, sums, first);                      \
     }
 EVERY_QUANTIZED(STREAM)
 
 /* A block type's forms of all this. */
 typedef struct {
     unpack_fn unpack;
-    void (*stream)(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a, float *sums, bool first);
+    void (*stream)(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a,
+                   float *sums, bool first);
     int block, bits, zero, bias;
     bool mins;
 } quantized_type;
 
 static const quantized_type quantized_types[] = {
-#define DESCRIBE(name)                                                                                                            \
-    [TYPE_##name] = {unpack_##name,         stream_##name,         BLOCK_OF(TYPE_##name), BITS_OF(TYPE_##name),                    \
+#define DESCRIBE(name)                                                                                        \
+    [TYPE_##name] = {unpack_##name,        stream_##name,        BLOCK_OF(TYPE_##name), BITS_OF(TYPE_##name), \
                      ZERO_OF(TYPE_##name), BIAS_OF(TYPE_##name), HAS_MINS(TYPE_##name)},
-    EVERY_QUANTIZED(DESCRIBE)
-};
+    EVERY_QUANTIZED(DESCRIBE)};
 
-/* The k of one or two panels that dot_tile is given at a time: sums are then rarely put down and taken up again, and the codes of
- * both still fit in the first-level cache. */
+/* The k of one or two panels that dot_tile is given at a time: sums are then rarely put down and taken up again, and
+ * the codes of both still fit in the first-level cache. */
 enum { DEPTH_CHUNKS = 3, DEPTH = DEPTH_CHUNKS * CHUNK, FACTS = DEPTH / 16 /* blocks at most, a multiple of 16 */ };
 
 typedef struct {
@@ -142,10 +151,13 @@ typedef struct {
     bool accumulate;
 } tile_results;
 
-/* Up to TILE_TOKENS rows and one or two panels, for up to DEPTH k. `sums` is where the sums of the k before are, or NULL. */
-INLINE void dot_tile(const int nt, const int np, const int block, const int bits, const bool mins, int bias, const unpacked_panels *w,
-                     int64_t k, const quantized_rows *a, const float *sums, const tile_results *to) {
-    const int ld_sums = TILE_PANELS * PANEL, halves = BLOCK / block, words = WORDS / halves, run = words_of_pairs(block, bits);
+/* Up to TILE_TOKENS rows and one or two panels, for up to DEPTH k. `sums` is where the sums of the k before are, or
+ * NULL. */
+INLINE void dot_tile(const int nt, const int np, const int block, const int bits, const bool mins, int bias,
+                     const unpacked_panels *w, int64_t k, const quantized_rows *a, const float *sums,
+                     const tile_results *to) {
+    const int ld_sums = TILE_PANELS * PANEL, halves = BLOCK / block, words = WORDS / halves,
+              run = words_of_pairs(block, bits);
     /* Rows 0..2 and 3..5: few registers address them all. */
     const int64_t codes_stride = a->stride8, scale_stride = a->blocks, sum_stride = scale_stride * halves;
     const int8_t *codes_low = a->codes, *codes_high = codes_low + 3 * codes_stride;
@@ -154,12 +166,11 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
     _Alignas(64) int32_t starts[TILE_TOKENS][FACTS]; /* of the dot products: what takes the bias off */
     const int32_t *start = starts[0];
     if (!mins)
-        UNROLL for (int t = 0; t < nt; t++)
-            for (int64_t b = 0; b < k / block; b += PANEL)
-                i_store(starts[t] + b, i_mul(i_load(a->sums + t * sum_stride + b), i_set1(bias)));
+        UNROLL for (int t = 0; t < nt; t++) for (int64_t b = 0; b < k / block; b += PANEL)
+            i_store(starts[t] + b, i_mul(i_load(a->sums + t * sum_stride + b), i_set1(bias)));
     vf sum[TILE_TOKENS][TILE_PANELS];
-    UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) sum[t][p] = sums ? f_load(sums + t * ld_sums + p * PANEL) : f_set1(0.0f);
+    UNROLL for (int t = 0; t < nt; t++) UNROLL for (int p = 0; p < np; p++) sum[t][p] =
+        sums ? f_load(sums + t * ld_sums + p * PANEL) : f_set1(0.0f);
     for (int chunk = 0; k > 0; chunk++, k -= CHUNK) {
         const uint8_t *codes[TILE_PANELS];
         UNROLL for (int p = 0; p < np; p++) codes[p] = w->codes[chunk][p];
@@ -189,7 +200,8 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
                     min[p] = mins ? f_load(u[p].mins[b * halves + h]) : scale[p];
                 }
                 UNROLL for (int t = 0; t < nt; t++) {
-                    vf total = mins ? f_from_i(i_load4((t < 3 ? sums_low : sums_high) + t % 3 * sum_stride + h)) : scale[0];
+                    vf total =
+                        mins ? f_from_i(i_load4((t < 3 ? sums_low : sums_high) + t % 3 * sum_stride + h)) : scale[0];
                     UNROLL for (int p = 0; p < np; p++)
                         add_part(&part[t][p], h == 0, mins, dot[t][p], scale[p], min[p], total);
                 }
@@ -206,32 +218,36 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
     }
     float *out = to->out;
     if (to->bias) {
-        UNROLL for (int t = 0; t < nt; t++)
-            UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_add(sum[t][p], f_load(to->bias + p * PANEL));
+        UNROLL for (int t = 0; t < nt; t++) UNROLL for (int p = 0; p < np; p++) sum[t][p] =
+            f_add(sum[t][p], f_load(to->bias + p * PANEL));
     }
     if (to->accumulate) {
-        UNROLL for (int t = 0; t < nt; t++)
-            UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_add(f_load(out + t * to->stride + p * PANEL), sum[t][p]);
+        UNROLL for (int t = 0; t < nt; t++) UNROLL for (int p = 0; p < np; p++) sum[t][p] =
+            f_add(f_load(out + t * to->stride + p * PANEL), sum[t][p]);
     }
-    UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) f_store(out + t * to->stride + p * PANEL, sum[t][p]);
+    UNROLL for (int t = 0; t < nt; t++) UNROLL for (int p = 0; p < np; p++)
+        f_store(out + t * to->stride + p * PANEL, sum[t][p]);
 }
 
 /* All of dot_tile's forms: tokens 1..6, panels 1..2, and the kinds of block. */
 #define DOT_FORM(nt, np, block, bits, mins) dot_tile(nt, np, block, bits, mins, -q->bias, w, k, a, sums, to)
-#define DOT_KIND(nt, np)                                                                                                         \
-    if (q->bits == 8) DOT_FORM(nt, np, 32, 8, false);                                                                             \
-    else if (q->block == 16 && q->mins) DOT_FORM(nt, np, 16, 4, true);                                                            \
-    else if (q->block == 16) DOT_FORM(nt, np, 16, 6, false);                                                                      \
-    else if (SUMS_PAIRS && q->bits == 4 && q->mins) DOT_FORM(nt, np, 32, 4, true);                                                \
-    else if (SUMS_PAIRS && q->bits == 4) DOT_FORM(nt, np, 32, 4, false);                                                          \
-    else if (q->mins) DOT_FORM(nt, np, 32, 5, true);                                                                              \
+#define DOT_KIND(nt, np)                                                           \
+    if (q->bits == 8) DOT_FORM(nt, np, 32, 8, false);                              \
+    else if (q->block == 16 && q->mins) DOT_FORM(nt, np, 16, 4, true);             \
+    else if (q->block == 16) DOT_FORM(nt, np, 16, 6, false);                       \
+    else if (SUMS_PAIRS && q->bits == 4 && q->mins) DOT_FORM(nt, np, 32, 4, true); \
+    else if (SUMS_PAIRS && q->bits == 4) DOT_FORM(nt, np, 32, 4, false);           \
+    else if (q->mins) DOT_FORM(nt, np, 32, 5, true);                               \
     else DOT_FORM(nt, np, 32, 5, false)
 
-#define DOT_TOKENS(nt)                                                                                                            \
-    static void dot_##nt(const quantized_type *q, int np, const unpacked_panels *w, int64_t k, const quantized_rows *a,            \
-                         const float *sums, const tile_results *to) {                                                              \
-        if (np == 1) { DOT_KIND(nt, 1); } else { DOT_KIND(nt, TILE_PANELS); }                                                      \
+#define DOT_TOKENS(nt)                                                                         \
+    static void dot_##nt(const quantized_type *q, int np, const unpacked_panels *w, int64_t k, \
+                         const quantized_rows *a, const float *sums, const tile_results *to) { \
+        if (np == 1) {                                                                         \
+            DOT_KIND(nt, 1);                                                                   \
+        } else {                                                                               \
+            DOT_KIND(nt, TILE_PANELS);                                                         \
+        }                                                                                      \
     }
 
 DOT_TOKENS(1)
@@ -245,10 +261,10 @@ DOT_TOKENS(5)
 DOT_TOKENS(6)
 #endif
 
-typedef void (*dot_fn)(const quantized_type *, int, const unpacked_panels *, int64_t, const quantized_rows *, const float *,
-                       const tile_results *);
+typedef void (*dot_fn)(const quantized_type *, int, const unpacked_panels *, int64_t, const quantized_rows *,
+                       const float *, const tile_results *);
 static const dot_fn dot_tokens[TILE_TOKENS + 1] = {
-    NULL, dot_1, dot_2,
+    NULL,  dot_1, dot_2,
 #if PYML_TILE_TOKENS > 2
     dot_3, dot_4,
 #endif

@@ -1,31 +1,36 @@
-/* heads.h: queries and keys in int8, which prepare.c writes and attention.c reads: transformed and rounded in blocks of pyml_key_block.
+/* heads.h: queries and keys in int8, which prepare.c writes and attention.c reads: transformed and rounded in blocks of
+ * pyml_key_block.
  */
 #ifndef PYML_LEVEL_HEADS_H
 #define PYML_LEVEL_HEADS_H
 
 #include "kernels.h"
 
-/* What became of a block: code times scale is about the number. What is not finite has a scale that is not, and codes of 0. */
+/* What became of a block: code times scale is about the number. What is not finite has a scale that is not, and codes
+ * of 0. */
 typedef struct {
     float scale;
     int32_t sum; /* of the codes */
 } head_facts;
 
-/* The Hadamard transform of some panels (a power of two), not normalised: of n numbers H H = n. Applied to queries and keys it leaves
- * their products as they are and spreads what stands out in either, so that int8 codes are finer. Its additions are in the order of
- * the reference's. */
+/* The Hadamard transform of some panels (a power of two), not normalised: of n numbers H H = n. Applied to queries and
+ * keys it leaves their products as they are and spreads what stands out in either, so that int8 codes are finer. Its
+ * additions are in the order of the reference's. */
 INLINE void hadamard(const int panels, vf *x) {
     static const float signs[4][PANEL] = {
-        {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1}, {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
-        {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
+        {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1},
+        {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
+        {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1},
+        {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
     };
-#define ACROSS(distance)                                                                                                          \
-    UNROLL for (int i = 0; i < panels / 2; i++) {                                                                                 \
-        const int p = i / distance * 2 * distance + i % distance;                                                                 \
-        vf a = x[p], b = x[p + distance];                                                                                         \
-        x[p] = f_add(a, b), x[p + distance] = f_sub(a, b);                                                                        \
+#define ACROSS(distance)                                          \
+    UNROLL for (int i = 0; i < panels / 2; i++) {                 \
+        const int p = i / distance * 2 * distance + i % distance; \
+        vf a = x[p], b = x[p + distance];                         \
+        x[p] = f_add(a, b), x[p + distance] = f_sub(a, b);        \
     }
-#define WITHIN(stage, distance) UNROLL for (int p = 0; p < panels; p++) x[p] = f_fma(x[p], f_load(signs[stage]), f_swap(distance, x[p]))
+#define WITHIN(stage, distance) \
+    UNROLL for (int p = 0; p < panels; p++) x[p] = f_fma(x[p], f_load(signs[stage]), f_swap(distance, x[p]))
     if (panels > 4) ACROSS(4)
     if (panels > 2) ACROSS(2)
     ACROSS(1)
@@ -37,7 +42,8 @@ INLINE void hadamard(const int panels, vf *x) {
 #undef WITHIN
 }
 
-/* A block, times a factor and transformed, as int8 codes of one scale: max|x| / 127, code = x * (127 / max|x|) rounded to even. */
+/* A block, times a factor and transformed, as int8 codes of one scale: max|x| / 127, code = x * (127 / max|x|) rounded
+ * to even. */
 INLINE head_facts round_panels(const int panels, const float *from, vf factor, int8_t *codes) {
     vf x[KEY_BLOCK_MAX / PANEL], tops = f_set1(0.0f), zeros = f_set1(0.0f);
     UNROLL for (int p = 0; p < panels; p++) x[p] = f_mul(f_load(from + p * PANEL), factor);

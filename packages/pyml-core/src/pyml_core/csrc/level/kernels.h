@@ -7,19 +7,23 @@
 
 #include <float.h>
 
-/* What was loaded before is loaded again: in long unrolled code the compiler else keeps what blocks share, and runs out of registers. */
+/* What was loaded before is loaded again: in long unrolled code the compiler else keeps what blocks share, and runs out
+ * of registers. */
 #define FORGET() __asm__ volatile("" ::: "memory")
 
-/* A pointer that unrolled code moves on: else the compiler works out all its values beforehand, and runs out of registers. */
+/* A pointer that unrolled code moves on: else the compiler works out all its values beforehand, and runs out of
+ * registers. */
 #define MOVED(pointer) __asm__ volatile("" : "+r"(pointer))
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The rows of a buffer in this run. */
-INLINE int64_t rows_of(const pyml_buffer *b, const pyml_run *run) { return b->outputs ? run->outputs : run->tokens * b->copies; }
+INLINE int64_t rows_of(const pyml_buffer *b, const pyml_run *run) {
+    return b->outputs ? run->outputs : run->tokens * b->copies;
+}
 
-/* sum[t][p] (+)= A B: rows of A (float32, `lda` apart) times vectors of B (16 elements, `ldb` apart), k in ascending order,
- * one accumulator an output. The one float inner loop: linear layers, QK^T and A*V are all this. */
+/* sum[t][p] (+)= A B: rows of A (float32, `lda` apart) times vectors of B (16 elements, `ldb` apart), k in ascending
+ * order, one accumulator an output. The one float inner loop: linear layers, QK^T and A*V are all this. */
 INLINE vf load_b(const int type, const void *b, int64_t at) {
     if (type == TYPE_F32) return f_load((const float *)b + at);
     if (type == TYPE_F16) return f_load_f16((const uint16_t *)b + at);
@@ -32,11 +36,11 @@ typedef struct {
     int64_t lines;
 } upcoming;
 
-INLINE void fma_tile(const int nt, const int np, const int type, const float *a, int64_t lda, const void *const *b, int64_t ldb,
-                     int64_t k, float *sums, int64_t ld_sums, bool first, upcoming next) {
+INLINE void fma_tile(const int nt, const int np, const int type, const float *a, int64_t lda, const void *const *b,
+                     int64_t ldb, int64_t k, float *sums, int64_t ld_sums, bool first, upcoming next) {
     vf sum[TILE_TOKENS][FLOAT_PANELS];
-    UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) sum[t][p] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums + p * PANEL);
+    UNROLL for (int t = 0; t < nt; t++) UNROLL for (int p = 0; p < np; p++) sum[t][p] =
+        first ? f_set1(0.0f) : f_load(sums + t * ld_sums + p * PANEL);
     for (int64_t i = 0; i < k; i++) {
         for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (i * next.lines + line) * 64);
         vf w[FLOAT_PANELS];
@@ -46,19 +50,20 @@ INLINE void fma_tile(const int nt, const int np, const int type, const float *a,
             UNROLL for (int p = 0; p < np; p++) sum[t][p] = f_fma(x, w[p], sum[t][p]);
         }
     }
-    UNROLL for (int t = 0; t < nt; t++)
-        UNROLL for (int p = 0; p < np; p++) f_store(sums + t * ld_sums + p * PANEL, sum[t][p]);
+    UNROLL for (int t = 0; t < nt; t++) UNROLL for (int p = 0; p < np; p++)
+        f_store(sums + t * ld_sums + p * PANEL, sum[t][p]);
 }
 
 /* Any number of rows through fma_tile; the last tile has as many rows as are left. */
-INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, const void *const *b, int64_t ldb, int64_t k,
-                     float *sums, int64_t ld_sums, int64_t rows, bool first, upcoming next) {
+INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, const void *const *b, int64_t ldb,
+                     int64_t k, float *sums, int64_t ld_sums, int64_t rows, bool first, upcoming next) {
     for (; rows >= TILE_TOKENS; rows -= TILE_TOKENS, a += TILE_TOKENS * lda, sums += TILE_TOKENS * ld_sums) {
         fma_tile(TILE_TOKENS, np, type, a, lda, b, ldb, k, sums, ld_sums, first, next);
         next.lines = 0;
     }
-#define LEFT(n)                                                                                                                  \
-    if (n < TILE_TOKENS && rows == n) fma_tile(n < TILE_TOKENS ? n : 1, np, type, a, lda, b, ldb, k, sums, ld_sums, first, next)
+#define LEFT(n)                       \
+    if (n < TILE_TOKENS && rows == n) \
+    fma_tile(n < TILE_TOKENS ? n : 1, np, type, a, lda, b, ldb, k, sums, ld_sums, first, next)
     LEFT(1);
     LEFT(2);
     LEFT(3);
@@ -67,8 +72,8 @@ INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, 
 #undef LEFT
 }
 
-/* Thirty-two numbers as int8 codes of one scale: scale = max|x| / 127, code = x * (127 / max|x|) rounded to even. What is not
- * finite has a scale that is not. */
+/* Thirty-two numbers as int8 codes of one scale: scale = max|x| / 127, code = x * (127 / max|x|) rounded to even. What
+ * is not finite has a scale that is not. */
 typedef struct {
     float scale;
     int32_t first, second; /* sums of the codes of either half */
@@ -86,7 +91,8 @@ INLINE block_facts quantize_block(vf low, vf high, int8_t *codes) {
     return (block_facts){top / 127.0f + finite, i_sum(a), i_sum(c)};
 }
 
-/* Where blocks of 32 numbers are, and where their codes and facts go: a block is so many elements from the last one in each. */
+/* Where blocks of 32 numbers are, and where their codes and facts go: a block is so many elements from the last one in
+ * each. */
 typedef struct {
     const float *x;
     int8_t *codes;
@@ -95,7 +101,7 @@ typedef struct {
     int64_t x_step, codes_step, facts_step;
 } block_run;
 
-/* quantize_block of four blocks at a time, which share what is done across lanes; block `at[i]` of the run is the i-th. */
+/* quantize_block of four blocks at a time, which share what is done across lanes; the i-th is block `at[i]`. */
 INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
     vi top[4];
     vf low[4], high[4];
@@ -103,7 +109,8 @@ INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
         low[i] = f_load(run->x + at[i] * run->x_step), high[i] = f_load(run->x + at[i] * run->x_step + PANEL);
         top[i] = i_max(i_abs_bits(low[i]), i_abs_bits(high[i]));
     }
-    UNROLL for (int i = 0; i < 4; i += 2) top[i] = i_max(i_quarters(0, top[i], top[i + 1]), i_quarters(1, top[i], top[i + 1]));
+    UNROLL for (int i = 0; i < 4; i += 2) top[i] =
+        i_max(i_quarters(0, top[i], top[i + 1]), i_quarters(1, top[i], top[i + 1]));
     vi tops = i_max(i_quarters(0, top[0], top[2]), i_quarters(1, top[0], top[2])); /* quarter i is of block i */
     tops = i_max(tops, i_swap(2, tops));
     tops = i_max(tops, i_swap(1, tops));
@@ -160,7 +167,8 @@ int64_t FN(expert_linear_items)(const pyml_op *, const pyml_run *, int);
 void FN(expert_linear)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *);
 
-void FN(panel_product)(const pyml_matrix *, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows, uint8_t *scratch, float *sums);
+void FN(panel_product)(const pyml_matrix *, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows,
+                       uint8_t *scratch, float *sums);
 
 /* screen.c */
 int64_t FN(screen_items)(const pyml_op *, const pyml_run *, int);

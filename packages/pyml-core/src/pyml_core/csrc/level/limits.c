@@ -1,5 +1,5 @@
-/* limits.c: what this level's instructions reach at most: the tile of a matmul with everything in the first-level cache, and a
- * plain read of memory. Figures to compare kernels with. */
+/* limits.c: what this level's instructions reach at most: the tile of a matmul with everything in the first-level
+ * cache, and a plain read of memory. Figures to compare kernels with. */
 #include "kernels.h"
 
 /* The compiler may not keep what it has loaded from one step to the next, or take the steps together. */
@@ -7,10 +7,9 @@
 
 int64_t FN(limit_int8)(const uint8_t *data, int64_t steps, uint8_t *sink) {
     vi sum[TILE_TOKENS][TILE_PANELS];
-    UNROLL for (int t = 0; t < TILE_TOKENS; t++)
-        UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = i_set1(0);
+    UNROLL for (int t = 0; t < TILE_TOKENS; t++) UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = i_set1(0);
     for (int64_t i = 0; i < steps; i += BLOCK / 4) {
-        UNROLL for (int word = 0; word < BLOCK / 4; word++) { /* as many as a matmul has between two ends of this loop */
+        UNROLL for (int word = 0; word < BLOCK / 4; word++) { /* as in a matmul */
             STEP();
             vb w[TILE_PANELS];
             UNROLL for (int p = 0; p < TILE_PANELS; p++) w[p] = b_load(data + 64 * p);
@@ -20,19 +19,17 @@ int64_t FN(limit_int8)(const uint8_t *data, int64_t steps, uint8_t *sink) {
             }
         }
     }
-    UNROLL for (int t = 0; t < TILE_TOKENS; t++)
-        UNROLL for (int p = 0; p < TILE_PANELS; p++) {
-            i_store_s8((int8_t *)sink, sum[t][p]);
-            STEP();
-        }
+    UNROLL for (int t = 0; t < TILE_TOKENS; t++) UNROLL for (int p = 0; p < TILE_PANELS; p++) {
+        i_store_s8((int8_t *)sink, sum[t][p]);
+        STEP();
+    }
     return 2 * 4 * PANEL * TILE_TOKENS * TILE_PANELS * steps;
 }
 
 int64_t FN(limit_f32)(const uint8_t *data, int64_t steps, uint8_t *sink) {
     const float *b = (const float *)data;
     vf sum[TILE_TOKENS][TILE_PANELS];
-    UNROLL for (int t = 0; t < TILE_TOKENS; t++)
-        UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = f_set1(0.0f);
+    UNROLL for (int t = 0; t < TILE_TOKENS; t++) UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = f_set1(0.0f);
     for (int64_t i = 0; i < steps; i++) {
         STEP();
         vf w[TILE_PANELS];
@@ -42,11 +39,10 @@ int64_t FN(limit_f32)(const uint8_t *data, int64_t steps, uint8_t *sink) {
             UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = f_fma(x, w[p], sum[t][p]);
         }
     }
-    UNROLL for (int t = 0; t < TILE_TOKENS; t++)
-        UNROLL for (int p = 0; p < TILE_PANELS; p++) {
-            f_store((float *)sink, sum[t][p]);
-            STEP();
-        }
+    UNROLL for (int t = 0; t < TILE_TOKENS; t++) UNROLL for (int p = 0; p < TILE_PANELS; p++) {
+        f_store((float *)sink, sum[t][p]);
+        STEP();
+    }
     return 2 * PANEL * TILE_TOKENS * TILE_PANELS * steps;
 }
 

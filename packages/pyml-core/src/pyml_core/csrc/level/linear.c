@@ -1,9 +1,9 @@
 /* linear.c: out = x W^T for weights in panels (pack.c), of every block type.
  *
- * Three inner loops do all the work. Plain weights (f32, f16, bf16) go through fma_tile. Quantised ones are unpacked to unsigned
- * bytes: for a few rows in registers, on their way from memory (stream_chunk); for more, up to DEPTH k of one or two panels at a
- * time, in the first-level cache, and dot_tile takes every row through them. However many rows there are, each output is summed in
- * one order, for each block of 32 in ascending order:
+ * Three inner loops do all the work. Plain weights (f32, f16, bf16) go through fma_tile. Quantised ones are unpacked to
+ * unsigned bytes: for a few rows in registers, on their way from memory (stream_chunk); for more, up to DEPTH k of one
+ * or two panels at a time, in the first-level cache, and dot_tile takes every row through them. However many rows there
+ * are, each output is summed in one order, for each block of 32 in ascending order:
  *
  *     part = scale_w * float(sum_k code_w code_a)
  *     part = fma(scale_w', float(sum_k code_w code_a), part)     for the second half, where a scale is for 16
@@ -32,7 +32,8 @@ INLINE void expect(const target *to, int64_t t, int64_t rows) {
 
 /* Rows t.. of the output, for a tile whose columns are all there. */
 INLINE tile_results results_of(const target *to, int64_t t) {
-    return (tile_results){to->out + t * to->stride, to->stride, to->op->weight ? to->op->weight + to->column : NULL, to->op->accumulate};
+    return (tile_results){to->out + t * to->stride, to->stride, to->op->weight ? to->op->weight + to->column : NULL,
+                          to->op->accumulate};
 }
 
 /* sums + bias (+ what is there) to rows t.. of the output. */
@@ -52,9 +53,12 @@ INLINE void finish(const target *to, int64_t t, int64_t rows, const float *sums)
 static quantized_rows rows_from(const quantized_type *q, const pyml_buffer *x, int64_t row, int64_t k0) {
     int64_t halves = q->block == BLOCK ? 1 : 2; /* sums are kept for blocks of 32 and for halves */
     return (quantized_rows){
-        .codes = x->codes + row * x->stride8 + k0, .stride8 = x->stride8,
-        .scales = x->scales + row * x->blocks + k0 / BLOCK, .blocks = x->blocks,
-        .sums = (halves == 1 ? x->sums : x->half_sums) + (row * x->blocks + k0 / BLOCK) * halves, .sum_stride = x->blocks * halves,
+        .codes = x->codes + row * x->stride8 + k0,
+        .stride8 = x->stride8,
+        .scales = x->scales + row * x->blocks + k0 / BLOCK,
+        .blocks = x->blocks,
+        .sums = (halves == 1 ? x->sums : x->half_sums) + (row * x->blocks + k0 / BLOCK) * halves,
+        .sum_stride = x->blocks * halves,
     };
 }
 
@@ -62,7 +66,8 @@ static const uint8_t *low_nibbles(const pyml_matrix *m, int64_t panel, int64_t k
     return m->low ? m->low + panel * m->low_bytes + k0 / 2 * PANEL : NULL;
 }
 
-/* Up to where weights lie one behind the other, and where those are that are read next (or NULL): what is asked for ahead. */
+/* Up to where weights lie one behind the other, and where those are that are read next (or NULL): what is asked for
+ * ahead. */
 typedef struct {
     const uint8_t *until, *then;
 } weights_ahead;
@@ -72,8 +77,8 @@ static const uint8_t *further(const weights_ahead *ahead, const uint8_t *at, int
 }
 
 /* One panel's outputs for a few rows from `row` on; those of a row are TILE_PANELS panels from the last row's. */
-static void stream_panel(const pyml_matrix *m, int64_t panel, const weights_ahead *ahead, const pyml_buffer *x, int64_t row,
-                         int64_t rows, uint8_t *scratch, float *sums) {
+static void stream_panel(const pyml_matrix *m, int64_t panel, const weights_ahead *ahead, const pyml_buffer *x,
+                         int64_t row, int64_t rows, uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
     const uint8_t *chunk = m->data + panel * m->panel_bytes;
     const int64_t lead = lead_of(m->type), chunk_bytes = pyml_chunk_bytes(m->type, CHUNK);
@@ -83,31 +88,34 @@ static void stream_panel(const pyml_matrix *m, int64_t panel, const weights_ahea
         u->low = low_nibbles(m, panel, k0);
         for (int64_t t = 0; t < rows; t += STREAM_ROWS) {
             quantized_rows a = rows_from(q, x, row + t, k0);
-            q->stream((int)least(STREAM_ROWS, rows - t), chunk, further(ahead, chunk, lead), k, u, &a, sums + t * TILE_PANELS * PANEL, k0 == 0);
+            q->stream((int)least(STREAM_ROWS, rows - t), chunk, further(ahead, chunk, lead), k, u, &a,
+                      sums + t * TILE_PANELS * PANEL, k0 == 0);
         }
         chunk += chunk_bytes;
     }
 }
 
-static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const weights_ahead *ahead, const pyml_buffer *x, int64_t rows,
-                            const target *to, uint8_t *scratch, float *sums) {
+static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const weights_ahead *ahead,
+                            const pyml_buffer *x, int64_t rows, const target *to, uint8_t *scratch, float *sums) {
     for (int p = 0; p < np; p++) stream_panel(m, panel + p, ahead, x, to->row, rows, scratch, sums + p * PANEL);
     finish(to, 0, rows, sums);
 }
 
 /* One panel of a quantised matrix times some rows of x, for screen.c: sums is [rows][16]. */
-void FN(panel_product)(const pyml_matrix *m, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows, uint8_t *scratch, float *sums) {
+void FN(panel_product)(const pyml_matrix *m, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows,
+                       uint8_t *scratch, float *sums) {
     float *wide = (float *)scratch;
     const weights_ahead ahead = {m->data, NULL};
     for (int64_t t = 0, nt; t < rows; t += nt) {
         nt = least(STREAM_ROWS, rows - t);
-        stream_panel(m, panel, &ahead, x, row + t, nt, scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float), wide);
+        stream_panel(m, panel, &ahead, x, row + t, nt, scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float),
+                     wide);
         for (int64_t i = 0; i < nt; i++) f_store(sums + (t + i) * PANEL, f_load(wide + i * TILE_PANELS * PANEL));
     }
 }
 
-static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
-                           uint8_t *scratch, float *sums) {
+static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows,
+                           const target *to, uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
     unpacked_panels *w = (unpacked_panels *)scratch;
     const uint8_t *chunk[TILE_PANELS];
@@ -116,7 +124,7 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
     int64_t passes = (m->k + DEPTH - 1) / DEPTH, depth = (m->k + passes * CHUNK - 1) / (passes * CHUNK) * CHUNK;
     for (int64_t k0 = 0; k0 < m->k; k0 += depth) {
         int64_t k = least(depth, m->k - k0);
-        const uint8_t *next = chunk[0] + np * m->panel_bytes; /* what the next tile of panels has here, to be asked for meanwhile */
+        const uint8_t *next = chunk[0] + np * m->panel_bytes; /* the next tile's: asked for meanwhile */
         for (int64_t i = 0; i * CHUNK < k; i++) {
             int part = (int)least(CHUNK, k - i * CHUNK);
             for (int p = 0; p < np; p++) {
@@ -141,20 +149,27 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
     }
 }
 
-static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows, const target *to,
-                       float *sums) {
+static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows,
+                       const target *to, float *sums) {
     int64_t element = m->type == TYPE_F32 ? 4 : 2;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int64_t k = least(CHUNK, m->k - k0);
         const float *a = x->f + to->row * x->width + k0;
         const void *b[TILE_PANELS];
         for (int p = 0; p < np; p++) b[p] = m->data + (panel + p) * m->panel_bytes + k0 * PANEL * element;
-#define PLAIN(type)                                                                                                               \
-    if (np == 1) fma_rows(1, type, a, x->width, b, PANEL, k, sums, TILE_PANELS * PANEL, rows, k0 == 0, (upcoming){NULL, 0});                             \
-    else fma_rows(TILE_PANELS, type, a, x->width, b, PANEL, k, sums, TILE_PANELS * PANEL, rows, k0 == 0, (upcoming){NULL, 0})
-        if (m->type == TYPE_F32) { PLAIN(TYPE_F32); }
-        else if (m->type == TYPE_F16) { PLAIN(TYPE_F16); }
-        else { PLAIN(TYPE_BF16); }
+#define PLAIN(type)                                                                                                \
+    if (np == 1)                                                                                                   \
+        fma_rows(1, type, a, x->width, b, PANEL, k, sums, TILE_PANELS *PANEL, rows, k0 == 0, (upcoming){NULL, 0}); \
+    else                                                                                                           \
+        fma_rows(TILE_PANELS, type, a, x->width, b, PANEL, k, sums, TILE_PANELS *PANEL, rows, k0 == 0,             \
+                 (upcoming){NULL, 0})
+        if (m->type == TYPE_F32) {
+            PLAIN(TYPE_F32);
+        } else if (m->type == TYPE_F16) {
+            PLAIN(TYPE_F16);
+        } else {
+            PLAIN(TYPE_BF16);
+        }
 #undef PLAIN
     }
     finish(to, 0, rows, sums);
@@ -184,8 +199,8 @@ enum { SUMS_BYTES = TOKEN_BLOCK * TILE_PANELS * PANEL * 4 };
 _Static_assert(SUMS_BYTES + sizeof(unpacked_panels) <= LINEAR_SCRATCH, "a tile fits in its scratch");
 
 /* One or two panels times `count` rows of the input. */
-static void linear_panels(const pyml_matrix *m, int64_t panel, int np, const weights_ahead *ahead, int64_t count, const target *to,
-                          pyml_thread *thread) {
+static void linear_panels(const pyml_matrix *m, int64_t panel, int np, const weights_ahead *ahead, int64_t count,
+                          const target *to, pyml_thread *thread) {
     float *sums = (float *)thread->scratch;
     uint8_t *scratch = thread->scratch + SUMS_BYTES;
     if (is_plain(m->type)) plain_tile(m, panel, np, to->op->in, count, to, sums);
@@ -193,8 +208,9 @@ static void linear_panels(const pyml_matrix *m, int64_t panel, int np, const wei
     else quantized_tile(m, panel, np, to->op->in, count, to, scratch, sums);
 }
 
-/* A tile of the matrices side by side, for `count` rows of the input. The thread goes on with the tiles before `end`. */
-static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t end, int64_t row, int64_t count, pyml_thread *thread) {
+/* A tile of the matrices side by side, for `count` input rows; the thread goes on with the tiles before `end`. */
+static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t end, int64_t row, int64_t count,
+                        pyml_thread *thread) {
     const pyml_matrix *last = m + op->n_matrices - 1;
     int64_t column = 0;
     for (; tile >= tiles_of(m); m++) {
@@ -203,14 +219,19 @@ static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, i
     }
     int64_t panel = tile * TILE_PANELS, from = panel * PANEL;
     int np = (int)least(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
-    target to = {op, row, column + from, least(np * PANEL, m->n - from), op->out->f + row * op->out->width + column + from, op->out->width};
+    target to = {op,
+                 row,
+                 column + from,
+                 least(np * PANEL, m->n - from),
+                 op->out->f + row * op->out->width + column + from,
+                 op->out->width};
     weights_ahead ahead = {m->data + least(end, tiles_of(m)) * TILE_PANELS * m->panel_bytes,
                            end <= tiles_of(m) || m == last ? thread->then : m[1].data};
     linear_panels(m, panel, np, &ahead, count, &to, thread);
 }
 
-/* A block of 32 columns of the activation that follows, for `count` rows: what it is made of, and that put through it. Matrices
- * are whole blocks (see find_fusions in lower.py). */
+/* A block of 32 columns of the activation that follows, for `count` rows: what it is made of, and that put through it.
+ * Matrices are whole blocks (see find_fusions in lower.py). */
 static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_t count, pyml_thread *thread) {
     float *x = (float *)(thread->scratch + LINEAR_SCRATCH);
     const int64_t parts = op->then->kind == OP_GATED ? 2 : 1; /* gate and up are side by side */
@@ -231,7 +252,8 @@ static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_
 
 void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     (void)stage;
-    int64_t both = pyml_does_both(op, run), tiles = both ? op->then->out->blocks : tiles_of_all(op), rows = rows_of(op->out, run);
+    int64_t both = pyml_does_both(op, run), tiles = both ? op->then->out->blocks : tiles_of_all(op),
+            rows = rows_of(op->out, run);
     for (int64_t item = begin; item < end; item++) {
         int64_t row = item / tiles * TOKEN_BLOCK, count = least(TOKEN_BLOCK, rows - row);
         if (both) activated_tile(op, item % tiles, row, count, thread);
@@ -249,7 +271,8 @@ int64_t FN(linear_weights)(const pyml_op *op, const pyml_run *run, int64_t item,
     return (panels - item * TILE_PANELS) * m->panel_bytes;
 }
 
-/* The same for the rows of each expert and its own matrices. An expert that nobody chose has no items: its bytes are not read. */
+/* The same for the rows of each expert and its own matrices. An expert that nobody chose has no items: its bytes are
+ * not read. */
 
 static int64_t blocks_of(const pyml_routes *routes, int64_t expert) {
     return (routes->first[expert + 1] - routes->first[expert] + TOKEN_BLOCK - 1) / TOKEN_BLOCK;
@@ -263,7 +286,8 @@ int64_t FN(expert_linear_items)(const pyml_op *op, const pyml_run *run, int stag
     return stage ? 0 : tiles_of_all(op) * blocks;
 }
 
-void FN(expert_linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+void FN(expert_linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin,
+                       int64_t end) {
     (void)run, (void)stage;
     const pyml_routes *routes = op->in2->routes;
     int64_t tiles = tiles_of_all(op);

@@ -1,5 +1,5 @@
-/* prepare.c: what comes between the product that makes q, k and v and attention: QK-norm and RoPE of q and k in place, and k and v
- * rounded into the KV pages (kv_layout.py says where what lies).
+/* prepare.c: what comes between the product that makes q, k and v and attention: QK-norm and RoPE of q and k in place,
+ * and k and v rounded into the KV pages (kv_layout.py says where what lies).
  */
 #include "heads.h"
 
@@ -9,7 +9,8 @@ static void rotate(float *x, const float *cosines, int64_t half) {
     const float *sines = cosines + half;
     for (int64_t i = 0; i < half; i += PANEL) {
         int64_t n = least(PANEL, half - i);
-        vf a = f_load_n(x + i, n), b = f_load_n(x + half + i, n), c = f_load_n(cosines + i, n), s = f_load_n(sines + i, n);
+        vf a = f_load_n(x + i, n), b = f_load_n(x + half + i, n), c = f_load_n(cosines + i, n),
+           s = f_load_n(sines + i, n);
         f_store_n(x + i, f_sub(f_mul(a, c), f_mul(b, s)), n);
         f_store_n(x + half + i, f_add(f_mul(b, c), f_mul(a, s)), n);
     }
@@ -30,7 +31,8 @@ INLINE void append(const pyml_kv *kv, const float *x, uint8_t *out, const int64_
     }
 }
 
-/* Store x, transformed, as key `at` of a page: codes + 128, four to a word, in the order in which a dot product takes them. */
+/* Store x, transformed, as key `at` of a page: codes + 128, four to a word, in the order in which a dot product takes
+ * them. */
 static void append_int8_key(const pyml_kv *kv, const float *x, uint8_t *keys, int64_t at) {
     int64_t size = pyml_key_block(kv->head_dim);
     for (int64_t first = 0; first < kv->head_dim; first += size, keys += KEY_SCALES + PAGE * size) {
@@ -46,8 +48,8 @@ static void append_int8_key(const pyml_kv *kv, const float *x, uint8_t *keys, in
     }
 }
 
-/* log2 x of a normal x > 0, rounded once: by the C library's it would differ between machines. With m from sqrt(1/2) to sqrt(2) and
- * z = (m - 1) / (m + 1), log m = 2 (z + z^3 / 3 + z^5 / 5 + ...). */
+/* log2 x of a normal x > 0, rounded once: by the C library's it would differ between machines. With m from sqrt(1/2) to
+ * sqrt(2) and z = (m - 1) / (m + 1), log m = 2 (z + z^3 / 3 + z^5 / 5 + ...). */
 static float log2_of(float x) {
     int exponent;
     double m = frexpf(x, &exponent);
@@ -57,8 +59,9 @@ static float log2_of(float x) {
     return (float)(exponent + 2.8853900817779268 * z * sum);
 }
 
-/* Store x as value `at` of a page: int8 codes of one scale, those of four keys to a word. Of the scale its logarithm and its inverse
- * are kept, which is what attention takes. What is below f16's least number counts for nothing; what is not finite makes the logarithm NaN. */
+/* Store x as value `at` of a page: int8 codes of one scale, those of four keys to a word. Of the scale its logarithm
+ * and its inverse are kept, which is what attention takes. What is below f16's least number counts for nothing; what is
+ * not finite makes the logarithm NaN. */
 static void append_int8_value(const pyml_kv *kv, const float *x, uint8_t *values, int64_t at) {
     vf tops = f_set1(0x1p-24f), zeros = f_set1(0.0f);
     for (int64_t i = 0; i < kv->head_dim; i += PANEL) {
@@ -82,7 +85,8 @@ int64_t FN(prepare_qkv_items)(const pyml_op *op, const pyml_run *run, int stage)
     return stage ? 0 : run->tokens * (op->n_heads + run->kv.n_kv_heads);
 }
 
-void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin,
+                     int64_t end) {
     (void)stage;
     const pyml_kv *kv = &run->kv;
     int64_t units = op->n_heads + kv->n_kv_heads, d = kv->head_dim, element = kv->f16 ? 2 : 4;

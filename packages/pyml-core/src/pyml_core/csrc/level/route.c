@@ -1,12 +1,13 @@
 /* route.c: which experts of a mixture see which tokens, and with what weight.
  *
- * Stage 0 chooses, token by token. Stage 1, one item, sorts the choices by expert and then by token, so that each expert's rows lie
- * one behind the other: a linear layer takes them through its matrix as it does any other rows. Where a row lies changes nothing
- * in it, so that results do not depend on the tokens around.
+ * Stage 0 chooses, token by token. Stage 1, one item, sorts the choices by expert and then by token, so that each
+ * expert's rows lie one behind the other: a linear layer takes them through its matrix as it does any other rows. Where
+ * a row lies changes nothing in it, so that results do not depend on the tokens around.
  */
 #include "kernels.h"
 
-/* The largest K of a token's logits, the first of equals, and exp(l) over the sum of all exponentials, or of the chosen ones. */
+/* The largest K of a token's logits, the first of equals, and exp(l) over the sum of all exponentials, or of the chosen
+ * ones. */
 static void choose(const pyml_op *op, int64_t row) {
     int64_t experts = op->in->width, chosen = op->out->routes->chosen;
     const float *logits = op->in->f + row * experts;

@@ -1,9 +1,9 @@
-/* rows.c: operations on one row at a time: embedding, norms, activations, and the int8 copy that quantised matrices read.
+/* rows.c: operations on one row at a time: embedding, norms, activations, and the int8 copy that quantised matrices
+ * read.
  *
  * Whoever writes a row of a buffer that a quantised matrix reads quantises it too, while it is in the cache (end_row).
  */
 #include "kernels.h"
-
 
 int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) {
     return stage || (op->by && pyml_does_both(op->by, run)) ? 0 : rows_of(op->out, run);
@@ -23,11 +23,13 @@ INLINE vf first_of(vf v, int64_t n) {
  * What is not finite makes the scale NaN, so that it shows in the result. */
 static void quantize_row(pyml_buffer *b, const float *x, int64_t row) {
     int64_t at = row * b->blocks;
-    block_run run = {x, b->codes + row * b->stride8, b->scales + at, b->sums + at, b->half_sums + 2 * at, BLOCK, BLOCK, 1};
+    block_run run = {x, b->codes + row * b->stride8, b->scales + at, b->sums + at, b->half_sums + 2 * at, BLOCK, BLOCK,
+                     1};
     quantize_blocks(&run, b->blocks);
 }
 
-/* Where a row goes: to the buffer, or to scratch where its int8 copy is all that anybody reads: writing it out would take longer. */
+/* Where a row goes: to the buffer, or to scratch where its int8 copy is all that anybody reads: writing it out would
+ * take longer. */
 INLINE float *begin_row(const pyml_op *op, const pyml_thread *thread, int64_t row) {
     return op->out->codes_only && !op->copy ? (float *)thread->scratch : op->out->f + row * op->out->width;
 }
@@ -52,7 +54,8 @@ void FN(embed)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int 
     }
 }
 
-void FN(add_positions)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+void FN(add_positions)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin,
+                       int64_t end) {
     (void)thread, (void)stage;
     for (int64_t row = begin; row < end; row++) {
         float *out = op->out->f + row * op->out->width;
@@ -93,7 +96,8 @@ void FN(rms_norm)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, i
     }
 }
 
-void FN(layer_norm)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+void FN(layer_norm)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin,
+                    int64_t end) {
     (void)run, (void)stage;
     int64_t width = op->in->width;
     for (int64_t row = begin; row < end; row++) {
@@ -124,7 +128,8 @@ INLINE vf activation(const int kind, vf x) {
     return f_mul(x, f_sigmoid(f_mul(cubic, f_set1(1.5957691216f))));
 }
 
-INLINE void activate_rows(const int kind, const bool gated, const pyml_op *op, const pyml_thread *thread, int64_t begin, int64_t end) {
+INLINE void activate_rows(const int kind, const bool gated, const pyml_op *op, const pyml_thread *thread, int64_t begin,
+                          int64_t end) {
     int64_t width = op->out->width;
     for (int64_t row = begin; row < end; row++) {
         const float *x = op->in->f + row * op->in->width;
@@ -138,41 +143,54 @@ INLINE void activate_rows(const int kind, const bool gated, const pyml_op *op, c
     }
 }
 
-#define ACTIVATION_OP(name, gated)                                                                                                \
-    void FN(name)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {           \
-        (void)run, (void)stage;                                                                                                   \
-        if (op->activation == ACT_SILU) activate_rows(ACT_SILU, gated, op, thread, begin, end);                                   \
-        else if (op->activation == ACT_GELU_ERF) activate_rows(ACT_GELU_ERF, gated, op, thread, begin, end);                      \
-        else activate_rows(ACT_GELU_TANH, gated, op, thread, begin, end);                                                         \
+#define ACTIVATION_OP(name, gated)                                                                           \
+    void FN(name)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin,     \
+                  int64_t end) {                                                                             \
+        (void)run, (void)stage;                                                                              \
+        if (op->activation == ACT_SILU) activate_rows(ACT_SILU, gated, op, thread, begin, end);              \
+        else if (op->activation == ACT_GELU_ERF) activate_rows(ACT_GELU_ERF, gated, op, thread, begin, end); \
+        else activate_rows(ACT_GELU_TANH, gated, op, thread, begin, end);                                    \
     }
 
 ACTIVATION_OP(activate, false)
 ACTIVATION_OP(gated, true)
 
-/* The same for a block of 32 columns of some rows: x is [rows][x], or [rows][gate | up], of so many each, and is changed. */
-INLINE void activate_block(const int kind, const bool gated, const pyml_op *op, float *x, int64_t column, int64_t row, int64_t rows) {
+/* The same for a block of 32 columns of some rows: x is [rows][x], or [rows][gate | up], of so many each, and is
+ * changed. */
+INLINE void activate_block(const int kind, const bool gated, const pyml_op *op, float *x, int64_t column, int64_t row,
+                           int64_t rows) {
     const int64_t width = gated ? 2 * BLOCK : BLOCK, block = row * op->out->blocks + column / BLOCK;
-    for (int64_t r = 0; r < rows; r++)
-        UNROLL for (int i = 0; i < BLOCK; i += PANEL) {
+    for (int64_t r = 0; r < rows; r++) UNROLL for (int i = 0; i < BLOCK; i += PANEL) {
             vf v = activation(kind, f_load(x + r * width + i));
             if (gated) v = f_mul(v, f_load(x + r * width + BLOCK + i));
             f_store(x + r * width + i, v);
         }
     if (!op->out->codes_only || op->copy)
-        for (int64_t r = 0; r < rows; r++) memcpy(op->out->f + (row + r) * op->out->width + column, x + r * width, BLOCK * sizeof(float));
-    block_run run = {x, op->out->codes + row * op->out->stride8 + column, op->out->scales + block, op->out->sums + block,
-                     op->out->half_sums + 2 * block, width, op->out->stride8, op->out->blocks};
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(op->out->f + (row + r) * op->out->width + column, x + r * width, BLOCK * sizeof(float));
+    block_run run = {x,
+                     op->out->codes + row * op->out->stride8 + column,
+                     op->out->scales + block,
+                     op->out->sums + block,
+                     op->out->half_sums + 2 * block,
+                     width,
+                     op->out->stride8,
+                     op->out->blocks};
     quantize_blocks(&run, rows);
 }
 
 void FN(activate_tile)(const pyml_op *op, float *x, int64_t column, int64_t row, int64_t rows) {
     const bool gated = op->kind == OP_GATED;
-#define ACTIVATE_BLOCK(kind)                                                                                                      \
-    if (gated) activate_block(kind, true, op, x, column, row, rows);                                                              \
+#define ACTIVATE_BLOCK(kind)                                         \
+    if (gated) activate_block(kind, true, op, x, column, row, rows); \
     else activate_block(kind, false, op, x, column, row, rows)
-    if (op->activation == ACT_SILU) { ACTIVATE_BLOCK(ACT_SILU); }
-    else if (op->activation == ACT_GELU_ERF) { ACTIVATE_BLOCK(ACT_GELU_ERF); }
-    else { ACTIVATE_BLOCK(ACT_GELU_TANH); }
+    if (op->activation == ACT_SILU) {
+        ACTIVATE_BLOCK(ACT_SILU);
+    } else if (op->activation == ACT_GELU_ERF) {
+        ACTIVATE_BLOCK(ACT_GELU_ERF);
+    } else {
+        ACTIVATE_BLOCK(ACT_GELU_TANH);
+    }
 #undef ACTIVATE_BLOCK
 }
 
@@ -218,7 +236,8 @@ void FN(combine)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, in
         float *out = op->out->f + row * width;
         FOR_LANES(width) {
             vf sum = f_set1(0.0f);
-            for (int64_t c = 0; c < chosen; c++) sum = f_fma(f_set1(weights[c]), f_load_n(op->in->f + rows[c] * width + i, n), sum);
+            for (int64_t c = 0; c < chosen; c++)
+                sum = f_fma(f_set1(weights[c]), f_load_n(op->in->f + rows[c] * width + i, n), sum);
             if (op->accumulate) sum = f_add(f_load_n(out + i, n), sum);
             f_store_n(out + i, sum, n);
         }
@@ -226,7 +245,8 @@ void FN(combine)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, in
     }
 }
 
-void FN(rope_angles)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+void FN(rope_angles)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin,
+                     int64_t end) {
     (void)thread, (void)stage;
     int64_t half = op->out->width / 2;
     for (int64_t row = begin; row < end; row++) {

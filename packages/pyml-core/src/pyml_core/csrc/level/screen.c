@@ -1,22 +1,23 @@
 /* screen.c: which logits of a large vocabulary can be among the k largest, from half of the head's bytes.
  *
- * A split q8_0 head (pack.c) has its codes in two planes of nibbles: code = 16 h + l - 128. For every row the screen reads the
- * scales and the high nibbles, and sums over the blocks, with scales s and the state's codes a:
+ * A split q8_0 head (pack.c) has its codes in two planes of nibbles: code = 16 h + l - 128. For every row the screen
+ * reads the scales and the high nibbles, and sums over the blocks, with scales s and the state's codes a:
  *
  *     A = sum s_w s_a sum_k h a      B = sum s_w s_a sum_k a      V = sum s_w^2 s_a^2 sum_k a^2
  *
- * A row's low nibbles are taken to be l = alpha h + beta, its own least-squares fit; what they really are differs from that by
- * `deviation` (root mean square, in codes). So the logit is, with margin in standard deviations,
+ * A row's low nibbles are taken to be l = alpha h + beta, its own least-squares fit; what they really are differs from
+ * that by `deviation` (root mean square, in codes). So the logit is, with margin in standard deviations,
  *
- *     coarse = (16 + alpha) A + (beta - 128) B,   lower = coarse - margin deviation sqrt(V),   upper = coarse + the same + lean
+ *     coarse = (16 + alpha) A + (beta - 128) B,   lower = coarse - margin deviation sqrt(V),   upper = coarse + the
+ * same + lean
  *
- * where lean = coarse |w - coarse w|^2 / |coarse w|^2 (if above 0) is how far a state that points along the row leans towards its error.
- * When all rows are screened, the k panels with the best lower bounds are computed, by linear.c itself, so that their logits are the
- * full head's, bit for bit. The k-th largest of them is the threshold: no smaller one can be among the k largest of all. Then every
- * panel whose upper bound reaches it is computed in the same way.
+ * where lean = coarse |w - coarse w|^2 / |coarse w|^2 (if above 0) is how far a state that points along the row leans
+ * towards its error. When all rows are screened, the k panels with the best lower bounds are computed, by linear.c
+ * itself, so that their logits are the full head's, bit for bit. The k-th largest of them is the threshold: no smaller
+ * one can be among the k largest of all. Then every panel whose upper bound reaches it is computed in the same way.
  *
- * What is not finite has no bounds and is always computed. A result depends on its state alone: not on threads, nor on the other
- * states of a run.
+ * What is not finite has no bounds and is always computed. A result depends on its state alone: not on threads, nor on
+ * the other states of a run.
  */
 #include "kernels.h"
 
@@ -90,12 +91,14 @@ void FN(screen_facts)(const pyml_matrix *m, int64_t begin, int64_t end, uint16_t
                 alpha = rounded_to_f16((float)alpha);
                 beta = rounded_to_f16((float)(l - alpha * h));
                 error = ll - 2 * alpha * hl - 2 * beta * l + alpha * alpha * hh + 2 * alpha * beta * h + beta * beta;
-                energy = (16 + alpha) * (16 + alpha) * hh + 2 * (16 + alpha) * (beta - 128) * h + (beta - 128) * (beta - 128);
+                energy = (16 + alpha) * (16 + alpha) * hh + 2 * (16 + alpha) * (beta - 128) * h
+                         + (beta - 128) * (beta - 128);
             }
             error = error > UNIFORM_ERROR ? error : UNIFORM_ERROR;
             double lean = energy > error / 8 ? error / energy : energy > 0 ? 8 : 0;
             fact[0][lane] = (float)alpha, fact[1][lane] = (float)beta;
-            fact[2][lane] = (float)(1.001 * sqrt(error)), fact[3][lane] = (float)lean; /* float16 may round down by 1/2048 */
+            fact[2][lane] = (float)(1.001 * sqrt(error)), fact[3][lane] = (float)lean; /* float16 may round down by
+                                                                                          1/2048 */
         }
         for (int i = 0; i < SCREEN_FACTS; i++) f_store_f16(facts + (panel * SCREEN_FACTS + i) * PANEL, f_load(fact[i]));
     }
@@ -124,7 +127,8 @@ static factors factors_of(const pyml_buffer *x, int64_t states, uint8_t *scratch
 }
 
 /* Bounds on the best logit of a panel's `rows` rows; none where something is not finite. */
-INLINE void bound_panel(const uint16_t *facts, float margin, vf a, vf b, vf v, int64_t rows, float *best_lower, float *best_upper) {
+INLINE void bound_panel(const uint16_t *facts, float margin, vf a, vf b, vf v, int64_t rows, float *best_lower,
+                        float *best_upper) {
     vf slope = f_add(f_load_f16(facts), f_set1(16.0f)), offset = f_add(f_load_f16(facts + PANEL), f_set1(-128.0f));
     vf coarse = f_fma(slope, a, f_mul(offset, b));
     vf spread = f_mul(f_mul(f_load_f16(facts + 2 * PANEL), f_set1(margin)), f_sqrt(v));
@@ -160,7 +164,8 @@ INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t
         const uint8_t *high = chunk + scale_bytes(blocks);
         for (int64_t i = 0; i < blocks; i++) {
             const int64_t at = k0 / BLOCK + i;
-            UNROLL for (int j = 0; j < 4; j++) PREFETCH(high + (i * 4 + j) * 64 + m->panel_bytes); /* the next panel's */
+            UNROLL for (int j = 0; j < 4; j++) PREFETCH(high + (i * 4 + j) * 64 + m->panel_bytes); /* the next panel's
+                                                                                                    */
             if (i % 2 == 0) PREFETCH(chunk + i * PANEL * 2 + m->panel_bytes);
             vi dot[STATES_AT_ONCE];
             UNROLL for (int s = 0; s < ns; s++) dot[s] = i_set1(0);
@@ -226,7 +231,7 @@ static void compute_panel(const pyml_op *op, int64_t panel, int64_t state, int64
         f_store_n(op->out->f + (state + s) * width + panel * PANEL, f_load(sums + s * PANEL), rows);
 }
 
-/* The k-th largest logit of the k panels with the best lower bounds. These panels survive whatever their upper bounds. */
+/* The k-th largest logit of the k panels with the best lower bounds. They survive whatever their upper bounds. */
 static float threshold_of(const pyml_op *op, int64_t state, pyml_thread *thread) {
     const pyml_screen *screen = op->screen;
     const int64_t width = op->out->width, panels = panels_of(op->matrices), k = screen->k;
@@ -259,8 +264,11 @@ int64_t FN(screen_weights)(const pyml_op *op, const pyml_run *run, int64_t item,
 }
 
 void FN(screen)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
-    if (stage == 0) screen_panels(op, run->outputs, thread, begin * PANELS_AN_ITEM, least(panels_of(op->matrices), end * PANELS_AN_ITEM));
-    else for (int64_t s = begin; s < end; s++) op->screen->threshold[s] = threshold_of(op, s, thread);
+    if (stage == 0)
+        screen_panels(op, run->outputs, thread, begin * PANELS_AN_ITEM,
+                      least(panels_of(op->matrices), end * PANELS_AN_ITEM));
+    else
+        for (int64_t s = begin; s < end; s++) op->screen->threshold[s] = threshold_of(op, s, thread);
 }
 
 /* ---- rescoring */
@@ -269,7 +277,7 @@ INLINE bool survives(const pyml_screen *screen, int64_t panels, int64_t state, i
     return !(screen->upper[state * panels + panel] < screen->threshold[state]);
 }
 
-/* The candidates of one state, in ascending order: of what was computed for it, all that is not below the k-th largest. */
+/* The candidates of one state, ascending: all that was computed for it and is not below the k-th largest. */
 static void collect(const pyml_op *op, int64_t state) {
     const pyml_screen *screen = op->screen;
     const int64_t width = op->out->width, panels = panels_of(op->matrices), k = screen->k;
@@ -295,7 +303,9 @@ static void collect(const pyml_op *op, int64_t state) {
 }
 
 /* Stage 0: logits of the panels that survive. Stage 1: the candidates of each state. */
-int64_t FN(rescore_items)(const pyml_op *op, const pyml_run *run, int stage) { return FN(screen_items)(op, run, stage); }
+int64_t FN(rescore_items)(const pyml_op *op, const pyml_run *run, int stage) {
+    return FN(screen_items)(op, run, stage);
+}
 
 void FN(rescore)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     const int64_t panels = panels_of(op->matrices);

@@ -1,11 +1,19 @@
 /* simd_avx2.h: the sixteen lanes of simd.h as two halves on AVX2 + FMA + F16C, with or without AVX-VNNI. */
 #include <immintrin.h>
 
-typedef struct { __m256 a, b; } vf;
-typedef struct { __m256i a, b; } vi;
-typedef struct { __m256i a, b; } vb;
+typedef struct {
+    __m256 a, b;
+} vf;
+typedef struct {
+    __m256i a, b;
+} vi;
+typedef struct {
+    __m256i a, b;
+} vb;
 typedef int32_t half_sums __attribute__((vector_size(32)));
-typedef struct { half_sums a, b; } vd;
+typedef struct {
+    half_sums a, b;
+} vd;
 
 #define ENTER_FLOATING_POINT() _mm_setcsr(0x1f80)
 
@@ -19,7 +27,8 @@ INLINE vf f_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_
 INLINE void f_store(float *p, vf v) { _mm256_storeu_ps(p, v.a), _mm256_storeu_ps(p + 8, v.b); }
 INLINE vi first_lanes(int64_t n) {
     __m256i count = _mm256_set1_epi32((int)n), lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return (vi){_mm256_cmpgt_epi32(count, lane), _mm256_cmpgt_epi32(count, _mm256_add_epi32(lane, _mm256_set1_epi32(8)))};
+    return (vi){_mm256_cmpgt_epi32(count, lane),
+                _mm256_cmpgt_epi32(count, _mm256_add_epi32(lane, _mm256_set1_epi32(8)))};
 }
 INLINE vf f_load_n(const float *p, int64_t n) {
     vi mask = first_lanes(n);
@@ -44,7 +53,8 @@ INLINE vf f_abs(vf v) {
 }
 INLINE vf f_from_i(vi v) { return (vf){_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
 INLINE vf f_load_f16(const uint16_t *p) {
-    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 8)))};
+    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 8)))};
 }
 INLINE __m256 widen_bf16(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
@@ -63,7 +73,9 @@ INLINE __m256 scale2_half(__m256 x, __m256i n) {
 }
 INLINE vf f_scale2(vf x, vi n) { return (vf){scale2_half(x.a, n.a), scale2_half(x.b, n.b)}; }
 INLINE __m256 swap_half(const int distance, __m256 x) {
-    return distance == 4 ? _mm256_permute2f128_ps(x, x, 1) : distance == 2 ? _mm256_permute_ps(x, 0x4e) : _mm256_permute_ps(x, 0xb1);
+    return distance == 4   ? _mm256_permute2f128_ps(x, x, 1)
+           : distance == 2 ? _mm256_permute_ps(x, 0x4e)
+                           : _mm256_permute_ps(x, 0xb1);
 }
 INLINE vf f_swap(const int distance, vf v) {
     return distance == 8 ? (vf){v.b, v.a} : (vf){swap_half(distance, v.a), swap_half(distance, v.b)};
@@ -101,10 +113,12 @@ INLINE vi i_or(vi x, vi y) { return PYML_BOTH(vi, _mm256_or_si256); }
 #define i_shr(v, n) ((vi){_mm256_srli_epi32((v).a, (n)), _mm256_srli_epi32((v).b, (n))})
 #define i_shl(v, n) ((vi){_mm256_slli_epi32((v).a, (n)), _mm256_slli_epi32((v).b, (n))})
 INLINE vi i_load_u8(const uint8_t *p) {
-    return (vi){_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)), _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(p + 8)))};
+    return (vi){_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)),
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(p + 8)))};
 }
 INLINE vi i_load_s8(const uint8_t *p) {
-    return (vi){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)), _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 8)))};
+    return (vi){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)),
+                _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 8)))};
 }
 INLINE vi i_load4(const void *p) {
     int32_t word;
@@ -134,14 +148,17 @@ INLINE vi i_abs_bits(vf v) {
 }
 INLINE vf f_from_bits(vi v) { return (vf){_mm256_castsi256_ps(v.a), _mm256_castsi256_ps(v.b)}; }
 INLINE bool i_any_above(vi v, int32_t n) {
-    __m256i limit = _mm256_set1_epi32(n), above = _mm256_or_si256(_mm256_cmpgt_epi32(v.a, limit), _mm256_cmpgt_epi32(v.b, limit));
+    __m256i limit = _mm256_set1_epi32(n),
+            above = _mm256_or_si256(_mm256_cmpgt_epi32(v.a, limit), _mm256_cmpgt_epi32(v.b, limit));
     return !_mm256_testz_si256(above, above);
 }
 INLINE __m256i quarters_half(const int odd, vi v) {
     return odd ? _mm256_permute2x128_si256(v.a, v.b, 0x31) : _mm256_permute2x128_si256(v.a, v.b, 0x20);
 }
 INLINE vi i_quarters(const int odd, vi x, vi y) { return (vi){quarters_half(odd, x), quarters_half(odd, y)}; }
-INLINE __m256i swap_ints(const int distance, __m256i x) { return distance == 2 ? _mm256_shuffle_epi32(x, 0x4e) : _mm256_shuffle_epi32(x, 0xb1); }
+INLINE __m256i swap_ints(const int distance, __m256i x) {
+    return distance == 2 ? _mm256_shuffle_epi32(x, 0x4e) : _mm256_shuffle_epi32(x, 0xb1);
+}
 INLINE vi i_swap(const int distance, vi v) { return (vi){swap_ints(distance, v.a), swap_ints(distance, v.b)}; }
 INLINE vi i_from_b(vb v) { return (vi){v.a, v.b}; }
 INLINE int32_t i_sum(vi v) {
@@ -183,7 +200,9 @@ INLINE vi i_dot(vi acc, vb w, vi x) {
     return (vi){_mm256_dpbusd_avx_epi32(acc.a, w.a, x.a), _mm256_dpbusd_avx_epi32(acc.b, w.b, x.b)};
 }
 INLINE vi i_dot_wide(vi acc, vb w, vi x) { return i_dot(acc, w, x); }
-INLINE half_sums dot_signed_half(half_sums acc, __m256i w, __m256i x) { return (half_sums)_mm256_dpbusd_avx_epi32((__m256i)acc, x, w); }
+INLINE half_sums dot_signed_half(half_sums acc, __m256i w, __m256i x) {
+    return (half_sums)_mm256_dpbusd_avx_epi32((__m256i)acc, x, w);
+}
 #else
 enum { SUMS_PAIRS = 1 };
 enum { WIDE_BIAS = 0 };
@@ -195,9 +214,12 @@ INLINE __m256i dot_wide_half(__m256i acc, __m256i w, __m256i x) {
     return dot_half(acc, _mm256_abs_epi8(code), _mm256_sign_epi8(x, code));
 }
 INLINE vi i_dot(vi acc, vb w, vi x) { return (vi){dot_half(acc.a, w.a, x.a), dot_half(acc.b, w.b, x.b)}; }
-INLINE vi i_dot_wide(vi acc, vb w, vi x) { return (vi){dot_wide_half(acc.a, w.a, x.a), dot_wide_half(acc.b, w.b, x.b)}; }
+INLINE vi i_dot_wide(vi acc, vb w, vi x) {
+    return (vi){dot_wide_half(acc.a, w.a, x.a), dot_wide_half(acc.b, w.b, x.b)};
+}
 INLINE half_sums dot_signed_half(half_sums acc, __m256i w, __m256i x) {
-    __m256i even = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), _mm256_and_si256(x, _mm256_set1_epi16(255)));
+    __m256i even =
+        _mm256_madd_epi16(_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), _mm256_and_si256(x, _mm256_set1_epi16(255)));
     __m256i odd = _mm256_madd_epi16(_mm256_srai_epi16(w, 8), _mm256_srli_epi16(x, 8));
     return acc + (half_sums)_mm256_add_epi32(even, odd);
 }
@@ -209,4 +231,6 @@ INLINE vd d_dot_wide(vd acc, vb w, vi x) {
     return (vd){(half_sums)sums.a, (half_sums)sums.b};
 }
 INLINE vf f_from_d(vd v) { return (vf){_mm256_cvtepi32_ps((__m256i)v.a), _mm256_cvtepi32_ps((__m256i)v.b)}; }
-INLINE vd d_dot_signed(vd acc, vb w, vi x) { return (vd){dot_signed_half(acc.a, w.a, x.a), dot_signed_half(acc.b, w.b, x.b)}; }
+INLINE vd d_dot_signed(vd acc, vb w, vi x) {
+    return (vd){dot_signed_half(acc.a, w.a, x.a), dot_signed_half(acc.b, w.b, x.b)};
+}

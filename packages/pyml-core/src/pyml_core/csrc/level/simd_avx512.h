@@ -9,9 +9,9 @@ typedef int32_t vd __attribute__((vector_size(64)));
 #define ENTER_FLOATING_POINT() _mm_setcsr(0x1f80)
 
 #define PYML_TILE_TOKENS 6
-enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 2 }; /* accumulators of a matmul tile: 12 int32 and 12 float32 of 32 registers */
+enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 2 }; /* of 32 registers, 12 sums in int32 and 12 in float32 */
 enum { STREAM_ROWS = 8, FEW_ROWS = 16 }; /* rows that weights are streamed for at a time, and altogether */
-enum { FLOAT_PANELS = 4 }; /* of a tile of plain floats: 24 accumulators */
+enum { FLOAT_PANELS = 4 };               /* of a tile of plain floats: 24 accumulators */
 
 INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
 
@@ -37,7 +37,9 @@ INLINE vf f_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si
 INLINE vf f_load_bf16(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }
-INLINE void f_store_f16(uint16_t *p, vf v) { _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+INLINE void f_store_f16(uint16_t *p, vf v) {
+    _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 INLINE vf f_greater(vf a, vf b, vf then, vf otherwise) { /* a > b ? then : otherwise */
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), otherwise, then);
 }
@@ -94,13 +96,16 @@ INLINE vb b_narrow_unsigned(vi a, vi b, vi c, vi d) { /* 64 numbers of 0..255; r
 }
 INLINE vi i_from_b(vb v) { return v; } /* the bytes as they are */
 INLINE vi i_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
-INLINE vi i_abs_bits(vf v) { return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)); } /* order as |v| does */
+/* They have the order of |v|. */
+INLINE vi i_abs_bits(vf v) { return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)); }
 INLINE vf f_from_bits(vi a) { return _mm512_castsi512_ps(a); }
 INLINE bool i_any_above(vi a, int32_t n) { return _mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(n)) != 0; }
 INLINE vi i_quarters(const int odd, vi a, vi b) { /* the even or odd quarters of a, then those of b */
     return odd ? _mm512_shuffle_i32x4(a, b, 0xdd) : _mm512_shuffle_i32x4(a, b, 0x88);
 }
-INLINE vi i_swap(const int distance, vi v) { return distance == 2 ? _mm512_shuffle_epi32(v, 0x4e) : _mm512_shuffle_epi32(v, 0xb1); }
+INLINE vi i_swap(const int distance, vi v) {
+    return distance == 2 ? _mm512_shuffle_epi32(v, 0x4e) : _mm512_shuffle_epi32(v, 0xb1);
+}
 INLINE int32_t i_sum(vi v) { return _mm512_reduce_add_epi32(v); }
 
 INLINE vb b_load(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }
@@ -114,15 +119,15 @@ INLINE vb b_lookup(const uint8_t table[16], vb index) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), index);
 }
 
-/* Sums of 16 bits of two products each, for levels without an instruction for four (SUMS_PAIRS). `i_stay`: a sum is in a register here;
- * compilers otherwise make all products of a block first and run out of registers. */
+/* Sums of 16 bits of two products each, for levels without an instruction for four (SUMS_PAIRS). `i_stay`: a sum is in
+ * a register here; compilers otherwise make all products of a block first and run out of registers. */
 INLINE void i_stay(vi *v) { __asm__("" : "+v"(*v)); }
 INLINE vi i_pairs(vb w, vi a) { return _mm512_maddubs_epi16(w, a); }
 INLINE vi i_add_pairs(vi a, vi b) { return _mm512_add_epi16(a, b); }
 INLINE vi i_sum_pairs(vi a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
 
-/* acc + the sum over 4 bytes of unsigned w times signed a, in every lane. `i_dot` is for w < 64, `i_dot_wide` for all w.
- * `d_dot_wide`: likewise. `d_dot_signed`: of signed w times unsigned a. */
+/* acc + the sum over 4 bytes of unsigned w times signed a, in every lane. `i_dot` is for w < 64, `i_dot_wide` for all
+ * w. `d_dot_wide`: likewise. `d_dot_signed`: of signed w times unsigned a. */
 INLINE vd d_zero(void) { return (vd){0}; }
 INLINE vd d_set1(int32_t x) { return (vd)_mm512_set1_epi32(x); }
 INLINE vf f_from_d(vd a) { return _mm512_cvtepi32_ps((__m512i)a); }
@@ -134,7 +139,9 @@ INLINE vi i_dot_wide(vi acc, vb w, vi a) { return _mm512_dpbusd_epi32(acc, w, a)
 INLINE vd d_dot_signed(vd acc, vb w, vi a) { return (vd)_mm512_dpbusd_epi32((__m512i)acc, a, w); }
 #else
 enum { SUMS_PAIRS = 1 };
-enum { WIDE_BIAS = 0 }; /* i_dot_wide takes the bias off itself: 255 * 127 * 2 would saturate 16 bits, 128 * 127 * 2 does not */
+enum {
+    WIDE_BIAS = 0
+}; /* i_dot_wide takes the bias off itself: 255 * 127 * 2 would saturate 16 bits, 128 * 127 * 2 does not */
 INLINE vi i_dot(vi acc, vb w, vi a) {
     return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1)));
 }
@@ -144,7 +151,8 @@ INLINE vi i_dot_wide(vi acc, vb w, vi a) {
     return i_dot(acc, _mm512_abs_epi8(code), signed_a);
 }
 INLINE vd d_dot_signed(vd acc, vb w, vi a) { /* in 16 bits: 127 * 255 * 2 would saturate */
-    __m512i even = _mm512_madd_epi16(_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_and_si512(a, _mm512_set1_epi16(255)));
+    __m512i even =
+        _mm512_madd_epi16(_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_and_si512(a, _mm512_set1_epi16(255)));
     __m512i odd = _mm512_madd_epi16(_mm512_srai_epi16(w, 8), _mm512_srli_epi16(a, 8));
     return acc + (vd)_mm512_add_epi32(even, odd);
 }

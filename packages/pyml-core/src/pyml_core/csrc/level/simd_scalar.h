@@ -7,9 +7,15 @@ enum { FLOAT_PANELS = 1 };
 
 #define LANES for (int i = 0; i < 16; i++)
 
-typedef struct { float v[16]; } vf;
-typedef struct { int32_t v[16]; } vi;
-typedef struct { uint8_t v[64]; } vb;
+typedef struct {
+    float v[16];
+} vf;
+typedef struct {
+    int32_t v[16];
+} vi;
+typedef struct {
+    uint8_t v[64];
+} vb;
 typedef vi vd;
 
 #if defined(__x86_64__)
@@ -20,9 +26,16 @@ typedef vi vd;
 #define ENTER_FLOATING_POINT() fesetenv(FE_DFL_ENV)
 #endif
 
-#define PYML_EACH(expression) vf r; LANES r.v[i] = (expression); return r
+#define PYML_EACH(expression)    \
+    vf r;                        \
+    LANES r.v[i] = (expression); \
+    return r
 
-INLINE vf f_load(const float *p) { vf r; memcpy(r.v, p, sizeof r); return r; }
+INLINE vf f_load(const float *p) {
+    vf r;
+    memcpy(r.v, p, sizeof r);
+    return r;
+}
 INLINE void f_store(float *p, vf a) { memcpy(p, a.v, sizeof a); }
 INLINE vf f_load_n(const float *p, int64_t n) { PYML_EACH(i < n ? p[i] : 0.0f); }
 INLINE void f_store_n(float *p, vf a, int64_t n) { memcpy(p, a.v, (size_t)n * 4); }
@@ -103,18 +116,52 @@ INLINE float f_top(vf a) {
     return top;
 }
 
-INLINE vi i_set1(int32_t x) { vi r; LANES r.v[i] = x; return r; }
-INLINE vi i_load(const int32_t *p) { vi r; memcpy(r.v, p, sizeof r); return r; }
+INLINE vi i_set1(int32_t x) {
+    vi r;
+    LANES r.v[i] = x;
+    return r;
+}
+INLINE vi i_load(const int32_t *p) {
+    vi r;
+    memcpy(r.v, p, sizeof r);
+    return r;
+}
 INLINE void i_store(int32_t *p, vi a) { memcpy(p, a.v, sizeof a); }
 /* What does not fit wraps around, as vector instructions have it. */
-INLINE vi i_add(vi a, vi b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]); return a; }
-INLINE vi i_mul(vi a, vi b) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] * (uint32_t)b.v[i]); return a; }
-INLINE vi i_and(vi a, vi b) { LANES a.v[i] &= b.v[i]; return a; }
-INLINE vi i_or(vi a, vi b) { LANES a.v[i] |= b.v[i]; return a; }
-INLINE vi i_shr(vi a, int n) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] >> n); return a; }
-INLINE vi i_shl(vi a, int n) { LANES a.v[i] = (int32_t)((uint32_t)a.v[i] << n); return a; }
-INLINE vi i_load_u8(const uint8_t *p) { vi r; LANES r.v[i] = p[i]; return r; }
-INLINE vi i_load_s8(const uint8_t *p) { vi r; LANES r.v[i] = (int8_t)p[i]; return r; }
+INLINE vi i_add(vi a, vi b) {
+    LANES a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]);
+    return a;
+}
+INLINE vi i_mul(vi a, vi b) {
+    LANES a.v[i] = (int32_t)((uint32_t)a.v[i] * (uint32_t)b.v[i]);
+    return a;
+}
+INLINE vi i_and(vi a, vi b) {
+    LANES a.v[i] &= b.v[i];
+    return a;
+}
+INLINE vi i_or(vi a, vi b) {
+    LANES a.v[i] |= b.v[i];
+    return a;
+}
+INLINE vi i_shr(vi a, int n) {
+    LANES a.v[i] = (int32_t)((uint32_t)a.v[i] >> n);
+    return a;
+}
+INLINE vi i_shl(vi a, int n) {
+    LANES a.v[i] = (int32_t)((uint32_t)a.v[i] << n);
+    return a;
+}
+INLINE vi i_load_u8(const uint8_t *p) {
+    vi r;
+    LANES r.v[i] = p[i];
+    return r;
+}
+INLINE vi i_load_s8(const uint8_t *p) {
+    vi r;
+    LANES r.v[i] = (int8_t)p[i];
+    return r;
+}
 INLINE vi i_load4(const void *p) {
     int32_t word;
     memcpy(&word, p, 4);
@@ -133,18 +180,26 @@ INLINE vi i_round(vf a) { /* to nearest even, by the float unit's own rounding; 
 INLINE void i_store_s8(int8_t *p, vi a) { LANES p[i] = (int8_t)a.v[i]; }
 INLINE vb b_narrow(vi a, vi b, vi c, vi d) {
     vb r;
-    LANES r.v[i] = (uint8_t)a.v[i], r.v[16 + i] = (uint8_t)b.v[i], r.v[32 + i] = (uint8_t)c.v[i], r.v[48 + i] = (uint8_t)d.v[i];
+    LANES r.v[i] = (uint8_t)a.v[i], r.v[16 + i] = (uint8_t)b.v[i], r.v[32 + i] = (uint8_t)c.v[i],
+          r.v[48 + i] = (uint8_t)d.v[i];
     return r;
 }
 INLINE vb b_narrow_unsigned(vi a, vi b, vi c, vi d) { return b_narrow(a, b, c, d); }
-INLINE vi i_max(vi a, vi b) { LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+INLINE vi i_max(vi a, vi b) {
+    LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
 INLINE vi i_abs_bits(vf a) {
     vi r;
     memcpy(r.v, a.v, sizeof r);
     LANES r.v[i] &= 0x7fffffff;
     return r;
 }
-INLINE vf f_from_bits(vi a) { vf r; memcpy(r.v, a.v, sizeof r); return r; }
+INLINE vf f_from_bits(vi a) {
+    vf r;
+    memcpy(r.v, a.v, sizeof r);
+    return r;
+}
 INLINE bool i_any_above(vi a, int32_t n) {
     bool any = false;
     LANES any |= a.v[i] > n;
@@ -155,21 +210,49 @@ INLINE vi i_quarters(int odd, vi a, vi b) {
     LANES r.v[i] = (i < 8 ? a : b).v[i / 4 % 2 * 8 + odd * 4 + i % 4];
     return r;
 }
-INLINE vi i_swap(int distance, vi a) { vi r; LANES r.v[i] = a.v[i ^ distance]; return r; }
-INLINE vi i_from_b(vb v) { vi r; memcpy(r.v, v.v, sizeof r); return r; }
+INLINE vi i_swap(int distance, vi a) {
+    vi r;
+    LANES r.v[i] = a.v[i ^ distance];
+    return r;
+}
+INLINE vi i_from_b(vb v) {
+    vi r;
+    memcpy(r.v, v.v, sizeof r);
+    return r;
+}
 INLINE int32_t i_sum(vi a) {
     int32_t sum = 0;
     LANES sum += a.v[i];
     return sum;
 }
 
-INLINE vb b_load(const uint8_t *p) { vb r; memcpy(r.v, p, sizeof r); return r; }
+INLINE vb b_load(const uint8_t *p) {
+    vb r;
+    memcpy(r.v, p, sizeof r);
+    return r;
+}
 INLINE void b_store(uint8_t *p, vb a) { memcpy(p, a.v, sizeof a); }
-INLINE vb b_set1(uint8_t x) { vb r; memset(r.v, x, sizeof r); return r; }
-INLINE vb b_and(vb a, vb b) { for (int i = 0; i < 64; i++) a.v[i] &= b.v[i]; return a; }
-INLINE vb b_or(vb a, vb b) { for (int i = 0; i < 64; i++) a.v[i] |= b.v[i]; return a; }
-INLINE vb b_shr(vb a, int n) { for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] >> n); return a; }
-INLINE vb b_shl(vb a, int n) { for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] << n); return a; }
+INLINE vb b_set1(uint8_t x) {
+    vb r;
+    memset(r.v, x, sizeof r);
+    return r;
+}
+INLINE vb b_and(vb a, vb b) {
+    for (int i = 0; i < 64; i++) a.v[i] &= b.v[i];
+    return a;
+}
+INLINE vb b_or(vb a, vb b) {
+    for (int i = 0; i < 64; i++) a.v[i] |= b.v[i];
+    return a;
+}
+INLINE vb b_shr(vb a, int n) {
+    for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] >> n);
+    return a;
+}
+INLINE vb b_shl(vb a, int n) {
+    for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] << n);
+    return a;
+}
 INLINE vb b_lookup(const uint8_t table[16], vb index) {
     for (int i = 0; i < 64; i++) index.v[i] = table[index.v[i]];
     return index;
@@ -178,8 +261,14 @@ INLINE vb b_lookup(const uint8_t table[16], vb index) {
 /* See simd_avx512.h. */
 INLINE void i_stay(vi *v) { (void)v; }
 enum { SUMS_PAIRS = 0 };
-INLINE vi i_pairs(vb w, vi a) { (void)w; return a; }
-INLINE vi i_add_pairs(vi a, vi b) { (void)b; return a; }
+INLINE vi i_pairs(vb w, vi a) {
+    (void)w;
+    return a;
+}
+INLINE vi i_add_pairs(vi a, vi b) {
+    (void)b;
+    return a;
+}
 INLINE vi i_sum_pairs(vi a) { return a; }
 enum { WIDE_BIAS = 128 };
 INLINE vi i_dot(vi acc, vb w, vi a) {

@@ -1,5 +1,5 @@
-/* softmax.h: from the scores of some rows of a key block to weights. Rows are done together: each is a chain of operations that wait for
- * one another.
+/* softmax.h: from the scores of some rows of a key block to weights. Rows are done together: each is a chain of
+ * operations that wait for one another.
  */
 #ifndef PYML_LEVEL_SOFTMAX_H
 #define PYML_LEVEL_SOFTMAX_H
@@ -13,15 +13,17 @@ typedef struct {
     int64_t low, high;
 } sight;
 
-/* Pages from..to-1 of a block, those that any row of a tile sees something of; and what they have of int8 values, or NULL: logarithms
- * of the scales, and their inverses. */
+/* Pages from..to-1 of a block, those that any row of a tile sees something of; and what they have of int8 values, or
+ * NULL: logarithms of the scales, and their inverses. */
 typedef struct {
     int64_t from, to;
     const float *scales[KEY_PAGES];
 } block_pages;
 
 /* Key panels of the pages: all, where no row is masked. */
-#define FOR_PANELS(in, masked) for (int64_t i = (masked) ? (in)->from * PAGE / PANEL : 0; i < ((masked) ? (in)->to * PAGE / PANEL : KEYS / PANEL); i++)
+#define FOR_PANELS(in, masked)                                 \
+    for (int64_t i = (masked) ? (in)->from * PAGE / PANEL : 0; \
+         i < ((masked) ? (in)->to * PAGE / PANEL : KEYS / PANEL); i++)
 
 /* Scores of key panel i where the key is seen, else minus infinity. */
 INLINE vf seen_only(sight seen, int64_t i, vf v) {
@@ -31,7 +33,8 @@ INLINE vf seen_only(sight seen, int64_t i, vf v) {
     return f_greater(key, f_set1((float)seen.low - 0.5f), v, unseen);
 }
 
-INLINE vf or_zero(vf base) { return f_greater(base, f_set1(-INFINITY), base, f_set1(0.0f)); } /* a row that sees nothing */
+/* For a row that sees nothing. */
+INLINE vf or_zero(vf base) { return f_greater(base, f_set1(-INFINITY), base, f_set1(0.0f)); }
 
 /* The largest score of a row where it is seen; others become minus infinity. */
 INLINE vf largest(const bool masked, sight seen, const block_pages *in, float *p) {
@@ -45,7 +48,8 @@ INLINE vf largest(const bool masked, sight seen, const block_pages *in, float *p
 }
 
 /* Exponentials of n rows: p = 2^(p - m), m being the largest, and their sums lane by lane. */
-INLINE void softmax_rows(const int n, const bool masked, const sight *seen, const block_pages *in, float *p, float *m, float *l) {
+INLINE void softmax_rows(const int n, const bool masked, const sight *seen, const block_pages *in, float *p, float *m,
+                         float *l) {
     vf base[TILE_TOKENS];
     UNROLL for (int t = 0; t < n; t++) {
         vf top = f_top_everywhere(largest(masked, seen[t], in, p + t * KEYS));
@@ -63,10 +67,11 @@ INLINE void softmax_rows(const int n, const bool masked, const sight *seen, cons
     }
 }
 
-/* The same for int8 values, of scores that the logarithms of the values' scales have been added to: a value's scale is part of its key's
- * weight. The largest weight of a block is 255, and the others are rounded as that is; the sums are of the exponentials alone. */
-INLINE void weights_rows(const int n, const bool masked, const sight *seen, const block_pages *in, float *p, uint8_t *weights, float *m,
-                         float *l) {
+/* The same for int8 values, of scores that the logarithms of the values' scales have been added to: a value's scale is
+ * part of its key's weight. The largest weight of a block is 255, and the others are rounded as that is; the sums are
+ * of the exponentials alone. */
+INLINE void weights_rows(const int n, const bool masked, const sight *seen, const block_pages *in, float *p,
+                         uint8_t *weights, float *m, float *l) {
     vf base[TILE_TOKENS];
     UNROLL for (int t = 0; t < n; t++) {
         vf top = f_top_everywhere(largest(masked, seen[t], in, p + t * KEYS));

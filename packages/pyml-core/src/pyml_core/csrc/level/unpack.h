@@ -1,5 +1,5 @@
-/* unpack.h: chunks of packed weights of every block type: from their planes to bytes in the order of k, and a scale (and a minimum) for
- * each block. pack.c says what lies where.
+/* unpack.h: chunks of packed weights of every block type: from their planes to bytes in the order of k, and a scale
+ * (and a minimum) for each block. pack.c says what lies where.
  */
 #ifndef PYML_LEVEL_UNPACK_H
 #define PYML_LEVEL_UNPACK_H
@@ -27,9 +27,10 @@ INLINE const uint8_t *halves_to_floats(const uint8_t *plane, int blocks, float (
     return plane + padded(blocks * PANEL * 2);
 }
 
-#define HAS_MINS(type)                                                                                                            \
+#define HAS_MINS(type) \
     ((type) == TYPE_Q4_1 || (type) == TYPE_Q5_1 || (type) == TYPE_Q4_K || (type) == TYPE_Q5_K || (type) == TYPE_Q2_K)
-INLINE bool is_super(const int type) { return type >= TYPE_Q2_K && type <= TYPE_Q6_K; } /* blocks of 256, with scales for parts */
+/* Blocks of 256, with scales for parts. */
+INLINE bool is_super(const int type) { return type >= TYPE_Q2_K && type <= TYPE_Q6_K; }
 
 /* Scales and minima of a chunk; returns where its planes of codes begin. */
 INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k, unpacked *u) {
@@ -74,10 +75,12 @@ INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k,
 }
 
 /* v shifted so that its bit `from` becomes bit `to`; bits cross bytes. */
-#define MOVE_BITS(v, from, to) ((from) > (to) ? b_shr((v), (from) - (to)) : (to) > (from) ? b_shl((v), (to) - (from)) : (v))
+#define MOVE_BITS(v, from, to) \
+    ((from) > (to) ? b_shr((v), (from) - (to)) : (to) > (from) ? b_shl((v), (to) - (from)) : (v))
 
 /* Word `j` (elements 4j..4j+3) of the 32 elements number `b` of a chunk, as bytes; `blocks` of 32 are in the chunk. */
-INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_plane, int blocks, const int b, const int j) {
+INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_plane, int blocks, const int b,
+                     const int j) {
     const vb nibble = b_set1(15);
     if (type == TYPE_Q8_0) return b_load(planes + (b * WORDS + j) * 64);
     if (type == TYPE_Q8_0_SPLIT) {
@@ -85,7 +88,8 @@ INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_p
         return j < 4 ? b_or(b_and(b_shl(high, 4), b_set1(0xf0)), b_and(low, nibble))
                      : b_or(b_and(high, b_set1(0xf0)), b_and(b_shr(low, 4), nibble));
     }
-    if (type == TYPE_Q4_K || type == TYPE_Q5_K) { /* words 8c.. hold block 2c in their low nibbles and 2c + 1 in the high ones */
+    if (type == TYPE_Q4_K || type == TYPE_Q5_K) { /* words 8c.. hold block 2c in their low nibbles and 2c + 1 in the
+                                                     high ones */
         const uint8_t *low = planes + (type == TYPE_Q5_K ? WORDS * 64 : 0);
         vb v = b_load(low + (b / 2 * WORDS + j) * 64);
         v = b_and(b % 2 ? b_shr(v, 4) : v, nibble);
@@ -99,7 +103,8 @@ INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_p
         v = b_and(q / 2 ? b_shr(v, 4) : v, nibble);
         return b_or(v, b_and(MOVE_BITS(h, 2 * q, 4), b_set1(0x30)));
     }
-    if (type == TYPE_Q2_K || type == TYPE_Q3_K) { /* word 8n + j holds elements 128n + 32q + 4j.. at bits 2q; q3_K's third is in hmask */
+    if (type == TYPE_Q2_K || type == TYPE_Q3_K) { /* word 8n + j holds elements 128n + 32q + 4j.. at bits 2q; q3_K's
+                                                     third is in hmask */
         const int n = b / 4, q = b % 4;
         const uint8_t *low = planes + (type == TYPE_Q3_K ? WORDS * 64 : 0);
         vb v = b_load(low + (8 * n + j) * 64);
@@ -123,8 +128,9 @@ INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, 
     const uint8_t *planes = unpack_scales(type, chunk, k, u);
     if (type == TYPE_Q8_0) return planes;
     const int blocks = k / BLOCK;
-#define UNPACK_BLOCK(b)                                                                                                            \
-    UNROLL for (int j = 0; j < WORDS; j++) b_store(u->codes + ((b) * WORDS + j) * 64, load_codes(type, planes, u->low, blocks, (b), j))
+#define UNPACK_BLOCK(b)                    \
+    UNROLL for (int j = 0; j < WORDS; j++) \
+        b_store(u->codes + ((b) * WORDS + j) * 64, load_codes(type, planes, u->low, blocks, (b), j))
     if (is_super(type)) {
         UNROLL for (int b = 0; b < CHUNK / BLOCK; b++) UNPACK_BLOCK(b);
     } else {
@@ -134,21 +140,32 @@ INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, 
     return u->codes;
 }
 
-#define EVERY_QUANTIZED(DO)                                                                                                       \
+#define EVERY_QUANTIZED(DO) \
     DO(Q8_0) DO(Q8_0_SPLIT) DO(IQ4_NL) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
 
-#define UNPACKER(name)                                                                                                            \
-    static const uint8_t *unpack_##name(const uint8_t *c, int k, unpacked *u) { return unpack_chunk(TYPE_##name, c, k, u); }
+#define UNPACKER(name)                                                          \
+    static const uint8_t *unpack_##name(const uint8_t *c, int k, unpacked *u) { \
+        return unpack_chunk(TYPE_##name, c, k, u);                              \
+    }
 EVERY_QUANTIZED(UNPACKER)
 
-#define BLOCK_OF(type) ((type) == TYPE_Q2_K || (type) == TYPE_Q3_K || (type) == TYPE_Q6_K ? 16 : 32) /* elements that share a scale */
+#define BLOCK_OF(type) \
+    ((type) == TYPE_Q2_K || (type) == TYPE_Q3_K || (type) == TYPE_Q6_K ? 16 : 32) /* elements that share a scale */
 /* Bits of the bytes that codes are unpacked to, rounded up to what makes a difference. */
-#define BITS_OF(type)                                                                                                             \
-    ((type) == TYPE_Q8_0 || (type) == TYPE_Q8_0_SPLIT || (type) == TYPE_IQ4_NL ? 8                                                 \
-     : (type) == TYPE_Q6_K ? 6 : (type) == TYPE_Q5_0 || (type) == TYPE_Q5_1 || (type) == TYPE_Q5_K ? 5 : 4)
-/* The byte that is code 0, and what the sum of the activations' codes is multiplied with to take it off the dot product. */
-#define ZERO_OF(type)                                                                                                             \
-    (BITS_OF(type) == 8 ? 128 : (type) == TYPE_Q4_0 ? 8 : (type) == TYPE_Q5_0 ? 16 : (type) == TYPE_Q3_K ? 4 : (type) == TYPE_Q6_K ? 32 : 0)
+#define BITS_OF(type)                                                              \
+    ((type) == TYPE_Q8_0 || (type) == TYPE_Q8_0_SPLIT || (type) == TYPE_IQ4_NL ? 8 \
+     : (type) == TYPE_Q6_K                                                     ? 6 \
+     : (type) == TYPE_Q5_0 || (type) == TYPE_Q5_1 || (type) == TYPE_Q5_K       ? 5 \
+                                                                               : 4)
+/* The byte that is code 0, and what the sum of the activations' codes is multiplied with to take it off the dot
+ * product. */
+#define ZERO_OF(type)            \
+    (BITS_OF(type) == 8    ? 128 \
+     : (type) == TYPE_Q4_0 ? 8   \
+     : (type) == TYPE_Q5_0 ? 16  \
+     : (type) == TYPE_Q3_K ? 4   \
+     : (type) == TYPE_Q6_K ? 32  \
+                           : 0)
 #define BIAS_OF(type) (BITS_OF(type) == 8 ? WIDE_BIAS : ZERO_OF(type))
 
 #endif
