@@ -129,7 +129,11 @@ def test_gguf_numbers_may_be_numpy_scalars() -> None:
         ),
         (LLAMA, {"llama.rope.freq_base": float("nan")}, "llama.rope.freq_base: .* found nan"),
         *(
-            (LLAMA, {f"llama.{key}": 3}, rf"llama.{key}: not supported \(found 3\); it would change what the model")
+            (
+                LLAMA,
+                {f"llama.{key}": 3},
+                rf"llama.{key}: not supported \(found 3\); it would change the model's results",
+            )
             for key in (
                 "logit_scale",
                 "residual_scale",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pyml_nn.config.rope import with_factors
+from pyml_nn.config.gguf import with_factors
 from pyml_nn.errors import ConfigError
 from pyml_nn.layers.rope import FactorScaling, LinearScaling, Llama3Scaling, Rope
 

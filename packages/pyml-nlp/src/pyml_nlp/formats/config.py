@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pyml_core.errors import quoted
-from pyml_nn.config.hf import repeats_built_ins
+from pyml_nn.config.hf_file import repeats_built_ins
 
 from ..errors import ModelFileError
 from ..text_files import decoded

@@ -1,39 +1,36 @@
-"""The sizes that every decoder has, and their limits."""
+"""The part of a configuration that every decoder has."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, ClassVar, Self
 
 from ..errors import ConfigError
-
-MAX_LAYERS = 1024
-
-MAX_HEADS = 4096
-
-MAX_WIDTH = 1 << 20
-
-MAX_VOCAB = 1 << 24
-
-MAX_CONTEXT = 1 << 24  # positions beyond are no longer exact in float32, which RoPE computes in
+from . import gguf, hf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dimensions:
-    """The sizes that every decoder has; architectures add their own fields.
+    """The sizes of a decoder; architectures add their own fields.
 
     Attributes:
+        HF: keys of ``config.json``, one row for each field without a default.
+        GGUF: keys of GGUF metadata, one row for each field without a default.
         vocab_size: rows of the embedding and of the head.
-        context_length: most positions that the model was made for.
+        context_length: maximum number of positions of a sequence.
         hidden_size: width of the residual stream.
         intermediate_size: width inside the feed-forward.
         n_layers: number of blocks.
-        n_heads: query heads a layer.
-        n_kv_heads: key/value heads a layer; query heads share them in equal groups.
+        n_heads: query heads of a layer.
+        n_kv_heads: key/value heads of a layer; query heads share them in equal groups.
         head_dim: width of a head; ``n_heads * head_dim`` need not be ``hidden_size``.
-        norm_eps: what norms add to the variance or mean square.
-        tie_word_embeddings: whether a head that the weights lack is the embedding.
+        norm_eps: number that norms add to the variance or mean square.
+        tie_word_embeddings: whether the embedding serves as the head of weights that have none.
     """
+
+    HF: ClassVar[hf.Table]
+    GGUF: ClassVar[gguf.Table]
 
     vocab_size: int
     context_length: int
@@ -46,14 +43,32 @@ class Dimensions:
     norm_eps: float
     tie_word_embeddings: bool
 
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any], where: str = "config.json") -> Self:
+        """Read a ``config.json``; messages call it ``where``.
+
+        Raises:
+            ConfigError: it is malformed, or asks for something that this architecture's file does not compute.
+        """
+        return cls(**cls.HF.read(values, where))
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
+        """Read the metadata of a GGUF file.
+
+        Raises:
+            ConfigError: it is malformed, or asks for something that this architecture's file does not compute.
+        """
+        return cls(**cls.GGUF.read(metadata))
+
     @property
     def long_from(self) -> int | None:
-        """Sequences of more tokens take the second set of RoPE frequencies (LongRoPE); None: there is one set."""
+        """Longer sequences use the second set of RoPE frequencies (LongRoPE); None: there is one set."""
         return None
 
     @property
     def experts_per_token(self) -> int:
-        """Experts that every token is sent to; 0: the feed-forward is no mixture."""
+        """Number of experts that each token is sent to; 0: the feed-forward is not a mixture of experts."""
         return 0
 
     def __post_init__(self) -> None:
@@ -61,18 +76,3 @@ class Dimensions:
             raise ConfigError(
                 f"attention heads: {self.n_heads} query heads do not divide into {self.n_kv_heads} key/value heads"
             )
-
-
-class Sizes(TypedDict):
-    """The fields of :class:`Dimensions`, as :mod:`.hf` and :mod:`.gguf` read them."""
-
-    vocab_size: int
-    context_length: int
-    hidden_size: int
-    intermediate_size: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    norm_eps: float
-    tie_word_embeddings: bool

@@ -1,98 +1,73 @@
-"""Reading a model's configuration from Hugging Face's ``config.json``: what the families have in common."""
+"""Tables of keys for ``config.json``, and the readers that several families share."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from operator import itemgetter
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from ..errors import show
-from .dimensions import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Sizes
-from .fields import Fields
-from .hf_keys import is_harmless, may_matter, quantised_with
+from ..layers.feed_forward import ACTIVATIONS
+from .fields import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Fields
+from .hf_file import close_fields, open_fields
+from .hf_rope import rope, rope_section
+from .table import Key, Known, Reader, pin, read
+
+__all__ = [
+    "ACTIVATION",
+    "SIZES",
+    "Table",
+    "close_fields",
+    "context",
+    "eps",
+    "head_dim",
+    "open_fields",
+    "rope",
+    "rope_section",
+    "sliding",
+    "window",
+    "windows",
+]
 
 _log = logging.getLogger("pyml.load")
-_MOST_NAMED = 3  # keys in a warning
 
 _LAYER_TYPES = {"sliding_attention": True, "full_attention": False}
 
-_OWN_CODE = {"phi3": "Phi3", "falcon": "Falcon"}
-"""Model types whose folders name code of their own that transformers has since built in, and how its classes begin."""
 
-_OTHER_REPOSITORY = re.compile(r"[\w.-]+/[\w-]+")  # where a tokenizer is; it names no class
-_BUILT_IN = re.compile(r"(configuration|modeling)_(\w+)\.(\w+?)(Config|Model|For[A-Z]\w+)")
+class Table(NamedTuple):
+    """The keys of an architecture's ``config.json``.
 
-
-def repeats_built_ins(config: Mapping[str, Any]) -> bool:
-    """Whether the ``auto_map`` of a Hugging Face configuration names only classes that transformers has built in.
-
-    Such folders were published before their architecture was part of transformers; their own code says the same. A
-    repository that the tokenizer was taken from may be named as well: it is in the folder.
+    Attributes:
+        model_types: allowed values of ``model_type``.
+        rows: field of the configuration -> reader, in the order of reading.
+        fixed: key -> the only value that pyml supports; None: the key must be null or absent.
+        harmless: keys that change nothing in this architecture.
     """
-    kind, classes = config.get("model_type"), config.get("auto_map")
-    if not isinstance(classes, Mapping) or not isinstance(kind, str) or kind not in _OWN_CODE:
-        return False
-    names = [
-        name
-        for key, name in classes.items()
-        if not (key == "AutoTokenizer" and isinstance(name, str) and _OTHER_REPOSITORY.fullmatch(name))
-    ]
-    found = [_BUILT_IN.fullmatch(name) if isinstance(name, str) else None for name in names]
-    return all(match is not None and match[2] == kind and match[3] == _OWN_CODE[kind] for match in found)
+
+    model_types: tuple[str, ...]
+    rows: Mapping[str, Reader]
+    fixed: Mapping[str, Any] = MappingProxyType({})
+    harmless: Collection[str] = ()
+
+    def read(self, values: Any, where: str) -> dict[str, Any]:
+        """Read all fields of a configuration.
+
+        Raises:
+            ConfigError: a key is missing, invalid, or unknown and may change the mathematics.
+        """
+        fields = open_fields(values, where, self.model_types)
+        pin(fields, self.fixed)
+        found = read(fields, self.rows)
+        close_fields(fields, self.harmless)
+        return found
 
 
-def hf_fields(values: Any, where: str, model_types: Collection[str]) -> Fields:
-    """The fields of a Hugging Face ``config.json`` of one of these model types, after the checks common to all.
-
-    Raises:
-        ConfigError: another model type, custom code (``auto_map``), a quantisation scheme, an encoder, ...
-    """
-    fields = Fields(values, where)
-    for key in ("auto_map", "trust_remote_code", "custom_pipelines"):
-        if fields.raw(key) and not (key == "auto_map" and repeats_built_ins(values)):
-            raise fields.error(key, "refused: it asks for the repository's own code to be run, and pyml runs none")
-    fields.choice("model_type", dict.fromkeys(model_types))
-    fields.fixed("is_encoder_decoder", False)
-    fields.fixed("add_cross_attention", False)
-    fields.fixed("cross_attention_hidden_size")
-    fields.fixed("pruned_heads", {})
-    fields.fixed("per_layer_config")
-    if (quantised := quantised_with(values)) is not None:
-        key, how = quantised
-        raise fields.error(
-            key,
-            f"the weights are {' '.join(['quantised', *how])}, which is not supported: use the weights in bf16, f16 or "
-            "f32, or a GGUF file",
-        )
-    return fields
+# ---- readers
 
 
-def close_hf(fields: Fields, harmless: Collection[str] = ()) -> None:
-    """Refuse what nothing has read and what may change the mathematics; warn of other keys, which are passed over.
-
-    Args:
-        fields: the configuration.
-        harmless: keys that are known to change nothing in this architecture.
-
-    Raises:
-        ConfigError: such a key has another value than the one that leaves everything as it is.
-    """
-    unknown = []
-    for key, value in fields.left():
-        if key in harmless or is_harmless(key, value):
-            continue
-        if may_matter(key, value):
-            raise fields.error(key, f"unknown key (found {show(value)}); it may change what the model computes")
-        unknown.append(f"{fields.named(key)} (found {show(value)})")
-    if unknown:
-        more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
-        keys = "unknown key" if len(unknown) == 1 else "unknown keys"
-        _log.warning("%s: %s%s: %s, ignored", fields.where, ", ".join(unknown[:_MOST_NAMED]), more, keys)
-
-
-def hf_context(fields: Fields, default: int | None = None) -> int:
-    """``max_position_embeddings``, or where dynamic NTK scaling begins, which changes nothing before.
+def context(fields: Fields, known: Known, default: int | None = None) -> int:
+    """Read ``max_position_embeddings``, limited to the start of dynamic NTK scaling, which changes nothing before.
 
     Source: ``dynamic_rope_update`` of transformers' ``modeling_rope_utils.py``.
     """
@@ -103,41 +78,55 @@ def hf_context(fields: Fields, default: int | None = None) -> int:
         for section in sections:
             if isinstance(section, Mapping) and "dynamic" in (section.get("rope_type"), section.get("type")):
                 original = section.get("original_max_position_embeddings")
-                known = min(length, original) if type(original) is int and original > 0 else length
+                limit = min(length, original) if type(original) is int and original > 0 else length
                 _log.warning(
                     "%s: %s: dynamic scaling begins after %d positions and is not supported: a context ends there",
-                    fields.where, key, known,
+                    fields.where, key, limit,
                 )  # fmt: skip
-                return known
+                return limit
     return length
 
 
-def hf_sizes(fields: Fields, *, eps: float | None = None, tied: bool = False) -> Sizes:
-    """The sizes in a ``config.json`` of one of the many families that call them alike.
+def head_dim(fields: Fields, known: Known) -> int:
+    """Read ``head_dim``, or divide the hidden size by the number of heads; ConfigError if there is a remainder."""
+    hidden_size, n_heads = known["hidden_size"], known["n_heads"]
+    if not fields.has("head_dim") and hidden_size % n_heads:
+        raise fields.error(
+            "num_attention_heads", f"{n_heads} does not divide hidden_size ({hidden_size}), and there is no head_dim"
+        )
+    return fields.integer("head_dim", 1, MAX_WIDTH, default=max(1, hidden_size // n_heads))
 
-    Args:
-        fields: the configuration.
-        eps: ``rms_norm_eps`` where the file has none; None: it must have one.
-        tied: ``tie_word_embeddings`` where the file has none.
+
+def eps(default: float | None = None) -> Key:
+    """The epsilon of RMSNorms; without a default the key is required."""
+    return Key("rms_norm_eps", float, 0, 1, default)
+
+
+SIZES: Mapping[str, Reader] = {
+    "vocab_size": Key("vocab_size", int, 1, MAX_VOCAB),
+    "context_length": context,
+    "hidden_size": Key("hidden_size", int, 1, MAX_WIDTH),
+    "intermediate_size": Key("intermediate_size", int, 1, MAX_WIDTH),
+    "n_layers": Key("num_hidden_layers", int, 1, MAX_LAYERS),
+    "n_heads": Key("num_attention_heads", int, 1, MAX_HEADS),
+    "n_kv_heads": Key("num_key_value_heads", int, 1, MAX_HEADS, itemgetter("n_heads")),
+    "head_dim": head_dim,
+    "norm_eps": eps(1e-6),
+    "tie_word_embeddings": Key("tie_word_embeddings", bool, default=False),
+}
+"""The sizes of the many families that use Llama's names for them."""
+
+ACTIVATION = Key("hidden_act", ACTIVATIONS, default="silu")
+
+
+# ---- sliding windows
+
+
+def sliding(fields: Fields, n_layers: int, default: Callable[[int], bool]) -> tuple[bool, ...]:
+    """Read ``layer_types``: for each layer, whether it has a sliding window.
+
+    Without that key, ``default`` decides by the layer's index.
     """
-    hidden_size = fields.integer("hidden_size", 1, MAX_WIDTH)
-    n_heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
-    return Sizes(
-        vocab_size=fields.integer("vocab_size", 1, MAX_VOCAB),
-        context_length=hf_context(fields),
-        hidden_size=hidden_size,
-        intermediate_size=fields.integer("intermediate_size", 1, MAX_WIDTH),
-        n_layers=fields.integer("num_hidden_layers", 1, MAX_LAYERS),
-        n_heads=n_heads,
-        n_kv_heads=fields.integer("num_key_value_heads", 1, MAX_HEADS, default=n_heads),
-        head_dim=hf_head_dim(fields, hidden_size, n_heads),
-        norm_eps=fields.number("rms_norm_eps", 0, 1, default=eps),
-        tie_word_embeddings=fields.flag("tie_word_embeddings", tied),
-    )
-
-
-def hf_sliding(fields: Fields, n_layers: int, default: Callable[[int], bool]) -> tuple[bool, ...]:
-    """For every layer, whether it slides: the names in ``layer_types``, or by its number where there is no such key."""
     types = fields.raw("layer_types")
     if types is None:
         return tuple(default(layer) for layer in range(n_layers))
@@ -146,10 +135,30 @@ def hf_sliding(fields: Fields, n_layers: int, default: Callable[[int], bool]) ->
     return tuple(_LAYER_TYPES[kind] for kind in types)
 
 
-def hf_head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
-    """``head_dim``, else the hidden size divided by the heads; ConfigError if that leaves a rest."""
-    if not fields.has("head_dim") and hidden_size % n_heads:
-        raise fields.error(
-            "num_attention_heads", f"{n_heads} does not divide hidden_size ({hidden_size}), and there is no head_dim"
-        )
-    return fields.integer("head_dim", 1, MAX_WIDTH, default=max(1, hidden_size // n_heads))
+def window(default: int | None = None) -> Reader:
+    """Read ``sliding_window``: 0 (no window) if it is null; ``default`` (None: no window) if it is absent."""
+
+    def reader(fields: Fields, known: Known) -> int:
+        if fields.is_null("sliding_window") or (default is None and not fields.has("sliding_window")):
+            return 0
+        return fields.integer("sliding_window", 1, MAX_CONTEXT, default=default)
+
+    return reader
+
+
+def windows(fields: Fields, known: Known) -> tuple[int, ...]:
+    """Read each layer's window by Qwen's keys: ``sliding_window`` counts only with ``use_sliding_window``.
+
+    ``layer_types`` says which layers have it, or ``max_window_layers``: the layers from that index on.
+    """
+    used = fields.flag("use_sliding_window", False)
+    if used and not fields.is_null("sliding_window"):
+        width = fields.integer("sliding_window", 1, MAX_CONTEXT, default=4096)
+    else:
+        width = 0
+        fields.raw("sliding_window")
+    first = fields.integer("max_window_layers", 0, MAX_LAYERS, default=28)
+    slides = sliding(fields, known["n_layers"], lambda layer: width > 0 and layer >= first)
+    if any(slides) and not width:
+        raise fields.error("layer_types", "expected no sliding_attention in a model that uses no sliding_window")
+    return tuple(width if slide else 0 for slide in slides)

@@ -1,0 +1,131 @@
+"""Names and shapes of the weights that decoders share: an architecture's file says which of these parts it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .config import Dimensions
+from .weights import Spec
+
+
+class Part(NamedTuple):
+    """One weight of every layer, with its bias.
+
+    Attributes:
+        name: its name in pyml, within the layer (``attention.q``).
+        hf: its name in checkpoints (``self_attn.q_proj``).
+        gguf: its name in GGUF files (``attn_q``).
+        shape: shape of the weight; the bias is as long as its first axis.
+        bias: whether it has a bias; None: if the file has one, which then is in all layers.
+        optional: whether a file may lack the weight and its bias, in all layers.
+        gguf_index: see :class:`pyml_nn.weights.Spec`.
+        exact: see :class:`pyml_nn.weights.Spec`.
+        hf_transposed: see :class:`pyml_nn.weights.Spec`.
+    """
+
+    name: str
+    hf: str
+    gguf: str
+    shape: tuple[int, ...]
+    bias: bool | None = False
+    optional: bool = False
+    gguf_index: int | None = None
+    exact: bool = False
+    hf_transposed: bool = False
+
+
+def norm(config: Dimensions, name: str, hf: str, gguf: str, bias: bool = False, optional: bool = False) -> Part:
+    """A norm of the residual stream."""
+    return Part(f"{name}.norm", hf, gguf, (config.hidden_size,), bias, optional)
+
+
+def attention(config: Dimensions, qkv_bias: bool | None = False, out_bias: bool | None = False) -> list[Part]:
+    """The four matrices of attention."""
+    hidden, q, kv = config.hidden_size, config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    return [
+        Part("attention.q", "self_attn.q_proj", "attn_q", (q, hidden), qkv_bias),
+        Part("attention.k", "self_attn.k_proj", "attn_k", (kv, hidden), qkv_bias),
+        Part("attention.v", "self_attn.v_proj", "attn_v", (kv, hidden), qkv_bias),
+        Part("attention.out", "self_attn.o_proj", "attn_output", (hidden, q), out_bias),
+    ]
+
+
+def qk_norms(config: Dimensions) -> list[Part]:
+    """The norms of query and key heads."""
+    return [
+        Part("attention.q_norm", "self_attn.q_norm", "attn_q_norm", (config.head_dim,)),
+        Part("attention.k_norm", "self_attn.k_norm", "attn_k_norm", (config.head_dim,)),
+    ]
+
+
+def gated(config: Dimensions, bias: bool | None = False) -> list[Part]:
+    """The three matrices of a gated feed-forward."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return [
+        Part("feed_forward.gate", "mlp.gate_proj", "ffn_gate", (inner, hidden), bias),
+        Part("feed_forward.up", "mlp.up_proj", "ffn_up", (inner, hidden), bias),
+        Part("feed_forward.down", "mlp.down_proj", "ffn_down", (hidden, inner), bias),
+    ]
+
+
+def pre_norm(config: Dimensions, attention: Sequence[Part], feed_forward: Sequence[Part]) -> list[Part]:
+    """A layer with a norm before each branch."""
+    return [
+        norm(config, "attention", "input_layernorm", "attn_norm"),
+        *attention,
+        norm(config, "feed_forward", "post_attention_layernorm", "ffn_norm"),
+        *feed_forward,
+    ]
+
+
+def sandwich(config: Dimensions, attention: Sequence[Part], feed_forward: Sequence[Part]) -> list[Part]:
+    """A layer with norms before and after each branch."""
+    return [
+        norm(config, "attention", "input_layernorm", "attn_norm"),
+        *attention,
+        Part("attention.post_norm", "post_attention_layernorm", "post_attention_norm", (config.hidden_size,)),
+        norm(config, "feed_forward", "pre_feedforward_layernorm", "ffn_norm"),
+        *feed_forward,
+        Part("feed_forward.post_norm", "post_feedforward_layernorm", "post_ffw_norm", (config.hidden_size,)),
+    ]
+
+
+def specs(
+    config: Dimensions,
+    parts: Sequence[Part],
+    embedding: str = "embed_tokens",
+    final_norm: str = "norm",
+    layers: str = "layers",
+    norm_bias: bool = False,
+) -> dict[str, Spec]:
+    """Every weight of a model: internal name -> names in files and shape.
+
+    Args:
+        config: the sizes.
+        parts: the weights of each layer.
+        embedding: name of the embedding in checkpoints.
+        final_norm: name of the final norm in checkpoints.
+        layers: prefix of the layers in checkpoints.
+        norm_bias: whether the final norm has a bias.
+    """
+    table, hidden = (config.vocab_size, config.hidden_size), (config.hidden_size,)
+    tied = "head" if config.tie_word_embeddings else ""
+    found = {
+        "embedding.weight": Spec(f"{embedding}.weight", "token_embd.weight", table),
+        "final_norm.weight": Spec(f"{final_norm}.weight", "output_norm.weight", hidden),
+        "head.weight": Spec("lm_head.weight", "output.weight", table, optional=tied),
+    }
+    if norm_bias:
+        found["final_norm.bias"] = Spec(f"{final_norm}.bias", "output_norm.bias", hidden)
+    for layer in range(config.n_layers):
+        for part in parts:
+            ours, hf, gguf = f"layers.{layer}.{part.name}", f"{layers}.{layer}.{part.hf}", f"blk.{layer}.{part.gguf}"
+            found[f"{ours}.weight"] = Spec(
+                f"{hf}.weight", f"{gguf}.weight", part.shape, part.name if part.optional else "",
+                part.hf_transposed, part.gguf_index, part.exact,
+            )  # fmt: skip
+            if part.bias is not False:
+                optional = part.name if part.bias is None or part.optional else ""
+                found[f"{ours}.bias"] = Spec(f"{hf}.bias", f"{gguf}.bias", part.shape[:1], optional)
+    return found
