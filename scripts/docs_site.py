@@ -87,10 +87,7 @@ def commands_help() -> str:
 
     from pyml_nlp.cli.main import commands
 
-    parts = [
-        "# Commands",
-        "The complete help of every command. `--help` shows a shorter one where `--help-all` exists.",
-    ]
+    parts = [""]
 
     def add(command: click.Command, names: list[str]) -> None:
         title = " ".join(names)
