@@ -102,7 +102,7 @@ class Runner:
         self.log = log.open("w")
         self.process = subprocess.Popen(
             [str(python), str(PEERS / script), *arguments],
-            env=variables_for(engine, threads),
+            env={**variables_for(engine, threads), "PYTHONPATH": str(PEERS.parent)},  # its imports: peers.protocol
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -119,10 +120,10 @@ def threads(path: Path, lm: LanguageModel, repetitions: int) -> dict[str, float]
     """Speeds with one and eight threads, as multiples of those with two."""
     with pyml_nlp.load(path, threads=1) as one, pyml_nlp.load(path, threads=MANY) as many:
         prefill = alternate(
-            {name: lambda lm=lm: prefill_seconds(lm) for name, lm in (("1", one), ("2", lm), ("8", many))}, repetitions
+            {name: partial(prefill_seconds, lm) for name, lm in (("1", one), ("2", lm), ("8", many))}, repetitions
         )
         decode = alternate(
-            {name: lambda lm=lm: decode_seconds(lm, 32) for name, lm in (("2", lm), ("8", many))}, repetitions
+            {name: partial(decode_seconds, lm, 32) for name, lm in (("2", lm), ("8", many))}, repetitions
         )
     return {
         "prefill_two_by_one": ratio(prefill["1"], prefill["2"]),
@@ -173,7 +174,7 @@ def looking_seconds(lm: LanguageModel, count: int = 10_000) -> float:
     return (time.perf_counter() - start) / count
 
 
-COLUMNS = {
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Python's share of a decode step (target: < 2 %)": lambda r: f"{r['python']['share']:.2%}",
     "the same, µs a step": lambda r: f"{r['python']['us_per_step']:.0f}",
     "prefill, 2 threads / 1 (>= 1.7)": lambda r: f"{r['threads']['prefill_two_by_one']:.2f}",

@@ -128,7 +128,8 @@ def svg(report: dict[str, Any]) -> str:
 
 def _labels(marks: list[dict[str, Any]], places: list[tuple[float, float]]) -> list[str]:
     """Names beside the marks; one that would cover another is left to its tooltip."""
-    out, taken = [], []
+    out: list[str] = []
+    taken: list[tuple[float, float]] = []
     for mark, (left, top) in zip(marks, places, strict=True):
         if any(abs(left - other) < 52 and abs(top - above) < 12 for other, above in taken):
             continue

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside this file
-
-import fetch
-import tiny_models
+from tests.helpers import fetch, tiny_models
 
 
 def _fetched(asset: fetch.Asset) -> Path:
@@ -45,7 +41,7 @@ def gpt2_vocab_dir() -> Path:
 @pytest.fixture(scope="session")
 def gemma_hf_dir(gemma_gguf: Path) -> Path:
     """Gemma 3 270M as a Hugging Face folder: the GGUF's weights in f32, sharded."""
-    import make_hf_layout
+    from tests.helpers import make_hf_layout
 
     return make_hf_layout.gemma_folder()
 
@@ -53,7 +49,7 @@ def gemma_hf_dir(gemma_gguf: Path) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_hf_dir(smollm2_gguf: Path) -> Path:
     """SmolLM2 as a Hugging Face folder: the GGUF's weights in f32, sharded."""
-    import make_hf_layout
+    from tests.helpers import make_hf_layout
 
     return make_hf_layout.smollm2_folder()
 
@@ -61,7 +57,7 @@ def smollm2_hf_dir(smollm2_gguf: Path) -> Path:
 @pytest.fixture(scope="session")
 def gpt2_dir(gpt2_vocab_dir: Path) -> Path:
     """GPT-2's 124M shape with random bf16 weights and the real vocabulary, as a Hugging Face folder."""
-    import gpt2_random
+    from tests.helpers import gpt2_random
 
     return gpt2_random.gpt2_folder()
 

@@ -83,7 +83,14 @@ def test_warnings_on_the_command_line(tiny_dirs: dict[str, Path], tmp_path: Path
     folder = shutil.copytree(tiny_dirs["llama"], tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "favourite_color": "green"}))
-    command = [Path(sys.executable).with_name("pyml-infer"), folder, "--prompt", "a", "--max-tokens", "1"]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("pyml-infer"),
+        folder,
+        "--prompt",
+        "a",
+        "--max-tokens",
+        "1",
+    ]
     loud = subprocess.run([*command], capture_output=True, text=True, check=True)
     warnings = [line for line in loud.stderr.splitlines() if line.startswith("Warning: ")]
     assert warnings == [f"Warning: {folder}/config.json: favourite_color (found 'green'): unknown key, ignored"]

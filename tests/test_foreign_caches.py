@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import pyml_nlp
-import tiny_models
 from pyml_core import Greedy, Top
 from pyml_core.cpu import level, levels, use_level
 from pyml_core.errors import PymlError, ShapeError
@@ -23,6 +22,7 @@ from pyml_nlp.generation.prefix_cache import PrefixCache
 from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
 from pyml_nn import CacheFileError, KVCache
+from tests.helpers import tiny_models
 
 IDS = [int(i) for i in np.random.RandomState(7).randint(10, 300, 90)]
 BASE = tiny_models.MODELS["llama"]
@@ -58,7 +58,10 @@ KINDS = ("weights", "config", "architecture", "dtype", "kv_dtype", "level")
 def foreign(request: pytest.FixtureRequest, folders: dict[str, Path], lm: LanguageModel) -> Iterator[LanguageModel]:
     """A model whose keys and values are others, though some have the same size in memory."""
     kind = request.param
-    options = {"dtype": {"dtype": "bf16", "kv_dtype": lm.kv_layout.dtype}, "kv_dtype": {"kv_dtype": "f32"}}
+    options: dict[str, dict[str, Any]] = {
+        "dtype": {"dtype": "bf16", "kv_dtype": lm.kv_layout.dtype},
+        "kv_dtype": {"kv_dtype": "f32"},
+    }
     with ExitStack() as stack:
         if kind == "level":
             others = [name for name in levels() if name != level()]

@@ -17,7 +17,6 @@ import pytest
 
 import pyml_core.memory
 import pyml_nlp
-import tiny_models
 from pyml_core.errors import Cancelled
 from pyml_core.locks import Lock
 from pyml_nlp import loading
@@ -25,6 +24,8 @@ from pyml_nlp.aside import run_aside
 from pyml_nlp.chat.renderer import Renderer
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.structured.grammar import Grammar
+from pyml_nlp.tokenizer import Tokenizer, load_tokenizer
+from tests.helpers import tiny_models
 
 PATIENCE = 60  # seconds
 TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
@@ -196,18 +197,17 @@ def test_forks_while_a_thread_loads(lm: LanguageModel, tiny_dirs: dict[str, Path
             in_child(child)
 
 
-def test_a_fork_within_a_load(tiny_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_within_a_load(tiny_dirs: dict[str, Path]) -> None:
     """The tokenizer is made in a thread, which the child does not have: it makes its own."""
-    load_tokenizer, forked = loading.load_tokenizer, threading.Event()
+    forked = threading.Event()
     parent = multiprocessing.current_process().pid
 
-    def late(*arguments: object) -> object:
+    def late() -> Tokenizer:
         if multiprocessing.current_process().pid == parent:
             assert forked.wait(PATIENCE)
-        return load_tokenizer(*arguments)  # type: ignore[arg-type]
+        return load_tokenizer(tiny_dirs["llama"])
 
-    monkeypatch.setattr(loading, "load_tokenizer", late)
-    beside = loading._Beside(lambda: loading.load_tokenizer(tiny_dirs["llama"]))
+    beside = loading._Beside(late)
     in_child(lambda: beside.result().encode("the cat"))
     forked.set()
     assert beside.result().encode("the cat")

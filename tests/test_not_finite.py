@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import pyml_nlp
-import tiny_models
 from pyml_core.errors import PymlError
 from pyml_nlp.formats.gguf import GGUFFile
+from tests.helpers import tiny_models
 
 SCALES = {"q8_0": 0, "q4_0": 0, "q4_1": 2, "q5_0": 0, "q5_1": 2, "iq4_nl": 0}
 SCALES |= {"q2_K": 82, "q3_K": 108, "q4_K": 2, "q5_K": 0, "q6_K": 208, "f16": 0}

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protocol import CHUNK, Engine, Test, clock, serve
+from peers.protocol import CHUNK, Engine, Test, clock, serve
 
 
 class LlamaCpp(Engine):

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai
-from protocol import Engine, Test, serve
+
+from peers.protocol import Engine, Test, serve
 
 
 class OpenVINO(Engine):

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protocol import CHUNK, Engine, Test, clock, serve
-
 import pyml_core
 import pyml_nlp
+from peers.protocol import CHUNK, Engine, Test, clock, serve
 from pyml_core import Top
 
 

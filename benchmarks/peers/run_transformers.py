@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import transformers
-from protocol import CHUNK, Engine, Test, clock, serve
+
+from peers.protocol import CHUNK, Engine, Test, clock, serve
 
 
 class Transformers(Engine):

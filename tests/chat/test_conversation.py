@@ -37,7 +37,8 @@ def text_of(generation: Any) -> str:
 
 def test_turns_are_those_of_new_runs(lm: LanguageModel) -> None:
     chat = lm.conversation(system="s")
-    for number, message in enumerate(("the", "cat", {"role": "tool", "content": "in"}, "hat")):
+    said: list[Any] = ["the", "cat", {"role": "tool", "content": "in"}, "hat"]
+    for number, message in enumerate(said):
         spoken = {"role": "user", "content": message} if isinstance(message, str) else message
         messages = [*chat.messages, spoken]
         whole = lm.chat_ids(messages)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from chat import tokenizers_of_models
-from chat.cases import CASES, CONTROL, GOLDENS, NAMED_TOKENS, TEMPLATES, Case, system, undated, user
 from pyml_core.errors import PymlError
 from pyml_nlp.chat import ChatTemplate
 from pyml_nlp.formats.gguf import GGUFFile
 from pyml_nlp.tokenizer import load_tokenizer
 from pyml_nlp.tokenizer.gguf import load_gguf
+from tests.chat import tokenizers_of_models
+from tests.chat.cases import CASES, CONTROL, GOLDENS, NAMED_TOKENS, TEMPLATES, Case, system, undated, user
 
 EXPECTED = json.loads(GOLDENS.read_text(encoding="utf-8"))["templates"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from chat.cases import CONTROL, NAMED_TOKENS, TEMPLATES
+from tests.chat.cases import CONTROL, NAMED_TOKENS, TEMPLATES
 
 _WORDS = "th he in er an re on at en is it ar st to nt me de hi us ser sys tem user"
 _KIND = {"gemma3": "gemma", "mistral": "metaspace", "mistral_small": "metaspace", "phi3": "prepend"}

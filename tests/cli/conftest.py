@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import tiny_models
+from tests.helpers import tiny_models
 
 CODE = "import sys; from pyml_nlp.cli.main import _command; _command(sys.argv.pop(1))"
 

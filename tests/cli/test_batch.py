@@ -195,7 +195,9 @@ def test_without_json_stderr_tells_of_bad_lines(commands: Any, model: Path, tmp_
 
 def test_a_mended_line_is_made_by_resume(commands: Any, model: Path, tmp_path: Path) -> None:
     batch, out = tmp_path / "batch.jsonl", tmp_path / "out.jsonl"
-    lines = [{"prompt": "the cat"}, {"prompt": "in the hat", "top_p": 7, "id": "mended"}, {"prompt": "a", "seed": "x"}]
+    lines: list[dict[str, Any]] = [
+        {"prompt": "the cat"}, {"prompt": "in the hat", "top_p": 7, "id": "mended"}, {"prompt": "a", "seed": "x"},
+    ]  # fmt: skip
     options = ("--batch-file", batch, "--output", out, *RULES)
     write_jsonl(batch, lines)
     assert commands.infer(model, *options).code == 1
@@ -239,7 +241,11 @@ def test_options_that_are_null_are_not_given(commands: Any, model: Path, tmp_pat
     names = ("id", "max_tokens", "temperature", "top_k", "seed", "stop", "stop_ids", "logit_bias", "order", "overflow")
     nulls = dict.fromkeys((*names, "keep", "logprobs", "sample", "include_stop", "schema", "regex", "grammar"))
     off = {"top_k": -1, "top_p": 1, "min_p": 0, "typical_p": 1, "repetition_penalty": 1, "frequency_penalty": 0}
-    lines = [{"prompt": "the cat"}, {"prompt": "the cat", **nulls}, {"prompt": "the cat", **off, "seed": -1}]
+    lines: list[dict[str, Any]] = [
+        {"prompt": "the cat"},
+        {"prompt": "the cat", **nulls},
+        {"prompt": "the cat", **off, "seed": -1},
+    ]
     lines += [{"prompt": "the cat", "top_k": 0, "logit_bias": {"5": 0}}]
     batch, out = write_jsonl(tmp_path / "batch.jsonl", lines), tmp_path / "out.jsonl"
     assert commands.infer(model, "--batch-file", batch, "--output", out, *RULES).code == 0

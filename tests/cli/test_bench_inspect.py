@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import pytest
 
-import tiny_models
+from tests.helpers import tiny_models
 
 KEYS = ["test", "tokens_per_s", "stddev", "ms", "gb_per_s", "gflop_per_s", "threads", "level", "model", "dtype"]
 KEYS += ["head", "kv_dtype", "samples_ms"]

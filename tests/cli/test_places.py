@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from processes import drop_privileges, fill_disk
+from tests.helpers.processes import drop_privileges, fill_disk
 
 TEXT = ("--prompt", "the cat", "--max-tokens", "8", "--temperature", "0", "-q")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def test_bad_names_of_models() -> None:
 
 def test_bad_arguments_of_a_tokenizer(lm: LanguageModel) -> None:
     tokenizer: Any = lm.tokenizer
-    for call, message in (
+    calls: list[tuple[Callable[[], object], str]] = [
         (lambda: tokenizer.encode(b"x"), "text: expected str, got bytes"),
         (lambda: tokenizer.encode("x", add_special=1), "add_special must be True or False, got 1"),
         (lambda: tokenizer.encode("x", parse_special=None), "parse_special must be True or False, got None"),
@@ -151,7 +151,8 @@ def test_bad_arguments_of_a_tokenizer(lm: LanguageModel) -> None:
         (lambda: tokenizer.decode([-(10**6000)]), "token id: expected 0 or more, got an integer of about"),
         (lambda: tokenizer.decode([1], skip_special="no"), "skip_special must be True or False, got 'no'"),
         (lambda: tokenizer.token_bytes(None), "token id: expected an integer, got None"),
-    ):
+    ]
+    for call, message in calls:
         with pytest.raises(PymlError, match=message):
             call()
     assert tokenizer.decode(np.array(tokenizer.encode(TEXT), np.int16)) == TEXT
@@ -165,7 +166,7 @@ def test_bad_arguments_of_a_chat(tiny_dirs: dict[str, Path], tmp_path: Path) -> 
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
     with pyml_nlp.load(folder, threads=1) as chatty:
         lm: Any = chatty
-        for call, message in (
+        calls: list[tuple[Callable[[], object], str]] = [
             (lambda: lm.chat(b"x"), "messages: expected a text or a list of messages, got b'x'"),
             (
                 lambda: lm.chat({"role": "user"}),
@@ -184,6 +185,7 @@ def test_bad_arguments_of_a_chat(tiny_dirs: dict[str, Path], tmp_path: Path) -> 
                 r"messages\[1\]: expected a mapping with 'role' and 'content', got 5",
             ),
             (lambda: lm.conversation("x").send("y", seed="z"), "seed must be a whole number, got 'z'"),
-        ):
+        ]
+        for call, message in calls:
             with pytest.raises(PymlError, match=message):
                 call()

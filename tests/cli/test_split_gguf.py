@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 import pyml_nlp
-import tiny_models
+from tests.helpers import tiny_models
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The tiny Llama, split by the ``gguf`` package; the first part has no tensors."""
     folder = tmp_path_factory.mktemp("split")
-    options = {"split_max_tensors": 6, "small_first_shard": True}
-    tiny_models.write_gguf(tiny_models.MODELS["llama"], folder / "llama.gguf", **options)
+    tiny_models.write_gguf(
+        tiny_models.MODELS["llama"], folder / "llama.gguf", split_max_tensors=6, small_first_shard=True
+    )
     found = sorted(folder.iterdir())
     assert len(found) > 3
     assert found[0].name == f"llama-00001-of-{len(found):05d}.gguf"

@@ -1,25 +1,22 @@
 """One sequence's logits computed in many ways, which must agree in every bit.
 
 Each check takes a function that builds the model with given options (threads, max_tokens), the base logits, and
-raises AssertionError naming the way that differs. ``python determinism_checks.py`` runs them all on the tiny models
-at the CPU level in force (``PYML_CPU_LEVEL``), which is how test_levels.py covers the other levels.
+raises AssertionError naming the way that differs. ``python -m tests.determinism.determinism_checks`` runs
+them all on the tiny models at the CPU level in force (``PYML_CPU_LEVEL``): test_levels.py covers the other levels so.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import numpy as np
 import numpy.typing as npt
 
-import tiny_models
+from tests.helpers import tiny_models
 
 F32Array = npt.NDArray[np.float32]
 Build = Callable[..., Any]

@@ -1,6 +1,6 @@
 """Digests of the logits of tiny models at every CPU level: what a change that claims to keep all bits is held against.
 
-``python tests/determinism/digests.py`` computes them at the levels of this machine and updates ``digests.json``: run
+``python -m tests.determinism.digests`` computes them at the levels of this machine and updates ``digests.json``: run
 it only for a change that alters numbers on purpose, and say so in its commit.
 """
 
@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from determinism_checks import BLOCK_TYPES, CASES, Subject, block_type_subject, forward, tiny_subject
-
 from pyml_core import cpu
+from tests.determinism.determinism_checks import BLOCK_TYPES, CASES, Subject, block_type_subject, forward, tiny_subject
 
 FILE = Path(__file__).with_name("digests.json")
 
@@ -37,7 +33,7 @@ def digests(level: str, found: list[Subject]) -> dict[str, str]:
 
 def _digest(subject: Subject) -> str:
     model = subject.build(threads=2, max_tokens=512)
-    return hashlib.sha256(forward(model, subject.ids)).hexdigest()[:16]
+    return hashlib.sha256(forward(model, subject.ids).data).hexdigest()[:16]
 
 
 def main() -> None:

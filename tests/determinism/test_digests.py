@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import digests
 import pytest
-from determinism_checks import Subject
 
 from pyml_core import cpu
+from tests.determinism import digests
+from tests.determinism.determinism_checks import Subject
 
 
 @pytest.fixture(scope="module")

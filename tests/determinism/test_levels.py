@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from pyml_core import cpu
 
 LEVELS = ("scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni")
-CHECKS = Path(__file__).with_name("determinism_checks.py")
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -22,7 +20,9 @@ def test_level(level: str) -> None:
     if level == cpu.level():
         pytest.skip(f"test_logits.py runs at {level}")
     done = subprocess.run(
-        [sys.executable, str(CHECKS)], env={**os.environ, "PYML_CPU_LEVEL": level}, capture_output=True, text=True
-    )
+        [sys.executable, "-m", "tests.determinism.determinism_checks"],
+        env={**os.environ, "PYML_CPU_LEVEL": level, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"level {level}" in done.stdout

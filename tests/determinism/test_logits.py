@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import determinism_checks as checks
 import pytest
-from determinism_checks import Subject
+
+from tests.determinism import determinism_checks as checks
+from tests.determinism.determinism_checks import Subject
 
 
 @pytest.fixture(scope="module", params=checks.CASES, ids=lambda case: "-".join(case))

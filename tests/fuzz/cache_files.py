@@ -7,10 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from changes import change, odd
-from shared import TinyModelDoor
-
 import pyml_nlp
+from tests.fuzz.changes import change, odd
+from tests.fuzz.shared import TinyModelDoor
 
 LENGTHS = (1, 63, 64, 65, 130)
 BYTES = ["ffffffffffffffff", "00" * 64, "0000c07f", "0000807f", "ff7fff7f", "00"]

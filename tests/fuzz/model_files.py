@@ -7,17 +7,18 @@ import copy
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import writers
-from changes import change, noisy, odd
 
 import pyml_nlp
-import tiny_models
 from pyml_core.errors import PymlError
 from pyml_nlp.formats.gguf import GGUFFile
+from tests.fuzz.changes import change, noisy, odd
+from tests.helpers import tiny_models
 
 BLOCKS = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl")
 RANGES = {"u8": 8, "i8": -8, "u16": 16, "i16": -16, "u32": 32, "i32": -32, "u64": 64, "i64": -64}
@@ -131,9 +132,8 @@ class GGUFModels:
         kind = rng.choice(
             ["u32", "u32", "f32", "f32", "str", "str", "bool", "[i32", "[str", "[f32", "i64", "u64", "f64", "u8"]
         )
-        one = {"str": lambda: rng.choice(TEXTS), "bool": lambda: rng.randrange(2)}.get(
-            kind.removeprefix("["), lambda: _number(rng, kind.removeprefix("["), 3)
-        )
+        makers: dict[str, Callable[[], Any]] = {"str": lambda: rng.choice(TEXTS), "bool": lambda: rng.randrange(2)}
+        one = makers.get(kind.removeprefix("["), lambda: _number(rng, kind.removeprefix("["), 3))
         return kind, [one() for _ in range(rng.choice([0, 1, 2, 40]))] if kind[0] == "[" else one()
 
     def _value(self, rng: random.Random, kind: str, value: Any) -> tuple[str, Any]:
@@ -315,7 +315,8 @@ class Folders:
         if not isinstance(tree, dict):
             return
         if name == "config.json" and rng.random() < 0.6:
-            where = tree.get("text_config") if isinstance(tree.get("text_config"), dict) else tree
+            inner = tree.get("text_config")
+            where = inner if isinstance(inner, dict) else tree
             key = rng.choice(CONFIG_KEYS)
             where[key] = copy.deepcopy(rng.choice(SCALINGS)) if "rope_" in key and rng.random() < 0.6 else odd(rng)
         elif name == "tokenizer.json" and rng.random() < 0.6:

@@ -10,10 +10,9 @@ import logging
 import random
 from typing import Any
 
-from changes import change, nested, noisy, odd
-from shared import TinyModelDoor, size_of
-
 import pyml_nlp
+from tests.fuzz.changes import change, nested, noisy, odd
+from tests.fuzz.shared import TinyModelDoor, size_of
 
 LINE: dict[str, Any] = {
     "prompt": "the cat",
@@ -76,7 +75,7 @@ class BatchLines(TinyModelDoor):
         handlers, propagate, level = logger.handlers, logger.propagate, logger.level
         lm = self.lm
         pyml_nlp.load = lambda *_, **__: lm
-        pyml_nlp.LanguageModel.close = lambda _: None  # type: ignore[method-assign]
+        pyml_nlp.LanguageModel.close = lambda _: None  # type: ignore[method-assign, assignment]
         try:
             with (
                 io.TextIOWrapper(io.BytesIO()) as out,

@@ -1,4 +1,4 @@
-"""Fuzz every door by which input comes in: ``python tests/fuzz/run.py --seconds 120``.
+"""Fuzz every door by which input comes in: ``hatch run fuzz --seconds 120``.
 
     --target NAME    one target alone
     --seconds N      for all targets together
@@ -20,15 +20,13 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-for helpers in (HERE, HERE.parent, HERE.parents[1] / "packages/pyml-nlp/tests"):
-    sys.path.insert(0, str(helpers))
+from tests.fuzz import driver
+from tests.fuzz.cache_files import Caches
+from tests.fuzz.model_files import Folders, GGUFModels
+from tests.fuzz.request_inputs import BatchLines, ChatTemplates, MessageLists, ToolFiles
+from tests.fuzz.structured_inputs import Expressions, Grammars, Schemas
 
-import driver  # noqa: E402
-from cache_files import Caches  # noqa: E402
-from model_files import Folders, GGUFModels  # noqa: E402
-from request_inputs import BatchLines, ChatTemplates, MessageLists, ToolFiles  # noqa: E402
-from structured_inputs import Expressions, Grammars, Schemas  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 TARGETS: dict[str, type[driver.Target]] = {
     target.name: target

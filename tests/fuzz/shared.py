@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyml_nlp
-import tiny_models
+from tests.helpers import tiny_models
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{{ tools | tojson }}{{ x }}"

@@ -7,8 +7,8 @@ import json
 import random
 from typing import Any
 
-from changes import change, noisy
-from shared import TinyModelDoor, size_of
+from tests.fuzz.changes import change, noisy
+from tests.fuzz.shared import TinyModelDoor, size_of
 
 SCHEMAS: list[Any] = [
     {"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 10}}, "required": ["a"]},

@@ -6,16 +6,12 @@ import json
 import os
 import random
 import signal
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import driver
-import run
+from tests.fuzz import driver, run
 
 KEPT = sorted(run.CORPUS.glob("*/*.json"))
 

@@ -2,7 +2,7 @@
 
     python3 -m venv oracle
     oracle/bin/pip install torch transformers accelerate gguf sentencepiece safetensors
-    oracle/bin/python tests/goldens/make_goldens.py [tiny] [real] [greedy] [NAME ...]
+    oracle/bin/python -m tests.goldens.make_goldens [tiny] [real] [greedy] [NAME ...]
 
 With names of tiny models, those alone are made.
 
@@ -25,18 +25,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
+import tokenizers
+import torch
+import transformers
+
+from tests.helpers import fetch, gpt2_random, tiny_models
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-import gguf  # noqa: E402
-import numpy as np  # noqa: E402
-import tokenizers  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-
-import fetch  # noqa: E402
-import gpt2_random  # noqa: E402
-import tiny_models  # noqa: E402
 
 TEXT_TOKENS = 300
 GREEDY_TOKENS = 128
@@ -223,7 +220,7 @@ def make_greedy(name: str, model: Any, encode: Any) -> None:
     """Greedy continuations of prompts.json."""
     path = HERE / "real" / f"{name}_greedy.npz"
     drafts = dict(np.load(path)) if path.exists() else {}
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for number, prompt in enumerate(json.loads((HERE / "prompts.json").read_text())):
         ids = list(encode(prompt))
         tokens, gaps = greedy(model, ids, drafts.get(f"tokens_{number}", np.array([], np.int32)).tolist())

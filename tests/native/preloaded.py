@@ -37,6 +37,7 @@ def environment(library: Path) -> dict[str, str]:
     asan = f"{os.environ.get('ASAN_OPTIONS', '')}:verify_asan_link_order=0".strip(":")
     return {
         **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "LD_PRELOAD": preload,
         "ASAN_OPTIONS": asan,
         "PYTHONMALLOC": "malloc",
@@ -45,8 +46,8 @@ def environment(library: Path) -> dict[str, str]:
 
 
 def run(library: Path, arguments: Sequence[str], timeout: float) -> str:
-    """What a Python process with the library prints; AssertionError with its output if it fails."""
-    command = [sys.executable, *arguments]
+    """The output of ``repeat.py`` in a process with the library; AssertionError with it if the process fails."""
+    command = [sys.executable, "-m", "tests.native.repeat", *arguments]
     done = subprocess.run(
         command, env=environment(library), capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -88,7 +89,7 @@ class Preloaded:
         api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
         api.PyCapsule_New.restype = ctypes.py_object
         api.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-        table = api.PyCapsule_GetPointer(np._core.multiarray._ARRAY_API, None)
+        table = api.PyCapsule_GetPointer(np._core.multiarray._ARRAY_API, None)  # type: ignore[attr-defined]
         set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(
             ctypes.cast(table, ctypes.POINTER(ctypes.c_void_p))[SET_HANDLER]
         )

@@ -1,6 +1,6 @@
 """Repeat a scenario while an allocation fails, or with fresh memory filled: in a process that has ``preloaded.c``.
 
-``python repeat.py fail NAME`` and ``python repeat.py fill NAME``; the names are those of :data:`scenarios.SCENARIOS`.
+``python -m tests.native.repeat fail NAME`` and ``... fill NAME``; the names are those of :data:`scenarios.SCENARIOS`.
 The environment variable ``PYML_ALLOCATIONS`` says which fail: ``own``, those of the compiled module (the default);
 ``all``, some of NumPy's and of the interpreter's for it as well; ``every``, all of these, and the interpreter's for
 Python code where a scenario allows that, which takes hours.
@@ -15,17 +15,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from preloaded import Preloaded
-from scenarios import SCENARIOS, Act, Scenario
-
 from pyml_core import levels, use_level
+from tests.native.preloaded import Preloaded
+from tests.native.scenarios import SCENARIOS, Act, Scenario
 
 PATIENCE = 120  # seconds that one repetition may take
 PROCESSORS = 4  # in processes of their own: so many that some worker threads can be made, and others not

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from array import array
 from collections.abc import Callable
@@ -12,19 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2] / "packages" / "pyml-core" / "tests"))
-
 from core_cases import Model, normal, random_weight, timed_run
 
 import pyml_nlp
-import tiny_models
 from pyml_core import BLOCK_TYPES, Capture, Greedy, Program, Slice, Top, pack
 from pyml_core.from_file import Part, read_parts
 from pyml_core.strings import decode_strings, split_pairs
 from pyml_core.tensor import empty_matrix
 from pyml_nn.weights import spec
+from tests.helpers import tiny_models
 
 Act = Callable[[], Any]
 
@@ -60,7 +55,7 @@ def runs() -> Act:
     ids = models[0].ids(160)
 
     def act() -> Any:
-        results = []
+        results: list[Any] = []
         for model in models:
             pages, start = model.pages(160), 0
             for count in (130, 1, 3, 5, 9):
@@ -266,7 +261,7 @@ def strings() -> Act:
     lines = [f"{text}a b" for text in ("x", "yy", "z")] * 100
 
     def act() -> Any:
-        return [decode_strings(np.frombuffer(data, np.uint8), 500), split_pairs(lines)]
+        return [decode_strings(memoryview(data), 500), split_pairs(lines)]
 
     return act
 

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.native import preloaded
+from tests.native.scenarios import SCENARIOS
 
-import preloaded
-from scenarios import SCENARIOS
-
-REPEAT = str(Path(__file__).with_name("repeat.py"))
 FILLED = ("runs", "products", "packing", "reading", "mixture", "growing", "greedy")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="libraries are preloaded on Linux")
@@ -27,9 +24,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [name for name, scenario in SCENARIOS.items() if "native" in scenario.watched])
 def test_allocations_that_fail(name: str, library: Path) -> None:
     """One after the other: MemoryError or the right result, no thread and no lock left, and then it works again."""
-    assert "calls failed" in preloaded.run(library, [REPEAT, "fail", name], 3000)
+    assert "calls failed" in preloaded.run(library, ["fail", name], 3000)
 
 
 @pytest.mark.parametrize("name", FILLED)
 def test_what_fresh_memory_holds_does_not_matter(name: str, library: Path) -> None:
-    assert preloaded.run(library, [REPEAT, "fill", name], 600).count("the same") >= 1
+    assert preloaded.run(library, ["fill", name], 600).count("the same") >= 1

@@ -1,8 +1,8 @@
 """Compare chat templates, rendered and tokenised, with transformers' ``apply_chat_template``.
 
-    python tests/oracle/chat_templates.py            # every template and case of tests/chat/cases.py
-    python tests/oracle/chat_templates.py --write    # and write what transformers gives to tests/chat/goldens.json
-    python tests/oracle/chat_templates.py FOLDER     # the template and tokenizer of a model's folder
+    python -m tests.oracle.chat_templates            # every template and case of tests/chat/cases.py
+    python -m tests.oracle.chat_templates --write    # and write what transformers gives to tests/chat/goldens.json
+    python -m tests.oracle.chat_templates FOLDER     # the template and tokenizer of a model's folder
 
 The exit code is 1 if there are differences.
 """
@@ -23,11 +23,8 @@ from transformers import PreTrainedTokenizerFast
 from pyml_core.errors import PymlError
 from pyml_nlp.chat import ChatTemplate
 from pyml_nlp.tokenizer import load_tokenizer
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from chat import tokenizers_of_models
-from chat.cases import CASES, GOLDENS, TEMPLATES, Case, undated
+from tests.chat import tokenizers_of_models
+from tests.chat.cases import CASES, GOLDENS, TEMPLATES, Case, undated
 
 
 def expected(tokenizer: Any, case: Case) -> tuple[dict[str, str | None], list[int]]:

@@ -1,7 +1,7 @@
 """Compare pyml in f32 with transformers live and in full: every logit of a text, and greedy continuations of many
 prompts.
 
-    python tests/oracle/compare.py MODEL [--prompts 50] [--tokens 128]
+    python -m tests.oracle.compare MODEL [--prompts 50] [--tokens 128]
 
 MODEL is a GGUF file or a Hugging Face folder. Exits with 1 where a logit differs by more than 2e-3, an argmax
 differs, or a greedy text leaves transformers' at a token whose two best lie 0.001 nat or more apart."""
@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import references
 
 import pyml_nlp
+from tests.oracle import references
 
 TOLERANCE = 2e-3
 SMALL_GAP = 1e-3

@@ -1,8 +1,8 @@
 """How far engines' next-token distributions lie from a reference's: KL divergence, top-1 agreement, perplexity.
 
-    python tests/oracle/kld.py MODEL.gguf --reference pyml:f32 --engine pyml:auto --engine llama-cpp
-    python tests/oracle/kld.py MODEL --reference transformers --engine pyml:f32
-    python tests/oracle/kld.py FOLDER --round bf16 --reference pyml:f32 --engine pyml:bf16
+    python -m tests.oracle.kld MODEL.gguf --reference pyml:f32 --engine pyml:auto --engine llama-cpp
+    python -m tests.oracle.kld MODEL --reference transformers --engine pyml:f32
+    python -m tests.oracle.kld FOLDER --round bf16 --reference pyml:f32 --engine pyml:bf16
 
 MODEL is a GGUF file or a Hugging Face folder. An engine is ``pyml:DTYPE[:KV_DTYPE]``, ``llama-cpp`` (the same GGUF
 file) or ``transformers`` (f32). ``--round bf16`` compares on a copy of a folder with its weights rounded to bf16.
@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import references
 
 import pyml_nlp
 from pyml_nlp.evaluation import kl_divergence
 from pyml_nlp.sampling import log_sum_exp
 from pyml_nlp.tokenizer import Tokenizer
+from tests.oracle import references
 
 
 @dataclass

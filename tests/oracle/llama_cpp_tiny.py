@@ -1,6 +1,6 @@
 """llama.cpp on the GGUF files of the tiny models, beside the goldens: that these files follow its conventions.
 
-    oracle/bin/python tests/oracle/llama_cpp_tiny.py
+    oracle/bin/python -m tests.oracle.llama_cpp_tiny
 
 transformers does not read all of them (make_goldens.py says which). Differences of 1e-3 are llama.cpp's table of GELU;
 those of Phi 3 are its own: it passes over that model's window, and takes LongRoPE's long factors at every position of a
@@ -9,17 +9,15 @@ long context.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
+import llama_cpp
+import numpy as np
+
+from tests.helpers import tiny_models
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-import llama_cpp  # noqa: E402
-import numpy as np  # noqa: E402
-
-import tiny_models  # noqa: E402
 
 F32 = 0  # the type of the KV cache, as GGML numbers it
 

@@ -1,6 +1,6 @@
 """llama.cpp's token ids beside pyml's, for every pre-tokenizer that pyml knows.
 
-    oracle/bin/python tests/oracle/llama_cpp_tokens.py
+    oracle/bin/python -m tests.oracle.llama_cpp_tokens
 
 The files have a small vocabulary of their own. Texts are in Unicode's form C: pyml puts text into it where the models'
 own tokenizers do, llama.cpp never does.
@@ -8,20 +8,17 @@ own tokenizers do, llama.cpp never does.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import unicodedata
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "packages/pyml-nlp/tests"))
+import llama_cpp
+import writers
+from tokenizer_makers import byte_level_metadata, random_texts
 
-import llama_cpp  # noqa: E402
-import writers  # noqa: E402
-from tokenizer_makers import byte_level_metadata, random_texts  # noqa: E402
-
-from pyml_nlp.tokenizer.byte_level import PRE_TOKENIZERS  # noqa: E402
-from pyml_nlp.tokenizer.gguf import load_gguf  # noqa: E402
+from pyml_nlp.tokenizer.byte_level import PRE_TOKENIZERS
+from pyml_nlp.tokenizer.gguf import load_gguf
 
 KINDS = {"token_type": "[i32", "tokens": "[str", "merges": "[str", "eos_token_id": "u32", "bos_token_id": "u32"}
 ALPHABET = (
@@ -45,7 +42,7 @@ def main() -> None:
             metadata = byte_level_metadata(name)
             plain = {key: value if isinstance(value, str | int | list) else value.tolist()
                      for key, value in metadata.items()}  # fmt: skip
-            entries = {"general.architecture": ("str", "llama")}
+            entries: dict[str, tuple[str, Any]] = {"general.architecture": ("str", "llama")}
             entries |= {key: (KINDS.get(key.rsplit(".", 1)[-1], "str"), value) for key, value in plain.items()}
             path = Path(folder) / f"{name}.gguf"
             path.write_bytes(writers.join(writers.gguf(entries, {})))

@@ -9,19 +9,16 @@ import importlib
 import json
 import pydoc_data.topics
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import numpy.typing as npt
 
 import pyml_nlp
-from hf_files import Entry, write_shards
 from pyml_core.dtypes import quantize
 from pyml_nlp.formats.safetensors import SafetensorsFolder
+from tests.helpers.hf_files import Entry, write_shards
 
 F32Array = npt.NDArray[np.float32]
 Engine = Callable[[list[int]], F32Array]

@@ -1,7 +1,7 @@
 """Whether a screened head finds what the full head has, over many states of real text.
 
-    python tests/oracle/screen.py MODEL --states 10000
-    python tests/oracle/screen.py MODEL --dtype q8_0 --k 40
+    python -m tests.oracle.screen MODEL --states 10000
+    python -m tests.oracle.screen MODEL --dtype q8_0 --k 40
 
 MODEL is a GGUF file or a Hugging Face folder. Half of the states are of prose (Python's reference manual), half of code
 (Python's library), in windows that are sequences of their own. For every state and k: whether ids and logits are those
@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import references
-from kld import windows
 
 import pyml_nlp
 from pyml_core.screen import MAX_STATES
 from pyml_core.want import Top, top_of
+from tests.oracle import references
+from tests.oracle.kld import windows
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pytest
 
 import pyml_nlp
-import tiny_models
 from pyml_core import Program, Slice, reference
 from pyml_core.kv_layout import PAGE_TOKENS
+from tests.helpers import tiny_models
 
 BLOCK_TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "f16", "bf16")
 NMSE = 1e-6

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pytest
 
 import pyml_nlp
-import tiny_models
 from pyml_nlp.formats.gguf import GGUFFile
 from pyml_nlp.formats.safetensors import SafetensorsFolder
 from pyml_nlp.loading import describe
-from tiny_models import MODELS, TinyModel
+from tests.helpers import tiny_models
+from tests.helpers.tiny_models import MODELS, TinyModel
 
 TOLERANCE = 1e-4
 GOLDENS = Path(__file__).parents[1] / "goldens" / "tiny"

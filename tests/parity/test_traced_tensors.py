@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tiny_models
-from tiny_models import MODELS
+from tests.helpers import tiny_models
+from tests.helpers.tiny_models import MODELS
 
 PROBABILITIES, HIDDEN = 1e-5, 3e-5
 GOLDENS = Path(__file__).parents[1] / "goldens" / "tiny"

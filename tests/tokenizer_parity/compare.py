@@ -1,8 +1,8 @@
 """Compare pyml's tokenizers with the original ones, string by string.
 
-    python tests/tokenizer_parity/compare.py                     # every kind, on the real models of tests/fetch.py
-    python tests/tokenizer_parity/compare.py FOLDER ...          # folders with a tokenizer.json
-    python tests/tokenizer_parity/compare.py --gguf FILE TOKENIZER_JSON [--hashes FILE]
+    python -m tests.tokenizer_parity.compare                 # every kind, on the real models of tests/helpers/fetch.py
+    python -m tests.tokenizer_parity.compare FOLDER ...      # folders with a tokenizer.json
+    python -m tests.tokenizer_parity.compare --gguf FILE TOKENIZER_JSON [--hashes FILE]
 
 Each is given ``--count`` random strings and as many cuts out of real text (100 000 unless told). ``--hashes FILE``
 writes hashes of the original's ids, which is how gemma_ids.json was made. The exit code is 1 if there are differences.
@@ -25,13 +25,9 @@ import tokenizers
 
 from pyml_nlp.formats.gguf import GGUFFile
 from pyml_nlp.tokenizer import Tokenizer, load_tokenizer
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # when run as a script
-
-import fetch
-import tokenizer_files
-from tokenizer_parity import originals
-from tokenizer_parity.strings import random_string, real_strings
+from tests.helpers import fetch, tokenizer_files
+from tests.tokenizer_parity import originals
+from tests.tokenizer_parity.strings import random_string, real_strings
 
 BLOCK = 1000
 """Strings that are hashed together."""

@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from tokenizer_files import CONTROL, USER_DEFINED, unescaped_spaces
+from tests.helpers.tokenizer_files import CONTROL, USER_DEFINED, unescaped_spaces
 
 
 def from_file(path: Path) -> tokenizers.Tokenizer:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-import tokenizer_files
 from pyml_nlp.formats.gguf import GGUFFile
 from pyml_nlp.tokenizer import Tokenizer, load_tokenizer
-from tokenizer_parity import originals
-from tokenizer_parity.compare import BLOCK, differences, double_space_mark, hashes, stream_differences
-from tokenizer_parity.strings import random_string, real_strings
+from tests.helpers import tokenizer_files
+from tests.tokenizer_parity import originals
+from tests.tokenizer_parity.compare import BLOCK, differences, double_space_mark, hashes, stream_differences
+from tests.tokenizer_parity.strings import random_string, real_strings
 
 COUNT = 5000
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from core_cases import F32Array, Model, copy_pages, new_pages, normal, same_bits, timed_run
@@ -26,7 +28,7 @@ def captured(model: Model, chunks: list[int]) -> dict[tuple[str, str], list[F32A
         part = Slice(pages, start, ids[start : start + count], range(count))
         wanted = everything(model.program)
         result, _ = timed_run(model.program, [part], wanted)
-        assert same_bits(result, model.run(plain, start, part.ids))
+        assert same_bits(result, model.run(plain, start, np.array(part.ids, np.int32)))
         assert all(np.array_equal(a, b) for a, b in zip(pages, plain, strict=True))
         for capture in wanted:
             (array,) = capture.arrays
@@ -44,7 +46,7 @@ def captured(model: Model, chunks: list[int]) -> dict[tuple[str, str], list[F32A
     ],
     ids=["plain", "window_cap", "int8"],
 )
-def test_threads_chunks_and_tracing_change_no_bit(shape: dict[str, object], level: str) -> None:
+def test_threads_chunks_and_tracing_change_no_bit(shape: dict[str, Any], level: str) -> None:
     """Whoever takes which page, a row of scores is the same; keys after the chunk are the only difference."""
     base = captured(Model(1, **shape), [TOKENS])
     for threads, chunks in ((2, [TOKENS]), (8, [70, 1, 1, 78])):
@@ -83,8 +85,9 @@ def test_attention_is_that_of_the_reference(threads: int, level: str) -> None:
     prepared, output, scores, probabilities = (capture.arrays[0] for capture in wanted)
     keys, values = reference.read_kv(layout, list(pages), 0, TOKENS)
     q = prepared[:, : heads * dim].reshape(TOKENS, heads, dim).astype(np.float64)
-    keys, values = (np.repeat(x, heads // n_kv, axis=0).astype(np.float64) for x in (keys, values))
-    expected = cap * np.tanh(np.einsum("thd,hsd->hts", q, keys) * dim**-0.5 / cap)
+    all_keys = np.repeat(keys, heads // n_kv, axis=0).astype(np.float64)
+    all_values = np.repeat(values, heads // n_kv, axis=0).astype(np.float64)
+    expected = cap * np.tanh(np.einsum("thd,hsd->hts", q, all_keys) * dim**-0.5 / cap)
     behind = np.arange(TOKENS)[:, None] - np.arange(TOKENS)
     expected = np.where((behind >= 0) & (behind < window), expected, -np.inf)
     np.testing.assert_array_equal(scores == -np.inf, expected == -np.inf)
@@ -94,7 +97,7 @@ def test_attention_is_that_of_the_reference(threads: int, level: str) -> None:
     np.testing.assert_allclose(probabilities, weights, rtol=0, atol=1e-6)
     assert (probabilities[expected == -np.inf] == 0).all()
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
-    rebuilt = np.einsum("hts,hsd->thd", probabilities, values).reshape(TOKENS, -1)
+    rebuilt = np.einsum("hts,hsd->thd", probabilities, all_values).reshape(TOKENS, -1)
     np.testing.assert_allclose(output, rebuilt, rtol=0, atol=2e-6)
 
 

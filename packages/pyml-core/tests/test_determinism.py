@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from core_cases import (
@@ -21,7 +23,7 @@ from core_cases import (
 from pyml_core import BLOCK_TYPES, PackedMatrix, PageTable, Slice, pack, reference
 
 TOKENS = 150
-SHAPES = [
+SHAPES: list[dict[str, Any]] = [
     {"heads": (4, 1, 64), "window": 0},
     {"heads": (3, 3, 20), "kv_dtype": "f32", "soft_cap": 5.0},
     {"heads": (6, 2, 80), "window": 70, "soft_cap": 5.0},
@@ -35,7 +37,7 @@ def whole(model: Model) -> tuple[PageTable, F32Array]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_threads_and_chunks(shape: dict[str, object], level: str) -> None:
+def test_threads_and_chunks(shape: dict[str, Any], level: str) -> None:
     """One thread in one run is every other number of threads in chunks of any size, logits and cache alike."""
     base_pages, base = whole(Model(1, **shape))
     for threads, chunks in ((1, (64, 1)), (2, (TOKENS, 7)), (3, (TOKENS, 64)), (8, (TOKENS, 64))):

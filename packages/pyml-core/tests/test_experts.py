@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -48,14 +48,15 @@ class Mixture:
         routes = p.buffer("routes", 2 * k)
         rows, hidden = p.buffer("rows", width, copies=k), p.buffer("hidden", inner, copies=k)
         done, steps = p.buffer("done", width, copies=k), iter(STAGES)
-        for declare in (
+        declarations: list[Callable[[], object]] = [
             lambda: p.route("route", logits, k, routes, self.normalize),
             lambda: p.dispatch("dispatch", x, routes, rows),
             lambda: p.expert_linear("up", rows, routes, [(matrix,) for matrix in self.up], hidden),
             lambda: p.activate("activation", hidden, "silu", hidden),
             lambda: p.expert_linear("down", hidden, routes, [(matrix,) for matrix in self.down], done),
             lambda: p.combine("combine", done, routes, x, accumulate=True),
-        ):
+        ]
+        for declare in declarations:
             declare()
             if next(steps) == last:
                 break

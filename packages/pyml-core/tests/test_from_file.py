@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pyml_core import from_file, panels
+from pyml_core import _native, from_file, panels
 from pyml_core.dtypes import BLOCK_TYPES, dequantize
 from pyml_core.errors import ShapeError
 from pyml_core.from_file import NumbersError, Part, ReadError, read_parts, read_ranges
@@ -107,7 +107,9 @@ def numbers(stored: str) -> np.ndarray:
     rng = np.random.default_rng(7)
     bits = np.arange(1 << 16, dtype=np.uint32) if stored != "f32" else rng.integers(0, 1 << 32, 1 << 16, np.uint32)
     weights = rng.standard_normal(1 << 17).astype(np.float32) * np.repeat(np.exp2(rng.integers(-30, 12, 1 << 12)), 32)
-    halves = np.repeat(np.float32([127, 254, 1, 0, 2**-24, 2**-30]), 32) * np.tile(np.arange(32) - 15.5, 6) / 127
+    halves = (
+        np.repeat(np.array([127, 254, 1, 0, 2**-24, 2**-30], np.float32), 32) * np.tile(np.arange(32) - 15.5, 6) / 127
+    )
     values = np.concatenate([weights, halves]).astype(np.float32)
     made = Tensor.from_array(values).convert(stored).data.view(FLOATS[stored])
     found = dequantize(bits.astype(FLOATS[stored]).view(np.uint8), stored, (1 << 16,))
@@ -247,6 +249,6 @@ def test_parts_that_are_none(first: int, count: int, offset: int, order: list[in
 
 
 def test_memory_that_is_not_to_be_had(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(from_file._native, "read_parts", lambda *_: ([], (0, 12, 0, 0, 0, 0.0)))
+    monkeypatch.setattr(_native, "read_parts", lambda *_: ([], (0, 12, 0, 0, 0, 0.0)))
     with pytest.raises(MemoryError, match="no memory for reading a file"):
         read_parts([Part(garbage("q8_0", 16), 0, 16, file.fd, 0, "q8_0")])

@@ -98,7 +98,7 @@ def test_the_largest_is_that_of_numpy(rng: np.random.Generator) -> None:
             (row,) = program.run([Slice((), 0, [0], [0])])
             found = program.run([Slice((), 0, [0], [0])], Greedy(3))
             assert found[0].token == int(row.argmax())
-            assert same_bits(np.float32(found[0].logit), row[found[0].token])
+            assert same_bits(np.array(found[0].logit, np.float32), row[found[0].token])
             assert len(found) == (1 if odd else 3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -260,6 +261,14 @@ def test_gated(activation: str, level: str, rng: np.random.Generator) -> None:
         assert_near(got, expected)
 
 
+def soft_capped(program: Program, x: Buffer, cap: float) -> Buffer:
+    return program.soft_cap("cap", x, cap)
+
+
+def activated(program: Program, x: Buffer, activation: str) -> Buffer:
+    return program.activate("a", x, activation, x)
+
+
 def test_exponentials_and_tangents(level: str) -> None:
     """exp through silu, x / (1 + e^-x), and tanh through the soft cap: a few units in the last place everywhere."""
     x = grid()[:, np.abs(grid()[0]) <= 80]
@@ -268,7 +277,7 @@ def test_exponentials_and_tangents(level: str) -> None:
     sure = np.abs(exact) > 1e-37
     assert np.max(np.abs(silu[sure] - exact[sure]) / np.abs(exact[sure])) < 4e-7
     for cap in (0.5, 1.0, 30.0):
-        capped = compiled(x, lambda p, x, cap=cap: p.soft_cap("cap", x, cap))
+        capped = compiled(x, partial(soft_capped, cap=cap))
         exact = cap * np.tanh(x.astype(np.float64) / cap)
         sure = np.abs(exact) > 1e-37
         assert np.max(np.abs(capped[sure] - exact[sure]) / np.abs(exact[sure])) < 4e-7
@@ -280,7 +289,7 @@ def test_not_a_number_stays_one(level: str, rng: np.random.Generator) -> None:
     x[0, 17] = np.nan
     weight = np.ones(40, np.float32)
     for activation in ACTIVATIONS:
-        got = compiled(x, lambda p, x, activation=activation: p.activate("a", x, activation, x))
+        got = compiled(x, partial(activated, activation=activation))
         assert np.array_equal(np.isnan(got), np.isnan(x))
     assert np.array_equal(np.isnan(compiled(x, lambda p, x: p.soft_cap("cap", x, 2.0))), np.isnan(x))
     for norm in (

@@ -12,7 +12,7 @@ import pytest
 from core_cases import Model, same_bits, timed_run
 from test_locks import test_threads_get_a_lock_in_the_order_of_asking
 from test_threads import long_program
-from thread_cases import PATIENCE, free, held, in_child, interrupting, thread, until
+from thread_cases import PATIENCE, all_free, free, held, in_child, interrupting, thread, until
 
 from pyml_core import Cancelled, CancelToken, Capture, PymlError, Slice, _native, use_level
 from pyml_core.locks import Lock, NoFork
@@ -21,7 +21,7 @@ from pyml_core.locks import Lock, NoFork
 def test_what_another_thread_has_is_free_in_the_child() -> None:
     lock = Lock()
     with held(lock):
-        in_child(lambda: [free(lock) for _ in range(3)])
+        in_child(lambda: all_free([lock] * 3))
         with pytest.raises(Cancelled):  # in the parent it is not
             free(lock)
     free(lock)
@@ -95,7 +95,7 @@ def test_many_forks_among_busy_threads() -> None:
         for _ in range(3):
             threads.enter_context(thread(work))
         for _ in range(30):
-            in_child(lambda: [free(lock) for lock in locks])
+            in_child(lambda: all_free(locks))
         stop.set()
 
 

@@ -6,9 +6,10 @@ import signal
 import threading
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import pytest
-from thread_cases import free, held, interrupting, thread, until
+from thread_cases import free, held, interrupting, thread, until, waiting
 
 from pyml_core import Cancelled, CancelToken
 from pyml_core.locks import Lock, cached_property
@@ -23,8 +24,8 @@ def test_threads_get_a_lock_in_the_order_of_asking() -> None:
 
     with ExitStack() as threads, held(lock) as leave:
         for number in range(6):
-            threads.enter_context(thread(lambda number=number: take(number)))
-            until(lambda number=number: lock.waiting == number + 1)
+            threads.enter_context(thread(partial(take, number)))
+            until(partial(waiting, lock, number + 1))
         leave.set()
     assert order == list(range(6))
 
@@ -101,7 +102,7 @@ def test_dismissed_threads_go_and_the_next_one_waits() -> None:
 
     with ExitStack() as threads, held(lock) as leave:
         for number in range(3):
-            threads.enter_context(thread(lambda number=number: take(number)))
+            threads.enter_context(thread(partial(take, number)))
         until(lambda: lock.waiting == 3)
         lock.dismiss()
         until(lambda: len(gone) == 3)
@@ -124,8 +125,8 @@ def test_one_that_gives_up_leaves_the_queue_to_the_others() -> None:
         with ExitStack() as threads, held(lock) as leave:
             tokens[leaves] = CancelToken()
             for number in range(3):
-                threads.enter_context(thread(lambda number=number: take(number)))
-                until(lambda number=number: lock.waiting == number + 1)
+                threads.enter_context(thread(partial(take, number)))
+                until(partial(waiting, lock, number + 1))
             tokens[leaves].cancel()
             until(lambda: lock.waiting == 2)
             leave.set()

@@ -64,7 +64,8 @@ def test_attention(level: str, rng: np.random.Generator) -> None:
         halves = [
             reference.round_to_cache(part, KVLayout(1, 1, 1)).astype(np.float32).swapaxes(0, 1) for part in (k, v)
         ]
-        expected = reference.attention(q, *halves, 0, 0.3, 9, 2.0)
+        keys, values = halves
+        expected = reference.attention(q, keys, values, 0, 0.3, 9, 2.0)
         assert_near(ops.attention(q, k, v, 0.3, 9, 2.0, "f16", threads=3), expected)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -18,10 +21,10 @@ class FullList(list[npt.NDArray[np.uint8]]):
         """As a list without memory."""
         raise MemoryError
 
-    def __getitem__(self, index: object) -> object:  # type: ignore[override]
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             raise MemoryError
-        return super().__getitem__(index)  # type: ignore[call-overload,no-any-return]
+        return super().__getitem__(index)
 
 
 class Nowhere:
@@ -53,11 +56,12 @@ def test_changes_without_memory(table: PageTable) -> None:
     """Nothing has changed afterwards."""
     pages, before = list(table), list(table.addresses)
     table._pages = FullList(pages)
-    changes = [
+    nowhere: Any = Nowhere()
+    changes: list[Callable[[], object]] = [
         lambda: table.append(LAYOUT.new_page()),
         lambda: table.truncate(2),
-        lambda: table.append(Nowhere()),  # type: ignore[arg-type]
-        lambda: table.__setitem__(3, Nowhere()),  # type: ignore[arg-type]
+        lambda: table.append(nowhere),
+        lambda: table.__setitem__(3, nowhere),
     ]
     for change in changes:
         with pytest.raises(MemoryError):
@@ -69,7 +73,8 @@ def test_changes_without_memory(table: PageTable) -> None:
 def test_changes_while_a_run_reads_it(table: PageTable) -> None:
     before = list(table.addresses)
     with memoryview(table.addresses):
-        for change in (lambda: table.append(LAYOUT.new_page()), lambda: table.truncate(2)):
+        changes: list[Callable[[], None]] = [lambda: table.append(LAYOUT.new_page()), lambda: table.truncate(2)]
+        for change in changes:
             with pytest.raises(BufferError):
                 change()
             assert list(table.addresses) == before == addresses(table)

@@ -173,7 +173,7 @@ BAD_RUNS: dict[str, tuple[Callable[[Model], list[Slice]], str]] = {
     "an id beyond everything": (lambda m: [Slice(m.pages(9), 0, [2**70])], "whole numbers"),
     "page of another size": (lambda m: [Slice([np.zeros(64, np.uint8)], 0, [1])], "contiguous bytes, got 64"),
     "page of another type": (
-        lambda m: [Slice([np.zeros(m.kv.page_bytes, np.int8)], 0, [1])],  # type: ignore[list-item]
+        lambda m: [Slice([np.zeros(m.kv.page_bytes, np.int8)], 0, [1])],
         "expected KV pages of",
     ),
     "page with gaps": (lambda m: [Slice([np.zeros(2 * m.kv.page_bytes, np.uint8)[::2]], 0, [1])], "contiguous"),
@@ -193,7 +193,8 @@ def test_what_cannot_be_run(case: str, model: Model) -> None:
 def test_ids_and_outputs_of_any_kind(model: Model) -> None:
     ids = model.ids(5)
     base = model.run(model.pages(5), 0, ids)
-    for form in (ids.tolist(), tuple(ids.tolist()), ids.astype(np.int64), ids.astype(np.uint8)):
+    forms: list[Any] = [ids.tolist(), tuple(ids.tolist()), ids.astype(np.int64), ids.astype(np.uint8)]
+    for form in forms:
         outputs: Any = np.arange(5) if isinstance(form, np.ndarray) else [*range(5)]
         assert same_bits(model.program.run([Slice(model.pages(5), 0, form, outputs)]), base)
 

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,9 +101,8 @@ def test_cancel_before_the_first_run() -> None:
 
 
 CTRL_C = """
-import os, signal, sys, threading, time
+import os, signal, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
-sys.path.insert(0, {tests!r})
 from test_threads import long_program
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
 run = long_program({threads})
@@ -124,8 +122,8 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_ctrl_c(threads: int) -> None:
     """A real SIGINT raises KeyboardInterrupt inside the run, at the slowest level."""
-    script = CTRL_C.format(tests=str(Path(__file__).parent), threads=threads)
-    env = {**os.environ, "PYML_CPU_LEVEL": "scalar"}
+    script = CTRL_C.format(threads=threads)
+    env = {**os.environ, "PYML_CPU_LEVEL": "scalar", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.startswith("interrupted"), done.stdout + done.stderr
     assert float(done.stdout.split()[1]) < 2
@@ -312,15 +310,14 @@ def test_a_fork_during_a_run() -> None:
 
 def test_runs_that_end_with_the_process() -> None:
     """A process that ends while a daemon thread is in a run ends in peace."""
-    script = f"""
-import sys, threading, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+    script = """
+import threading, time
 from test_threads import long_program
 threading.Thread(target=long_program(2), daemon=True).start()
 time.sleep(0.3)
 print("end", flush=True)
 """
-    env = {**os.environ, "PYML_CPU_LEVEL": "scalar"}
+    env = {**os.environ, "PYML_CPU_LEVEL": "scalar", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 

@@ -93,4 +93,4 @@ def test_laps_of_another_run_are_refused() -> None:
     stamps = (stamps_of([(1, 2), (3, 4)]), bytes(16), 1, (0, 10), (0, 10))
     for wrong in ((stamps[0][:-8], *stamps[1:]), (*stamps[:2], 2, *stamps[3:]), (*stamps[:2], 0, *stamps[3:])):
         with pytest.raises(ShapeError, match="timings: expected those of one run"):
-            read_thread_timings(*wrong)  # type: ignore[arg-type]
+            read_thread_timings(*wrong)

@@ -15,7 +15,7 @@ from core_cases import Model
 from test_threads import long_program
 from thread_cases import thread, until
 
-from pyml_core import Cancelled, CancelToken, use_level
+from pyml_core import Cancelled, CancelToken, Program, use_level
 from pyml_core.cpu import default_threads
 from pyml_core.limits import measure_limits
 from pyml_core.tensor import Tensor, pack
@@ -89,8 +89,8 @@ def test_runs_that_wait_are_cancelled_with_the_one_in_progress() -> None:
     with use_level("scalar"):
         run = long_program(2)
     ended: list[float] = []
-    program = run.__closure__[1].cell_contents if run.__closure__ else None  # the second of batch and program
-    assert hasattr(program, "stop")
+    assert run.__closure__
+    program: Program = run.__closure__[1].cell_contents  # the second of batch and program
 
     def work() -> None:
         with pytest.raises(Cancelled):

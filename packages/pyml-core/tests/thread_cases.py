@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -71,6 +71,17 @@ def free(lock: Lock) -> None:
     """Take it, in no time."""
     with CancelToken(1), lock:
         pass
+
+
+def all_free(locks: Iterable[Lock]) -> None:
+    """Take each of them, in no time."""
+    for lock in locks:
+        free(lock)
+
+
+def waiting(lock: Lock, count: int) -> bool:
+    """Whether this many threads wait for it."""
+    return lock.waiting == count
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ from audit_makers import LENGTHS, LIMITS, measurements, step
 
 from pyml_core import PymlError
 from pyml_core.limits import Limits
+from pyml_nlp import loading
 from pyml_nlp.audit import analyse as analysis
 from pyml_nlp.audit import compare, curves, report
 from pyml_nlp.audit.analyse import analyse
@@ -85,7 +87,9 @@ def test_lists_of_numbers() -> None:
 def test_a_power_law_is_found_again() -> None:
     fit = curves.fit({n: 3.0 * n**1.5 for n in LENGTHS})
     assert fit is not None
-    assert (fit.exponent, fit.factor, fit.r2) == (pytest.approx(1.5), pytest.approx(3.0), pytest.approx(1.0))
+    assert fit.exponent == pytest.approx(1.5)
+    assert fit.factor == pytest.approx(3.0)
+    assert fit.r2 == pytest.approx(1.0)
     assert fit.at(100) == pytest.approx(3000.0)
     assert curves.fit({16: 1.0}) is None
     flat = curves.fit({16: 2.0, 32: 2.0})
@@ -104,14 +108,16 @@ def test_exponents_of_an_audit() -> None:
 def test_the_crossing_is_between_measured_lengths() -> None:
     crossing = analyse(measurements()).crossing
     assert crossing is not None
-    assert (crossing.tokens, crossing.measured) == (pytest.approx(1000.0), True)
+    assert crossing.tokens == pytest.approx(1000.0)
+    assert crossing.measured
 
 
 def test_the_crossing_by_continuing() -> None:
     low, high = {n: 100.0 * n for n in LENGTHS}, {n: 0.05 * n**2 for n in LENGTHS}
     crossing = curves.crossing(low, high)
     assert crossing is not None
-    assert (crossing.tokens, crossing.measured) == (pytest.approx(2000.0, rel=0.01), False)
+    assert crossing.tokens == pytest.approx(2000.0, rel=0.01)
+    assert not crossing.measured
 
 
 def test_curves_are_continued_by_the_pairs_that_windows_leave() -> None:
@@ -156,12 +162,17 @@ def test_scaling_knows_windows() -> None:
 
 def test_the_roof() -> None:
     wide = analysis.position(OperationSum("a", 1, 1.0, 10_000_000, 20_000_000, True), LIMITS)
-    assert (wide.bound, wide.roof_gop_s, wide.share) == ("memory", 40.0, pytest.approx(0.5))
+    assert wide.bound == "memory"
+    assert wide.roof_gop_s == 40.0
+    assert wide.share == pytest.approx(0.5)
     assert wide.lost_ms == pytest.approx(0.5)
     deep = analysis.position(OperationSum("a", 1, 1.0, 1000, 100_000_000, False), LIMITS)
-    assert (deep.bound, deep.roof_gop_s, deep.share) == ("arithmetic", 200.0, pytest.approx(0.5))
+    assert deep.bound == "arithmetic"
+    assert deep.roof_gop_s == 200.0
+    assert deep.share == pytest.approx(0.5)
     copy = analysis.position(OperationSum("a", 1, 1.0, 20_000_000, 0, False), LIMITS)
-    assert (copy.bound, copy.share) == ("memory", pytest.approx(1.0))
+    assert copy.bound == "memory"
+    assert copy.share == pytest.approx(1.0)
     assert analysis.position(OperationSum("a", 1, 0.0, 0, 0, False), LIMITS).share == 0
 
 
@@ -202,8 +213,8 @@ def test_a_slow_decode_names_the_operation() -> None:
     fast = [replace(one, ms=0.5) for one in measurements().steps]
     assert "Decode runs out of the caches" in found(replace(measurements(), steps=fast))
     disturbed = measurements(limits=(LIMITS, Limits(2, "avx2", 12.0, 1000.0, 200.0)))
-    titles = list(found(replace(disturbed, steps=fast)))
-    assert titles[:2] == ["The machine itself was unsteady", "Decode reads faster than the machine was measured to"]
+    in_order = list(found(replace(disturbed, steps=fast)))
+    assert in_order[:2] == ["The machine itself was unsteady", "Decode reads faster than the machine was measured to"]
 
 
 def test_other_sentences() -> None:
@@ -231,7 +242,8 @@ def test_a_prefill_near_its_roofs() -> None:
     at_roof = [OperationSum("a", 1, 1.0, 1000, 900_000_000, True), OperationSum("b", 1, 0.5, 9_000_000, 0, False)]
     points = [replace(p, operations=at_roof) if p.kind == "prefill" else p for p in m.points]
     a = analyse(replace(m, points=points))
-    assert (a.roofs["prefill"].share, a.roofs["prefill"].bound) == (pytest.approx(0.9), "arithmetic")
+    assert a.roofs["prefill"].share == pytest.approx(0.9)
+    assert a.roofs["prefill"].bound == "arithmetic"
     assert found(replace(m, points=points))["Prefill is limited by arithmetic"].startswith(NOTHING)
     streaming = [replace(p, operations=at_roof[1:]) if p.kind == "prefill" else p for p in m.points]
     assert "Prefill is limited by memory bandwidth" in found(replace(m, points=streaming))
@@ -286,7 +298,7 @@ def test_an_interrupted_audit_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     monkeypatch.setattr(report, "measure", interrupted)
-    monkeypatch.setattr(report.loading, "find", lambda model: None)
+    monkeypatch.setattr(loading, "find", lambda model: None)
     with pytest.raises(KeyboardInterrupt):
         report.audit(None, "auto", 1, None, None, (), True, tmp_path / "new" / "report", lambda *_: None)
     assert list(tmp_path.iterdir()) == []
@@ -312,7 +324,7 @@ def test_the_schema() -> None:
     value = document()
     assert (value["format"], value["version"]) == (FORMAT, VERSION)
     assert parse(value).reference == 128
-    for change, message in (
+    changes: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         (lambda v: v.update(format="other"), "expected a report that pyml audit wrote"),
         (lambda v: v.update(version=9), "expected version 1 of the report, found 9"),
         (lambda v: v["measurements"].pop("threads"), r"measurements\.threads: expected a value, found none"),
@@ -320,7 +332,8 @@ def test_the_schema() -> None:
         (lambda v: v["measurements"]["points"][1].update(wall_ms=3), r"points\[1\]\.wall_ms: expected a list, found 3"),
         (lambda v: v["measurements"]["model"].update(types=[]), r"model\.types: expected an object, found \[\]"),
         (lambda v: v.update(measurements=None), "measurements: expected an object, found None"),
-    ):
+    ]
+    for change, message in changes:
         broken = document()
         change(broken)
         with pytest.raises(PymlError, match=message):

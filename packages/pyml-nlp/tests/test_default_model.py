@@ -148,8 +148,7 @@ ASSEMBLE = """
 import hashlib, os, sys
 from pyml_nlp import default_model as module
 module.SIZE, module.SHA256 = int(sys.argv[1]), sys.argv[2]
-sys.path.insert(0, sys.argv[3])
-if sys.argv[4] == "hidden":
+if sys.argv[3] == "hidden":
     del os.O_TMPFILE
 blocks = module._blocks
 
@@ -166,8 +165,11 @@ print(module.default_model())
 
 def assembling(site: Path, kind: str = "unnamed") -> subprocess.Popen[str]:
     """A process that reads the next part when it is sent a line."""
-    command = [sys.executable, "-c", ASSEMBLE, str(len(WHOLE)), hashlib.sha256(WHOLE).hexdigest(), str(site), kind]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", ASSEMBLE, str(len(WHOLE)), hashlib.sha256(WHOLE).hexdigest(), kind]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize("kind", ["unnamed", "hidden"])

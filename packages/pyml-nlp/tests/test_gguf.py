@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,9 @@ def test_read_errors(tmp_path: Path) -> None:
             read()
     file.close()
     file.close()
-    for read in (lambda: file.read("w"), lambda: file.read_parts([part]), lambda: file.read_ranges([(-1, 64, 32)])):
+    reads: list[Callable[[], object]] = [
+        lambda: file.read("w"), lambda: file.read_parts([part]), lambda: file.read_ranges([(-1, 64, 32)]),
+    ]  # fmt: skip
+    for reading in reads:
         with pytest.raises(ModelFileError, match="cannot read tensor 'w': Bad file descriptor"):
-            read()
+            reading()

@@ -14,6 +14,7 @@ from pyml_core.errors import PymlError
 from pyml_nlp.errors import ModelFileError, ModelNotFoundError
 from pyml_nlp.formats import gguf
 from pyml_nlp.formats.gguf import GGUFFile, part_names
+from pyml_nlp.formats.gguf_part import GGUFPart
 
 Metadata = dict[str, tuple[str, Any]]
 TENSORS = {f"t{number}": ("f32", (2, number + 1), writers.floats(2, number + 1)) for number in range(7)}
@@ -127,9 +128,9 @@ def test_a_part_that_is_malformed(tmp_path: Path) -> None:
     """Every truncation of a part gives an error that names it, and no file stays open."""
     first, second, _ = write(tmp_path)
     content = second.read_bytes()
-    opened: list[gguf.GGUFPart] = []
+    opened: list[GGUFPart] = []
 
-    class Watched(gguf.GGUFPart):
+    class Watched(GGUFPart):
         def __init__(self, path: Path) -> None:
             opened.append(self)
             super().__init__(path)

@@ -25,7 +25,9 @@ def changed(metadata: dict[str, Any], *tokens: tuple[int, str, int]) -> dict[str
     scores = list(metadata.get("tokenizer.ggml.scores", []))
     for number, text, kind in tokens:
         if number == len(texts):
-            texts.append(text), types.append(kind), scores.append(-1000.0)
+            texts.append(text)
+            types.append(kind)
+            scores.append(-1000.0)
         texts[number], types[number] = text, kind
     arrays = {"tokens": texts, "token_type": np.array(types, np.int32), "scores": np.array(scores, np.float32)}
     return metadata | {f"tokenizer.ggml.{key}": value for key, value in arrays.items()}

@@ -36,7 +36,10 @@ def words() -> Words:
 
 def doubling(count: int) -> dict[str, Any]:
     """References with siblings, which are copied: twice as often at each step."""
-    step = lambda n: {"type": "object", "$ref": f"#/$defs/d{n + 1}"}  # noqa: E731
+
+    def step(n: int) -> dict[str, str]:
+        return {"type": "object", "$ref": f"#/$defs/d{n + 1}"}
+
     steps = {f"d{n}": {"type": "object", "properties": {"a": step(n), "b": step(n)}} for n in range(count)}
     return {"$defs": {**steps, f"d{count}": {"type": "object"}}, "$ref": "#/$defs/d0"}
 

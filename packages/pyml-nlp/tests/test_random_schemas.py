@@ -47,14 +47,15 @@ class Schemas:
         nested = [self.object, self.array, self.union, self.tagged, self.several, self.reference]
         return self.draw.choice([*simple, *nested, *nested, self.object] if depth else simple)(max(0, depth - 1))
 
-    def some(self, chance: float, **keywords: list[Any]) -> Schema:
+    def some(self, chance: float, **keywords: Any) -> Schema:
         """Each of the keywords with this chance, with one of its values."""
         return {key: self.draw.choice(values) for key, values in keywords.items() if self.draw.random() < chance}
 
     def integer(self, depth: int) -> Schema:
         low, high = [0, -5, 3, -(10**6), 2**53 + 1, -(2**63), 0.5], [10, 7, 10**6, 2**53 + 3, 2**63 - 1, 10**25, 99.5]
         upper = self.draw.choice(["maximum", "exclusiveMaximum"])
-        return {"type": "integer", **self.some(0.4, **{"minimum": low, upper: high, "multipleOf": [2, 3, 7, 10, 12]})}
+        limits = {"minimum": low, upper: high, "multipleOf": [2, 3, 7, 10, 12]}
+        return {"type": "integer", **self.some(0.4, **limits)}
 
     def number(self, depth: int) -> Schema:
         lower = self.draw.choice(["minimum", "exclusiveMinimum"])

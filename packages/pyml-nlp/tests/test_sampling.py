@@ -35,7 +35,7 @@ def random_logits(seed: int, size: int, spread: float = 3.0, ties: bool = False)
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 logit_arrays = st.builds(

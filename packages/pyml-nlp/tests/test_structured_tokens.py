@@ -106,7 +106,7 @@ def test_long_forced_texts_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch)
     tokenizer = load_gguf(byte_level_metadata("gpt-2"), "test.gguf")
     encode, longest = tokenizer.encode, 0
 
-    def encoded(text: str, **options: bool) -> list[int]:
+    def encoded(text: str, **options: Any) -> list[int]:
         nonlocal longest
         longest = max(longest, len(text))
         return encode(text, **options)

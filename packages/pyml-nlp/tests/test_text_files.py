@@ -33,7 +33,7 @@ class Endless(io.RawIOBase):
         self.given += size
         return bytes(size)
 
-    readline = read  # type: ignore[assignment]
+    readline = read
 
 
 def test_decoded() -> None:

@@ -33,7 +33,7 @@ TEXTS = random_texts(600)
 
 
 def same_ids(
-    tokenizer: Tokenizer, original: Callable[[str], list[int]], texts: Iterable[str] = TEXTS, **how: bool
+    tokenizer: Tokenizer, original: Callable[[str], list[int]], texts: Iterable[str] = TEXTS, **how: Any
 ) -> None:
     for text in texts:
         assert tokenizer.encode(text, **how) == original(text), repr(text)

@@ -106,17 +106,16 @@ def test_spellings_of_off(options: dict[str, Any]) -> None:
 
 def test_numbers_of_numpy_give_the_same_text() -> None:
     rules = Sampling(0.5, top_k=4, top_p=0.75, seed=7, logit_bias={97: 0.5})
-    same = Sampling(
-        np.float32(0.5), top_k=np.int32(4), top_p=np.float64(0.75), seed=np.int64(7), logit_bias={"97": np.float16(0.5)}
-    )  # type: ignore[arg-type, dict-item]
+    half, four, three_quarters, seven = np.float32(0.5), np.int32(4), np.float64(0.75), np.int64(7)
+    options: dict[str, Any] = {"temperature": half, "top_k": four, "top_p": three_quarters, "seed": seven}
+    same = Sampling(**options, logit_bias={"97": np.float16(0.5)})  # type: ignore[dict-item]
     assert same == rules
     assert {type(value) for value in vars(same).values()} == {type(value) for value in vars(rules).values()}
     lm = make(cycle)
     plain = lm.generate_text("ab", max_tokens=5, temperature=1.5, seed=2**40 + 1)
-    assert (
-        lm.generate_text(np.array([97, 98]), max_tokens=np.int64(5), temperature=1.5, seed=np.uint64(2**40 + 1))
-        == plain
-    )  # type: ignore[arg-type]
+    prompt: Any = np.array([97, 98])
+    numbers: dict[str, Any] = {"max_tokens": np.int64(5), "temperature": 1.5, "seed": np.uint64(2**40 + 1)}
+    assert lm.generate_text(prompt, **numbers) == plain
 
 
 def test_none_is_not_given() -> None:
@@ -214,29 +213,32 @@ def refusals() -> dict[str, tuple[Callable[[LanguageModel], object], str]]:
         "ids for a batch": (
             lambda lm: lm.generate_batch([1, 2]),
             "prompt 0: prompt must be a text or token ids, got 1",
-        ),  # type: ignore[list-item]
-        "together": (lambda lm: lm.generate_batch(["a"], together="2"), "together must be a whole number, got '2'"),  # type: ignore[arg-type]
-        "ordered": (lambda lm: lm.generate_batch(["a"], ordered=1), "ordered must be True or False, got 1"),  # type: ignore[arg-type]
+        ),
+        "together": (lambda lm: lm.generate_batch(["a"], together="2"), "together must be a whole number, got '2'"),
+        "ordered": (lambda lm: lm.generate_batch(["a"], ordered=1), "ordered must be True or False, got 1"),
         "an option of a batch": (
             lambda lm: lm.generate_batch(["a"], seed="x"),
             "prompt 0: seed must be a whole number",
         ),
-        "prefill": (lambda lm: lm.prefill(b"a"), "prompt must be a text or token ids"),  # type: ignore[arg-type]
+        "prefill": (lambda lm: lm.prefill(b"a"), "prompt must be a text or token ids"),
         "no logits": (lambda lm: lm.logits([]), "the text is empty: expected at least one token"),
-        "logits of bytes": (lambda lm: lm.logits(b"a"), "text must be a text or token ids, got b'a'"),  # type: ignore[arg-type]
-        "one position": (lambda lm: lm.logits("ab", -1), "positions must be a list of whole numbers, got -1"),  # type: ignore[arg-type]
-        "half a position": (lambda lm: lm.logits("ab", [0.5]), "positions must be a whole number, got 0.5"),  # type: ignore[list-item]
+        "logits of bytes": (lambda lm: lm.logits(b"a"), "text must be a text or token ids, got b'a'"),
+        "one position": (lambda lm: lm.logits("ab", -1), "positions must be a list of whole numbers, got -1"),
+        "half a position": (lambda lm: lm.logits("ab", [0.5]), "positions must be a whole number, got 0.5"),
         "no such position": (lambda lm: lm.logits("ab", [0, 2]), r"positions must be in -2 .. 1, got 2"),
-        "score": (lambda lm: lm.score("ab", top=1.0), "top must be a whole number, got 1.0"),  # type: ignore[arg-type]
+        "score": (lambda lm: lm.score("ab", top=1.0), "top must be a whole number, got 1.0"),
         "forward": (
             lambda lm: lm.forward(anything),
             r"batch must be a list of \(cache, ids, positions or None\), got <obj",
         ),
-        "a part of forward": (lambda lm: lm.forward([5]), r"batch must be a list of .*, got 5 at 0"),  # type: ignore[list-item]
-        "a cache of forward": (lambda lm: lm.forward([(5, [1], None)]), "batch must be .*, got 5 for the cache at 0"),  # type: ignore[list-item]
-        "what is wanted": (lambda lm: lm.forward([], 5), r"want must be AllLogits\(\), Top\(k\) or Greedy.*, got 5"),  # type: ignore[call-overload]
-        "new_cache": (lambda lm: lm.new_cache(5.0), "max_length must be a whole number, got 5.0"),  # type: ignore[arg-type]
-        "a request of text": (lambda lm: Request("ab"), r"prompt must be token ids \(see lm.ids\), got 'ab'"),
+        "a part of forward": (lambda lm: lm.forward([5]), r"batch must be a list of .*, got 5 at 0"),
+        "a cache of forward": (lambda lm: lm.forward([(5, [1], None)]), "batch must be .*, got 5 for the cache at 0"),
+        "what is wanted": (lambda lm: lm.forward([], 5), r"want must be AllLogits\(\), Top\(k\) or Greedy.*, got 5"),
+        "new_cache": (lambda lm: lm.new_cache(5.0), "max_length must be a whole number, got 5.0"),
+        "a request of text": (
+            lambda lm: Request("ab"),  # type: ignore[arg-type]
+            r"prompt must be token ids \(see lm.ids\), got 'ab'",
+        ),
         "sampling": (lambda lm: Request([1], sampling={}), "sampling must be a Sampling, got {}"),  # type: ignore[arg-type]
         "grammar": (lambda lm: Request([1], grammar="a"), "grammar must be a Grammar, got 'a'"),  # type: ignore[arg-type]
     }
@@ -258,5 +260,6 @@ def test_refusals(name: str) -> None:
 
 def test_unknown_options_are_python_errors() -> None:
     for name in ("max_token", "prompt", "sampling", "cache"):
+        option: dict[str, Any] = {name: 5}
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
-            make().generate_batch(["a"], **{name: 5})
+            make().generate_batch(["a"], **option)

@@ -1,25 +1,5 @@
-"""Fixtures: what runs a model's program, and tiny models."""
+"""The fixtures of all tests of this package; a module of another name, because type checkers know one conftest only."""
 
-from __future__ import annotations
+from nn_fixtures import executor
 
-import sys
-from pathlib import Path
-from typing import Any
-
-import pytest
-
-from pyml_core import Program, reference
-
-sys.path.insert(0, str(Path(__file__).parent))  # nn_models, beside this file
-
-
-@pytest.fixture(params=["reference", "native"])
-def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Programs run in NumPy and in the compiled run loop."""
-    if request.param == "reference":
-
-        def run(program: Program, batch: Any, want: Any = None) -> Any:
-            return reference.run(program, batch)
-
-        monkeypatch.setattr(Program, "run", run)
-    return str(request.param)
+__all__ = ["executor"]

@@ -138,9 +138,8 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gguf_architecture(values: dict[str, Any]) -> str:
-    return {"gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama"}.get(
-        values["model_type"], values["model_type"]
-    )
+    name = str(values["model_type"])
+    return {"gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama"}.get(name, name)
 
 
 def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[str, F32Array]:

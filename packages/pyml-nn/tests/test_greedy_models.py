@@ -27,7 +27,8 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
 def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Model[Any]:
     monkeypatch.setattr(spec, "SCREENED_ROWS", 16)
     config, dtype = MODELS[request.param]
-    return make(config, dtype=dtype)
+    model: Model[Any] = make(config, dtype=dtype)
+    return model
 
 
 def greedy(model: Model[Any], cache: KVCache, token: int, count: int, ends: Sequence[int] = ()) -> list[GreedyToken]:
@@ -52,7 +53,8 @@ def step_by_step(model: Model[Any], token: int, count: int) -> tuple[list[tuple[
 
 def test_the_same_as_a_call_a_token(model: Model[Any]) -> None:
     expected, others = step_by_step(model, 7, 45)  # beyond a page
-    cache, token, found = started(model), 7, []
+    cache, token = started(model), 7
+    found: list[GreedyToken] = []
     while len(found) < 45:
         found += greedy(model, cache, token, 45 - len(found))
         token = found[-1].token

@@ -222,7 +222,8 @@ def test_any_byte_that_changes_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(CacheFileError, match="cannot load the KV cache: ") as caught:
             load(path)
         assert "\n" not in str(caught.value)
-    for edit in (lambda ids: ids[:-1] + [9], lambda ids: ids[::-1]):
+    edits: list[Callable[[list[int]], list[int]]] = [lambda ids: [*ids[:-1], 9], lambda ids: ids[::-1]]
+    for edit in edits:
         filled().save(path)
         header = saved_metadata(path)
         header["ids"] = json.dumps(edit(json.loads(header["ids"])))

@@ -92,7 +92,7 @@ def test_phases_of_a_thread_follow_each_other() -> None:
 @pytest.mark.parametrize("thread", range(THREADS))
 def test_events_nest_and_do_not_overlap(timeline: list[dict[str, Any]], thread: int) -> None:
     """On one track an event lies inside the one around it or after it: steps hold layers, which hold operations."""
-    inside = {
+    inside: dict[Any, set[tuple[str, ...]]] = {
         "step": {()},
         "layer": {("step",)},
         "operation": {("step",), ("step", "layer")},

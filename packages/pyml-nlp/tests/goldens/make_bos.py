@@ -1,20 +1,16 @@
 """Makes bos.json anew: what transformers' AutoTokenizer puts before and after a text. It does not import pyml.
 
-python make_bos.py    # in an environment with transformers and sentencepiece
+cd packages/pyml-nlp/tests && python -m goldens.make_bos    # in an environment with transformers and sentencepiece
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
-import transformers
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import bos_cases
+import transformers
 
 
 def main() -> None:

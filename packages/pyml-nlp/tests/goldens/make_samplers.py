@@ -27,7 +27,12 @@ WARPERS = {
     "min_p": MinPLogitsWarper,
     "typical_p": TypicalLogitsWarper,
 }
-VALUES = {"top_k": [1, 5, 40], "top_p": [0.3, 0.9, 0.99], "min_p": [0.01, 0.1, 0.5], "typical_p": [0.2, 0.6, 0.95]}
+VALUES: dict[str, list[float]] = {
+    "top_k": [1, 5, 40],
+    "top_p": [0.3, 0.9, 0.99],
+    "min_p": [0.01, 0.1, 0.5],
+    "typical_p": [0.2, 0.6, 0.95],
+}
 CHAINS = [
     "temperature 0.8, top_k 30, top_p 0.9, min_p 0.05",
     "temperature 1.5, top_p 0.95, typical_p 0.7",
@@ -64,7 +69,7 @@ def parse(part: str) -> tuple[str, float]:
 def left(row: torch.Tensor, rules: list[tuple[str, float]]) -> list[int]:
     """Ids that the rules leave in play."""
     processors = LogitsProcessorList([WARPERS[name](value) for name, value in rules])
-    return torch.nonzero(processors(torch.tensor([[0]]), row.clone())[0] > -torch.inf)[:, 0].tolist()
+    return list(torch.nonzero(processors(torch.tensor([[0]]), row.clone())[0] > -torch.inf)[:, 0].tolist())
 
 
 if __name__ == "__main__":

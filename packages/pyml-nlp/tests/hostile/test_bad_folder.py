@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checks import refused
+from hostile.checks import refused
 from writers import floats, safetensors
 
 from pyml_nlp.formats.safetensors import SafetensorsFolder

@@ -13,7 +13,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from checks import refused
+from hostile.checks import refused
 from writers import Field, entry, floats, gguf_fields, join, raw_entry, string, tensor_info, u32, u64
 
 from pyml_core.errors import PymlError

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import refused
+from hostile.checks import refused
 from tokenizer_makers import byte_level_metadata, pieces_metadata, pieces_model
 
 from pyml_nlp.tokenizer.gguf import load_gguf

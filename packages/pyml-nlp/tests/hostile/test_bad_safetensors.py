@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checks import refused
+from hostile.checks import refused
 from writers import floats, raw_safetensors, safetensors
 
 from pyml_nlp.formats.safetensors import MAX_HEADER, MAX_TENSORS, SafetensorsFile

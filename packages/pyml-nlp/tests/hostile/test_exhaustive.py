@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import seeds
-from checks import loads_or_refuses
+from hostile import seeds
+from hostile.checks import loads_or_refuses
 from writers import join
 
 GGUF = {"v3": join(seeds.GGUF_V3), "v2": join(seeds.GGUF_V2)}

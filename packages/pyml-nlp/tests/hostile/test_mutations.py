@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import safetensors
-import seeds
-from checks import loads_or_refuses
+from hostile import seeds
+from hostile.checks import loads_or_refuses
 from writers import Field, join, raw_safetensors
 
 N = 2000

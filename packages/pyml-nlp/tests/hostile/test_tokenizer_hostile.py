@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import refused
+from hostile.checks import refused
 from tokenizer_makers import (
     byte_level_metadata,
     library_json,

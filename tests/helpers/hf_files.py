@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import fetch
+from tests.helpers import fetch
 
 SHARD_BYTES = 400 << 20
 

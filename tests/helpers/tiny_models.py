@@ -1,6 +1,6 @@
 """Tiny random models: the configurations, weights from a seed, and writers of their files.
 
-``python tests/tiny_models.py FOLDER`` writes every one as a Hugging Face folder (and, where the format has the
+``python -m tests.helpers.tiny_models FOLDER`` writes every one as a Hugging Face folder (and, where the format has the
 architecture, as a GGUF file). Weights come from ``np.random.RandomState``, whose stream NumPy has frozen, so that the
 goldens made from these seeds elsewhere stay valid. Sizes are odd on purpose: heads and widths that are no powers of
 two, windows shorter than a prompt."""
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import tokenizer_files
+from tests.helpers import tokenizer_files
 
 F32Array = npt.NDArray[np.float32]
 

