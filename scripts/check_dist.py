@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+VERSION = runpy.run_path(str(ROOT / "packages/pyml-core/src/pyml_core/_version.py"))["__version__"]
 SOURCE_ONLY = (".c", ".h", ".pyx", ".pxd", ".pxi")
 
 
@@ -14,6 +17,8 @@ def main(folder: Path) -> int:
     """Print one line a fault; 0 if there is none."""
     faults = []
     for package in ("pyml_core", "pyml_nn", "pyml_nlp"):
+        names = [path.name for path in folder.glob(f"{package}-*")]
+        faults += [f"{name}: is not of version {VERSION}" for name in names if f"{package}-{VERSION}" not in name]
         (sdist,) = folder.glob(f"{package}-*.tar.gz")
         (wheel,) = folder.glob(f"{package}-*.whl")
         with tarfile.open(sdist) as archive:

@@ -10,11 +10,16 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import pyml_core
+import pyml_nlp
+import pyml_nn
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("core", "nn", "nlp")
@@ -95,9 +100,17 @@ def test_package_is_complete(package: str) -> None:
     assert (folder / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     assert any((folder / "tests").rglob("test_*.py"))
     project = metadata(package)
-    assert project["version"] == metadata("core")["version"]
     siblings = [name for name in project["dependencies"] if name.startswith("pyml-")]
-    assert all(name.endswith(f"=={project['version']}") for name in siblings), siblings
+    assert all(name.endswith(f"=={pyml_core.__version__}") for name in siblings), siblings
+
+
+def test_packages_have_one_version() -> None:
+    """Their metadata is that of the last installation: after a change of version, run scripts/setup.sh."""
+    found = {name: version(name) for name in ("pyml-core", "pyml-nn", "pyml-nlp")}
+    assert set(found.values()) == {pyml_core.__version__}, found
+    assert pyml_core.__version__ == pyml_nn.__version__ == pyml_nlp.__version__
+    for package in PACKAGES:
+        assert metadata(package)["dynamic"] == ["version"]
 
 
 @pytest.mark.parametrize("path", [path for path in our_files() if path.suffix == ".md"], ids=lambda path: path.name)
@@ -112,6 +125,23 @@ def test_names_of_files_in_the_docs_exist() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for name in re.findall(r"`((?:packages|scripts|tests|benchmarks|docs)/[\w./-]+)`", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_a_release_sets_every_version(tmp_path: Path) -> None:
+    main = runpy.run_path(str(ROOT / "scripts/release.py"))["main"]
+    files = ["CHANGELOG.md", "packages/pyml-core/src/pyml_core/_version.py"]
+    files += [f"packages/pyml-{package}/pyproject.toml" for package in ("nn", "nlp")]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n\n### Added\n\n- Something.\n")
+    assert main(["9.8.7"], tmp_path) == 0
+    texts = {name: (tmp_path / name).read_text() for name in files}
+    assert "## [Unreleased]\n\n## [9.8.7] - 2" in texts["CHANGELOG.md"]
+    assert '__version__ = "9.8.7"' in texts[files[1]]
+    assert [texts[name].count('==9.8.7"') for name in files[2:]] == [1, 2]
+    assert main(["9.8.8"], tmp_path) == 1  # no changes since
+    assert main(["next"], tmp_path) == 2
 
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:

@@ -13,6 +13,7 @@ from . import _build_check, _native
 
 _build_check.check(_native.SOURCE_HASH)
 
+from ._version import __version__ as __version__  # noqa: E402
 from .cancel import CancelToken  # noqa: E402
 from .cpu import cpu_info, default_threads, level, levels, use_level  # noqa: E402
 from .dtypes import BLOCK_TYPES, BlockType, dequantize, quantize  # noqa: E402
@@ -26,8 +27,6 @@ from .program import Program  # noqa: E402
 from .tensor import PackedMatrix, Tensor, pack, pack_parts  # noqa: E402
 from .timing import Capture, OpTiming, ThreadSpan, Timings  # noqa: E402
 from .want import AllLogits, Greedy, GreedyToken, Top, TopLogits  # noqa: E402
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BLOCK_TYPES",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyml_core import __version__ as __version__
+
 from .batching import SequenceInput
 from .cache import KVCache
 from .errors import CacheFileError, ConfigError, ContextOverflowError, WeightsError
