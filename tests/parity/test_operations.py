@@ -16,7 +16,9 @@ import pytest
 
 import pyml_nlp
 from pyml_core import Program, Slice, reference
+from pyml_core.batch import Batch
 from pyml_core.kv_layout import PAGE_TOKENS
+from pyml_core.ops import OPERATIONS
 from tests.helpers import tiny_models
 
 BLOCK_TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "f16", "bf16")
@@ -42,7 +44,7 @@ def check_operations(model: Any, ids: list[int], layers: Collection[int] | None 
     def new_slice() -> Slice:
         return Slice([model.kv_layout.new_page() for _ in range(0, len(ids), 64)], 0, ids, outputs)
 
-    batch = reference._Batch(program, [new_slice()])
+    batch = Batch(program, [new_slice()])
     for count, operation in enumerate(program.operations, 1):
         part = new_slice()
         got = beginning(program, count).run([part])
@@ -52,7 +54,7 @@ def check_operations(model: Any, ids: list[int], layers: Collection[int] | None 
         if layers is None or layer is None or layer in layers:
             if operation.kind == "attention":  # reads the pages, which its own run has filled
                 batch.slices = [part]
-            expected = reference._RUN[operation.kind](batch, operation)
+            expected = OPERATIONS[operation.kind].run(batch, operation)
             if operation.kind == "prepare_qkv":
                 check_pages(name, model.kv_layout, operation.params["layer"], part.pages, batch.slices[0].pages)
                 width = operation.params["n_heads"] * model.kv_layout.head_dim  # only q counts from here on

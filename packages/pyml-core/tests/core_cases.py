@@ -19,6 +19,7 @@ from pyml_core import (
     Tensor,
     Timings,
     pack,
+    pack_parts,
     quantize,
     reference,
 )  # fmt: skip
@@ -218,3 +219,56 @@ class Model:
     ) -> F32Array:
         """Logits of every position, or of some."""
         return self.program.run([Slice(pages, start, ids, range(len(ids)) if outputs is None else outputs)])
+
+
+class EveryOperation:
+    """A program with every kind of operation, which tests of all kinds run. A new kind has to be added here."""
+
+    VOCABULARY, WIDTH, HEADS, EXPERTS, CHOSEN = 96, 64, 4, 5, 2
+
+    def __init__(self, threads: int = 2, max_tokens: int = 96) -> None:
+        rng = np.random.default_rng(8)
+        width, experts, chosen = self.WIDTH, self.EXPERTS, self.CHOSEN
+
+        def weight(rows: int, columns: int) -> Tensor:
+            return Tensor.from_array(normal(rng, rows, columns, scale=columns**-0.5))
+
+        def matrix(rows: int, columns: int, dtype: str = "q8_0") -> PackedMatrix:
+            return pack(weight(rows, columns).convert(dtype))
+
+        self.kv = KVLayout(1, 2, 16)
+        self.program = p = Program(max_tokens, self.kv, threads)
+        x = p.embed("embed", matrix(self.VOCABULARY, width, "f16"), p.buffer("x", width), 8.0)
+        p.add_positions("add_positions", normal(rng, 512, width), x)
+        rope = p.rope_angles("rope_angles", np.geomspace(1, 0.01, 8, dtype=np.float32))
+        y = p.rms_norm("rms_norm", x, 1 + normal(rng, width), 1e-6, p.buffer("y", width))
+        qkv = p.linear("qkv", y, [matrix((self.HEADS + 4) * 16, width)], p.buffer("qkv", (self.HEADS + 4) * 16))
+        p.prepare_qkv("prepare_qkv", qkv, 0, self.HEADS, rope, 1 + normal(rng, 16), 1 + normal(rng, 16))
+        heads = p.attention("attention", qkv, 0, self.HEADS, p.buffer("heads", width), 0.25, 40, 5.0)
+        p.linear("out", heads, [matrix(width, width)], x, accumulate=True)
+        p.layer_norm("layer_norm", x, 1 + normal(rng, width), normal(rng, width), 1e-6, y)
+        p.linear("up", y, [matrix(width, width)], hidden := p.buffer("hidden", width))
+        p.activate("activate", hidden, "gelu_erf", hidden)
+        p.linear("down", hidden, [matrix(width, width, "q4_0")], x, accumulate=True)
+        logits = p.linear("router", x, [matrix(experts, width, "f32")], p.buffer("router", experts))
+        routes = p.route("route", logits, chosen, p.buffer("routes", 2 * chosen))
+        rows = p.dispatch("dispatch", x, routes, p.buffer("rows", width, copies=chosen))
+        both = [[matrix(width, width), matrix(width, width)] for _ in range(experts)]
+        gate_up = p.expert_linear("experts", rows, routes, both, p.buffer("gate_up", 2 * width, copies=chosen))
+        p.gated("gated", gate_up, "silu", rows)
+        p.combine("combine", rows, routes, x, accumulate=True)
+        p.soft_cap("soft_cap", x, 30.0)
+        last = p.select("select", x, p.buffer("last", width, "outputs"))
+        head = weight(self.VOCABULARY, width).convert("q8_0")
+        split = pack_parts([head], "q8_0", head.shape, split=True)
+        p.linear("head", last, [split], p.buffer("logits", self.VOCABULARY, "outputs"))
+        p.screen()
+
+    @property
+    def kinds(self) -> set[str]:
+        return {op.kind for op in (*self.program.operations, *self.program.screening)}
+
+    def batch(self, pages: PageTable, start: int, stop: int) -> list[Slice]:
+        """Some tokens of one text, of which every third one is wanted."""
+        ids = np.random.default_rng(3).integers(0, self.VOCABULARY, stop, dtype=np.int32)[start:]
+        return [Slice(pages, start, ids, [i for i in range(stop - start) if (start + i) % 3 == 0])]

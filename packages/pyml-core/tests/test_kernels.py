@@ -42,7 +42,7 @@ from pyml_core import (
     use_level,
 )
 from pyml_core.graph import Buffer
-from pyml_core.program import ACTIVATIONS
+from pyml_core.ops.activation import ACTIVATIONS
 
 # ---- packing: the compiled packer and unpacker
 

@@ -27,7 +27,7 @@ def start(width: int = 64, kv: KVLayout | None = None) -> tuple[Program, Buffer]
 
 
 def kinds(program: Program) -> list[str]:
-    return [record.kind for record in lower(program).operations]
+    return [record.kind for record in lower(program, 8).operations]
 
 
 # ---- quantise passes
@@ -54,7 +54,7 @@ def test_rows_written_in_pieces_are_quantised_by_a_pass_of_their_own(kind: str) 
     rows = IN_PIECES[kind](program, x)
     assert "quantize" not in kinds(program)
     program.linear("out", rows, [matrix(7, 64)], program.buffer("out", 7))
-    lowered = lower(program)
+    lowered = lower(program, 8)
     assert [record.kind for record in lowered.operations] == ["embed", kind, "quantize", "linear"]
     quantise = lowered.operations[2]
     assert (quantise.inputs, quantise.output) == ((), rows.index)
@@ -81,7 +81,7 @@ def test_floats_that_nothing_reads_are_not_written() -> None:
     y = program.rms_norm("norm", x, ones(64), 1e-6, program.buffer("y", 64))
     program.linear("out", y, [matrix(7, 64)], program.buffer("out", 7))
     assert find_codes_only(program, True) == [y]
-    assert [record.codes_only for record in lower(program).buffers] == [False, True, False]
+    assert [record.codes_only for record in lower(program, 8).buffers] == [False, True, False]
 
 
 READERS: dict[str, Declare] = {
@@ -127,7 +127,7 @@ def test_a_linear_layer_applies_the_activation_that_follows() -> None:
     program = gated_layer()
     up, gate = program.operations[1:3]
     assert find_fusions(program) == [(up, gate)]
-    lowered = lower(program)
+    lowered = lower(program, 8)
     assert lowered.fusions == [(lowered.spans[up][0], lowered.spans[gate][0])]
 
 
@@ -159,13 +159,13 @@ def test_an_activation_of_other_rows_is_not_fused() -> None:
 
 def test_limits_are_those_of_the_smallest_tables() -> None:
     program, x = start()
-    free = lower(program)
+    free = lower(program, 8)
     assert (free.vocabulary, free.positions, free.rope_sets) == (9, NO_LIMIT, NO_LIMIT)
     program.embed("again", matrix(5, 64, "f32"), x)
     program.add_positions("positions", ones(100, 64), x)
     program.rope_angles("angles", ones(3, 8))
     program.rope_angles("others", ones(8))
-    bounded = lower(program)
+    bounded = lower(program, 8)
     assert (bounded.vocabulary, bounded.positions, bounded.rope_sets) == (5, 100, 1)
     assert not bounded.needs_pages
 
@@ -177,7 +177,7 @@ def test_tiles_have_fewer_tokens_where_more_heads_share_keys(group: int) -> None
     out = program.buffer("out", 2 * group * 16)
     program.prepare_qkv("prepare", qkv, 1, 2 * group)
     program.attention("attend", qkv, 1, 2 * group, out, 0.25, window=7, soft_cap=2.5)
-    lowered = lower(program)
+    lowered = lower(program, 8)
     assert lowered.needs_pages
     assert lowered.tile_tokens == max(1, TILE_ROWS // group)
     attend = lowered.operations[-1]
@@ -188,7 +188,7 @@ def test_what_is_quantised_is_whole_blocks() -> None:
     program, x = start(48)
     x.quantized = True
     with pytest.raises(ShapeError, match="x: expected a width that is a multiple of 32 for a quantised matrix, got 48"):
-        lower(program)
+        lower(program, 8)
 
 
 # ---- experts
@@ -204,7 +204,7 @@ def test_rows_of_experts_are_sorted_by_their_routes() -> None:
     hidden = program.gated("gate", both, "silu", program.buffer("hidden", 64, copies=2))
     down = program.expert_linear("down", hidden, routes, [[matrix(64, 64)]] * 4, program.buffer("down", 64, copies=2))
     program.combine("combine", down, routes, x, accumulate=True)
-    lowered = lower(program)
+    lowered = lower(program, 8)
     assert [buf.index for buf in program.buffers if lowered.buffers[buf.index].order == routes.index] == [
         rows.index, both.index, hidden.index, down.index,
     ]  # fmt: skip
@@ -223,7 +223,7 @@ def test_a_screen_comes_after_the_head_that_it_replaces() -> None:
     head = PackedMatrix(matrix(32, 64).data, "q8_0", (32, 64), split=True)
     program.linear("head", last, [head], program.buffer("logits", 32, "outputs"))
     program.screen(margin=5.0)
-    lowered = lower(program)
+    lowered = lower(program, 8)
     assert [record.kind for record in lowered.operations[-3:]] == ["linear", "screen", "rescore"]
     assert [record.screen for record in lowered.operations[-3:]] == [None, *program.screening]
     assert [record.scale for record in lowered.operations[-2:]] == [5.0, 5.0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +11,8 @@ import numpy as np
 import pytest
 from core_cases import Model, new_pages, normal, same_bits, timed_run
 
-from pyml_core import KVLayout, OpTiming, PageTable, Program, ShapeError, Slice, pack, quantize, reference
+from pyml_core import KVLayout, OpTiming, PageTable, Program, ShapeError, Slice, pack, quantize
 from pyml_core.graph import Buffer
-from pyml_core.program import ACTIVATIONS
 
 LAYOUT = KVLayout(2, 2, 16)
 
@@ -318,23 +316,3 @@ def test_an_int8_copy_belongs_to_the_operation_before() -> None:
     _, timings = timed_run(program, [Slice(new_pages(layout, 64), 0, np.arange(64, dtype=np.int32))])
     assert [timing.operation.name for timing in timings] == ["x", "prepare", "attention", "out"]
     assert sum(timings[2].phases.values()) == pytest.approx(timings[2].ms)
-
-
-# ---- one description of every operation
-
-
-AT_RUN_TIME = {"ids", "positions", "layout", "rows", "q", "keys", "values", "start", "angles"}
-
-
-def test_programs_and_the_reference_speak_of_the_same_operations() -> None:
-    """Every operation has its formula in the reference, and what the formula takes is declared by the same name."""
-    declared = [name for name, member in vars(Program).items() if inspect.isfunction(member) and name[0] != "_"]
-    for name in declared:
-        if name in ("buffer", "cancel", "observe", "stop") or name.startswith("run"):
-            continue
-        method = {*inspect.signature(getattr(Program, name)).parameters, *AT_RUN_TIME}
-        method |= {"weight"} if name == "linear" else {"x"} if name == "add_positions" else set()
-        method |= {"x", "weight", "facts"} if name == "screen" else set()  # those of the operation before
-        formula = getattr(reference, {"screen": "screen_bounds"}.get(name, name))
-        assert not set(inspect.signature(formula).parameters) - method, name
-    assert set(ACTIVATIONS) == set(reference.ACTIVATIONS)

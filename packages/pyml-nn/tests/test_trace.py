@@ -13,6 +13,8 @@ from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, make
 
 import pyml_core.program
 from pyml_core import OpTiming, Top
+from pyml_core.operation_kind import RunSize
+from pyml_core.ops import OPERATIONS
 from pyml_nn.trace.lines import ATTENTION_PHASES, attention_lines, forward_lines, matmul_lines
 
 PHASES = {
@@ -37,6 +39,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
                 ms = MS.get(operation.kind, 2.0)
                 self.append(OpTiming(operation, now, ms, PHASES.get(operation.kind, {}), 4_000_000, 6_000_000, 1.0))
                 now += int(ms * 1e6)
+
+        def shape(self, operation: Any) -> str:
+            return OPERATIONS[operation.kind].shape(operation, RunSize(self.tokens, self.outputs))
 
     monkeypatch.setattr(pyml_core.program, "Timings", Given)
 

@@ -18,11 +18,11 @@ from .cancel import CancelToken  # noqa: E402
 from .cpu import cpu_info, default_threads, level, levels, use_level  # noqa: E402
 from .dtypes import BLOCK_TYPES, BlockType, dequantize, quantize  # noqa: E402
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
+from .functional import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
 from .graph import Buffer, Operation, Slice  # noqa: E402
 from .kv_layout import PAGE_TOKENS, KVLayout, PageTable  # noqa: E402
 from .limits import Limits, measure_limits  # noqa: E402
 from .observe import Observer  # noqa: E402
-from .ops import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
 from .program import Program  # noqa: E402
 from .tensor import PackedMatrix, Tensor, pack, pack_parts  # noqa: E402
 from .timing import Capture, OpTiming, ThreadSpan, Timings  # noqa: E402

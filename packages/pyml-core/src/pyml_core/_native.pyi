@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .graph import Operation, Slice
-from .program import Program
+from .lower import Lowered
 from .tensor import PackedMatrix
 from .timing import Capture
 
@@ -78,7 +78,7 @@ class NoFork:
     ) -> None: ...
 
 class NativeProgram:
-    def __init__(self, program: Program, level: str, threads: int) -> None: ...
+    def __init__(self, lowered: Lowered, level: str, threads: int) -> None: ...
     @overload
     def run(
         self,

@@ -27,7 +27,6 @@ import numpy as np
 from .dtypes import BLOCK_TYPES
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError
 from .kv_layout import PAGE_TOKENS, PageTable
-from .lower import lower
 
 
 cdef extern from *:

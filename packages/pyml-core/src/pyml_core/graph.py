@@ -1,4 +1,4 @@
-"""What a program is made of, and what a run of it is given: buffers, operations, slices. Records without behaviour.
+"""What a program is made of, and what a run of it is given: buffers, operations, slices, and the graph that has them.
 
 Letters: T = tokens of a run (all slices together), P = positions of a run that want logits, W = width of a buffer.
 """
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .kv_layout import PageTable
+from .errors import ShapeError
+from .kv_layout import KVLayout, PageTable
+from .operation_kind import F32Array, OperationKind, Rows
 
 
 @dataclass(eq=False)
@@ -41,7 +43,7 @@ class Operation:
     """One step of a program.
 
     Attributes:
-        kind: what is done, a method name of :class:`Program` (``"linear"``, ``"rms_norm"``, ...).
+        kind: what is done, a name of :data:`pyml_core.ops.OPERATIONS` (``"linear"``, ``"rms_norm"``, ...).
         name: dotted name, unique in its program (``"layers.3.attention.qkv"``).
         inputs: buffers read.
         output: the buffer written.
@@ -73,3 +75,103 @@ class Slice:
     ids: Sequence[int] | npt.NDArray[np.int32]
     outputs: Sequence[int] = ()
     rope_set: int = 0
+
+
+class Graph:
+    """Buffers and a flat list of operations: the part of a :class:`pyml_core.Program` that is declared.
+
+    Attributes:
+        kv: geometry of the sequences' KV pages, or None without attention.
+        buffers: in the order of their indices.
+        operations: in the order of execution.
+        result: output of the last operation.
+        screening: the operations that replace the last one in runs for the largest outputs, or none.
+        compiled: whether it has run, after which nothing can be declared.
+        level: CPU level whose kernels run it.
+        threads: threads that run it.
+    """
+
+    def __init__(self, kv: KVLayout | None, level: str, threads: int) -> None:
+        self.kv = kv
+        self.level = level
+        self.threads = threads
+        self.buffers: list[Buffer] = []
+        self.operations: list[Operation] = []
+        self.result: Buffer | None = None
+        self.screening: tuple[Operation, ...] = ()
+        self.compiled = False
+
+    def buffer(self, name: str, width: int, rows: str = "tokens", copies: int = 1) -> Buffer:
+        """Declare an activation of ``width`` float32 a row, with ``copies`` rows for each token.
+
+        With ``rows="outputs"`` it has a row for each wanted position.
+
+        Raises:
+            ShapeError: a number below 1, unknown ``rows``, or copies of wanted positions.
+        """
+        if width < 1:
+            raise ShapeError(f"{name}: expected a width of at least 1, got {width}")
+        if rows not in ("tokens", "outputs"):
+            raise ShapeError(f"{name}: expected rows 'tokens' or 'outputs', got {rows!r}")
+        if copies < 1 or (copies > 1 and rows != "tokens"):
+            raise ShapeError(f"{name}: expected 1 copy, or several of rows 'tokens', got {copies} of {rows!r}")
+        buf = Buffer(name, width, rows, copies, index=len(self.buffers))
+        self.buffers.append(buf)
+        return buf
+
+    def add(self, kind: OperationKind, name: str, inputs: tuple[Buffer, ...], out: Buffer, **params: Any) -> Buffer:
+        """Append an operation whose parameters have been checked; returns the buffer that it writes.
+
+        Raises:
+            ShapeError: buffers of another program, or whose rows are not those of this kind of operation.
+        """
+        if self.compiled:
+            raise ShapeError(f"{name}: the program has run already; declare every operation before its first run")
+        if self.screening:
+            raise ShapeError(f"{name}: nothing can come after {self.operations[-1].name}, which is screened")
+        rows = out.rows if kind.rows is Rows.EACH else "tokens"
+        for buf in (*inputs, out):
+            if not 0 <= buf.index < len(self.buffers) or self.buffers[buf.index] is not buf:
+                raise ShapeError(f"{name}: {buf.name} is not a buffer of this program")
+            if buf.rows != rows and kind.rows is not Rows.SELECTED:
+                raise ShapeError(f"{name}: expected {buf.name} to have rows of {rows}, it has rows of {buf.rows}")
+        if kind.rows not in (Rows.DISPATCHED, Rows.COMBINED):  # these have looked at their routes
+            for buf in (*inputs[:1], out):
+                check_copies(name, buf, out.copies if kind.rows is Rows.EACH else 1)
+        self.operations.append(Operation(kind.name, name, inputs, out, params))
+        self.result = out
+        return out
+
+    def attention_layout(self, name: str, layer: int, n_heads: int, qkv: Buffer) -> KVLayout:
+        """The KV layout, for an operation on ``qkv``.
+
+        Raises:
+            ShapeError: there is none, or layer, heads or width do not fit it.
+        """
+        if self.kv is None:
+            raise ShapeError(f"{name}: attention needs a program with a KV layout")
+        if not 0 <= layer < self.kv.n_layers:
+            raise ShapeError(f"{name}: layer {layer} is not in the KV layout's {self.kv.n_layers}")
+        if n_heads % self.kv.n_kv_heads:
+            raise ShapeError(f"{name}: {n_heads} heads do not divide into {self.kv.n_kv_heads} key/value heads")
+        check_width(name, (n_heads + 2 * self.kv.n_kv_heads) * self.kv.head_dim, qkv)
+        return self.kv
+
+
+def check_width(name: str, expected: int, buf: Buffer) -> None:
+    """ShapeError if a buffer has another width than an operation expects."""
+    if buf.width != expected:
+        raise ShapeError(f"{name}: expected {buf.name} to be {expected} wide, it is {buf.width}")
+
+
+def check_copies(name: str, buf: Buffer, expected: int) -> None:
+    """ShapeError if a buffer has another number of rows for each token than an operation expects."""
+    if buf.copies != expected:
+        raise ShapeError(f"{name}: expected {buf.name} to have {expected} rows a token, it has {buf.copies}")
+
+
+def checked_weight(name: str, array: F32Array, ndim: int) -> F32Array:
+    """A contiguous float32 array; ShapeError if it has another number of dimensions."""
+    if array.ndim != ndim:
+        raise ShapeError(f"{name}: expected a weight of {ndim} dimensions, got shape {array.shape}")
+    return np.require(array, np.float32, ["C", "A"])

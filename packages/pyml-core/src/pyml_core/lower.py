@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ShapeError
-from .graph import Buffer, Operation
+from .graph import Buffer, Graph, Operation
+from .operation_kind import Bound, Rows, Writes
+from .ops import OPERATIONS
 
 if TYPE_CHECKING:
-    from .program import Program
+    from .kv_layout import KVLayout
     from .tensor import PackedMatrix
 
 F32Array = npt.NDArray[np.float32]
@@ -30,16 +32,6 @@ TILE_ROWS = 24
 """Rows (tokens times grouped heads) that share the loads of a key block."""
 
 NO_LIMIT = 1 << 31
-
-# The parameters that are an operation's two vectors or tables (`weight` and `weight2` of `pyml_op`).
-_VECTORS = {
-    "add_positions": ("table",), "rms_norm": ("weight",), "layer_norm": ("weight", "bias"), "linear": ("bias",),
-    "rope_angles": ("inv_freq",), "prepare_qkv": ("q_norm", "k_norm"),
-}  # fmt: skip
-# Several threads write parts of one row, so that its int8 copy is a pass of its own.
-_PIECES = ("linear", "expert_linear", "prepare_qkv", "rope_angles", "soft_cap")
-# One thread writes a whole row, and needs no memory for its floats if only the int8 copy is read.
-_CODES_ONLY = ("rms_norm", "layer_norm", "activate", "gated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +94,8 @@ class Lowered:
     """A program as the native one is built from it.
 
     Attributes:
+        max_tokens: most tokens of a run.
+        kv: geometry of the KV pages, or None.
         buffers: one for each buffer of the program.
         operations: in the order of execution.
         fusions: indices of a linear layer and of the activation that it applies to its own results.
@@ -114,6 +108,8 @@ class Lowered:
         tile_tokens: most tokens of a tile of attention, or 0 without a KV layout.
     """
 
+    max_tokens: int
+    kv: KVLayout | None
     buffers: list[BufferRecord]
     operations: list[OperationRecord]
     fusions: list[tuple[int, int]]
@@ -134,20 +130,22 @@ class _Rows:
     order: dict[int, int] = field(default_factory=dict)
 
 
-def lower(program: Program) -> Lowered:
-    """The records of a program that has a result.
+def lower(program: Graph, max_tokens: int) -> Lowered:
+    """The records of a program that has a result, for runs of up to ``max_tokens`` tokens.
 
     Raises:
-        ShapeError: a quantised matrix reads rows that are not whole blocks, or a buffer holds routes of two sizes.
+        ShapeError: there are no operations, a quantised matrix reads rows that are not whole blocks, or a buffer holds
+            routes of two sizes.
     """
-    assert program.result is not None
+    if program.result is None:
+        raise ShapeError("the program has no operations")
     for buf in program.buffers:
         if buf.quantized and buf.width % BLOCK:
             raise ShapeError(
                 f"{buf.name}: expected a width that is a multiple of {BLOCK} for a quantised matrix, got {buf.width}"
             )
     whole = program.kv is None or program.kv.head_dim % BLOCK == 0
-    found = Lowered([], [], [], {}, program.result.index, tile_tokens=_tile_tokens(program))
+    found = Lowered(max_tokens, program.kv, [], [], [], {}, program.result.index, tile_tokens=_tile_tokens(program))
     rows = _Rows()
     for op in (*program.operations, *program.screening):
         first = len(found.operations)
@@ -176,22 +174,22 @@ def writes_pieces(op: Operation, whole_blocks: bool) -> bool:
         op: an operation whose output has an int8 copy.
         whole_blocks: whether attention's heads are whole blocks of activations, which it quantises itself.
     """
-    return op.kind in _PIECES or (op.kind == "attention" and not whole_blocks)
+    writes = OPERATIONS[op.kind].writes
+    return writes is Writes.PIECES or (writes is Writes.HEADS and not whole_blocks)
 
 
-def find_codes_only(program: Program, whole_blocks: bool) -> list[Buffer]:
+def find_codes_only(program: Graph, whole_blocks: bool) -> list[Buffer]:
     """Buffers of which only the int8 copy is read, so that the operation that writes them need not write floats."""
     read = {program.result}
     for op in program.operations:
-        codes = op.kind in ("linear", "expert_linear") and all(matrix.quantized for matrix in op.params["matrices"])
-        read.update(op.inputs[1:] if codes else op.inputs)
-        optional = op.kind in _CODES_ONLY or (op.kind == "attention" and whole_blocks)
-        if not optional or op.params.get("accumulate"):
+        matrices = op.params.get("matrices", ())
+        read.update(op.inputs[1:] if matrices and all(matrix.quantized for matrix in matrices) else op.inputs)
+        if not OPERATIONS[op.kind].codes_only or writes_pieces(op, whole_blocks) or op.params.get("accumulate"):
             read.add(op.output)
     return [buf for buf in program.buffers if buf.quantized and buf not in read]
 
 
-def find_fusions(program: Program) -> list[tuple[Operation, Operation]]:
+def find_fusions(program: Graph) -> list[tuple[Operation, Operation]]:
     """Linear layers, each with the activation that is the only one to read its rows and can be applied tile by tile.
 
     That is possible if the matrices' outputs are whole blocks, and pays if a quantised matrix reads the activation.
@@ -199,7 +197,7 @@ def find_fusions(program: Program) -> list[tuple[Operation, Operation]]:
     pairs = [
         (first, second)
         for first, second in pairwise(program.operations)
-        if first.kind == "linear" and second.kind in ("activate", "gated") and second.inputs == (first.output,)
+        if first.kind == "linear" and OPERATIONS[second.kind].fusable and second.inputs == (first.output,)
         and not first.params["accumulate"] and not first.output.quantized and second.output.quantized
         and all(matrix.shape[0] % BLOCK == 0 for matrix in first.params["matrices"])
     ]  # fmt: skip
@@ -209,15 +207,17 @@ def find_fusions(program: Program) -> list[tuple[Operation, Operation]]:
 
 
 def _record(op: Operation) -> OperationRecord:
-    q = op.params
-    matrices = (q["table"],) if op.kind == "embed" else q.get("matrices", ())
+    q, kind = op.params, OPERATIONS[op.kind]
+    matrices = q.get(kind.matrices, ())
+    if not isinstance(matrices, tuple):
+        matrices = (matrices,)
     return OperationRecord(
         op.kind,
         tuple(buf.index for buf in op.inputs),
         op.output.index,
         matrices,
         len(matrices) // q.get("n_experts", 1),
-        tuple(q[name] for name in _VECTORS.get(op.kind, ())),
+        tuple(q[name] for name in kind.vectors),
         q.get("eps", 0.0),
         q.get("scale", q.get("margin", 1.0)),
         q.get("cap", q.get("soft_cap", 0.0)),
@@ -232,14 +232,17 @@ def _record(op: Operation) -> OperationRecord:
 
 
 def _set_limits(found: Lowered, op: Operation) -> None:
-    if op.kind == "embed":
-        found.vocabulary = min(found.vocabulary, op.params["table"].shape[0])
-    elif op.kind == "add_positions":
-        found.positions = min(found.positions, op.params["table"].shape[0])
-    elif op.kind == "rope_angles":
-        found.rope_sets = min(found.rope_sets, op.params["inv_freq"].shape[0])
-    elif op.kind in ("prepare_qkv", "attention"):
-        found.needs_pages = True
+    kind = OPERATIONS[op.kind]
+    found.needs_pages |= kind.needs_pages
+    if kind.bound is None:
+        return
+    rows: int = op.params[kind.matrices or kind.vectors[0]].shape[0]
+    if kind.bound is Bound.VOCABULARY:
+        found.vocabulary = min(found.vocabulary, rows)
+    elif kind.bound is Bound.POSITIONS:
+        found.positions = min(found.positions, rows)
+    else:
+        found.rope_sets = min(found.rope_sets, rows)
 
 
 def _set_rows(rows: _Rows, op: Operation) -> None:
@@ -251,13 +254,14 @@ def _set_rows(rows: _Rows, op: Operation) -> None:
             raise ShapeError(
                 f"{op.name}: expected {known[1]} of {known[0]} experts as before, got {sizes[1]} of {sizes[0]}"
             )
-    if op.kind in ("dispatch", "expert_linear"):
+    rule = OPERATIONS[op.kind].rows
+    if rule is Rows.DISPATCHED:
         rows.order[op.output.index] = op.inputs[1].index
-    elif op.inputs and op.kind not in ("combine", "select"):
+    elif op.inputs and rule not in (Rows.COMBINED, Rows.SELECTED):
         rows.order[op.output.index] = rows.order.get(op.inputs[0].index, -1)
 
 
-def _tile_tokens(program: Program) -> int:
+def _tile_tokens(program: Graph) -> int:
     if program.kv is None:
         return 0
     heads: list[int] = [op.params["n_heads"] for op in program.operations if op.kind == "attention"]

@@ -34,14 +34,13 @@ cdef class _NativeTables:
     cdef object screened     # their output, one row for each state, of which they write what they need
     cdef object candidates   # ids and logits, counts of both kinds
 
-    def __cinit__(self, program, str level, int threads):
-        lowered = lower(program)
+    def __cinit__(self, lowered, str level, int threads):
         cdef int64_t n_matrices = 0
         for record in lowered.operations:
             n_matrices += len(record.matrices)
         self.alive = []
         self.span = lowered.spans
-        self.max_tokens = program.max_tokens
+        self.max_tokens = lowered.max_tokens
         self.vocabulary, self.positions, self.rope_sets = lowered.vocabulary, lowered.positions, lowered.rope_sets
         self.needs_pages = lowered.needs_pages
         self.p.kernels = pyml_level_kernels(_level_index(level))
@@ -54,8 +53,8 @@ cdef class _NativeTables:
         self.tiles = <pyml_tile *>calloc(self.max_tokens, sizeof(pyml_tile))
         if not (self.buffers and self.matrices and self.p.ops and self.captures and self.slices and self.tiles):
             raise OutOfMemoryError("no memory for the program's tables")
-        if program.kv is not None:
-            self._set_geometry(program.kv, lowered.tile_tokens)
+        if lowered.kv is not None:
+            self._set_geometry(lowered.kv, lowered.tile_tokens)
         cdef int64_t i, n_buffers = len(lowered.buffers), matrix = 0
         for i in range(n_buffers):
             self._fill_buffer(i, lowered.buffers[i], i == lowered.result)
@@ -66,7 +65,7 @@ cdef class _NativeTables:
         for linear, activation in lowered.fusions:
             self.p.ops[<int64_t>linear].then = &self.p.ops[<int64_t>activation]
             self.p.ops[<int64_t>activation].by = &self.p.ops[<int64_t>linear]
-        if program.kv is not None:
+        if lowered.kv is not None:
             self.p.run.partials = <float *>self._new(PARTIALS_FLOATS, np.float32)
             self.p.run.partials_floats = PARTIALS_FLOATS
         for i in range(self.p.n_ops):

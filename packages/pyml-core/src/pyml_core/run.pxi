@@ -16,7 +16,7 @@ cdef class NativeProgram(_NativeTables):
     cdef _Signals signals
     cdef bint capturing
 
-    def __cinit__(self, program, str level, int threads):
+    def __cinit__(self, lowered, str level, int threads):
         self.signals = _Signals()
 
     def __dealloc__(self):

@@ -17,6 +17,8 @@ from . import _native
 from .errors import ShapeError
 from .kv_layout import PAGE_TOKENS, KVLayout
 from .locks import cached_property
+from .operation_kind import RunSize
+from .ops import OPERATIONS
 
 if TYPE_CHECKING:
     from .graph import Operation, Slice
@@ -25,8 +27,7 @@ F32Array = npt.NDArray[np.float32]
 I64Array = npt.NDArray[np.int64]
 F64Array = npt.NDArray[np.float64]
 
-CAPTURES = ("output", "scores", "probabilities")
-PHASES = {"prepare_qkv": ("QKnorm", "RoPE", "append"), "attention": ("QK^T", "softmax", "A*V")}
+PHASES = {kind.name: kind.phases for kind in OPERATIONS.values() if kind.phases}
 """The parts of fused operations, in the order in which kernels count them."""
 
 MAX_PHASES = 4
@@ -152,7 +153,7 @@ class Capture:
     arrays: list[F32Array] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.what not in CAPTURES[: 3 if self.operation.kind == "attention" else 1]:
+        if self.what not in ("output", *OPERATIONS[self.operation.kind].captures):
             raise ShapeError(f"capture: operation {self.operation.name} ({self.operation.kind}) has no {self.what!r}")
 
     def nbytes(self, part: Slice) -> int:
@@ -184,11 +185,11 @@ class Timings(Sequence[OpTiming]):
         measured: tuple[Any, ...],
         rescored: int = 0,
     ) -> None:
-        self._operations, self._kv, self._measured = operations, kv, measured
-        self._rescored = rescored
-        self._spans = [(part.start, len(part.ids)) for part in slices]
-        self.tokens = sum(count for _, count in self._spans)
+        self._operations, self._measured = operations, measured
+        spans = [(part.start, len(part.ids)) for part in slices]
+        self.tokens = sum(count for _, count in spans)
         self.outputs = sum(len(part.outputs) for part in slices)
+        self._size = RunSize(self.tokens, self.outputs, spans, kv, rescored)
         self.start_ns, self.end_ns = measured[4]
         self._built: list[OpTiming] | None = None
 
@@ -218,13 +219,18 @@ class Timings(Sequence[OpTiming]):
         columns = (first, last, begin_ns, walls, parts, shares)
         for operation, *numbers in zip(self._operations, *(column.tolist() for column in columns), strict=True):
             at, copy, begin, wall, shared, share = numbers
-            names = PHASES.get(operation.kind, ())
+            kind = OPERATIONS[operation.kind]
+            names = kind.phases
             phases = dict(zip(names, shared, strict=False))
-            moved, flops = self._cost(operation)
+            moved, flops = kind.cost(operation, self._size)
             copying = ticks[copy] if copy > at else None
             found = ThreadSpans(threads, partial(_spans_of, ticks[at], copying, begin, len(names), ms_a_tick))
-            rescored = self._rescored if operation.kind == "rescore" else 0
+            rescored = self._size.rescored if operation.kind == "rescore" else 0
             yield OpTiming(operation, begin, wall, phases, moved, flops, share, found, rescored)
+
+    def shape(self, operation: Operation) -> str:
+        """``[rows,K]x[N,K] block types`` of an operation that is a matrix product, else an empty string."""
+        return OPERATIONS[operation.kind].shape(operation, self._size)
 
     @cached_property
     def milliseconds(self) -> F64Array:
@@ -244,42 +250,6 @@ class Timings(Sequence[OpTiming]):
         parts = walls[:, None] * ticks / np.maximum(ticks.sum(axis=1), 1)[:, None]
         return _Measured(first, last, begin_ns[first], walls, parts, threads, ms_a_tick)
 
-    def _cost(self, op: Operation) -> tuple[int, int]:
-        """Bytes moved and arithmetic operations."""
-        rows = self.outputs if op.output.rows == "outputs" else self.tokens * op.output.copies
-        moved = 4 * rows * (op.output.width + sum(buf.width for buf in op.inputs))
-        flops = rows * op.output.width
-        if op.kind == "expert_linear":  # at most: tokens may choose the same experts
-            matrices, n_experts = op.params["matrices"], op.params["n_experts"]
-            count = len(matrices) // n_experts
-            sizes = sorted(sum(m.nbytes for m in matrices[i : i + count]) for i in range(0, len(matrices), count))
-            moved += sum(sizes[-rows:]) if rows else 0
-            flops *= 2 * op.inputs[0].width
-        elif op.kind == "linear":
-            moved += sum(matrix.nbytes for matrix in op.params["matrices"])
-            flops *= 2 * op.inputs[0].width
-        elif op.kind == "screen":
-            moved = 4 * rows * op.inputs[0].width + coarse_nbytes(op)
-            flops *= 2 * op.inputs[0].width
-        elif op.kind == "rescore":
-            moved = self._rescored * op.params["matrices"][0].nbytes // op.output.width
-            flops = 2 * self._rescored * op.inputs[0].width
-        elif op.kind == "attention" and self._kv is not None:
-            window, keys, pairs = op.params["window"], 0, 0
-            for start, count in self._spans:
-                end = start + count
-                pairs += _seen(end, window) - _seen(start, window)
-                keys += min(end, (window or end) + count - 1)
-            moved += keys * self._kv.layer_bytes // PAGE_TOKENS
-            flops = 4 * pairs * op.params["n_heads"] * self._kv.head_dim
-        return moved, flops
-
-
-def coarse_nbytes(screen: Operation) -> int:
-    """Bytes that a screen reads of a head: scales and high nibbles, 9 of 17 bytes, and the facts of the rows."""
-    nbytes: int = screen.params["matrices"][0].nbytes * 9 // 17 + screen.params["facts"].nbytes
-    return nbytes
-
 
 def _spans_of(
     columns: I64Array, copying: I64Array | None, begin: int, n_phases: int, ms_a_tick: float
@@ -296,9 +266,3 @@ def _spans_of(
             scale = (stop - start) * 1e-6 / busy
         found.append(ThreadSpan(start, stop, busy * scale, tuple(ticks * scale for ticks in own[1 : 1 + n_phases])))
     return tuple(found)
-
-
-def _seen(positions: int, window: int) -> int:
-    """Keys that the first so many positions of a sequence see, all together."""
-    growing = min(positions, window or positions)
-    return growing * (growing + 1) // 2 + (positions - growing) * window

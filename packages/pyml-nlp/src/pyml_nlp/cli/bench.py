@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pyml_core.kv_layout import PAGE_TOKENS
-from pyml_core.timing import coarse_nbytes
+from pyml_core.ops.screen import coarse_nbytes
 from pyml_core.want import Top
 
 from .options import (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyml_core.program import MAX_EXPERTS
+from pyml_core.ops.experts import MAX_EXPERTS
 
 from .. import decoder, parts
 from ..config import Key, gguf, hf

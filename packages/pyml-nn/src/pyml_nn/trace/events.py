@@ -102,7 +102,7 @@ def _operation_events(timing: OpTiming, run: Timings, kind: str, step: int, numb
     if ".attention." in name:
         phase = PHASE_OF_OPERATION.get(name.rpartition(".")[2], "")
     common = (kind, step, run.tokens, timing.start_ns)
-    measured = (timing.ms, timing.bytes, timing.flops, _shape(timing, run))
+    measured = (timing.ms, timing.bytes, timing.flops, run.shape(operation))
     yield Event(name, layer, phase, *common, *measured, number, timing.thread_spans, timing.rescored)
     for part in phases_of(operation):
         if part in timing.phases:
@@ -136,19 +136,6 @@ def _attention_event(run: Timings, last: int, kind: str, step: int, number: int)
         prefix[:-1], layer_of(prefix), "", kind, step, run.tokens, parts[0].start_ns, ms,
         sum(part.bytes for part in parts), sum(part.flops for part in parts), run=number,
     )  # fmt: skip
-
-
-def _shape(timing: OpTiming, run: Timings) -> str:
-    operation = timing.operation
-    if operation.kind not in ("linear", "expert_linear", "screen", "rescore") or operation.output is None:
-        return ""
-    matrices, width = operation.params["matrices"], operation.output.width
-    rows = run.outputs if operation.output.rows == "outputs" else run.tokens * operation.output.copies
-    if operation.kind == "rescore":  # each position has rows of its own
-        rows, width = 1, timing.rescored
-    types = "+".join(dict.fromkeys(matrix.dtype for matrix in matrices))
-    # Of a mixture of experts: all dispatched rows, and the matrices of one expert.
-    return f"[{rows},{matrices[0].shape[1]}]x[{width},{matrices[0].shape[1]}] {types}"
 
 
 def level_of(event: Event) -> str:

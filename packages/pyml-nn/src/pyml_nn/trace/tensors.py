@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.kv_layout import PAGE_TOKENS
-from pyml_core.locks import importing
+from pyml_core.ops.kv_cache import read_kv
 from pyml_core.timing import Capture
 
 if TYPE_CHECKING:
@@ -109,9 +109,6 @@ class Wanted:
         if kv is not None and tensor.part in ("k", "v"):
             first = part.start // PAGE_TOKENS
             length = part.start + len(part.ids) - first * PAGE_TOKENS
-            with importing:
-                from pyml_core.reference import read_kv  # large, and few processes look at keys and values
-
             both = read_kv(kv, part.pages[first:], params["layer"], length)
             return np.ascontiguousarray(both["kv".index(tensor.part)].swapaxes(0, 1)[-len(part.ids) :])
         if kv is not None and tensor.part == "q":

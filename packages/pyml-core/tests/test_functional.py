@@ -14,7 +14,8 @@ import pytest
 from core_cases import SIZES, assert_near, normal, random_weight, same_bits
 
 import pyml_core
-from pyml_core import KVLayout, ShapeError, ops, pack, reference
+from pyml_core import KVLayout, ShapeError, pack, reference
+from pyml_core import functional as fn
 
 # ---- against the reference
 
@@ -27,21 +28,21 @@ def test_matmul(level: str, rng: np.random.Generator) -> None:
         ("f32", 1, 1, 1),
     ):
         x, weight, bias = normal(rng, rows, inputs), random_weight(name, outputs, inputs, rng), normal(rng, outputs)
-        assert_near(ops.matmul(x, pack(weight)), reference.linear(x, weight))
-        with_bias = ops.matmul(x, pack(weight), bias, threads=3)
+        assert_near(fn.matmul(x, pack(weight)), reference.linear(x, weight))
+        with_bias = fn.matmul(x, pack(weight), bias, threads=3)
         assert_near(with_bias, reference.linear(x, weight, bias))
-        assert same_bits(ops.matmul(x, pack(weight), bias=bias, threads=1), with_bias)
+        assert same_bits(fn.matmul(x, pack(weight), bias=bias, threads=1), with_bias)
 
 
 def test_norms_and_activations(level: str, rng: np.random.Generator) -> None:
     for rows, width in zip(SIZES[:9], reversed(SIZES), strict=False):
         x, weight, bias = normal(rng, rows, width), normal(rng, width), normal(rng, width)
-        assert_near(ops.rms_norm(x, weight), reference.rms_norm(x, weight, 1e-6))
-        assert_near(ops.layer_norm(x, weight, bias), reference.layer_norm(x, weight, bias, 1e-5))
+        assert_near(fn.rms_norm(x, weight), reference.rms_norm(x, weight, 1e-6))
+        assert_near(fn.layer_norm(x, weight, bias), reference.layer_norm(x, weight, bias, 1e-5))
         for activation in reference.ACTIVATIONS:
-            assert_near(ops.activate(x, activation), reference.activate(x, activation))
+            assert_near(fn.activate(x, activation), reference.activate(x, activation))
             both = np.concatenate([x, x[:, ::-1]], axis=1)
-            assert_near(ops.gated(both, activation), reference.gated(both, activation))
+            assert_near(fn.gated(both, activation), reference.gated(both, activation))
 
 
 def test_rope(level: str, rng: np.random.Generator) -> None:
@@ -49,7 +50,7 @@ def test_rope(level: str, rng: np.random.Generator) -> None:
         x = normal(rng, 67, heads, dim)
         inv_freq = (1e4 ** (-np.arange(frequencies) / frequencies)).astype(np.float32)
         angles = reference.rope_angles(np.arange(start, start + 67), inv_freq, 1.1)
-        assert_near(ops.rope(x, inv_freq, start, 1.1), reference.rope(x, angles))
+        assert_near(fn.rope(x, inv_freq, start, 1.1), reference.rope(x, angles))
 
 
 def test_attention(level: str, rng: np.random.Generator) -> None:
@@ -60,27 +61,27 @@ def test_attention(level: str, rng: np.random.Generator) -> None:
             normal(rng, tokens, kv_heads, dim),
         )
         expected = reference.attention(q, k.swapaxes(0, 1), v.swapaxes(0, 1), 0, dim**-0.5)
-        assert_near(ops.attention(q, k, v), expected)
+        assert_near(fn.attention(q, k, v), expected)
         halves = [
             reference.round_to_cache(part, KVLayout(1, 1, 1)).astype(np.float32).swapaxes(0, 1) for part in (k, v)
         ]
         keys, values = halves
         expected = reference.attention(q, keys, values, 0, 0.3, 9, 2.0)
-        assert_near(ops.attention(q, k, v, 0.3, 9, 2.0, "f16", threads=3), expected)
+        assert_near(fn.attention(q, k, v, 0.3, 9, 2.0, "f16", threads=3), expected)
 
 
 def test_choosing(rng: np.random.Generator) -> None:
     logits = normal(rng, 501)
     logits[[3, 77, 400]] = 5.0
-    assert ops.argmax(logits) == 3 == reference.argmax(logits[None])[0]
+    assert fn.argmax(logits) == 3 == reference.argmax(logits[None])[0]
     for k in (1, 2, 3, 40, 501):
-        assert np.array_equal(ops.top_k(logits, k), reference.top_k(logits, k)[0])
+        assert np.array_equal(fn.top_k(logits, k), reference.top_k(logits, k)[0])
     rounded = np.round(logits)
-    assert np.array_equal(ops.top_k(rounded, 200), reference.top_k(rounded, 200)[0])  # many equals
+    assert np.array_equal(fn.top_k(rounded, 200), reference.top_k(rounded, 200)[0])  # many equals
     for k in (0, 502):
         with pytest.raises(ShapeError, match=f"top_k: expected k from 1 to 501, got {k}"):
-            ops.top_k(logits, k)
-    assert_near(ops.softmax(logits * 10), reference.softmax(logits * 10))
+            fn.top_k(logits, k)
+    assert_near(fn.softmax(logits * 10), reference.softmax(logits * 10))
 
 
 def test_arrays_of_any_kind(level: str) -> None:
@@ -90,44 +91,44 @@ def test_arrays_of_any_kind(level: str) -> None:
     expected = np.repeat(x.sum(axis=1, keepdims=True), 3, axis=1).astype(np.float32)
     kept = x.copy()
     for form in (x, x.tolist(), x.astype(np.float64), np.asfortranarray(x, np.float32), np.repeat(x, 2, axis=0)[::2]):
-        assert np.array_equal(ops.matmul(form, pack(weight)), expected)
+        assert np.array_equal(fn.matmul(form, pack(weight)), expected)
     assert np.array_equal(x, kept)
     strided = np.repeat(weight, 2, axis=1)[0, ::2]
-    assert np.array_equal(ops.rms_norm(x, strided, 0.0), ops.rms_norm(x, np.ones(6, np.float32), 0.0))
+    assert np.array_equal(fn.rms_norm(x, strided, 0.0), fn.rms_norm(x, np.ones(6, np.float32), 0.0))
     unaligned = np.frombuffer(b"\0" + weight.tobytes(), np.uint8)[1:].view(np.float32).reshape(3, 6)
-    assert np.array_equal(ops.matmul(x, pack(unaligned)), expected)
-    assert np.array_equal(ops.rms_norm(x, unaligned[0], 0.0), ops.rms_norm(x, strided, 0.0))
+    assert np.array_equal(fn.matmul(x, pack(unaligned)), expected)
+    assert np.array_equal(fn.rms_norm(x, unaligned[0], 0.0), fn.rms_norm(x, strided, 0.0))
 
 
 ONE = np.ones(4, np.float32)
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
-    "a vector": (lambda: ops.matmul(ONE, pack(np.ones((2, 4), "f4"))), r"matmul: expected an array .* shape \(4,\)"),
-    "no rows": (lambda: ops.matmul(np.ones((0, 4)), pack(np.ones((2, 4), "f4"))), r"got shape \(0, 4\)"),
-    "another width": (lambda: ops.matmul(np.ones((2, 5)), pack(np.ones((2, 4), "f4"))), "x to be 4 wide, it is 5"),
-    "norm": (lambda: ops.rms_norm(np.ones((2, 5)), ONE), "x to be 4 wide, it is 5"),
-    "norm of three dimensions": (lambda: ops.layer_norm(np.ones((2, 2, 4)), ONE, ONE), "layer_norm: expected an array"),
-    "activation": (lambda: ops.activate(np.ones((1, 1)), "tanh"), "of gelu_tanh, gelu_erf, silu, got 'tanh'"),
-    "odd gate": (lambda: ops.gated(np.ones((1, 5)), "silu"), "gate | up] of an even width, got 5"),
-    "rope": (lambda: ops.rope(np.ones((2, 4)), ONE), r"rope: expected an array \(T, H, D\)"),
-    "rope beyond the head": (lambda: ops.rope(np.ones((2, 1, 4)), ONE), "RoPE rotates 8 elements, head_dim is 4"),
-    "rope before the start": (lambda: ops.rope(np.ones((2, 1, 8)), ONE, -1), "positions -1..0 are outside"),
+    "a vector": (lambda: fn.matmul(ONE, pack(np.ones((2, 4), "f4"))), r"matmul: expected an array .* shape \(4,\)"),
+    "no rows": (lambda: fn.matmul(np.ones((0, 4)), pack(np.ones((2, 4), "f4"))), r"got shape \(0, 4\)"),
+    "another width": (lambda: fn.matmul(np.ones((2, 5)), pack(np.ones((2, 4), "f4"))), "x to be 4 wide, it is 5"),
+    "norm": (lambda: fn.rms_norm(np.ones((2, 5)), ONE), "x to be 4 wide, it is 5"),
+    "norm of three dimensions": (lambda: fn.layer_norm(np.ones((2, 2, 4)), ONE, ONE), "layer_norm: expected an array"),
+    "activation": (lambda: fn.activate(np.ones((1, 1)), "tanh"), "of gelu_tanh, gelu_erf, silu, got 'tanh'"),
+    "odd gate": (lambda: fn.gated(np.ones((1, 5)), "silu"), "gate | up] of an even width, got 5"),
+    "rope": (lambda: fn.rope(np.ones((2, 4)), ONE), r"rope: expected an array \(T, H, D\)"),
+    "rope beyond the head": (lambda: fn.rope(np.ones((2, 1, 4)), ONE), "RoPE rotates 8 elements, head_dim is 4"),
+    "rope before the start": (lambda: fn.rope(np.ones((2, 1, 8)), ONE, -1), "positions -1..0 are outside"),
     "attention's shapes": (
-        lambda: ops.attention(np.ones((3, 2, 4)), np.ones((3, 1, 4)), np.ones((3, 1, 5))),
+        lambda: fn.attention(np.ones((3, 2, 4)), np.ones((3, 1, 4)), np.ones((3, 1, 5))),
         r"attention: expected q \(T, H, D\)",
     ),
     "attention's tokens": (
-        lambda: ops.attention(np.ones((3, 2, 4)), np.ones((4, 1, 4)), np.ones((4, 1, 4))),
+        lambda: fn.attention(np.ones((3, 2, 4)), np.ones((4, 1, 4)), np.ones((4, 1, 4))),
         r"attention: expected q \(T, H, D\)",
     ),
     "attention's heads": (
-        lambda: ops.attention(np.ones((3, 3, 4)), np.ones((3, 2, 4)), np.ones((3, 2, 4))),
+        lambda: fn.attention(np.ones((3, 3, 4)), np.ones((3, 2, 4)), np.ones((3, 2, 4))),
         "3 heads do not divide into 2 key/value heads",
     ),
     "attention's cache": (
-        lambda: ops.attention(np.ones((3, 2, 4)), np.ones((3, 2, 4)), np.ones((3, 2, 4)), dtype="q8_0"),
+        lambda: fn.attention(np.ones((3, 2, 4)), np.ones((3, 2, 4)), np.ones((3, 2, 4)), dtype="q8_0"),
         "KV cache dtype: expected one of",
     ),
-    "threads": (lambda: ops.matmul(np.ones((1, 4)), pack(np.ones((2, 4), "f4")), threads=0), "threads: expected 1 to"),
+    "threads": (lambda: fn.matmul(np.ones((1, 4)), pack(np.ones((2, 4), "f4")), threads=0), "threads: expected 1 to"),
 }  # fmt: skip
 
 
@@ -153,20 +154,20 @@ DIFFERENT = {
 def test_signatures_are_those_of_the_reference() -> None:
     """The same names in the same order; what the eager ones have besides has a default."""
     functions = [
-        name for name, member in vars(ops).items()
-        if inspect.isfunction(member) and member.__module__ == ops.__name__ and name[0] != "_"
+        name for name, member in vars(fn).items()
+        if inspect.isfunction(member) and member.__module__ == fn.__name__ and name[0] != "_"
     ]  # fmt: skip
     both = [name for name in functions if hasattr(reference, name)]
     assert set(functions) - set(both) == {"matmul"}
     for name in both:
-        eager = inspect.signature(getattr(ops, name)).parameters
+        eager = inspect.signature(getattr(fn, name)).parameters
         formula = inspect.signature(getattr(reference, name)).parameters
         different = DIFFERENT.get(name, set())
         common = [p for p in formula if p not in different]
         assert [p for p in eager if p in formula and p not in different] == common, name
         for p in set(eager) - set(formula) - different:
             assert eager[p].default is not inspect.Parameter.empty, f"{name}: {p}"
-    assert list(inspect.signature(ops.matmul).parameters)[:3] == list(inspect.signature(reference.linear).parameters)
+    assert list(inspect.signature(fn.matmul).parameters)[:3] == list(inspect.signature(reference.linear).parameters)
 
 
 def test_everything_public_is_documented() -> None:

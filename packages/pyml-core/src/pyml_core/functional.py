@@ -11,7 +11,8 @@ import numpy.typing as npt
 from .errors import ShapeError
 from .graph import Buffer, Slice
 from .kv_layout import PAGE_TOKENS, KVLayout, PageTable
-from .program import F32Array, Program
+from .operation_kind import F32Array
+from .program import Program
 from .tensor import PackedMatrix, Tensor, pack
 
 

@@ -1,0 +1,69 @@
+"""The state of one NumPy run of a program: see :mod:`pyml_core.reference`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ShapeError
+from .graph import Buffer, Graph, Operation, Slice
+
+if TYPE_CHECKING:
+    from .kv_layout import KVLayout
+
+F32Array = npt.NDArray[np.float32]
+
+
+class Batch:
+    """A value for every buffer, and where each slice's tokens are in it.
+
+    Attributes:
+        kv: geometry of the KV pages, or None.
+        slices: of the run.
+        ids, positions: of all tokens, slice after slice.
+        spans: rows of each slice's tokens.
+        outputs: rows of the wanted positions.
+        values: the rows of every buffer that has been written.
+    """
+
+    def __init__(self, graph: Graph, slices: Sequence[Slice]) -> None:
+        lengths = [len(part.ids) for part in slices]
+        self.kv = graph.kv
+        self.slices = slices
+        self.ids = np.concatenate([np.asarray(part.ids, np.int64) for part in slices])
+        self.positions = np.concatenate([np.arange(s.start, s.start + n) for s, n in zip(slices, lengths, strict=True)])
+        ends = np.cumsum(lengths).tolist()
+        self.spans = [slice(end - n, end) for end, n in zip(ends, lengths, strict=True)]
+        self.outputs = [span.start + row for span, part in zip(self.spans, slices, strict=True) for row in part.outputs]
+        self.values: dict[Buffer, F32Array] = {}
+
+    def input(self, operation: Operation, index: int = 0) -> F32Array:
+        """Rows of an input."""
+        return self.values[operation.inputs[index]]
+
+    def output(self, operation: Operation) -> F32Array:
+        """Rows that the output buffer has already.
+
+        Raises:
+            ShapeError: nothing was written to it.
+        """
+        if operation.output not in self.values:
+            raise ShapeError(f"{operation.name}: adds to a buffer that nothing was written to")
+        return self.values[operation.output]
+
+    def added(self, operation: Operation, rows: F32Array) -> F32Array:
+        """The rows, or their sum with those of the output buffer if the operation accumulates."""
+        return self.output(operation) + rows if operation.params["accumulate"] else rows
+
+    def layout(self, operation: Operation) -> KVLayout:
+        """The KV layout.
+
+        Raises:
+            ShapeError: there is none.
+        """
+        if self.kv is None:
+            raise ShapeError(f"{operation.name}: attention needs a program with a KV layout")
+        return self.kv

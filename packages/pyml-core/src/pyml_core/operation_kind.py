@@ -1,0 +1,147 @@
+"""Everything that pyml knows about one kind of operation, in one record. The records are in :mod:`pyml_core.ops`.
+
+Letters: T = tokens of a run (all slices together), P = positions of a run that want logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from .batch import Batch
+    from .graph import Buffer, Operation
+    from .kv_layout import KVLayout
+
+F32Array = npt.NDArray[np.float32]
+
+
+class Rows(Enum):
+    """Which rows an operation reads and writes."""
+
+    EACH = auto()
+    """Row by row: all buffers have the rows of the output. Nothing but these rows is read."""
+    TOKENS = auto()
+    """One row for each token."""
+    DISPATCHED = auto()
+    """A row for each expert of each token, sorted as the routes say."""
+    COMBINED = auto()
+    """From a row for each expert of each token to a row for each token."""
+    SELECTED = auto()
+    """From a row for each token to a row for each wanted position."""
+
+
+class Writes(Enum):
+    """How an output row is written, and so what makes its int8 copy."""
+
+    ROWS = auto()
+    """Whole, by one thread, which makes the int8 copy too."""
+    PIECES = auto()
+    """In parts, by several threads: a pass of its own makes the int8 copy when all parts are there."""
+    HEADS = auto()
+    """Head by head: as ROWS if heads are whole blocks of activations, else as PIECES."""
+
+
+class Bound(Enum):
+    """What a table of an operation limits in a run, by its number of rows."""
+
+    VOCABULARY = auto()
+    POSITIONS = auto()
+    ROPE_SETS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class RunSize:
+    """How much a run computes.
+
+    Attributes:
+        tokens: T.
+        outputs: P.
+        spans: start and number of tokens of every slice.
+        kv: geometry of the KV pages, or None.
+        rescored: rows of a screened head that were computed, for all wanted positions together.
+    """
+
+    tokens: int
+    outputs: int
+    spans: Sequence[tuple[int, int]] = ()
+    kv: KVLayout | None = None
+    rescored: int = 0
+
+    def rows(self, buf: Buffer) -> int:
+        """Rows that the run fills of a buffer."""
+        return self.outputs if buf.rows == "outputs" else self.tokens * buf.copies
+
+
+Cost = Callable[["Operation", RunSize], tuple[int, int]]
+"""Bytes read and written, and arithmetic operations (2 for a multiplication and addition)."""
+
+Shape = Callable[["Operation", RunSize], str]
+"""The shapes of a matrix product for traces, or an empty string."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OperationKind:
+    """One kind of operation. Fields without a default are those that nobody may forget.
+
+    Attributes:
+        name: also the name of the method of :class:`pyml_core.Program` and of the C functions, see
+            ``csrc/operations.def``.
+        declare: checks its arguments and appends the operation to a graph.
+        formula: what it computes, on NumPy arrays.
+        run: applies the formula in a NumPy run.
+        cost: bytes and arithmetic operations of a run.
+        shape: what traces say about its matrix product.
+        inputs: names of the buffers that it reads. Trailing ones may be missing.
+        rows: which rows it reads and writes.
+        writes: how an output row is written.
+        codes_only: it need not write floats of which only the int8 copy is read.
+        fusable: the linear layer before it can apply it to its own results.
+        adds: it always adds to its output. (Others do with the parameter ``accumulate``.)
+        matrices: the parameter that has its packed matrix or matrices.
+        vectors: the parameters that are its one or two arrays of float32.
+        bound: what the rows of ``vectors[0]`` or of its table limit.
+        needs_pages: it reads or writes KV pages.
+        phases: parts of it that are timed, in the order in which the kernel counts them.
+        captures: arrays besides its output that a run can leave.
+    """
+
+    name: str
+    declare: Callable[..., Any]
+    formula: Callable[..., Any]
+    run: Callable[[Batch, Operation], F32Array]
+    cost: Cost
+    shape: Shape
+    inputs: tuple[str, ...]
+    rows: Rows
+    writes: Writes
+    codes_only: bool = False
+    fusable: bool = False
+    adds: bool = False
+    matrices: str = ""
+    vectors: tuple[str, ...] = ()
+    bound: Bound | None = None
+    needs_pages: bool = False
+    phases: tuple[str, ...] = ()
+    captures: tuple[str, ...] = ()
+
+
+def row_cost(op: Operation, size: RunSize) -> tuple[int, int]:
+    """Every row is read and written once, with one operation for each element of the output."""
+    rows = size.rows(op.output)
+    return 4 * rows * (op.output.width + sum(buf.width for buf in op.inputs)), rows * op.output.width
+
+
+def no_shape(op: Operation, size: RunSize) -> str:
+    """Not a matrix product."""
+    return ""
+
+
+def to_f32(x: npt.NDArray[np.floating[Any]]) -> F32Array:
+    """Rounded to float32."""
+    return np.asarray(x, np.float32)
