@@ -15,6 +15,7 @@ import time
 import pyml_nlp
 from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
+from pyml_nlp.options import GenerationOptions, SamplingOptions
 
 INSTRUCTION = "Write one more sentence of this list about ships, harbours and the people who work there. " * 6
 SUBJECTS = ("boat", "ferry that was late", "pilot", "old lighthouse on the northern rock", "crane", "harbour master")
@@ -23,14 +24,18 @@ SUBJECTS = ("boat", "ferry that was late", "pilot", "old lighthouse on the north
 def requests(lm: LanguageModel, count: int, tokens: int) -> list[Request]:
     """Prompts with a common beginning."""
     prompts = [f"{INSTRUCTION}\n{number}. The {SUBJECTS[number % len(SUBJECTS)]}" for number in range(count)]
-    return [Request(lm.ids(prompt), tokens * (1 + number % 3) // 3) for number, prompt in enumerate(prompts)]
+    options = [GenerationOptions(tokens * (1 + number % 3) // 3, GREEDY) for number in range(len(prompts))]
+    return [Request(lm.ids(prompt), chosen) for prompt, chosen in zip(prompts, options, strict=True)]
+
+
+GREEDY = SamplingOptions(temperature=0.0)
 
 
 def batch(lm: LanguageModel, wanted: list[Request], together: int) -> tuple[list[list[int]], float]:
     """Tokens of every text, and tokens/s of all."""
     lm.prefix_cache.clear()
     start = time.perf_counter()
-    found = [completion.tokens for completion in lm.generate_batch(wanted, together=together, speculate=False)]
+    found = [completion.tokens for completion in lm.generate_batch(wanted, max_batch_size=together, speculate=False)]
     return found, sum(map(len, found)) / (time.perf_counter() - start)
 
 

@@ -21,22 +21,23 @@ import numpy as np
 
 import pyml_nlp
 from pyml_nlp.language_model import LanguageModel
-from pyml_nlp.sampling import F32Array, History, Sampling, sample
+from pyml_nlp.options import SamplingOptions
+from pyml_nlp.sampling import F32Array, History, sample
 from pyml_nlp.structured.grammar import Grammar
 
 RULES = {
-    "greedy": Sampling(),
-    "temperature": Sampling(0.8, seed=1),
-    "top-k": Sampling(0.8, top_k=40, seed=1),
-    "top-p": Sampling(0.8, top_p=0.95, seed=1),
-    "top-k, top-p": Sampling(0.8, top_k=40, top_p=0.95, seed=1),
-    "min-p": Sampling(0.8, min_p=0.05, seed=1),
-    "typical": Sampling(0.8, typical_p=0.95, seed=1),
-    "repetition penalty, top-k": Sampling(0.8, repetition_penalty=1.1, top_k=40, seed=1),
-    "frequency and presence penalty, top-k": Sampling(
+    "greedy": SamplingOptions(0.0),
+    "temperature": SamplingOptions(0.8, seed=1),
+    "top-k": SamplingOptions(0.8, top_k=40, seed=1),
+    "top-p": SamplingOptions(0.8, top_p=0.95, seed=1),
+    "top-k, top-p": SamplingOptions(0.8, top_k=40, top_p=0.95, seed=1),
+    "min-p": SamplingOptions(0.8, min_p=0.05, seed=1),
+    "typical": SamplingOptions(0.8, typical_p=0.95, seed=1),
+    "repetition penalty, top-k": SamplingOptions(0.8, repetition_penalty=1.1, top_k=40, seed=1),
+    "frequency and presence penalty, top-k": SamplingOptions(
         0.8, frequency_penalty=0.5, presence_penalty=0.5, top_k=40, seed=1
     ),
-    "all": Sampling(0.8, 50, 0.95, 1.1, 1, 0.02, 0.97, 0.1, 0.1, {3: 1.0}),
+    "all": SamplingOptions(0.8, 50, 0.95, 1.1, 1, 0.02, 0.97, 0.1, 0.1, {3: 1.0}),
 }
 SCHEMA = {
     "type": "object",

@@ -122,4 +122,4 @@ def test_dynamic_scaling_within_the_original_context(tiny_dirs: dict[str, Path],
         with pytest.raises(PymlError, match="20"):
             lm.logits(list(range(21)))
     with pytest.raises(PymlError, match="context length: expected at most 20, which the model was made for, got 21"):
-        pyml_nlp.load(folder, context_len=21)
+        pyml_nlp.load(folder, context_length=21)

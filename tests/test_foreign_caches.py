@@ -21,6 +21,8 @@ from pyml_nlp.generation.iterator import Generation
 from pyml_nlp.generation.prefix_cache import PrefixCache
 from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
+from pyml_nlp.options import GenerationOptions, SamplingOptions
+from pyml_nlp.structured.grammar import Grammar
 from pyml_nn import CacheFileError, KVCache
 from tests.helpers import tiny_models
 
@@ -161,11 +163,11 @@ def test_one_number_of_the_weights_makes_another_model(
 
 def test_a_foreign_text_is_refused(lm: LanguageModel, foreign: LanguageModel) -> None:
     """A text that another model's generator has begun, and a chat whose model was changed."""
-    completion = Generator(foreign).start(Request(IDS, 3))
+    completion = Generator(foreign).start(Request(IDS, GenerationOptions(3, SamplingOptions(0.0))))
     with pytest.raises(ShapeError, match=r"expected a KV cache .*, found one "):
         list(Generation(Generator(lm), completion))
     lm.prefill([*IDS, 1])  # now the prefix cache would have something for it
-    again = Generator(foreign).start(Request([*IDS, 1], 3))
+    again = Generator(foreign).start(Request([*IDS, 1], GenerationOptions(3, SamplingOptions(0.0))))
     with pytest.raises(ShapeError, match=r"expected a KV cache .*, found one "):
         list(Generation(Generator(lm), again))
 
@@ -184,7 +186,7 @@ def test_the_same_file_loaded_twice(lm: LanguageModel, folders: dict[str, Path],
     last = [1, 2]
     (expected,) = lm.forward([(lm.prefill(IDS), last, None)])
     text = lm.generate_text([*IDS, *last], max_tokens=12, temperature=0)
-    options = {"threads": 2, "prefill_chunk": 17, "context_len": 128, "screen": False}
+    options = {"threads": 2, "prefill_chunk": 17, "context_length": 128, "screen": False}
     with pyml_nlp.load(folders["base"], **options) as twin:  # type: ignore[arg-type]
         twin.prefill(IDS).save(tmp_path / "cache")
         for cache in (twin.prefill(IDS), lm.load_cache(tmp_path / "cache")):
@@ -241,10 +243,11 @@ def test_a_grammar_is_compiled_for_each_tokenizer(lm: LanguageModel, tiny_dirs: 
     with pyml_nlp.load(tiny_dirs["gemma3"], threads=1) as other:
         assert other.tokenizer.kind != lm.tokenizer.kind
         alone = [model.generate_text([10, 11], max_tokens=12, regex=expression, temperature=0) for model in (lm, other)]
-        request = lm._request([10, 11], 12, regex=expression)
+        options = GenerationOptions(12, SamplingOptions(0.0), grammar=Grammar("regex", expression))
+        request = Request([10, 11], options)
         for _ in range(2):
             for model, text in zip((lm, other), alone, strict=True):
-                (completion,) = model.generate_batch([request], temperature=0)
+                (completion,) = model.generate_batch([request])
                 assert completion.text == text
                 assert completion.text[:1] in "abcd"
 

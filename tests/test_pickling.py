@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
+import dataclasses
 import json
 import multiprocessing
 import pickle
@@ -25,12 +25,13 @@ from pyml_nlp.formats.safetensors import SafetensorsFolder
 from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.prefix_cache import PrefixCache
 from pyml_nlp.language_model import LanguageModel
+from pyml_nlp.options import LoadOptions
 from pyml_nlp.tokenizer import load_tokenizer
 
 PROMPT = "the cat in the hat"
 OPTIONS: dict[str, Any] = {
-    "dtype": "q8_0", "threads": 1, "context_len": 100, "prefill_chunk": 16, "cache_bytes": 12345, "screen": False,
-    "kv_dtype": "f16",
+    "dtype": "q8_0", "threads": 1, "context_length": 100, "prefill_chunk": 16, "prefix_cache_bytes": 12345,
+    "screen": False, "kv_dtype": "f16",
 }  # fmt: skip
 
 
@@ -60,15 +61,17 @@ def test_a_model_is_loaded_as_it_was(lm: LanguageModel, folder: Path) -> None:
         assert other.chat_ids("hello") == lm.chat_ids("hello")
         assert (other.name, other.origin) == (lm.name, lm.origin)
         assert other.origin is not None
-        assert other.origin.options == OPTIONS
+        assert other.origin.options == LoadOptions(**OPTIONS)
         assert other.origin.path == folder
         assert (other.context_length, other.prefill_chunk, other.prefix_cache.max_bytes) == (100, 16, 12345)
         assert pickle.dumps(other) == data
 
 
 def test_every_option_of_loading_goes_along() -> None:
-    known = {name for name in inspect.signature(pyml_nlp.load).parameters if name not in ("model", "progress")}
-    assert set(OPTIONS) == known
+    """Each differs from its default, so that a forgotten one would show."""
+    assert {name for name, value in OPTIONS.items() if value != getattr(LoadOptions(), name)} == {
+        field.name for field in dataclasses.fields(LoadOptions)
+    }
 
 
 @pytest.mark.parametrize("kind", ["folder", "gguf", "pieces"])
@@ -146,10 +149,10 @@ def test_copies_are_the_model_itself(lm: LanguageModel) -> None:
 def test_a_pool_of_new_processes(lm: LanguageModel) -> None:
     expected = lm.generate_text(PROMPT, max_tokens=6, temperature=0)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        texts = [pool.submit(lm.generate_text, PROMPT, 6) for _ in range(2)]
+        texts = [pool.submit(lm.generate_text, PROMPT, max_tokens=6, temperature=0) for _ in range(2)]
         ids = pool.submit(methodcaller("encode", PROMPT), lm.tokenizer)
         fingerprint = pool.submit(attrgetter("tokenizer.fingerprint"), lm)
-        error = pool.submit(methodcaller("generate_text", PROMPT, -1), lm)
+        error = pool.submit(methodcaller("generate_text", PROMPT, max_tokens=-1), lm)
         steps = pool.submit(methodcaller("score", PROMPT), lm)
         assert [text.result(120) for text in texts] == [expected] * 2
         assert ids.result(120) == lm.tokenizer.encode(PROMPT)
@@ -157,7 +160,7 @@ def test_a_pool_of_new_processes(lm: LanguageModel) -> None:
         with pytest.raises(PymlError, match="max_tokens"):
             error.result(120)
         assert steps.result(120) == lm.score(PROMPT)
-        generation = pool.submit(methodcaller("generate", PROMPT, 3), lm)
+        generation = pool.submit(methodcaller("generate", PROMPT, max_tokens=3), lm)
         with pytest.raises(PymlError, match=r"^Generation: it cannot be pickled or copied: send its text"):
             generation.result(120)
 

@@ -15,7 +15,7 @@ import pytest
 import pyml_nlp
 from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
-from pyml_nlp.sampling import Sampling
+from pyml_nlp.options import GenerationOptions, SamplingOptions
 from pyml_nlp.structured.grammar import MAX_SOURCE, Grammar, GrammarError, one_grammar
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -150,7 +150,7 @@ def test_logprobs_change_nothing_and_are_the_models_own(temperature: float, smal
 def test_batch_is_the_same_as_alone(small: LanguageModel) -> None:
     grammars = [None, Grammar("schema", json.dumps(PERSON)), Grammar("regex", "[0-9]{8}"), Grammar("grammar", LIST)]
     requests = [
-        Request(small.ids("An example: "), 60, Sampling(1.0, seed=seed), grammar=grammar)
+        Request(small.ids("An example: "), GenerationOptions(60, SamplingOptions(1.0, seed=seed), grammar=grammar))
         for seed, grammar in enumerate(grammars * 2)
     ]
     together = [completion.tokens for completion in small.generate_batch(requests)]
@@ -169,11 +169,11 @@ def test_a_batch_takes_the_same_options(small: LanguageModel) -> None:
     ]
 
 
-def test_a_rolling_context(small: LanguageModel) -> None:
+def test_a_context_shift(small: LanguageModel) -> None:
     schema = {"enum": [" ".join(["all work and no play"] * 12)]}
     narrow = pyml_nlp.LanguageModel(small.model, small.tokenizer, small.eos_ids, 32)
     assert (
-        json.loads(narrow.generate_text("x", max_tokens=200, schema=schema, overflow="roll", temperature=0))
+        json.loads(narrow.generate_text("x", max_tokens=200, schema=schema, overflow="shift", temperature=0))
         == schema["enum"][0]
     )
     ended = narrow.generate("x", max_tokens=200, schema=schema, temperature=0)
@@ -270,7 +270,7 @@ def test_a_grammar_that_takes_long_ends_with_the_deadline(small: LanguageModel) 
 
 def test_without_llguidance(small: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    monkeypatch.setattr(small, "_vocabulary", None)
+    monkeypatch.setattr(small.engine, "_vocabulary", None)
     with pytest.raises(GrammarError, match=r'structured output needs llguidance: pip install "pyml-nlp\[structured\]"'):
         small.generate("x", regex="a", temperature=0)
 

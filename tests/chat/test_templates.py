@@ -229,9 +229,9 @@ def test_several_templates_by_name(tmp_path: Path) -> None:
     folder = with_config(bare_folder(tmp_path), listed)
     assert texts(folder) == texts(folder, tools=[]) == "default"
     assert texts(folder, tools=[TOOL]) == "tool_use"
-    assert texts(folder, tools=[TOOL], name="rag") == "rag"
+    assert texts(folder, tools=[TOOL], template="rag") == "rag"
     with pytest.raises(PymlError, match="expected one of default, tool_use, rag, got 'x'"):
-        texts(folder, name="x")
+        texts(folder, template="x")
     with_config(folder, listed[1:])
     with pytest.raises(PymlError, match="expected one of tool_use, rag, got 'default'"):
         texts(folder)

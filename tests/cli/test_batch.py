@@ -1,4 +1,4 @@
-"""Batches with options a line, results in a file, interruptions; kept prompts; rolling contexts; draft models."""
+"""Batches with options a line, results in a file, interruptions; kept prompts; context shifts; draft models."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_options_of_lines(commands: Any, model: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     for index, options in enumerate(alone):
         assert commands.infer(model, *RULES, *options).text == found[index]["text"]
-    shown = commands.infer(model, "--batch-file", batch, *RULES, "--json", "--together", "2").text.splitlines()
+    shown = commands.infer(model, "--batch-file", batch, *RULES, "--json", "--max-batch-size", "2").text.splitlines()
     assert [json.loads(line)["text"] for line in shown] == [found[index]["text"] for index in range(len(LINES))]
 
 
@@ -86,7 +86,7 @@ def test_an_interrupted_batch_goes_on(commands: Any, endless: Path, tmp_path: Pa
     """After Ctrl-C and after a kill: what was finished is there, the rest is made up for."""
     lines = [{"prompt": f"the cat {i}", "max_tokens": 5 if i % 2 else 150} for i in range(8)]
     batch = write_jsonl(tmp_path / "batch.jsonl", lines)
-    options = ("--batch-file", batch, "--temperature", "0", "--together", "2", "--threads", "1", "-q")
+    options = ("--batch-file", batch, "--temperature", "0", "--max-batch-size", "2", "--threads", "1", "-q")
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     assert commands.infer(endless, *options, "--output", whole).code == 0
     for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
@@ -275,10 +275,10 @@ def test_bad_outputs(commands: Any, model: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--output", "x.jsonl"), "--output is supported with --batch-file alone"),
-        (("--together", "2"), "--together is supported with --batch-file alone"),
+        (("--max-batch-size", "2"), "--max-batch-size is supported with --batch-file alone"),
         (("--resume",), "--resume is supported with --output alone"),
-        (("--keep", "4"), "--keep is supported with --overflow roll alone"),
-        (("--overflow", "wrap"), "invalid value 'wrap' for '--overflow': expected one of error, roll"),
+        (("--n-keep", "4"), "--n-keep is supported with --overflow shift alone"),
+        (("--overflow", "wrap"), "invalid value 'wrap' for '--overflow': expected one of error, shift"),
     ],
 )
 def test_usage(options: tuple[str, ...], message: str, commands: Any, model: Path) -> None:
@@ -286,7 +286,7 @@ def test_usage(options: tuple[str, ...], message: str, commands: Any, model: Pat
     assert (result.code, result.error) == (2, f"Error: {message}")
 
 
-# ---- kept prompts, rolling contexts, draft models
+# ---- kept prompts, context shifts, draft models
 
 
 def test_a_prompt_cache(commands: Any, model: Path, tmp_path: Path) -> None:
@@ -327,15 +327,15 @@ def test_a_prompt_cache_of_another_model(
     assert cache.read_bytes() == before
 
 
-def test_a_rolling_context(commands: Any, model: Path) -> None:
+def test_a_context_shift(commands: Any, model: Path) -> None:
     prompt = "the cat in the hat " * 20
     options = ("--prompt", prompt, "--max-tokens", "200", "--temperature", "0", "--json", "-q")
     refused = commands.infer(model, *options)
     assert refused.code == 1
     assert "Sequence length exceeded: max=128" in refused.error
-    found = json.loads(commands.infer(model, *options, "--overflow", "roll", "--keep", "4").text)
+    found = json.loads(commands.infer(model, *options, "--overflow", "shift", "--n-keep", "4").text)
     assert found["tokens"] == 200 or found["finish_reason"] == "stop"
-    plain = commands.infer(model, *options, "--overflow", "roll", "--keep", "4", "--no-speculation").text
+    plain = commands.infer(model, *options, "--overflow", "shift", "--n-keep", "4", "--no-speculation").text
     assert json.loads(plain)["text"] == found["text"]
 
 

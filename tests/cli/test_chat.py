@@ -210,7 +210,7 @@ def test_options_of_texts_hold_for_answers(commands: Any, instruct: Path, lm: La
     assert set(matched.split()) <= {"yes", "no"}
     assert len(matched.split()) == 2
     long = b"the cat in the hat " * 7 + b"\n"
-    rolled = commands.infer(instruct, *options, "--interactive", "--overflow", "roll", stdin=long * 3)
+    rolled = commands.infer(instruct, *options, "--interactive", "--overflow", "shift", stdin=long * 3)
     assert (rolled.code, rolled.stderr) == (0, "")
 
 

@@ -249,7 +249,8 @@ def test_verbose(commands: Any, model: Path) -> None:
         line for line in commands.infer(model, *GREEDY, "--max-tokens", 3, "-v").stderr.splitlines() if line[0] == "["
     ]
     assert [re.fullmatch(pattern, line) is not None for pattern, line in zip(
-        (FORWARD, PREFILL, FORWARD, DECODE, FORWARD, DECODE), lines[2:], strict=True)] == [True] * 6  # fmt: skip
+        (r"\[sampling\] greedy", FORWARD, PREFILL, FORWARD, DECODE, FORWARD, DECODE), lines[2:], strict=True
+    )] == [True] * 7  # fmt: skip
     steps = [found[1] for line in lines if (found := re.fullmatch(DECODE, line))]
     assert steps == ["1", "2"]
 

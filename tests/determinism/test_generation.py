@@ -43,7 +43,7 @@ def bits(steps: list[Step]) -> list[tuple[int, float | None, str, int]]:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[tuple[str, int], list[tuple[int, float | None, str, int]]]:
     """Every text as a model without any memory of others writes it."""
-    with pyml_nlp.load(folder, threads=1, cache_bytes=0) as lm:
+    with pyml_nlp.load(folder, threads=1, prefix_cache_bytes=0) as lm:
         return {
             (prompt, number): bits(list(lm.generate(prompt, max_tokens=12, logprobs=0, speculate=False, **rules)))
             for prompt in PROMPTS
@@ -91,7 +91,7 @@ def test_a_kept_prompt_in_a_file(lm: LanguageModel, alone: dict[Any, Any], folde
 @pytest.mark.parametrize("number", range(len(RULES)))
 def test_batches(folder: Path, alone: dict[Any, Any], together: int, number: int) -> None:
     with pyml_nlp.load(folder, threads=2, prefill_chunk=32) as lm:
-        batch = list(lm.generate_batch(PROMPTS, max_tokens=12, together=together, **RULES[number]))
+        batch = list(lm.generate_batch(PROMPTS, max_tokens=12, max_batch_size=together, **RULES[number]))
         assert [completion.sequence for completion in batch] == list(range(len(PROMPTS)))
         for prompt, completion in zip(PROMPTS, batch, strict=True):
             assert completion.tokens == [token for token, *_ in alone[prompt, number]]
@@ -118,15 +118,15 @@ def test_threads(lm: LanguageModel, alone: dict[Any, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["phi3_long", "mixtral", "falcon", "qwen2_window", "gemma2"])
 def test_every_kind_of_model(name: str, tiny_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speculation, reuse and a rolling context, with LongRoPE, experts, parallel branches, windows, caps."""
+    """Speculation, reuse and a context shift, with LongRoPE, experts, parallel branches, windows, caps."""
     monkeypatch.setattr(Costs, "of", lambda self, tokens: 1.0)
-    rolling = {"overflow": "roll", "keep": 3, "temperature": 0.5, "top_k": 3, "seed": 2}
+    shifting = {"overflow": "shift", "n_keep": 3, "temperature": 0.5, "top_k": 3, "seed": 2}
     with (
-        pyml_nlp.load(tiny_dirs[name], threads=2, prefill_chunk=32, context_len=96) as lm,
-        pyml_nlp.load(tiny_dirs[name], threads=1, cache_bytes=0, context_len=96) as plain,
+        pyml_nlp.load(tiny_dirs[name], threads=2, prefill_chunk=32, context_length=96) as lm,
+        pyml_nlp.load(tiny_dirs[name], threads=1, prefix_cache_bytes=0, context_length=96) as plain,
     ):
         ids = (lm.ids("the cat in the hat and the cat in the ") * 4)[:80]
         for length in (40, 80):
-            for rules in ({"max_tokens": 16, "temperature": 0}, {"max_tokens": 60, **rolling}):
+            for rules in ({"max_tokens": 16, "temperature": 0}, {"max_tokens": 60, **shifting}):
                 expected = list(plain.generate(ids[:length], logprobs=0, speculate=False, **rules))
                 assert bits(list(lm.generate(ids[:length], logprobs=0, **rules))) == bits(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_every_state_of_a_text(fixture: str, request: pytest.FixtureRequest) -> 
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 0.8, "top_k": 40, "seed": 3}])
-def test_texts_are_those_of_the_full_head(options: dict[str, float], gemma_gguf: Path) -> None:
+def test_texts_are_those_of_the_full_head(options: dict[str, Any], gemma_gguf: Path) -> None:
     texts = []
     for screen in (True, False):
         with pyml_nlp.load(gemma_gguf, threads=2, screen=screen) as lm:

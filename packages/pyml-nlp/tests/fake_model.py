@@ -14,12 +14,15 @@ from pyml_core import cancel
 from pyml_core.errors import Cancelled
 from pyml_core.kv_layout import KVLayout
 from pyml_core.want import ALL_LOGITS, Greedy, GreedyToken, Want
+from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
+from pyml_nlp.options import GenerationOptions, SamplingOptions
 from pyml_nn import KVCache
 from pyml_nn.cache import Origin
 
 VOCAB = 300
 EOS = 299
+GREEDY = SamplingOptions(temperature=0.0)
 
 
 class FakeTokenizer:
@@ -126,10 +129,16 @@ def script(text: bytes, prompt_length: int) -> Callable[[list[int]], int]:
 
 
 def make(following: Callable[[list[int]], int] = cycle, **options: Any) -> LanguageModel:
+    """A language model whose default is greedy."""
     context = options.pop("context", 64)
     model: Any = FakeModel(following, context)
     tokenizer: Any = FakeTokenizer()
+    options.setdefault("generation_options", GenerationOptions(max_tokens=64, sampling=GREEDY))
     return LanguageModel(model, tokenizer, options.pop("eos", (EOS,)), **options)
+
+
+def request(prompt: Sequence[int], max_tokens: int, sampling: SamplingOptions = GREEDY) -> Request:
+    return Request(prompt, GenerationOptions(max_tokens, sampling))
 
 
 def calls(lm: LanguageModel) -> list[list[tuple[list[int], Any]]]:

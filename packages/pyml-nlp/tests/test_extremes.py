@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyml_nlp.sampling import History, Sampling, sample
+from pyml_nlp.options import SamplingOptions
+from pyml_nlp.sampling import History, sample
 from pyml_nlp.sampling.arrays import below
 
 SIZE = 3000
@@ -48,7 +49,7 @@ def test_extremes(row: str) -> None:
     logits = ROWS[row]
     few = np.flatnonzero(np.isfinite(logits))[::7]
     for temperature, cut, change in itertools.product(TEMPERATURES, CUTS, CHANGES):
-        rules = Sampling(temperature, seed=1, **cut, **change)
+        rules = SamplingOptions(temperature, seed=1, **cut, **change)
         chosen = sample(logits, rules, 0, 9, SEEN)
         assert np.isfinite(logits[chosen])
         assert sample(logits[few], rules, 0, 9, SEEN, ids=few) in few
@@ -57,13 +58,13 @@ def test_extremes(row: str) -> None:
 def test_what_a_large_value_means() -> None:
     """A bias or penalty beyond float32 takes a token out of play, or puts it before all others."""
     logits = np.array([0.0, 1.0, 2.0, 3.0], np.float32)
-    assert sample(logits, Sampling(logit_bias={3: -1e300}), 0, 0) == 2
-    assert sample(logits, Sampling(logit_bias={1: 1e300}), 0, 0) == 1
-    assert sample(logits, Sampling(1.0, seed=0, logit_bias={1: 1e300}), 0, 0) == 1
-    assert sample(logits, Sampling(frequency_penalty=1e308), 0, 0, History([], [3, 3, 3])) == 2
-    assert sample(logits, Sampling(presence_penalty=-1e308), 0, 0, History([], [0])) == 0
-    assert sample(logits, Sampling(repetition_penalty=1e300), 0, 0, History([3], [])) == 2
-    assert sample(logits, Sampling(repetition_penalty=1e-300), 0, 0, History([1], [])) == 1
+    assert sample(logits, SamplingOptions(0.0, logit_bias={3: -1e300}), 0, 0) == 2
+    assert sample(logits, SamplingOptions(0.0, logit_bias={1: 1e300}), 0, 0) == 1
+    assert sample(logits, SamplingOptions(1.0, seed=0, logit_bias={1: 1e300}), 0, 0) == 1
+    assert sample(logits, SamplingOptions(0.0, frequency_penalty=1e308), 0, 0, History([], [3, 3, 3])) == 2
+    assert sample(logits, SamplingOptions(0.0, presence_penalty=-1e308), 0, 0, History([], [0])) == 0
+    assert sample(logits, SamplingOptions(0.0, repetition_penalty=1e300), 0, 0, History([3], [])) == 2
+    assert sample(logits, SamplingOptions(0.0, repetition_penalty=1e-300), 0, 0, History([1], [])) == 1
 
 
 def test_what_a_usual_value_means_has_not_changed() -> None:

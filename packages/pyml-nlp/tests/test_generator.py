@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_model import EOS, VOCAB, FakeModel, calls, cycle, make, script
+from fake_model import EOS, VOCAB, FakeModel, calls, cycle, make, request, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +18,10 @@ from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_nlp import memory
 from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.iterator import Generation
-from pyml_nlp.generation.request import Request
 from pyml_nlp.generation.scheduler import Scheduler
 from pyml_nlp.generation.stopping import StopStrings
 from pyml_nlp.language_model import LanguageModel
-from pyml_nlp.sampling import Sampling
+from pyml_nlp.options import SamplingOptions
 from pyml_nn import ContextOverflowError
 
 # ---- one text
@@ -330,7 +329,7 @@ def test_timeout_in_the_prompt() -> None:
 def test_a_timeout_gives_out_what_the_decoder_holds() -> None:
     lm = make(script("a€€€".encode(), 2))
     generator = Generator(lm, timeout=100)
-    completion = generator.start(Request([97, 98], 50))
+    completion = generator.start(request([97, 98], 50))
     generator.prefill(completion)
     generator.decode_step()
     generator._token = CancelToken(1e-9)
@@ -381,7 +380,7 @@ PROMPTS = [list(text.encode()) for text in ("ab", "xyz", "a longer one", "q", "h
 def run_all(prompts: list[list[int]], together: int, **rules: Any) -> dict[int, tuple[str, str | None]]:
     lm = make(lambda ids: EOS if sum(ids) % 11 == 0 else cycle(ids))
     generator = Generator(lm)
-    requests = [Request(prompt, 20, Sampling(**rules)) for prompt in prompts]
+    requests = [request(prompt, 20, SamplingOptions(**{"temperature": 0.0, **rules})) for prompt in prompts]
     found = {c.sequence: (c.text, c.finish_reason) for c in Scheduler(generator, requests, together)}
     assert generator.running == []
     assert len(found) == len(prompts)
@@ -396,7 +395,7 @@ def test_texts_do_not_depend_on_their_neighbours(together: int, rules: dict[str,
 
 def test_a_batch_runs_together_and_refills() -> None:
     lm = make(lambda ids: EOS if len(ids) > 6 else cycle(ids))
-    list(Scheduler(Generator(lm), [Request([97], 20)] * 5, together=2))
+    list(Scheduler(Generator(lm), [request([97], 20)] * 5, max_batch_size=2))
     sizes = [len(call) for call in calls(lm)]
     assert max(sizes) == 2
     assert sizes.count(2) > sizes.count(1) - 5  # five prefills alone, nearly everything else in pairs
@@ -406,7 +405,7 @@ def test_cancelling_a_batch_ends_every_text() -> None:
     lm = make()
     generator = Generator(lm)
     lm.model.before = lambda: generator.cancel() if len(calls(lm)) == 6 else None  # type: ignore[attr-defined]
-    found = list(Scheduler(generator, [Request(prompt, 20) for prompt in PROMPTS], together=2))
+    found = list(Scheduler(generator, [request(prompt, 20) for prompt in PROMPTS], max_batch_size=2))
     assert sorted(c.sequence for c in found) == [0, 1, 2, 3, 4]
     assert {c.finish_reason for c in found} == {"cancelled"}
     assert [bool(c.text) for c in sorted(found, key=lambda c: c.sequence)] == [True, True, False, False, False]
@@ -456,10 +455,10 @@ def test_caches_that_would_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch) ->
     ):
         lm.generate("ab", max_tokens=498)
     generator = Generator(lm)
-    assert generator.prefill(generator.start(Request([97], 100))) is not None  # two pages, one of which exists by now
-    generator.start(Request([97], 100))
+    assert generator.prefill(generator.start(request([97], 100))) is not None  # two pages, one of which exists by now
+    generator.start(request([97], 100))
     with pytest.raises(OutOfMemoryError):
-        generator.start(Request([97], 300))
+        generator.start(request([97], 300))
 
 
 # ---- the language model

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyml_core.errors import PymlError
+from pyml_nlp.options import ORDER, SamplingOptions
 from pyml_nlp.sampling import (
-    ORDER,
     History,
-    Sampling,
     arrays,
     choice,
     noise,
@@ -52,8 +51,8 @@ logit_arrays = st.builds(
 
 def test_greedy_takes_the_first_largest() -> None:
     logits = np.array([1, 5, 5, 2], np.float32)
-    assert sample(logits, Sampling(), 0, 0) == 1
-    assert sample(logits, Sampling(temperature=1e-8, top_k=1, seed=3), 0, 0) == 1
+    assert sample(logits, SamplingOptions(0.0), 0, 0) == 1
+    assert sample(logits, SamplingOptions(temperature=1e-8, top_k=1, seed=3), 0, 0) == 1
 
 
 def test_penalty_counts_every_token_once() -> None:
@@ -66,8 +65,8 @@ def test_penalty_counts_every_token_once() -> None:
 
 def test_penalty_applies_to_greedy_too() -> None:
     logits = np.array([3.0, 2.9, 1.0], np.float32)
-    assert sample(logits, Sampling(repetition_penalty=1.5), 0, 0, History([0])) == 1
-    assert sample(logits, Sampling(repetition_penalty=1.5), 0, 0, History()) == 0
+    assert sample(logits, SamplingOptions(0.0, repetition_penalty=1.5), 0, 0, History([0])) == 1
+    assert sample(logits, SamplingOptions(0.0, repetition_penalty=1.5), 0, 0, History()) == 0
 
 
 def test_no_penalty_without_seen_tokens() -> None:
@@ -106,7 +105,7 @@ def test_top_p_prefers_lower_ids_among_equals() -> None:
 
 def test_top_k_then_top_p() -> None:
     logits = np.log(np.array([0.4, 0.3, 0.2, 0.1])).astype(np.float32)
-    rules = Sampling(temperature=1.0, top_k=2, top_p=0.5, seed=0)  # of 0.4 and 0.3 the first has 0.57
+    rules = SamplingOptions(temperature=1.0, top_k=2, top_p=0.5, seed=0)  # of 0.4 and 0.3 the first has 0.57
     assert {sample(logits, rules, 0, position) for position in range(200)} == {0}
 
 
@@ -174,20 +173,20 @@ def test_frequency_and_presence_count_the_generated_text() -> None:
     logits = np.zeros(5, np.float32)
     history = History([0, 1], [1, 2, 2])
     for name, expected in {"frequency_penalty": [0, -0.5, -1, 0, 0], "presence_penalty": [0, -0.5, -0.5, 0, 0]}.items():
-        rules = Sampling(**{name: 0.5})  # type: ignore[arg-type]
+        rules = SamplingOptions(0.0, **{name: 0.5})  # type: ignore[arg-type]
         assert choice._changed(name, logits, None, rules, history, 1.0).tolist() == expected
     assert not logits.any()
 
 
 def test_logit_bias() -> None:
     logits = np.array([3.0, 2.0, 1.0], np.float32)
-    assert sample(logits, Sampling(logit_bias={2: 2.5}), 0, 0) == 2
-    assert sample(logits, Sampling(logit_bias={0: -np.inf}), 0, 0) == 1
-    assert sample(logits[1:], Sampling(logit_bias={0: 100.0, 2: 2.0}), 0, 0, ids=np.array([1, 2])) == 2
-    rules = Sampling(1.0, logit_bias={0: -np.inf, 1: -np.inf}, seed=0)
+    assert sample(logits, SamplingOptions(0.0, logit_bias={2: 2.5}), 0, 0) == 2
+    assert sample(logits, SamplingOptions(0.0, logit_bias={0: -np.inf}), 0, 0) == 1
+    assert sample(logits[1:], SamplingOptions(0.0, logit_bias={0: 100.0, 2: 2.0}), 0, 0, ids=np.array([1, 2])) == 2
+    rules = SamplingOptions(1.0, logit_bias={0: -np.inf, 1: -np.inf}, seed=0)
     assert {sample(logits, rules, 0, position) for position in range(50)} == {2}
     with pytest.raises(PymlError, match="logit_bias leaves no token that could stand at position 4"):
-        sample(logits, Sampling(logit_bias=dict.fromkeys(range(3), -np.inf)), 0, 4)
+        sample(logits, SamplingOptions(0.0, logit_bias=dict.fromkeys(range(3), -np.inf)), 0, 4)
 
 
 # ---- the order
@@ -207,7 +206,7 @@ def test_rules_in_any_order(seed: int, order: list[str], used: set[str], tempera
         "top_k": 20, "top_p": 0.8, "min_p": 0.02, "typical_p": 0.9, "repetition_penalty": 1.4,
         "frequency_penalty": 0.3, "presence_penalty": -0.4, "logit_bias": {0: 1.5, 7: -3.0},
     }  # fmt: skip
-    rules = Sampling(temperature, seed=seed, order=order, **{k: v for k, v in values.items() if k in used})  # type: ignore[arg-type]
+    rules = SamplingOptions(temperature, seed=seed, order=order, **{k: v for k, v in values.items() if k in used})  # type: ignore[arg-type]
     expected = _plain(logits.astype(np.float64), rules, history)
     if temperature == 0.0:
         assert sample(logits, rules, 0, 1, history) == expected.argmax()
@@ -220,7 +219,7 @@ def test_rules_in_any_order(seed: int, order: list[str], used: set[str], tempera
     assert sample(logits[allowed], rules, 0, 1, history, ids=allowed) == sample(masked, rules, 0, 1, history)
 
 
-def _plain(logits: np.ndarray, rules: Sampling, history: History) -> np.ndarray:
+def _plain(logits: np.ndarray, rules: SamplingOptions, history: History) -> np.ndarray:
     """Logits after all rules, each in its most obvious form; what is out of play at -inf."""
     for rule in rules.order or ():
         value = getattr(rules, rule)
@@ -255,17 +254,17 @@ def _plain(logits: np.ndarray, rules: Sampling, history: History) -> np.ndarray:
 
 def test_the_order_matters() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.2])).astype(np.float32)
-    hot_last = Sampling(100.0, top_p=0.7, seed=0, order=("top_p", "temperature"))
-    hot_first = Sampling(100.0, top_p=0.7, seed=0)
+    hot_last = SamplingOptions(100.0, top_p=0.7, seed=0, order=("top_p", "temperature"))
+    hot_first = SamplingOptions(100.0, top_p=0.7, seed=0)
     assert {sample(logits, hot_last, 0, position) for position in range(200)} == {0, 1}
     assert {sample(logits, hot_first, 0, position) for position in range(200)} == {0, 1, 2}
 
 
 def test_rules_that_do_nothing_are_left_out() -> None:
-    neutral = Sampling(1.0, None, 1.0, 1.0, 3, 0.0, 1.0, 0.0, 0.0, {})
+    neutral = SamplingOptions(1.0, None, 1.0, 1.0, 3, 0.0, 1.0, 0.0, 0.0, {})
     assert neutral.rules == ()
-    assert Sampling(0.0, 5, 0.5, min_p=0.1, presence_penalty=1.0).rules == ("presence_penalty",)
-    assert Sampling(0.5, 5, typical_p=0.5, order=("typical_p", "top_k", "temperature")).rules == (
+    assert SamplingOptions(0.0, 5, 0.5, min_p=0.1, presence_penalty=1.0).rules == ("presence_penalty",)
+    assert SamplingOptions(0.5, 5, typical_p=0.5, order=("typical_p", "top_k", "temperature")).rules == (
         "typical_p", "top_k", "temperature",
     )  # fmt: skip
 
@@ -349,21 +348,21 @@ def test_pruning_changes_nothing(logits: np.ndarray, temperature: float, seed: i
     key = noise.noise_key(seed, 0, 0)
     everything = np.arange(logits.size)
     scores = logits.astype(np.float64) / temperature + noise.gumbel(key, everything)
-    assert sample(logits, Sampling(temperature, seed=seed), 0, 0) == scores.argmax()
+    assert sample(logits, SamplingOptions(temperature, seed=seed), 0, 0) == scores.argmax()
     assert noise.draw(logits, temperature, key, everything) == scores.argmax()
 
 
 @pytest.mark.parametrize(
     "rules",
     [
-        Sampling(1.0, seed=5),
-        Sampling(0.5, seed=5),
-        Sampling(2.0, top_k=4, seed=5),
-        Sampling(1.0, top_p=0.7, seed=5),
-        Sampling(0.8, top_k=6, top_p=0.8, repetition_penalty=1.3, seed=5),
+        SamplingOptions(1.0, seed=5),
+        SamplingOptions(0.5, seed=5),
+        SamplingOptions(2.0, top_k=4, seed=5),
+        SamplingOptions(1.0, top_p=0.7, seed=5),
+        SamplingOptions(0.8, top_k=6, top_p=0.8, repetition_penalty=1.3, seed=5),
     ],
 )
-def test_frequencies_follow_the_distribution(rules: Sampling) -> None:
+def test_frequencies_follow_the_distribution(rules: SamplingOptions) -> None:
     logits = random_logits(3, 10, 1.0)
     seen = [2, 4]
     expected = softmax(_filtered(logits, rules, seen), rules.temperature)
@@ -375,7 +374,7 @@ def test_frequencies_follow_the_distribution(rules: Sampling) -> None:
     assert chi2 < 30  # 9 degrees of freedom: 99.96 %
 
 
-def _filtered(logits: np.ndarray, rules: Sampling, seen: list[int]) -> np.ndarray:
+def _filtered(logits: np.ndarray, rules: SamplingOptions, seen: list[int]) -> np.ndarray:
     """Logits after all rules, what is out of play at -inf."""
     logits = logits.copy()
     for token in seen:
@@ -392,10 +391,11 @@ def _filtered(logits: np.ndarray, rules: Sampling, seen: list[int]) -> np.ndarra
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(
-    "rules", [Sampling(), Sampling(0.9, top_k=7, seed=1), Sampling(1.5, top_k=7, top_p=0.6, seed=1)]
+    "rules",
+    [SamplingOptions(0.0), SamplingOptions(0.9, top_k=7, seed=1), SamplingOptions(1.5, top_k=7, top_p=0.6, seed=1)],
 )
-def test_candidates_give_the_same_token(rules: Sampling, ties: bool) -> None:
-    k = rules.candidates
+def test_candidates_give_the_same_token(rules: SamplingOptions, ties: bool) -> None:
+    k = rules.required_top_k
     assert k is not None
     for position in range(50):
         logits = random_logits(position, 3000, 3.0, ties)
@@ -406,35 +406,35 @@ def test_candidates_give_the_same_token(rules: Sampling, ties: bool) -> None:
 
 
 def test_candidates_are_told_only_where_they_decide() -> None:
-    assert Sampling(1.0).candidates is None
-    assert Sampling(1.0, top_p=0.9).candidates is None
-    assert Sampling(repetition_penalty=1.1).candidates is None
-    assert Sampling(repetition_penalty=1.0).candidates == 1
+    assert SamplingOptions(1.0).required_top_k is None
+    assert SamplingOptions(1.0, top_p=0.9).required_top_k is None
+    assert SamplingOptions(0.0, repetition_penalty=1.1).required_top_k is None
+    assert SamplingOptions(0.0, repetition_penalty=1.0).required_top_k == 1
 
 
 def test_penalty_of_candidates() -> None:
     logits = np.array([3.0, 2.9, 2.8], np.float32)
-    rules = Sampling(repetition_penalty=1.5)
+    rules = SamplingOptions(0.0, repetition_penalty=1.5)
     assert sample(logits, rules, 0, 0, History([50, 7]), ids=np.array([10, 50, 70])) == 10
     assert sample(logits, rules, 0, 0, History([10, 50]), ids=np.array([10, 50, 70])) == 70
 
 
 def test_same_seed_same_tokens() -> None:
     logits = random_logits(4, 5000)
-    one = [sample(logits, Sampling(1.0, seed=1), 0, position) for position in range(50)]
-    again = [sample(logits, Sampling(1.0, seed=1), 0, position) for position in range(50)]
-    other = [sample(logits, Sampling(1.0, seed=2), 0, position) for position in range(50)]
-    neighbour = [sample(logits, Sampling(1.0, seed=1), 1, position) for position in range(50)]
+    one = [sample(logits, SamplingOptions(1.0, seed=1), 0, position) for position in range(50)]
+    again = [sample(logits, SamplingOptions(1.0, seed=1), 0, position) for position in range(50)]
+    other = [sample(logits, SamplingOptions(1.0, seed=2), 0, position) for position in range(50)]
+    neighbour = [sample(logits, SamplingOptions(1.0, seed=1), 1, position) for position in range(50)]
     assert one == again
     assert one != other
     assert one != neighbour
 
 
 def test_seeded() -> None:
-    assert Sampling(seed=7).seeded().seed == 7
-    seeds = {Sampling(1.0, top_k=3).seeded().seed for _ in range(5)}
+    assert SamplingOptions(0.0, seed=7).seeded().seed == 7
+    seeds = {SamplingOptions(1.0, top_k=3).seeded().seed for _ in range(5)}
     assert len(seeds) == 5
-    assert Sampling(1.0, top_k=3).seeded().top_k == 3
+    assert SamplingOptions(1.0, top_k=3).seeded().top_k == 3
 
 
 # ---- log probabilities
@@ -486,7 +486,7 @@ def test_top_logprobs_of_ties_and_of_more_than_there_are() -> None:
 )
 def test_ranges(values: dict[str, object], message: str) -> None:
     with pytest.raises(PymlError, match=message):
-        Sampling(**values)  # type: ignore[arg-type]
+        SamplingOptions(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -494,11 +494,15 @@ def test_ranges(values: dict[str, object], message: str) -> None:
 def test_logits_that_are_not_finite(temperature: float, bad: float) -> None:
     logits = np.array([1.0, bad, 0.0], np.float32)
     with pytest.raises(PymlError, match=r"not finite: logit .* for token 1 at position 9"):
-        sample(logits, Sampling(temperature, seed=0), 0, 9)
+        sample(logits, SamplingOptions(temperature, seed=0), 0, 9)
 
 
 def test_minus_infinity_is_never_drawn() -> None:
     logits = np.array([-np.inf, 0.0, -np.inf, 0.0], np.float32)
-    rules = (Sampling(1.0, seed=0), Sampling(1.0, top_k=3, seed=0), Sampling(1.0, top_p=0.9, seed=0))
+    rules = (
+        SamplingOptions(1.0, seed=0),
+        SamplingOptions(1.0, top_k=3, seed=0),
+        SamplingOptions(1.0, top_p=0.9, seed=0),
+    )
     for chosen in rules:
         assert {sample(logits, chosen, 0, position) for position in range(50)} == {1, 3}

@@ -6,15 +6,14 @@ import math
 from typing import Any
 
 import pytest
-from fake_model import FakeModel, calls, cycle, make
+from fake_model import GREEDY, FakeModel, calls, cycle, make, request
 
 from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_nlp import memory
 from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.prefix_cache import PrefixCache
-from pyml_nlp.generation.request import Request
 from pyml_nlp.generation.scheduler import PIECE, Scheduler
-from pyml_nlp.sampling import Sampling
+from pyml_nlp.options import SamplingOptions
 
 
 def different(number: int, length: int) -> list[int]:
@@ -24,8 +23,11 @@ def different(number: int, length: int) -> list[int]:
 
 def test_texts_under_way_wait_for_no_whole_prompt() -> None:
     lm = make(cycle, context=2000)
-    first, long = Request(different(1, 3), 40), Request(different(2, 1500), 4)
-    found = list(Scheduler(Generator(lm, speculate=False), [first, long], together=2, chunk=3))
+    first, long = (
+        request(different(1, 3), 40),
+        request(different(2, 1500), 4),
+    )
+    found = list(Scheduler(Generator(lm, speculate=False), [first, long], max_batch_size=2, chunk=3))
     assert [completion.sequence for completion in found] == [1, 0]
     mixed = [call for call in calls(lm) if len(call) == 2]
     assert len(mixed) > 1500 // PIECE
@@ -35,16 +37,16 @@ def test_texts_under_way_wait_for_no_whole_prompt() -> None:
 
 def test_prompts_start_together_where_nothing_is_under_way() -> None:
     lm = make(cycle, context=100)
-    requests = [Request(different(number, 10), 3) for number in range(4)]
-    list(Scheduler(Generator(lm), requests, together=4, chunk=512))
+    requests = [request(different(number, 10), 3) for number in range(4)]
+    list(Scheduler(Generator(lm), requests, max_batch_size=4, chunk=512))
     assert [len(ids) for ids, _ in calls(lm)[0]] == [10, 10, 10, 10]
 
 
 def test_a_common_beginning_runs_once() -> None:
     lm = make(cycle, context=200)
     common = different(1, 64)
-    requests = [Request([*common, number], 2) for number in range(6)]
-    found = list(Scheduler(Generator(lm), requests, together=6, chunk=512))
+    requests = [request([*common, number], 2) for number in range(6)]
+    found = list(Scheduler(Generator(lm), requests, max_batch_size=6, chunk=512))
     assert sum(len(ids) for call in calls(lm) for ids, _ in call if len(ids) > 1) == 65
     assert sorted(completion.reused for completion in found) == [0, 64, 64, 64, 64, 64]
 
@@ -52,8 +54,8 @@ def test_a_common_beginning_runs_once() -> None:
 def test_nothing_kept_nothing_shared() -> None:
     lm = make(cycle, context=200)
     lm.prefix_cache = PrefixCache(0)
-    requests = [Request([*different(1, 64), number], 2) for number in range(3)]
-    found = list(Scheduler(Generator(lm), requests, together=3, chunk=512))
+    requests = [request([*different(1, 64), number], 2) for number in range(3)]
+    found = list(Scheduler(Generator(lm), requests, max_batch_size=3, chunk=512))
     assert [completion.reused for completion in found] == [0, 0, 0]
     assert [len(ids) for ids, _ in calls(lm)[0]] == [65, 65, 65]
 
@@ -70,8 +72,8 @@ def test_as_many_as_memory_allows(pages: int, monkeypatch: pytest.MonkeyPatch) -
         return pages * page - sum(completion.cache.nbytes for completion in generator._started)
 
     monkeypatch.setattr(memory, "available_memory", available)
-    requests = [Request(different(number, 10), 60) for number in range(5)]
-    found = list(Scheduler(generator, requests, together=8, chunk=512))
+    requests = [request(different(number, 10), 60) for number in range(5)]
+    found = list(Scheduler(generator, requests, max_batch_size=8, chunk=512))
     assert sorted(completion.sequence for completion in found) == [0, 1, 2, 3, 4]
     assert max(len(call) for call in calls(lm)) == min(5, pages // 2)
 
@@ -79,7 +81,10 @@ def test_as_many_as_memory_allows(pages: int, monkeypatch: pytest.MonkeyPatch) -
 def test_one_text_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(cycle, context=1000)
     monkeypatch.setattr(memory, "available_memory", lambda: FakeModel.kv_layout.page_bytes)
-    requests = [Request(different(1, 10), 490), Request(different(2, 10), 3)]
+    requests = [
+        request(different(1, 10), 490),
+        request(different(2, 10), 3),
+    ]
     refused, made = Scheduler(Generator(lm), requests)
     assert (refused.sequence, refused.finish_reason, refused.text) == (0, "error", "")
     assert isinstance(refused.error, OutOfMemoryError)
@@ -100,10 +105,16 @@ def test_kept_prefixes_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_results_as_they_end() -> None:
     lm = make(cycle, context=200)
-    requests = [Request(different(1, 5), 30), Request(different(2, 5), 3), Request(different(3, 5), 3)]
-    order: list[Any] = [completion.sequence for completion in lm.generate_batch(requests, ordered=False, together=2)]
+    requests = [
+        request(different(1, 5), 30),
+        request(different(2, 5), 3),
+        request(different(3, 5), 3),
+    ]
+    order: list[Any] = [
+        completion.sequence for completion in lm.generate_batch(requests, ordered=False, max_batch_size=2)
+    ]
     assert order == [1, 2, 0]
-    assert [completion.sequence for completion in lm.generate_batch(requests, together=2)] == [0, 1, 2]
+    assert [completion.sequence for completion in lm.generate_batch(requests, max_batch_size=2)] == [0, 1, 2]
 
 
 def test_errors_of_batches() -> None:
@@ -112,10 +123,10 @@ def test_errors_of_batches() -> None:
         lm.generate_batch(["fine", "a" * 9])
     with pytest.raises(PymlError, match="prompt 0: the prompt is empty"):
         lm.generate_batch([""])
-    with pytest.raises(PymlError, match="together must be > 0, got 0"):
-        lm.generate_batch(["a"], together=0)
-    with pytest.raises(TypeError, match="temprature"):
-        lm.generate_batch(["a"], temprature=1.0)
+    with pytest.raises(PymlError, match="max_batch_size must be > 0, got 0"):
+        lm.generate_batch(["a"], max_batch_size=0)
+    with pytest.raises(PymlError, match=r"did you mean .temperature."):
+        lm.generate_batch(["a"], temprature=1.0)  # type: ignore[call-arg]
     assert list(lm.generate_batch([])) == []
     assert calls(lm) == []
 
@@ -123,10 +134,10 @@ def test_errors_of_batches() -> None:
 def test_the_error_of_a_text_is_its_own() -> None:
     """A bias that leaves nothing shows when the first token is chosen; the others go on as if they were alone."""
     lm = make(cycle, context=100)
-    nothing = Sampling(logit_bias=dict.fromkeys(range(FakeModel.vocab_size), -math.inf))
-    requests = [Request(different(number, 5), 4, nothing if number in (1, 3) else Sampling()) for number in range(5)]
+    nothing = SamplingOptions(0.0, logit_bias=dict.fromkeys(range(FakeModel.vocab_size), -math.inf))
+    requests = [request(different(number, 5), 4, nothing if number in (1, 3) else GREEDY) for number in range(5)]
     for together in (1, 2, 5):
-        found = {text.sequence: text for text in Scheduler(Generator(lm), requests, together=together)}
+        found = {text.sequence: text for text in Scheduler(Generator(lm), requests, max_batch_size=together)}
         assert sorted(found) == [0, 1, 2, 3, 4]
         for number, text in found.items():
             if number in (1, 3):

@@ -10,9 +10,9 @@ from fake_model import EOS, VOCAB, FakeTokenizer, calls, cycle, make
 from pyml_core.errors import PymlError
 from pyml_nlp.generation.draft_model import DraftModel, check_vocabulary
 from pyml_nlp.generation.generator import Generator
-from pyml_nlp.generation.request import Request
 from pyml_nlp.generation.speculation import MAX_DRAFT, Costs
 from pyml_nlp.language_model import LanguageModel
+from pyml_nlp.options import GenerationOptions
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_a_draft_model_writes_ahead() -> None:
 
 def test_a_draft_model_makes_up_for_what_it_missed() -> None:
     small = make(words, context=300)
-    drafter = DraftModel(small.engine, Request([1]), [97, 98], VOCAB)
+    drafter = DraftModel(small.engine, GenerationOptions(), [97, 98], VOCAB)
     assert drafter.draft(3) == [words([0] * n) for n in (2, 3, 4)]
     for token in (99, 100, 101, 102):
         drafter.append(token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from pyml_nlp import values
 from pyml_nlp.errors import ArgumentError
 from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
-from pyml_nlp.sampling import Sampling
+from pyml_nlp.options import GenerationOptions, SamplingOptions
 
 # ---- numbers, flags, texts
 
@@ -98,40 +98,41 @@ SPELLINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", SPELLINGS, ids=str)
 def test_spellings_of_off(options: dict[str, Any]) -> None:
-    rules = Sampling(0.7, **options)
+    rules = SamplingOptions(0.7, **options)
     assert rules.rules == ("temperature",)
     assert rules.seed is None
-    assert Sampling(None, **options).greedy  # type: ignore[arg-type]
+    assert SamplingOptions(None, **options) == SamplingOptions(**options)  # type: ignore[arg-type]
 
 
 def test_numbers_of_numpy_give_the_same_text() -> None:
-    rules = Sampling(0.5, top_k=4, top_p=0.75, seed=7, logit_bias={97: 0.5})
+    rules = SamplingOptions(0.5, top_k=4, top_p=0.75, seed=7, logit_bias={97: 0.5})
     half, four, three_quarters, seven = np.float32(0.5), np.int32(4), np.float64(0.75), np.int64(7)
     options: dict[str, Any] = {"temperature": half, "top_k": four, "top_p": three_quarters, "seed": seven}
-    same = Sampling(**options, logit_bias={"97": np.float16(0.5)})  # type: ignore[dict-item]
+    same = SamplingOptions(**options, logit_bias={"97": np.float16(0.5)})  # type: ignore[dict-item]
     assert same == rules
     assert {type(value) for value in vars(same).values()} == {type(value) for value in vars(rules).values()}
     lm = make(cycle)
     plain = lm.generate_text("ab", max_tokens=5, temperature=1.5, seed=2**40 + 1)
     prompt: Any = np.array([97, 98])
-    numbers: dict[str, Any] = {"max_tokens": np.int64(5), "temperature": 1.5, "seed": np.uint64(2**40 + 1)}
-    assert lm.generate_text(prompt, **numbers) == plain
+    given: dict[str, Any] = {"max_tokens": np.int64(5), "temperature": 1.5, "seed": np.uint64(2**40 + 1)}
+    assert lm.generate_text(prompt, **given) == plain
 
 
 def test_none_is_not_given() -> None:
     lm = make(cycle)
-    names = "temperature stop stop_ids include_stop logprobs keep overflow timeout top_k top_p seed logit_bias order"
-    nothing: Any = dict.fromkeys([*names.split(), "sample", "schema", "regex", "grammar", "draft_model"])
-    (text,) = lm.generate_batch(["ab"], max_tokens=None, **nothing)  # type: ignore[arg-type]
+    names = "temperature stop stop_ids include_stop logprobs n_keep overflow timeout top_k top_p seed logit_bias order"
+    nothing: Any = dict.fromkeys([*names.split(), "sample_index", "schema", "regex", "grammar", "draft_model"])
+    (text,) = lm.generate_batch(["ab"], max_tokens=None, **nothing)
     assert text.text == lm.generate_text("ab")
-    del nothing["sample"]
-    assert lm.generate_text("ab", max_tokens=None, cache=None, **nothing) == lm.generate_text("ab")  # type: ignore[arg-type]
+    assert lm.generate_text("ab", max_tokens=None, cache=None, **nothing) == lm.generate_text("ab")
 
 
 def test_requests_hold_plain_values() -> None:
-    request = Request(np.array([1, 2]), stop="x", stop_ids={np.int64(5)}, keep=np.uint8(1), logprobs=np.int16(2))  # type: ignore[arg-type]
-    assert request == Request([1, 2], stop=("x",), stop_ids=(5,), keep=1, logprobs=2)
-    assert request.seeded() == request
+    prompt: Any = np.array([1, 2])
+    given: dict[str, Any] = {"stop_ids": {np.int64(5)}, "n_keep": np.uint8(1), "logprobs": np.int16(2)}
+    request = Request(prompt, GenerationOptions(stop="x", **given))
+    assert request == Request([1, 2], GenerationOptions(stop=("x",), stop_ids=(5,), n_keep=1, logprobs=2))
+    assert request.seeded().options.sampling.seed is not None
 
 
 # ---- what a language model refuses before any work
@@ -190,8 +191,8 @@ def refusals() -> dict[str, tuple[Callable[[LanguageModel], object], str]]:
         "order numbers": ({"order": [5]}, "order must be one of logit_bias, .*, got 5"),
         "order long": ({"order": ["x" * 9999]}, "order must be one of .{150,250}$"),
         "logprobs": ({"logprobs": True}, "logprobs must be a whole number, got True"),
-        "overflow": ({"overflow": "x" * 9999}, "overflow must be one of error, roll, got 'x{75}...'$"),
-        "keep": ({"keep": "1"}, "keep must be a whole number, got '1'"),
+        "overflow": ({"overflow": "x" * 9999}, "overflow must be one of error, shift, got 'x{75}...'$"),
+        "n_keep": ({"n_keep": "1"}, "n_keep must be a whole number, got '1'"),
         "timeout": ({"timeout": "1"}, "timeout must be a number, got '1'"),
         "speculate": ({"speculate": 0}, "speculate must be True or False, got 0"),
         "cache": ({"cache": 5}, r"cache must be a KVCache \(lm.new_cache\(\) makes one\), got 5"),
@@ -214,11 +215,14 @@ def refusals() -> dict[str, tuple[Callable[[LanguageModel], object], str]]:
             lambda lm: lm.generate_batch([1, 2]),
             "prompt 0: prompt must be a text or token ids, got 1",
         ),
-        "together": (lambda lm: lm.generate_batch(["a"], together="2"), "together must be a whole number, got '2'"),
+        "max_batch_size": (
+            lambda lm: lm.generate_batch(["a"], max_batch_size="2"),
+            "max_batch_size must be a whole number, got '2'",
+        ),
         "ordered": (lambda lm: lm.generate_batch(["a"], ordered=1), "ordered must be True or False, got 1"),
         "an option of a batch": (
             lambda lm: lm.generate_batch(["a"], seed="x"),
-            "prompt 0: seed must be a whole number",
+            "^seed must be a whole number",
         ),
         "prefill": (lambda lm: lm.prefill(b"a"), "prompt must be a text or token ids"),
         "no logits": (lambda lm: lm.logits([]), "the text is empty: expected at least one token"),
@@ -236,11 +240,17 @@ def refusals() -> dict[str, tuple[Callable[[LanguageModel], object], str]]:
         "what is wanted": (lambda lm: lm.forward([], 5), r"want must be AllLogits\(\), Top\(k\) or Greedy.*, got 5"),
         "new_cache": (lambda lm: lm.new_cache(5.0), "max_length must be a whole number, got 5.0"),
         "a request of text": (
-            lambda lm: Request("ab"),  # type: ignore[arg-type]
+            lambda lm: Request(cast("Any", "ab")),
             r"prompt must be token ids \(see lm.ids\), got 'ab'",
         ),
-        "sampling": (lambda lm: Request([1], sampling={}), "sampling must be a Sampling, got {}"),  # type: ignore[arg-type]
-        "grammar": (lambda lm: Request([1], grammar="a"), "grammar must be a Grammar, got 'a'"),  # type: ignore[arg-type]
+        "sampling": (
+            lambda lm: Request([1], GenerationOptions(sampling=cast("Any", {}))),
+            "sampling must be SamplingOptions, got {}",
+        ),
+        "grammar": (
+            lambda lm: Request([1], GenerationOptions(grammar=cast("Any", "a"))),
+            "grammar must be Grammar, got 'a'",
+        ),
     }
 
 
@@ -258,8 +268,17 @@ def test_refusals(name: str) -> None:
     assert calls(lm) == []
 
 
-def test_unknown_options_are_python_errors() -> None:
-    for name in ("max_token", "prompt", "sampling", "cache"):
-        option: dict[str, Any] = {name: 5}
-        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
-            make().generate_batch(["a"], **option)
+def test_unknown_options() -> None:
+    lm: Any = make()
+    for name, hint in (
+        ("max_token", "did you mean 'max_tokens'"),
+        ("temprature", "did you mean 'temperature'"),
+        ("cache", "expected one of "),
+        ("x" * 9999, "expected one of "),
+    ):
+        with pytest.raises(ArgumentError, match=rf"^unknown option '{name[:75]}.{{0,4}}: {hint}"):
+            lm.generate_batch(["a"], **{name: 5})
+    with pytest.raises(ArgumentError, match=r"^unknown option 'tool': did you mean 'tools'\?$"):
+        lm.chat("a", tool=[])
+    with pytest.raises(ArgumentError, match=r"^options must be GenerationOptions, got 5"):
+        lm.generate("a", 5)

@@ -13,27 +13,120 @@ TYPE_CHECKING = False  # in place of typing's, whose import takes milliseconds
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyml_core.errors import Cancelled as Cancelled
+    from pyml_core.errors import OutOfMemoryError as OutOfMemoryError
+    from pyml_core.errors import PymlError as PymlError
+    from pyml_core.errors import ShapeError as ShapeError
+    from pyml_nn.cache import KVCache as KVCache
+    from pyml_nn.errors import CacheFileError as CacheFileError
+    from pyml_nn.errors import ConfigError as ConfigError
+    from pyml_nn.errors import ContextOverflowError as ContextOverflowError
+    from pyml_nn.errors import WeightsError as WeightsError
+    from pyml_nn.trace import Trace as Trace
+
+    from .chat.conversation import Conversation as Conversation
+    from .errors import ArgumentError as ArgumentError
+    from .errors import ChatTemplateError as ChatTemplateError
+    from .errors import ModelFileError as ModelFileError
+    from .errors import ModelNotFoundError as ModelNotFoundError
+    from .evaluation import TokenScore as TokenScore
+    from .generation.asynchronous import AsyncGeneration as AsyncGeneration
+    from .generation.batch import Batch as Batch
     from .generation.completion import Completion as Completion
     from .generation.completion import Step as Step
-    from .generation.generator import Generator as Generator
     from .generation.iterator import Generation as Generation
     from .generation.request import Request as Request
     from .language_model import LanguageModel as LanguageModel
     from .loading import load as load
-    from .sampling import Sampling as Sampling
+    from .logs import LogSpecError as LogSpecError
+    from .options.chat import ChatOptions as ChatOptions
+    from .options.generation import GenerationOptions as GenerationOptions
+    from .options.load import LoadOptions as LoadOptions
+    from .options.sampling import SamplingOptions as SamplingOptions
+    from .structured.grammar import Grammar as Grammar
+    from .structured.grammar import GrammarError as GrammarError
+    from .tokenizer.base import TextError as TextError
+    from .tokenizer.base import TokenIdError as TokenIdError
 
 _HOME = {
-    "Completion": "generation.completion",
-    "Generation": "generation.iterator",
-    "Generator": "generation.generator",
-    "LanguageModel": "language_model",
-    "Request": "generation.request",
-    "Sampling": "sampling",
-    "Step": "generation.completion",
-    "load": "loading",
+    # entry
+    "Conversation": "pyml_nlp.chat.conversation",
+    "LanguageModel": "pyml_nlp.language_model",
+    "load": "pyml_nlp.loading",
+    # options
+    "ChatOptions": "pyml_nlp.options.chat",
+    "GenerationOptions": "pyml_nlp.options.generation",
+    "Grammar": "pyml_nlp.structured.grammar",
+    "LoadOptions": "pyml_nlp.options.load",
+    "Request": "pyml_nlp.generation.request",
+    "SamplingOptions": "pyml_nlp.options.sampling",
+    # results
+    "AsyncGeneration": "pyml_nlp.generation.asynchronous",
+    "Batch": "pyml_nlp.generation.batch",
+    "Completion": "pyml_nlp.generation.completion",
+    "Generation": "pyml_nlp.generation.iterator",
+    "KVCache": "pyml_nn.cache",
+    "Step": "pyml_nlp.generation.completion",
+    "TokenScore": "pyml_nlp.evaluation",
+    "Trace": "pyml_nn.trace",
+    # errors
+    "ArgumentError": "pyml_nlp.errors",
+    "CacheFileError": "pyml_nn.errors",
+    "Cancelled": "pyml_core.errors",
+    "ChatTemplateError": "pyml_nlp.errors",
+    "ConfigError": "pyml_nn.errors",
+    "ContextOverflowError": "pyml_nn.errors",
+    "GrammarError": "pyml_nlp.structured.grammar",
+    "LogSpecError": "pyml_nlp.logs",
+    "ModelFileError": "pyml_nlp.errors",
+    "ModelNotFoundError": "pyml_nlp.errors",
+    "OutOfMemoryError": "pyml_core.errors",
+    "PymlError": "pyml_core.errors",
+    "ShapeError": "pyml_core.errors",
+    "TextError": "pyml_nlp.tokenizer.base",
+    "TokenIdError": "pyml_nlp.tokenizer.base",
+    "WeightsError": "pyml_nn.errors",
 }
 
-__all__ = ["Completion", "Generation", "Generator", "LanguageModel", "Request", "Sampling", "Step", "load"]
+__all__ = [  # noqa: RUF022 (in groups)
+    # entry: from a path to texts
+    "Conversation",
+    "LanguageModel",
+    "load",
+    # options: validated when they are made
+    "ChatOptions",
+    "GenerationOptions",
+    "Grammar",
+    "LoadOptions",
+    "Request",
+    "SamplingOptions",
+    # results: what methods return
+    "AsyncGeneration",
+    "Batch",
+    "Completion",
+    "Generation",
+    "KVCache",
+    "Step",
+    "TokenScore",
+    "Trace",
+    # errors: docs/errors.md says when each is raised
+    "ArgumentError",
+    "CacheFileError",
+    "Cancelled",
+    "ChatTemplateError",
+    "ConfigError",
+    "ContextOverflowError",
+    "GrammarError",
+    "LogSpecError",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "OutOfMemoryError",
+    "PymlError",
+    "ShapeError",
+    "TextError",
+    "TokenIdError",
+    "WeightsError",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -45,7 +138,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

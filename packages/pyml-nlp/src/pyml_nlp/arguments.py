@@ -1,9 +1,8 @@
-"""What the methods of a :class:`LanguageModel` are given, checked before any work."""
+"""Arguments of the methods of a :class:`LanguageModel`, checked before any work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import PymlError, quoted
@@ -11,22 +10,17 @@ from pyml_core.want import Want
 from pyml_nn import KVCache
 
 from .errors import ArgumentError
-from .generation.request import Request
-from .sampling import Sampling
 from .values import check_ids, token_ids, whole
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-_BATCH_OPTIONS = {field.name for kind in (Request, Sampling) for field in fields(kind)} - {"prompt", "sampling"}
-_BATCH_OPTIONS |= {"schema", "regex"}
-
 
 def prompt_ids(engine: Engine, name: str, value: Any) -> list[int]:
-    """Token ids of a text, with what the model wants around them, once; or the ids that were given.
+    """Token ids of a text, with the special tokens that the model expects; or the given ids.
 
     Raises:
-        ArgumentError: it is neither, or the model does not have one of them.
+        ArgumentError: neither a text nor ids of the model.
         TextError: a text that cannot be encoded.
     """
     if isinstance(value, str):
@@ -40,18 +34,11 @@ def prompt_list(value: Any) -> Iterable[Any]:
     """Prompts of a batch, each still to be checked.
 
     Raises:
-        ArgumentError: it is one prompt, or nothing that holds prompts.
+        ArgumentError: a single prompt, or not a list of prompts.
     """
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | Mapping):
         raise ArgumentError(f"must be a list of prompts, got {quoted(value)}; for one prompt: generate", "prompts")
     return value
-
-
-def check_batch_options(options: Mapping[str, Any]) -> None:
-    """TypeError for an option that no text of a batch has, as Python raises it for other functions."""
-    for name in options:
-        if name not in _BATCH_OPTIONS:
-            raise TypeError(f"generate_batch() got an unexpected keyword argument {name!r}")
 
 
 def indices(value: Any, count: int) -> list[int]:

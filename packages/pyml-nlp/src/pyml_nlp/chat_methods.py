@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pyml_core.locks import importing
 
 from .engine import Engine
 from .generation.preparing import within_timeout
 from .model_methods import ModelMethods
+from .options.keywords import split_chat
 
 if TYPE_CHECKING:
-    from .chat import ChatTemplate, Conversation, Message, Messages
+    from typing import Unpack
+
+    from pyml_nn import KVCache
+
+    from .chat import ChatTemplate, Conversation, Messages
+    from .engine import HasEngine
     from .generation.iterator import Generation
+    from .options.chat import ChatOptions
+    from .options.generation import GenerationOptions
+    from .options.keywords import ChatGenerationKeywords, ChatKeywords, GenerationKeywords
 
 
 class ChatMethods(ModelMethods, ABC):
@@ -29,7 +38,17 @@ class ChatMethods(ModelMethods, ABC):
         self._chat_template: ChatTemplate | None = None
 
     @abstractmethod
-    def generate(self, prompt: str | Sequence[int], *arguments: Any, **options: Any) -> Generation:
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        options: GenerationOptions | None = None,
+        *,
+        cache: KVCache | None = None,
+        timeout: float | None = None,
+        speculate: bool = True,
+        draft_model: HasEngine | None = None,
+        **changes: Unpack[GenerationKeywords],
+    ) -> Generation:
         """Continue a text; see :meth:`.LanguageModel.generate`."""
 
     @property
@@ -45,119 +64,83 @@ class ChatMethods(ModelMethods, ABC):
     def chat(
         self,
         messages: Messages,
-        max_tokens: int = 256,
+        options: GenerationOptions | None = None,
         *,
-        tools: Sequence[Message] | None = None,
-        documents: Sequence[Message] | None = None,
-        template: str | None = None,
-        continue_final_message: bool = False,
-        variables: Mapping[str, Any] | None = None,
-        **options: Any,
+        chat_options: ChatOptions | None = None,
+        cache: KVCache | None = None,
+        timeout: float | None = None,
+        speculate: bool = True,
+        draft_model: HasEngine | None = None,
+        **changes: Unpack[ChatGenerationKeywords],
     ) -> Generation:
-        """Answer messages, which the model's own template makes a prompt of.
+        """Answer messages: the model's own chat template makes a prompt of them, which is continued.
 
         Args:
-            messages: mappings with ``role`` and ``content``, or a text, which is what a user says.
-            max_tokens: most tokens of the answer.
-            tools, documents, template, continue_final_message, variables: see :meth:`chat_ids`.
-            options: as of :meth:`generate`.
+            messages: mappings with ``role`` and ``content``, or a text, which stands for one message of the user.
+            options, cache, timeout, speculate, draft_model: as for :meth:`generate`.
+            chat_options: how the prompt is made; None: :class:`ChatOptions` without arguments.
+            changes: options that differ, as keywords: as for :meth:`generate`, and fields of :class:`ChatOptions`
+                (``tools``, ``documents``, ``template``, ``variables``, ``continue_final_message``).
 
         Returns:
-            The answer, to be read step by step, as of :meth:`generate`. It ends with the model's turn.
+            The answer, an iterator as of :meth:`generate`. It ends with the model's turn.
 
         Raises:
             ChatTemplateError: the model has no template, or as of :meth:`chat_ids`.
             PymlError: as of :meth:`generate`.
         """
-        ids = within_timeout(
-            options,
-            lambda: self.chat_ids(
-                messages,
-                tools=tools,
-                documents=documents,
-                template=template,
-                continue_final_message=continue_final_message,
-                variables=variables,
-            ),
+        template, generation = split_chat(changes)
+        ids, timeout = within_timeout(timeout, lambda: self.chat_ids(messages, chat_options, **template))
+        return self.generate(
+            ids, options, cache=cache, timeout=timeout, speculate=speculate, draft_model=draft_model, **generation
         )
-        return self.generate(ids, max_tokens, **options)
 
     def conversation(
-        self,
-        system: str | None = None,
-        *,
-        tools: Sequence[Message] | None = None,
-        variables: Mapping[str, Any] | None = None,
+        self, system: str | None = None, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]
     ) -> Conversation:
-        """A chat of several turns, each of which runs only what is new; see :class:`pyml_nlp.chat.Conversation`."""
+        """A chat of several turns, each of which computes only what is new; see :class:`Conversation`.
+
+        Args:
+            system: a system message to begin with.
+            options: how prompts are made; None: :class:`ChatOptions` without arguments.
+            changes: fields of :class:`ChatOptions` that differ, as keywords.
+
+        Raises:
+            ChatTemplateError: the model has no template.
+            ArgumentError: an unknown option, or a value of the wrong type.
+        """
         with importing:
             from .chat import Conversation
 
         self.chat_template.start()
-        return Conversation(self, system, tools, variables)
+        return Conversation(self, system, options, **changes)
 
     def apply_chat_template(
-        self,
-        messages: Messages,
-        *,
-        tools: Sequence[Message] | None = None,
-        documents: Sequence[Message] | None = None,
-        template: str | None = None,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
-        variables: Mapping[str, Any] | None = None,
+        self, messages: Messages, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]
     ) -> str:
-        """The prompt that the model's chat template makes of messages, as text: what transformers' method gives.
+        """The prompt that the model's chat template makes of messages, as text, as transformers' method returns it.
 
-        Arguments and errors as of :meth:`chat_ids`.
+        Without options it does not end with the beginning of an answer: ``add_generation_prompt`` is False then.
+        Arguments and errors are those of :meth:`chat_ids`.
         """
-        return self.chat_template.render(
-            messages,
-            tools=tools,
-            documents=documents,
-            name=template,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            variables=variables,
-        )
+        return self.chat_template.render(messages, options, **changes)
 
     def chat_ids(
-        self,
-        messages: Messages,
-        *,
-        tools: Sequence[Message] | None = None,
-        documents: Sequence[Message] | None = None,
-        template: str | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        variables: Mapping[str, Any] | None = None,
+        self, messages: Messages, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]
     ) -> list[int]:
-        """The token ids of that prompt, in which the text of a message is never a control token.
+        """The token ids of the prompt that the chat template makes; the text of a message is never a control token.
 
         Args:
-            messages: mappings with ``role`` and ``content``, or a text, which is what a user says.
-            tools: JSON schemas of functions that the model may call.
-            documents: mappings with ``title`` and ``text``, for templates that know them.
-            template: the name of one of several templates; None: ``tool_use`` if there are tools and such a
-                template, else ``default``.
-            add_generation_prompt: end with the beginning of an answer.
-            continue_final_message: end within the last message, for the model to continue it; there is no generation
-                prompt then.
-            variables: what else the template is to know, such as ``{"enable_thinking": False}``.
+            messages: mappings with ``role`` and ``content``, or a text, which stands for one message of the user.
+            options: how the prompt is made; None: :class:`ChatOptions` without arguments.
+            changes: fields of :class:`ChatOptions` that differ, as keywords.
 
         Raises:
-            ChatTemplateError: the template refuses the messages, with its own words; it is malformed or takes more
-                time or memory than a template may; messages are no messages.
+            ChatTemplateError: the template refuses the messages, in its own words; the template is malformed, or takes
+                more time or memory than it may; the messages are malformed.
+            ArgumentError: an unknown option, or a value of the wrong type.
         """
-        return self.chat_template.ids(
-            messages,
-            tools=tools,
-            documents=documents,
-            name=template,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            variables=variables,
-        )
+        return self.chat_template.ids(messages, options, **changes)
 
     def close_chat(self) -> None:
         """End the process that renders templates, if there is one."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pyml_core.errors import PymlError, quoted
 from pyml_core.from_file import Part
@@ -23,13 +23,21 @@ from . import logs
 from .errors import ArgumentError
 from .formats.gguf import GGUFFile
 from .formats.safetensors import SafetensorsFolder
-from .generation.prefix_cache import DEFAULT_BYTES, PrefixCache
+from .generation.prefix_cache import PrefixCache
 from .language_model import LanguageModel
+from .options.keywords import instance
+from .options.load import LoadOptions
 from .pickling import Origin
 from .source import Source, resolve
 from .tokenizer import Tokenizer, load_tokenizer
 from .tokenizer.load import tokenizer_files
-from .values import flag, text, whole
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from pyml_nn.model import Model
+
+    from .options.keywords import LoadKeywords
 
 T = TypeVar("T")
 
@@ -41,82 +49,46 @@ ModelPath = str | os.PathLike[str]
 
 def load(
     model: ModelPath | None = None,
-    dtype: str = "auto",
-    threads: int | None = None,
-    context_len: int | None = None,
-    prefill_chunk: int = 512,
+    options: LoadOptions | None = None,
     *,
-    cache_bytes: int = DEFAULT_BYTES,
-    screen: bool = True,
-    kv_dtype: str = "auto",
     progress: Progress | None = None,
+    **changes: Unpack[LoadKeywords],
 ) -> LanguageModel:
     """Load a language model.
 
     Args:
-        model: a ``.gguf`` file (of a split model any part), a folder in Hugging Face layout, or a hub id (in its cache
-            or downloaded). None: what the environment variable ``PYML_MODEL`` names, else the embedded default, Gemma 3
-            270M.
-        dtype: weights in memory. ``auto``: as stored in GGUF, q8_0 from safetensors; ``f32`` (and f32 arithmetic),
-            ``bf16``, ``q8_0``, ``q4_0``: converted.
-        threads: worker threads, as given; None: what suits the machine.
-        context_len: most positions of a sequence; None: as many as the model was made for.
-        prefill_chunk: most tokens of a prompt that run at once, for which buffers are kept.
-        cache_bytes: most bytes of keys and values kept of earlier texts, for prompts that begin alike; 0: none.
-        screen: find the most probable tokens from half of the bytes of a large q8_0 head, where they alone decide; see
-            :mod:`pyml_core.screen`. False: always compute all logits.
-        kv_dtype: what keys and values are kept as, ``f32``, ``f16`` or ``int8``. ``auto``: int8 with quantised
-            matrices, if a head is a multiple of 32 wide; f32 with f32 weights; else f16.
-        progress: called while weights are read, with the bytes read and all bytes.
+        model: a ``.gguf`` file (any part of a split model), a folder in Hugging Face layout, or a hub id (from its
+            cache or downloaded). None: the model that the environment variable ``PYML_MODEL`` names, else the embedded
+            default, Gemma 3 270M.
+        options: how to load it; None: :class:`LoadOptions` without arguments.
+        progress: called while weights are read, with the bytes read so far and the bytes to read.
+        changes: options that differ, as keywords: fields of :class:`LoadOptions` (``dtype``, ``threads``,
+            ``context_length``). None means that an option is not given.
 
     Raises:
         ModelNotFoundError: there is no such model.
         ModelFileError: a file is malformed or not supported.
         ConfigError, WeightsError: a configuration or weights that are not understood.
-        OutOfMemoryError: the model, or a sequence of ``context_len``, would not fit in memory; nothing has been read.
-        PymlError: an argument out of its range.
+        OutOfMemoryError: the model, or a sequence of ``context_length``, would not fit in memory; nothing has been
+            read.
+        ArgumentError: an unknown option, or a value of the wrong type or out of its range.
     """
     logs.configure_from_environment()
-    threads = None if threads is None else whole("threads", threads, 1)
-    context_len = None if context_len is None else whole("context_len", context_len, 1)
-    prefill_chunk = whole("prefill_chunk", prefill_chunk, 1)
-    screen, dtype, kv_dtype = flag("screen", screen), text("dtype", dtype), text("kv_dtype", kv_dtype)
+    options = (LoadOptions() if options is None else instance("options", options, LoadOptions)).replace(**changes)
     if progress is not None and not callable(progress):
         raise ArgumentError(f"must be a function of two numbers, got {quoted(progress)}", "progress")
-    prefix_cache = PrefixCache(whole("cache_bytes", cache_bytes, 0))
     source = find(model)
     with open_weights(source) as files:
         description = describe(files)
         if isinstance(files, SafetensorsFolder):
-            tokenizer_files(files.path)  # that there are any, before weights are read
+            tokenizer_files(files.path)  # checks that there is a tokenizer before weights are read
         tokenizer = _Beside(lambda: load_tokenizer(files if isinstance(files, GGUFFile) else files.path))
         try:
-            lm = _build(
-                source,
-                files,
-                description,
-                tokenizer,
-                dtype,
-                threads,
-                context_len,
-                prefill_chunk,
-                screen,
-                kv_dtype,
-                progress,
-            )
+            loaded = _load_weights(source, files, description, options, progress)
         except Exception:
-            tokenizer.result()  # what is wrong with it comes first
+            tokenizer.result()  # an error of the tokenizer comes first
             raise
-    lm.prefix_cache = prefix_cache
-    options = {
-        "dtype": dtype,
-        "threads": threads,
-        "context_len": context_len,
-        "prefill_chunk": prefill_chunk,
-        "cache_bytes": cache_bytes,
-        "screen": screen,
-        "kv_dtype": kv_dtype,
-    }
+        lm = _language_model(source, files, loaded, tokenizer.result(), options)
     lm.origin = Origin(source.path.absolute(), source.name, options)
     return lm
 
@@ -248,49 +220,61 @@ class _Reported:
             self._progress(min(done, self.total), self.total)
 
 
-def _build(
+def _load_weights(
     source: Source,
     files: GGUFFile | SafetensorsFolder,
     description: Description,
-    tokenizer: _Beside[Tokenizer],
-    dtype: str,
-    threads: int | None,
-    context_len: int | None,
-    prefill_chunk: int,
-    screen: bool,
-    kv_dtype: str,
+    options: LoadOptions,
     progress: Progress | None,
-) -> LanguageModel:
+) -> Model[Any]:
     config, model_class = description.config, description.architecture.Model
     logs.load.info(
         "  Config: arch=%s, dim=%d, layers=%d, heads=%d, vocab=%d",
         description.name, config.hidden_size, config.n_layers, config.n_heads, config.vocab_size,
     )  # fmt: skip
-    if context_len is not None and context_len > config.context_length:
+    length = options.context_length
+    if length is not None and length > config.context_length:
         raise PymlError(
             f"context length: expected at most {config.context_length}, which the model was made for, "
-            f"got {quoted(context_len)}"
+            f"got {quoted(length)}"
         )
-    chunk = min(prefill_chunk, config.context_length)
+    dtype, kv_dtype, chunk = options.dtype, options.kv_dtype, min(options.prefill_chunk, config.context_length)
     try:
-        plan = model_class.memory_plan(config, files, dtype, context_len or 1, chunk, kv_dtype)
+        plan = model_class.memory_plan(config, files, dtype, length or 1, chunk, kv_dtype)
     except PymlError as error:
         raise type(error)(f"{source.path}: {error}") from None
     plan.check()
     logs.load.info("  Loading tensors...")
     weights = _Reported(files, progress)
     try:
-        model = model_class(config, weights, dtype, threads, chunk, screen, kv_dtype)
+        model: Model[Any] = model_class(config, weights, dtype, options.threads, chunk, options.screen, kv_dtype)
     except (ConfigError, WeightsError) as error:
         raise type(error)(f"{source.path}: {error}") from None
     weights.report(weights.total)
     logs.load.info("  %d tensors loaded", len(files.tensors))
     if isinstance(files, SafetensorsFolder):
         _log_quantized(model)
-    made = tokenizer.result()
-    logs.load.info("  Tokenizer: %d tokens (%s)", made.vocab_size, made.kind)
+    return model
+
+
+def _language_model(
+    source: Source,
+    files: GGUFFile | SafetensorsFolder,
+    model: Model[Any],
+    tokenizer: Tokenizer,
+    options: LoadOptions,
+) -> LanguageModel:
+    logs.load.info("  Tokenizer: %d tokens (%s)", tokenizer.vocab_size, tokenizer.kind)
     logs.load.info("  Model ready: %.1fM params", model.n_params / 1e6)
-    return LanguageModel(model, made, made.eos_ids, context_len, chunk, source.name)
+    return LanguageModel(
+        model,
+        tokenizer,
+        tokenizer.eos_ids,
+        options.context_length,
+        min(options.prefill_chunk, model.context_length),
+        source.name,
+        PrefixCache(options.prefix_cache_bytes),
+    )
 
 
 def _log_quantized(model: Any) -> None:

@@ -5,7 +5,6 @@ A fingerprint goes along: what is loaded must be the same as what was pickled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from .errors import ModelFileError
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .options.load import LoadOptions
     from .tokenizer import Tokenizer
 
 
@@ -26,12 +26,12 @@ class Origin:
     Attributes:
         path: its file or folder, from the root.
         name: what it is called in messages.
-        options: arguments of :func:`pyml_nlp.load` besides the path.
+        options: how it was loaded.
     """
 
     path: Path
     name: str
-    options: Mapping[str, Any]
+    options: LoadOptions
 
 
 def reduce_model(engine: Engine, origin: Origin | None) -> tuple[Any, ...]:
@@ -62,7 +62,7 @@ def reduce_tokenizer(tokenizer: Tokenizer) -> tuple[Any, ...]:
 def _load_model(origin: Origin, fingerprint: str) -> object:
     from .loading import load
 
-    lm = load(origin.path, **origin.options)
+    lm = load(origin.path, origin.options)
     if _fingerprint(lm.engine) != fingerprint:
         lm.close()
         raise _changed(origin.path, "model")

@@ -16,6 +16,7 @@ import pytest
 from tokenizer_makers import byte_level_metadata
 
 from pyml_core.errors import PymlError
+from pyml_nlp import ChatOptions
 from pyml_nlp.chat import ChatTemplate, renderer
 from pyml_nlp.chat.renderer import Renderer
 from pyml_nlp.tokenizer import Tokenizer
@@ -337,7 +338,7 @@ def test_numbers_of_messages(template: ChatTemplate) -> None:
 
 def test_bad_options(template: ChatTemplate) -> None:
     for options, message in (
-        ({"tools": "x"}, "tools: expected a list, got 'x'"),
+        ({"tools": "x"}, "tools must be a list, got 'x'"),
         ({"tools": [5]}, r"tools\[0\]: expected a mapping, got 5"),
         ({"documents": [None]}, r"documents\[0\]: expected a mapping, got None"),
         ({"variables": {"messages": []}}, "variables: messages is an argument of its own"),
@@ -345,10 +346,10 @@ def test_bad_options(template: ChatTemplate) -> None:
             {"variables": {"x": object()}},
             r"variables\.x: expected text, number, list or mapping, got <object object at",
         ),
-        ({"name": "rag"}, "chat template: expected one of default, got 'rag'"),
-        ({"name": []}, r"chat template: expected one of default, got \[\]"),
-        ({"tools": b"x"}, "tools: expected a list, got b'x'"),
-        ({"variables": 5}, "variables: expected a mapping of names and values, got 5"),
+        ({"template": "rag"}, "chat template: expected one of default, got 'rag'"),
+        ({"template": []}, r"template must be a text, got \[\]"),
+        ({"tools": b"x"}, "tools must be a list, got b'x'"),
+        ({"variables": 5}, "variables must be a mapping of names and values, got 5"),
         ({"variables": {5: 1}}, "variables: expected keys of type str, got 5"),
         (
             {"variables": {"x": 10**6000}},
@@ -383,7 +384,7 @@ def test_names_that_spell_a_control_token_stay(tokenizer: Tokenizer, monkeypatch
     made = ChatTemplate(tokenizer, "test")
     monkeypatch.setattr(made, "source", lambda name, tools: "{{ messages[0].content }}|{{ cab }}")
     try:
-        prompt = made.prompt([{"role": "user", "content": "at variables"}], variables={"cab": "tab"})
+        prompt = made.prompt([{"role": "user", "content": "at variables"}], ChatOptions(variables={"cab": "tab"}))
     finally:
         made.close()
     assert prompt.text == "at variables|tab"

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from pyml_core.pickling import OfOneProcess
 
 from ..generation.prefix_cache import common_length
 from ..generation.preparing import within_timeout
+from ..options.chat import ChatOptions, chat_options
 from ..values import text as plain_text
 from .messages import Message
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from pyml_nn import KVCache
 
+    from ..engine import HasEngine
     from ..generation.iterator import Generation
+    from ..options.generation import GenerationOptions
+    from ..options.keywords import ChatKeywords, GenerationKeywords
 
 
 class Chatter(Protocol):
-    """What answers: a language model, of which this is needed."""
+    """The methods of a language model that a conversation uses."""
 
     def new_cache(self) -> KVCache:
         """An empty KV cache."""
         ...
 
-    def chat_ids(
-        self, messages: Sequence[Message], *, tools: Sequence[Message] | None, variables: Mapping[str, Any] | None
-    ) -> list[int]:
-        """The prompt that its template makes of messages."""
+    def chat_ids(self, messages: Sequence[Message], options: ChatOptions | None) -> list[int]:
+        """The prompt that the chat template makes of messages."""
         ...
 
-    def generate(self, prompt: Sequence[int], **options: Any) -> Generation:
+    def generate(
+        self,
+        prompt: Sequence[int],
+        options: GenerationOptions | None = None,
+        *,
+        cache: KVCache | None = None,
+        timeout: float | None = None,
+        speculate: bool = True,
+        draft_model: HasEngine | None = None,
+        **changes: Unpack[GenerationKeywords],
+    ) -> Generation:
         """Continue a prompt."""
         ...
 
@@ -39,29 +53,33 @@ class Chatter(Protocol):
 class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
     """Messages and the model's answers, in turns.
 
-    The whole conversation goes through the model's template at each turn, and its ids are compared with those in the
-    cache: what is the same is not run again. That is most often all but the last answer's end and the new message.
-    Results are those of a new cache, bit for bit.
+    The template renders the whole conversation at each turn, and its ids are compared with those in the cache: the part
+    that is the same is not computed again. Mostly that is everything but the end of the last answer and the new
+    message. Results are those of a new cache, bit for bit.
 
     Args:
         lm: the language model.
         system: a system message to begin with.
-        tools, variables: for the template, see :meth:`LanguageModel.chat`.
+        options: how prompts are made; None: :class:`ChatOptions` without arguments.
+        changes: fields of :class:`ChatOptions` that differ, as keywords.
 
     Attributes:
-        lm, tools, variables: as given.
+        lm: the language model.
+        options: how prompts are made.
+
+    Raises:
+        ArgumentError: an unknown option, or a value of the wrong type.
     """
 
     def __init__(
         self,
         lm: Chatter,
         system: str | None = None,
-        tools: Sequence[Message] | None = None,
-        variables: Mapping[str, Any] | None = None,
+        options: ChatOptions | None = None,
+        **changes: Unpack[ChatKeywords],
     ) -> None:
         self.lm = lm
-        self.tools = tools
-        self.variables = variables
+        self.options = chat_options(options, changes)
         self._messages: list[Message] = []
         self._answer: Generation | None = None
         self._cache = lm.new_cache()
@@ -69,7 +87,7 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
 
     @property
     def messages(self) -> list[Message]:
-        """All messages, the last answer with what it has by now."""
+        """All messages, with the text of the last answer so far."""
         answer = self._answer
         if answer is None or not answer.tokens:
             return [*self._messages]
@@ -88,36 +106,49 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
         self._answer = None
 
     def reset(self, system: str | None = None) -> None:
-        """Begin anew."""
+        """Forget all messages and begin with a system message, if one is given."""
         self._messages = [] if system is None else [{"role": "system", "content": plain_text("system", system)}]
         self._answer = None
 
-    def send(self, message: str | Message, **options: Any) -> Generation:
-        """Say something; the answer is generated as it is read.
+    def send(
+        self,
+        message: str | Message,
+        options: GenerationOptions | None = None,
+        *,
+        timeout: float | None = None,
+        speculate: bool = True,
+        draft_model: HasEngine | None = None,
+        **changes: Unpack[GenerationKeywords],
+    ) -> Generation:
+        """Send a message; the answer is generated as it is read.
 
         Args:
-            message: what the user says, or any message (``{"role": "tool", ...}``).
-            options: as of :meth:`LanguageModel.generate`, but for ``cache``.
+            message: a text of the user, or any message (``{"role": "tool", ...}``).
+            options, timeout, speculate, draft_model, changes: as for :meth:`LanguageModel.generate`.
 
-        An answer that is not read to its end (or is cancelled) stays in the conversation with what it has.
+        An answer that is not read to its end, or is cancelled, stays in the conversation with its text so far.
 
         Raises:
-            ContextOverflowError: the conversation does not fit the context any more. The message is not part of it.
-            ChatTemplateError, Cancelled: as of :meth:`LanguageModel.chat`, the same.
+            ContextOverflowError: the conversation does not fit the context any more.
+            ChatTemplateError, Cancelled, ArgumentError: as of :meth:`LanguageModel.chat`.
+
+            The message of a call that raises is not part of the conversation.
         """
         spoken: Message = {"role": "user", "content": message} if isinstance(message, str) else message
         messages = [*self.messages, spoken]
-        ids = within_timeout(options, lambda: self.lm.chat_ids(messages, tools=self.tools, variables=self.variables))
+        ids, timeout = within_timeout(timeout, lambda: self.lm.chat_ids(messages, self.options))
         cache = self._cache
         if self._answer is not None and self._answer.finish_reason is None:
-            self._answer.cancel()  # nobody may go on with it: the cache is the next answer's
+            self._answer.cancel()  # its reader must not go on: the cache is the next answer's
         kept = common_length(cache.ids, ids[:-1])
         if kept < cache.length:
             cache.trim(kept)
-        answer = self.lm.generate(ids[kept:], cache=cache, **options)
+        answer = self.lm.generate(
+            ids[kept:], options, cache=cache, timeout=timeout, speculate=speculate, draft_model=draft_model, **changes
+        )
         self._messages, self._answer = messages, answer
         return answer
 
     def close(self) -> None:
-        """Let go of the cache's memory."""
+        """Free the memory of the cache."""
         self._cache.trim(0)

@@ -12,16 +12,22 @@ from pyml_core.locks import cached_property
 from pyml_core.pickling import OfOneProcess
 
 from ..errors import ChatTemplateError
-from ..values import flag
+from ..options.chat import ChatOptions, chat_options
 from .marks import ControlTokens, choose_mark, taken_out, unescaped
 from .messages import Counted, Message, Messages, checked, checked_list, checked_messages, cut_end, open_end
 from .renderer import Renderer
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..options.keywords import ChatKeywords
     from ..tokenizer import Tokenizer
 
 INSTRUCT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """A small model that was trained to chat, for messages that ask for one."""
+
+WITHOUT_PROMPT = ChatOptions(add_generation_prompt=False)
+"""The default of :meth:`ChatTemplate.render`, as of transformers' ``apply_chat_template``."""
 
 _OWN = ("messages", "tools", "documents", "add_generation_prompt")  # variables that are arguments
 
@@ -91,66 +97,49 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             raise ChatTemplateError(f"chat template: expected one of {', '.join(names)}, got {quoted(name)}")
         return self._templates[name]
 
-    def render(self, messages: Messages, **options: Any) -> str:
-        """The text of a prompt; options as of :meth:`prompt`, with ``add_generation_prompt`` False unless given.
+    def render(self, messages: Messages, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]) -> str:
+        """The text of a prompt; without options it has no generation prompt, unless a keyword asks for one.
 
         Control tokens that a message spells look like the template's own in it. :meth:`ids` tells them apart.
+
+        Raises:
+            ChatTemplateError, ArgumentError: as of :meth:`prompt`.
         """
-        return self.prompt(messages, **{"add_generation_prompt": False, **options}).text
+        return self.prompt(messages, chat_options(options, changes, WITHOUT_PROMPT)).text
 
-    def ids(self, messages: Messages, **options: Any) -> list[int]:
-        """Token ids of a prompt; options as of :meth:`prompt`.
-
-        Whatever messages, tools, documents and variables spell, their text is no control token.
+    def ids(self, messages: Messages, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]) -> list[int]:
+        """Token ids of a prompt; the text of messages, tools, documents and variables is never a control token.
 
         Raises:
             ChatTemplateError: as of :meth:`prompt`.
             TextError: a text that cannot be encoded.
         """
-        prompt = self.prompt(messages, **options)
+        prompt = self.prompt(messages, chat_options(options, changes))
         ids = self._tokenizer.encode(prompt.text, add_special=False, breaks=prompt.breaks)
         self._check(prompt, ids)
         return ids
 
-    def prompt(
-        self,
-        messages: Messages,
-        *,
-        tools: Sequence[Message] | None = None,
-        documents: Sequence[Message] | None = None,
-        name: str | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        variables: Mapping[str, Any] | None = None,
-    ) -> Prompt:
+    def prompt(self, messages: Messages, options: ChatOptions) -> Prompt:
         """Render messages.
 
         Args:
-            messages: mappings with ``role``, ``content`` and what else the template knows; or a text, which is what a
-                user says.
-            tools: JSON schemas of functions that the model may call.
-            documents: mappings with ``title`` and ``text``.
-            name: which template, see :meth:`source`.
-            add_generation_prompt: end with the beginning of an answer.
-            continue_final_message: end within the last message, which is to be continued; there is no generation
-                prompt then.
-            variables: what else the template is to know, such as ``enable_thinking``.
+            messages: mappings with ``role``, ``content`` and further keys that the template uses; or a text, which
+                stands for one message of the user.
+            options: how the prompt is made.
 
         Raises:
-            ChatTemplateError: the template refuses the messages, with its own words; it is malformed, or takes more
-                time or memory than a template may; there is no such template; messages are no messages.
+            ChatTemplateError: the template refuses the messages, in its own words; the template is malformed, or takes
+                more time or memory than it may; there is no such template; the messages are malformed.
         """
-        if not isinstance(variables, Mapping | None):
-            raise ChatTemplateError(f"variables: expected a mapping of names and values, got {quoted(variables)}")
-        continued = flag("continue_final_message", continue_final_message)
-        prompted = flag("add_generation_prompt", add_generation_prompt) and not continued
-        source = self.source(name, tools)
+        continued = options.continue_final_message
+        prompted = options.add_generation_prompt and not continued
+        source = self.source(options.template, options.tools)
         plain = Counted()
         given = {
             "messages": checked_messages(messages, plain),
-            "tools": checked_list(tools, "tools", plain),
-            "documents": checked_list(documents, "documents", plain),
-            "variables": checked(variables or {}, "variables", plain),
+            "tools": checked_list(options.tools, "tools", plain),
+            "documents": checked_list(options.documents, "documents", plain),
+            "variables": checked(options.variables or {}, "variables", plain),
         }
         for taken in _OWN:
             if taken in given["variables"]:

@@ -10,7 +10,7 @@ from pyml_core.errors import PymlError
 
 from ..generation.generator import Generator
 from ..generation.request import Request
-from ..generation.scheduler import TOGETHER, Scheduler
+from ..generation.scheduler import MAX_BATCH_SIZE, Scheduler
 from .ending import INTERRUPTED
 from .interrupts import interruptible
 from .main import tell_error
@@ -33,13 +33,15 @@ def generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
     requests, problems = _requests(lm, task, generator)
     report = _Report(lm, task, output, requests)
     wanted = [index for index in requests if index not in report.done]
-    longest = max((len(request.prompt) + request.max_tokens for request in requests.values()), default=0)
+    longest = max((len(request.prompt) + request.options.max_tokens for request in requests.values()), default=0)
     resumed = [f"Resumed: {len(report.done)} of them are finished"] if report.done else []
     task.log_start(lm, min(lm.context_length, longest), [f"Batch: {len(task.items)} prompts", *resumed])
     for index, problem in problems.items():
         report.fail(index, problem)
     start = time.perf_counter()
-    scheduler = Scheduler(generator, [requests[index] for index in wanted], task.together or TOGETHER, lm.prefill_chunk)
+    scheduler = Scheduler(
+        generator, [requests[index] for index in wanted], task.max_batch_size or MAX_BATCH_SIZE, lm.prefill_chunk
+    )
     tokens, finished = 0, 0
     with interruptible(generator.cancel) as interrupted:
         for completion in scheduler:
@@ -67,9 +69,9 @@ def _requests(lm: LanguageModel, task: Task, generator: Generator) -> tuple[dict
     requests, problems = {}, {}
     for index, item in enumerate(task.items):
         try:
-            options = item.request_options(task.options)
+            options = item.generation_options(task.options)
             with generator.preparing():
-                request = Request(task.ids(lm, item.prompt), **options)
+                request = Request(task.ids(lm, item.prompt), options)
             generator.check(request)
         except PymlError as error:
             problems[index] = str(error)

@@ -8,26 +8,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pyml_core.errors import PymlError, one_line, quoted
 
+from ..options.generation import GenerationOptions
+from ..options.keywords import GENERATION, GenerationKeywords
 from ..text_files import MAX_NAME, parse_json, without_mark
 from ..values import given
 
 MAX_FILE = 256 << 20
 """Bytes of a batch file. All of its prompts are kept in memory."""
 
-KEYS = frozenset(
-    "prompt id max_tokens temperature top_k top_p min_p typical_p repetition_penalty frequency_penalty "
-    "presence_penalty logit_bias order seed sample logprobs stop stop_ids include_stop overflow keep "
-    "schema regex grammar".split()
-)
-"""What a line may have."""
+KEYS = (GENERATION - {"sampling"}) | {"prompt", "id"}
+"""The keys that a line may have."""
 
-_GRAMMARS = ("schema", "regex", "grammar")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that is no character by itself
 
 
@@ -37,34 +34,27 @@ class Item:
 
     Attributes:
         prompt: its text.
-        options: those of :class:`.Request` and :class:`.Sampling` that the line has itself.
+        options: the options of the line itself.
         id: what the line calls itself, to be found again in the results.
         line: its number in the file, from 1.
         problem: what is wrong with it, so that nothing can be generated; None: nothing so far.
     """
 
     prompt: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: GenerationKeywords = field(default_factory=GenerationKeywords)
     id: str | int | None = None
     line: int = 1
     problem: str | None = None
 
-    def request_options(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of its :class:`.Request`: its own, else the defaults.
+    def generation_options(self, defaults: GenerationOptions) -> GenerationOptions:
+        """The defaults, with the options of the line itself.
 
         Raises:
-            PymlError: there is a problem, or a value of a wrong type or out of its range.
+            PymlError: there is a problem, or a value of the wrong type or out of its range.
         """
-        from ..structured.grammar import one_grammar
-
         if self.problem is not None:
             raise PymlError(self.problem)
-        own = dict(self.options)
-        grammars = {key: own.pop(key) for key in _GRAMMARS if key in own}
-        sampling = defaults["sampling"]
-        rules = {name: own.pop(name) for name in list(own) if name in sampling.__dataclass_fields__}
-        options = {**defaults, **own, "sampling": replace(sampling, **rules)}
-        return options | ({"grammar": one_grammar(**grammars)} if grammars else {})
+        return defaults.replace(**self.options)
 
 
 def read(path: str) -> list[Item]:
@@ -127,11 +117,12 @@ def _json_item(text: str, number: int) -> Item:
         return Item("", {}, name if named else None, number, problem)
     prompt = values.pop("prompt")
     values.pop("id", None)
-    return Item(prompt, values, name, number)
+    options: Any = values
+    return Item(prompt, options, name, number)
 
 
 def _problem(text: str, values: Mapping[str, Any]) -> str | None:
-    """What is wrong with a line's values that no :class:`.Request` would find."""
+    """A problem of a line's values that the options would not find."""
     for key, value in values.items():
         if key not in KEYS:
             return f"unknown key {quoted(key)}, expected {', '.join(sorted(KEYS))}"

@@ -72,7 +72,7 @@ def command(
 
     output = Output()
     with ProgressBar("Loading", level >= 0) as bar:
-        lm = load(source, dtype=dtype, threads=threads, progress=bar, cache_bytes=0)
+        lm = load(source, dtype=dtype, threads=threads, progress=bar, prefix_cache_bytes=0)
     reference = None
     if against is not None or against_dtype is not None:
         with ProgressBar("Loading the reference", level >= 0) as bar:
@@ -81,7 +81,7 @@ def command(
                 dtype=against_dtype or "auto",
                 threads=threads,
                 progress=bar,
-                cache_bytes=0,
+                prefix_cache_bytes=0,
             )
     with ProgressBar("Evaluating", level >= 0) as bar:
         found = evaluate(

@@ -34,7 +34,7 @@ from .task import Task
 
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
-    from ..sampling import Sampling
+    from ..options.sampling import SamplingOptions
     from ..structured.grammar import Grammar
     from .batch_file import Item
 
@@ -73,7 +73,7 @@ def command(
     context_len: int | None,
     timeout: float | None,
     trace_out: str | None,
-    sampling: Sampling,
+    sampling: SamplingOptions,
     stop: tuple[str, ...],
     stop_id: tuple[int, ...],
     include_stop: bool,
@@ -117,19 +117,21 @@ def command(
     check_reuse(reuse, batch_file)
     check_places(trace_out, reuse["prompt_cache"], reuse["output"], reuse["resume"])
     configure_logs(level)
+    from ..options.generation import GenerationOptions
+
     task = Task(
         items=[] if interactive else _items(prompt, batch_file, level),
-        options={
-            "max_tokens": max_tokens,
-            "sampling": sampling,
-            "logprobs": logprobs,
-            "stop": stop,
-            "stop_ids": stop_id,
-            "include_stop": include_stop,
-            "grammar": grammar,
-            "overflow": reuse["overflow"],
-            "keep": reuse["keep"],
-        },
+        options=GenerationOptions(
+            max_tokens=max_tokens,
+            sampling=sampling,
+            logprobs=logprobs,
+            stop=stop,
+            stop_ids=stop_id,
+            include_stop=include_stop,
+            grammar=grammar,
+            overflow=reuse["overflow"],
+            n_keep=reuse["n_keep"],
+        ),
         timeout=timeout,
         stream=stream,
         as_json=as_json,
@@ -137,7 +139,7 @@ def command(
         chat=chat_options,
         output=reuse["output"],
         resume=reuse["resume"],
-        together=reuse["together"],
+        max_batch_size=reuse["max_batch_size"],
         prompt_cache=reuse["prompt_cache"],
         draft_model=reuse["draft_model"],
         speculate=not reuse["no_speculation"],
@@ -204,7 +206,7 @@ def _load(
             source,
             dtype=dtype,
             threads=threads,
-            context_len=context_len,
+            context_length=context_len,
             screen=not full_head,
             kv_dtype=kv_dtype,
             progress=bar,
@@ -224,7 +226,7 @@ def _generate_one(lm: LanguageModel, task: Task, output: Output) -> int:
     generator = Generator(lm, task.timeout, task.speculate, task.load_draft_model())
     prompt = task.items[0].prompt
     with generator.preparing():
-        request = Request(task.ids(lm, prompt), **task.options)
+        request = Request(task.ids(lm, prompt), task.options)
     if task.prompt_cache is not None:
         use_prompt_cache(lm, task.prompt_cache)
     completion = generator.start(request)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..logs import tell
 from .chat import ChatOptions
@@ -49,7 +49,7 @@ def converse(
     """
     chat = task.chat or ChatOptions()
     conversation = lm.conversation(chat.system, tools=chat.tools, variables=chat.variables)
-    session = Session(conversation, task.generate_options(), output, talkative)
+    session = Session(conversation, task, output, talkative)
     session.note("Interactive chat. /help shows the commands, Ctrl-D or /quit leaves.")
     try:
         for text in messages(output.terminal, talkative):
@@ -69,12 +69,13 @@ class Session:
     def __init__(
         self,
         conversation: Conversation,
-        options: dict[str, Any],
+        task: Task,
         output: Output,
         talkative: bool,
     ) -> None:
         self._conversation = conversation
-        self._options = options
+        self._task = task
+        self._draft_model = task.load_draft_model()
         self._output = output
         self._talkative = talkative
 
@@ -139,9 +140,15 @@ class Session:
         from ..errors import ChatTemplateError
         from ..tokenizer import TextError
 
-        start = time.perf_counter()
+        task, start = self._task, time.perf_counter()
         try:
-            answer = self._conversation.send(text, **self._options)
+            answer = self._conversation.send(
+                text,
+                task.options,
+                timeout=task.timeout,
+                speculate=task.speculate,
+                draft_model=self._draft_model,
+            )
         except ContextOverflowError as error:
             self._error(f"the chat is too long: {error}; /clear begins a new one")
             return
@@ -159,7 +166,7 @@ class Session:
             notes.append("stopped")
         elif answer.finish_reason == "timeout":
             notes.append("stopped at the timeout")
-        elif answer.finish_reason == "length" and count >= self._options["max_tokens"]:
+        elif answer.finish_reason == "length" and count >= task.options.max_tokens:
             notes.append("cut off by --max-tokens")
         elif answer.finish_reason == "length":
             notes.append("the context is full: /clear begins a new chat")

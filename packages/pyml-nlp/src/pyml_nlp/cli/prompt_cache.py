@@ -32,5 +32,5 @@ def save_prompt_cache(completion: Completion, path: str) -> None:
         CacheFileError: the file cannot be written.
     """
     known = completion.reused >= len(completion.prompt) - 1 and Path(path).exists()
-    if completion.tokens and not known and not completion.rolled:
+    if completion.tokens and not known and not completion.shifted:
         completion.cache.fork(len(completion.prompt)).save(path)

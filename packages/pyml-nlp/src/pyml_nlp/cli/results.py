@@ -33,7 +33,7 @@ def json_line(lm: LanguageModel, completion: Completion, index: int, name: str |
         "prefill_ms": round(completion.prefill_ms, 3),
         "decode_ms": round(completion.decode_ms, 3),
     }
-    if completion.request.logprobs is not None:
+    if completion.options.logprobs is not None:
         pairs = zip(completion.tokens, completion.logprobs, strict=True)
         shown["logprobs"] = [
             {**_token(lm, token, logprob), "top": [_token(lm, *other) for other in top]}

@@ -17,7 +17,7 @@ HEADING, STRUCTURED = "Sampling", "Structured output"
 
 
 def sampling_options(function: F) -> F:
-    """The rules of :class:`.Sampling`, checked, which the command gets as its argument ``sampling``."""
+    """The fields of :class:`.SamplingOptions`, which the command gets as its argument ``sampling``."""
     options: list[Callable[[Any], Any]] = [
         number("--temperature", default=0.8, show_default=True, metavar="F", heading=BASIC,
                help="0: the most probable token."),
@@ -41,14 +41,14 @@ def sampling_options(function: F) -> F:
     @functools.wraps(function)
     def with_sampling(*args: Any, **values: Any) -> Any:
         from ..errors import ArgumentError
-        from ..sampling import Sampling
+        from ..options.sampling import SamplingOptions
 
         values["order"] = values.pop("sampler_order")
-        names = Sampling.__dataclass_fields__
+        names = SamplingOptions.__dataclass_fields__
         rules = {name: value for name, value in values.items() if name in names}
         rest = {name: value for name, value in values.items() if name not in names}
         try:
-            sampling = Sampling(**rules)
+            sampling = SamplingOptions(**rules)
         except ArgumentError as error:
             name = "sampler-order" if error.name == "order" else error.name.replace("_", "-")
             raise click.UsageError(f"--{name} {error.problem}") from None
@@ -61,7 +61,7 @@ def sampling_options(function: F) -> F:
 
 
 def stop_options(function: F) -> F:
-    """``stop``, ``stop_id`` and ``include_stop``, as of :class:`.Request`."""
+    """``stop``, ``stop_id`` and ``include_stop``, as of :class:`.GenerationOptions`."""
     for decorator in reversed((
         click.option("--stop", multiple=True, metavar="TEXT", cls=Option, heading=BASIC, callback=_not_empty,
                      help="End the text before TEXT. Repeatable."),

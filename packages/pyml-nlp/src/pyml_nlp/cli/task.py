@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .chat import ChatOptions
 
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
+    from ..options.generation import GenerationOptions
     from .batch_file import Item
 
 
@@ -19,18 +20,18 @@ class Task:
 
     Attributes:
         items: the prompt, or those of a batch file.
-        options: of each :class:`.Request`.
+        options: how each text is generated.
         chat: how to make chats of prompts; None: they are texts to continue.
         output: a file for the texts of a batch.
         resume: go on with that file.
-        together: most texts side by side; None: as many as suit.
+        max_batch_size: maximum number of texts that run at a time; None: the default.
         prompt_cache: a file with the keys and values of the prompt.
         draft_model: what to load as a draft model.
         speculate: draft from the text itself.
     """
 
     items: Sequence[Item]
-    options: dict[str, Any]
+    options: GenerationOptions
     timeout: float | None
     stream: bool
     as_json: bool
@@ -38,7 +39,7 @@ class Task:
     chat: ChatOptions | None
     output: str | None
     resume: bool
-    together: int | None
+    max_batch_size: int | None
     prompt_cache: str | None
     draft_model: str | None
     speculate: bool
@@ -47,16 +48,6 @@ class Task:
     def ids(self, lm: LanguageModel, prompt: str) -> list[int]:
         """What the model is given for a prompt."""
         return lm.ids(prompt) if self.chat is None else self.chat.ids(lm, prompt)
-
-    def generate_options(self) -> dict[str, Any]:
-        """What there is of :meth:`LanguageModel.generate`'s arguments."""
-        options = {**self.options}
-        options |= vars(options.pop("sampling"))
-        grammar = options.pop("grammar")
-        if grammar is not None:
-            options[grammar.kind] = grammar.source
-        options |= {"timeout": self.timeout, "speculate": self.speculate, "draft_model": self.load_draft_model()}
-        return options
 
     def load_draft_model(self) -> LanguageModel | None:
         """The draft model, if one was asked for."""

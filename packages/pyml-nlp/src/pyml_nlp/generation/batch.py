@@ -20,16 +20,16 @@ class Batch(OfOneProcess, instead="send the texts of its completions instead"):
     Args:
         generator: of the model.
         requests: what is wanted.
-        together: most texts at a time.
+        max_batch_size: maximum number of texts that run at a time.
         chunk: most tokens of prompts in a run while no text is under way.
         ordered: in the order of the requests; else in that in which they end.
     """
 
     def __init__(
-        self, generator: Generator, requests: Iterable[Request], together: int, chunk: int, ordered: bool = True
+        self, generator: Generator, requests: Iterable[Request], max_batch_size: int, chunk: int, ordered: bool = True
     ) -> None:
         self._generator = generator
-        self._ended = iter(Scheduler(generator, requests, together, chunk))
+        self._ended = iter(Scheduler(generator, requests, max_batch_size, chunk))
         self._completions = self._in_order() if ordered else self._ended
 
     def __iter__(self) -> Iterator[Completion]:

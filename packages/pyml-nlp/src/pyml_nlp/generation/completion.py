@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -11,10 +10,11 @@ from pyml_core.pickling import OfOneProcess
 from pyml_core.want import GreedyToken, TopLogits
 from pyml_nn import KVCache
 
-from ..sampling import PENALTIES, F32Array, History
+from ..options.sampling import PENALTIES
+from ..sampling import F32Array, History
 from ..structured.matcher import Matcher
+from .context_shift import retained
 from .request import Request
-from .rolling import rolled
 from .speculation import Drafter
 from .stopping import StopStrings
 
@@ -88,13 +88,14 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
 
     Attributes:
         sequence: its number among the texts generated together.
-        request: what it is to be; its sampling has a seed, unless it is greedy.
+        prompt: token ids of the prompt.
+        options: how it is generated; the sampling has a seed, unless it is greedy.
         cache: its keys and values.
         tokens: ids of the text so far, an end-of-sequence token included.
         pending: ids that the model has to run next: (the rest of) the prompt, then the last token.
         position: of the next token in the sequence, prompt included.
-        keep: tokens at the beginning that a rolling context never forgets.
-        rolled: whether something has been forgotten since.
+        n_keep: number of tokens at the beginning that a context shift keeps.
+        shifted: whether the context was shifted.
         drafter: proposes how it goes on, once it has begun; None: nothing does.
         ahead: what has been computed beyond the last token.
         reused: positions of the prompt that were not computed but taken from the prefix cache.
@@ -120,19 +121,20 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         matcher: Matcher | None = None,
     ) -> None:
         self.sequence = sequence
-        self.request = request
+        self.prompt = request.prompt
+        self.options = request.options
         self.cache = cache
         self.tokens: list[int] = []
         self.pending = list(request.prompt)
         self.position = cache.length + len(request.prompt)
-        self.keep = 0
-        self.rolled = False
+        self.n_keep = 0
+        self.shifted = False
         self.reused = 0
         self.finish_reason: str | None = None
         self.error: PymlError | None = None
         self.prefill_ms = 0.0
         self.decode_ms = 0.0
-        penalised = not PENALTIES.isdisjoint(request.sampling.rules)
+        penalised = not PENALTIES.isdisjoint(request.options.sampling.rules)
         self.history = History([*cache.ids, *request.prompt]) if penalised else None
         self.stopped_by: str | int | None = None
         self.cache_given = False
@@ -142,13 +144,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.drafter: Drafter | None = None
         self.ahead: Ahead | None = None
         self._decoder = decoder
-        self._stops = StopStrings(request.stop, request.include_stop)
+        self._stops = StopStrings(request.options.stop, request.options.include_stop)
         self._pieces: list[str] = []
-
-    @property
-    def prompt(self) -> Sequence[int]:
-        """Token ids of the prompt."""
-        return self.request.prompt
 
     @property
     def text(self) -> str:
@@ -173,21 +170,21 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
             self.stopped_by = token
             return self.end(reason or STOP)
         text = self._decoder.push(token)
-        if self.request.stop:
+        if self.options.stop:
             text = self._stops.push(text)
             if self._stops.found is not None:
                 reason = STOP
         self._pieces.append(text)
         return text if reason is None else text + self.end(reason)
 
-    def roll(self) -> bool:
-        """Forget the older half of a context in which the pending ids have no room; False if they have."""
+    def shift_context(self) -> bool:
+        """Shift the context if the pending ids do not fit; returns whether it was shifted."""
         cache = self.cache
         if cache.length + len(self.pending) <= cache.max_length:
             return False
-        ids = rolled([*cache.ids, *self.pending], self.keep, cache.max_length)
-        self.rolled = True
-        cache.trim(min(self.keep, cache.length))
+        ids = retained([*cache.ids, *self.pending], self.n_keep, cache.max_length)
+        self.shifted = True
+        cache.trim(min(self.n_keep, cache.length))
         self.pending = ids[cache.length :]
         return True
 

@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary, WeakSet
 from pyml_core.errors import PymlError, quoted
 
 from ..engine import Engine
+from ..options.generation import GenerationOptions
 from ..sampling import sample
 from .prefix_cache import common_length
-from .request import Request
 from .speculation import FORGET, Drafter
 
 
@@ -20,18 +20,18 @@ class DraftModel:
 
     Args:
         engine: of the smaller model.
-        request: of the text.
+        options: of the text.
         ids: all that stands before the text.
         vocab_size: rows of the larger model's logits; a token beyond them is not drafted.
 
     Models of one vocabulary may have different numbers of rows, of which the last ones belong to no token.
     """
 
-    def __init__(self, engine: Engine, request: Request, ids: Sequence[int], vocab_size: int) -> None:
+    def __init__(self, engine: Engine, options: GenerationOptions, ids: Sequence[int], vocab_size: int) -> None:
         self._engine = engine
         self._vocab_size = vocab_size
-        self._has_all = max([*ids, *(request.sampling.logit_bias or ())]) < engine.vocab_size
-        self._request = request
+        self._has_all = max([*ids, *(options.sampling.logit_bias or ())]) < engine.vocab_size
+        self._options = options
         self._ids = list(ids)
         self._cache = engine.new_cache()
         self._drafted: list[int] = []
@@ -48,7 +48,7 @@ class DraftModel:
         cache, ids = self._cache, self._ids
         cache.trim(min(common_length(cache.ids, ids), len(ids) - 1))
         self._drafted = []
-        sampling, number = self._request.sampling, self._request.sample
+        sampling, number = self._options.sampling, self._options.sample_index
         feed = ids[cache.length :]
         start = time.perf_counter()
         for i in range(count):

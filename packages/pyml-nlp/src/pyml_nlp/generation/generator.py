@@ -23,6 +23,7 @@ from pyml_nn import KVCache
 
 from .. import logs
 from ..engine import Engine, HasEngine, engine_of
+from ..options import SHIFT
 from ..sampling import F32Array, check_finite, sample, top_logprobs
 from ..structured.grammar import Grammar
 from ..structured.matcher import Matcher
@@ -32,7 +33,6 @@ from .admission import check_memory, check_request, kept_tokens
 from .completion import CANCELLED, LENGTH, STOP, TIMEOUT, Completion, Logits, Rows, Step, StreamDecoder
 from .preparing import preparing
 from .request import Request
-from .rolling import ROLL
 from .speculator import Speculator
 
 
@@ -103,23 +103,23 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         self._engine.check_open()
         limit = self.check(request, cache)
         held = 0 if cache is None else cache.length
-        wanted = min(limit, held + len(request.prompt) + request.max_tokens)
+        wanted = min(limit, held + len(request.prompt) + request.options.max_tokens)
         check_memory(self._engine, self._started, wanted, 0 if cache is None else cache.nbytes)
         given = cache is not None
         if cache is None:
             cache = self._engine.new_cache(wanted)
         request = request.seeded()
-        if not request.sampling.greedy:
-            logs.generator.debug("[sampling] seed=%d", request.sampling.seed)
+        options = request.options
+        logs.generator.debug("[sampling] %s", options.sampling)
         decoder: StreamDecoder = self._engine.tokenizer.stream_decoder()
         matcher = None
-        if request.grammar is not None:
-            matcher = self._matcher(request.grammar)
+        if options.grammar is not None:
+            matcher = self._matcher(options.grammar)
             # The text is exactly the bytes that match: no space is taken from its beginning.
             decoder = ByteDecoding(self._engine.tokenizer.token_bytes)
         completion = Completion(self._n_started, request, cache, decoder, matcher)
         completion.cache_given = given
-        completion.keep = kept_tokens(self._engine, request)
+        completion.n_keep = kept_tokens(self._engine, request)
         self._n_started += 1
         self._started.append(completion)
         return completion
@@ -136,10 +136,10 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         """Most positions that the prompt and its text may take together.
 
         Raises:
-            ContextOverflowError: the prompt alone takes more, and the context is not to roll.
+            ContextOverflowError: the prompt alone takes more, and the context is not shifted.
             ArgumentError: a token that the model does not have, or something else than a cache.
             ShapeError: a cache of another origin.
-            PymlError: a rolling context would keep more than half of itself.
+            PymlError: a context shift would keep more than half of the context.
         """
         return check_request(self._engine, request, cache)
 
@@ -156,7 +156,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     def begin(self, completion: Completion) -> None:
         """Take what the prefix cache has of a prompt: before the first :meth:`advance` of its text."""
-        completion.roll()
+        completion.shift_context()
         if completion.cache.length or self._engine.traced:  # a trace shows the whole prompt
             return
         kept = self._engine.prefix_cache.fork(completion.pending)
@@ -217,7 +217,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     def _decode_feeds(self, texts: list[Completion]) -> list[Feed]:
         """The last token of every text, and drafted ones behind it."""
         for completion in texts:
-            completion.roll()
+            completion.shift_context()
         feeds = []
         for completion, drafted in zip(texts, self._speculator.drafts(texts), strict=True):
             ids, last = completion.pending + drafted, len(completion.pending) - 1
@@ -226,7 +226,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     def _prompt_feed(self, completion: Completion, count: int) -> Feed:
         """The next ``count`` tokens of a prompt; logits are wanted at its end alone, if any token is."""
-        wanted = count >= len(completion.pending) and completion.request.max_tokens > 0
+        wanted = count >= len(completion.pending) and completion.options.max_tokens > 0
         return Feed(completion, completion.pending[:count], None if wanted else [])
 
     def _run(self, texts: list[Completion], prompts: Sequence[tuple[Completion, int]]) -> list[Step]:
@@ -267,7 +267,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         if len(self.running) == 1 and self.running[0].ahead is not None:
             return self._go_alone(self.running[0])
         ahead = [text for text in self.running if text.ahead is not None]
-        forced = [text for text in self.running if text.forced and text.request.logprobs is None]
+        forced = [text for text in self.running if text.forced and text.options.logprobs is None]
         if not ahead and not forced:
             return None
         reason = self.interrupted
@@ -334,8 +334,8 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     def _greedy_runs(self, feed: Feed) -> int:
         """How many tokens of a text that runs alone to find in one call: one where Python has to look at each."""
-        request = feed.completion.request
-        if len(feed.ids) > 1 or request.candidates != 1 or request.stop:
+        options = feed.completion.options
+        if len(feed.ids) > 1 or options.required_top_k != 1 or options.stop:
             return 1
         return self._speculator.greedy_runs(feed.completion)
 
@@ -345,7 +345,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         Between two runs Python takes several times as long as otherwise, because weights drive it out of the caches.
         """
         text = feed.completion
-        ends = (*self._engine.eos_ids, *text.request.stop_ids)
+        ends = (*self._engine.eos_ids, *text.options.stop_ids)
         past, repeat = self._speculator.past(text)
         want = Greedy(count, ends, past, repeat)
         (found,), model_ms = self._engine.forward([(text.cache, feed.ids, None)], want)
@@ -356,8 +356,8 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         """How many of the largest logits are enough for every feed; None: all are wanted, or as soon computed."""
         if not self._engine.model.screened:
             return None
-        wanted = [feed.completion.request for feed in feeds if feed.positions is None or feed.positions]
-        counts = [request.candidates for request in wanted]
+        wanted = [feed.completion.options for feed in feeds if feed.positions is None or feed.positions]
+        counts = [options.required_top_k for options in wanted]
         if not counts or any(count is None or count > MAX_TOP for count in counts):
             return None
         return max(count for count in counts if count is not None)
@@ -367,7 +367,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         completion = feed.completion
         drafted = feed.ids[len(completion.pending) :]
         if drafted:
-            if completion.request.candidates == 1:
+            if completion.options.required_top_k == 1:
                 rows = [row if isinstance(row, GreedyToken) else _largest(row) for row in rows]
             completion.look_ahead(drafted, list(rows[1:]))
         return self._choose(completion, rows[0], model_ms)
@@ -412,7 +412,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     def _choose(self, completion: Completion, logits: Logits | None, model_ms: float) -> Step:
         """The next token: the one that the grammar forces, or one that the rules choose from the logits."""
         start = time.perf_counter()
-        position, request = completion.position, completion.request
+        position, options = completion.position, completion.options
         if completion.forced:
             token = completion.forced.pop(0)
         elif isinstance(logits, GreedyToken):
@@ -423,14 +423,14 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         else:
             raise RuntimeError("expected logits where no token is forced")
         logprob, top = None, None
-        if request.logprobs is not None and isinstance(logits, np.ndarray):
-            logprob, top = top_logprobs(logits, token, request.logprobs)
+        if options.logprobs is not None and isinstance(logits, np.ndarray):
+            logprob, top = top_logprobs(logits, token, options.logprobs)
             completion.logprobs.append((logprob, top))
-        silent = token in self._engine.eos_ids or token in request.stop_ids
+        silent = token in self._engine.eos_ids or token in options.stop_ids
         reason = None
         if silent or (completion.matcher is not None and self._matched(completion.matcher, completion, token)):
             reason = STOP
-        elif len(completion.tokens) + 1 >= request.max_tokens or self._at_the_end(completion):
+        elif len(completion.tokens) + 1 >= options.max_tokens or self._at_the_end(completion):
             reason = LENGTH
         text = completion.take(token, reason, silent)
         reason = completion.finish_reason
@@ -442,14 +442,14 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     def _sample(self, completion: Completion, logits: F32Array | TopLogits) -> int:
         """The token that the rules choose, among those that may come next."""
-        request, ids = completion.request, None
+        options, ids = completion.options, None
         if isinstance(logits, TopLogits):
             values, ids = logits.logits, logits.ids
         elif completion.matcher is not None:
             values, ids = completion.matcher.restrict(logits)
         else:
             values = logits
-        return sample(values, request.sampling, request.sample, completion.position, completion.history, ids=ids)
+        return sample(values, options.sampling, options.sample_index, completion.position, completion.history, ids=ids)
 
     def _matched(self, matcher: Matcher, completion: Completion, token: int) -> bool:
         """Go on in the grammar; whether the text ends with this token."""
@@ -460,7 +460,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     def _at_the_end(self, completion: Completion) -> bool:
         """Whether the next token would have no place in the context."""
-        return completion.request.overflow != ROLL and completion.position >= completion.cache.max_length
+        return completion.options.overflow != SHIFT and completion.position >= completion.cache.max_length
 
     def _end_all(self, completions: Sequence[Completion], reason: str) -> None:
         """End texts without another token."""

@@ -29,7 +29,7 @@ class Generation(OfOneProcess, instead="send its text, tokens and finish_reason 
     @property
     def seed(self) -> int | None:
         """The seed in use; None where the most probable token is always taken."""
-        return self.completion.request.sampling.seed
+        return self.completion.options.sampling.seed
 
     @property
     def text(self) -> str:

@@ -16,8 +16,7 @@ from pyml_core.pickling import OfOneProcess
 from pyml_nn import KVCache
 from pyml_nn.cache import Origin
 
-DEFAULT_BYTES = 256 << 20
-"""Most bytes that are kept where nothing else is asked for."""
+from ..options.load import LoadOptions
 
 
 class _Entry(NamedTuple):
@@ -38,9 +37,9 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
         PymlError: ``max_bytes`` below 0.
     """
 
-    def __init__(self, max_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(self, max_bytes: int = LoadOptions.prefix_cache_bytes) -> None:
         if max_bytes < 0:
-            raise PymlError(f"cache_bytes must be >= 0, got {max_bytes}")
+            raise PymlError(f"prefix_cache_bytes must be >= 0, got {max_bytes}")
         self.max_bytes = max_bytes
         self._origin: Origin | None = None
         self._entries: list[_Entry] = []  # the one used last is the last

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled
@@ -30,16 +30,14 @@ def preparing(token: CancelToken) -> Iterator[None]:
         raise Cancelled(f"{why} while the prompt was turned into tokens") from None
 
 
-def within_timeout(options: dict[str, Any], make: Callable[[], T]) -> T:
-    """What ``make`` returns, within the ``timeout`` of these options, in which the time that is left takes its place.
+def within_timeout(timeout: float | None, make: Callable[[], T]) -> tuple[T, float | None]:
+    """The result of ``make``, and the seconds that are left of the timeout (None without one).
 
     Raises:
-        Cancelled: it has passed.
-        ArgumentError: it is none.
+        Cancelled: the timeout has passed.
+        ArgumentError: an invalid timeout.
     """
-    token = CancelToken(seconds("timeout", options.get("timeout")))
+    token = CancelToken(seconds("timeout", timeout))
     with preparing(token):
         made = make()
-    if token.deadline is not None:
-        options["timeout"] = max(token.deadline - time.monotonic(), 1e-9)
-    return made
+    return made, None if token.deadline is None else max(token.deadline - time.monotonic(), 1e-9)

@@ -17,8 +17,8 @@ from .generator import Generator
 from .prefix_cache import common_length
 from .request import Request
 
-TOGETHER = 8
-"""Most texts at a time where nothing else is asked for."""
+MAX_BATCH_SIZE = 8
+"""Default of the maximum number of texts that run at a time."""
 
 PIECE = 128
 """Most tokens of prompts in a run while texts are under way."""
@@ -35,19 +35,19 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
     Args:
         generator: of the model; its timeout is that of all texts together.
         requests: what is wanted; the next one is asked for when there is a place.
-        together: most texts at a time.
+        max_batch_size: maximum number of texts that run at a time.
         chunk: most tokens of prompts in a run while no text is under way.
 
     Raises:
-        ArgumentError: ``together`` is no whole number above 0.
+        ArgumentError: ``max_batch_size`` is not a whole number above 0.
     """
 
     def __init__(
-        self, generator: Generator, requests: Iterable[Request], together: int = TOGETHER, chunk: int = 512
+        self, generator: Generator, requests: Iterable[Request], max_batch_size: int = MAX_BATCH_SIZE, chunk: int = 512
     ) -> None:
         self._generator = generator
         self._requests = iter(requests)
-        self._together = whole("together", together, 1)
+        self._max_batch_size = whole("max_batch_size", max_batch_size, 1)
         self._chunk = chunk
         self._next = next(self._requests, None)
         self._prompts: list[Completion] = []  # have a place, and not all of the prompt has run
@@ -88,7 +88,7 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
             self._next = next(self._requests, None)
 
     def _full(self) -> bool:
-        return len(self._generator.running) + len(self._prompts) >= self._together
+        return len(self._generator.running) + len(self._prompts) >= self._max_batch_size
 
     def _shared(self, request: Request) -> bool:
         """Whether its beginning is being computed for another text right now, and will be kept."""

@@ -46,7 +46,7 @@ class Speculator:
         ids = [*completion.cache.ids, *completion.tokens]
         drafters: list[Drafter] = [LookUp(ids)] if self._look_up else []
         if self._draft_model is not None:
-            drafters.append(DraftModel(self._draft_model, completion.request, ids, self._engine.vocab_size))
+            drafters.append(DraftModel(self._draft_model, completion.options, ids, self._engine.vocab_size))
         completion.drafter = drafters[0] if len(drafters) == 1 else FirstThatHas(*drafters)
 
     def drafts(self, texts: Sequence[Completion]) -> list[list[int]]:
@@ -82,5 +82,5 @@ class Speculator:
 def _room(completion: Completion) -> int:
     """Most drafted tokens that a text can use: with all of them it has one token more than was drafted."""
     cache = completion.cache
-    wanted = completion.request.max_tokens - len(completion.tokens) - 1
+    wanted = completion.options.max_tokens - len(completion.tokens) - 1
     return max(0, min(wanted, cache.max_length - cache.length - len(completion.pending)))

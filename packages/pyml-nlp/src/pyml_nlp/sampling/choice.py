@@ -9,10 +9,10 @@ import numpy as np
 
 from pyml_core.errors import PymlError
 
+from ..options.sampling import SamplingOptions
 from .arrays import F32Array, F64Array, IdArray, log_sum_exp
 from .noise import draw, noise_key
 from .penalties import History, penalize_repetition, subtract
-from .rules import Sampling
 from .truncation import min_p_ids, top_k_ids, top_p_ids, typical_ids
 
 _TRUNCATE: dict[str, Callable[[F32Array, float, float], IdArray]] = {
@@ -24,7 +24,7 @@ _TRUNCATE: dict[str, Callable[[F32Array, float, float], IdArray]] = {
 
 def sample(
     logits: F32Array,
-    sampling: Sampling,
+    sampling: SamplingOptions,
     sequence: int,
     position: int,
     history: History | None = None,
@@ -41,7 +41,7 @@ def sample(
         history: tokens of the prompt and of the text so far, for the penalties; None: none.
         ids: int64 (C,), ascending: the tokens that the logits are of; None: 0, 1, 2, ... The tokens that are left out
             are out of play; the same token is chosen as from all of them if these are at least
-            :attr:`Sampling.candidates` of the largest and those tied with the last of them.
+            :attr:`SamplingOptions.required_top_k` of the largest and those tied with the last of them.
 
     Raises:
         PymlError: the logits have no finite largest value (NaN or infinity in the model's output), or the bias leaves
@@ -75,7 +75,7 @@ def check_finite(logit: float, token: int, position: int) -> None:
 
 
 def _changed(
-    rule: str, logits: F32Array, ids: IdArray | None, sampling: Sampling, history: History, temperature: float
+    rule: str, logits: F32Array, ids: IdArray | None, sampling: SamplingOptions, history: History, temperature: float
 ) -> F32Array:
     """Logits after a bias or a penalty. They are still to be divided by ``temperature``: what is added is not."""
     if rule == "repetition_penalty":

@@ -1,4 +1,4 @@
-"""Which rules there are, their values, and their order."""
+"""How tokens are chosen: the rules, their values, and their order."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import quoted
 from pyml_core.locks import cached_property
 
 from ..errors import ArgumentError
 from ..values import choice, number, token_id, whole, without_none
+from .keywords import SAMPLING, given
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .keywords import SamplingKeywords
 
 GREEDY_BELOW = 1e-7
 """Temperatures below this one take the most probable token."""
@@ -31,10 +37,10 @@ ORDER = (
 """The rules in the order in which they are applied unless another one is asked for; transformers' order."""
 
 PENALTIES = frozenset({"repetition_penalty", "frequency_penalty", "presence_penalty"})
-"""Those of them that have to know which tokens a text has."""
+"""The rules that depend on the tokens of the text."""
 
 TRUNCATIONS = ("top_k", "top_p", "min_p", "typical_p")
-"""Those of them that take tokens out of play."""
+"""The rules that exclude tokens."""
 
 _LARGEST_SEED = (1 << 64) - 1
 _RANGES: dict[str, tuple[Callable[[float], bool], str, str]] = {
@@ -46,7 +52,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str, str]] = {
     "frequency_penalty": (math.isfinite, "a finite number", ""),
     "presence_penalty": (math.isfinite, "a finite number", ""),
 }
-"""By name, which numbers are right, and what to say of others; NaN is out of every range."""
+"""By name: the test of a number, and the words of the error. NaN is out of every range."""
 
 _NEUTRAL = {
     "logit_bias": (None, {}), "repetition_penalty": (None, 1.0), "frequency_penalty": (None, 0.0),
@@ -56,31 +62,35 @@ _NEUTRAL = {
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen. None, and the value named, switch a rule off.
+class SamplingOptions:
+    """How tokens are chosen. Without arguments: from the model's own distribution, unchanged.
+
+    None and the value in parentheses switch a rule off.
 
     Attributes:
-        temperature: logits are divided by it; below 1e-7 the most probable token is taken, after bias and penalties.
-        top_k: keep the k most probable tokens, and those tied with the last of them.
-        top_p: keep the fewest most probable tokens whose probabilities reach this sum; 1.
-        repetition_penalty: above 1: tokens of the prompt and of the text are less likely; 1. See
+        temperature: logits are divided by it. Below 1e-7 the most probable token is taken, after bias and penalties.
+        top_k: keep the k most probable tokens, and those tied with the last of them (0).
+        top_p: keep the fewest most probable tokens whose probabilities reach this sum (1).
+        repetition_penalty: above 1, tokens of the prompt and of the text become less likely (1). See
             :func:`.penalize_repetition`.
         seed: of the noise, 0 .. 2**64 - 1. None: one from the operating system, see :meth:`seeded`.
-        min_p: keep the tokens that are at least this many times as probable as the most probable one; 0.
-        typical_p: keep the fewest most typical tokens whose probabilities reach this sum; 1. See :func:`.typical_ids`.
-        frequency_penalty: what each occurrence of a token in the text takes off its logit; 0.
-        presence_penalty: what any occurrence of a token in the text takes off its logit, once; 0.
-        logit_bias: by token id, what is added to its logit; minus infinity takes it out of play.
-        order: names of rules in the order in which they are applied: at least all that are in use. None: :data:`ORDER`.
+        min_p: keep the tokens that are at least this many times as probable as the most probable one (0).
+        typical_p: keep the fewest most typical tokens whose probabilities reach this sum (1). See
+            :func:`.typical_ids`.
+        frequency_penalty: subtracted from a token's logit for each occurrence in the text (0).
+        presence_penalty: subtracted from a token's logit once, if it occurs in the text (0).
+        logit_bias: by token id, a number to add to its logit; minus infinity excludes the token.
+        order: names of rules in the order in which they are applied; it must name all that are in use. None:
+            :data:`ORDER`.
 
-    Values are converted here, once: NumPy's scalars to Python's numbers, decimal strings in ``logit_bias`` to token
+    Values are converted once, here: NumPy's scalars to Python's numbers, decimal strings in ``logit_bias`` to token
     ids, None to the default, and what other engines write for None: ``top_k`` 0 or -1, ``seed`` -1.
 
     Raises:
-        ArgumentError: a value of a wrong type or out of its range.
+        ArgumentError: a value of the wrong type or out of its range.
     """
 
-    temperature: float = 0.0
+    temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float | None = None
@@ -96,6 +106,21 @@ class Sampling:
         for name, value in _plain(without_none(self)).items():
             object.__setattr__(self, name, value)
 
+    def replace(self, **changes: Unpack[SamplingKeywords]) -> SamplingOptions:
+        """A copy with some fields changed; None leaves a field as it is.
+
+        A new ``order`` switches off the rules that it does not name, unless they are changed in the same call.
+
+        Raises:
+            ArgumentError: an unknown name, or a value of the wrong type or out of its range.
+        """
+        new = given(changes, SAMPLING)
+        order = new.get("order")
+        if isinstance(order, list | tuple):
+            unnamed = [name for name in _used(self.__dict__) if name not in order and name not in new]
+            new |= {name: _NEUTRAL[name][0] for name in unnamed}
+        return replace(self, **new)
+
     @property
     def greedy(self) -> bool:
         """Whether the most probable token is taken."""
@@ -103,13 +128,13 @@ class Sampling:
 
     @cached_property
     def rules(self) -> tuple[str, ...]:
-        """Names of the rules that do something, in their order; a greedy choice needs no truncation."""
+        """Names of the rules in use, in their order; a greedy choice needs no truncation."""
         used = _used(self.__dict__)
         return tuple(name for name in self.order or ORDER if name in used)
 
     @cached_property
-    def candidates(self) -> int | None:
-        """How many of the largest logits decide, with those tied with the last of them; None: any of them may."""
+    def required_top_k(self) -> int | None:
+        """Number of the largest logits that decide, with those tied with the last of them; None: all logits."""
         first = [name for name in self.rules if name != "temperature"][:1]
         if self.greedy:
             return None if first else 1
@@ -117,15 +142,24 @@ class Sampling:
             return None
         return self.top_k
 
-    def seeded(self) -> Sampling:
-        """The same with a seed: this one's, or a new random one."""
-        if self.seed is not None:
+    def seeded(self) -> SamplingOptions:
+        """The same options with a seed: the given one, or a new random one. Greedy options need none."""
+        if self.greedy or self.seed is not None:
             return self
         return replace(self, seed=int.from_bytes(os.urandom(6), "little"))
 
+    def __str__(self) -> str:
+        """The values in effect, such as ``temperature=0.8 top_p=0.95 seed=7``."""
+        if self.greedy:
+            shown = ["greedy", *(f"{name}={getattr(self, name)}" for name in self.rules)]
+        else:
+            names = dict.fromkeys(("temperature", *self.rules, *(["seed"] if self.seed is not None else [])))
+            shown = [f"{name}={getattr(self, name)}" for name in names]
+        return " ".join(shown)
+
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as numbers, a dict and a tuple, all checked."""
+    """The values, checked and converted."""
     found: dict[str, Any] = dict(values)
     for name, (right, expected, hint) in _RANGES.items():
         if found[name] is not None:
@@ -173,7 +207,7 @@ def _biases(value: Any) -> dict[int, float]:
 
 
 def _is_decimal(key: object) -> bool:
-    """Whether it is a token id as JSON has it, whose keys are strings."""
+    """Whether it is a token id as in JSON, whose keys are strings."""
     return isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 20
 
 
