@@ -76,7 +76,7 @@ def test_gguf_numbers_may_be_numpy_scalars() -> None:
             (
                 LLAMA,
                 {f"llama.{key}": np.array([number, number + 1], np.int32)},
-                f"llama.{key}: expected the same .* found {number} in layer 0 and {number + 1} in layer 1",
+                f"llama.{key}: expected one number .* found {number} in layer 0 and {number + 1} in layer 1",
             )
             for key, number in (
                 ("attention.head_count", 6),
@@ -84,7 +84,11 @@ def test_gguf_numbers_may_be_numpy_scalars() -> None:
                 ("feed_forward_length", 50),
             )
         ),
-        (LLAMA, {"llama.attention.head_count_kv": [2, 0]}, "expected the same .* found 2 in layer 0 and 0 in layer 1"),
+        (
+            LLAMA,
+            {"llama.attention.head_count_kv": [2, 0]},
+            "expected one number .* found 2 in layer 0 and 0 in layer 1",
+        ),
         (LLAMA, {"llama.attention.head_count_kv": [0, 0]}, "head_count_kv: expected an integer from 1 .* found 0"),
         (
             LLAMA,
@@ -95,8 +99,8 @@ def test_gguf_numbers_may_be_numpy_scalars() -> None:
         (LLAMA, {"llama.attention.head_count_kv": ["2", "2"]}, "head_count_kv: expected an integer .* found '2'"),
         (LLAMA, {"llama.attention.head_count_kv": np.array([2.0, 2.0])}, "head_count_kv: expected an integer"),
         (LLAMA, {"llama.attention.head_count_kv": np.array([True, True])}, "head_count_kv: expected an integer"),
-        (MIXTRAL, {"llama.expert_used_count": np.array([2, 1], np.uint32)}, "expert_used_count: expected the same"),
-        (GPT2, {"gpt2.feed_forward_length": np.array([50, 40], np.uint32)}, "feed_forward_length: expected the same"),
+        (MIXTRAL, {"llama.expert_used_count": np.array([2, 1], np.uint32)}, "expert_used_count: expected one number"),
+        (GPT2, {"gpt2.feed_forward_length": np.array([50, 40], np.uint32)}, "feed_forward_length: expected one number"),
         (GEMMA3, {"gemma3.attention.sliding_window_pattern": [True, False]}, "pattern: expected a number, or 3 flags"),
         (GEMMA3, {"gemma3.attention.sliding_window_pattern": [1, 1, 0]}, "pattern: expected a number, or 3 flags"),
         (LLAMA, {"llama.attention.value_length": 8}, "llama.attention.value_length: expected as many as"),
@@ -172,7 +176,7 @@ def test_bad_gguf_metadata(values: dict[str, Any], change: dict[str, Any], messa
     ],
 )
 def test_gguf_numbers_of_each_layer(values: dict[str, Any], keys: dict[str, int]) -> None:
-    """An array of the same number for each layer says the same as the number."""
+    """An array with one number repeated for each layer is equivalent to that number."""
     metadata = gguf_metadata(values)
     module, architecture = architecture_of(metadata, "m.gguf"), metadata["general.architecture"]
     expected = module.Config.from_gguf(metadata)

@@ -16,7 +16,7 @@ from kv_makers import LAYOUT, LENGTH, contents, fill, filled
 from safetensors.numpy import load_file, save_file
 
 from pyml_core import KVLayout, PymlError, level
-from pyml_nn.cache import KVCache
+from pyml_nn.cache import KVCache, cache_file
 from pyml_nn.errors import CacheFileError
 
 
@@ -252,17 +252,17 @@ def test_files_that_other_programs_have_rewritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, -30_000, -1])
 def test_a_file_that_is_cut_while_it_is_read(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not mapped: what is missing is an error, where a mapping would end the process."""
+    """The file is not mapped: missing data are an error, while a mapping would end the process."""
     path = tmp_path / "cache"
     cache = filled(1000)
     cache.save(path)
-    original = KVCache._check_rope_set
+    original = cache_file._read_rope_set
 
-    def cut(self: KVCache, metadata: Any) -> int:
+    def cut(metadata: Any) -> int:
         os.truncate(path, size % path.stat().st_size)
-        return original(self, metadata)
+        return original(metadata)
 
-    monkeypatch.setattr(KVCache, "_check_rope_set", cut)
+    monkeypatch.setattr(cache_file, "_read_rope_set", cut)
     with pytest.raises(CacheFileError, match=r"tensor layers\.\d\.\w+: expected \d+ bytes, the file ended after \d+ "):
         KVCache.load(path, LAYOUT, 2000, "model")
 

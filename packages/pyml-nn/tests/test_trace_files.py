@@ -18,7 +18,7 @@ from nn_models import GEMMA3, GPT2, make
 from pyml_core.errors import PymlError
 from pyml_core.timing import ThreadSpan
 from pyml_nn.trace import Event, files
-from pyml_nn.trace.events import _stretch, level_of
+from pyml_nn.trace.events import _phase_span
 from pyml_nn.trace.lines import ATTENTION_PHASES
 
 THREADS = 3
@@ -83,7 +83,7 @@ def test_phases_of_a_thread_follow_each_other() -> None:
         edges = [0, *sorted(rng.integers(0, length + 1, 2).tolist()), length]
         ms = tuple((end - begin) * 1e-6 for begin, end in itertools.pairwise(edges))
         span = ThreadSpan(start, start + length, sum(ms), ms)
-        found = [_stretch(span, index) for index in range(3)]
+        found = [_phase_span(span, index) for index in range(3)]
         told = [start, *(edge for one in found for edge in one[:2]), start + length]
         assert told == sorted(told)
         assert [one.busy_ms for one in found] == pytest.approx(ms, abs=1e-9)
@@ -122,7 +122,7 @@ def test_names(trace: Any, timeline: list[dict[str, Any]]) -> None:
     for event in phases:
         assert re.fullmatch(r"layers\.\d\.attention\.(qkv|out|prepare\.\w+|attend\.[\w*^]+)", event["args"]["name"])
     operations = [event["args"] for event in track if event["cat"] == "operation"]
-    expected = [event for event in trace.events if level_of(event) == "operation"]
+    expected = [event for event in trace.events if event.level == "operation"]
     assert [(args["name"], args["step"]) for args in operations] == [(event.name, event.step) for event in expected]
     assert [args["ms"] for args in operations] == [event.ms for event in expected]
 

@@ -219,11 +219,11 @@ def test_a_trace_keeps_no_more_than_it_may() -> None:
     message = r"^trace: expected its tensors to take at most 0\.0 MB, with this step they take 0\.0 MB$"
     with model.trace(tensors="layers.1", max_bytes=bound) as trace:
         model.forward([(cache, IDS[:2], None)])
-        assert trace.held_bytes == 2 * 30 * 4
+        assert trace.tensor_bytes == 2 * 30 * 4
         model.forward([(cache, IDS[:1], None)])
         with pytest.raises(OutOfMemoryError, match=message):
             model.forward([(cache, IDS[:1], None)])
-    assert (trace.held_bytes, cache.length) == (bound, 3)
+    assert (trace.tensor_bytes, cache.length) == (bound, 3)
     model.forward([(cache, IDS[:1], None)])
 
 
@@ -236,7 +236,7 @@ def test_the_bytes_are_what_was_announced(name: str) -> None:
         found = trace.tensor(tensor)
         held = found.base.nbytes if found.base is not None and tensor.endswith(".q") else found.nbytes
         extra = found.nbytes // 64 if tensor.endswith("probabilities") else 0
-        assert trace.held_bytes in (
+        assert trace.tensor_bytes in (
             held + extra,
             4 * 64 * (model.config.n_heads + 2 * model.config.n_kv_heads) * model.config.head_dim,
         )
@@ -252,6 +252,6 @@ def test_a_cancelled_step_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(Program, "run", cancelled)
         with pytest.raises(Cancelled):
             model.forward([(model.new_cache(), IDS, None)])
-    assert (trace.events, trace.held_bytes) == ([], 0)
+    assert (trace.events, trace.tensor_bytes) == ([], 0)
     with pytest.raises(PymlError, match="nothing was recorded"):
         trace.tensor("layers.0")

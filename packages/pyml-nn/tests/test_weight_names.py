@@ -128,7 +128,7 @@ def test_layers_of_a_gguf_file_are_all_wanted() -> None:
 def test_where_an_unknown_tensor_comes_from(name: str, origin: str) -> None:
     with pytest.raises(WeightsError) as caught:
         find([name], {}, NameRules(), gguf=False)
-    assert str(caught.value).startswith(f"{name}: unknown tensor, which the model would leave out (it is of {origin}")
+    assert str(caught.value).startswith(f"{name}: unknown tensor, which the model would not use (it is of {origin}")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_harmless_tensors_are_passed_over() -> None:
         (LLAMA, {"layers.0.self_attn.q_proj.bias": (60,)}, r"q_proj\.bias: unknown tensor"),
         (LLAMA, {"layers.1.mlp.up.weight": (50, 36)}, r"layers\.1\.mlp\.up\.weight: unknown tensor"),
         (LLAMA, {"h.2.mlp.up_proj.weight": (50, 36)}, r"h\.2\.mlp\.up_proj\.weight: unknown tensor"),
-        (LLAMA, {"model.norm.weight": (36,)}, r"model\.norm\.weight: the same weight as norm\.weight"),
+        (LLAMA, {"model.norm.weight": (36,)}, r"model\.norm\.weight: a second tensor for the weight in norm\.weight"),
         (LLAMA_BIAS, {"layers.0.self_attn.o_proj.bias": None}, r"o_proj\.bias: missing"),
         (LLAMA_BIAS, {"layers.0.mlp.gate_proj.bias": (36,)}, r"gate_proj\.bias: expected shape \(50,\), found \(36,\)"),
         (GPT2, {"h.0.attn.c_attn.weight": (90, 30)}, r"c_attn\.weight: expected shape \(30, 90\), found \(90, 30\)"),

@@ -1,6 +1,6 @@
-"""How a batch of sequences is run: its checks, its cut into runs of the program, and LongRoPE's second pass.
+"""The plan of a batch of sequences: checks, division into runs of the program, and LongRoPE's second pass.
 
-Pure functions of caches and ids: nothing here needs a program.
+All are pure functions of caches and ids, without a program.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ R = TypeVar("R", F32Array, "list[TopLogits]")
 
 
 class SequenceInput(NamedTuple):
-    """The continuation of one sequence of a batch. A tuple of the same items is accepted in its place.
+    """The continuation of one sequence of a batch. A plain tuple of these three items is accepted as well.
 
     Attributes:
-        cache: its KV cache, which is advanced.
-        ids: the token ids that follow what the cache holds, at least one.
-        positions: indices into ``ids`` whose logits are wanted; None: the last one.
+        cache: the KV cache of the sequence; the call appends to it.
+        ids: the token ids that follow those in the cache; at least one.
+        positions: indices into ``ids`` of the logits to return; None: the last one.
     """
 
     cache: KVCache
@@ -42,16 +42,16 @@ Input = SequenceInput | tuple[KVCache, Sequence[int], Sequence[int] | None]
 
 
 class SequencePass(NamedTuple):
-    """Consecutive tokens of one sequence that are run with one set of RoPE frequencies.
+    """Consecutive tokens of one sequence that run with one set of RoPE frequencies.
 
     Attributes:
         sequence: index in the batch.
-        cache: the sequence's, or a fresh one that will replace it.
-        ids: tokens to run after what the cache holds.
-        positions: indices into ``ids`` whose logits are wanted, ascending, each once.
+        cache: the cache of the sequence, or a new one that will replace it.
+        ids: tokens to run after those in the cache.
+        positions: indices into ``ids`` of the logits to return, ascending and unique.
         rope_set: index of the set of RoPE frequencies.
-        record_from: traces record tensors from this position on; tokens before it are run again for their keys and
-            values alone.
+        record_from: traces record tensors from this position on; tokens before it run again only for their keys and
+            values.
     """
 
     sequence: int
@@ -63,19 +63,19 @@ class SequencePass(NamedTuple):
 
 
 class BatchPlan:
-    """A checked batch and the runs that it takes.
+    """A checked batch and its runs of the program.
 
     Args:
         batch: a :class:`SequenceInput` for every sequence.
-        origin: what the caches must be of.
-        vocab_size: token ids are below.
-        max_tokens: most tokens of one run.
-        long_from: sequences of more positions are rotated with LongRoPE's long factors; None: no LongRoPE.
+        origin: required origin of the caches.
+        vocab_size: token ids must be below.
+        max_tokens: maximum number of tokens of one run.
+        long_from: longer sequences are rotated with LongRoPE's long factors; None: no LongRoPE.
 
     Attributes:
-        passes: in the order of the batch; one a sequence, or two where LongRoPE changes sets.
+        passes: one for each sequence, in the order of the batch, or two if LongRoPE changes sets.
         runs: the slices of each run of the program.
-        n_outputs: positions that want logits, of all sequences together.
+        n_outputs: number of positions whose logits are returned, in all sequences together.
 
     Raises:
         ShapeError: no ids, an id outside the vocabulary, a position outside the ids, a cache given twice or of another
@@ -88,7 +88,7 @@ class BatchPlan:
     def __init__(
         self, batch: Sequence[Input], origin: Origin, vocab_size: int, max_tokens: int, long_from: int | None
     ) -> None:
-        self._inputs: list[tuple[KVCache, int, int]] = []  # each cache, its wanted positions, its last pass
+        self._inputs: list[tuple[KVCache, int, int]] = []  # cache, number of its positions, index of its last pass
         self._orders: list[list[int] | None] = []
         self.passes: list[SequencePass] = []
         self.n_outputs = 0
@@ -104,17 +104,17 @@ class BatchPlan:
             self.n_outputs += len(positions)
         if len(self._inputs) > 1 and len({id(cache) for cache, _, _ in self._inputs}) < len(self._inputs):
             raise ShapeError("forward: expected every cache once in a batch, found one twice")
-        for one in self.passes:
-            one.cache.reserve(len(one.ids))
+        for each in self.passes:
+            each.cache.reserve(len(each.ids))
         self.runs = cut_runs(self.passes, max_tokens)
 
     @property
     def kind(self) -> str:
-        """``decode`` if every sequence goes on by one token, else ``prefill``."""
-        return "decode" if all(len(one.ids) == 1 and one.cache.length for one in self.passes) else "prefill"
+        """``decode`` if every sequence continues by one token, else ``prefill``."""
+        return "decode" if all(len(each.ids) == 1 and each.cache.length for each in self.passes) else "prefill"
 
     def advance(self) -> None:
-        """Let the caches count the tokens that have been run; after a MemoryError none of them does."""
+        """Append the tokens of the finished runs to the caches: to all of them, or, after a MemoryError, to none."""
         ends = [self.passes[last] for _, _, last in self._inputs]
         lengths = [done.cache.length for done in ends]
         try:
@@ -130,20 +130,20 @@ class BatchPlan:
                 cache.replace(done.cache)
 
     def split(self, rows: R) -> list[R]:
-        """The results of all wanted positions, sequence by sequence, in the order in which they were asked for."""
+        """Divide the results of all positions by sequence, each in the order of its ``positions``."""
         results: list[R] = []
         start = 0
         for (_, count, _), order in zip(self._inputs, self._orders, strict=True):
-            part = rows[start : start + count]
+            own = rows[start : start + count]
             start += count
             if order is not None:
-                part = [part[index] for index in order] if isinstance(part, list) else part[order]
-            results.append(part)
+                own = [own[index] for index in order] if isinstance(own, list) else own[order]
+            results.append(own)
         return results
 
 
 def checked_ids(ids: Sequence[int], vocab_size: int, sequence: int) -> list[int]:
-    """Token ids as a list; ShapeError naming the sequence if there are none, or one is outside of the vocabulary."""
+    """Return token ids as a list; ShapeError, naming the sequence, if the list is empty or an id is out of range."""
     found = _integers(ids, vocab_size, sequence, "token ids")
     if not found:
         raise ShapeError(f"slice {sequence}: expected at least one token id, found none")
@@ -151,24 +151,24 @@ def checked_ids(ids: Sequence[int], vocab_size: int, sequence: int) -> list[int]
 
 
 def checked_positions(positions: Sequence[int] | None, n_ids: int, sequence: int) -> tuple[list[int], list[int] | None]:
-    """Wanted positions ascending, each once, and the index of each one asked for; None where that order is the same."""
+    """Return positions, ascending and unique, and the index there of each one given; None if they were so already."""
     if positions is None:
         return [n_ids - 1], None
-    wanted = _integers(positions, n_ids, sequence, "positions")
-    ascending = sorted(set(wanted))
-    if ascending == wanted:
-        return wanted, None
-    return ascending, [bisect_left(ascending, position) for position in wanted]
+    given = _integers(positions, n_ids, sequence, "positions")
+    ascending = sorted(set(given))
+    if ascending == given:
+        return given, None
+    return ascending, [bisect_left(ascending, position) for position in given]
 
 
 def sequence_passes(
     sequence: int, cache: KVCache, ids: list[int], positions: list[int], long_from: int | None
 ) -> list[SequencePass]:
-    """The passes over one sequence: its ids; with LongRoPE possibly others before them.
+    """Return the passes over one sequence: one over its ids, or, with LongRoPE, possibly two with earlier tokens.
 
-    Position i is a token of a sequence of i + 1 tokens, which is short up to ``long_from`` and long beyond, regardless
-    of what follows: so logits do not depend on how a text is split into calls. Keys rotated for one kind are of no use
-    to the other: where a sequence becomes long (or was trimmed to a short one), all of it runs again.
+    Position i belongs to a sequence of i + 1 tokens, which is short up to ``long_from`` and long beyond, regardless of
+    later tokens: so logits do not depend on how the text is split into calls. Short and long sequences cannot share
+    keys: when a sequence becomes long (or has been trimmed to a short one), all of it runs again.
     """
     start, end = cache.length, cache.length + len(ids)
     if long_from is None:
@@ -184,45 +184,47 @@ def sequence_passes(
 
 
 def _rope_pass(
-    sequence: int, cache: KVCache, ids: list[int], positions: list[int], rope_set: int, record_from: int, fresh: bool
+    sequence: int, cache: KVCache, ids: list[int], positions: list[int], rope_set: int, record_from: int, new: bool
 ) -> SequencePass:
-    """These ids after a cache, or with all before them in a fresh one if its keys are of the other set."""
-    if not fresh and (cache.rope_set == rope_set or not cache.length):
+    """Return a pass that continues a cache, or one over all tokens in a new cache if its keys are of the other set."""
+    if not new and (cache.rope_set == rope_set or not cache.length):
         return SequencePass(sequence, cache, ids, positions, rope_set, record_from)
     positions = [cache.length + position for position in positions]
     return SequencePass(sequence, cache.fork(0), cache.ids + ids, positions, rope_set, record_from)
 
 
 def cut_runs(passes: Sequence[SequencePass], max_tokens: int) -> list[list[Slice]]:
-    """The passes cut into runs of at most ``max_tokens`` tokens, in order."""
-    if sum([len(one.ids) for one in passes]) <= max_tokens:
-        return [[Slice(one.cache.pages, one.cache.length, one.ids, one.positions, one.rope_set) for one in passes]]
+    """Divide the passes into runs of at most ``max_tokens`` tokens, in order."""
+    if sum([len(each.ids) for each in passes]) <= max_tokens:
+        return [
+            [Slice(each.cache.pages, each.cache.length, each.ids, each.positions, each.rope_set) for each in passes]
+        ]
     runs: list[list[Slice]] = [[]]
     room = max_tokens
-    for one in passes:
-        start, length = 0, len(one.ids)
+    for each in passes:
+        start, length = 0, len(each.ids)
         while start < length:
             if not room:
                 runs.append([])
                 room = max_tokens
             stop = min(length, start + room)
-            first, last = bisect_left(one.positions, start), bisect_left(one.positions, stop)
-            outputs = [position - start for position in one.positions[first:last]]
+            first, last = bisect_left(each.positions, start), bisect_left(each.positions, stop)
+            outputs = [position - start for position in each.positions[first:last]]
             runs[-1].append(
-                Slice(one.cache.pages, one.cache.length + start, one.ids[start:stop], outputs, one.rope_set)
+                Slice(each.cache.pages, each.cache.length + start, each.ids[start:stop], outputs, each.rope_set)
             )
             room -= stop - start
             start = stop
     return runs
 
 
-def _integers(values: Sequence[int], end: int, sequence: int, what: str) -> list[int]:
-    """Values from 0 to ``end - 1`` as a list; ShapeError naming the sequence if they are anything else."""
+def _integers(values: Sequence[int], end: int, sequence: int, name: str) -> list[int]:
+    """Return integers as a list; ShapeError, naming the sequence, unless all are from 0 to ``end - 1``."""
     try:
         numbers = [operator.index(value) for value in values]
     except TypeError:
-        raise ShapeError(f"slice {sequence}: expected a list of {what}") from None
+        raise ShapeError(f"slice {sequence}: expected a list of {name}") from None
     if numbers and (min(numbers) < 0 or max(numbers) >= end):
         wrong = next(number for number in numbers if not 0 <= number < end)
-        raise ShapeError(f"slice {sequence}: expected {what} from 0 to {end - 1}, found {show(wrong)}")
+        raise ShapeError(f"slice {sequence}: expected {name} from 0 to {end - 1}, found {show(wrong)}")
     return numbers

@@ -1,4 +1,4 @@
-"""The errors of this package, and how their messages show a value."""
+"""The errors of this package, and the format of values in their messages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pyml_core.errors import PymlError
 
 
 class ConfigError(PymlError, ValueError):
-    """A configuration that is malformed, out of range, or asks for what pyml does not compute."""
+    """A configuration that is malformed, out of range, or not supported."""
 
 
 class WeightsError(PymlError):
-    """Weights that do not fit the model: missing, left over, or of another shape."""
+    """Weights that do not fit the model: missing, unknown, or of another shape."""
 
 
 class ContextOverflowError(PymlError):
-    """More positions were asked for than a cache may hold; nothing has been computed."""
+    """A call needs more positions than a cache may have; nothing has been computed."""
 
 
 class CacheFileError(PymlError):
@@ -27,7 +27,7 @@ class CacheFileError(PymlError):
 
 
 def as_float(value: numbers.Real) -> float:
-    """A number as a float; NaN, which no range holds, where it is too large for one."""
+    """Return a number as a float; NaN, which is in no range, if it is too large."""
     try:
         return float(value)
     except OverflowError:
@@ -35,7 +35,7 @@ def as_float(value: numbers.Real) -> float:
 
 
 def show(value: Any) -> str:
-    """A value for a message: short, whatever it is."""
+    """Format any value for a message, in a few words."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,11 +1,11 @@
-"""Files that appear whole or not at all: how all that pyml writes gets to its place, but for results that grow.
+"""Atomic writing: a file appears complete or not at all. All files that pyml writes use it, except growing results.
 
-A file is written without a name where the file system has that (``O_TMPFILE``), else under a hidden one, and gets its
-name when it is complete. So a full disk, a signal or a crash leaves what was there before: of a process that is killed
-nothing at all, or, without ``O_TMPFILE``, a file that matches :data:`LEFTOVERS`.
+A file is written without a name if the file system supports that (``O_TMPFILE``), else under a hidden name, and gets
+its name when it is complete. So a full disk, a signal or a crash leaves the previous file unchanged. A killed process
+leaves no other file, or, without ``O_TMPFILE``, one that matches :data:`LEFTOVERS`.
 
-Data are synchronised with the disk before the name is given: after a power cut the name stands for the old file or for
-all of the new one. The folder is not synchronised; the new name itself may be lost.
+Data are synchronised with the disk before the file gets its name: after a power cut, the name refers to the old file or
+to the complete new one. The folder is not synchronised, so the new name itself may be lost.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 LEFTOVERS = ".pyml-*.part"
-"""Pattern of the names of files that are not complete."""
+"""Pattern of the names of incomplete files."""
 
 _NO_UNNAMED_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
-"""What file systems and kernels without them answer; where the folder itself is the fault, so does the next attempt."""
+"""Errors of file systems and kernels without ``O_TMPFILE``; an error of the folder is repeated by the next attempt."""
 
 
 class NewFile:
-    """A file that takes the place of what is at a path, or begins to be there, with :meth:`place`.
+    """A file that replaces the one at a path, or creates it, when :meth:`place` is called.
 
-    A symbolic link stays, and what it points to is replaced. Permissions are those of the file before, else those that
-    the umask leaves. What is not a regular file (a device, a pipe) is written to as it is.
+    If the path is a symbolic link, its target is replaced. Permissions are those of the previous file, else those that
+    the umask allows. Devices and pipes are written to directly.
 
     Args:
-        path: where it is to appear.
+        path: path of the file.
 
     Attributes:
-        file: to be written to, in binary; it can be read and sought, too, unless it is a device or a pipe.
+        file: the binary file to write to; it can also be read and sought, unless it is a device or a pipe.
 
     Raises:
-        OSError: there can be no such file, or the one that is there is not to be written to. So do all methods.
+        OSError: the file cannot be created, or the existing one is not writable. All methods raise it as well.
     """
 
     file: BinaryIO
@@ -48,7 +48,7 @@ class NewFile:
         if "\0" in os.fspath(path):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._mode: int | None = None
-        self._hidden: Path | None = None  # its name until it is complete; None: it has none
+        self._hidden: Path | None = None  # temporary name; None: the file has no name
         try:
             before = Path(path).stat()
         except FileNotFoundError:
@@ -65,7 +65,7 @@ class NewFile:
         self.file = os.fdopen(self._open(), "w+b")
 
     def sync(self) -> None:
-        """Have everything that was written on the disk, with its permissions."""
+        """Write all data and the permissions to the disk."""
         self.file.flush()
         if self._replaces:
             if self._mode is not None:
@@ -73,7 +73,7 @@ class NewFile:
             os.fsync(self.file.fileno())
 
     def place(self) -> None:
-        """Give it its name, and close it: it is complete."""
+        """Give the complete file its name, and close it."""
         self.sync()
         if self._replaces:
             if self._hidden is None and not self._linked(self._path):
@@ -86,15 +86,15 @@ class NewFile:
         self.file.close()
 
     def close(self) -> None:
-        """Close it; unless it has been placed, nothing remains of it."""
-        with suppress(OSError):  # what is still buffered and has no room on the disk
+        """Close the file, and delete it unless it has been placed."""
+        with suppress(OSError):  # buffered data may not fit on the disk
             self.file.close()
         if self._hidden is not None:
             self._hidden.unlink(missing_ok=True)
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CLOEXEC
-        if hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").exists():  # by way of which it can be given a name
+        if hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").exists():  # needed to give it a name
             try:
                 return os.open(self._path.parent, flags | os.O_TMPFILE, 0o666)
             except OSError as error:
@@ -109,10 +109,10 @@ class NewFile:
         return self._path.with_name(LEFTOVERS.replace("*", secrets.token_hex(8)))
 
     def _linked(self, path: Path) -> bool:
-        """Give the file without a name this one; False if it is another file's."""
+        """Give the unnamed file this name; False if another file has it."""
         folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            # With a descriptor of the folder, because Python calls linkat then, which follows the link in /proc.
+            # With a folder's descriptor Python calls linkat, which follows the link in /proc.
             os.link(f"/proc/self/fd/{self.file.fileno()}", path.name, dst_dir_fd=folder)
         except FileExistsError:
             return False
@@ -123,10 +123,10 @@ class NewFile:
 
 @contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write to, which is put at ``path`` if the block ends without an error; see :class:`NewFile`.
+    """Open a file for writing, and put it at ``path`` if the block ends without an error; see :class:`NewFile`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     new = NewFile(path)
     try:
@@ -137,11 +137,11 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
-    """Try whether a file could be put there, and leave everything as it is: for paths that are written to after work.
+    """Check that a file can be written to ``path``, without changing it: for commands that write after long work.
 
     Raises:
-        OSError: it could not.
+        OSError: it cannot.
     """
     if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
-        return  # a pipe would wait for its reader
+        return  # opening a pipe would block until it has a reader
     NewFile(path).close()

@@ -1,4 +1,4 @@
-"""How much memory a model needs, and how much there is."""
+"""The memory that a model needs, and the memory that is available."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .config import Dimensions
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that a model takes with one sequence of a given length.
+    """Bytes that a model needs with one sequence of a given length.
 
     Attributes:
         weights: all packed weights.
@@ -29,11 +29,14 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all three."""
         return self.weights + self.kv_cache + self.activations
 
     def check(self, available: int | None = None) -> None:
-        """Raise :class:`OutOfMemoryError` with both figures if that exceeds ``available`` (None: what there is)."""
+        """Raise :class:`OutOfMemoryError` with both figures if :attr:`total` exceeds ``available``.
+
+        None: :func:`available_memory`.
+        """
         available = available_memory() if available is None else available
         if self.total > available:
             raise OutOfMemoryError(
@@ -44,17 +47,21 @@ class MemoryPlan:
 
 
 KV_DTYPES = ("auto", "f32", "f16", "int8")
-"""What keys and values can be kept as."""
+"""Types of the KV cache that can be requested."""
 
 
 def kv_layout(config: Dimensions, dtype: str, quantized: bool, kv_dtype: str = "auto") -> KVLayout:
-    """The KV cache's geometry for a model of this dtype, ``quantized`` if it has quantised matrices.
+    """The geometry of a model's KV cache.
 
-    ``kv_dtype`` is one of :data:`KV_DTYPES`. ``auto``: 16 bits an element, 32 where the whole model computes in f32; 8
-    where matrices are quantised and a head is a whole number of blocks.
+    Args:
+        config: the sizes.
+        dtype: type of the model's matrices, as requested.
+        quantized: whether any matrix is quantised.
+        kv_dtype: one of :data:`KV_DTYPES`. ``auto`` is f32 if the whole model computes in f32, int8 if matrices are
+            quantised and the width of a head is a multiple of a block, else f16.
 
     Raises:
-        PymlError: an unknown ``kv_dtype``, or int8 with heads that are no whole number of blocks.
+        PymlError: an unknown ``kv_dtype``, or int8 with heads whose width is not a multiple of a block.
     """
     whole = config.head_dim % INT8_MULTIPLE == 0
     if kv_dtype not in KV_DTYPES:
@@ -69,7 +76,7 @@ def kv_layout(config: Dimensions, dtype: str, quantized: bool, kv_dtype: str = "
 
 
 def activation_bytes(config: Dimensions, max_tokens: int) -> int:
-    """An upper estimate of a program's buffers: float32 and int8 copies of what a layer works on, a row of logits."""
+    """Upper estimate of the bytes of a program's buffers: activations in float32 and int8, and a row of logits."""
     row = (
         4 * config.hidden_size
         + 2 * (config.n_heads + config.n_kv_heads) * config.head_dim
@@ -81,16 +88,16 @@ def activation_bytes(config: Dimensions, max_tokens: int) -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can still take.
+    """Bytes that this process can still allocate.
 
-    That is what Linux says is available to all, or less where a control group (version 1 or 2, at any level above the
-    process) or its own address space (``ulimit -v``) allows less. ``root`` is where ``/proc`` and ``/sys`` are.
+    This is the memory that Linux reports as available, or less if a control group (version 1 or 2, at any level above
+    the process) or the limit of the address space (``ulimit -v``) allows less. ``root`` has ``/proc`` and ``/sys``.
     """
     return max(0, min(_limits(root), default=1 << 62))
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes for a message."""
+    """Format a number of bytes for a message."""
     return f"{count / 1e6:.1f} MB"
 
 
@@ -112,18 +119,18 @@ def _limits(root: Path) -> Iterator[int]:
 
 
 def _group_limits(mount: Path, path: str, limit_file: str, usage_file: str) -> Iterator[int]:
-    """What is left in a control group and in those above it."""
-    # Inside a container the path may be the host's, of which only the mount's own root is visible.
+    """Yield the bytes left in a control group and in those above it."""
+    # Inside a container the path may be the host's, and only the mount's own root is visible.
     folder = mount / path.lstrip("/")
     for group in (folder, *folder.parents):
         limit, usage = _number(group / limit_file), _number(group / usage_file)
         if group.is_relative_to(mount) and limit is not None and usage is not None:
-            # Pages of files that were not used lately count as usage, but are given up at need.
+            # Cached pages of files count as usage, but the kernel releases them when memory is needed.
             yield limit - usage + (_field(group / "memory.stat", "inactive_file") or 0)
 
 
 def _number(path: Path) -> int | None:
-    """The number that a file starts with, if it does."""
+    """The number at the start of a file, if there is one."""
     words = " ".join(_lines(path)[:1]).split()
     return int(words[0]) if words and words[0].isdigit() else None
 

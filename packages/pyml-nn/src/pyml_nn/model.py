@@ -1,4 +1,4 @@
-"""What every model shares: reading and packing its weights, declaring its program, running batches of sequence slices.
+"""The base of all models: it reads and packs weights, declares the program, and runs batches of sequences.
 
 Letters: V = vocabulary.
 """
@@ -45,27 +45,28 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
     """A decoder-only language model: token ids in, logits out.
 
     Args:
-        config: sizes and everything else that its architecture's configuration says.
-        weights: where its weights are read from, one at a time; a mapping of names to arrays does as well.
+        config: the configuration of its architecture.
+        weights: source of the weights, which are read one at a time, or a mapping of names to arrays.
         dtype: ``auto`` (a GGUF file's types as stored, a checkpoint's matrices as q8_0), ``f32``, ``bf16``, ``q8_0`` or
             ``q4_0``; see :func:`pyml_nn.weights.spec.matrix_type`.
-        threads: worker threads; None takes what suits the machine.
-        max_tokens: most tokens that one run of the program sees; longer inputs are cut into such chunks.
-        screen: screen a large quantised head where few logits are wanted; see :func:`pyml_nn.weights.spec.screened`.
-        kv_dtype: what keys and values are kept as; see :func:`pyml_nn.memory.kv_layout`.
+        threads: number of worker threads; None: a number that suits the machine.
+        max_tokens: maximum number of tokens of one run of the program; longer inputs are divided into chunks.
+        screen: screen a large quantised head when few logits are requested; see
+            :func:`pyml_nn.weights.spec.is_screened`.
+        kv_dtype: type of keys and values; see :func:`pyml_nn.memory.kv_layout`.
 
     Attributes:
         config: as given.
         kv_layout: geometry of the KV caches.
-        n_params: numbers in the weights, a tied head counted once.
-        weight_bytes: bytes of the weights as packed.
-        fingerprint: tells this model (configuration, weights and dtype) from others.
-        cache_origin: what a KV cache must be of to be used with this model.
+        n_params: number of parameters; a tied head counts once.
+        weight_bytes: bytes of the packed weights.
+        fingerprint: hash of configuration, weights and dtype; equal for equal models only.
+        cache_origin: required origin of the KV caches of this model.
 
     Raises:
         WeightsError: a weight is missing, unknown or of another shape.
-        PymlError: keys and values cannot be kept so.
-        OutOfMemoryError: the weights would not fit in memory; nothing has been read.
+        PymlError: ``kv_dtype`` is invalid.
+        OutOfMemoryError: the weights do not fit in memory; nothing has been read.
     """
 
     rules: ClassVar[NameRules] = NameRules()
@@ -89,7 +90,7 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         self._max_tokens = max_tokens
         self._cancels = 0
         self.declare(reader, Scratch(self._program))
-        reader.fill()
+        reader.flush()
         self.n_params = reader.n_params
         self.weight_bytes = _weight_bytes(self._program)
         self.fingerprint = reader.fingerprint(f"{type(self).__module__} {json.dumps(asdict(config), sort_keys=True)}")
@@ -98,13 +99,13 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
     @staticmethod
     @abstractmethod
     def specs(config: C) -> dict[str, Spec]:
-        """Every weight of a model of this configuration: internal name -> names in files, shape."""
+        """Return all weights of a model of this configuration: internal name -> names in files and shape."""
 
     @abstractmethod
     def declare(self, weights: Weights, scratch: Scratch) -> None:
-        """Read and pack the weights in the order of their use, and declare the program that uses them."""
+        """Read and pack the weights in the order of their use, and declare the program."""
 
-    # ---- facts
+    # ---- properties
 
     @property
     def program(self) -> Program:
@@ -115,17 +116,17 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
 
     @property
     def screened(self) -> bool:
-        """Whether the head is screened, so that :class:`pyml_core.Top` costs less than all logits."""
+        """Whether the head is screened, so that :class:`pyml_core.Top` is faster than all logits."""
         return bool(self.program.screening)
 
     @property
     def vocab_size(self) -> int:
-        """Token ids are below; the width of a row of logits (V)."""
+        """Size of the vocabulary (V): the width of a row of logits."""
         return self.config.vocab_size
 
     @property
     def context_length(self) -> int:
-        """Most positions of a sequence."""
+        """Maximum number of positions of a sequence."""
         return self.config.context_length
 
     @classmethod
@@ -138,7 +139,7 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         max_tokens: int = 512,
         kv_dtype: str = "auto",
     ) -> MemoryPlan:
-        """What the model would take with one sequence of ``context_len`` positions; no weight is read.
+        """Memory of the model with one sequence of ``context_len`` positions; no weight is read.
 
         Raises:
             WeightsError: the weights do not fit the configuration.
@@ -155,15 +156,19 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
     # ---- sequences
 
     def new_cache(self, max_length: int | None = None) -> KVCache:
-        """An empty KV cache of at most ``max_length`` positions (None: as many as the model was made for).
+        """Return an empty KV cache of at most ``max_length`` positions (None: :attr:`context_length`).
 
         Raises:
-            ShapeError: more than :attr:`context_length`.
+            ShapeError: ``max_length`` exceeds :attr:`context_length`.
         """
         return KVCache(self.kv_layout, self._checked_length(max_length), self.fingerprint, self.program.level)
 
     def load_cache(self, path: str | os.PathLike[str], max_length: int | None = None) -> KVCache:
-        """A KV cache that :meth:`KVCache.save` wrote for this model; CacheFileError if it is damaged or another's."""
+        """Load a KV cache that :meth:`KVCache.save` wrote for this model.
+
+        Raises:
+            CacheFileError: the file is damaged, or of another model.
+        """
         length = self._checked_length(max_length)
         return KVCache.load(path, self.kv_layout, length, self.fingerprint, self.program.level, self.vocab_size)
 
@@ -179,25 +184,28 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         """Continue several sequences at once.
 
         Args:
-            batch: a :class:`SequenceInput` (or tuple) for every sequence: its KV cache, the token ids that follow what
-                the cache holds, and the indices into these ids whose logits are wanted (None: the last one).
-            want: which logits to return. :class:`pyml_core.Greedy` continues a single sequence, by a single id and
-                then by the most probable token each time.
+            batch: a :class:`SequenceInput` (or tuple) for each sequence: its KV cache, the token ids that follow those
+                in the cache, and the indices into these ids of the logits to return (None: the last one).
+            want: which logits to return. :class:`pyml_core.Greedy` continues a single sequence by a single id, and then
+                by the most probable token of each run.
 
         Returns:
-            For every sequence, in the order of its positions: float32 logits of shape (len(positions), V); for
-            :class:`pyml_core.Top` one :class:`pyml_core.TopLogits` a position, which costs about half where the head is
-            screened. For :class:`pyml_core.Greedy` one :class:`pyml_core.GreedyToken` a run, at least one: fewer than
-            ``count`` after one that ends the runs, and one at a time with LongRoPE or while tensors are traced; the
-            last token is not in the cache. Logits are the same bits in all three.
+            One result for each sequence, in the order of its positions, with bit-identical logits in all three cases:
 
-        The caches are advanced when all is done; after an error or a cancel they are as they were.
+            - float32 logits (len(positions), V) by default;
+            - for :class:`pyml_core.Top` one :class:`pyml_core.TopLogits` for each position, at about half the cost if
+              the head is screened;
+            - for :class:`pyml_core.Greedy` one :class:`pyml_core.GreedyToken` for each run, at least one: fewer than
+              ``count`` after a token that ends the runs, only one with LongRoPE or while tensors are traced. The last
+              token is not in the cache.
+
+        The caches are changed after the last run only: after an error or a cancellation they are unchanged.
 
         Raises:
             ShapeError: no ids, an id outside the vocabulary, a position outside the ids, a cache given twice or of
                 another :attr:`cache_origin`, a ``want`` out of range.
-            ContextOverflowError: a cache would grow beyond its ``max_length``; nothing has been computed.
-            Cancelled: :meth:`cancel` was called meanwhile.
+            ContextOverflowError: a cache would exceed its ``max_length``; nothing has been computed.
+            Cancelled: :meth:`cancel` was called.
         """
         if isinstance(want, Greedy):
             return [self._forward_greedy(batch, want)]
@@ -208,40 +216,42 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         if not plan.passes:
             return []
         recorder = self._recorder(plan.passes, plan.runs)
-        found = self._run(plan, want, recorder)
+        results = self._run(plan, want, recorder)
         if recorder is not None:
             recorder.close(plan.kind)
         plan.advance()
-        return plan.split(found)
+        return plan.split(results)
 
     def trace(self, *names: str, tensors: str | Iterable[str] = (), max_bytes: int | None = None) -> Trace:
-        """A context manager that records what :meth:`forward` does meanwhile: ``with model.trace() as t: ...``.
+        """Return a context manager that records the calls of :meth:`forward`: ``with model.trace() as t: ...``.
 
-        ``names`` and ``tensors`` are patterns of what to keep: times of all operations and no tensors by default; see
-        :class:`Trace`.
+        Args:
+            names: patterns of the operations to time; by default all.
+            tensors: patterns of the tensors to record; by default none. See :class:`Trace`.
+            max_bytes: maximum size of the recorded tensors; None: the free memory.
         """
         return Trace(self, names, tensors, max_bytes)
 
     def head(self, hidden: npt.ArrayLike) -> F32Array:
-        """The final norm and the head applied to hidden states of any layer: (P, hidden size) to logits (P, V).
+        """Apply the final norm and the head to hidden states of any layer: (P, hidden size) to logits (P, V).
 
-        Of the last layer's hidden states these are the model's own logits, bit for bit.
+        For hidden states of the last layer, these are the model's own logits, bit for bit.
 
         Raises:
-            ShapeError: rows of another width.
+            ShapeError: the rows are not of the hidden size.
         """
         return self.program.run_after("select", hidden)
 
     def cancel(self) -> None:
-        """Make the calls of :meth:`forward` that are running, in whichever threads, raise :class:`Cancelled`."""
+        """Make all running calls of :meth:`forward`, in any thread, raise :class:`Cancelled`."""
         self._cancels += 1
         if self._program is not None:
             self._program.cancel()
 
     def close(self) -> None:
-        """Let go of the weights; the model cannot be used any more.
+        """Release the weights; the model cannot be used afterwards.
 
-        Runs in progress in other threads raise :class:`Cancelled`, and are waited for.
+        Running calls in other threads raise :class:`Cancelled`; the method waits for them.
         """
         program, self._program = self._program, None
         if program is not None:
@@ -259,12 +269,12 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         return length
 
     def _run(self, plan: BatchPlan, want: Want, recorder: Recorder | None) -> Any:
-        """Execute the runs of a plan; the results of all wanted positions in order."""
+        """Execute the runs of a plan; return the results of all positions in order."""
         with nullcontext() if recorder is None else self.program.observe(recorder):
             if len(plan.runs) == 1:
                 return self.program.run(plan.runs[0], want)
             if isinstance(want, Top):
-                return [one for batch in self._uncancelled(plan.runs) for one in self.program.run(batch, want)]
+                return [top for batch in self._uncancelled(plan.runs) for top in self.program.run(batch, want)]
             rows, done = np.empty((plan.n_outputs, self.config.vocab_size), np.float32), 0
             for batch in self._uncancelled(plan.runs):
                 out = self.program.run(batch)
@@ -280,27 +290,27 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
             ((top,),) = self.forward(batch, Top(1))
             return [GreedyToken(*top.best(), (time.perf_counter() - start) * 1e3)]
         plan = BatchPlan(batch, self.cache_origin, self.config.vocab_size, self._max_tokens, None)
-        (one,) = plan.passes
+        (only,) = plan.passes
         recorder = self._recorder(plan.passes, plan.runs)
-        if recorder is not None and recorder.keeps_tensors:
+        if recorder is not None and recorder.records_tensors:
             want = replace(want, count=1)
-        one.cache.reserve(want.count)
-        found: list[GreedyToken] = self._run(plan, want, recorder)
+        only.cache.reserve(want.count)
+        tokens: list[GreedyToken] = self._run(plan, want, recorder)
         if recorder is not None:
             recorder.close_each("decode")
-        one.cache.append([*one.ids, *(run.token for run in found[:-1])])
-        return found
+        only.cache.append([*only.ids, *(run.token for run in tokens[:-1])])
+        return tokens
 
     def _recorder(self, passes: Sequence[SequencePass], runs: list[list[Slice]]) -> Recorder | None:
-        """Who records these runs, if any trace is open."""
+        """Return the recorder of these runs; None if no trace is open."""
         traces = traces_of(self)
         if not traces:
             return None
-        kept = {id(one.cache.pages): (one.sequence, one.record_from) for one in passes}
-        return Recorder(self.program, traces, runs, kept)
+        record_from = {id(each.cache.pages): (each.sequence, each.record_from) for each in passes}
+        return Recorder(self.program, traces, runs, record_from)
 
     def _uncancelled(self, runs: list[list[Slice]]) -> Iterator[list[Slice]]:
-        """The runs one after the other, until the model is cancelled."""
+        """Yield the runs one after the other, until the model is cancelled."""
         cancels = self._cancels
         for batch in runs:
             if self._cancels != cancels:
@@ -310,11 +320,11 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
 
 
 def _weight_bytes(program: Program) -> int:
-    """Bytes of everything that a program's operations read besides their buffers, shared matrices counted once."""
-    found: dict[int, int] = {}
+    """Bytes of all weights of a program's operations; shared matrices count once."""
+    sizes: dict[int, int] = {}
     for operation in (*program.operations, *program.screening):
         for value in operation.params.values():
             for item in value if isinstance(value, tuple) else (value,):
                 if isinstance(item, PackedMatrix | np.ndarray):
-                    found[id(item)] = item.nbytes
-    return sum(found.values())
+                    sizes[id(item)] = item.nbytes
+    return sum(sizes.values())

@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyml_nn.trace.events import level_of
-
 from .measurements import EMBEDDING, FEED_FORWARD, GROUPS, HEAD, LINEAR, PARTS, SQUARE, OperationSum, Point, Span
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def point_of(kind: str, length: int, samples: list[list[Event]], program: Progra
         for event in events:
             if (part := part_of(event)) and event.layer in chosen:
                 part_ms[part] = part_ms.get(part, 0.0) + event.ms
-            if level_of(event) == "operation":
+            if event.level == "operation":
                 group_ms[group_of(event)] += event.ms
         parts.append(part_ms)
         groups.append(group_ms)
@@ -75,7 +73,7 @@ def _operations(samples: list[list[Event]], program: Program) -> list[OperationS
     costs: dict[str, list[int]] = {}
     for index, events in enumerate(samples):
         for event in events:
-            if level_of(event) != "operation":
+            if event.level != "operation":
                 continue
             name = folded(event.name)
             sums.setdefault(name, [[] for _ in samples])[index].append(event.ms)
@@ -96,7 +94,7 @@ def _quantized(params: Any) -> bool:
 
 def _waiting(events: Iterable[Event]) -> float:
     """Share of the threads' time in operations that was not work."""
-    operations = [event for event in events if level_of(event) == "operation" and event.thread_spans]
+    operations = [event for event in events if event.level == "operation" and event.thread_spans]
     there = sum(event.ms * len(event.thread_spans) for event in operations)
     return max(0.0, 1 - sum(event.busy_ms for event in operations) / there) if there else 0.0
 
@@ -111,7 +109,7 @@ def heat_of(samples: list[list[Event]], n_layers: int) -> list[dict[str, float]]
                 continue
             name = part_of(event)
             if not name:
-                if level_of(event) != "operation" or event.name.rpartition(".")[2] in ("prepare", "attend"):
+                if event.level != "operation" or event.name.rpartition(".")[2] in ("prepare", "attend"):
                     continue
                 name = event.name.split(".", 2)[2]
             found[event.layer][name] = found[event.layer].get(name, 0.0) + event.ms
@@ -128,7 +126,7 @@ def spans(events: Sequence[Event]) -> list[Span]:
     outer: dict[tuple[int, str], list[float]] = {}
     used: dict[str, float] = {}  # of an operation, by the phases put behind each other so far
     for event in events:
-        level = level_of(event)
+        level = event.level
         start = (event.start_ns - forward.start_ns) / 1e3
         us = event.ms * 1e3
         pieces = event.name.split(".")

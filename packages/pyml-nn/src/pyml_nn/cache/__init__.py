@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .kv_cache import KVCache, Origin
+from .kv_cache import KVCache
+from .origin import Origin
 
 __all__ = ["KVCache", "Origin"]

@@ -1,7 +1,7 @@
-"""Named arrays in one safetensors file, as saved KV caches have them: written one by one, read with a check of it all.
+"""Named arrays in one safetensors file: written one by one, and verified when they are read.
 
 A file is ``header length u64 | header, a JSON object | data``. The header has ``{"dtype", "shape", "data_offsets"}`` of
-each tensor, and in ``__metadata__`` strings: the writer's own, and ``hash`` over them and the data.
+each tensor, and strings in ``__metadata__``: those of the caller, and a ``hash`` of them and the data.
 
 Files are read with ``preadv`` and never mapped: a mapping ends its process with SIGBUS when the file is shortened.
 """
@@ -25,17 +25,17 @@ from pyml_core.hashing import hash_rows
 from ..errors import show
 
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype("i1"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
-"""The types that tensors may have."""
+"""Types of tensors -> NumPy types."""
 
 _HASH = "hash"
 
 
 class TensorFileError(PymlError):
-    """A file that is malformed, damaged, or no safetensors file."""
+    """A file that is malformed, damaged, or not a safetensors file."""
 
 
 class Kind(NamedTuple):
-    """What a tensor is: its type, one of :data:`NUMPY_TYPES`, and its shape."""
+    """Type and shape of a tensor; the type is one of :data:`NUMPY_TYPES`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -49,13 +49,13 @@ class Kind(NamedTuple):
 def write_tensors(
     file: BinaryIO, kinds: Mapping[str, Kind], arrays: Iterable[npt.NDArray[Any]], metadata: Mapping[str, str]
 ) -> None:
-    """Write a file.
+    """Write tensors and metadata to a file.
 
     Args:
-        file: a new one, which can be sought: the hash is known last.
-        kinds: by name.
-        arrays: of these kinds in their order, each asked for when the one before has been written.
-        metadata: any strings.
+        file: a new, seekable file: the hash is written last.
+        kinds: name of each tensor -> type and shape.
+        arrays: the tensors in the order of ``kinds``; each is requested after the previous one has been written.
+        metadata: strings of the caller.
     """
     header: dict[str, Any] = {"__metadata__": {**metadata, _HASH: _hash(metadata, {})}}
     position = 0
@@ -77,18 +77,19 @@ def write_tensors(
 
 
 class TensorFile:
-    """A file that is open for reading; its header has been checked. It is a context manager that closes itself.
+    """A file that is open for reading, with a checked header; a context manager that closes the file.
 
     Args:
         path: the file.
-        max_header: most bytes of its header.
+        max_header: maximum size of its header in bytes.
 
     Attributes:
-        tensors: what each tensor is, by name. Types may be any.
-        metadata: its strings.
+        tensors: name of each tensor -> type and shape; types are not checked.
+        metadata: the strings of the header.
 
     Raises:
-        TensorFileError: it is no such file, or malformed. OSError: it cannot be opened or read.
+        TensorFileError: the file is malformed.
+        OSError: it cannot be opened or read.
     """
 
     def __init__(self, path: str | os.PathLike[str], max_header: int) -> None:
@@ -105,10 +106,11 @@ class TensorFile:
             raise
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """A tensor, in memory of its own; its type is one of :data:`NUMPY_TYPES`.
+        """Return a new array with the tensor; its type must be one of :data:`NUMPY_TYPES`.
 
         Raises:
-            TensorFileError: the file has become shorter. OSError: it cannot be read.
+            TensorFileError: the file has become shorter.
+            OSError: it cannot be read.
         """
         kind = self.tensors[name]
         array = np.empty(kind.shape, NUMPY_TYPES[kind.dtype])
@@ -118,10 +120,10 @@ class TensorFile:
         return array
 
     def check_hash(self) -> None:
-        """Compare the hash with what was read, which is everything.
+        """Compare the hash of the file with that of its contents, after all tensors have been read.
 
         Raises:
-            TensorFileError: it is another one.
+            TensorFileError: they differ.
         """
         metadata = {key: value for key, value in self.metadata.items() if key != _HASH}
         expected, found = self.metadata.get(_HASH), _hash(metadata, self._hashes)
@@ -177,7 +179,7 @@ class TensorFile:
             raise TensorFileError(f"expected a file of {end} bytes, found {size}")
 
     def _place(self, name: str, entry: Any) -> tuple[int, int]:
-        """Note what a tensor is; where its data begin, and how many bytes they are."""
+        """Record type and shape of a tensor; return the offset of its data and their size in bytes."""
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise TensorFileError(f"tensor {show(name)}: expected dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -196,23 +198,23 @@ class TensorFile:
         self._read(offset, data, "header")
         return data.tobytes()
 
-    def _read(self, offset: int, data: npt.NDArray[np.uint8], what: str) -> None:
+    def _read(self, offset: int, data: npt.NDArray[np.uint8], name: str) -> None:
         done = 0
         while done < data.size:
             count = os.preadv(self._fd, [data.data[done:]], offset + done)
             if count == 0:
-                raise TensorFileError(f"{what}: expected {data.size} bytes, the file ended after {done} meanwhile")
+                raise TensorFileError(f"{name}: expected {data.size} bytes, the file ended after {done} meanwhile")
             done += count
 
 
 def _whole(value: Any) -> bool:
-    """Whether it is a list of few whole numbers from 0; `type is int`, because True is an int in Python."""
+    """Whether a value is a list of at most 8 whole numbers from 0; `type is int`, because True is an int in Python."""
     return (
         isinstance(value, list) and len(value) <= 8 and all(type(item) is int and 0 <= item < 1 << 62 for item in value)
     )
 
 
 def _hash(metadata: Mapping[str, str], hashes: Mapping[str, int]) -> str:
-    """16 hexadecimal digits, of metadata and of the hashes of tensors, whatever their order."""
+    """Hash metadata and the hashes of tensors, independent of their order: 16 hexadecimal digits."""
     text = json.dumps([sorted(metadata.items()), sorted(hashes.items())])
     return f"{hash_rows(np.frombuffer(text.encode(), np.uint8)):016x}"

@@ -88,7 +88,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class PerLayer:
-    """A positive integer that all layers share: one number, or an array with the same number for each layer.
+    """A positive integer that all layers share: one number, or an array with equal numbers, one for each layer.
 
     Attributes:
         name: the key.
@@ -113,7 +113,7 @@ class PerLayer:
         if other is not None:
             raise fields.error(
                 self.name,
-                "expected the same number in all layers (pyml supports nothing else here), found "
+                "expected one number for all layers (pyml supports nothing else here), found "
                 f"{show(numbers[0])} in layer 0 and {show(numbers[other])} in layer {other}",
             )
         return fields.checked_integer(self.name, numbers[0], 1, self.high)
@@ -153,7 +153,7 @@ SIZES: Mapping[str, Reader] = {
     "norm_eps": eps(),
     "tie_word_embeddings": constant(True),  # a file without a head's matrix has a tied head
 }
-"""The sizes; all architectures use the same names for them."""
+"""The sizes; their names do not depend on the architecture."""
 
 WINDOW = Key("attention.sliding_window", int, 0, MAX_CONTEXT, 0)
 """The window that all layers share; 0: no window."""

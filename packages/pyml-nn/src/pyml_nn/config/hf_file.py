@@ -22,8 +22,8 @@ _BUILT_IN = re.compile(r"(configuration|modeling)_(\w+)\.(\w+?)(Config|Model|For
 def repeats_built_ins(config: Mapping[str, Any]) -> bool:
     """Whether the ``auto_map`` of a ``config.json`` names only classes that are now part of transformers.
 
-    Such folders were published before transformers supported their architecture, and their code computes the same. The
-    map may also name the repository that the tokenizer was taken from: its files are in the folder.
+    Such folders were published before transformers supported their architecture, and their code is equivalent. The map
+    may also name the repository that the tokenizer was taken from: its files are in the folder.
     """
     kind, classes = config.get("model_type"), config.get("auto_map")
     if not isinstance(classes, Mapping) or not isinstance(kind, str) or kind not in _OWN_CODE:

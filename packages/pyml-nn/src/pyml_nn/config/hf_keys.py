@@ -1,7 +1,7 @@
-"""Keys of ``config.json`` that no architecture reads: which say nothing about the mathematics, and which may.
+"""Keys of ``config.json`` that no architecture reads: the harmless ones, and those that may change the mathematics.
 
-transformers passes over every key that it does not know. Some of them come from tools that train, convert or serve a
-model; others belong to other engines or to versions of an architecture that are newer than this one.
+transformers ignores unknown keys. Some of them come from tools that train, convert or serve a model; others belong to
+other engines, or to newer versions of an architecture.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from .fields import same
 
-_LONGEST = 100  # characters of a key that is known by a pattern
+_LONGEST = 100  # characters of a key that a pattern may match
 
 # fmt: off
 _HARMLESS = frozenset({
@@ -31,7 +31,7 @@ _HARMLESS = frozenset({
     "transformers.js_config", "typical_p", "use_bfloat16", "use_cache", "use_return_dict",
 })
 # fmt: on
-"""Names of keys that say nothing about what the model computes for given ids."""
+"""Keys that do not affect the model's logits for given ids."""
 
 _HARMLESS_PATTERNS = (
     r"(unsloth|axolotl|llamafactory|mergekit|deepspeed|fsdp|wandb|onnx|lora|peft)(_\w+)?",
@@ -46,9 +46,9 @@ _HARMLESS_PATTERNS = (
     r"learning_rate|lr(_\w+)?|weight_decay|warmup_\w+|adam_\w+|optim(izer)?(_\w+)?|max_grad_norm|gradient_\w+",
     r"(base_)?model_(name|id|version|card|author|parallel)(_\w+)?|base_model|(\w+_)?version",
     r"license(_\w+)?|languages?|tags|authors?|description|created(_\w+)?|date|datasets?",
-    r"num_nextn_predict_layers",  # layers behind the last one, which the weights' names tell of
+    r"num_nextn_predict_layers",  # layers after the last one, which the names of weights show
 )  # fmt: skip
-"""The same by pattern: tools and their versions, training, lengths of its texts, special tokens, descriptions."""
+"""Patterns of such keys: tools and their versions, training, lengths of its texts, special tokens, descriptions."""
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "alibi": (False,), "apply_query_key_layer_scaling": (False, True), "attention_bias": (False,),
@@ -62,7 +62,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "use_mrope": (False,), "use_mup": (False,), "use_parallel_residual": (False,), "use_qk_norm": (False,),
     "use_rope": (True,), "use_sliding_window": (False,),
 }  # fmt: skip
-"""Keys that matter, or might, with the values that leave everything as it is in families that do not read them."""
+"""Keys that may affect the logits, with the values that do not, in architectures that do not read them."""
 
 _ROOTS = (
     "activ", "attent", "attn", "bias", "decoder", "embed", "expert", "factor", "head", "interleav", "layer", "logit",
@@ -75,11 +75,11 @@ _WORDS = frozenset((
     "loops", "mla", "mlp", "mqa", "mup", "ntk", "o", "pos", "q", "qk", "qkv", "rms", "sink", "sinks", "ssm", "temp",
     "tie", "tied", "untied", "v", "yarn",
 ))  # fmt: skip
-"""What keys are made of that decide about a model's mathematics and that the weights' names and shapes do not show."""
+"""Parts of the names of keys that affect the logits without changing the names or shapes of weights."""
 
 
 def is_harmless(key: str, value: Any) -> bool:
-    """Whether a key is known to say nothing about what a model computes, or to leave it as it is with this value."""
+    """Whether a key is known not to affect the logits, in general or with this value."""
     if key in _NEUTRAL:
         return any(same(value, good) for good in _NEUTRAL[key])
     return key in _HARMLESS or (len(key) <= _LONGEST and _harmless_pattern().fullmatch(key) is not None)
@@ -87,15 +87,14 @@ def is_harmless(key: str, value: Any) -> bool:
 
 @cache
 def _harmless_pattern() -> re.Pattern[str]:
-    """All patterns in one, compiled when it is first needed: that takes a while."""
+    """All patterns in one, compiled on first use, because that is slow."""
     return re.compile("|".join(_HARMLESS_PATTERNS))
 
 
 def may_matter(key: str, value: Any) -> bool:
-    """Whether a key that is not harmless might change what a model computes.
+    """Whether a key that is not harmless may affect the logits.
 
-    It does not if its value switches nothing on (false, or empty), or if its name is made of no word that is used for
-    the parts of a model.
+    It does not if its value is false or empty, or if no part of its name is a term for a part of a model.
     """
     if key in _NEUTRAL:
         return True
@@ -111,27 +110,27 @@ _SCHEMES = {
     "fp_quant": "FP-Quant", "gptq": "GPTQ", "higgs": "HIGGS", "hqq": "HQQ", "modelopt": "ModelOpt", "mxfp4": "MXFP4",
     "quanto": "Quanto", "quark": "Quark", "spqr": "SpQR", "torchao": "torchao", "vptq": "VPTQ",
 }  # fmt: skip
-"""Schemes by their ``quant_method``."""
+"""``quant_method`` -> name of the scheme."""
 
 _MARKS = (
     (("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit"), "bitsandbytes"),
     (("config_groups", "sparsity_config"), "compressed-tensors"),
     (("quant_algo", "producer"), "ModelOpt"),
 )
-"""Schemes by keys that they alone have, where there is no ``quant_method``."""
+"""Keys that only one scheme has -> its name; for configurations without ``quant_method``."""
 
 _QUANTISATION = ("quantization_config", "compression_config", "quantization")
 
 
 def quantised_with(values: Mapping[str, Any]) -> tuple[str, list[str]] | None:
-    """The key of a quantisation scheme in a configuration, and what it tells: ``["with AWQ", "(4 bits)"]``."""
+    """Return the key of a quantisation scheme in a configuration, and its description: ``["with AWQ", "(4 bits)"]``."""
     for key in _QUANTISATION:
         found = values.get(key)
         if found is not None:
             section = found if isinstance(found, Mapping) else {}
             scheme, bits = _scheme(section, "quantization" in values), section.get("bits", section.get("w_bit"))
-            told = [f"with {scheme}"] if scheme else []
-            return key, [*told, f"({bits} bits)"] if type(bits) is int and 0 < bits < 64 else told
+            described = [f"with {scheme}"] if scheme else []
+            return key, [*described, f"({bits} bits)"] if type(bits) is int and 0 < bits < 64 else described
     return None
 
 

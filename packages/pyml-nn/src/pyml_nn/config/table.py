@@ -50,7 +50,7 @@ class Key:
 
 
 def constant(value: Any) -> Reader:
-    """A field with the same value in every file."""
+    """A field that has this value in every file."""
     return lambda fields, known: value
 
 

@@ -1,4 +1,4 @@
-"""Self-attention: projection to q, k and v, their preparation, attention over the KV cache, projection back.
+"""Self-attention: projection to q, k and v, their preparation, attention over the KV cache, output projection.
 
 Letters: T = tokens of a run, H = key/value heads, D = head_dim.
 """
@@ -28,8 +28,8 @@ class Attention:
         out: from ``n_heads * D`` to the hidden size.
         n_heads: query heads; H and D are the program's KV layout's.
         scale: factor of the scores, usually ``D ** -0.5``.
-        window: a token sees the last ``window`` positions, itself included; 0 is all.
-        soft_cap: scores become ``cap * tanh(score / cap)``; 0 is none.
+        window: number of positions that a token sees, itself included; 0: all.
+        soft_cap: scores become ``cap * tanh(score / cap)``; 0: they are not capped.
         q_norm: norm of every query head (QK-norm), or None.
         k_norm: norm of every key head, or None.
     """
@@ -53,7 +53,10 @@ class Attention:
         layer: int,
         rope: Buffer | None = None,
     ) -> Buffer:
-        """Declare attention of x (T, hidden) into ``out``, or added to it; ``rope`` holds the run's angles, if any."""
+        """Declare attention of x (T, hidden): it writes to ``out``, or adds to it with ``accumulate``.
+
+        ``rope`` contains the angles of the run's positions; None: no rotation.
+        """
         program = scratch.program
         head_dim = self.out.matrices[0].shape[1] // self.n_heads
         norm = self.q_norm or self.k_norm

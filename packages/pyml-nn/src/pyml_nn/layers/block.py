@@ -24,10 +24,10 @@ AnyFeedForward = FeedForward | GatedFeedForward | MixtureOfExperts
 
 
 class Body(Protocol):
-    """What a branch computes between its norms: declares ``out = body(x)``, or ``out += body(x)``."""
+    """The computation of a branch between its norms: it declares ``out = body(x)``, or ``out += body(x)``."""
 
     def __call__(self, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
-        """Declare the body under this name."""
+        """Declare the body; names of its operations begin with ``name``."""
         ...
 
 
@@ -71,12 +71,12 @@ class SandwichBlock:
 
 @dataclass(frozen=True, eq=False)
 class ParallelBlock:
-    """``h += attention(norm(h)) + feed_forward(norm(h))``, of one norm or two.
+    """``h += attention(norm(h)) + feed_forward(norm(h))``, with one norm or two.
 
     Source: Wang and Komatsuzaki 2021, GPT-J-6B; Almazrouei et al. 2023, arXiv 2311.16867.
 
     Attributes:
-        attention_norm: the attention's norm; None: the feed-forward's is the norm of both.
+        attention_norm: norm of the attention; None: the feed-forward's norm is used for both.
     """
 
     attention_norm: LayerNorm | RMSNorm | None
@@ -105,7 +105,7 @@ def _branch(
     body: Body,
     post_norm: RMSNorm | None = None,
 ) -> None:
-    """``hidden += post_norm(body(norm(hidden)))``; without a post norm the body adds to ``hidden`` itself."""
+    """``hidden += post_norm(body(norm(hidden)))``; without ``post_norm``, the body adds to ``hidden`` directly."""
     normed = norm.declare(scratch.program, f"{name}.norm", hidden, scratch.buffer("normed", hidden.width))
     if post_norm is None:
         body(name, normed, hidden, accumulate=True)

@@ -20,12 +20,12 @@ class Embedding:
 
     Attributes:
         table: (V, width).
-        scale: 1 but in Gemma.
+        scale: factor of the rows.
     """
 
     table: PackedMatrix
     scale: float = 1.0
 
     def declare(self, program: Program, name: str, out: Buffer) -> Buffer:
-        """Declare the look-up of a run's ids into ``out`` (T, width)."""
+        """Declare the look-up of a run's ids, written to ``out`` (T, width)."""
         return program.embed(name, self.table, out, self.scale)

@@ -24,7 +24,7 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-"""Hugging Face's names of activations -> the kernels'."""
+"""Names of activations in Hugging Face configurations -> names of the kernels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class FeedForward:
     down: Linear
 
     def declare(self, scratch: Scratch, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
-        """Declare the feed-forward of x (T, hidden) into ``out``, or added to it."""
+        """Declare the feed-forward of x (T, hidden): it writes to ``out``, or adds to it with ``accumulate``."""
         up = self.up.declare(scratch.program, f"{name}.up", x, scratch.buffer("up", self.up.width))
         activated = scratch.buffer("activated", self.up.width)
         scratch.program.activate(f"{name}.activation", up, self.activation, activated)
@@ -64,7 +64,7 @@ class GatedFeedForward:
     down: Linear
 
     def declare(self, scratch: Scratch, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
-        """Declare the feed-forward of x (T, hidden) into ``out``, or added to it."""
+        """Declare the feed-forward of x (T, hidden): it writes to ``out``, or adds to it with ``accumulate``."""
         width = self.gate_up.width
         gate_up = self.gate_up.declare(scratch.program, f"{name}.gate_up", x, scratch.buffer("gate_up", width))
         gated = scratch.buffer("gated", width // 2)

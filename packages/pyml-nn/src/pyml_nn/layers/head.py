@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def declare_head(
     scratch: Scratch, hidden: Buffer, norm: LayerNorm | RMSNorm, head: PackedMatrix, soft_cap: float = 0.0
 ) -> Buffer:
-    """Declare the end of a model: the wanted positions alone, their norm, their logits (``soft_cap`` 0: not capped).
+    """Declare the end of a model: selection of positions, norm, logits (``soft_cap`` 0: not capped).
 
-    A cap may round different logits to the same one, which a screen of what it is applied to could not tell: such heads
-    are not screened.
+    A capped head is not screened: the cap may round different logits to equal ones, and the screen, which works on
+    logits before the cap, would not notice.
     """
     program = scratch.program
     selected = program.select("select", hidden, scratch.buffer("selected", hidden.width, "outputs"))

@@ -1,4 +1,4 @@
-"""Linear layers: matrices with what is needed to declare them in a program.
+"""Linear layers.
 
 Letters: T = tokens of a run, N = outputs, K = inputs.
 """
@@ -21,10 +21,10 @@ F32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """``x @ concat(matrices).T + bias``: one or more matrices (N_i, K) that read the same input, as one operation.
+    """``x @ concat(matrices).T + bias``: one or more matrices (N_i, K) with a common input, as one operation.
 
     Attributes:
-        matrices: their outputs lie side by side; block types may differ.
+        matrices: the outputs are concatenated in this order; block types may differ.
         bias: float32 (sum of N_i), or None.
     """
 
@@ -33,7 +33,7 @@ class Linear:
 
     @property
     def width(self) -> int:
-        """Outputs: the sum of N_i."""
+        """Number of outputs: the sum of N_i."""
         return sum(matrix.shape[0] for matrix in self.matrices)
 
     def declare(self, program: Program, name: str, x: Buffer, out: Buffer, accumulate: bool = False) -> Buffer:

@@ -1,6 +1,6 @@
-"""Mixtures of experts: a feed-forward of which every token uses a few of many.
+"""Mixtures of experts: feed-forwards of which each token uses a few.
 
-Letters: T = tokens of a run, E = experts, K = those that a token is sent to, I = intermediate size of an expert.
+Letters: T = tokens of a run, E = experts, K = experts of each token, I = intermediate size of an expert.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class MixtureOfExperts:
     Source: Shazeer et al. 2017, arXiv 1701.06538; Jiang et al. 2024, arXiv 2401.04088.
 
     Attributes:
-        router: from the hidden size to a logit an expert; in float32, since a choice is not a matter of degree.
-        experts: all of them, of the same shapes.
+        router: from the hidden size to one logit for each expert, in float32, because it chooses between experts.
+        experts: all experts, of equal shapes.
         n_chosen: K.
-        activation: of the gate.
-        normalize: the weights of the chosen experts add up to 1.
+        activation: activation of the gate.
+        normalize: whether the weights of the chosen experts are scaled to a sum of 1.
     """
 
     router: Linear
@@ -53,7 +53,7 @@ class MixtureOfExperts:
     normalize: bool = True
 
     def declare(self, scratch: Scratch, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
-        """Declare the mixture for x (T, hidden) into ``out``, or added to it."""
+        """Declare the mixture for x (T, hidden): it writes to ``out``, or adds to it with ``accumulate``."""
         program, copies, inner = scratch.program, self.n_chosen, self.experts[0].gate.shape[0]
         logits = self.router.declare(program, f"{name}.router", x, scratch.buffer("router", len(self.experts)))
         routes = scratch.buffer("routes", 2 * copies)

@@ -20,15 +20,15 @@ class RMSNorm:
     """``x / sqrt(mean(x^2) + eps) * weight``. Source: Zhang and Sennrich 2019, arXiv 1910.07467.
 
     Attributes:
-        weight: float32 (width); Gemma's checkpoints hold it less 1, which its model file adds.
-        eps: added to the mean square.
+        weight: float32 (width).
+        eps: number added to the mean square.
     """
 
     weight: F32Array
     eps: float
 
     def declare(self, program: Program, name: str, x: Buffer, out: Buffer, add_to: Buffer | None = None) -> Buffer:
-        """Declare the norm of every row of x (T, width) into ``out``, or added to ``add_to``, which then is ``out``."""
+        """Declare the norm of each row of x (T, width), written to ``out``, or added to it if ``add_to`` is ``out``."""
         return program.rms_norm(name, x, self.weight, self.eps, out, add_to)
 
 
@@ -39,7 +39,7 @@ class LayerNorm:
     Attributes:
         weight: float32 (width).
         bias: float32 (width).
-        eps: added to the variance.
+        eps: number added to the variance.
     """
 
     weight: F32Array
@@ -47,5 +47,5 @@ class LayerNorm:
     eps: float
 
     def declare(self, program: Program, name: str, x: Buffer, out: Buffer) -> Buffer:
-        """Declare the norm of every row of x (T, width) into ``out``."""
+        """Declare the norm of every row of x (T, width), written to ``out``."""
         return program.layer_norm(name, x, self.weight, self.bias, self.eps, out)

@@ -1,4 +1,4 @@
-"""Rotary position embedding: the frequencies of a head's rotation, and their scaling to longer contexts.
+"""Rotary position embedding: the frequencies of a head's rotation, and their scaling for longer contexts.
 
 Source: Su et al. 2021, arXiv 2104.09864. The rotation itself is part of :meth:`pyml_core.Program.prepare_qkv`.
 """
@@ -43,7 +43,7 @@ class Llama3Scaling:
         factor: divisor of frequencies whose wavelength is over ``original_context / low_freq_factor``.
         low_freq_factor: see ``factor``.
         high_freq_factor: frequencies whose wavelength is under ``original_context / high_freq_factor`` are kept.
-        original_context: positions of the pretraining.
+        original_context: context length of the pretraining.
         magnitude: factor of the rotated vectors.
 
     Source: ``_compute_llama3_parameters`` of transformers' ``modeling_rope_utils.py``.
@@ -65,14 +65,14 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class YarnScaling:
-    """Pairs that turn often kept, those that turn rarely divided by ``factor``, a ramp over the pairs between them.
+    """Fast pairs kept, slow pairs divided by ``factor``, a linear ramp over the pairs between them.
 
     Attributes:
         factor: divisor of the slow pairs' frequencies.
-        original_context: positions of the pretraining.
-        beta_fast: pairs that turn more often than this within ``original_context`` are kept.
-        beta_slow: pairs that turn less often are divided.
-        truncate: the ramp begins and ends at whole pairs.
+        original_context: context length of the pretraining.
+        beta_fast: pairs with more turns than this within ``original_context`` are kept.
+        beta_slow: pairs with fewer turns than this are divided.
+        truncate: whether the ramp begins and ends at whole pairs.
         magnitude: factor of the rotated vectors.
 
     Source: Peng et al. 2023, arXiv 2309.00071; ``_compute_yarn_parameters`` of transformers.
@@ -103,15 +103,15 @@ class YarnScaling:
 
 @dataclass(frozen=True)
 class LongScaling:
-    """LongRoPE: every frequency divided by its own factor, of one set for short sequences and another for long ones.
+    """LongRoPE: every frequency divided by its own factor; short and long sequences have a set of factors each.
 
-    A sequence of more than ``original_context`` tokens is a long one. This makes two sets of frequencies, of which
-    :class:`pyml_nn.model.Model` chooses for each sequence, see :attr:`pyml_nn.config.Dimensions.long_from`.
+    Sequences of more than ``original_context`` tokens are long. So there are two sets of frequencies, between which
+    :class:`pyml_nn.Model` chooses for each sequence; see :attr:`pyml_nn.config.Dimensions.long_from`.
 
     Attributes:
-        short_factors: one for each pair.
-        long_factors: one for each pair.
-        original_context: positions of the pretraining.
+        short_factors: one factor for each pair.
+        long_factors: one factor for each pair.
+        original_context: context length of the pretraining.
         magnitude: factor of the rotated vectors, for short and long sequences.
 
     Source: Ding et al. 2024, arXiv 2402.13753; ``_compute_longrope_parameters`` of transformers.
@@ -129,7 +129,7 @@ class LongScaling:
 
 @dataclass(frozen=True)
 class FactorScaling:
-    """Every frequency divided by its own factor: what GGUF files store in ``rope_freqs.weight``."""
+    """Every frequency divided by its own factor, as in GGUF files with ``rope_freqs.weight``."""
 
     factors: tuple[float, ...]
     magnitude: float = 1.0
@@ -144,12 +144,12 @@ Scaling = LinearScaling | Llama3Scaling | YarnScaling | LongScaling | FactorScal
 
 @dataclass(frozen=True)
 class Rope:
-    """One rotation: of how many elements of a head, from which base, scaled how.
+    """A rotation of the first elements of each head.
 
     Attributes:
-        dim: elements of a head that are rotated, its first ones; even.
+        dim: number of rotated elements, from the first one; even.
         theta: base of the wavelengths.
-        scaling: how frequencies are scaled, or None.
+        scaling: scaling of the frequencies, or None.
     """
 
     dim: int
@@ -165,7 +165,7 @@ class Rope:
     def inv_freq(self) -> F32Array:
         """``theta ** (-2 i / dim)``, scaled: radians a position for pair i, float32 (dim / 2).
 
-        Of LongRoPE, the frequencies of short and of long sequences (2, dim / 2).
+        With LongRoPE: frequencies of short and of long sequences (2, dim / 2).
         """
         inv_freq = self.theta ** (-np.arange(0, self.dim, 2, dtype=np.float64) / self.dim)
         if self.scaling is not None:
@@ -173,5 +173,5 @@ class Rope:
         return inv_freq.astype(np.float32)
 
     def declare(self, program: Program, name: str) -> Buffer:
-        """Declare the angles of a run's positions; every layer of this rotation reads the same buffer."""
+        """Declare the angles of a run's positions, in a buffer that all layers with this rotation read."""
         return program.rope_angles(name, self.inv_freq(), 1.0 if self.scaling is None else self.scaling.magnitude)

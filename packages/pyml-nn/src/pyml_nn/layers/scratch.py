@@ -1,4 +1,4 @@
-"""The buffers that a program's layers use in turn."""
+"""Buffers that the layers of a program share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Scratch:
-    """Named activations of one program, each declared once and written anew by every layer.
+    """Named buffers of one program: each is declared once, and every layer overwrites it.
 
-    Sharing them keeps the working memory of a deep model as small as that of one layer.
+    So the working memory of a deep model is that of one layer.
     """
 
     def __init__(self, program: Program) -> None:
@@ -22,7 +22,7 @@ class Scratch:
         self._buffers: dict[str, Buffer] = {}
 
     def buffer(self, name: str, width: int, rows: str = "tokens", copies: int = 1) -> Buffer:
-        """The buffer of this name, declared on first use; ShapeError if it exists with another width."""
+        """Return the buffer of this name, declared on first use; ShapeError if it exists with another shape."""
         buffer = self._buffers.get(name)
         if buffer is None:
             buffer = self._buffers[name] = self.program.buffer(name, width, rows, copies)

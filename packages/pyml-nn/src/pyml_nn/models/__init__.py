@@ -13,7 +13,7 @@ from ..errors import ConfigError, show
 
 
 class _Modules(Mapping[str, ModuleType]):
-    """Modules of this package by name, each imported when it is first asked for: a process needs one of them."""
+    """Modules of this package by name; each is imported on first use, because a process needs only one."""
 
     def __init__(self, **modules: str) -> None:
         self._modules = modules
@@ -44,7 +44,7 @@ ARCHITECTURES = _Modules(
     qwen2="qwen2",
     qwen3="qwen3",
 )
-"""The module of every ``model_type``; each has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
+"""``model_type`` -> module; each module has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
 
 GGUF_ARCHITECTURES = _Modules(
     gpt2="gpt2",
@@ -56,18 +56,18 @@ GGUF_ARCHITECTURES = _Modules(
     qwen2="qwen2",
     qwen3="qwen3",
 )
-"""The module of every ``general.architecture`` of GGUF files."""
+"""``general.architecture`` of a GGUF file -> module."""
 
 
 def architecture_of(description: Mapping[str, Any], where: str) -> ModuleType:
-    """The module for a ``config.json`` (its ``model_type``) or for GGUF metadata (its ``general.architecture``).
+    """Find the module for a ``config.json`` (by ``model_type``) or for GGUF metadata (by ``general.architecture``).
 
     Args:
         description: the parsed ``config.json`` or the metadata.
-        where: what messages call it.
+        where: its name in messages.
 
     Raises:
-        ConfigError: there is none, or the file is an adapter or something else that is no model.
+        ConfigError: the architecture is unknown, or the file is not a model, but an adapter for instance.
     """
     gguf = any(key.startswith("general.") for key in description)
     if gguf:

@@ -53,7 +53,7 @@ class Config(decoder.Config):
     """Configuration of a Falcon model.
 
     Attributes:
-        parallel: whether attention and feed-forward read the same residual stream, else one after the other.
+        parallel: whether attention and feed-forward are parallel branches, else one follows the other.
         two_norms: whether each of two parallel branches has a norm; None: if the weights have them (GGUF files do not
             say).
         bias: whether matrices have biases; None as above.

@@ -1,4 +1,4 @@
-"""Llama 1 to 3 and models of the same architecture (SmolLM2; Mistral in GGUF files, which call it ``llama``).
+"""Llama 1 to 3 and models with its architecture (SmolLM2; Mistral in GGUF files, which call it ``llama``).
 
 RMSNorm before each branch, RoPE, grouped heads, a gated feed-forward; biases, a tied head and a head_dim of its own
 where the configuration says so.

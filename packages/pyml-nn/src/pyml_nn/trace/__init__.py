@@ -1,9 +1,10 @@
-"""Traces: what a model does and how long each part takes, as data, files and lines."""
+"""Traces: times of operations and tensors of a model's runs, as data, files and lines of the log."""
 
 from __future__ import annotations
 
 from .events import Event
+from .lines import attention_lines, forward_lines, matmul_lines
 from .recorder import Recorder
 from .trace import Trace, traces_of
 
-__all__ = ["Event", "Recorder", "Trace", "traces_of"]
+__all__ = ["Event", "Recorder", "Trace", "attention_lines", "forward_lines", "matmul_lines", "traces_of"]

@@ -1,4 +1,4 @@
-"""What a trace records of a model's runs, as data: one event for each operation, phase, layer and call."""
+"""The events of a trace: one for each operation, phase of an operation, layer's attention and call."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _FUSED_PHASES = frozenset(phase for phases in PHASES.values() for phase in phase
 
 @dataclass(frozen=True)
 class Event:
-    """One timed thing. Names nest: an operation holds its phases, ``layers.N.attention`` operations, ``forward`` all.
+    """The time of an operation, or of a group or a part of operations, which :attr:`level` tells.
 
     Attributes:
         name: ``layers.3.attention.attend``, ``layers.3.attention.attend.softmax``, ``layers.3.attention``, ``head``...
         layer: index of the layer, or None.
         phase: the part of attention (``QKV QKnorm RoPE append QK^T softmax A*V out``), or empty.
-        kind: ``prefill`` or ``decode`` (every sequence goes on by one token).
-        step: which :meth:`Model.forward` of the trace, from 0.
+        kind: ``decode`` if every sequence continues by one token, else ``prefill``.
+        step: index of the call of :meth:`pyml_nn.Model.forward` in the trace.
         tokens: tokens of the program run (of all its runs, for ``forward``).
-        start_ns: when it began, on the clock of :func:`time.perf_counter_ns`.
-        ms: milliseconds. A phase of a fused operation has its share of the operation's wall time by the threads' ticks.
+        start_ns: start, on the clock of :func:`time.perf_counter_ns`.
+        ms: milliseconds. A phase of a fused operation has a share of its wall time, by the threads' ticks.
         bytes: weights, keys and values read (0 for phases).
-        flops: floating-point or integer operations, two a multiplication and addition (0 for phases).
+        flops: floating-point or integer operations, two for a multiplication with addition (0 for phases).
         shape: ``[tokens,K]x[N,K] block types`` of a matrix product, else empty.
-        run: which program run of the step: long prompts take several.
-        thread_spans: each worker thread's part of an operation or a phase: when it came to it, when it had no work
-            left, and how many milliseconds of that it worked. A phase that threads enter many times is one stretch.
-        rescored: of ``head.rescore``: rows whose logits were computed, for all positions together.
+        run: index of the program run in the step: long prompts need several.
+        thread_spans: start, end and busy milliseconds of each worker thread in an operation or a phase. A phase that
+            threads enter many times is one span.
+        rescored: for ``head.rescore``: number of rows whose logits were computed, for all positions together.
     """
 
     name: str
@@ -61,30 +61,50 @@ class Event:
     rescored: int = 0
 
     @property
+    def level(self) -> str:
+        """``operation``; ``phase``, its parts; ``attention`` and ``forward``, sums. Each level adds up by itself."""
+        if self.name == "forward":
+            return "forward"
+        if self.name.rpartition(".")[2] in _FUSED_PHASES:
+            return "phase"
+        return "attention" if re.fullmatch(r"layers\.\d+\.attention", self.name) else "operation"
+
+    @property
     def busy_ms(self) -> float:
-        """Milliseconds that all threads worked on it, added up."""
+        """Sum of the busy milliseconds of all threads."""
         return sum(span.busy_ms for span in self.thread_spans)
 
     @property
     def gb_s(self) -> float:
-        """Bytes by wall time, in 1e9 a second."""
+        """Bytes per wall time, in 1e9 a second."""
         return self.bytes / max(self.ms, 1e-6) / 1e6
 
     @property
     def gflop_s(self) -> float:
-        """Operations by wall time, in 1e9 a second."""
+        """Operations per wall time, in 1e9 a second."""
         return self.flops / max(self.ms, 1e-6) / 1e6
 
 
 class Step(NamedTuple):
+    """One recorded call of :meth:`pyml_nn.Model.forward`.
+
+    Attributes:
+        kind: ``prefill`` or ``decode``.
+        start_ns: start of the call.
+        end_ns: end of the call.
+        runs: timings of its runs of the program.
+        tensors: name -> for each sequence, the pieces of its runs.
+    """
+
     kind: str
     start_ns: int
     end_ns: int
     runs: Sequence[Timings]
-    tensors: Mapping[str, Sequence[Sequence[F32Array]]]  # by name: for every sequence, the pieces of its runs
+    tensors: Mapping[str, Sequence[Sequence[F32Array]]]
 
 
 def events_of(step: Step, index: int) -> Iterator[Event]:
+    """The events of one step, in the order of execution."""
     for number, run in enumerate(step.runs):
         for position, timing in enumerate(run):
             yield from _operation_events(timing, run, step.kind, index, number)
@@ -107,16 +127,16 @@ def _operation_events(timing: OpTiming, run: Timings, kind: str, step: int, numb
     for part in phases_of(operation):
         if part in timing.phases:
             index = PHASES[operation.kind].index(part)
-            spans = ThreadSpans(len(timing.thread_spans), partial(_stretches, timing.thread_spans, index))
+            spans = ThreadSpans(len(timing.thread_spans), partial(_phase_spans, timing.thread_spans, index))
             yield Event(f"{name}.{part}", layer, part, *common, timing.phases[part], run=number, thread_spans=spans)
 
 
-def _stretches(spans: Sequence[ThreadSpan], index: int) -> tuple[ThreadSpan, ...]:
-    return tuple(_stretch(span, index) for span in spans)
+def _phase_spans(spans: Sequence[ThreadSpan], index: int) -> tuple[ThreadSpan, ...]:
+    return tuple(_phase_span(span, index) for span in spans)
 
 
-def _stretch(span: ThreadSpan, index: int) -> ThreadSpan:
-    """A thread's time in one phase, put after those of the phases before it: one ends where the next one begins."""
+def _phase_span(span: ThreadSpan, index: int) -> ThreadSpan:
+    """A thread's time in one phase, as if the phases ran one after the other."""
     room = (span.end_ns - span.start_ns) * 1e-6
     before, after = (min(room, sum(span.phases[:count])) for count in (index, index + 1))
     start, end = (span.start_ns + int(ms * 1e6) for ms in (before, after))
@@ -124,24 +144,15 @@ def _stretch(span: ThreadSpan, index: int) -> ThreadSpan:
 
 
 def _attention_event(run: Timings, last: int, kind: str, step: int, number: int) -> Event:
-    """The wall time from the projection to q, k and v up to the projection back, which is timing ``last``."""
+    """The wall time from the projection to q, k and v to the output projection, which has index ``last``."""
     end = run[last]
     prefix = end.operation.name.removesuffix("out")
     first = last
     while first > 0 and run[first].operation.name != f"{prefix}qkv":
         first -= 1
-    parts = run[first : last + 1]
-    ms = (end.start_ns - parts[0].start_ns) / 1e6 + end.ms
+    timings = run[first : last + 1]
+    ms = (end.start_ns - timings[0].start_ns) / 1e6 + end.ms
     return Event(
-        prefix[:-1], layer_of(prefix), "", kind, step, run.tokens, parts[0].start_ns, ms,
-        sum(part.bytes for part in parts), sum(part.flops for part in parts), run=number,
+        prefix[:-1], layer_of(prefix), "", kind, step, run.tokens, timings[0].start_ns, ms,
+        sum(timing.bytes for timing in timings), sum(timing.flops for timing in timings), run=number,
     )  # fmt: skip
-
-
-def level_of(event: Event) -> str:
-    """``forward`` or ``attention`` (sums), ``operation``, or ``phase`` (its parts): each level adds up by itself."""
-    if event.name == "forward":
-        return "forward"
-    if event.name.rpartition(".")[2] in _FUSED_PHASES:
-        return "phase"
-    return "attention" if re.fullmatch(r"layers\.\d+\.attention", event.name) else "operation"

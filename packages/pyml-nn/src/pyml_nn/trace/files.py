@@ -1,4 +1,4 @@
-"""Traces as files: Chrome trace events for Perfetto and chrome://tracing, CSV, Parquet; and their summary."""
+"""Traces as files, as Chrome trace events for Perfetto and chrome://tracing, CSV or Parquet, and their summary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pyml_core.errors import PymlError
 
 from ..files import new_file
-from .events import Event, level_of
+from .events import Event
 
 if TYPE_CHECKING:
     from pyml_core.timing import ThreadSpan
@@ -30,7 +30,7 @@ _PROCESS = 1  # the pid of every event
 
 
 class Record(NamedTuple):
-    """What a summary needs of one operation of one run."""
+    """One operation of one run, with the figures of a summary."""
 
     name: str
     kind: str
@@ -40,12 +40,12 @@ class Record(NamedTuple):
 
 
 def table(events: Sequence[Event]) -> dict[str, npt.NDArray[Any]]:
-    """A column for each field: name -> array, one row an event; ``layer`` is -1 outside the layers."""
+    """Return a column for each field: name -> array, one row for each event; ``layer`` is -1 outside the layers."""
     columns: dict[str, Callable[[Event], Any]] = {
         "step": lambda event: event.step,
         "run": lambda event: event.run,
         "kind": lambda event: event.kind,
-        "level": level_of,
+        "level": lambda event: event.level,
         "name": lambda event: event.name,
         "layer": lambda event: -1 if event.layer is None else event.layer,
         "phase": lambda event: event.phase,
@@ -68,7 +68,7 @@ def table(events: Sequence[Event]) -> dict[str, npt.NDArray[Any]]:
 
 
 def check_ending(path: str | os.PathLike[str]) -> str:
-    """The ending of a trace file's name; PymlError if it is none, or Parquet without pyarrow."""
+    """Return the suffix of a trace file's name; PymlError if it is unknown, or Parquet without pyarrow."""
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
         raise PymlError(f"{Path(path)}: expected a trace file that ends in {', '.join(ENDINGS)}")
@@ -78,10 +78,10 @@ def check_ending(path: str | os.PathLike[str]) -> str:
 
 
 def save(events: Sequence[Event], path: str | os.PathLike[str]) -> None:
-    """Write a trace in the format that the path's ending says; it is put in place when it is complete.
+    """Write a trace in the format of the path's suffix; the file is put in place when it is complete.
 
     Raises:
-        PymlError: another ending, a file that cannot be written, or Parquet without pyarrow.
+        PymlError: another suffix, a file that cannot be written, or Parquet without pyarrow.
     """
     ending = check_ending(path)
     try:
@@ -115,11 +115,11 @@ def _parquet(path: str | os.PathLike[str]) -> tuple[Any, Any]:
 # ---- Chrome's trace event format
 #
 # "Trace Event Format", Google, docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU. A track is a
-# worker thread; on a track, complete events ("X") lie side by side or inside each other: operations in layers in runs.
+# worker thread; on a track, complete events ("X") are nested: operations in layers in runs.
 
 
 def chrome_events(events: Sequence[Event]) -> Iterator[dict[str, Any]]:
-    """The events of a timeline, in microseconds from the first operation on."""
+    """Yield the events of a timeline, in microseconds since the first operation."""
     timed = [event for event in events if event.thread_spans]
     n_threads = max((len(event.thread_spans) for event in timed), default=0)
     zero = min((span.start_ns for event in timed for span in event.thread_spans), default=0)
@@ -158,14 +158,14 @@ def _track(run: Sequence[Event], thread: int, zero: int) -> Iterator[dict[str, A
             yield complete(f"layer {layer}", "layer", *span(parts), {"layer": layer})
         for event in parts:
             own = event.thread_spans[thread]
-            level = level_of(event)
+            level = event.level
             if own.end_ns > own.start_ns or (thread == 0 and level == "operation"):
                 short = event.name if layer is None else event.name.split(".", 2)[2]
                 yield complete(event.phase or short, level, own.start_ns, own.end_ns, _arguments(event, own, thread))
 
 
 def _arguments(event: Event, span: ThreadSpan, thread: int) -> dict[str, Any]:
-    """What a click on an event shows; everything about it on the caller's track."""
+    """The details of an event; on the caller's track, all of its fields."""
     args: dict[str, Any] = {"name": event.name, "busy_ms": round(span.busy_ms, 6)}
     if thread == 0:
         args |= {"layer": event.layer, "phase": event.phase, "kind": event.kind, "step": event.step, "ms": event.ms}
@@ -174,12 +174,12 @@ def _arguments(event: Event, span: ThreadSpan, thread: int) -> dict[str, Any]:
 
 
 def _counters(run: Sequence[Event], zero: int) -> Iterator[dict[str, Any]]:
-    """GB/s and GFLOP/s as they change from operation to operation."""
+    """GB/s and GFLOP/s of each operation."""
 
     def counter(at: int, name: str, value: float) -> dict[str, Any]:
         return {"name": name, "ph": "C", "ts": (at - zero) / 1e3, "pid": _PROCESS, "args": {name: round(value, 3)}}
 
-    operations = [event for event in run if level_of(event) == "operation"]
+    operations = [event for event in run if event.level == "operation"]
     for event in operations:
         yield counter(event.start_ns, "GB/s", event.gb_s)
         yield counter(event.start_ns, "GFLOP/s", event.gflop_s)
@@ -192,11 +192,11 @@ def _counters(run: Sequence[Event], zero: int) -> Iterator[dict[str, Any]]:
 
 
 def records(events: Iterable[Event]) -> list[Record]:
-    """The operations among some events."""
+    """The operations among the events."""
     return [
         Record(event.name, event.kind, event.ms, event.bytes, event.flops)
         for event in events
-        if level_of(event) == "operation"
+        if event.level == "operation"
     ]
 
 
@@ -204,7 +204,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """The operations of a file that :func:`save` wrote.
 
     Raises:
-        PymlError: it cannot be read, or is no trace.
+        PymlError: it cannot be read, or is not a trace.
     """
     path = Path(path)
     ending = check_ending(path)
@@ -230,7 +230,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def _operations(content: Any) -> Iterator[dict[str, Any]]:
-    """Each operation of a timeline once, as a row: from the caller's track."""
+    """The operations of a timeline as rows, from the caller's track."""
     for event in content["traceEvents"]:
         if event.get("ph") == "X" and event.get("tid") == 0 and event.get("cat") == "operation":
             yield {"level": "operation", **event["args"]}
@@ -244,7 +244,7 @@ def _record(row: Mapping[str, Any]) -> Record:
 
 
 def summary(operations: Sequence[Record], top: int = 20) -> str:
-    """The operations that took most, by name with layers folded: a table of lines."""
+    """Format the slowest operations as a table, with all layers together."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in operations:
         name = re.sub(r"^layers\.\d+\.", "layers.*.", record.name)

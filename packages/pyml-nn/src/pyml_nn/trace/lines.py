@@ -1,4 +1,4 @@
-"""What is printed of runs: the ``[attn]`` and ``[perf]`` lines, from events, and without them at every step."""
+"""The ``[attn]`` and ``[perf]`` lines of the log: from events, or, for ``[attn]``, directly from the times of a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from pyml_core.timing import Timings
 
 ATTENTION_PHASES = ("QKV", "QKnorm", "RoPE", "QK^T", "softmax", "A*V", "out")
-"""The parts of attention in an ``[attn]`` line."""
+"""The phases of attention in an ``[attn]`` line."""
 
 
 def attention_lines(events: Iterable[Event]) -> list[str]:
-    """One ``[attn]`` line a layer and step: the milliseconds of each part of attention.
+    """One ``[attn]`` line for each layer and step: the milliseconds of each phase of attention.
 
-    QKV includes storing k and v in the cache; QKnorm and RoPE are there only if the model has them. The sum is the time
-    of the event ``layers.N.attention`` but for the moments between operations.
+    QKV includes storing k and v in the cache; QKnorm and RoPE are present only if the model has them. Except for the
+    time between operations, the sum is that of the event ``layers.N.attention``.
     """
     sums: dict[tuple[int, int], dict[str, float]] = {}
     for event in events:
@@ -37,7 +37,7 @@ def attention_lines(events: Iterable[Event]) -> list[str]:
 
 
 class AttentionPlan:
-    """The text of a program's ``[attn]`` lines, and which times are the terms of its numbers."""
+    """The text of a program's ``[attn]`` lines, and the indices of the times that make up its numbers."""
 
     def __init__(self, program: Program) -> None:
         layers: dict[int, dict[str, list[int]]] = {}
@@ -63,7 +63,7 @@ class AttentionPlan:
         )
 
     def text(self, runs: Sequence[Timings]) -> str:
-        """The lines of one step, the times of its runs added up."""
+        """The lines of one step, with the sums over its runs."""
         ms = sum(np.bincount(self._numbers, run.milliseconds.ravel()[self._places]) for run in runs)
         return self._text % tuple(np.asarray(ms).tolist())
 
@@ -72,7 +72,7 @@ _plans: weakref.WeakKeyDictionary[Program, AttentionPlan] = weakref.WeakKeyDicti
 
 
 def attention_plan(program: Program) -> AttentionPlan:
-    """A program's plan, made once."""
+    """Return a program's plan, which is made once."""
     plan = _plans.get(program)
     if plan is None:
         plan = _plans[program] = AttentionPlan(program)
@@ -80,7 +80,7 @@ def attention_plan(program: Program) -> AttentionPlan:
 
 
 def forward_lines(events: Iterable[Event]) -> list[str]:
-    """One ``[perf] model.forward`` line a step."""
+    """One ``[perf] model.forward`` line for each step."""
     lines = []
     parts = dict.fromkeys(("embedding", "layers", "norm", "projection", "total"), 0.0)
     for event in events:
@@ -93,13 +93,13 @@ def forward_lines(events: Iterable[Event]) -> list[str]:
                 event.name.split(".")[0], "embedding"
             )
             parts[part] += event.ms
-        elif event.name.count(".") == 3:  # an operation; what nests in it or around it counts once
+        elif event.name.count(".") == 3:  # an operation; its phases and sums do not count again
             parts["layers"] += event.ms
     return lines
 
 
 def matmul_lines(events: Iterable[Event]) -> list[str]:
-    """One ``[perf] matmul`` line a matrix product: shapes, block types, milliseconds, GB/s and GFLOP/s."""
+    """One ``[perf] matmul`` line for each matrix product: shapes, block types, milliseconds, GB/s and GFLOP/s."""
     return [
         f"[perf] matmul {event.name} {event.shape} {event.ms:.3f}ms "
         f"({event.gb_s:.1f} GB/s, {event.gflop_s:.1f} GFLOP/s)"

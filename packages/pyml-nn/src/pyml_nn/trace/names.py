@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def event_names(program: Program) -> Iterator[str]:
+    """Names of all events that a run of the program has."""
     for operation in (*program.operations, *program.screening):
         yield operation.name
         yield from (f"{operation.name}.{part}" for part in phases_of(operation))
@@ -25,11 +26,13 @@ def event_names(program: Program) -> Iterator[str]:
 
 
 class Matcher(Protocol):
+    """Whether a name matches."""
+
     def __call__(self, name: str) -> bool: ...
 
 
-def matcher(patterns: Sequence[str], what: str, names: Iterable[str]) -> Matcher:
-    """Whether a name fits one of the patterns; PymlError if a pattern fits none of these names."""
+def matcher(patterns: Sequence[str], kind: str, names: Iterable[str]) -> Matcher:
+    """Compile patterns, of which a name must match one; PymlError if a pattern matches none of these names."""
     known, compiled = list(names), []
     for pattern in patterns:
         pieces = re.split(r"(\*\*|\*)", pattern)
@@ -37,21 +40,22 @@ def matcher(patterns: Sequence[str], what: str, names: Iterable[str]) -> Matcher
         compiled.append(re.compile(regex))
         if not any(compiled[-1].fullmatch(name) for name in known):
             folded = dict.fromkeys(re.sub(r"^layers\.\d+", "layers.*", name) for name in known)
-            raise PymlError(f"trace: no {what} of this model is named {quoted(pattern)}; there are {', '.join(folded)}")
+            raise PymlError(f"trace: no {kind} of this model is named {quoted(pattern)}; there are {', '.join(folded)}")
     return lambda name: any(regex.fullmatch(name) is not None for regex in compiled)
 
 
 PHASE_OF_OPERATION = {"qkv": "QKV", "out": "out"}
+"""Last part of an operation's name -> phase of attention, for operations that are one phase."""
 
 
 @cache
 def layer_of(name: str) -> int | None:
-    """The layer that an operation of this name is in, or None."""
+    """Index of the layer of an operation, or None."""
     return int(name.split(".")[1]) if name.startswith("layers.") else None
 
 
 def phases_of(operation: Operation) -> list[str]:
-    """The phases of a fused operation that the model has."""
+    """The phases of a fused operation, without those that the model does not have."""
 
     def has(phase: str) -> bool:
         if phase == "QKnorm":

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pyml_core.errors import OutOfMemoryError
 
 from ..memory import available_memory, megabytes
-from .tensors import TracedTensor, Wanted, after
+from .tensors import CaptureSet, TracedTensor, from_token
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ F32Array = npt.NDArray[np.float32]
 
 
 class Recorder:
-    """Runs one call of :meth:`Model.forward` for the traces that look at it.
+    """Records one call of :meth:`pyml_nn.Model.forward` for all open traces.
 
     Args:
-        program: what is run.
-        traces: who looks.
-        runs: the slices of all runs to come.
-        kept: by the identity of a slice's pages, the number of its sequence in the batch, and the position from which
-            on its tensors are kept.
+        program: the program of the model.
+        traces: the open traces.
+        runs: the slices of all runs of the call.
+        record_from: identity of a slice's pages -> index of its sequence in the batch, and the position from which on
+            its tensors are recorded.
 
     Raises:
-        OutOfMemoryError: the tensors that the traces want do not fit; nothing has been run.
+        OutOfMemoryError: the tensors that the traces record do not fit in memory; nothing has been run.
     """
 
     def __init__(
@@ -42,24 +42,24 @@ class Recorder:
         program: Program,
         traces: Sequence[Trace],
         runs: Sequence[Sequence[Slice]],
-        kept: Mapping[int, tuple[int, int]],
+        record_from: Mapping[int, tuple[int, int]],
     ) -> None:
-        self._program, self._traces, self._kept = program, traces, kept
+        self._program, self._traces, self._record_from = program, traces, record_from
         self._tensors = {name: it for trace in traces for name, it in trace.tensors.items()}
         self._needed = [0] * len(traces)
         if self._tensors:
-            self._make_room([part for run in runs for part in run])
-        self._wanted = Wanted((), program)
+            self._check_room([slice_ for run in runs for slice_ in run])
+        self._captures = CaptureSet((), program)
         self._runs: list[Timings] = []
-        self._found: dict[str, list[list[F32Array]]] = {
-            name: [[] for _ in {sequence for sequence, _ in kept.values()}] for name in self._tensors
+        self._recorded: dict[str, list[list[F32Array]]] = {
+            name: [[] for _ in {sequence for sequence, _ in record_from.values()}] for name in self._tensors
         }
         self._start_ns = time.perf_counter_ns()
 
-    def _make_room(self, slices: Sequence[Slice]) -> None:
+    def _check_room(self, slices: Sequence[Slice]) -> None:
         self._needed = [_bytes_needed(self._program, trace.tensors.values(), slices) for trace in self._traces]
         for trace, count in zip(self._traces, self._needed, strict=True):
-            trace.room_for(count)
+            trace.check_room(count)
         needed = _bytes_needed(self._program, self._tensors.values(), slices)
         if needed > (available := available_memory()):
             raise OutOfMemoryError(
@@ -68,32 +68,31 @@ class Recorder:
             )
 
     def captures(self, batch: Sequence[Slice]) -> Sequence[Capture]:
-        """The arrays that a run is to leave for the tensors that the traces keep."""
-        self._wanted = Wanted(self._tensors.values(), self._program)
-        return self._wanted.captures
+        """The arrays that a run has to fill for the recorded tensors."""
+        self._captures = CaptureSet(self._tensors.values(), self._program)
+        return self._captures.captures
 
     def ran(self, batch: Sequence[Slice], timings: Timings) -> None:
-        """Keep what a run took and left."""
-        self._keep(batch, self._wanted)
+        """Record times and tensors of a run."""
+        if self._tensors:
+            self._record_tensors(batch)
         self._runs.append(timings)
 
-    def _keep(self, slices: Sequence[Slice], wanted: Wanted) -> None:
-        if not self._tensors:
-            return
-        for part, arrays in zip(slices, wanted.take(slices), strict=True):
-            sequence, start = self._kept[id(part.pages)]
+    def _record_tensors(self, batch: Sequence[Slice]) -> None:
+        for slice_, arrays in zip(batch, self._captures.take(batch), strict=True):
+            sequence, start = self._record_from[id(slice_.pages)]
+            first = min(max(0, start - slice_.start), len(slice_.ids))
             for name, array in arrays.items():
-                tail = after(array, self._tensors[name], min(max(0, start - part.start), len(part.ids)))
-                self._found[name][sequence].append(tail)
+                self._recorded[name][sequence].append(from_token(array, self._tensors[name], first))
 
     def close(self, kind: str) -> None:
-        """Hand over to the traces what was recorded, as one ``prefill`` or ``decode`` step."""
+        """Add the recorded runs to the traces, as one ``prefill`` or ``decode`` step."""
         end_ns = time.perf_counter_ns()
         for trace, count in zip(self._traces, self._needed, strict=True):
-            trace.record(kind, self._start_ns, end_ns, self._runs, self._found, count)
+            trace.record(kind, self._start_ns, end_ns, self._runs, self._recorded, count)
 
     def close_each(self, kind: str) -> None:
-        """Hand over every run as a step of its own; there are several only where no tensors are kept."""
+        """Add each recorded run to the traces as a step of its own; if tensors are recorded, there is only one."""
         if len(self._runs) == 1:
             self.close(kind)
             return
@@ -102,11 +101,11 @@ class Recorder:
                 trace.record(kind, timings.start_ns, timings.end_ns, [timings], {}, 0)
 
     @property
-    def keeps_tensors(self) -> bool:
-        """Whether a trace keeps tensors of these runs."""
+    def records_tensors(self) -> bool:
+        """Whether any trace records tensors."""
         return bool(self._tensors)
 
 
 def _bytes_needed(program: Program, tensors: Iterable[TracedTensor], slices: Sequence[Slice]) -> int:
-    wanted = Wanted(tensors, program)
-    return sum(wanted.nbytes(part) for part in slices)
+    captures = CaptureSet(tensors, program)
+    return sum(captures.nbytes(slice_) for slice_ in slices)

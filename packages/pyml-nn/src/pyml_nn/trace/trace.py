@@ -1,7 +1,7 @@
-"""What a model does and how long each part takes, as data.
+"""Recording the runs of a model: times of operations, and tensors.
 
-Every operation of a program has a dotted name; a run under a trace is the same run with a clock, in the kernels that
-really execute. Nothing is measured unless somebody looks.
+Every operation of a program has a dotted name. A traced run executes like any other run, and also reads the
+clock. Without an open trace, nothing is measured.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pyml_core.pickling import OfOneProcess
 
 from ..memory import megabytes
 from . import files
-from .events import Event, Step, events_of, level_of
+from .events import Event, Step, events_of
 from .lines import attention_plan
 from .names import event_names, matcher
-from .tensors import TracedTensor, joined, tensors_of
+from .tensors import TracedTensor, concatenated, tensors_of
 
 if TYPE_CHECKING:
     from pyml_core.program import Program
@@ -36,51 +36,51 @@ _ACTIVE: ContextVar[tuple[Trace, ...]] = ContextVar("pyml_nn_traces", default=()
 
 
 class Traced(Protocol):
-    """A model, as far as a trace knows it."""
+    """A model that can be traced."""
 
     @property
     def program(self) -> Program:
-        """What it runs."""
+        """The program of the model."""
         ...
 
 
 class Trace(OfOneProcess, instead="save it with save(path)"):
     """Records the runs of one model while it is open as a context manager.
 
-    It sees the calls made in its own context: those of other threads and tasks are theirs (``asyncio.to_thread`` takes
-    the context along). Traces nest, and several may record the same run.
+    It records the calls of its own context, not those of other threads and tasks (``asyncio.to_thread`` copies the
+    context). Traces nest, and several traces may record one run.
 
     Args:
-        model: whose runs.
-        names: patterns of the operations to keep the times of; none: all. In a pattern, ``*`` stands for anything but a
-            dot, ``**`` for anything. The phases of an operation go with it.
-        tensors: patterns of the tensors to keep (see :attr:`tensor_names`); none by default.
-        max_bytes: most bytes of tensors to keep; None: as many as are free.
+        model: the model to trace.
+        names: patterns of the operations to time, with their phases; empty: all. In a pattern, ``*`` matches any text
+            without a dot, ``**`` any text.
+        tensors: patterns of the tensors to record (see :attr:`tensor_names`); none by default.
+        max_bytes: maximum size of the recorded tensors; None: the free memory.
 
     Attributes:
-        tensors: what is kept, by name.
+        tensors: name -> tensor, for all tensors to record.
         max_bytes: as given.
-        held_bytes: bytes of the tensors kept so far; keys of scores and probabilities count in whole pages.
+        tensor_bytes: size of the tensors recorded so far; scores and probabilities count keys in whole pages.
 
     Raises:
-        PymlError: a pattern that fits no name of this model.
+        PymlError: a pattern matches no name of this model.
     """
 
     def __init__(
         self, model: Traced, names: Iterable[str] = (), tensors: str | Iterable[str] = (), max_bytes: int | None = None
     ) -> None:
         self._model = model
-        wanted = list(names)
-        self._keeps = matcher(wanted, "operation", event_names(model.program)) if wanted else None
+        operations = list(names)
+        self._matches = matcher(operations, "operation", event_names(model.program)) if operations else None
         patterns = [tensors] if isinstance(tensors, str) else list(tensors)
         available = tensors_of(model.program) if patterns else {}
-        fits = matcher(patterns, "tensor", available)
-        self.tensors: Mapping[str, TracedTensor] = {name: it for name, it in available.items() if fits(name)}
+        matches = matcher(patterns, "tensor", available)
+        self.tensors: Mapping[str, TracedTensor] = {name: it for name, it in available.items() if matches(name)}
         self.max_bytes = max_bytes
-        self.held_bytes = 0
+        self.tensor_bytes = 0
         self._steps: list[Step] = []
         self._events: list[Event] = []
-        self._built = 0, 0  # steps, and events of them
+        self._built = 0, 0  # number of steps, and number of their events
         self._lock = Lock()
         self._token: Token[tuple[Trace, ...]] | None = None
 
@@ -101,36 +101,36 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
 
     @property
     def events(self) -> list[Event]:
-        """What has been recorded so far, step by step, in the order of execution."""
-        # Built when they are asked for, so that a traced step pays for the clock only.
+        """All events recorded so far, step by step, in the order of execution."""
+        # Built on demand, so that a traced step only pays for the clock.
         with self._lock:
             first, count = self._built
-            del self._events[count:]  # which Ctrl-C or a fork has left in the middle of a step
+            del self._events[count:]  # left by Ctrl-C or a fork in the middle of a step
             for step in range(first, len(self._steps)):
-                self._events.extend(event for event in events_of(self._steps[step], step) if self._kept(event))
+                self._events.extend(event for event in events_of(self._steps[step], step) if self._records(event))
             self._built = len(self._steps), len(self._events)
             return self._events
 
     def table(self) -> dict[str, npt.NDArray[Any]]:
-        """The events as columns: a NumPy array for each field (layer -1: none), with busy_ms, gb_s and gflop_s."""
+        """The events as columns: a NumPy array for each field, level, busy_ms, gb_s and gflop_s; no layer is -1."""
         return files.table(self.events)
 
     def attention_lines(self) -> list[str]:
-        """:func:`attention_lines` of all that was recorded, without making events: cheap enough for every step."""
+        """The lines of :func:`pyml_nn.attention_lines`, without making events: fast enough for every step."""
         with self._lock:
             steps = list(self._steps)
         plan = attention_plan(self._model.program)
         return [line for step in steps for line in plan.text(step.runs).splitlines()]
 
     def summary(self, top: int = 20) -> str:
-        """The operations that took most, layers folded: calls, total ms, share, ms each, GB/s, GFLOP/s."""
+        """The slowest operations, all layers together: calls, total ms, share, ms each, GB/s, GFLOP/s."""
         return files.summary(files.records(self.events), top)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the events: ``.json`` for Perfetto and chrome://tracing, ``.csv`` or ``.parquet`` as a table.
 
         Raises:
-            PymlError: another ending, a file that cannot be written, or Parquet without pyarrow.
+            PymlError: another suffix, a file that cannot be written, or Parquet without pyarrow.
         """
         files.save(self.events, path)
 
@@ -138,25 +138,25 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
 
     @property
     def tensor_names(self) -> list[str]:
-        """Names of the tensors that it keeps, in the order in which they come to be."""
+        """Names of the tensors to record, in the order of their computation."""
         return list(self.tensors)
 
     def tensor(self, name: str, step: int | None = None, sequence: int = 0) -> F32Array:
-        """A tensor of one sequence: float32, not to be written to.
+        """Return a tensor of one sequence: float32, read-only.
 
         Args:
             name: one of :attr:`tensor_names`.
-            step: of which call of ``forward``, negative ones counted from the end; None: of all, joined along the
-                tokens (a prompt and its continuation).
-            sequence: which of the batch.
+            step: index of the call of ``forward``; negative: counted from the end; None: all calls, concatenated along
+                the tokens (a prompt and its continuation).
+            sequence: index in the batch.
 
         Returns:
-            ``q`` (T, heads, D), ``k`` and ``v`` (T, H, D) as the cache has them, ``scores`` and ``probabilities``
-            (heads, T, S) by position of the key, outputs of operations and ``layers.N`` (T, W); what comes after
-            ``select`` (``final_norm``, ``logits``) has a row a position that wanted logits.
+            ``q`` (T, heads, D), ``k`` and ``v`` (T, H, D) as they are in the cache, ``scores`` and ``probabilities``
+            (heads, T, S) by position of the key, outputs of operations and ``layers.N`` (T, W). Outputs after
+            ``select`` (``final_norm``, ``logits``) have a row for each position whose logits were requested.
 
         Raises:
-            PymlError: it was not asked for, or there is no such step or sequence.
+            PymlError: the tensor is not recorded, or there is no such step or sequence.
         """
         if name not in self.tensors:
             raise PymlError(f"trace: expected a tensor of {', '.join(self.tensors) or '(none)'}, got {quoted(name)}")
@@ -166,20 +166,20 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
             if not -len(steps) <= step < len(steps):
                 raise PymlError(f"trace: expected a step below {len(steps)}, got {step}")
             steps = [steps[step]]
-        sequences = [one.tensors[name] for one in steps if 0 <= sequence < len(one.tensors[name])]
+        sequences = [recorded.tensors[name] for recorded in steps if 0 <= sequence < len(recorded.tensors[name])]
         if not sequences:
             raise PymlError(f"trace: nothing was recorded of sequence {sequence}")
-        found = [array for pieces in sequences for array in pieces[sequence]]
-        return joined(found, self.tensors[name].part)
+        arrays = [array for pieces in sequences for array in pieces[sequence]]
+        return concatenated(arrays, self.tensors[name].kind)
 
     # ---- recording
 
-    def room_for(self, count: int) -> None:
-        """Raise OutOfMemoryError if so many more bytes of tensors are more than may be kept."""
-        if self.max_bytes is not None and self.held_bytes + count > self.max_bytes:
+    def check_room(self, count: int) -> None:
+        """Raise OutOfMemoryError if ``count`` more bytes of tensors would exceed :attr:`max_bytes`."""
+        if self.max_bytes is not None and self.tensor_bytes + count > self.max_bytes:
             raise OutOfMemoryError(
                 f"trace: expected its tensors to take at most {megabytes(self.max_bytes)}, with this step they take "
-                f"{megabytes(self.held_bytes + count)}"
+                f"{megabytes(self.tensor_bytes + count)}"
             )
 
     def record(
@@ -191,17 +191,17 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
         tensors: Mapping[str, Sequence[Sequence[F32Array]]],
         nbytes: int,
     ) -> None:
-        """Add one call of :meth:`Model.forward`; of the tensors those that this trace keeps."""
+        """Add one call of :meth:`pyml_nn.Model.forward`, with the tensors of ``tensors`` that this trace records."""
         own = {name: tensors[name] for name in self.tensors}
         with self._lock:
-            self.held_bytes += nbytes
+            self.tensor_bytes += nbytes
             self._steps.append(Step(kind, start_ns, end_ns, runs, own))
 
-    def _kept(self, event: Event) -> bool:
-        if self._keeps is None or self._keeps(event.name):
+    def _records(self, event: Event) -> bool:
+        if self._matches is None or self._matches(event.name):
             return True
-        parts = level_of(event) == "phase" or event.name.endswith((".screen", ".rescore"))
-        return parts and self._keeps(event.name.rpartition(".")[0])
+        part = event.level == "phase" or event.name.endswith((".screen", ".rescore"))
+        return part and self._matches(event.name.rpartition(".")[0])
 
 
 def traces_of(model: object) -> list[Trace]:

@@ -1,4 +1,4 @@
-"""Names of tensors in files: which weight each one is, what is passed over, what is refused and why."""
+"""Names of tensors in files: the weight that each one is, and the names that are ignored or refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..errors import WeightsError
 
 @dataclass(frozen=True)
 class NameRules:
-    """What an architecture's files put around its weights.
+    """Prefixes and additional tensors in the files of an architecture.
 
     Attributes:
-        hf_prefixes: prefixes of checkpoint names, of which the first that fits is left out.
-        ignored: regular expressions of whole names (as the file has them) that a model has no use for, besides the
-            buffers of :func:`is_buffer`.
+        hf_prefixes: prefixes of checkpoint names; the first one that matches is removed.
+        ignored: regular expressions of whole names in the file that the model does not need, in addition to the buffers
+            of :func:`is_buffer`.
     """
 
     hf_prefixes: tuple[str, ...] = ("model.",)
@@ -41,56 +41,56 @@ _ORIGINS = {
     "weight_scale_inv": "of weights quantised to FP8",
     "input_scale": "of weights quantised to 8 bits or fewer",
 }
-"""By the end of a tensor's name: what is known to have it."""
+"""End of a tensor's name -> its known origin."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a file's names stand for.
+class Matches:
+    """The weights of a model among the names of a file.
 
     Attributes:
         names: internal name -> name in the file.
-        left_out: numbers of a checkpoint's layers that the model does not have, ascending.
+        extra_layers: indices of a checkpoint's layers that the model does not have, ascending.
     """
 
     names: dict[str, str]
-    left_out: list[int]
+    extra_layers: list[int]
 
 
-def find(names: Iterable[str], wanted: Mapping[str, Sequence[str]], rules: NameRules, gguf: bool) -> Found:
+def find(names: Iterable[str], expected: Mapping[str, Sequence[str]], rules: NameRules, gguf: bool) -> Matches:
     """Find the weights of a model among a file's names.
 
     Args:
-        names: of the file's tensors.
-        wanted: a tensor's name, without the prefix of the whole model -> internal names of the weights in it.
-        rules: how names are written.
-        gguf: whether they are a GGUF file's names (else a checkpoint's).
+        names: names of the file's tensors.
+        expected: name of a tensor, without the prefix of the whole model -> internal names of the weights in it.
+        rules: prefixes and ignored names.
+        gguf: whether the names are those of a GGUF file (else of a checkpoint).
 
     Raises:
-        WeightsError: a tensor is unknown, or a weight is there twice.
+        WeightsError: a tensor is unknown, or the file has a weight twice.
     """
     ignored = re.compile("|".join(rules.ignored)) if rules.ignored else None
     depths: dict[str, int] | None = None
     found: dict[str, str] = {}
-    left_out: set[int] = set()
+    extra_layers: set[int] = set()
     for file_name in names:
         name = file_name if gguf else _without_prefix(file_name, rules.hf_prefixes)
-        known = wanted.get(name)
+        known = expected.get(name)
         if known is not None:
             if known[0] in found:
-                raise WeightsError(f"{shown(file_name)}: the same weight as {found[known[0]]}, expected it once")
+                raise WeightsError(
+                    f"{shown(file_name)}: a second tensor for the weight in {found[known[0]]}, expected one"
+                )
             found |= dict.fromkeys(known, file_name)
             continue
         if (ignored is not None and ignored.fullmatch(file_name)) or (not gguf and is_buffer(file_name)):
             continue
-        depths = _depths(wanted) if depths is None else depths
+        depths = _depths(expected) if depths is None else depths
         layer = None if gguf else _LAYER.match(name)
         if layer is None or layer[1] not in depths or int(layer[2]) < depths[layer[1]]:
-            raise WeightsError(
-                f"{shown(file_name)}: unknown tensor, which the model would leave out{_origin(file_name)}"
-            )
-        left_out.add(int(layer[2]))
-    return Found(found, sorted(left_out))
+            raise WeightsError(f"{shown(file_name)}: unknown tensor, which the model would not use{_origin(file_name)}")
+        extra_layers.add(int(layer[2]))
+    return Matches(found, sorted(extra_layers))
 
 
 def is_buffer(name: str) -> bool:
@@ -106,21 +106,21 @@ def is_buffer(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    """A tensor's name for a message: as it is, unless it is long or cannot be printed."""
+    """Format a tensor's name for a message: unchanged, unless it is long or not printable."""
     return name if len(name) <= 100 and name.isprintable() else repr(name[:80]) + "..."
 
 
-def _depths(wanted: Collection[str]) -> dict[str, int]:
-    """How many layers there are by what stands before their number: ``{"layers": 32}``."""
+def _depths(expected: Collection[str]) -> dict[str, int]:
+    """The number of layers by the name before their index: ``{"layers": 32}``."""
     depths: dict[str, int] = {}
-    for name in wanted:
+    for name in expected:
         if layer := _LAYER.match(name):
             depths[layer[1]] = max(depths.get(layer[1], 0), int(layer[2]) + 1)
     return depths
 
 
 def _origin(name: str) -> str:
-    """What a tensor is known to come from, as an addition to a message."""
+    """The known origin of a tensor, as an addition to a message."""
     origin = "of an adapter (LoRA) that is not merged into the model" if "lora_" in name else ""
     origin = origin or _ORIGINS.get(name.rpartition(".")[2], "")
     return f" (it is {origin})" if origin else ""

@@ -1,4 +1,4 @@
-"""Where weights come from: named tensors in files or in memory."""
+"""Sources of weights: named tensors in files or in memory."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ class WeightSource(Protocol):
     """Named tensors, read one at a time: a GGUF file, a folder of safetensors, arrays in memory."""
 
     def names(self) -> list[str]:
-        """Every tensor's name."""
+        """Names of all tensors."""
         ...
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """One tensor, or rows ``start`` to ``stop`` of its first axis; PymlError naming it if there is none."""
+        """Read a tensor, or rows ``start`` to ``stop`` of its first axis; PymlError, naming it, if it is missing."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """One tensor's shape, without reading it."""
+        """Shape of a tensor, without reading it."""
         ...
 
     def dtype(self, name: str) -> str:
-        """One tensor's block type, without reading it."""
+        """Block type of a tensor, without reading it."""
         ...
 
 
 class ArrayWeights:
-    """Weights held in memory.
+    """Weights in memory.
 
     Args:
-        arrays: tensors by name; NumPy arrays of float32, float16 or bfloat16 (ml_dtypes), or :class:`pyml_core.Tensor`.
+        arrays: name -> tensor: NumPy arrays of float32, float16 or bfloat16 (ml_dtypes), or :class:`pyml_core.Tensor`.
     """
 
     def __init__(self, arrays: Mapping[str, npt.NDArray[Any] | Tensor]) -> None:
@@ -50,11 +50,11 @@ class ArrayWeights:
         }
 
     def names(self) -> list[str]:
-        """Every tensor's name."""
+        """Names of all tensors."""
         return list(self._tensors)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """One tensor, or rows of it."""
+        """Read a tensor, or some of its rows."""
         try:
             tensor = self._tensors[name]
         except KeyError:
@@ -62,29 +62,30 @@ class ArrayWeights:
         return tensor if start == 0 and stop is None else tensor.rows(start, tensor.shape[0] if stop is None else stop)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """One tensor's shape."""
+        """Shape of a tensor."""
         return self.read(name).shape
 
     def dtype(self, name: str) -> str:
-        """One tensor's block type."""
+        """Block type of a tensor."""
         return self.read(name).dtype
 
 
 @runtime_checkable
 class FileSource(Protocol):
-    """A source of weights that lie in files, of which much can be read at once."""
+    """A source of weights in files, many of which can be read in one call."""
 
     def place(self, name: str) -> tuple[int, int]:
-        """The descriptor of a tensor's file, and where its bytes begin there."""
+        """File descriptor of a tensor, and the offset of its bytes in that file."""
         ...
 
     def read_parts(self, parts: Sequence[Part]) -> list[int]:
-        """Read and pack rows of matrices; their hashes, see :func:`pyml_core.from_file.read_parts`.
+        """Read and pack rows of matrices; return their hashes, see :func:`pyml_core.from_file.read_parts`.
 
-        PymlError naming the tensor that cannot be read.
+        Raises:
+            PymlError: names the tensor that cannot be read.
         """
         ...
 
     def read_ranges(self, ranges: Sequence[tuple[int, int, int]]) -> U8Array:
-        """Bytes, (descriptor, offset, size) each, one behind the other; PymlError as of :meth:`read_parts`."""
+        """Read ranges (descriptor, offset, size) into one array; PymlError as in :meth:`read_parts`."""
         ...
