@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from pyml_nlp.generation.speculation import MAX_DRAFT, Costs, LookUp, plan
+from pyml_nlp.generation.speculation import MAX_DRAFT, Costs, PromptLookup, plan
 
 
 def looked_up(ids: list[int], count: int = 8) -> list[int]:
-    drafter = LookUp(ids)
+    drafter = PromptLookup(ids)
     return drafter.draft(min(count, len(drafter.chances(count))))
 
 
@@ -32,7 +32,7 @@ def test_a_loop_goes_on() -> None:
 
 
 def test_a_copy_is_followed_and_left() -> None:
-    drafter = LookUp([1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3])
+    drafter = PromptLookup([1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3])
     first = drafter.chances(4)
     for token in (4, 5):
         drafter.append(token)
@@ -43,9 +43,9 @@ def test_a_copy_is_followed_and_left() -> None:
 
 
 def test_chances_follow_what_was_seen() -> None:
-    drafter = LookUp([])
+    drafter = PromptLookup([])
     rng = random.Random(1)
-    before = LookUp([1, 2, 3, 4, 1, 2, 3]).chances(1)[0]
+    before = PromptLookup([1, 2, 3, 4, 1, 2, 3]).chances(1)[0]
     for _ in range(200):  # 1 2 3 is never followed by what followed it before
         for token in (1, 2, 3, rng.randrange(10, 10_000)):
             drafter.append(token)

@@ -332,7 +332,7 @@ def test_a_timeout_gives_out_what_the_decoder_holds() -> None:
     completion = generator.start(request([97, 98], 50))
     generator.prefill(completion)
     generator.decode_step()
-    generator._token = CancelToken(1e-9)
+    generator.stop_token = completion.stop_token = CancelToken(1e-9)
     assert generator.decode_step() == []
     assert (completion.finish_reason, completion.text) == ("timeout", "a\ufffd")
     assert generator.running == []

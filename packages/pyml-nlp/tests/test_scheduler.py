@@ -12,7 +12,7 @@ from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_nlp import memory
 from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.prefix_cache import PrefixCache
-from pyml_nlp.generation.scheduler import PIECE, Scheduler
+from pyml_nlp.generation.scheduler import PREFILL_TOKENS, Scheduler
 from pyml_nlp.options import SamplingOptions
 
 
@@ -30,9 +30,9 @@ def test_texts_under_way_wait_for_no_whole_prompt() -> None:
     found = list(Scheduler(Generator(lm, speculate=False), [first, long], max_batch_size=2, chunk=3))
     assert [completion.sequence for completion in found] == [1, 0]
     mixed = [call for call in calls(lm) if len(call) == 2]
-    assert len(mixed) > 1500 // PIECE
+    assert len(mixed) > 1500 // PREFILL_TOKENS
     assert all(len(ids) == 1 for (ids, _), _ in mixed)  # the first text goes on in every one of them
-    assert max(len(ids) for _, (ids, _) in mixed) == PIECE
+    assert max(len(ids) for _, (ids, _) in mixed) == PREFILL_TOKENS
 
 
 def test_prompts_start_together_where_nothing_is_under_way() -> None:
@@ -69,7 +69,7 @@ def test_as_many_as_memory_allows(pages: int, monkeypatch: pytest.MonkeyPatch) -
     page = FakeModel.kv_layout.page_bytes
 
     def available() -> int:
-        return pages * page - sum(completion.cache.nbytes for completion in generator._started)
+        return pages * page - sum(completion.cache.nbytes for completion in generator._admitted)
 
     monkeypatch.setattr(memory, "available_memory", available)
     requests = [request(different(number, 10), 60) for number in range(5)]

@@ -1,28 +1,33 @@
-"""What a text may be before it begins: tokens that the model has, room in its context and in memory."""
+"""Before a text begins: whether its tokens, the context and the memory allow it, and its state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from pyml_core.errors import OutOfMemoryError, PymlError, quoted
+from pyml_core.cancel import CancelToken
+from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError, quoted
 from pyml_nn import ContextOverflowError, KVCache
 
-from .. import memory
+from .. import logs, memory
 from ..engine import Engine
 from ..errors import ArgumentError
 from ..options import SHIFT
+from ..structured.grammar import Grammar
+from ..structured.matcher import Matcher
+from ..tokenizer.decoding import ByteDecoding
 from ..values import check_ids
-from .completion import Completion
+from .completion import Completion, StreamDecoder
+from .draft_model import Drafting
 from .request import Request
 
 
 def check_request(engine: Engine, request: Request, cache: Any) -> int:
-    """Most positions that the prompt and its text may take together, after what a cache (or None) holds.
+    """Most positions that the prompt and its text may take together, after those of a cache (or None).
 
     Raises:
         ContextOverflowError: the prompt alone takes more, and the context is not shifted.
-        ArgumentError: a token that the model does not have, or something else than a cache.
+        ArgumentError: a token that the model does not have, or ``cache`` is not a KVCache.
         ShapeError: a cache of another origin.
         PymlError: a context shift would keep more than half of the context.
     """
@@ -36,7 +41,7 @@ def check_request(engine: Engine, request: Request, cache: Any) -> int:
     prompt, held = request.prompt, 0 if cache is None else cache.length
     limit = engine.context_length if cache is None else min(cache.max_length, engine.context_length)
     if request.options.overflow == SHIFT:
-        kept = kept_tokens(engine, request)
+        kept = n_kept(engine, request)
         if kept > limit // 2:
             raise PymlError(f"n_keep: expected at most {limit // 2}, half of the context, got {quoted(kept)}")
     elif held + len(prompt) > limit:
@@ -48,28 +53,68 @@ def check_request(engine: Engine, request: Request, cache: Any) -> int:
     return limit
 
 
-def kept_tokens(engine: Engine, request: Request) -> int:
-    """Number of tokens at the beginning that a context shift keeps."""
+def n_kept(engine: Engine, request: Request) -> int:
+    """How many tokens at the beginning a context shift retains."""
     if request.options.n_keep is not None:
         return request.options.n_keep
     return int(request.prompt[0] == engine.tokenizer.bos_id)
 
 
-def check_memory(engine: Engine, others: Iterable[Completion], positions: int, held: int) -> None:
-    """Whether keys and values of so many positions fit, of which ``held`` bytes are there, beside those of other texts.
+def check_memory(engine: Engine, others: Iterable[Completion], completion: Completion) -> None:
+    """Whether the keys and values of a text fit in memory next to those of other texts.
 
-    What the others will still take counts as taken. Kept prefixes give way to texts.
+    The memory that the other texts will still need counts as taken. Kept prefixes are dropped for texts.
 
     Raises:
         OutOfMemoryError: they do not fit.
     """
     layout = engine.kv_layout
-    needed = max(0, layout.bytes_for(positions) - held)
-    for other in others:
-        needed += max(0, layout.bytes_for(other.cache.max_length) - other.cache.nbytes)
-    what = f"a KV cache of {positions} positions"
+    needed = sum(max(0, layout.bytes_for(text.max_positions) - text.cache.nbytes) for text in (completion, *others))
+    what = f"a KV cache of {completion.max_positions} positions"
     try:
         memory.require(needed, what)
     except OutOfMemoryError:
         engine.prefix_cache.clear()
         memory.require(needed, what)
+
+
+def prepared(
+    engine: Engine, request: Request, cache: KVCache | None, token: CancelToken, drafting: Drafting
+) -> Completion:
+    """A checked text that has not begun, with number 0; nothing is computed. See :meth:`.Generator.start`.
+
+    Args:
+        engine: of the model.
+        request: how it is generated.
+        cache: continue after its positions; None: a new one, just large enough.
+        token: ends the text, and the compilation of its grammar.
+        drafting: what may draft its tokens.
+    """
+    engine.check_open()
+    limit = check_request(engine, request, cache)
+    given, held = cache is not None, 0 if cache is None else cache.length
+    max_positions = min(limit, held + len(request.prompt) + request.options.max_tokens)
+    if cache is None:
+        cache = engine.new_cache(max_positions)
+    request = request.seeded()
+    logs.generator.debug("[sampling] %s", request.options.sampling)
+    decoder: StreamDecoder = engine.tokenizer.stream_decoder()
+    matcher = None
+    if request.options.grammar is not None:
+        matcher = _matcher(engine, request.options.grammar, token)
+        # The text is exactly the bytes that match: no space is taken from its beginning.
+        decoder = ByteDecoding(engine.tokenizer.token_bytes)
+    completion = Completion(0, request, cache, decoder, matcher, token, drafting)
+    completion.cache_given = given
+    completion.max_positions = max_positions
+    completion.n_keep = n_kept(engine, request)
+    return completion
+
+
+def _matcher(engine: Engine, grammar: Grammar, token: CancelToken) -> Matcher | None:
+    """A matcher for a new text; None if the token has stopped it: the text ends before it begins."""
+    try:
+        with token:
+            return engine.vocabulary.matcher(grammar)
+    except Cancelled:
+        return None

@@ -15,14 +15,14 @@ from .scheduler import Scheduler
 class Batch(OfOneProcess, instead="send the texts of its completions instead"):
     """The texts of a batch: an iterator of :class:`Completion`, each when it has ended.
 
-    The error of a text is raised in its place; whoever asks on gets the others.
+    The error of a text is raised in its place; ``next`` on the same iterator goes on with the other texts.
 
     Args:
         generator: of the model.
-        requests: what is wanted.
-        max_batch_size: maximum number of texts that run at a time.
-        chunk: most tokens of prompts in a run while no text is under way.
-        ordered: in the order of the requests; else in that in which they end.
+        requests: the texts to generate.
+        max_batch_size: most texts at a time.
+        chunk: most tokens of prompts in a run while no text is running.
+        ordered: give the texts in the order of the requests; False: as they end.
     """
 
     def __init__(

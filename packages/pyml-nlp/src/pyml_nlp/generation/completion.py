@@ -1,10 +1,11 @@
-"""One text: its tokens as they come, and what is known of it."""
+"""One text: its tokens as they come, and its state between two runs of the model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from pyml_core.cancel import CancelToken
 from pyml_core.errors import PymlError
 from pyml_core.pickling import OfOneProcess
 from pyml_core.want import GreedyToken, TopLogits
@@ -14,6 +15,7 @@ from ..options.sampling import PENALTIES
 from ..sampling import F32Array, History
 from ..structured.matcher import Matcher
 from .context_shift import retained
+from .draft_model import Drafting
 from .request import Request
 from .speculation import Drafter
 from .stopping import StopStrings
@@ -22,10 +24,17 @@ STOP, LENGTH, TIMEOUT, CANCELLED, FAILED = "stop", "length", "timeout", "cancell
 """Why a text ended: a token or string that ends texts; max_tokens or the context's end; deadline; cancel; an error."""
 
 Logits = F32Array | TopLogits | GreedyToken
-"""Of one position: all of them, float32 (V,), the largest, or the largest one."""
+"""The logits of one position: all of them, float32 (V,), the largest ones, or the largest one."""
 
 Rows = F32Array | list[TopLogits] | list[GreedyToken]
-"""Of several positions: float32 (P, V), or the largest of each."""
+"""The logits of several positions: float32 (P, V), or the largest of each."""
+
+
+def stop_reason(token: CancelToken) -> str | None:
+    """``"cancelled"`` or ``"timeout"`` if a token has stopped what runs under it."""
+    if token.cancelled:
+        return CANCELLED
+    return TIMEOUT if token.expired else None
 
 
 class StreamDecoder(Protocol):
@@ -36,7 +45,7 @@ class StreamDecoder(Protocol):
         ...
 
     def flush(self) -> str:
-        """What is left at the end of the text."""
+        """The characters that are left at the end of the text."""
         ...
 
 
@@ -46,8 +55,8 @@ class Step:
 
     Attributes:
         token: its id. The last one may be an end-of-sequence token, which has no text.
-        text: the characters that it completes, possibly none. The texts of all steps together are the whole text, but
-            for what an early end (a deadline, a cancel) cuts short.
+        text: the characters that it completes, possibly none. The texts of all steps together are the whole text,
+            unless a deadline, a cancel or an error ends it early.
         index: its number in the text, from 0.
         position: its position in the sequence, prompt included.
         sequence: which of the texts generated together it belongs to.
@@ -71,8 +80,8 @@ class Step:
     sample_ms: float
 
 
-class Ahead(NamedTuple):
-    """What has been computed of a text beyond its last token, on drafted tokens or on the most probable ones.
+class Speculated(NamedTuple):
+    """Results computed beyond a text's last token, on drafted tokens or on the most probable ones.
 
     Attributes:
         ids: the tokens that were run, in order; keys and values of each count once the text has it.
@@ -94,22 +103,25 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         tokens: ids of the text so far, an end-of-sequence token included.
         pending: ids that the model has to run next: (the rest of) the prompt, then the last token.
         position: of the next token in the sequence, prompt included.
-        n_keep: number of tokens at the beginning that a context shift keeps.
-        shifted: whether the context was shifted.
+        stop_token: ends it when it is cancelled or expires.
+        max_positions: most positions of the cache that it takes.
+        n_keep: tokens at the beginning that a context shift retains.
+        shifted: whether the context has been shifted.
+        drafting: what may draft its tokens.
         drafter: proposes how it goes on, once it has begun; None: nothing does.
-        ahead: what has been computed beyond the last token.
+        speculated: results beyond its last token; None: there are none.
         reused: positions of the prompt that were not computed but taken from the prefix cache.
         finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``, ``"error"``; None while it runs.
-        error: what ended it, with the reason ``"error"``.
+        error: the error that ended it, with the reason ``"error"``.
         prefill_ms: time of the prompt's model runs.
         decode_ms: time of all later steps, and of choosing the first token.
-        stopped_by: the stop string or the token that ended the text; None if nothing did.
-        cache_given: whether the cache is the caller's, who may go on from it.
-        matcher: says which tokens may come next, and goes on with every token; None: all may.
-        forced: the tokens that come next whatever the model says.
-        logprobs: of each token its own log probability and those of the most probable ones (as in :class:`Step`), where
-            they were asked for.
-        history: which tokens it has, for penalties; None: there are none.
+        stopped_by: the stop string or the token that ended the text; None if neither did.
+        cache_given: whether the cache is the caller's, who may continue from it.
+        matcher: which tokens the grammar allows next; it advances with every token. None: all are allowed.
+        forced: tokens that the grammar forces next, whatever the logits are.
+        logprobs: each token's own log probability and those of the most probable ones (as in :class:`Step`), if the
+            request asks for them.
+        history: the counts of its tokens, for penalties; None: the request has no penalties.
     """
 
     def __init__(
@@ -119,6 +131,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         cache: KVCache,
         decoder: StreamDecoder,
         matcher: Matcher | None = None,
+        stop_token: CancelToken | None = None,
+        drafting: Drafting | None = None,
     ) -> None:
         self.sequence = sequence
         self.prompt = request.prompt
@@ -127,6 +141,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.tokens: list[int] = []
         self.pending = list(request.prompt)
         self.position = cache.length + len(request.prompt)
+        self.stop_token = CancelToken() if stop_token is None else stop_token
+        self.max_positions = cache.max_length
         self.n_keep = 0
         self.shifted = False
         self.reused = 0
@@ -141,8 +157,9 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.matcher = matcher
         self.forced: list[int] = []
         self.logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] = []
+        self.drafting = Drafting() if drafting is None else drafting
         self.drafter: Drafter | None = None
-        self.ahead: Ahead | None = None
+        self.speculated: Speculated | None = None
         self._decoder = decoder
         self._stops = StopStrings(request.options.stop, request.options.include_stop)
         self._pieces: list[str] = []
@@ -155,7 +172,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
     def take(self, token: int, reason: str | None, silent: bool = False) -> str:
         """Add a token, ending the text if there is a reason or a stop string; returns the characters it completes.
 
-        A silent token, such as an end-of-sequence token, has none of its own.
+        A silent token, such as an end-of-sequence token, has no text of its own.
         """
         self.tokens.append(token)
         self.pending = [token]
@@ -164,8 +181,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
             self.history.add(token)
         if self.drafter is not None:
             self.drafter.append(token)
-        if self.ahead is not None and self.ahead.ids[:1] != [token]:
-            self._drop_ahead()
+        if self.speculated is not None and self.speculated.ids[:1] != [token]:
+            self._drop_speculated()
         if silent:
             self.stopped_by = token
             return self.end(reason or STOP)
@@ -177,33 +194,32 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self._pieces.append(text)
         return text if reason is None else text + self.end(reason)
 
-    def shift_context(self) -> bool:
-        """Shift the context if the pending ids do not fit; returns whether it was shifted."""
+    def shift_context(self) -> None:
+        """Drop the older tokens of the context if the pending ids have no room in it."""
         cache = self.cache
         if cache.length + len(self.pending) <= cache.max_length:
-            return False
+            return
         ids = retained([*cache.ids, *self.pending], self.n_keep, cache.max_length)
         self.shifted = True
         cache.trim(min(self.n_keep, cache.length))
         self.pending = ids[cache.length :]
-        return True
 
-    def look_ahead(self, ids: list[int], rows: list[Logits]) -> None:
-        """Keep what has been computed on tokens that are not yet part of the text, and the logits after each."""
+    def set_speculated(self, ids: list[int], rows: list[Logits]) -> None:
+        """Keep the results of tokens that are not yet part of the text: the logits after each."""
         self.cache.rewind(self.cache.length - len(ids))
-        self.ahead = Ahead(ids, rows)
+        self.speculated = Speculated(ids, rows)
 
-    def follow(self) -> Logits:
-        """The logits after the last token, which is the next one of those computed ahead."""
-        ahead = self.ahead
-        if ahead is None:
-            raise RuntimeError("nothing was computed ahead")
-        self.cache.append([ahead.ids.pop(0)])
-        return ahead.rows.pop(0)
+    def accept_next(self) -> Logits:
+        """The logits after the last token, which is the first of the speculated ones."""
+        speculated = self.speculated
+        if speculated is None:
+            raise RuntimeError("no tokens are speculated")
+        self.cache.append([speculated.ids.pop(0)])
+        return speculated.rows.pop(0)
 
     def end(self, reason: str) -> str:
         """End the text without another token; returns the characters that were held back."""
-        self._drop_ahead()
+        self._drop_speculated()
         text = self._stops.push(self._decoder.flush()) + self._stops.flush()
         self._pieces.append(text)
         self.finish_reason = reason
@@ -212,13 +228,28 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         return text
 
     def fail(self, error: PymlError) -> None:
-        """End the text with what it has, for an error of its own."""
+        """End the text with the tokens that it has, for an error of its own."""
         self.error = error
         self.end(FAILED)
         self.finish_reason = FAILED  # whatever stop string the end has brought
 
-    def _drop_ahead(self) -> None:
-        """Forget what was computed in vain, and give back its pages."""
-        if self.ahead is not None:
-            self.ahead = None
+    def abandon(self, error: BaseException | None) -> None:
+        """End the text whatever state it is in: with an error, or None as cancelled."""
+        self.finish_reason = CANCELLED if error is None else FAILED
+        if isinstance(error, PymlError):
+            self.error = error
+        elif error is not None:
+            self.error = PymlError(f"a fault ended the text: {error!r}")
+            self.error.__cause__ = error
+
+    def release(self) -> None:
+        """Free the memory that only a running text needs: state of drafts and grammars, and a cache of its own."""
+        self.matcher = self.drafter = None
+        if not self.cache_given:
+            self.cache.trim(0)
+
+    def _drop_speculated(self) -> None:
+        """Discard results that are not used, and free their pages."""
+        if self.speculated is not None:
+            self.speculated = None
             self.cache.trim(self.cache.length)

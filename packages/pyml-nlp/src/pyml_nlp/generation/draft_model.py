@@ -1,30 +1,58 @@
-"""Drafts from a second, smaller model with the same vocabulary."""
+"""What may draft the tokens of a text: its own past, or a second, smaller model with the same vocabulary."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary, WeakSet
 
 from pyml_core.errors import PymlError, quoted
 
-from ..engine import Engine
+from ..engine import Engine, HasEngine, engine_of
 from ..options.generation import GenerationOptions
 from ..sampling import sample
+from ..values import flag
 from .prefix_cache import common_length
-from .speculation import FORGET, Drafter
+from .speculation import EMA_ALPHA, Drafter
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """What may draft the tokens of a text.
+
+    Attributes:
+        look_up: whether the text's own past does.
+        draft_model: a smaller model, which does where the text does not repeat itself; None: none does.
+    """
+
+    look_up: bool = True
+    draft_model: Engine | None = None
+
+
+def drafting_of(engine: Engine, speculate: object, draft_model: Engine | HasEngine | None) -> Drafting:
+    """The checked values of ``speculate`` and ``draft_model`` for texts of this engine.
+
+    Raises:
+        ArgumentError: a value of another type.
+        PymlError: the draft model is closed or has another vocabulary.
+    """
+    draft = None if draft_model is None else engine_of(draft_model, "draft_model")
+    if draft is not None:
+        check_vocabulary(engine, draft)
+    return Drafting(flag("speculate", speculate), draft)
 
 
 class DraftModel:
-    """Drafts what a smaller model would write, with the same rules (but for penalties) and the same noise.
+    """Drafts the tokens that a smaller model chooses, with the same rules (except penalties) and the same noise.
 
     Args:
         engine: of the smaller model.
         options: of the text.
-        ids: all that stands before the text.
+        ids: all tokens before the text.
         vocab_size: rows of the larger model's logits; a token beyond them is not drafted.
 
-    Models of one vocabulary may have different numbers of rows, of which the last ones belong to no token.
+    Models of one vocabulary may have different numbers of rows, the last of which belong to no token.
     """
 
     def __init__(self, engine: Engine, options: GenerationOptions, ids: Sequence[int], vocab_size: int) -> None:
@@ -39,12 +67,12 @@ class DraftModel:
         self.ms_per_token = 0.0
 
     def chances(self, limit: int) -> list[float]:
-        """None where the text would be longer than this model's context, or has a token that it does not have."""
+        """Empty where the text would exceed this model's context, or has a token that the model does not have."""
         room = self._engine.context_length - len(self._ids) if self._has_all else 0
         return [self._rate ** (i + 1) for i in range(min(limit, room))]
 
     def draft(self, count: int) -> list[int]:
-        """Run the smaller model, after what it has missed of the text."""
+        """Run the smaller model, first on the tokens of the text that it has not seen."""
         cache, ids = self._cache, self._ids
         cache.trim(min(common_length(cache.ids, ids), len(ids) - 1))
         self._drafted = []
@@ -53,21 +81,21 @@ class DraftModel:
         start = time.perf_counter()
         for i in range(count):
             (rows,), _ = self._engine.forward([(cache, feed, None)])
-            if i == 1:  # the first run has what was missed, too
+            if i == 1:  # the first run includes the tokens that the model had not seen
                 start = time.perf_counter()
             feed = [sample(rows[-1], sampling, number, len(ids) + i)]
             if feed[0] >= self._vocab_size:
                 break
             self._drafted += feed
         ms = (time.perf_counter() - start) * 1e3 / max(1, count - 1)
-        self.ms_per_token += (ms - self.ms_per_token) * (FORGET if self.ms_per_token else 1.0)
+        self.ms_per_token += (ms - self.ms_per_token) * (EMA_ALPHA if self.ms_per_token else 1.0)
         return self._drafted
 
     def append(self, token: int) -> None:
-        """Learn how often drafts are right; without any for a while, they are worth another try."""
+        """Update how often drafts are right; the rate recovers slowly while nothing is drafted, for another try."""
         if self._drafted:
             right = self._drafted.pop(0) == token
-            self._rate += FORGET * (right - self._rate)
+            self._rate += EMA_ALPHA * (right - self._rate)
             if not right:
                 self._drafted = []
         elif self._rate < 0.5:
@@ -76,8 +104,8 @@ class DraftModel:
         self._has_all = self._has_all and token < self._engine.vocab_size
 
 
-class FirstThatHas:
-    """Drafts of the first of several drafters that has one."""
+class ChainedDrafter:
+    """Several drafters: the first one that has a draft gives it."""
 
     def __init__(self, *drafters: Drafter) -> None:
         self._drafters = drafters
@@ -89,7 +117,7 @@ class FirstThatHas:
         return self._first.ms_per_token
 
     def chances(self, limit: int) -> list[float]:
-        """Of the first that has any."""
+        """The chances of the first drafter that has any."""
         for drafter in self._drafters:
             chances = drafter.chances(limit)
             if chances:
@@ -98,11 +126,11 @@ class FirstThatHas:
         return []
 
     def draft(self, count: int) -> list[int]:
-        """Of the one whose chances were told last."""
+        """A draft of the drafter whose chances were returned last."""
         return self._first.draft(count)
 
     def append(self, token: int) -> None:
-        """Tell all of them."""
+        """Pass a token to all drafters."""
         for drafter in self._drafters:
             drafter.append(token)
 

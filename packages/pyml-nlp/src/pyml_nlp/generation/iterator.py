@@ -9,7 +9,7 @@ from .generator import Generator
 
 
 class Generation(OfOneProcess, instead="send its text, tokens and finish_reason instead"):
-    """One text as it is generated: an iterator of its :class:`Step`, and what is known of it so far.
+    """One text as it is generated: an iterator of its :class:`Step`, and its state so far.
 
     Attributes:
         completion: prompt, tokens, text, finish reason and times; see :class:`Completion`.

@@ -1,4 +1,4 @@
-"""Keys and values of earlier sequences, for prompts that begin as they did.
+"""Keys and values of earlier sequences, for prompts that begin alike.
 
 They are the same bits whether they were computed or kept, so reuse changes no text; it saves the time of a prompt's
 beginning. Entries share pages with what they were forked from (:meth:`pyml_nn.KVCache.fork`).
@@ -25,7 +25,7 @@ class _Entry(NamedTuple):
 
 
 class PrefixCache(OfOneProcess, instead="each process has one of its own"):
-    """The sequences used last, as many as fit. Threads may share it, and models whose caches have the same origin.
+    """The most recently used sequences, as many as fit. Threads may share it, and models whose caches have one origin.
 
     Args:
         max_bytes: most bytes of pages that it keeps, shared ones counted once; 0: nothing is kept.
@@ -58,10 +58,10 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
             return _nbytes(self._entries)
 
     def bind(self, origin: Origin) -> None:
-        """Keep caches of this origin alone from now on, as of the first one that is added without it.
+        """Accept only caches of this origin from now on. Without a call, the first cache that is added sets it.
 
         Raises:
-            ShapeError: it keeps those of another one.
+            ShapeError: there are caches of another origin.
         """
         with self._lock:
             self._bind(origin)
@@ -82,9 +82,9 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
             return entry.cache.fork(length)
 
     def add(self, cache: KVCache) -> None:
-        """Keep what this cache holds, in place of those entries that it continues; what was used longest ago goes.
+        """Keep a cache's sequence, in place of the entries that it continues; the least recently used entries go.
 
-        Of a cache that is larger than :attr:`max_bytes` the beginning is kept.
+        If a cache is larger than :attr:`max_bytes`, its beginning is kept.
 
         Raises:
             ShapeError: a cache of another model, type of keys and values or CPU level.
@@ -97,7 +97,7 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
             if not length:
                 return
             holder = next((entry for entry in self._entries if entry.ids[:length] == ids), None)
-            if holder is not None:  # it is known already
+            if holder is not None:  # the sequence is kept already
                 self._entries.remove(holder)
                 self._entries.append(holder)
                 return
@@ -107,7 +107,7 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
                 del self._entries[0]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         with self._lock:
             self._entries.clear()
 
@@ -124,7 +124,7 @@ def _nbytes(entries: Sequence[_Entry]) -> int:
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many ids two sequences have in common at their beginning."""
+    """The number of ids that two sequences have in common at their beginning."""
     low, high = 0, min(len(a), len(b))
     while low < high:  # the first `low` are equal; slices are compared in C
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""Making prompts takes time too: rendering and tokenizing end with the deadline and with cancelling."""
+"""Deadlines and cancelling while a prompt is made: rendering and tokenizing take time, too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def preparing(token: CancelToken) -> Iterator[None]:
     """A ``with`` block in which a prompt is made.
 
     Raises:
-        Cancelled: by the token, or its deadline has passed. There is no text yet that could end.
+        Cancelled: the token is cancelled, or its deadline has passed. There is no text yet that could end.
     """
     try:
         with token:

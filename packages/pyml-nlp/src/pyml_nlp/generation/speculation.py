@@ -1,13 +1,13 @@
-"""Several tokens a run: what a text may go on with is drafted, and one run of the model checks all of it.
+"""Speculative decoding: the next tokens of a text are drafted, and one run of the model checks all of them.
 
-A run of a few tokens costs little more than that of one, because both read every weight once. So the drafted tokens are
-run behind the last token, and every position's token is chosen from its own logits, in order, as ever; the drafted ones
-count as long as they are the same. Logits are the same bits however many tokens run together, and the noise of sampling
-belongs to a position, so tokens and log probabilities are those of a generation without drafts.
+A run of a few tokens costs little more than a run of one, because both read every weight once. So the drafted tokens
+run after the last token, and each position's token is chosen from its own logits, in order; the drafted ones are
+accepted as long as they are the same. Logits are the same bits in runs of any length, and the noise of sampling belongs
+to a position, so tokens and log probabilities are those of a generation without drafts.
 
-Drafts come from the text itself (prompt look-up: where its last tokens occurred before, what followed; Saxena 2023,
-https://github.com/apoorvumang/prompt-lookup-decoding), or from a smaller model (Leviathan et al. 2023, arXiv
-2211.17192). How long they are depends on what runs of so many tokens have cost and on how often drafts were right.
+Drafts come from the text itself (prompt look-up: the tokens that followed where its last tokens occurred before; Saxena
+2023, https://github.com/apoorvumang/prompt-lookup-decoding), or from a smaller model (Leviathan et al. 2023, arXiv
+2211.17192). Their length depends on the measured costs of runs and on how often drafts were right.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from collections.abc import Sequence
 from typing import Protocol
 
 MIN_MATCH = 3
-"""Fewest tokens that must have occurred before, for what followed them to be a draft."""
+"""Fewest tokens that must have occurred before for the tokens after them to be a draft."""
 
 MAX_DRAFT = 24
 """Most drafted tokens in a run, of all texts together."""
 
-WORTH = 1.1
-"""Drafts are run if tokens are expected to come so many times as fast as without."""
+MIN_SPEEDUP = 1.1
+"""Drafts run if tokens are expected at this multiple of the speed without them, or more."""
 
-FORGET = 0.1
+EMA_ALPHA = 0.1
 """Weight of the newest observation."""
 
-_DOUBT = 2  # observations that what is expected counts for
-_LONGEST = 32  # matches are not counted further
-_BUCKETS = (3, 4, 6, 9, 14, 22)  # matches of at least so many tokens count together
-_EXPECTED = (0.25, 0.4, 0.6, 0.75, 0.85, 0.9)  # how often the next token is right, before anything was seen
+_DOUBT = 2  # observations that the expected rates count for
+_LONGEST = 32  # longer matches count as this long
+_BUCKETS = (3, 4, 6, 9, 14, 22)  # the shortest match of each group that shares a rate
+_EXPECTED = (0.25, 0.4, 0.6, 0.75, 0.85, 0.9)  # how often the next token is right, before the first observation
 
 
 class Drafter(Protocol):
@@ -44,7 +44,7 @@ class Drafter(Protocol):
         ...
 
     def chances(self, limit: int) -> list[float]:
-        """Of each of the next drafted tokens, at most ``limit``: how likely it and all before it are right."""
+        """The probability, for each of at most ``limit`` drafted tokens, that it and all before it are right."""
         ...
 
     def draft(self, count: int) -> list[int]:
@@ -56,7 +56,7 @@ class Drafter(Protocol):
         ...
 
 
-class LookUp:
+class PromptLookup:
     """Drafts from the text's own past: a token index of it, and the place that the text seems to repeat.
 
     Args:
@@ -101,17 +101,17 @@ class LookUp:
         return [known[i % period] for i in range(count)]
 
     def least_match(self, chance: float) -> int:
-        """How many tokens must have occurred before for the next one to be this likely; 0: however many, it is not."""
+        """How many tokens must have occurred before for the next one to be this likely; 0: no number is enough."""
         return next((match for match, rate in zip(_BUCKETS, self._rates, strict=True) if rate >= chance), 0)
 
     def append(self, token: int) -> None:
-        """See :class:`Drafter`. Whether a draft would have been right is known without running it."""
+        """See :class:`Drafter`. It shows whether a draft would have been right, also if none was run."""
         ids, source = self.ids, self._source
         right = source is not None and ids[source] == token
         if source is not None:
             bucket = _MATCH_PLACES[self._match]
             self._seen[bucket] += 1
-            weight = max(FORGET, 1 / (self._seen[bucket] + _DOUBT))  # what is expected gives way soon
+            weight = max(EMA_ALPHA, 1 / (self._seen[bucket] + _DOUBT))  # the first observations count for more
             self._rates[bucket] += weight * (right - self._rates[bucket])
         ids.append(token)
         gram = (*self._last, token)
@@ -139,14 +139,14 @@ class LookUp:
 
 
 class Costs:
-    """What runs of a model cost by their number of tokens, learned from those that were run.
+    """The cost of a model's runs by their number of tokens, learned from runs.
 
-    Threads may share it: it is a guess at any time, and no result depends on it.
+    Threads may share it: it is an estimate, and no result depends on it.
     """
 
     def __init__(self) -> None:
         self._one: float | None = None  # ms of a run of one token
-        # Cost of a further token in parts of it, minus what is expected; and the number of the run that it is from.
+        # The cost of a further token as a part of it, minus the expected one; and the number of the run it is from.
         self._slopes = [(0.0, 0)] * len(_COST_BUCKETS)
         self._runs = 0
         self._now = [_SLOPE] * len(_COST_BUCKETS)
@@ -161,19 +161,19 @@ class Costs:
         return self._one
 
     def learn(self, tokens: int, ms: float) -> None:
-        """A run of so many tokens took so long."""
+        """Record a run of ``tokens`` tokens that took ``ms`` milliseconds."""
         if self._one is None:
             self._one = ms / self.of(tokens)
         elif tokens == 1:
             self._one += 0.2 * (min(ms, 2 * self._one) - self._one)
         else:
             place = _COST_PLACES[min(tokens, len(_COST_PLACES) - 1)]
-            # A run that was disturbed counts for twice what was expected at most.
+            # A run that was disturbed counts for at most twice the expected time.
             slope = (min(ms, 2 * self._one * self.of(tokens)) / self._one - 1) / (tokens - 1)
             known = self._now[place]
             self._slopes[place] = known + 0.2 * (max(slope, 0.0) - known) - _SLOPE, self._runs
         self._runs += 1
-        # What is not tried for long is worth a new try: it comes to be expected to cost what it was at first.
+        # A length that has not run for long returns to its first estimate, and so to another try.
         self._now = [_SLOPE + slope * 0.999 ** (self._runs - run) for slope, run in self._slopes]
 
 
@@ -182,7 +182,7 @@ _SLOPE = 0.08
 
 
 def _places(bounds: Sequence[int], count: int) -> tuple[int, ...]:
-    """Of each number below ``count``: the index of the last bound that it reaches, or 0."""
+    """For each number below ``count``: the index of the last bound that it reaches, or 0."""
     return tuple(max(0, bisect_right(bounds, number) - 1) for number in range(count))
 
 
@@ -197,7 +197,7 @@ def plan(drafters: Sequence[tuple[Drafter | None, int]], costs: Costs) -> list[i
         drafters: of every text (or None), with the most tokens that it can use.
         costs: of the model.
 
-    Those most likely to be right come first, and as many of them as give the most tokens for a run's time.
+    The tokens most likely to be right are taken, as many as give the most tokens for a run's time.
     """
     base = len(drafters)
     offers = [
@@ -210,9 +210,9 @@ def plan(drafters: Sequence[tuple[Drafter | None, int]], costs: Costs) -> list[i
     if not offers:
         return counts
     if base > 1:
-        offers.sort(key=lambda offer: -offer[0])  # of one text in order, because its chances fall
+        offers.sort(key=lambda offer: -offer[0])  # a text's own stay in order, because its chances fall
     expected, drafting = float(base), 0.0
-    best, chosen = base / costs.of(base) * WORTH, 0
+    best, chosen = base / costs.of(base) * MIN_SPEEDUP, 0
     for number, (chance, _, ms) in enumerate(offers[:MAX_DRAFT], 1):
         expected += chance
         drafting += ms / costs.ms if costs.ms else 0.0

@@ -1,4 +1,4 @@
-"""Stop strings: where a text ends because of what it says."""
+"""Stop strings: strings at which a text ends."""
 
 from __future__ import annotations
 
