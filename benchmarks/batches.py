@@ -1,5 +1,7 @@
 """What texts side by side bring: tokens/s of a batch by how many run together, and the time that a kept prompt saves.
 
+"async" is the same texts from as many coroutines as texts, which read every step; eight run together.
+
     .venv/bin/python benchmarks/batches.py [MODEL ...] [--prompts 24] [--tokens 48] [--rounds 3]
 
 Prompts share an instruction of some 100 tokens and are of different lengths, so are the texts (a third to all of
@@ -9,8 +11,10 @@ Prompts share an instruction of some 100 tokens and are of different lengths, so
 from __future__ import annotations
 
 import argparse
+import asyncio
 import statistics
 import time
+from functools import partial
 
 import pyml_nlp
 from pyml_nlp.generation.request import Request
@@ -39,6 +43,22 @@ def batch(lm: LanguageModel, wanted: list[Request], together: int) -> tuple[list
     return found, sum(map(len, found)) / (time.perf_counter() - start)
 
 
+def coroutines(lm: LanguageModel, wanted: list[Request], together: int) -> tuple[list[list[int]], float]:
+    """:func:`batch` with a coroutine for each text."""
+
+    async def read(request: Request) -> list[int]:
+        return [step.token async for step in lm.server.submit(request, speculate=False)]
+
+    async def main() -> list[list[int]]:
+        return await asyncio.gather(*map(read, wanted))
+
+    lm.prefix_cache.clear()
+    lm.server.max_batch_size = together
+    start = time.perf_counter()
+    found = asyncio.run(main())
+    return found, sum(map(len, found)) / (time.perf_counter() - start)
+
+
 def first_token(lm: LanguageModel, prompt: str) -> float:
     """Milliseconds to the first token."""
     start = time.perf_counter()
@@ -57,20 +77,24 @@ def main() -> None:
     for model in options.models or [None]:
         with pyml_nlp.load(model) as lm:
             wanted = requests(lm, options.prompts, options.tokens)
-            speeds: dict[int, list[float]] = {1: [], 4: [], 8: [], 16: []}
+            ways = {f"{count:2} together": partial(batch, together=count) for count in (1, 4, 8, 16)}
+            ways |= {" 8 async   ": partial(coroutines, together=8)}
+            speeds: dict[str, list[float]] = {name: [] for name in ways}
             expected = batch(lm, wanted[:2], 1)[0]  # a warm-up
             for _ in range(options.rounds):
-                for together, found in speeds.items():
-                    tokens, speed = batch(lm, wanted, together)
-                    found.append(speed)
+                for name, way in ways.items():
+                    tokens, speed = way(lm, wanted)
+                    speeds[name].append(speed)
                     expected = tokens if len(expected) < len(tokens) else expected
                     if tokens != expected:
-                        raise SystemExit(f"{together} together: the tokens differ")
-            one = statistics.median(speeds[1])
+                        raise SystemExit(f"{name}: the tokens differ")
+            one = statistics.median(speeds[" 1 together"])
             print(f"{lm.name}: {options.prompts} texts")
-            for together, found in speeds.items():
+            for name, found in speeds.items():
                 speed = statistics.median(found)
-                print(f"  {together:2} together {speed:7.1f} tokens/s {speed / one:5.2f}x")
+                print(f"  {name} {speed:7.1f} tokens/s {speed / one:5.2f}x")
+            pairs = zip(speeds[" 8 async   "], speeds[" 8 together"], strict=True)
+            print(f"  async / together {statistics.median(a / b for a, b in pairs):.3f}")
             cold, warm = [], []
             for number in range(options.rounds):
                 lm.prefix_cache.clear()

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from .errors import ModelFileError as ModelFileError
     from .errors import ModelNotFoundError as ModelNotFoundError
     from .evaluation import TokenScore as TokenScore
-    from .generation.asynchronous import AsyncGeneration as AsyncGeneration
     from .generation.batch import Batch as Batch
     from .generation.completion import Completion as Completion
     from .generation.completion import Step as Step
     from .generation.iterator import Generation as Generation
     from .generation.request import Request as Request
+    from .generation.text_stream import TextStream as TextStream
     from .language_model import LanguageModel as LanguageModel
     from .loading import load as load
     from .logs import LogSpecError as LogSpecError
@@ -61,12 +61,12 @@ _HOME = {
     "Request": "pyml_nlp.generation.request",
     "SamplingOptions": "pyml_nlp.options.sampling",
     # results
-    "AsyncGeneration": "pyml_nlp.generation.asynchronous",
     "Batch": "pyml_nlp.generation.batch",
     "Completion": "pyml_nlp.generation.completion",
     "Generation": "pyml_nlp.generation.iterator",
     "KVCache": "pyml_nn.cache",
     "Step": "pyml_nlp.generation.completion",
+    "TextStream": "pyml_nlp.generation.text_stream",
     "TokenScore": "pyml_nlp.evaluation",
     "Trace": "pyml_nn.trace",
     # errors
@@ -101,12 +101,12 @@ __all__ = [  # noqa: RUF022 (in groups)
     "Request",
     "SamplingOptions",
     # results: what methods return
-    "AsyncGeneration",
     "Batch",
     "Completion",
     "Generation",
     "KVCache",
     "Step",
+    "TextStream",
     "TokenScore",
     "Trace",
     # errors: docs/errors.md says when each is raised

@@ -6,23 +6,26 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pyml_core.cancel import CancelToken
 from pyml_core.errors import PymlError
 from pyml_core.pickling import SharedByCopies
 
 from .arguments import prompt_ids, prompt_list
 from .chat_methods import ChatMethods
 from .engine import Engine
-from .generation.asynchronous import AsyncGeneration
 from .generation.batch import Batch
 from .generation.generator import Generator
 from .generation.iterator import Generation
 from .generation.prefix_cache import PrefixCache
+from .generation.preparing import preparing
 from .generation.request import Request
 from .generation.scheduler import MAX_BATCH_SIZE
+from .generation.server import Server
+from .generation.text_stream import TextStream
 from .options.generation import GenerationOptions
 from .options.keywords import instance
 from .pickling import Origin, reduce_model
-from .values import flag
+from .values import flag, seconds
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -44,7 +47,8 @@ class LanguageModel(ChatMethods, SharedByCopies):
         generation_options: defaults of :meth:`generate`; None: :class:`GenerationOptions` without arguments.
 
     Attributes:
-        engine: the :class:`Engine` that does the work.
+        engine: the :class:`Engine` that runs the model.
+        server: the :class:`Server` that generates submitted texts; ``server.max_batch_size`` bounds their number.
         origin: how it was loaded; None: it was not loaded from files.
 
     Several threads may use it, each with caches of its own: runs of the model take turns, and results are the same.
@@ -68,6 +72,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
     ) -> None:
         engine = Engine(model, tokenizer, eos_ids, context_length, prefill_chunk, name, prefix_cache)
         super().__init__(engine)
+        self.server = Server(engine)
         self.origin: Origin | None = None
         self._generation_options = generation_options or GenerationOptions()
 
@@ -144,6 +149,27 @@ class LanguageModel(ChatMethods, SharedByCopies):
             pass
         return generation.text
 
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        options: GenerationOptions | None = None,
+        *,
+        cache: KVCache | None = None,
+        timeout: float | None = None,
+        speculate: bool = True,
+        draft_model: HasEngine | None = None,
+        **changes: Unpack[GenerationKeywords],
+    ) -> TextStream:
+        """:meth:`generate` in the background: all submitted texts run together, whoever reads them and when.
+
+        Arguments and errors are those of :meth:`generate`; they are checked here, at once. The text joins those that
+        run between two of their steps. At most ``server.max_batch_size`` run at a time, fewer if memory is short.
+        """
+        options, token = self._options(options, changes), CancelToken(seconds("timeout", timeout))
+        with preparing(token):
+            request = Request(prompt_ids(self.engine, "prompt", prompt), options)
+        return self.server.submit(request, cache, token=token, speculate=speculate, draft_model=draft_model)
+
     def agenerate(
         self,
         prompt: str | Sequence[int],
@@ -154,16 +180,13 @@ class LanguageModel(ChatMethods, SharedByCopies):
         speculate: bool = True,
         draft_model: HasEngine | None = None,
         **changes: Unpack[GenerationKeywords],
-    ) -> AsyncGeneration:
-        """:meth:`generate` for asyncio: ``async for step in lm.agenerate(...)``, while other coroutines go on.
+    ) -> TextStream:
+        """:meth:`submit` for asyncio: ``async for step in lm.agenerate(...)``, while other coroutines go on.
 
-        Cancelling the task stops the model within one layer's time. Arguments and errors are those of
-        :meth:`generate`; they are checked here, at once.
+        The cancellation of the task that reads ends the text.
         """
-        return AsyncGeneration(
-            self.generate(
-                prompt, options, cache=cache, timeout=timeout, speculate=speculate, draft_model=draft_model, **changes
-            )
+        return self.submit(
+            prompt, options, cache=cache, timeout=timeout, speculate=speculate, draft_model=draft_model, **changes
         )
 
     def generate_batch(
@@ -240,6 +263,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
         """
         self.close_chat()
         self.engine.close()
+        self.server.close()
 
     def check_open(self) -> None:
         """Raise :class:`PymlError` once the model is closed."""
