@@ -25,7 +25,7 @@ import pyml_core
 from models import NAMES, Files
 
 TEXT_TEST = "tg64 of text"
-TEXT = str(Path(__file__).parent.parent / "docs" / "design.md")
+TEXT = str(Path(__file__).with_name("text.txt"))
 TESTS = {
     "pp512": ("-p", "512", "-n", "0"),
     "tg64": ("-p", "0", "-n", "64"),

@@ -34,7 +34,7 @@ from tables import markdown
 COLD = "cold"
 TESTS = ("pp128", "pp512", "pp4096", "tg64", "tg64@text", "tg64@d2048@text", "tg64@b8", COLD)
 LARGE_TESTS = ("pp512", "tg64", "tg64@text")
-TEXT = Path(__file__).parent.parent / "docs" / "design.md"
+TEXT = Path(__file__).with_name("text.txt")
 
 
 @dataclass
@@ -266,7 +266,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help=", ".join(ENGINES))  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="the same for every engine")
-    parser.add_argument("--text", type=Path, default=TEXT, help="what @text tests are fed (default: docs/design.md)")
+    parser.add_argument("--text", type=Path, default=TEXT, help="what @text tests are fed (default: text.txt)")
     parser.add_argument("--pyml-python", type=Path, default=Path(sys.executable), help="interpreter that has pyml")
     parser.add_argument("--envs", type=Path, default=cache, help="folder of the environments (default: %(default)s)")
     parser.add_argument("--cache", type=Path, help="folder of the models (default: models/ beside the environments)")

@@ -1,55 +1,93 @@
-"""Every Python example of the READMEs and of the pages for users runs as it stands."""
+"""Every example of the READMEs and of the documentation's pages runs as it stands, and prints what the page says."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.markdown import masked, sessions
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     "README.md",
     *(f"packages/pyml-{name}/README.md" for name in ("core", "nn", "nlp")),
-    "docs/tracing.md",
-    "docs/chat.md",
-    "docs/generation.md",
-    "docs/sampling.md",
-    "docs/structured-output.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/start").glob("*.md")),
 ]
+FRAGMENTS = {"docs/adding-a-model.md", "docs/adding-a-kernel.md"}
+"""Pages whose blocks are parts of files that a contributor writes."""
+
+RUNNER = """
+import contextlib, io, json, sys
+results = []
+for session in json.loads(sys.argv[1]):
+    names = {"__name__": "__main__"}
+    for line, text in session:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile("\\n" * line + text, sys.argv[2], "exec"), names)
+        results.append(output.getvalue())
+print(json.dumps(results))
+"""
+
+CHATS = {"docs/chat.md", "docs/structured-output.md"}
+"""Pages whose model.gguf is one that was trained for chats."""
 
 
-def examples(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, tmp_path: Path, gemma_gguf: Path, smollm2_gguf: Path) -> Path:
+    """A folder with the files that the examples of a page name."""
+    chats = request.getfixturevalue("page") in CHATS
+    for name in ("gemma-3-270m.gguf", "large.gguf", *(() if chats else ("model.gguf",))):
+        (tmp_path / name).symlink_to(gemma_gguf)
+    for name in (smollm2_gguf.name, "instruct.gguf", "small.gguf", *(("model.gguf",) if chats else ())):
+        (tmp_path / name).symlink_to(smollm2_gguf)
+    return tmp_path
 
 
-EXAMPLES = [(page, number) for page in PAGES for number in range(len(examples(page)))]
+@pytest.fixture
+def environment(gemma_gguf: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PYML_MODEL": str(gemma_gguf), "PATH": path, "HF_HUB_OFFLINE": "1"}
 
 
-@pytest.mark.parametrize(("page", "number"), EXAMPLES)
-def test_example_runs(page: str, number: int, gemma_gguf: Path, smollm2_gguf: Path, tmp_path: Path) -> None:
-    example = examples(page)[number]
-    if page == "docs/structured-output.md" and find_spec("llguidance") is None:
+WITH_PYTHON = [page for page in PAGES if page not in FRAGMENTS and sessions((ROOT / page).read_text())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_python_runs(page: str, folder: Path, environment: dict[str, str]) -> None:
+    """The page's sessions run in one process; a block that a text block follows prints that text."""
+    text = (ROOT / page).read_text()
+    if "structured" in page and find_spec("llguidance") is None:
         pytest.skip("llguidance is not installed")
-    if "matplotlib" in example and find_spec("matplotlib") is None:
+    if "matplotlib" in text and find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
-    (tmp_path / "gemma-3-270m.gguf").symlink_to(gemma_gguf)
-    (tmp_path / smollm2_gguf.name).symlink_to(smollm2_gguf)
-    environment = {**os.environ, "PYML_MODEL": str(gemma_gguf)}
+    found = sessions(text)
+    given = json.dumps([[(block.line, block.text) for block in session] for session in found])
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", example],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        [sys.executable, "-W", "error", "-c", RUNNER, given, page],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout or page == "packages/pyml-nn/README.md"
-    for name in re.findall(r"[\w-]+\.(?:json|png)", example):
-        assert (tmp_path / name).stat().st_size > 1000
+    for block, output in zip([block for session in found for block in session], json.loads(done.stdout), strict=True):
+        if block.output is not None:
+            assert masked(output) == masked(block.output), f"{page}:{block.line}"
+    for name in re.findall(r"[\w-]+\.(?:json|png)", "".join(block.text for session in found for block in session)):
+        assert (folder / name).stat().st_size > 1000
 
 
-def test_every_page_has_an_example() -> None:
-    assert Counter(page for page, _ in EXAMPLES) == {page: 3 if page.startswith("docs") else 1 for page in PAGES}
+def test_pages_have_examples() -> None:
+    guides = {"generation", "sampling", "structured-output", "chat", "tracing", "start/tour", "start/first-text"}
+    assert {f"docs/{name}.md" for name in guides} <= set(WITH_PYTHON)
+    assert {f"packages/pyml-{name}/README.md" for name in ("core", "nn", "nlp")} | {"README.md"} <= set(WITH_PYTHON)
+    tour = sessions((ROOT / "docs/start/tour.md").read_text())
+    assert len(tour) == 1
+    assert [block.line for block in tour[0] if block.output is None] == [tour[0][2].line]

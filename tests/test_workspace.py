@@ -122,7 +122,12 @@ def test_links_of_the_docs_lead_somewhere(path: Path) -> None:
 
 
 def test_names_of_files_in_the_docs_exist() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    pages = [
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs/concepts").glob("*.md"),
+        *(ROOT / "docs/reference").glob("*.md"),
+    ]
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tests/README.md", *pages]:
         for name in re.findall(r"`((?:packages|scripts|tests|benchmarks|docs)/[\w./-]+)`", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
 
