@@ -9,7 +9,8 @@ A level that the compiler does not know is left out; ``PYML_HAVE_<LEVEL>`` is 0 
 time. Run as a script it rebuilds the module in place: ``python hatch_build.py`` (or ``hatch run kernels``). Unchanged
 objects are kept in ``build/``.
 
-Environment: ``CC`` is the compiler (and its options); ``PYML_SANITIZE=address,undefined`` makes a sanitizer build.
+Environment: ``CC`` is the compiler (and its options); ``PYML_LEVELS=scalar,avx2`` compiles these levels only;
+``PYML_SANITIZE=address,undefined`` makes a sanitizer build.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def install(module: Path) -> None:
 
 
 def _sanitizer_flags(sanitize: str) -> list[str]:
-    flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1"]
+    # Without warnings: where compilers insert checks they no longer see what has a value.
+    flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1", "-w"]
     # The checks of unrolled kernels are calls: inline, they take a compiler three times as long.
     calls = ["--param", "asan-instrumentation-with-call-threshold=0"]
     return [*flags, *calls] if "address" in sanitize.split(",") and _accepts(_compiler(), [*flags, *calls]) else flags
@@ -124,7 +126,7 @@ def _build(folder: Path, extra: list[str]) -> Path:
 
 def _cythonize(source: Path, target: Path) -> None:
     files = sorted(str(path) for path in PACKAGE.rglob("*") if path.suffix in (".pyx", ".pxd", ".pxi"))
-    options = ["-3", "--module-name", "pyml_core._native", "-o", str(target)]
+    options = ["-3", "-X", "show_performance_hints=False", "--module-name", "pyml_core._native", "-o", str(target)]
     state = [version_of("cython"), *options]
     if not _current(target, state):
         _call([sys.executable, "-m", "cython", *options, str(source)])
@@ -199,7 +201,11 @@ def _python_include() -> str:
 
 def _levels(compiler: list[str]) -> list[str]:
     x86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
-    return [level for level in (X86_LEVELS if x86 else OTHER_LEVELS) if _accepts(compiler, LEVELS[level])]
+    known = X86_LEVELS if x86 else OTHER_LEVELS
+    wanted = [level for level in os.environ.get("PYML_LEVELS", "").split(",") if level] or known
+    if unknown := [level for level in wanted if level not in known]:
+        sys.exit(f"PYML_LEVELS: expected levels of {', '.join(known)}, found {', '.join(unknown)}")
+    return [level for level in known if level in ("scalar", *wanted) and _accepts(compiler, LEVELS[level])]
 
 
 def _accepts(compiler: list[str], flags: list[str]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from core_cases import F32Array, Model, new_pages, normal, same_bits, timed_run
 
-from pyml_core import Cancelled, KVLayout, Program, Slice, cpu_info, pack, quantize, use_level
+from pyml_core import Cancelled, KVLayout, Program, Slice, cpu_info, levels, pack, quantize, use_level
 
 PATIENCE = 60  # seconds until a test that waits gives up
 
@@ -109,19 +109,19 @@ run = long_program({threads})
 sent = []
 def send():
     time.sleep(0.5)
-    sent.append(time.monotonic())
+    sent.append(time.process_time())
     os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=send, daemon=True).start()
 try:
     run()
 except KeyboardInterrupt:
-    print("interrupted", time.monotonic() - sent[0])
+    print("interrupted", time.process_time() - sent[0])
 """
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_ctrl_c(threads: int) -> None:
-    """A real SIGINT raises KeyboardInterrupt inside the run, at the slowest level."""
+    """A real SIGINT raises KeyboardInterrupt inside the run at the slowest level, long before its end."""
     script = CTRL_C.format(threads=threads)
     env = {**os.environ, "PYML_CPU_LEVEL": "scalar", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=PATIENCE)
@@ -336,7 +336,6 @@ def test_attention_alone_uses_the_threads_too(level: str) -> None:
 
 
 def test_info_names_the_level_in_use() -> None:
-    for name in cpu_info()["levels"]:
-        if cpu_info()["levels"][name]["supported"]:
-            with use_level(name):
-                assert Model(1).program.level == cpu_info()["level"] == name
+    for name in levels():
+        with use_level(name):
+            assert Model(1).program.level == cpu_info()["level"] == name
