@@ -1,4 +1,4 @@
-"""What holds for all tests: markers that follow from what a test uses (``model``, ``process``), and a clean state."""
+"""What holds for all tests: markers that follow from what a test uses, and a clean state."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & REAL_MODELS:
             item.add_marker(pytest.mark.model)
+        if "level" in fixtures:
+            item.add_marker(pytest.mark.levels)
         if fixtures & PROCESSES or hasattr(getattr(item, "module", None), "subprocess"):
             item.add_marker(pytest.mark.process)
 

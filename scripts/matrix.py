@@ -2,6 +2,7 @@
 
     python scripts/matrix.py              the packages' own tests, every Python x every level
     python scripts/matrix.py --ci         the packages' own tests on the oldest Python at every level but the best,
+                                          without those that take all levels in turn wherever they run;
                                           and a smoke test at the best on every other Python
 
 Hatch tries to download a Python that is missing and dies where it cannot; so only interpreters that start are passed
@@ -38,7 +39,7 @@ def main() -> int:
     first = next(iter(pythons))
 
     if arguments.ci:
-        runs = [(first, [level for level in here if level != best], "packages")]
+        runs = [(first, [level for level in here if level != best], "level")]
         runs += [(version, [best], "smoke") for version in pythons if version != first]
     else:
         runs = [(version, here, "packages") for version in pythons]
