@@ -78,20 +78,22 @@ def long_pieces() -> bytes:
     return b"".join(field(1, field(1, text.encode()) + b"\x18" + bytes([kind])) for text, kind in pieces)
 
 
-def timed(call: Callable[[], Any], error: type[BaseException]) -> float:
-    start = time.monotonic()
+def left(call: Callable[[], Any], error: type[BaseException]) -> None:
+    """The call ends with the error while what it began still goes on in another thread."""
+    before = set(threading.enumerate())
     with pytest.raises(error):
         call()
-    return time.monotonic() - start
+    assert set(threading.enumerate()) - before
 
 
 def test_a_deadline_ends_it(slow: tuple[Tokenizer, str]) -> None:
     tokenizer, text = slow
     with CancelToken(0.2):
-        assert timed(lambda: tokenizer.encode(text), Cancelled) < 1
+        left(lambda: tokenizer.encode(text), Cancelled)
     with CancelToken(0.2) as token:  # the next text waits for what goes on in the background, or is cancelled too
         threading.Timer(0.1, token.cancel).start()
-        assert timed(lambda: [tokenizer.encode(text) for _ in count()], Cancelled) < 1
+        with pytest.raises(Cancelled):
+            [tokenizer.encode(text) for _ in count()]
     assert tokenizer.decode(tokenizer.encode("aaa")) == "aaa"
 
 
@@ -100,7 +102,7 @@ def test_ctrl_c_ends_it(slow: tuple[Tokenizer, str]) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-        assert timed(lambda: tokenizer.encode(text), KeyboardInterrupt) < 1
+        left(lambda: tokenizer.encode(text), KeyboardInterrupt)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -108,20 +110,19 @@ def test_ctrl_c_ends_it(slow: tuple[Tokenizer, str]) -> None:
 def test_other_threads_go_on(slow: tuple[Tokenizer, str]) -> None:
     """The library's call does not keep the GIL."""
     tokenizer, text = slow
-    gaps, done = [], threading.Event()
+    steps, done = 0, threading.Event()
 
     def watch() -> None:
-        last = time.monotonic()
+        nonlocal steps
         while not done.wait(0.001):
-            gaps.append(time.monotonic() - last)
-            last += gaps[-1]
+            steps += 1
 
     thread = threading.Thread(target=watch)
     thread.start()
     tokenizer.encode(text[:60_000])
     done.set()
     thread.join()
-    assert max(gaps) < 0.5
+    assert steps > 20
 
 
 def test_a_call_that_was_left_gets_no_lock() -> None:
@@ -134,7 +135,7 @@ def test_a_call_that_was_left_gets_no_lock() -> None:
             calls.append(1)
 
     with lock, CancelToken(0.1):
-        assert timed(lambda: run_aside(call), Cancelled) < 1
+        left(lambda: run_aside(call), Cancelled)
         time.sleep(0.3)
     time.sleep(0.1)
     assert not calls
