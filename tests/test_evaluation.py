@@ -114,7 +114,7 @@ def test_scores_that_are_refused(lm: LanguageModel) -> None:
 def test_evaluate(stride: int | None, lm: LanguageModel, exact: LanguageModel) -> None:
     found = evaluate(lm, TEXT, 48, stride, None, exact)
     losses, reference_losses, klds, same = [], [], [], []
-    prefix = list(lm.tokenizer.facts.prefix)
+    prefix = list(lm.tokenizer.metadata.prefix)
     for ids, first in windows(lm.ids(TEXT), prefix, 48, stride):
         q, p = (log_softmax(model.logits(ids[:-1])) for model in (lm, exact))
         for position in range(first - 1, len(ids) - 1):

@@ -141,10 +141,13 @@ def test_bad_arguments_of_a_tokenizer(lm: LanguageModel) -> None:
         (lambda: tokenizer.encode(b"x"), "text: expected str, got bytes"),
         (lambda: tokenizer.encode("x", add_special=1), "add_special must be True or False, got 1"),
         (lambda: tokenizer.encode("x", parse_special=None), "parse_special must be True or False, got None"),
-        (lambda: tokenizer.encode("x", breaks=1), "breaks must be a list of whole numbers, got 1"),
-        (lambda: tokenizer.encode("abc", breaks=[0.5]), "breaks must be a whole number, got 0.5"),
-        (lambda: tokenizer.encode("abc", breaks=[2, 1]), "breaks must ascend from 0 to 3, the text's length, got"),
-        (lambda: tokenizer.encode("abc", breaks=[4]), "breaks must ascend from 0 to 3, the text's length, got"),
+        (lambda: tokenizer.encode("x", boundaries=1), "boundaries must be a list of whole numbers, got 1"),
+        (lambda: tokenizer.encode("abc", boundaries=[0.5]), "boundaries must be a whole number, got 0.5"),
+        (
+            lambda: tokenizer.encode("abc", boundaries=[2, 1]),
+            "boundaries must ascend from 0 to 3, the text's length, got",
+        ),
+        (lambda: tokenizer.encode("abc", boundaries=[4]), "boundaries must ascend from 0 to 3, the text's length, got"),
         (lambda: tokenizer.decode(5), "ids: expected a list of token ids, got 5"),
         (lambda: tokenizer.decode("abc"), "ids: expected a list of token ids, got 'abc'"),
         (lambda: tokenizer.decode([1.5]), "token id: expected an integer, got 1.5"),
@@ -156,7 +159,7 @@ def test_bad_arguments_of_a_tokenizer(lm: LanguageModel) -> None:
         with pytest.raises(PymlError, match=message):
             call()
     assert tokenizer.decode(np.array(tokenizer.encode(TEXT), np.int16)) == TEXT
-    assert tokenizer.encode("abc", breaks=(0, 1, 3)) == tokenizer.encode("abc")
+    assert tokenizer.encode("abc", boundaries=(0, 1, 3)) == tokenizer.encode("abc")
 
 
 def test_bad_arguments_of_a_chat(tiny_dirs: dict[str, Path], tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def main() -> None:
             ours = load_gguf(metadata, name)
             different = [
                 text for text in found
-                if ours.encode(text) != llama.tokenize(text.encode(), add_bos=ours.facts.prefix != (), special=True)
+                if ours.encode(text) != llama.tokenize(text.encode(), add_bos=ours.metadata.prefix != (), special=True)
             ]  # fmt: skip
             print(f"{name}: {len(different)} of {len(found)} texts", repr(different[0]) if different else "")
 

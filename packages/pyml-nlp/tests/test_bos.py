@@ -43,7 +43,7 @@ def around(folder: Path) -> list[str]:
     """Tokens before and after the text."""
     tokenizer = load_tokenizer(folder)
     plain, whole = tokenizer.encode(TEXT, add_special=False), tokenizer.encode(TEXT)
-    start = len(tokenizer.facts.prefix)
+    start = len(tokenizer.metadata.prefix)
     assert whole[start : start + len(plain)] == plain
     parts = (whole[:start], whole[start + len(plain) :])
     return [" ".join(tokenizer.token_bytes(token).decode() for token in part) for part in parts]
@@ -53,7 +53,7 @@ def test_a_missing_key_is_told_where_versions_differ(tmp_path: Path, caplog: pyt
     """Older versions of transformers, and SentencePiece's own tools for these models, put BOS there."""
     (tmp_path / "tokenizer.model").write_bytes(pieces_model("bpe"))
     with caplog.at_level(logging.WARNING, "pyml.tokenizer"):
-        assert load_tokenizer(tmp_path).facts.prefix == ()
+        assert load_tokenizer(tmp_path).metadata.prefix == ()
     assert caplog.messages == [f"{tmp_path}: no add_bos_token: texts do not begin with '<s>'"]
     caplog.clear()
     for flag in (True, False):

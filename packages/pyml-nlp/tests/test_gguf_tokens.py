@@ -46,7 +46,7 @@ def test_ids_outside_of_the_vocabulary(kind: str, role: str, caplog: pytest.LogC
         caplog.clear()
         tokenizer = load_gguf(made(kind, **{f"{role}_token_id": value}), "m.gguf")
         assert (tokenizer.bos_id, tokenizer.eos_ids) == (expected.bos_id, expected.eos_ids)
-        assert tokenizer.facts.named_tokens == expected.facts.named_tokens
+        assert tokenizer.metadata.named_tokens == expected.metadata.named_tokens
         assert [tokenizer.encode(text) for text in TEXTS] == [expected.encode(text) for text in TEXTS]
         (record,) = caplog.records
         assert (record.name, record.levelname) == ("pyml.tokenizer", "WARNING")

@@ -32,9 +32,9 @@ def test_long_texts_have_the_same_ids(kind: str, tmp_path: Path) -> None:
     for text in (LONG, LONG[:LONG_TEXT], LONG[: LONG_TEXT + 1], "a" * 40_000, "é\n" * 20_000):
         assert tokenizer.encode(text) == original.encode(text).ids
     assert len(LONG) > LONG_TEXT
-    breaks = [len(LONG) - 5] if kind in ("gpt2", "llama3") else []
-    ids = tokenizer.encode(LONG, breaks=breaks)
-    assert (tokenizer.special_ids.isdisjoint(ids[1:])) is bool(breaks)
+    boundaries = [len(LONG) - 5] if kind in ("gpt2", "llama3") else []
+    ids = tokenizer.encode(LONG, boundaries=boundaries)
+    assert (tokenizer.special_ids.isdisjoint(ids[1:])) is bool(boundaries)
     original.encode_special_tokens = True
     assert tokenizer.encode(LONG, parse_special=False) == original.encode(LONG).ids
 

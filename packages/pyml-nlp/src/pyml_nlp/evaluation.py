@@ -167,7 +167,7 @@ def evaluate(
     window = whole("window", window)
     stride = None if stride is None else whole("stride", stride)
     limit = None if limit is None else min(whole("limit", limit, 1), sys.maxsize)
-    prefix = list(lm.tokenizer.facts.prefix)
+    prefix = list(lm.tokenizer.metadata.prefix)
     ids = lm.tokenizer.encode(text, add_special=False)
     if reference is not None and (
         reference.vocab_size != lm.vocab_size or reference.tokenizer.encode(text, add_special=False) != ids

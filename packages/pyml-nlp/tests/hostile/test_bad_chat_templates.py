@@ -388,4 +388,4 @@ def test_names_that_spell_a_control_token_stay(tokenizer: Tokenizer, monkeypatch
     finally:
         made.close()
     assert prompt.text == "at variables|tab"
-    assert len(prompt.breaks) == 4
+    assert len(prompt.boundaries) == 4

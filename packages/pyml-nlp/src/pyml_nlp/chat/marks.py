@@ -4,7 +4,7 @@ A template writes control tokens ("<|im_start|>") as text, and so can a user. To
 a mark is put into every control token that a message spells, after its first character: the spelling is none any more
 for the tokenizer, and templates still find a text that begins, ends and counts as before but for that character. After
 rendering, marks are taken out, and their places become places that no control token may span
-(:meth:`pyml_nlp.tokenizer.Tokenizer.encode`, ``breaks``). A message without control tokens is not touched at all.
+(:meth:`pyml_nlp.tokenizer.Tokenizer.encode`, ``boundaries``). A message without control tokens is not touched at all.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class ControlTokens:
         cuts = [0, *sorted(places), len(text)]
         return mark.join(text[start:stop] for start, stop in pairwise(cuts))
 
-    def count(self, text: str, breaks: Sequence[int]) -> Counter[int]:
+    def count(self, text: str, boundaries: Sequence[int]) -> Counter[int]:
         """How often each of them (by its id) is in a text, none of them across a break."""
-        return Counter(part for part in self._tokens.split(text, breaks) if isinstance(part, int))
+        return Counter(part for part in self._tokens.split(text, boundaries) if isinstance(part, int))
 
     def _is_part(self, text: str, tokens: list[str], *, end: bool) -> bool:
         """Whether the end of a text begins a control token, or its beginning ends one (``tokens`` are reversed)."""

@@ -37,12 +37,12 @@ class Prompt(NamedTuple):
 
     Attributes:
         text: as transformers gives it.
-        breaks: places in it that no control token may span, since a user has written what stands there.
+        boundaries: places in it that no control token may span, since a user has written what stands there.
         source: the template.
     """
 
     text: str
-    breaks: list[int]
+    boundaries: list[int]
     source: str
 
 
@@ -60,14 +60,14 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
     """
 
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
-        if not tokenizer.facts.chat_templates:
+        if not tokenizer.metadata.chat_templates:
             raise ChatTemplateError(
                 f"{model}: the model has no chat template, so it was not made to chat: use an instruct model, "
                 f"such as {INSTRUCT_MODEL}"
             )
         self._tokenizer = tokenizer
-        self._templates = dict(tokenizer.facts.chat_templates)
-        self._named_tokens = dict(tokenizer.facts.named_tokens)
+        self._templates = dict(tokenizer.metadata.chat_templates)
+        self._named_tokens = dict(tokenizer.metadata.named_tokens)
         self._renderer = Renderer()
 
     def start(self) -> None:
@@ -115,7 +115,7 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             TextError: a text that cannot be encoded.
         """
         prompt = self.prompt(messages, chat_options(options, changes))
-        ids = self._tokenizer.encode(prompt.text, add_special=False, breaks=prompt.breaks)
+        ids = self._tokenizer.encode(prompt.text, add_special=False, boundaries=prompt.boundaries)
         self._check(prompt, ids)
         return ids
 
@@ -173,7 +173,7 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         spelled = self._tokenizer.control_tokens
         own = {number for token, number in spelled.items() if token in prompt.source} | set(self._tokenizer.eos_ids)
         found = Counter(number for number in ids if number in own)
-        expected = self._control.count(prompt.text, prompt.breaks)
+        expected = self._control.count(prompt.text, prompt.boundaries)
         for number, count in found.items():
             if count > expected[number]:
                 token = self._tokenizer.decode([number], skip_special=False)

@@ -1,8 +1,8 @@
-"""Text to token ids and back, as the model's own tokenizer does it.
+"""Tokenizers: text to token ids and back, with the same ids as a model's own tokenizer.
 
-``load_tokenizer`` makes a :class:`Tokenizer` from what a model comes with: tokenizer.json, vocab.json and merges.txt,
+``load_tokenizer`` makes a :class:`Tokenizer` from a model's files: tokenizer.json, vocab.json and merges.txt,
 tokenizer.model, or the metadata of a GGUF file. The libraries that run them (``tokenizers``, ``sentencepiece``) are
-imported only when one is loaded.
+imported when a tokenizer is loaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Give added tokens to the ``tokenizers`` library, which decides about their ids as it does for transformers."""
+"""Adding tokens to a ``tokenizers`` object, which assigns their ids as it does for transformers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pyml.tokenizer")
 
 
-def add_tokens(engine: tokenizers.Tokenizer, added: Sequence[AddedToken], special: Sequence[str], what: str) -> None:
-    """Add tokens in the order given.
+def add_tokens(engine: tokenizers.Tokenizer, added: Sequence[AddedToken], special: Sequence[str], label: str) -> None:
+    """Add tokens in the given order.
 
-    A token that is in the vocabulary already, or comes a second time, keeps the id that it has; any other one gets the
-    next free id. A warning tells where that is not the id that the files say.
+    A token that is in the vocabulary already, or that is repeated, keeps its id; any other token gets the next free
+    id. A warning is logged if that differs from the id in the files.
 
     Args:
         engine: the library's object.
         added: the tokens.
-        special: texts of tokens with a name (BOS and the like), which are special whatever their entry says, but are
-            found as it says, as transformers has it; those that are not in the vocabulary are left out.
-        what: the file, for the warning.
+        special: texts of tokens with a name (BOS and the like). They are special regardless of their entry, which
+            only says how they are matched, as in transformers. Texts outside the vocabulary are ignored.
+        label: the file, for the warning.
     """
     from tokenizers import AddedToken as LibraryToken
 
@@ -46,7 +46,7 @@ def add_tokens(engine: tokenizers.Tokenizer, added: Sequence[AddedToken], specia
     if moved:
         token, found = moved[0]
         others = f", and so on for {len(moved) - 1} more" if len(moved) > 1 else ""
-        _log.warning("%s: added token %.80r has id %s, not %d%s", what, token.text, found, token.id, others)
+        _log.warning("%s: added token %.80r has id %s, not %d%s", label, token.text, found, token.id, others)
     for token in added:
         named.pop(token.text, None)
     rest = [text for text in named if text and engine.token_to_id(text) is not None]
@@ -55,10 +55,10 @@ def add_tokens(engine: tokenizers.Tokenizer, added: Sequence[AddedToken], specia
 
 
 def own_texts(added: Mapping[int, tokenizers.AddedToken], vocab: Mapping[str, int]) -> dict[int, str]:
-    """Texts of a byte-level tokenizer's added tokens by id, in the alphabet of bytes.
+    """Return a byte-level tokenizer's added tokens by id, spelled in the alphabet of bytes.
 
-    An added token is found in plain text, so that its characters never stand for bytes, also where all of them could.
-    One that the model's own vocabulary has is left out: its characters do.
+    An added token is matched in plain text, so its characters never stand for bytes, even if all of them could.
+    Tokens of the model's own vocabulary are left out: their characters do stand for bytes.
     """
     return {
         number: byte_level.from_bytes(token.content.encode())

@@ -1,4 +1,4 @@
-"""What every tokenizer does, whatever it was made from."""
+"""The interface that all tokenizers share: text to token ids, and ids back to text."""
 
 from __future__ import annotations
 
@@ -25,44 +25,45 @@ from .decoding import Decoding
 _log = logging.getLogger("pyml.tokenizer")
 
 MAX_TEXT = 8 << 20
-"""Characters that one text may have: about ten times what the longest context takes, and seconds of work."""
+"""Maximum number of characters of one text: about ten times the longest context, and seconds of work."""
 
 LONG_TEXT = 1 << 14
-"""Characters of a text that takes too long for a call that nobody can stop: a fraction of a second."""
+"""Texts with more characters than this are encoded in a call that can be cancelled; shorter ones take milliseconds."""
 
 MAX_TOKENS = 1 << 22
-"""Tokens that a vocabulary may have: sixteen times the largest one known."""
+"""Maximum number of tokens in a vocabulary: sixteen times the largest one known."""
 
 MAX_TOKEN_LENGTH = 1 << 16
-"""Characters that one token may have."""
+"""Maximum number of characters of one token."""
 
 libraries = NoFork("tokenizer")
-"""The section of calls of ``tokenizers``, whose state and locks a forked child would find in use."""
+"""Section for calls into ``tokenizers``. Forks wait for it: a child would inherit the library's locked state."""
 
 
 class TextError(PymlError, ValueError):
-    """A text that cannot be encoded: too long, or no Unicode text."""
+    """A text that cannot be encoded: it is too long, or not valid Unicode."""
 
 
 class TokenIdError(PymlError, ValueError):
-    """A token id that is none."""
+    """An invalid token id."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known of a tokenizer beside how it cuts text.
+class TokenizerMetadata:
+    """Properties of a tokenizer apart from its algorithm.
 
     Attributes:
-        kind: what it was made from: ``"tokenizer.json"``, ``"vocab.json"``, ``"tokenizer.model"``, ``"gguf llama"``
-            or ``"gguf gpt2"``.
+        kind: its source: ``"tokenizer.json"``, ``"vocab.json"``, ``"tokenizer.model"``, ``"gguf llama"`` or
+            ``"gguf gpt2"``.
         vocab_size: the largest token id plus one. A model may have more rows than that (padding).
-        bos_id: the token that begins a text, if there is one, whether or not it is put there.
+        bos_id: the token that begins a text, if the model has one; ``prefix`` says whether ``encode`` adds it.
         eos_ids: the tokens that end a text, ascending.
-        special_ids: tokens that are no text: left out by ``decode`` unless asked for.
+        special_ids: control tokens, which ``decode`` leaves out by default.
         prefix: ids that ``encode`` puts before a text.
         suffix: ids that ``encode`` puts after a text.
-        named_tokens: texts of the tokens that the files give a name (``bos_token`` and the like), by name.
-        chat_templates: Jinja sources of the model's chat templates, unchecked, by name; mostly one, ``default``.
+        named_tokens: texts of the tokens that have a name in the files (``bos_token`` and the like), by name.
+        chat_templates: Jinja sources of the model's chat templates by name, unchecked. Most models have one,
+            ``default``.
     """
 
     kind: str
@@ -77,22 +78,22 @@ class Facts:
 
 
 class Tokenizer(SharedByCopies, ABC):
-    """Text to token ids and back. Made by :func:`pyml_nlp.tokenizer.load_tokenizer`; safe to use from several threads.
+    """Converts text to token ids and back. Made by :func:`pyml_nlp.tokenizer.load_tokenizer`; thread-safe.
 
-    Attributes ``kind``, ``vocab_size``, ``bos_id``, ``eos_ids``, ``special_ids``: see :class:`Facts`.
-    ``path``: the file or folder that it was loaded from, from the root; None: it was made of something else.
+    Attributes ``kind``, ``vocab_size``, ``bos_id``, ``eos_ids``, ``special_ids``: see :class:`TokenizerMetadata`.
+    ``path``: the absolute path of the file or folder that it was loaded from; None if there is none.
 
-    It is pickled as this path, and loaded again where it is unpickled; an error if that gives another tokenizer.
+    Pickling stores this path; unpickling loads the tokenizer again, and fails if the result differs.
     """
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    def __init__(self, metadata: TokenizerMetadata) -> None:
+        self.metadata = metadata
         self.path: Path | None = None
-        self.kind = facts.kind
-        self.vocab_size = facts.vocab_size
-        self.bos_id = facts.bos_id
-        self.eos_ids = facts.eos_ids
-        self.special_ids = frozenset(facts.special_ids)
+        self.kind = metadata.kind
+        self.vocab_size = metadata.vocab_size
+        self.bos_id = metadata.bos_id
+        self.eos_ids = metadata.eos_ids
+        self.special_ids = frozenset(metadata.special_ids)
         self._warned = False
 
     def __repr__(self) -> str:
@@ -105,47 +106,48 @@ class Tokenizer(SharedByCopies, ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that tell this tokenizer from others: its vocabulary, facts, and what it does."""
-        facts = replace(self.facts, special_ids=sorted(self.facts.special_ids))
-        digest = hashlib.sha256(f"{type(self).__name__} {facts!r}".encode())
+        """32 hexadecimal digits that identify the tokenizer: its vocabulary, its metadata and its algorithm."""
+        metadata = replace(self.metadata, special_ids=sorted(self.metadata.special_ids))
+        digest = hashlib.sha256(f"{type(self).__name__} {metadata!r}".encode())
         digest.update(self._content())
         return digest.hexdigest()[:32]
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja source of the model's chat template, the default one of several; unchecked."""
-        templates = self.facts.chat_templates
+        """The Jinja source of the model's default chat template, unchecked; None if it has no template."""
+        templates = self.metadata.chat_templates
         return templates.get("default", next(iter(templates.values()), None))
 
     @cached_property
     def control_tokens(self) -> Mapping[str, int]:
-        """Spellings and ids of the tokens that are no text, and of those that end one."""
-        numbers = [*self.eos_ids, *sorted(self.special_ids)]  # of tokens spelled alike, text is read as a special one
+        """Spellings and ids of the control tokens and of the tokens that end a text."""
+        numbers = [*self.eos_ids, *sorted(self.special_ids)]  # of tokens with equal spelling, a special one wins
         return {self._token_bytes(number).decode("utf-8", "replace"): number for number in numbers}
 
     def encode(
-        self, text: str, add_special: bool = True, parse_special: bool = True, breaks: Sequence[int] = ()
+        self, text: str, add_special: bool = True, parse_special: bool = True, boundaries: Sequence[int] = ()
     ) -> list[int]:
-        """Token ids of a text.
+        """Encode a text into token ids.
 
         Args:
-            add_special: put BOS (and whatever else the model wants) around the text.
+            text: the text.
+            add_special: add BOS and the other tokens that the model expects around a text.
             parse_special: read the spelling of a control token ("<eos>") in the text as that token, as the original
-                tokenizers do. With False it is plain text and never becomes a control token; for text that is not to
-                be trusted. Tokens that were added as plain words (GGUF: user-defined) are found either way.
-            breaks: ascending places in the text that no control token may span: what is spelled across one is plain
-                text. For text that is to be trusted in part.
+                tokenizers do. With False it is plain text and never becomes a control token: use this for untrusted
+                text. Tokens that were added as plain words (GGUF: user-defined) are found either way.
+            boundaries: ascending positions in the text that no control token may cross: a spelling that crosses one is
+                plain text. Use this for text that is trusted in part.
 
         Raises:
-            TextError: no str, more than ``MAX_TEXT`` characters, or a lone surrogate.
-            ArgumentError: one of the others is of a wrong type.
-            Cancelled: by the :class:`pyml_core.CancelToken` that this thread has entered, in a text of more than
-                ``LONG_TEXT`` characters.
+            TextError: the text is not a str, has more than ``MAX_TEXT`` characters, or has a lone surrogate.
+            ArgumentError: another argument has the wrong type.
+            Cancelled: the :class:`pyml_core.CancelToken` that this thread has entered was cancelled, and the text has
+                more than ``LONG_TEXT`` characters.
         """
         if not isinstance(text, str):
             raise TextError(f"text: expected str, got {type(text).__name__}")
         add_special, parse_special = flag("add_special", add_special), flag("parse_special", parse_special)
-        _check_breaks(breaks, len(text))
+        _check_boundaries(boundaries, len(text))
         if len(text) > MAX_TEXT:
             raise TextError(f"text: expected at most {MAX_TEXT} characters, got {len(text)}")
         if not text.isascii():
@@ -157,22 +159,21 @@ class Tokenizer(SharedByCopies, ABC):
                     f"text: expected Unicode characters, got the lone surrogate {found} at {error.start}"
                 ) from None
         if len(text) > LONG_TEXT:
-            ids = run_aside(lambda: self._encode(text, parse_special, breaks))
+            ids = run_aside(lambda: self._encode(text, parse_special, boundaries))
         else:
-            ids = self._encode(text, parse_special, breaks)
-        return [*self.facts.prefix, *ids, *self.facts.suffix] if add_special else ids
+            ids = self._encode(text, parse_special, boundaries)
+        return [*self.metadata.prefix, *ids, *self.metadata.suffix] if add_special else ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of a text that a model continues: those of :meth:`encode`, but BOS and EOS once.
+        """Encode a prompt: like :meth:`encode`, but BOS and EOS are not added where the text already has them.
 
-        Where the text itself begins with what is put before it, or ends with what is put after it, it is left as it
-        is; the first time, a warning says so.
+        The first time that a text has one of them already, a warning is logged.
 
         Raises:
-            TextError: as of :meth:`encode`.
+            TextError: see :meth:`encode`.
         """
         ids = self.encode(text, add_special=False)
-        before, after = list(self.facts.prefix), list(self.facts.suffix)
+        before, after = list(self.metadata.prefix), list(self.metadata.suffix)
         if before and ids[: len(before)] == before:
             self._warn("begins", before)
             ids = ids[len(before) :]
@@ -181,21 +182,21 @@ class Tokenizer(SharedByCopies, ABC):
             ids = ids[: -len(after)]
         return [*before, *ids, *after]
 
-    def _warn(self, what: str, ids: list[int]) -> None:
+    def _warn(self, label: str, ids: list[int]) -> None:
         if not self._warned:
             text = self.decode(ids, skip_special=False)
-            _log.warning("the prompt %s with %.80r, which is added to every prompt: it is not added again", what, text)
+            _log.warning("the prompt %s with %.80r, which is added to every prompt: it is not added again", label, text)
         self._warned = True
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text of token ids: what :meth:`stream_decoder` gives, joined.
+        """Decode token ids into text: the joined output of :meth:`stream_decoder`.
 
         Args:
+            ids: token ids. An id beyond the vocabulary is a padding row of the model and has no text.
             skip_special: leave control tokens out.
 
         Raises:
-            TokenIdError: an id is negative or no integer, or there is no list of them. An id beyond the vocabulary is a
-                padding row of the model and has no text.
+            TokenIdError: ``ids`` is not a sequence, or an id is negative or not an integer.
             ArgumentError: ``skip_special`` is neither True nor False.
         """
         if not isinstance(ids, Iterable) or isinstance(ids, str | bytes | Mapping):
@@ -204,20 +205,20 @@ class Tokenizer(SharedByCopies, ABC):
         return "".join([*map(stream.push, ids), stream.flush()])
 
     def stream_decoder(self, skip_special: bool = True) -> StreamDecoder:
-        """Decodes one id after the other, as they are generated."""
+        """Return a decoder that takes one id at a time, as ids are generated."""
         return StreamDecoder(self, skip_special)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What one token stands for, as bytes, which need not be whole characters. A control token is its spelling.
+        """Return the bytes of one token, which may end inside a character. A control token gives its spelling.
 
         Raises:
-            TokenIdError: as of :meth:`decode`.
+            TokenIdError: see :meth:`decode`.
         """
         number = self._checked(token_id)
         return b"" if number is None else self._token_bytes(number)
 
     def _checked(self, token_id: int) -> int | None:
-        """The id as a plain integer; None if there is no such token."""
+        """Return the id as a plain integer, or None if it is beyond the vocabulary."""
         try:
             number = operator.index(token_id)
         except TypeError:
@@ -228,37 +229,38 @@ class Tokenizer(SharedByCopies, ABC):
 
     @cached_property
     def _recent_bytes(self) -> Callable[[int], bytes]:
-        """:meth:`_token_bytes` that remembers the tokens of late: texts repeat them, libraries take long to tell."""
+        """Cached ``_token_bytes``: texts repeat tokens, and the library call is slow."""
         return lru_cache(4096)(self._token_bytes)
 
     @abstractmethod
-    def _encode(self, text: str, parse_special: bool, breaks: Sequence[int]) -> list[int]:
-        """Ids of the text alone. For a text of more than ``LONG_TEXT`` characters it does not keep the GIL."""
+    def _encode(self, text: str, parse_special: bool, boundaries: Sequence[int]) -> list[int]:
+        """Encode the text without prefix and suffix. Releases the GIL for more than ``LONG_TEXT`` characters."""
 
     @abstractmethod
     def _content(self) -> bytes:
-        """All that ids and texts depend on besides the facts."""
+        """Everything except the metadata that ids and texts depend on, for the fingerprint."""
 
     @abstractmethod
     def _token_bytes(self, number: int) -> bytes:
-        """Bytes of a token of the vocabulary."""
+        """Return the bytes of a token of the vocabulary."""
 
     @abstractmethod
     def _decoding(self) -> Decoding:
-        """A new decoding, for ids of the vocabulary."""
+        """Return a new decoding, which takes ids of the vocabulary."""
 
 
-def _check_breaks(breaks: Sequence[int], size: int) -> None:
-    """ArgumentError unless they are ascending places in a text of so many characters."""
-    if not isinstance(breaks, list | tuple):
-        raise ArgumentError(f"must be a list of whole numbers, got {quoted(breaks)}", "breaks")
-    for place, following in pairwise((0, *(whole("breaks", place) for place in breaks), size)):
+def _check_boundaries(boundaries: Sequence[int], size: int) -> None:
+    """Raise ArgumentError unless ``boundaries`` are ascending positions in a text of ``size`` characters."""
+    if not isinstance(boundaries, list | tuple):
+        raise ArgumentError(f"must be a list of whole numbers, got {quoted(boundaries)}", "boundaries")
+    for place, following in pairwise((0, *(whole("boundaries", place) for place in boundaries), size)):
         if place > following:
-            raise ArgumentError(f"must ascend from 0 to {size}, the text's length, got {quoted(breaks)}", "breaks")
+            message = f"must ascend from 0 to {size}, the text's length, got {quoted(boundaries)}"
+            raise ArgumentError(message, "boundaries")
 
 
 class StreamDecoder(OfOneProcess, instead="make one with the tokenizer's stream_decoder()"):
-    """Text of a sequence of ids, id by id: whole characters only, and joined the same as ``decode`` of all ids."""
+    """Decodes ids one at a time into whole characters. The joined pieces equal ``decode`` of all ids."""
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
         self._tokenizer = tokenizer
@@ -266,10 +268,10 @@ class StreamDecoder(OfOneProcess, instead="make one with the tokenizer's stream_
         self._skip: frozenset[int] = tokenizer.special_ids if skip_special else frozenset()
 
     def push(self, token_id: int) -> str:
-        """The text that this id completes; often empty, for a part of a character or a control token.
+        """Return the text that this id completes: often empty, for a partial character or a control token.
 
         Raises:
-            TokenIdError: as of :meth:`Tokenizer.decode`.
+            TokenIdError: see :meth:`Tokenizer.decode`.
         """
         number = self._tokenizer._checked(token_id)
         if number is None or number in self._skip:
@@ -277,5 +279,5 @@ class StreamDecoder(OfOneProcess, instead="make one with the tokenizer's stream_
         return self._decoding.push(number)
 
     def flush(self) -> str:
-        """The text that was held back, at the end of the sequence: a character cut short becomes U+FFFD."""
+        """Return the held-back text at the end of the sequence; an incomplete character becomes U+FFFD."""
         return self._decoding.flush()

@@ -1,4 +1,4 @@
-"""Read a whole file of bounded size that is no JSON (for JSON: :func:`pyml_nlp.formats.config.read_json`)."""
+"""Reading whole files of bounded size that are not JSON (for JSON: :func:`pyml_nlp.formats.config.read_json`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..text_files import decoded
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The bytes of the file.
+    """Return the bytes of a file.
 
     Raises:
-        ModelNotFoundError: there is no such file.
-        ModelFileError: it cannot be read, is no regular file, or has more than ``limit`` bytes.
+        ModelNotFoundError: the file does not exist.
+        ModelFileError: the file cannot be read, is not a regular file, or has more than ``limit`` bytes.
     """
     with ModelFile(path) as file:
         if file.size > limit:
@@ -23,7 +23,12 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """The file as UTF-8 text without a byte order mark; errors as of :func:`read_bytes`, and for what is no UTF-8."""
+    """Return a UTF-8 file as text, without a byte order mark.
+
+    Raises:
+        ModelNotFoundError: the file does not exist.
+        ModelFileError: see :func:`read_bytes`, or the file is not valid UTF-8.
+    """
     data = read_bytes(path, limit)
     try:
         return decoded(data)

@@ -1,4 +1,4 @@
-"""Byte-level BPE: the alphabet of bytes, and how each family of models cuts text into words.
+"""Byte-level BPE: its alphabet, and the rules by which each model family splits text into words.
 
 Source of the alphabet: OpenAI's GPT-2, ``encoder.py``, ``bytes_to_unicode``. Sources of the rules: the tokenizer.json
 of the models named, under the names that llama.cpp gives them in ``tokenizer.ggml.pre`` (``llama-vocab.cpp``).
@@ -22,13 +22,13 @@ def _alphabet() -> list[str]:
 
 
 ALPHABET = _alphabet()
-"""The character that stands for each byte."""
+"""The character that stands for each byte, by byte value."""
 
 _BYTES = {character: byte for byte, character in enumerate(ALPHABET)}
 
 
 def to_bytes(piece: str) -> bytes:
-    """Bytes of a token; a token with a character outside of the alphabet (an added one) is its own text."""
+    """Return the bytes of a token. A token with a character outside the alphabet (an added one) is plain text."""
     try:
         return bytes([_BYTES[character] for character in piece])
     except KeyError:
@@ -36,21 +36,21 @@ def to_bytes(piece: str) -> bytes:
 
 
 def from_bytes(data: bytes) -> str:
-    """A token in the alphabet."""
+    """Return bytes as a token, in the alphabet."""
     return "".join([ALPHABET[byte] for byte in data])
 
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """How text is cut into words before the merges.
+    """Rules that split text into words before merging.
 
     Attributes:
-        splits: expressions applied one after the other, what they match standing alone. None: GPT-2's, built into the
+        splits: regular expressions, applied in sequence; each match becomes a word. None: GPT-2's, built into the
             library.
         digits_alone: each digit is a word.
-        nfc: text is put into Unicode's normal form C first.
-        ignore_merges: a word that is a token is that token, whatever the merges say.
-        add_bos: BOS is put before a text unless the file says otherwise.
+        nfc: normalise text to Unicode's form C first.
+        ignore_merges: a word that equals a token becomes that token, regardless of the merges.
+        add_bos: put BOS before a text unless the file says otherwise.
     """
 
     splits: tuple[str, ...] | None = None
@@ -81,7 +81,7 @@ _DEEPSEEK3 = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
     rf"|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}",
 )
-# Cased letters of all scripts, as they were known to the one who trained the first DeepSeek models.
+# Cased letters of all scripts in the Unicode version that the first DeepSeek models were trained with.
 _CASED = (
     "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
     "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f"
@@ -169,11 +169,11 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "deepseek-coder": PreTokenizer(_DEEPSEEK_CODER, digits_alone=True),
     "deepseek-v3": PreTokenizer(_DEEPSEEK3),
 }
-"""By the name in GGUF's ``tokenizer.ggml.pre``."""
+"""Rules by their name in GGUF's ``tokenizer.ggml.pre``."""
 
 
 def build_pre_tokenizer(rule: PreTokenizer, add_prefix_space: bool = False) -> pre_tokenizers.PreTokenizer:
-    """The rule as the ``tokenizers`` library runs it."""
+    """Return the rules as an object of the ``tokenizers`` library."""
     from tokenizers import Regex, pre_tokenizers
 
     linear = [regex_check.check(pattern).pattern for pattern in rule.splits or ()]

@@ -1,4 +1,4 @@
-"""What the small files of a Hugging Face folder say about a tokenizer: special tokens, BOS and EOS, the chat template.
+"""Tokenizer settings in the small files of a Hugging Face folder: special tokens, BOS and EOS, the chat template.
 
 tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json, generation_config.json,
 chat_template.jinja, additional_chat_templates and chat_template.json; each may be missing.
@@ -22,10 +22,10 @@ from .bounded import read_text
 _log = logging.getLogger("pyml.tokenizer")
 
 MAX_CHAT_TEMPLATE = 1 << 20
-"""Characters that a chat template may have."""
+"""Maximum number of characters of a chat template."""
 
 TURN_ENDS = frozenset(("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"))
-"""Control tokens that end a turn in a chat: they end a text too, also where the files do not say so."""
+"""Control tokens that end a turn in a chat. They end a text too, even if the files do not list them."""
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTED = ("additional_special_tokens", "extra_special_tokens")
@@ -33,7 +33,7 @@ _LISTED = ("additional_special_tokens", "extra_special_tokens")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is found in the text before anything else is done to it."""
+    """A token that is matched in the text before any other step."""
 
     id: int
     text: str
@@ -48,8 +48,8 @@ class ConfigFiles:
     """The small files of one folder.
 
     Raises:
-        ModelFileError: a file is no JSON object, has a value of the wrong type, or asks for code from the folder to
-            be run.
+        ModelFileError: a file is not a JSON object, has a value of the wrong type, or requires running code from the
+            folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,12 +63,12 @@ class ConfigFiles:
 
     @property
     def model_type(self) -> str | None:
-        """The ``model_type`` of config.json."""
+        """The ``model_type`` of config.json; None if it is missing or not a string."""
         found = self._configs["config.json"].get("model_type")
         return found if isinstance(found, str) else None
 
     def flag(self, name: str, default: bool) -> bool:
-        """A true or false of tokenizer_config.json."""
+        """Return a boolean of tokenizer_config.json, or ``default`` if it is missing or null."""
         value = self.tokenizer.get(name)
         if value is None:
             return default
@@ -79,19 +79,19 @@ class ConfigFiles:
         return value
 
     def named_token(self, name: str) -> str | None:
-        """The text of ``bos_token`` and the like."""
+        """Return the text of a named token such as ``bos_token``; None if the files do not name it."""
         for file, content in self._token_files:
             if content.get(name) is not None:
                 return self._token_text(content[name], f"{self.folder / file}: {name}")
         return None
 
     def named_tokens(self) -> dict[str, str]:
-        """The texts of all tokens with a name."""
+        """Return the texts of all named tokens, by name."""
         found = {name: self.named_token(name) for name in _NAMED}
         return {name: text for name, text in found.items() if text is not None}
 
     def special_tokens(self) -> list[str]:
-        """Texts of every token that has a name or is listed as special, without repetition."""
+        """Return the texts of all tokens that are named or listed as special, without repetition."""
         found: list[str] = []
         for file, content in self._token_files:
             values = [(name, content[name]) for name in _NAMED if content.get(name) is not None]
@@ -106,17 +106,17 @@ class ConfigFiles:
         return list(dict.fromkeys(found))
 
     @staticmethod
-    def _token_text(value: Any, what: str) -> str:
+    def _token_text(value: Any, label: str) -> str:
         text = value.get("content") if isinstance(value, dict) else value
         if not isinstance(text, str) or len(text) > MAX_TOKEN_LENGTH:
-            raise ModelFileError(f"{what}: expected the text of a token, got {quoted(value)}")
+            raise ModelFileError(f"{label}: expected the text of a token, got {quoted(value)}")
         return text
 
     def added_tokens(self, known: Collection[str] = ()) -> list[AddedToken]:
-        """Tokens of added_tokens.json and of tokenizer_config.json's ``added_tokens_decoder``, by id.
+        """Return the tokens of added_tokens.json and of tokenizer_config.json's ``added_tokens_decoder``, by id.
 
         Args:
-            known: texts that are left out of the former file, which says nothing of a token but its id.
+            known: texts to leave out of added_tokens.json, which has no flags, only ids.
         """
         found: dict[int, AddedToken] = {}
         path = self.folder / "added_tokens.json"
@@ -140,7 +140,7 @@ class ConfigFiles:
         return [found[number] for number in sorted(found)]
 
     def bos_id(self, vocab: Mapping[str, int]) -> int | None:
-        """The token that begins a text: as tokenizer_config.json names it, else as the model's config.json does."""
+        """Return the token that begins a text: tokenizer_config.json's, else that of the model's config.json."""
         text = self.named_token("bos_token")
         if text is not None:
             return vocab.get(text)
@@ -149,9 +149,10 @@ class ConfigFiles:
         return numbers[0] if numbers else None
 
     def eos_ids(self, vocab: Mapping[str, int]) -> tuple[int, ...]:
-        """Tokens that end a text, ascending: of the tokenizer, of the model's config and its generation config.
+        """Return the ids of the tokens that end a text, ascending.
 
-        Those that end a turn in the chat template are among them.
+        They come from the tokenizer, config.json and generation_config.json, and include the tokens that end a turn
+        in a chat template.
         """
         text = self.named_token("eos_token")
         named = {vocab[text]} if text is not None and text in vocab else set()
@@ -164,23 +165,23 @@ class ConfigFiles:
         for file, content in self._configs.items():
             value = content.get(name)
             for number in value if isinstance(value, list) else [] if value is None else [value]:
-                no_token = type(number) is int and number == -1  # as some converters write it
+                no_token = type(number) is int and number == -1  # some converters write -1 for a missing token
                 if not no_token and _token_id(number, f"{self.folder / file}: {name}") < vocab_size:
                     found.append(number)
-                else:  # or a default that nobody changed, as in many small models: no text can have this token
+                else:  # or an unchanged default, as in many small models: no text can have this token
                     _log.warning(
                         "%s: %s %d is outside of the vocabulary of %d tokens: ignored", file, name, number, vocab_size
                     )
         return found
 
-    def around(
+    def prefix_and_suffix(
         self, vocab: Mapping[str, int], default: tuple[int | None, int | None]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids before and after a text, for ``add_bos_token`` and ``add_eos_token``: none unless these are true.
+        """Return the ids before and after a text: BOS and EOS, where ``add_bos_token`` and ``add_eos_token`` are true.
 
         Args:
             vocab: ids by token.
-            default: BOS and EOS where the files name none; a name that is null is none either way.
+            default: BOS and EOS for files that do not name them. A name that is null disables its default.
         """
         path = self.folder / "tokenizer_config.json"
         ids: list[tuple[int, ...]] = []
@@ -199,10 +200,10 @@ class ConfigFiles:
         return ids[0], ids[1]
 
     def chat_templates(self) -> dict[str, str]:
-        """The chat templates by name, mostly one, ``default``.
+        """Return the chat templates by name. Most folders have one, ``default``.
 
-        They are those of chat_template.jinja and additional_chat_templates, else of tokenizer_config.json, else of
-        chat_template.json.
+        The first source that exists is used: chat_template.jinja with additional_chat_templates,
+        tokenizer_config.json, chat_template.json.
         """
         paths = {"default": self.folder / "chat_template.jinja"} | {
             path.stem: path for path in sorted((self.folder / "additional_chat_templates").glob("*.jinja"))
@@ -225,7 +226,7 @@ class ConfigFiles:
 
     @staticmethod
     def _templates(value: Any, path: Path) -> dict[str, str]:
-        """One template, or a list of several with names."""
+        """Return one template, or each of a list of named templates, by name."""
         found = {}
         for entry in value if isinstance(value, list) else [{"name": "default", "template": value}]:
             match entry:
@@ -246,33 +247,33 @@ def _bounded(template: str, path: Path) -> str:
     return template
 
 
-def _token_id(value: Any, what: str) -> int:
+def _token_id(value: Any, label: str) -> int:
     if type(value) is not int or not 0 <= value < MAX_TOKENS:
-        raise ModelFileError(f"{what}: expected a token id, got {quoted(value)}")
+        raise ModelFileError(f"{label}: expected a token id, got {quoted(value)}")
     return value
 
 
-def _added_id(value: Any, what: str) -> int:
-    """The id of an added token, which may be beyond any vocabulary: see :mod:`.added`."""
+def _added_id(value: Any, label: str) -> int:
+    """Check the id of an added token, which may be beyond any vocabulary: see :mod:`.added`."""
     if type(value) is not int or not 0 <= value < 1 << 32:
-        raise ModelFileError(f"{what}: expected a token id, got {quoted(value)}")
+        raise ModelFileError(f"{label}: expected a token id, got {quoted(value)}")
     return value
 
 
-def parse_added_token(entry: Any, what: str) -> AddedToken:
-    """An entry of ``added_tokens`` or ``added_tokens_decoder``.
+def parse_added_token(entry: Any, label: str) -> AddedToken:
+    """Parse an entry of ``added_tokens`` or ``added_tokens_decoder``.
 
     Raises:
-        ModelFileError: its id, text or flags are of the wrong type.
+        ModelFileError: the id, the text or a flag has the wrong type.
     """
     if not isinstance(entry, dict):
-        raise ModelFileError(f"{what}: added token: expected an object, got {quoted(entry)}")
+        raise ModelFileError(f"{label}: added token: expected an object, got {quoted(entry)}")
     text = entry.get("content")
     if not isinstance(text, str) or not 0 < len(text) <= MAX_TOKEN_LENGTH:
         raise ModelFileError(
-            f"{what}: added token: expected a text of 1 to {MAX_TOKEN_LENGTH} characters, got {quoted(text)}"
+            f"{label}: added token: expected a text of 1 to {MAX_TOKEN_LENGTH} characters, got {quoted(text)}"
         )
-    number = _added_id(entry.get("id"), f"{what}: added token {quoted(text)}")
+    number = _added_id(entry.get("id"), f"{label}: added token {quoted(text)}")
     special = entry.get("special", False)
     flags = {name: entry.get(name, False) for name in ("single_word", "lstrip", "rstrip")}
     flags["special"] = special
@@ -280,6 +281,6 @@ def parse_added_token(entry: Any, what: str) -> AddedToken:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise ModelFileError(
-                f"{what}: added token {quoted(text)}: {name}: expected true or false, got {quoted(value)}"
+                f"{label}: added token {quoted(text)}: {name}: expected true or false, got {quoted(value)}"
             )
     return AddedToken(number, text, **flags)

@@ -1,8 +1,7 @@
-"""From ids back to text, one id at a time, so that streamed pieces joined are the whole text by construction.
+"""Decoding of token ids, one at a time: streamed pieces joined are the whole text by construction.
 
-A stage takes the text of a token and gives the texts that are certain by now; what it holds back comes with
-``flush``. The stages are those of the ``tokenizers`` library (its ``decoders``), made to stream; SentencePiece has
-its own rules.
+A stage takes the text of a token and returns the texts that later tokens cannot change; ``flush`` returns the rest.
+The stages are streaming versions of the ``tokenizers`` library's ``decoders``. SentencePiece has rules of its own.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from encodings.utf_8 import IncrementalDecoder as _Utf8
 from typing import Literal
 
 SPACE = "▁"
-"""What SentencePiece writes for a space: U+2581."""
+"""SentencePiece's character for a space: U+2581."""
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def byte_of(piece: str) -> int | None:
-    """The byte that a piece such as ``<0x0A>`` stands for; None for any other piece."""
+    """Return the byte that a piece such as ``<0x0A>`` stands for; None for any other piece."""
     found = _BYTE_PIECE.fullmatch(piece)
     return int(found[1], 16) if found else None
 
@@ -36,27 +35,26 @@ codecs.register_error("pyml_each_byte", _replace_each_byte)
 
 
 def _decoded(decoder: codecs.BufferedIncrementalDecoder, data: bytes) -> str:
-    """Text that is complete with these bytes."""
+    """Return the text that these bytes complete."""
     return decoder.decode(data) if decoder.buffer or not data.isascii() else data.decode()
 
 
 class Decoding(ABC):
-    """The decoding of one sequence of ids."""
+    """Decodes one sequence of ids."""
 
     @abstractmethod
     def push(self, number: int) -> str:
-        """The text that is certain with this id."""
+        """Return the text that this id completes."""
 
     @abstractmethod
     def flush(self) -> str:
-        """The text that was held back, at the end."""
+        """Return the held-back text at the end of the sequence."""
 
 
 class ByteDecoding(Decoding):
-    """Tokens are bytes: a character is given out when its last byte is there.
+    """Joins the bytes of tokens and returns each character once its last byte has arrived.
 
-    Bytes that are no UTF-8 become U+FFFD: one for each maximal part of a character, as Rust's ``from_utf8_lossy`` has
-    it.
+    Invalid UTF-8 becomes U+FFFD, one for each maximal part of a character, as in Rust's ``from_utf8_lossy``.
     """
 
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
@@ -74,15 +72,15 @@ DropPrefix = Literal["no", "first", "all"]
 
 
 class SentencePieceDecoding(Decoding):
-    """SentencePiece's rules: bytes make characters, or one U+FFFD each; the space before the text goes.
+    """SentencePiece's rules: byte pieces form characters, or one U+FFFD each; the space before the text is removed.
 
     Source: google/sentencepiece, ``SentencePieceProcessor::Decode``.
 
     Args:
-        token_bytes: the bytes of a token, spaces as spaces.
+        token_bytes: the bytes of a token, with plain spaces.
         is_byte: whether a token is a byte piece.
-        drop_prefix: whether the space that encoding puts before a text is taken away again: from the first piece, or
-            from every piece until there is text.
+        drop_prefix: where the space that encoding adds before a text is removed again: never, from the first piece,
+            or from every piece until there is text.
     """
 
     def __init__(
@@ -108,22 +106,22 @@ class SentencePieceDecoding(Decoding):
 
 
 class Stage(ABC):
-    """One decoder of a tokenizer.json."""
+    """One step of a tokenizer.json's decoder."""
 
     fuses = False
-    """Whether its output is one text rather than tokens."""
+    """Whether its output is one text rather than separate tokens."""
 
     @abstractmethod
     def push(self, token: str) -> Iterable[str]:
-        """What is certain with this token."""
+        """Return the texts that this token completes."""
 
     def flush(self) -> Iterable[str]:
-        """What was held back."""
+        """Return the held-back texts at the end of the sequence."""
         return ()
 
 
 class Replace(Stage):
-    """Every ``old`` in a token becomes ``new``."""
+    """Replaces every ``old`` in a token by ``new``."""
 
     def __init__(self, old: str, new: str) -> None:
         self._old, self._new = old, new
@@ -133,7 +131,7 @@ class Replace(Stage):
 
 
 class ByteFallback(Stage):
-    """A run of byte tokens becomes its text; if it is no UTF-8 as a whole, one U+FFFD for each of its bytes."""
+    """Turns a run of byte tokens into text; an invalid run becomes one U+FFFD for each of its bytes."""
 
     def __init__(self) -> None:
         self._run = bytearray()
@@ -156,7 +154,7 @@ class ByteFallback(Stage):
 
 
 class Fuse(Stage):
-    """From here on it is one text."""
+    """Joins all tokens into one text for the following stages."""
 
     fuses = True
 
@@ -165,7 +163,7 @@ class Fuse(Stage):
 
 
 class StripStart(Stage):
-    """Takes ``character`` from the beginning up to ``count`` times: of the text if it is fused, else of each token."""
+    """Removes up to ``count`` times ``character`` from the start: of the text if it is fused, else of each token."""
 
     def __init__(self, character: str, count: int, fused: bool) -> None:
         self._character, self._count, self._fused = character, count, fused
@@ -184,7 +182,7 @@ class StripStart(Stage):
 
 
 class Metaspace(Stage):
-    """``replacement`` becomes a space; in the first token it goes if encoding has put one there."""
+    """Replaces ``replacement`` by a space; in the first token it is removed if encoding added it."""
 
     def __init__(self, replacement: str, drop_first: bool) -> None:
         self._replacement = replacement
@@ -197,7 +195,7 @@ class Metaspace(Stage):
 
 
 class ByteLevel(Stage):
-    """Characters that stand for bytes become those bytes' text (see :mod:`.byte_level`)."""
+    """Decodes characters that stand for bytes (see :mod:`.byte_level`)."""
 
     fuses = True
 
@@ -213,7 +211,7 @@ class ByteLevel(Stage):
 
 
 class SpaceBetween(Stage):
-    """No decoder at all: a space between any two tokens."""
+    """Puts a space between any two tokens: the rule for a tokenizer.json without a decoder."""
 
     def __init__(self) -> None:
         self._first = True
@@ -226,7 +224,7 @@ class SpaceBetween(Stage):
 
 
 class ChainDecoding(Decoding):
-    """Stages one after the other."""
+    """Runs stages in sequence."""
 
     def __init__(self, piece: Callable[[int], str], stages: Sequence[Stage]) -> None:
         self._piece = piece

@@ -1,4 +1,4 @@
-"""Folders without a tokenizer.json: GPT-2's vocab.json and merges.txt, or SentencePiece's tokenizer.model."""
+"""Tokenizers of folders without tokenizer.json: GPT-2's vocab.json and merges.txt, or SentencePiece's model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import ModelFileError
 from ..formats.config import read_json
 from . import byte_level, model_proto
 from .added import add_tokens, own_texts
-from .base import MAX_TOKENS, Facts
+from .base import MAX_TOKENS, TokenizerMetadata
 from .bounded import read_bytes, read_text
 from .config_files import AddedToken, ConfigFiles
 from .library import LibraryTokenizer, build_bpe, check_vocab, guarded, split_merges
@@ -25,16 +25,16 @@ _log = logging.getLogger("pyml.tokenizer")
 _VOCAB_LIMIT = 64 << 20
 _MODEL_LIMIT = 64 << 20
 
-_END = "<|endoftext|>"  # begins and ends a text of GPT-2
+_END = "<|endoftext|>"  # GPT-2's token that begins and ends a text
 _RULES = {"GPT2Tokenizer": byte_level.GPT2, "CodeGenTokenizer": byte_level.GPT2, "Qwen2Tokenizer": byte_level.QWEN2}
-"""By the ``tokenizer_class`` of tokenizer_config.json."""
+"""Rules by the ``tokenizer_class`` of tokenizer_config.json."""
 
 
 def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> LibraryTokenizer:
-    """A byte-level BPE from two files.
+    """Load a byte-level BPE from two files.
 
     Raises:
-        ModelFileError: a file is malformed, or its ``tokenizer_class`` is none that pyml knows.
+        ModelFileError: a file is malformed, or its ``tokenizer_class`` is unknown.
     """
     from tokenizers import Tokenizer as Engine
     from tokenizers import normalizers
@@ -59,8 +59,8 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
     vocab |= {token.content: number for number, token in known.items()}
     end = vocab.get(_END)
     bos = config.bos_id(vocab)
-    prefix, suffix = config.around(vocab, (None if rule is byte_level.QWEN2 else end, end))
-    facts = Facts(
+    prefix, suffix = config.prefix_and_suffix(vocab, (None if rule is byte_level.QWEN2 else end, end))
+    metadata = TokenizerMetadata(
         kind="vocab.json",
         vocab_size=max(vocab.values()) + 1,
         bos_id=end if bos is None else bos,
@@ -71,11 +71,11 @@ def load_vocab_and_merges(folder: Path, vocab_name: str, merges_name: str) -> Li
         named_tokens=config.named_tokens(),
         chat_templates=config.chat_templates(),
     )
-    return LibraryTokenizer(facts, engine, texts=texts)
+    return LibraryTokenizer(metadata, engine, texts=texts)
 
 
 def _rule(config: ConfigFiles, vocab_name: str) -> byte_level.PreTokenizer:
-    """How text is cut: as the class of the tokenizer does it, which is chosen as transformers chooses it."""
+    """Return the splitting rules of the tokenizer's class, which is chosen as transformers chooses it."""
     name = config.tokenizer.get("tokenizer_class")
     if config.model_type == "qwen2" or (name is None and config.model_type == "qwen3"):
         return byte_level.QWEN2
@@ -89,32 +89,32 @@ def _rule(config: ConfigFiles, vocab_name: str) -> byte_level.PreTokenizer:
 
 
 def load_tokenizer_model(folder: Path) -> PieceTokenizer:
-    """A SentencePiece model.
+    """Load a SentencePiece model.
 
     Raises:
-        ModelFileError: the file is no such model, or malformed, or does not fit to the files beside it.
+        ModelFileError: the file is malformed or not a SentencePiece model, or does not match the folder's other files.
     """
     path = folder / "tokenizer.model"
-    what = str(path)
+    label = str(path)
     config = ConfigFiles(folder)
     model = read_bytes(path, _MODEL_LIMIT)
-    spaces = model_proto.check(model, what)
-    processor = load_processor(model, what)
+    spaces = model_proto.check(model, label)
+    processor = load_processor(model, label)
     size = processor.get_piece_size()
     numbers = list(range(size))
     scores = np.asarray(processor.get_score(numbers))
     if not np.isfinite(scores).all():
-        raise ModelFileError(f"{what}: piece {int(np.flatnonzero(~np.isfinite(scores))[0])}: expected a finite score")
+        raise ModelFileError(f"{label}: piece {int(np.flatnonzero(~np.isfinite(scores))[0])}: expected a finite score")
     try:
         pieces: list[str] = processor.id_to_piece(numbers)
     except UnicodeDecodeError as error:
-        raise ModelFileError(f"{what}: expected pieces in UTF-8, got {quoted(error.object)}") from None
-    model_proto.check_pieces(pieces, what)
+        raise ModelFileError(f"{label}: expected pieces in UTF-8, got {quoted(error.object)}") from None
+    model_proto.check_pieces(pieces, label)
     special = set(np.flatnonzero(processor.is_control(numbers)).tolist()) | {processor.unk_id()}
     texts: dict[int, str] = {}
     added: dict[str, int] = {}
     for token in config.added_tokens():
-        _check_added(token, pieces, special, what)
+        _check_added(token, pieces, special, label)
         if token.id >= size or pieces[token.id] != token.text:
             texts[token.id] = token.text
         if token.special:
@@ -130,10 +130,10 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
     special.update(vocab[text] for text in config.special_tokens() if text in vocab)
     own = tuple(number if number >= 0 else None for number in (processor.bos_id(), processor.eos_id()))
     bos = config.bos_id(vocab)
-    prefix, suffix = config.around(vocab, (own[0], own[1]))
+    prefix, suffix = config.prefix_and_suffix(vocab, (own[0], own[1]))
     if own[0] is not None and "add_bos_token" not in config.tokenizer:
         _log.warning("%s: no add_bos_token: texts do not begin with %.80r", folder, pieces[own[0]])
-    facts = Facts(
+    metadata = TokenizerMetadata(
         kind="tokenizer.model",
         vocab_size=max(vocab.values()) + 1,
         bos_id=own[0] if bos is None else bos,
@@ -147,7 +147,7 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
     # transformers' rules for Llama: "legacy" puts the space before every part between special tokens.
     space_prefix: SpacePrefix = "always" if config.flag("legacy", False) else "first"
     return PieceTokenizer(
-        facts,
+        metadata,
         model,
         processor,
         control={texts.get(number) or pieces[number]: number for number in special},
@@ -158,18 +158,18 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
     )
 
 
-def _check_added(token: AddedToken, pieces: list[str], special: Collection[int], what: str) -> None:
-    """An added token may be a new one, the piece with its id, or take the place of a control piece."""
+def _check_added(token: AddedToken, pieces: list[str], special: Collection[int], label: str) -> None:
+    """Check that an added token is new, equals the piece with its id, or replaces a control piece."""
     if token.id >= MAX_TOKENS:
         raise ModelFileError(
-            f"{what}: added token {quoted(token.text)}: expected an id below {MAX_TOKENS}, got {token.id}"
+            f"{label}: added token {quoted(token.text)}: expected an id below {MAX_TOKENS}, got {token.id}"
         )
     if token.lstrip or token.rstrip or token.single_word:
         raise ModelFileError(
-            f"{what}: added token {quoted(token.text)}: "
+            f"{label}: added token {quoted(token.text)}: "
             "lstrip, rstrip and single_word are known in tokenizer.json alone"
         )
     if token.id < len(pieces) and pieces[token.id] != token.text and token.id not in special:
         raise ModelFileError(
-            f"{what}: added token {quoted(token.text)}: its id {token.id} is that of {quoted(pieces[token.id])}"
+            f"{label}: added token {quoted(token.text)}: its id {token.id} is that of {quoted(pieces[token.id])}"
         )

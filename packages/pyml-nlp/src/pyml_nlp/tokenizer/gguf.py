@@ -2,7 +2,7 @@
 
 Its ``tokenizer.ggml.model`` is ``llama`` (SentencePiece) or ``gpt2`` (byte-level BPE).
 
-Source: llama.cpp, ``llama-vocab.cpp``, for the keys, their defaults and which tokens are found in text.
+Source: llama.cpp, ``llama-vocab.cpp``, for the keys, their defaults and the tokens that are matched in text.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from .model_proto import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Spaces
 from .pieces import PieceTokenizer, load_processor
 
 _SUBSTITUTE = "\ufdd1"
-"""A noncharacter: it begins the pieces that stand in for those that a model has already."""
+"""A noncharacter that begins the substitutes for repeated pieces."""
 
 
-def load_gguf(metadata: Mapping[str, Any], what: str) -> Tokenizer:
-    """The tokenizer that the metadata of a GGUF file describes.
+def load_gguf(metadata: Mapping[str, Any], label: str) -> Tokenizer:
+    """Load the tokenizer that the metadata of a GGUF file describes.
 
     Args:
-        metadata: keys and values as :class:`pyml_nlp.formats.gguf.GGUFFile` gives them.
-        what: the file, for messages.
+        metadata: keys and values as :class:`pyml_nlp.formats.gguf.GGUFFile` returns them.
+        label: the file, for messages.
 
     Raises:
-        ModelFileError: a key is missing or its value malformed; a model or pre-tokenizer that pyml does not know.
+        ModelFileError: a key is missing or malformed, or the model or pre-tokenizer is unknown.
     """
     match model := metadata.get(KEY + "model"):
         case str("llama"):
-            return _load_llama(Vocabulary(metadata, what))
+            return _load_llama(Vocabulary(metadata, label))
         case str("gpt2"):
-            return _load_gpt2(Vocabulary(metadata, what))
-    raise ModelFileError(f"{what}: {KEY}model: expected 'llama' or 'gpt2', got {describe(model)}")
+            return _load_gpt2(Vocabulary(metadata, label))
+    raise ModelFileError(f"{label}: {KEY}model: expected 'llama' or 'gpt2', got {describe(model)}")
 
 
 def _load_llama(vocabulary: Vocabulary) -> Tokenizer:
@@ -67,7 +67,7 @@ def _load_llama(vocabulary: Vocabulary) -> Tokenizer:
     special: dict[int, str] = {}
     for number in vocabulary.ids_of(CONTROL, UNKNOWN, USER_DEFINED):
         text = tokens[number]
-        pieces[number] = text.replace(" ", SPACE)  # GGUF has plain spaces in user-defined pieces
+        pieces[number] = text.replace(" ", SPACE)  # GGUF spells user-defined pieces with plain spaces
         special[number] = text if text.strip(" ") else pieces[number]
     if len(pieces) > len(tokens):
         scores = np.append(scores, np.float32(0))
@@ -76,21 +76,21 @@ def _load_llama(vocabulary: Vocabulary) -> Tokenizer:
 
     def build() -> bytes:
         return model_proto.write_bpe(
-            pieces, scores, types, vocabulary.what, byte_fallback=bool(byte_ids), spaces=spaces
+            pieces, scores, types, vocabulary.label, byte_fallback=bool(byte_ids), spaces=spaces
         )
 
     model = build()
     try:
-        processor = load_processor(model, vocabulary.what)
-    except ModelFileError:  # of a piece that is there twice, which to look for takes longer than to write all
+        processor = load_processor(model, vocabulary.label)
+    except ModelFileError:  # probably a repeated piece. Searching for one first takes longer than writing the model
         texts = _replace_repeated(vocabulary, pieces, types)
         if not texts:
             raise
         model = build()
-        processor = load_processor(model, vocabulary.what)
+        processor = load_processor(model, vocabulary.label)
     user_defined = set(vocabulary.ids_of(USER_DEFINED))
     return PieceTokenizer(
-        vocabulary.facts("gguf llama", add_bos=True, default_ids={"bos": 1, "eos": 2}),
+        vocabulary.tokenizer_metadata("gguf llama", add_bos=True, default_ids={"bos": 1, "eos": 2}),
         model,
         processor,
         control={text: number for number, text in special.items() if number not in user_defined},
@@ -101,7 +101,7 @@ def _load_llama(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def _replace_repeated(vocabulary: Vocabulary, pieces: list[str], types: npt.NDArray[np.uint8]) -> dict[int, str]:
-    """Put pieces that no text has in the places of those that the model has already; what was there, by id."""
+    """Replace repeated pieces by substitutes that no text contains. Returns the original pieces by id."""
     texts = {number: pieces[number] for number in vocabulary.repeated(pieces)}
     for number in texts:
         pieces[number] = f"{_SUBSTITUTE}{number}"
@@ -125,10 +125,10 @@ def _check_bytes(vocabulary: Vocabulary, ids: Sequence[int]) -> None:
 
 
 def _with_one_unknown(vocabulary: Vocabulary, pieces: list[str], byte_fallback: bool) -> npt.NDArray[np.uint8]:
-    """The types of the model's pieces, of which SentencePiece wants one to be unknown.
+    """Return the types of the model's pieces, exactly one of which is unknown, as SentencePiece requires.
 
-    That is the file's, or one more piece, which a model with byte pieces never gives. Old files of Phi 3 have several:
-    the others are tokens that no text is read as, but for their own spelling.
+    That piece is the file's, or an extra one, which a model with byte pieces never produces. Old files of Phi 3 have
+    several unknown tokens: the others are matched by their own spelling only.
     """
     ids, role = vocabulary.ids_of(UNKNOWN), vocabulary.roles.get("unknown")
     types = vocabulary.types.copy()
@@ -163,14 +163,14 @@ def _load_gpt2(vocabulary: Vocabulary) -> Tokenizer:
         vocab = {text: number for number, text in enumerate(tokens) if number not in repeated}
     merges = vocabulary.merges()
     added = vocabulary.ids_of(CONTROL, UNKNOWN, USER_DEFINED)
-    facts = vocabulary.facts("gguf gpt2", add_bos=rule.add_bos, default_ids={})
-    model = build_bpe(vocab, merges, vocabulary.what, ignore_merges=rule.ignore_merges)
-    with guarded(vocabulary.what):
+    metadata = vocabulary.tokenizer_metadata("gguf gpt2", add_bos=rule.add_bos, default_ids={})
+    model = build_bpe(vocab, merges, vocabulary.label, ignore_merges=rule.ignore_merges)
+    with guarded(vocabulary.label):
         engine = Engine(model)
         if rule.nfc:
             engine.normalizer = normalizers.NFC()
         engine.pre_tokenizer = byte_level.build_pre_tokenizer(rule)
-        special = set(facts.special_ids)
+        special = set(metadata.special_ids)
         engine.add_tokens(
             [
                 AddedToken(tokens[number], normalized=False, special=number in special)
@@ -178,7 +178,7 @@ def _load_gpt2(vocabulary: Vocabulary) -> Tokenizer:
                 if number not in repeated
             ]
         )
-    texts = {number: tokens[number] for number in repeated}  # the library knows these as other tokens
-    # An added token is its own text, also where all its characters happen to stand for bytes.
+    texts = {number: tokens[number] for number in repeated}  # the library has other ids for these texts
+    # An added token is plain text, even if all its characters could stand for bytes.
     texts |= {number: byte_level.from_bytes(tokens[number].encode()) for number in added}
-    return LibraryTokenizer(facts, engine, texts=texts)
+    return LibraryTokenizer(metadata, engine, texts=texts)

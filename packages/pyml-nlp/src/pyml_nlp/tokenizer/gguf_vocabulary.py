@@ -1,4 +1,4 @@
-"""The checked vocabulary in a GGUF file's metadata: tokens by id, their types, and the ids of those with a role."""
+"""The checked vocabulary in a GGUF file's metadata: tokens by id, their types, and ids by role."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pyml_core.errors import quoted
 
 from ..errors import ModelFileError
-from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, Facts
+from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, TokenizerMetadata
 from .config_files import MAX_CHAT_TEMPLATE, TURN_ENDS
 from .library import split_merges
 from .model_proto import BYTE, CONTROL, NORMAL, UNKNOWN
@@ -26,34 +26,34 @@ _NAMES = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad
 
 
 class Vocabulary:
-    """What the keys ``tokenizer.*`` say.
+    """The values of the keys ``tokenizer.*``, checked.
+
+    Every method raises :class:`ModelFileError`, naming the key, if a value is malformed.
 
     Args:
-        metadata: keys and values as :class:`pyml_nlp.formats.gguf.GGUFFile` gives them.
-        what: the file, for messages.
+        metadata: keys and values as :class:`pyml_nlp.formats.gguf.GGUFFile` returns them.
+        label: the file, for messages.
 
     Attributes:
-        tokens: texts by id, as the file has them; an empty one is a placeholder.
-        types: of the tokens, :data:`pyml_nlp.tokenizer.model_proto.NORMAL` and so on.
-        roles: ids by role (``bos``, ``unknown``, ...); a role that no token has is not in it.
-
-    Every method raises :class:`ModelFileError` naming a key that is malformed.
+        tokens: texts by id, as in the file; an empty text is replaced by a placeholder.
+        types: types of the tokens, :data:`pyml_nlp.tokenizer.model_proto.NORMAL` and so on.
+        roles: ids by role (``bos``, ``unknown``, ...), without the roles that no token has.
     """
 
-    def __init__(self, metadata: Mapping[str, Any], what: str) -> None:
+    def __init__(self, metadata: Mapping[str, Any], label: str) -> None:
         self._metadata = metadata
-        self.what = what
+        self.label = label
         self.tokens = self._tokens()
         self.types = self._types()
         self.roles = {role: number for role in _ROLES if (number := self._role(role)) is not None}
 
     def fail(self, key: str, message: str) -> ModelFileError:
-        """The error that names this key, which is given without ``tokenizer.ggml.``."""
-        return ModelFileError(f"{self.what}: {KEY}{key}: {message}")
+        """Return the error for a key, which is given without ``tokenizer.ggml.``."""
+        return ModelFileError(f"{self.label}: {KEY}{key}: {message}")
 
     def warn(self, key: str, message: str) -> None:
-        """Log a warning that names this key."""
-        _log.warning("%s: %s%s: %s", self.what, KEY, key, message)
+        """Log a warning about a key, which is given without ``tokenizer.ggml.``."""
+        _log.warning("%s: %s%s: %s", self.label, KEY, key, message)
 
     def _strings(self, key: str) -> list[str]:
         value = self._metadata.get(KEY + key)
@@ -69,12 +69,12 @@ class Vocabulary:
         if longest > MAX_TOKEN_LENGTH:
             number = next(number for number, text in enumerate(tokens) if len(text) == longest)
             raise self.fail("tokens", f"token {number}: expected at most {MAX_TOKEN_LENGTH} characters, got {longest}")
-        if "" in tokens:  # as llama.cpp has it
+        if "" in tokens:  # the same placeholder as llama.cpp's
             tokens = [text or f"[EMPTY_{number}]" for number, text in enumerate(tokens)]
         return tokens
 
     def numbers(self, key: str, kinds: str, expected: str) -> npt.NDArray[Any] | None:
-        """An array of as many numbers as there are tokens; None if the key is missing."""
+        """Return an array with one number for each token; None if the key is missing."""
         value = self._metadata.get(KEY + key)
         if value is None:
             return None
@@ -94,11 +94,11 @@ class Vocabulary:
         return np.where(found == 0, NORMAL, found).astype(np.uint8)  # 0: undefined
 
     def has(self, key: str) -> bool:
-        """Whether the key is there."""
+        """Return whether the key is present."""
         return self._metadata.get(KEY + key) is not None
 
     def flag(self, key: str, default: bool) -> bool:
-        """A bool; ``default`` if the key is missing."""
+        """Return a boolean, or ``default`` if the key is missing."""
         value = self._metadata.get(KEY + key)
         if value is None:
             return default
@@ -113,37 +113,37 @@ class Vocabulary:
             return None
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
             raise self.fail(key, f"expected an integer, got {describe(value)}")
-        if not 0 <= value < len(self.tokens):  # -1, or the vocabulary's size, is how some files say that there is none
+        if not 0 <= value < len(self.tokens):  # some files use -1 or the vocabulary's size for a missing token
             self.warn(key, f"{value} is outside of the vocabulary of {len(self.tokens)} tokens: ignored")
             return None
         return int(value)
 
     def text(self, key: str) -> str | None:
-        """The text under this whole key; None if it is missing."""
+        """Return the text under a full key; None if it is missing."""
         value = self._metadata.get(key)
         if value is None:
             return None
         if not isinstance(value, str) or len(value) > MAX_CHAT_TEMPLATE:
             raise ModelFileError(
-                f"{self.what}: {key}: expected text of at most {MAX_CHAT_TEMPLATE} characters, got {describe(value)}"
+                f"{self.label}: {key}: expected text of at most {MAX_CHAT_TEMPLATE} characters, got {describe(value)}"
             )
         return value
 
     def merges(self) -> list[tuple[str, str]]:
-        """The pairs to merge, the first ones first."""
-        return split_merges(self._strings("merges"), f"{self.what}: {KEY}merges")
+        """Return the pairs to merge, in order of priority."""
+        return split_merges(self._strings("merges"), f"{self.label}: {KEY}merges")
 
     def ids_of(self, *types: int) -> list[int]:
-        """Ids of the tokens of these types, ascending."""
+        """Return the ids of the tokens of these types, ascending."""
         return [*map(int, np.flatnonzero(np.isin(self.types, types)))]
 
     def repeated(self, pieces: Sequence[str]) -> list[int]:
-        """Ids of the tokens whose piece another token has too, which is the one that text is read as.
+        """Return the ids of tokens whose piece belongs to another token, the one that text is encoded as.
 
-        That one is special if any of them is, and else the last of them, as in llama.cpp's map from texts to ids.
+        That one is special if any of them is, otherwise it is the last one, as in llama.cpp's map from texts to ids.
 
         Args:
-            pieces: by id, what the tokens are in the tokenizer's model.
+            pieces: the tokens' pieces in the tokenizer's model, by id.
         """
         ids = dict(zip(pieces, range(len(pieces)), strict=True))
         ids |= {pieces[number]: number for number in self.ids_of(CONTROL, UNKNOWN)}
@@ -157,37 +157,37 @@ class Vocabulary:
             )
         return found
 
-    def facts(self, kind: str, add_bos: bool, default_ids: Mapping[str, int]) -> Facts:
-        """BOS, EOS and what is put around a text."""
+    def tokenizer_metadata(self, kind: str, add_bos: bool, default_ids: Mapping[str, int]) -> TokenizerMetadata:
+        """Return the tokenizer's metadata: BOS, EOS, and the ids around a text."""
         roles: dict[str, int | None] = {role: self.roles.get(role) for role in ("bos", "eos", "eot", "eom")}
         for role, default_id in default_ids.items():
             if roles[role] is None and default_id < len(self.tokens):
                 roles[role] = default_id
-        around: list[tuple[int, ...]] = []
+        prefix_and_suffix: list[tuple[int, ...]] = []
         for role, default in (("bos", add_bos), ("eos", False)):
             number = roles[role]
             wanted = self.flag(f"add_{role}_token", default)
             if wanted and number is None:
                 raise self.fail(f"add_{role}_token", f"expected {KEY}{role}_token_id too, got none")
-            around.append((number,) if wanted and number is not None else ())
+            prefix_and_suffix.append((number,) if wanted and number is not None else ())
         special = self.ids_of(CONTROL, UNKNOWN)
         ends = {roles[role] for role in ("eos", "eot", "eom")}
         ends.update(number for number in special if self.tokens[number] in TURN_ENDS)
         named = {name: {**self.roles, **roles}.get(role) for name, role in _NAMES.items()}
-        return Facts(
+        return TokenizerMetadata(
             kind=kind,
             vocab_size=len(self.tokens),
             bos_id=roles["bos"],
             eos_ids=tuple(sorted(number for number in ends if number is not None)),
             special_ids=special,
-            prefix=around[0],
-            suffix=around[1],
+            prefix=prefix_and_suffix[0],
+            suffix=prefix_and_suffix[1],
             named_tokens={f"{name}_token": self.tokens[n] for name, n in named.items() if n is not None},
             chat_templates=self._chat_templates(),
         )
 
     def _chat_templates(self) -> dict[str, str]:
-        """The chat templates by name: the file's own, and those under names of their own."""
+        """Return the chat templates by name: the file's default, and its named ones."""
         found = {}
         for key in self._metadata:
             if key == _TEMPLATE or key.startswith(_TEMPLATE + "."):
@@ -198,7 +198,7 @@ class Vocabulary:
 
 
 def describe(value: Any) -> str:
-    """A metadata value for a message: short, whatever it is."""
+    """Return a metadata value as a short text for a message."""
     if isinstance(value, list | tuple | np.ndarray):
         kinds = sorted({type(element).__name__ for element in value[:1000]})
         return f"{len(value)} of {' and '.join(kinds) or 'nothing'}"

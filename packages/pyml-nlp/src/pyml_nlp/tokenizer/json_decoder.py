@@ -1,4 +1,4 @@
-"""The end of a tokenizer.json: what it puts around a text, and how ids become text."""
+"""The output parts of a tokenizer.json: the ids around a text, and the decoder."""
 
 from __future__ import annotations
 
@@ -15,72 +15,74 @@ MakeDecoding = Callable[[Callable[[int], str]], decoding.Decoding]
 
 _PROCESSORS = ("BertProcessing", "ByteLevel", "RobertaProcessing", "TemplateProcessing")
 _DECODERS = ("ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Strip")
-_MAX_CONTENT = 64  # characters that a decoder may write for a match
+_MAX_CONTENT = 64  # maximum number of characters that a decoder may write for a match
 
 
-def around(document: dict[str, Any], vocab: Mapping[str, int], what: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids that the file's post-processor puts before and after a text.
+def prefix_and_suffix(
+    document: dict[str, Any], vocab: Mapping[str, int], label: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids that the file's post-processor puts before and after a text.
 
     Raises:
-        ModelFileError: it is malformed, of a type that is not known, or names ids that no token has.
+        ModelFileError: the post-processor is malformed, has an unknown type, or has ids outside the vocabulary.
     """
     before: list[Any] = []
     after: list[Any] = []
-    for part in parts(document, "post_processor", what):
+    for part in parts(document, "post_processor", label):
         kind = part.get("type")
         if kind == "TemplateProcessing":
-            left, right = _template(part, f"{what}: post_processor")
+            left, right = _template(part, f"{label}: post_processor")
             before, after = left + before, after + right
         elif kind in ("BertProcessing", "RobertaProcessing"):
-            before = [_pair_id(part, "cls", what), *before]
-            after.append(_pair_id(part, "sep", what))
+            before = [_pair_id(part, "cls", label), *before]
+            after.append(_pair_id(part, "sep", label))
         elif kind != "ByteLevel":
-            raise unknown("post_processor", kind, _PROCESSORS, what)
+            raise unknown("post_processor", kind, _PROCESSORS, label)
     known = set(vocab.values())
     for number in (*before, *after):
         if type(number) is not int or number not in known:
-            raise ModelFileError(f"{what}: post_processor: expected an id of the vocabulary, got {quoted(number)}")
+            raise ModelFileError(f"{label}: post_processor: expected an id of the vocabulary, got {quoted(number)}")
     return tuple(before), tuple(after)
 
 
-def _template(part: dict[str, Any], what: str) -> tuple[list[Any], list[Any]]:
+def _template(part: dict[str, Any], label: str) -> tuple[list[Any], list[Any]]:
     before: list[Any] = []
     after: list[Any] = []
     texts = 0
-    specials = section(part, "special_tokens", what)
-    for entry in listed(part, "single", what):
+    specials = section(part, "special_tokens", label)
+    for entry in listed(part, "single", label):
         match entry:
             case {"Sequence": {"id": "A"}}:
                 texts += 1
             case {"SpecialToken": {"id": str(name)}}:
-                ids = listed(section(specials, name, f"{what}: special_tokens"), "ids", what)
+                ids = listed(section(specials, name, f"{label}: special_tokens"), "ids", label)
                 (after if texts else before).extend(ids)
             case _:
-                raise ModelFileError(f"{what}: expected SpecialToken or Sequence A, got {quoted(entry)}")
+                raise ModelFileError(f"{label}: expected SpecialToken or Sequence A, got {quoted(entry)}")
     if texts != 1:
-        raise ModelFileError(f"{what}: expected the text once, got it {texts} times")
+        raise ModelFileError(f"{label}: expected the text once, got it {texts} times")
     return before, after
 
 
-def _pair_id(part: dict[str, Any], name: str, what: str) -> Any:
-    pair = listed(part, name, f"{what}: post_processor")
+def _pair_id(part: dict[str, Any], name: str, label: str) -> Any:
+    pair = listed(part, name, f"{label}: post_processor")
     return pair[1] if len(pair) == 2 else None
 
 
-def decoder(document: dict[str, Any], what: str) -> tuple[MakeDecoding | None, Callable[[str], bytes]]:
-    """How ids become text: a maker of decodings (None: byte-level), and the bytes of one token's text.
+def decoder(document: dict[str, Any], label: str) -> tuple[MakeDecoding | None, Callable[[str], bytes]]:
+    """Return a maker of decodings (None: byte-level), and a function from a token's text to its bytes.
 
     Raises:
-        ModelFileError: a part is malformed or of a type that is not known.
+        ModelFileError: a part is malformed or has an unknown type.
     """
-    steps = parts(document, "decoder", what)
+    steps = parts(document, "decoder", label)
     if [step.get("type") for step in steps] == ["ByteLevel"]:
         return None, byte_level.to_bytes
     makers: list[Callable[[], decoding.Stage]] = []
     replacements: list[tuple[str, str]] = []
     fused = False
     for step in steps:
-        maker = _stage(step, fused, replacements, what)
+        maker = _stage(step, fused, replacements, label)
         fused = fused or maker().fuses
         makers.append(maker)
     if not steps:
@@ -101,12 +103,12 @@ def decoder(document: dict[str, Any], what: str) -> tuple[MakeDecoding | None, C
 
 
 def _stage(
-    step: dict[str, Any], fused: bool, replacements: list[tuple[str, str]], what: str
+    step: dict[str, Any], fused: bool, replacements: list[tuple[str, str]], label: str
 ) -> Callable[[], decoding.Stage]:
     kind = step.get("type")
-    where = f"{what}: decoder: {kind}"
+    where = f"{label}: decoder: {kind}"
     if kind not in _DECODERS:
-        raise unknown("decoder", kind, _DECODERS, what)
+        raise unknown("decoder", kind, _DECODERS, label)
     if kind == "Fuse":
         return decoding.Fuse
     if kind == "Strip":
@@ -123,7 +125,7 @@ def _stage(
     if kind == "ByteLevel":
         return lambda: decoding.ByteLevel(byte_level.to_bytes)
     if kind == "Replace":
-        old, new = pattern_of(step, "decoder", what), step.get("content")
+        old, new = pattern_of(step, "decoder", label), step.get("content")
         if not isinstance(old, str) or not isinstance(new, str) or len(new) > _MAX_CONTENT:
             raise ModelFileError(f"{where}: expected a plain text and a short one in its place, got {quoted(step)}")
         replacements.append((old, new))

@@ -1,4 +1,4 @@
-"""The beginning of a tokenizer.json: how a text is normalised, and how it is cut before the model sees it."""
+"""The input parts of a tokenizer.json: its normalizer and its pre-tokenizer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .work import Work
 if TYPE_CHECKING:
     import tokenizers
 
-_MAX_GROWTH = 60  # how many times longer the normalizers may make a text
-_GROWTH = {  # characters that one may become
+_MAX_GROWTH = 60  # maximum factor by which the normalizers may lengthen a text
+_GROWTH = {  # maximum number of characters that each type writes for one
     "ByteLevel": 4,
     "Lowercase": 3,
     "NFC": 3,
@@ -24,7 +24,7 @@ _GROWTH = {  # characters that one may become
     "NFKC": 18,
     "NFKD": 18,
     "Nmt": 1,
-    "Prepend": 1,  # its text comes on top
+    "Prepend": 1,  # plus its text
     "Replace": 1,
     "Strip": 1,
     "StripAccents": 1,
@@ -43,37 +43,37 @@ _PRE_TOKENIZERS = (
 )
 _GPT2_STEPS = regex_check.check(
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-).steps  # of the expression that is built into the library's ByteLevel
+).steps  # of the expression built into the library's ByteLevel
 
 
-def before_model(document: dict[str, Any], what: str) -> tokenizers.Tokenizer:
-    """The library's object with the file's normalizer and pre-tokenizer, and nothing else yet.
+def before_model(document: dict[str, Any], label: str) -> tokenizers.Tokenizer:
+    """Return the library's object with the file's normalizer and pre-tokenizer only.
 
     Raises:
-        ModelFileError: a part is of a type that is not known, has an expression that is refused, or makes texts too
-            long; or all parts together are too much work.
+        ModelFileError: a part has an unknown type or an unsafe expression, makes texts too long, or the parts together
+            take too much work.
     """
     from tokenizers import Tokenizer
 
-    work = Work(what)
+    work = Work(label)
     growth = 1.0
-    for part in parts(document, "normalizer", what):
+    for part in parts(document, "normalizer", label):
         kind = part.get("type")
         if kind not in _GROWTH:
-            raise unknown("normalizer", kind, _GROWTH, what)
-        steps, written = _normalizer(part, what)
+            raise unknown("normalizer", kind, _GROWTH, label)
+        steps, written = _normalizer(part, label)
         growth *= _GROWTH[kind] + written
         if growth > _MAX_GROWTH:
             raise ModelFileError(
-                f"{what}: normalizer: expected one that makes a text at most {_MAX_GROWTH} times longer, got"
+                f"{label}: normalizer: expected one that makes a text at most {_MAX_GROWTH} times longer, got"
                 f" {growth:.0f}"
             )
         work.add(steps, 1 + written)
-    for part in parts(document, "pre_tokenizer", what):
+    for part in parts(document, "pre_tokenizer", label):
         kind = part.get("type")
         if kind not in _PRE_TOKENIZERS:
-            raise unknown("pre_tokenizer", kind, _PRE_TOKENIZERS, what)
-        work.add(_pre_tokenizer_steps(part, what))
+            raise unknown("pre_tokenizer", kind, _PRE_TOKENIZERS, label)
+        work.add(_pre_tokenizer_steps(part, label))
     shell: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
@@ -88,37 +88,37 @@ def before_model(document: dict[str, Any], what: str) -> tokenizers.Tokenizer:
     return Tokenizer.from_str(json.dumps(shell))
 
 
-def _normalizer(part: dict[str, Any], what: str) -> tuple[int, float]:
-    """Steps of its expression, and the characters that it writes for each one that it reads, besides those it keeps.
+def _normalizer(part: dict[str, Any], label: str) -> tuple[int, float]:
+    """Return the steps of a normalizer's expression, and the number of characters that it adds for each one.
 
-    The library panics where a normalizer writes something in place of nothing: such parts are refused.
+    The library panics if a normalizer replaces an empty match: such parts are refused.
     """
     match part:
         case {"type": "Prepend", "prepend": str(content)} if content:
             return 0, len(content) - 1
         case {"type": "Replace", "content": str(content)}:
-            found = pattern_of(part, "normalizer", what)
+            found = pattern_of(part, "normalizer", label)
             if isinstance(found, str):
                 return 1, max(0.0, len(content) / len(found) - 1)
             if found.empty:
                 raise ModelFileError(
-                    f"{what}: normalizer: expected an expression that matches one character or more, got"
+                    f"{label}: normalizer: expected an expression that matches one character or more, got"
                     f" {quoted(found.pattern)}"
                 )
             part["pattern"] = {"Regex": found.pattern}
             return found.steps, len(content)
         case {"type": "Prepend" | "Replace"}:
-            raise ModelFileError(f"{what}: normalizer: expected a text, got {quoted(part)}")
+            raise ModelFileError(f"{label}: normalizer: expected a text, got {quoted(part)}")
     return 0, 0
 
 
-def _pre_tokenizer_steps(part: dict[str, Any], what: str) -> int:
-    """Steps of its expression."""
+def _pre_tokenizer_steps(part: dict[str, Any], label: str) -> int:
+    """Return the steps of a pre-tokenizer's expression."""
     if part["type"] == "ByteLevel":
         return 0 if part.get("use_regex") is False else _GPT2_STEPS
     if part["type"] != "Split":
         return 0
-    found = pattern_of(part, "pre_tokenizer", what)
+    found = pattern_of(part, "pre_tokenizer", label)
     if isinstance(found, str):
         return 1
     part["pattern"] = {"Regex": found.pattern}

@@ -1,4 +1,4 @@
-"""Sections of a tokenizer.json: objects with a type, which may be sequences of such objects."""
+"""Access to the sections of a tokenizer.json: typed objects, or nested sequences of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import regex_check
 from .regex_check import Safe
 
 MAX_PARTS = 64
-"""Parts that a section may have, those of its sequences counted."""
+"""Maximum number of parts of a section, including those of nested sequences."""
 
 _MAX_DEPTH = 8
 _INNER = {
@@ -23,56 +23,56 @@ _INNER = {
 }
 
 
-def section(parent: dict[str, Any], name: str, what: str) -> dict[str, Any]:
-    """An object that must be there."""
+def section(parent: dict[str, Any], name: str, label: str) -> dict[str, Any]:
+    """Return a required object."""
     found = parent.get(name)
     if not isinstance(found, dict):
-        raise ModelFileError(f"{what}: {name}: expected an object, got {type(found).__name__}")
+        raise ModelFileError(f"{label}: {name}: expected an object, got {type(found).__name__}")
     return found
 
 
-def listed(parent: dict[str, Any], name: str, what: str) -> list[Any]:
-    """A list that must be there."""
+def listed(parent: dict[str, Any], name: str, label: str) -> list[Any]:
+    """Return a required list."""
     found = parent.get(name)
     if not isinstance(found, list):
-        raise ModelFileError(f"{what}: {name}: expected a list, got {type(found).__name__}")
+        raise ModelFileError(f"{label}: {name}: expected a list, got {type(found).__name__}")
     return found
 
 
-def parts(document: dict[str, Any], name: str, what: str) -> list[dict[str, Any]]:
-    """The parts of a section in order, those of sequences in their place; none if the section is missing.
+def parts(document: dict[str, Any], name: str, label: str) -> list[dict[str, Any]]:
+    """Return the parts of a section in order, with sequences flattened; empty if the section is missing.
 
     Raises:
-        ModelFileError: it is no object, nested too deep, or has too many parts.
+        ModelFileError: the section is not an object, is nested too deep, or has too many parts.
     """
     found: list[dict[str, Any]] = []
     if document.get(name) is not None:
-        _collect(document[name], name, what, 0, found)
+        _collect(document[name], name, label, 0, found)
     return found
 
 
-def _collect(part: Any, name: str, what: str, depth: int, found: list[dict[str, Any]]) -> None:
+def _collect(part: Any, name: str, label: str, depth: int, found: list[dict[str, Any]]) -> None:
     if not isinstance(part, dict) or depth > _MAX_DEPTH:
-        raise ModelFileError(f"{what}: {name}: expected an object, got {quoted(part)}")
+        raise ModelFileError(f"{label}: {name}: expected an object, got {quoted(part)}")
     if part.get("type") == "Sequence":
-        for step in listed(part, _INNER[name], f"{what}: {name}"):
-            _collect(step, name, what, depth + 1, found)
+        for step in listed(part, _INNER[name], f"{label}: {name}"):
+            _collect(step, name, label, depth + 1, found)
     elif len(found) == MAX_PARTS:
-        raise ModelFileError(f"{what}: {name}: expected at most {MAX_PARTS} parts, got more")
+        raise ModelFileError(f"{label}: {name}: expected at most {MAX_PARTS} parts, got more")
     else:
         found.append(part)
 
 
-def unknown(name: str, kind: Any, known: Iterable[str], what: str) -> ModelFileError:
-    """The error for a part of a type that is not known."""
-    return ModelFileError(f"{what}: {name}: expected one of {', '.join(sorted(known))}, got {quoted(kind)}")
+def unknown(name: str, kind: Any, known: Iterable[str], label: str) -> ModelFileError:
+    """Return the error for a part of an unknown type."""
+    return ModelFileError(f"{label}: {name}: expected one of {', '.join(sorted(known))}, got {quoted(kind)}")
 
 
-def pattern_of(part: dict[str, Any], name: str, what: str) -> str | Safe:
-    """What a part looks for: a plain text, or a regular expression that is safe to run.
+def pattern_of(part: dict[str, Any], name: str, label: str) -> str | Safe:
+    """Return the pattern of a part: a plain text, or a regular expression that is safe to run.
 
     Raises:
-        ModelFileError: there is neither, or the expression is refused (see :mod:`.regex_check`).
+        ModelFileError: the pattern is missing, or the expression is refused (see :mod:`.regex_check`).
     """
     match part.get("pattern"):
         case {"String": str(text)} if text:
@@ -81,6 +81,6 @@ def pattern_of(part: dict[str, Any], name: str, what: str) -> str | Safe:
             try:
                 return regex_check.check(expression)
             except regex_check.UnsafePattern as error:
-                raise ModelFileError(f"{what}: {name}: expression {quoted(expression)} is refused: {error}") from None
+                raise ModelFileError(f"{label}: {name}: expression {quoted(expression)} is refused: {error}") from None
         case pattern:
-            raise ModelFileError(f"{what}: {name}: expected a pattern, got {quoted(pattern)}")
+            raise ModelFileError(f"{label}: {name}: expected a pattern, got {quoted(pattern)}")

@@ -1,4 +1,4 @@
-"""Which tokenizer a model has."""
+"""Choosing and loading a model's tokenizer."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from .base import Tokenizer, libraries
 
 JSON, PIECES = "tokenizer.json", "tokenizer.model"
 VOCAB_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-"""Names of GPT-2's two files: Hugging Face's, OpenAI's."""
+"""Names of GPT-2's two files: as Hugging Face names them, and as OpenAI does."""
 
 _OTHERS = ("tekken.json", "spiece.model", "vocab.txt", "tokenizer.tiktoken", "qwen.tiktoken", "vocab.json")
 
 
 class HasMetadata(Protocol):
-    """A GGUF file that has been opened: :class:`pyml_nlp.formats.gguf.GGUFFile`."""
+    """An open GGUF file: :class:`pyml_nlp.formats.gguf.GGUFFile`."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Keys and values of its header."""
+        """Keys and values of the file's header."""
 
 
 def load_tokenizer(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Args:
-        source: a folder in Hugging Face layout (tokenizer.json; else vocab.json and merges.txt, also under their
-            OpenAI names encoder.json and vocab.bpe; else tokenizer.model), or a GGUF file: open, or its path.
+        source: a folder in Hugging Face layout (tokenizer.json; else vocab.json and merges.txt, or encoder.json and
+            vocab.bpe as OpenAI names them; else tokenizer.model), or a GGUF file: an open one, or its path.
 
     Raises:
-        ModelFileError: there is none of these files, or one is malformed: one line that names the file, what was
-            expected and found.
+        ModelFileError: none of these files exists, or one is malformed. The one-line message names the file, the
+            expected and the found value.
     """
-    with libraries:  # which are imported here, too
+    with libraries:  # the first call imports them too
         tokenizer = _load(source)
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "path", None)
     if path is not None:
@@ -66,10 +66,10 @@ def _load(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
 
 
 def tokenizer_files(folder: Path) -> tuple[str, ...]:
-    """The files of a folder that its tokenizer is made from.
+    """Return the names of the files that a folder's tokenizer is made from.
 
     Raises:
-        ModelFileError: there are none.
+        ModelFileError: the folder has no such files.
     """
     for names in ((JSON,), *VOCAB_NAMES, (PIECES,)):
         if all((folder / name).exists() for name in names):

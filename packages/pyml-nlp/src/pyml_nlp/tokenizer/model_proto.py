@@ -1,7 +1,7 @@
-"""SentencePiece's file format, a protobuf ``ModelProto``: written for GGUF's pieces, and checked in files.
+"""SentencePiece's file format, a protobuf ``ModelProto``: written for GGUF's pieces, and checked when a file is read.
 
-Written and walked by hand, the few fields that matter: no protobuf library is needed, and 262 144 pieces take 0.05 s.
-Source: google/sentencepiece, ``sentencepiece_model.proto``.
+The few fields that matter are read and written directly, so no protobuf library is needed. Writing 262 144 pieces takes
+0.05 s. Source: google/sentencepiece, ``sentencepiece_model.proto``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pyml_core.errors import quoted
 from ..errors import ModelFileError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-"""Types of pieces, with the same numbers in GGUF."""
+"""Types of pieces; GGUF uses the same numbers."""
 
 _PIECES, _TRAINER, _NORMALIZER, _DENORMALIZER = 1, 2, 3, 5  # fields of ModelProto
 _CHARSMAP, _ADD_DUMMY_PREFIX, _REMOVE_EXTRA_WHITESPACES, _ESCAPE_WHITESPACES = 2, 3, 4, 5  # fields of NormalizerSpec
@@ -25,16 +25,16 @@ _MODEL_TYPE, _WHITESPACE_AS_SUFFIX, _BYTE_FALLBACK = 3, 24, 35  # fields of Trai
 _BPE = 2
 
 MAX_PIECE = 512
-"""Bytes of a piece that is looked for at every place of a text, by walking as far as the text goes on like it."""
+"""Maximum length of a piece in bytes. The library compares pieces at every position of a text, up to this length."""
 
-_MAX_KEY = 64  # bytes that the normalisation table may replace at once, five times the longest of NFKC
-_MAX_REPLACEMENT = 64  # bytes that it may write for them; NFKC: 33
-_HEAD, _TAIL = 8, 7  # bytes of a piece before and after its text
+_MAX_KEY = 64  # maximum length of a key of the normalisation table in bytes, five times the longest of NFKC
+_MAX_REPLACEMENT = 64  # maximum length of a replacement in bytes; NFKC: 33
+_HEAD, _TAIL = 8, 7  # encoded bytes before and after the text of a piece
 
 
 @dataclass
 class Spaces:
-    """What a model does with spaces: puts one before a text; drops those at the ends and repeated ones."""
+    """A model's handling of spaces: whether it adds one before a text, and removes repeated and outer ones."""
 
     add_dummy_prefix: bool = True
     remove_extra: bool = True
@@ -44,26 +44,26 @@ def write_bpe(
     pieces: Sequence[str],
     scores: npt.NDArray[np.float32],
     types: npt.NDArray[np.uint8],
-    what: str,
+    label: str,
     *,
     byte_fallback: bool,
     spaces: Spaces,
 ) -> bytes:
-    """A BPE model without any normalisation but spaces to ▁.
+    """Write a BPE model whose only normalisation is to replace spaces by ▁.
 
-    Each piece is ``head(lengths) text tail(score, type)``. The texts are joined with zero bytes between them, as many
-    as a tail and a head take, and these are then filled in at once: a fraction of what a loop over the pieces takes.
+    Each piece is ``head(lengths) text tail(score, type)``. The texts are joined with gaps of zero bytes that have the
+    size of a tail and a head, and all gaps are filled at once: this is much faster than a loop over the pieces.
 
     Raises:
-        ModelFileError: a piece has a zero byte in it, which SentencePiece does not allow.
+        ModelFileError: a piece contains a zero byte, which SentencePiece does not allow.
     """
     texts = "\0".join([*pieces, ""]).encode()
     ends = np.flatnonzero(np.frombuffer(texts, np.uint8) == 0)
     if len(ends) != len(pieces):
         number = next(number for number, piece in enumerate(pieces) if "\0" in piece)
-        raise ModelFileError(f"{what}: token {number}: expected no zero character, got {quoted(pieces[number])}")
+        raise ModelFileError(f"{label}: token {number}: expected no zero character, got {quoted(pieces[number])}")
     lengths = np.diff(ends, prepend=-1) - 1
-    _check_lengths(np.where(types == USER_DEFINED, lengths, 0), what)
+    _check_lengths(np.where(types == USER_DEFINED, lengths, 0), label)
     filling = np.empty((len(pieces), _HEAD + _TAIL), np.uint8)
     filling[:, 0] = 0x0A  # a piece, its length
     _write_varints(filling[:, 1:4], lengths + 4 + _TAIL)
@@ -83,29 +83,29 @@ def write_bpe(
     return bytes(joined) + _bytes_field(_TRAINER, trainer) + _bytes_field(_NORMALIZER, normalizer)
 
 
-def check_pieces(pieces: Collection[str], what: str) -> None:
+def check_pieces(pieces: Collection[str], label: str) -> None:
     """Refuse pieces of more than :data:`MAX_PIECE` bytes.
 
     Raises:
         ModelFileError: names the longest one.
     """
     if 4 * max(map(len, pieces), default=0) > MAX_PIECE:
-        _check_lengths(np.array([len(piece.encode()) for piece in pieces]), what)
+        _check_lengths(np.array([len(piece.encode()) for piece in pieces]), label)
 
 
-def _check_lengths(lengths: npt.NDArray[np.int64], what: str) -> None:
+def _check_lengths(lengths: npt.NDArray[np.int64], label: str) -> None:
     number = int(lengths.argmax())
     if lengths[number] > MAX_PIECE:
-        raise ModelFileError(f"{what}: piece {number}: expected at most {MAX_PIECE} bytes, got {lengths[number]}")
+        raise ModelFileError(f"{label}: piece {number}: expected at most {MAX_PIECE} bytes, got {lengths[number]}")
 
 
 def without_dummy_prefix(model: bytes) -> bytes:
-    """The same model, putting no space before a text: a field that comes again replaces the first one."""
+    """Return the model with ``add_dummy_prefix`` off: when a protobuf field is repeated, the last one counts."""
     return model + _bytes_field(_NORMALIZER, _int_field(_ADD_DUMMY_PREFIX, 0))
 
 
 def _write_varints(out: npt.NDArray[np.uint8], values: npt.NDArray[np.int64]) -> None:
-    """Values below 2^21 as varints of three bytes, which need not be the shortest ones."""
+    """Write values below 2^21 as varints of three bytes, which need not be minimal."""
     out[:, 0] = values & 127 | 128
     out[:, 1] = values >> 7 & 127 | 128
     out[:, 2] = values >> 14
@@ -128,42 +128,40 @@ def _bytes_field(number: int, value: bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
-def check(model: bytes, what: str) -> Spaces:
-    """Refuse a ModelProto that is cut short, or whose normalisation table cannot be trusted.
+def check(model: bytes, label: str) -> Spaces:
+    """Check a ModelProto, and return how the model handles spaces.
 
-    Returns what the model does with spaces.
-
-    The library reads that table (a double array) without bounds checks, and follows it as far as the text goes on.
-    Pieces are checked by the library.
+    The library reads the normalisation table (a double array) without bounds checks, and follows it for as long as
+    the text matches: an invalid table is refused. The library itself checks the pieces.
 
     Raises:
-        ModelFileError: what is wrong, and where.
+        ModelFileError: the model is truncated, or its table is invalid.
     """
     at, pieces = _skip_pieces(model)
     spaces = Spaces()
-    for number, value in _fields(model, what, at):
+    for number, value in _fields(model, label, at):
         if number == _PIECES:
             pieces += 1
         elif number == _TRAINER:
-            if dict(_fields(_message(value, what), what)).get(_WHITESPACE_AS_SUFFIX):
-                raise ModelFileError(f"{what}: treat_whitespace_as_suffix: expected false, got true")
+            if dict(_fields(_message(value, label), label)).get(_WHITESPACE_AS_SUFFIX):
+                raise ModelFileError(f"{label}: treat_whitespace_as_suffix: expected false, got true")
         elif number in (_NORMALIZER, _DENORMALIZER):
-            for inner, content in _fields(_message(value, what), what):
+            for inner, content in _fields(_message(value, label), label):
                 if inner == _CHARSMAP:
-                    _check_charsmap(_message(content, what), what)
+                    _check_charsmap(_message(content, label), label)
                 elif number == _NORMALIZER and inner == _ADD_DUMMY_PREFIX:
                     spaces.add_dummy_prefix = bool(content)
                 elif number == _NORMALIZER and inner == _REMOVE_EXTRA_WHITESPACES:
                     spaces.remove_extra = bool(content)
                 elif number == _NORMALIZER and inner == _ESCAPE_WHITESPACES and not content:
-                    raise ModelFileError(f"{what}: escape_whitespaces: expected true, got false")
+                    raise ModelFileError(f"{label}: escape_whitespaces: expected true, got false")
     if not pieces:
-        raise ModelFileError(f"{what}: expected a SentencePiece model, got no pieces")
+        raise ModelFileError(f"{label}: expected a SentencePiece model, got no pieces")
     return spaces
 
 
 def _skip_pieces(model: bytes) -> tuple[int, int]:
-    """Where the pieces at the beginning end (but for a long one), and how many they are."""
+    """Return the end offset and the number of the pieces at the beginning, up to the first long one."""
     at = count = 0
     end = len(model) - 1
     while at < end and model[at] == 0x0A and model[at + 1] < 128:
@@ -172,31 +170,31 @@ def _skip_pieces(model: bytes) -> tuple[int, int]:
     return at, count
 
 
-def _fields(data: bytes, what: str, at: int = 0) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers of the fields from ``at`` on, and their contents; floats are left out."""
+def _fields(data: bytes, label: str, at: int = 0) -> Iterator[tuple[int, int | bytes]]:
+    """Iterate over the numbers and contents of the fields from ``at`` on; the content of a float is 0."""
     end = len(data)
     if at > end:
-        raise ModelFileError(f"{what}: expected a SentencePiece model, got a field that ends after byte {end}")
+        raise ModelFileError(f"{label}: expected a SentencePiece model, got a field that ends after byte {end}")
     while at < end:
-        tag, at = _read_varint(data, at, what)
+        tag, at = _read_varint(data, at, label)
         number, wire = tag >> 3, tag & 7
         value: int | bytes = 0
         if wire == 0:
-            value, at = _read_varint(data, at, what)
+            value, at = _read_varint(data, at, label)
         elif wire == 2:
-            length, at = _read_varint(data, at, what)
+            length, at = _read_varint(data, at, label)
             value = data[at : at + length]
             at += length
         elif wire in (1, 5):
             at += 8 if wire == 1 else 4
         else:
-            raise ModelFileError(f"{what}: expected a SentencePiece model, got wire type {wire} before byte {at}")
+            raise ModelFileError(f"{label}: expected a SentencePiece model, got wire type {wire} before byte {at}")
         if number == 0 or at > end:
-            raise ModelFileError(f"{what}: expected a SentencePiece model, got a field that ends after byte {end}")
+            raise ModelFileError(f"{label}: expected a SentencePiece model, got a field that ends after byte {end}")
         yield number, value
 
 
-def _read_varint(data: bytes, at: int, what: str) -> tuple[int, int]:
+def _read_varint(data: bytes, at: int, label: str) -> tuple[int, int]:
     value = shift = 0
     while at < len(data) and shift < 64:
         byte = data[at]
@@ -205,52 +203,52 @@ def _read_varint(data: bytes, at: int, what: str) -> tuple[int, int]:
         if byte < 128:
             return value, at
         shift += 7
-    raise ModelFileError(f"{what}: expected a SentencePiece model, got a broken number at byte {at}")
+    raise ModelFileError(f"{label}: expected a SentencePiece model, got a broken number at byte {at}")
 
 
-def _message(value: int | bytes, what: str) -> bytes:
+def _message(value: int | bytes, label: str) -> bytes:
     if isinstance(value, int):
-        raise ModelFileError(f"{what}: expected a SentencePiece model, got a number in place of a message")
+        raise ModelFileError(f"{label}: expected a SentencePiece model, got a number in place of a message")
     return value
 
 
-def _check_charsmap(table: bytes, what: str) -> None:
-    """A length, the double array of darts-clone, then the replacements, each ended by a zero byte."""
+def _check_charsmap(table: bytes, label: str) -> None:
+    """Check the table: a length, the double array of darts-clone, then the replacements, each ended by a zero byte."""
     if not table:
         return
     size = int.from_bytes(table[:4], "little")
     texts = table[4 + size :]
     if len(table) < 4 or size % 1024 or not 0 < size <= len(table) - 4 or not texts.endswith(b"\0"):
         raise ModelFileError(
-            f"{what}: normalisation table of {len(table)} bytes: expected an array of {size} bytes and texts after it"
+            f"{label}: normalisation table of {len(table)} bytes: expected an array of {size} bytes and texts after it"
         )
     units = np.frombuffer(table, "<u4", size // 4, offset=4).astype(np.int64)
-    nodes = np.flatnonzero(units < 1 << 31)  # the others are values: no walk goes on from them
+    nodes = np.flatnonzero(units < 1 << 31)  # the other units are values, where a walk ends
     offsets = units[nodes] >> 10 << ((units[nodes] & 1 << 9) >> 6)
-    reached = nodes ^ offsets  # a walk goes from a node to one of 256 units beside this one
-    if units[0] >= 1 << 31 or np.any(reached | 0xFF >= len(units)):  # the root is a node, whatever it says
-        raise ModelFileError(f"{what}: normalisation table: a node points outside of the array of {len(units)}")
+    reached = nodes ^ offsets  # a walk goes from a node to one of the 256 units around this one
+    if units[0] >= 1 << 31 or np.any(reached | 0xFF >= len(units)):  # the root is always read as a node
+        raise ModelFileError(f"{label}: normalisation table: a node points outside of the array of {len(units)}")
     values = units[reached[units[nodes] & 1 << 8 != 0]] & 0x7FFFFFFF
     if np.any(values >= len(texts)):
-        raise ModelFileError(f"{what}: normalisation table: a node points outside of the {len(texts)} bytes of texts")
+        raise ModelFileError(f"{label}: normalisation table: a node points outside of the {len(texts)} bytes of texts")
     longest = max(map(len, texts.split(b"\0")))
     if longest > _MAX_REPLACEMENT:
         raise ModelFileError(
-            f"{what}: normalisation table: expected texts of at most {_MAX_REPLACEMENT} bytes, got {longest}"
+            f"{label}: normalisation table: expected texts of at most {_MAX_REPLACEMENT} bytes, got {longest}"
         )
-    _check_depth(units, nodes, reached, what)
+    _check_depth(units, nodes, reached, label)
 
 
 def _check_depth(
-    units: npt.NDArray[np.int64], nodes: npt.NDArray[np.int64], reached: npt.NDArray[np.int64], what: str
+    units: npt.NDArray[np.int64], nodes: npt.NDArray[np.int64], reached: npt.NDArray[np.int64], label: str
 ) -> None:
-    """Refuse a table with a key that is too long, or has no end: a walk may come back to where it was.
+    """Refuse a table with a key that is too long or, because walks form a cycle, endless.
 
     Args:
-        nodes: places of the units that are nodes; the root comes first.
-        reached: where a walk goes on from each of them; the byte that it reads there is added by exclusive or.
+        nodes: indices of the units that are nodes; the root comes first.
+        reached: the unit from which a walk goes on from each node, before the exclusive or with the byte that it reads.
     """
-    before = nodes ^ units[nodes] & 0xFF  # where a walk comes from to each node
+    before = nodes ^ units[nodes] & 0xFF  # the unit from which a walk comes to each node
     here = np.zeros(len(units), np.bool_)
     found = reached[:1]
     for _ in range(_MAX_KEY + 1):
@@ -259,4 +257,4 @@ def _check_depth(
         found = reached[here[before]]
         if not len(found):
             return
-    raise ModelFileError(f"{what}: normalisation table: expected keys of at most {_MAX_KEY} bytes, got a longer one")
+    raise ModelFileError(f"{label}: normalisation table: expected keys of at most {_MAX_KEY} bytes, got a longer one")

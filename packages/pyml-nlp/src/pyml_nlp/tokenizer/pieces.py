@@ -1,4 +1,4 @@
-"""Tokenizers that the ``sentencepiece`` library runs: tokenizer.model files, and GGUF's ``llama`` model."""
+"""Tokenizers run by the ``sentencepiece`` library: tokenizer.model files, and GGUF's ``llama`` model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ModelFileError
-from .base import Facts, TextError, Tokenizer
+from .base import TextError, Tokenizer, TokenizerMetadata
 from .decoding import SPACE, Decoding, DropPrefix, SentencePieceDecoding, byte_of
 from .library import first_line
 from .model_proto import Spaces, without_dummy_prefix
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 SpacePrefix = Literal["always", "first", "never"]
-"""Before which parts of a text, between special tokens, such models put a space."""
+"""Parts of a text, between special tokens, before which a model adds a space: all of them, the first one, none."""
 
 
-def load_processor(model: bytes, what: str) -> SentencePieceProcessor:
-    """The library's object for a serialised ModelProto.
+def load_processor(model: bytes, label: str) -> SentencePieceProcessor:
+    """Return the library's object for a serialised ModelProto.
 
     Raises:
-        ModelFileError: the library refuses it, with its reason.
+        ModelFileError: the library refuses the model; the message has its reason.
     """
     from sentencepiece import SentencePieceProcessor
 
@@ -31,27 +31,27 @@ def load_processor(model: bytes, what: str) -> SentencePieceProcessor:
     try:
         processor.LoadFromSerializedProto(model)
     except (RuntimeError, OSError, ValueError) as error:
-        raise ModelFileError(f"{what}: refused by SentencePiece: {first_line(error)}") from error
+        raise ModelFileError(f"{label}: refused by SentencePiece: {first_line(error)}") from error
     return processor
 
 
 class PieceTokenizer(Tokenizer):
-    """A tokenizer that the ``sentencepiece`` library runs.
+    """A tokenizer run by the ``sentencepiece`` library.
 
     Args:
-        facts: see :class:`Facts`.
+        metadata: see :class:`TokenizerMetadata`.
         model: the serialised ModelProto.
         processor: the library's object for it.
-        control: texts and ids of tokens that are found in a text unless it is to be read as plain.
-        added: texts and ids of tokens that are found in every text.
-        texts: tokens whose text is not what the library says, or that it does not know.
-        space_prefix: see :data:`SpacePrefix`; the model itself says whether there is a space at all.
-        spaces: what the model does with spaces.
+        control: texts and ids of the tokens that are matched unless a text is to be read as plain text.
+        added: texts and ids of the tokens that are matched in every text.
+        texts: texts of tokens that the library does not know, or for which its own text is wrong, by id.
+        space_prefix: see :data:`SpacePrefix`; without ``add_dummy_prefix`` the model adds no space at all.
+        spaces: the model's handling of spaces.
     """
 
     def __init__(
         self,
-        facts: Facts,
+        metadata: TokenizerMetadata,
         model: bytes,
         processor: SentencePieceProcessor,
         *,
@@ -61,7 +61,7 @@ class PieceTokenizer(Tokenizer):
         space_prefix: SpacePrefix = "always",
         spaces: Spaces,
     ) -> None:
-        super().__init__(facts)
+        super().__init__(metadata)
         self._processor = processor
         self._all = SpecialTokens({**added, **control})
         self._added = SpecialTokens(added)
@@ -71,13 +71,13 @@ class PieceTokenizer(Tokenizer):
         self._size = processor.get_piece_size()
         self._plain = processor  # for parts that get no space before them
         if spaces.add_dummy_prefix and space_prefix != "always":
-            self._plain = load_processor(without_dummy_prefix(model), facts.kind)
+            self._plain = load_processor(without_dummy_prefix(model), metadata.kind)
         self._first = self._plain if space_prefix == "never" else processor
 
-    def _encode(self, text: str, parse_special: bool, breaks: Sequence[int]) -> list[int]:
+    def _encode(self, text: str, parse_special: bool, boundaries: Sequence[int]) -> list[int]:
         ids: list[int] = []
         encode: Callable[[str], list[int]] = self._first.encode_as_ids
-        for part in (self._all if parse_special else self._added).split(text, breaks):
+        for part in (self._all if parse_special else self._added).split(text, boundaries):
             if isinstance(part, int):
                 ids.append(part)
             else:

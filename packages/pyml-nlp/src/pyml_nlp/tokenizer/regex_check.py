@@ -1,20 +1,20 @@
-r"""Is a regular expression of a tokenizer file safe to run on any text?
+r"""Checks that a regular expression of a tokenizer file is safe to run on any text.
 
-The ``tokenizers`` library runs them on Oniguruma, which backtracks: a pattern such as ``(a+)+$`` takes exponential
-time, and ``\s+$`` quadratic time (a million spaces: an hour). A model's file chooses the pattern and a user's text may
-be long, so a pattern is accepted only if its time is seen to be linear in the text:
+The ``tokenizers`` library uses Oniguruma, which backtracks: a pattern such as ``(a+)+$`` takes exponential time, and
+``\s+$`` quadratic time (a million spaces: an hour). The pattern comes from a model file and the text may be long, so a
+pattern is accepted only if its time is provably linear in the length of the text:
 
-- After an item without an upper bound (``\p{L}+``), its branch holds nothing that can fail: nothing is ever taken back.
-- What stands before such an item is bounded. The steps that all branches may take in vain at one position of the text
-  are counted; a tokenizer has a limit for the sum of all its expressions (see :mod:`.work`).
-- A few published branches break the first rule but are linear thanks to a later branch that then takes the whole run at
-  once (``\s*[\r\n]+`` with ``\s+``): these are known by their text, and the later branch must follow. Between the two
-  there may only be others of this kind: any other branch could take a little of the run, and the rest would be read
+- After an item without an upper bound (``\p{L}+``), no item of its branch can fail, so nothing is matched twice.
+- The items before it are bounded. The steps that all branches may take in vain at one position of the text are counted;
+  a tokenizer has a limit for the sum of all its expressions (see :mod:`.work`).
+- A few published branches break the first rule but are linear because a later branch then matches the whole run
+  (``\s*[\r\n]+`` with ``\s+``). They are recognised by their text, and the later branch must be present. Only branches
+  of this kind may stand between the two: any other branch could match a part of the run, and the rest would be scanned
   again.
-- One published expression is quadratic (``\s+$``): another one that matches the same in linear time takes its place.
-- Back-references, look-behind, calls, conditions and everything else that is not listed here are refused.
+- One published expression is quadratic (``\s+$``): it is replaced by an equivalent one that takes linear time.
+- Back-references, look-behind, calls, conditions and all other syntax that is not listed here are refused.
 
-This covers the patterns of GPT-2, GPT-4o, Llama 3, Mistral's Tekken, Qwen, DeepSeek, BLOOM and their relatives.
+The patterns of GPT-2, GPT-4o, Llama 3, Mistral's Tekken, Qwen, DeepSeek, BLOOM and related models are accepted.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _SUFFIXES = (
 _KNOWN: dict[str, str] = {r"\s*[\r\n]+": r"\s+", r"\s*[\r\n]": r"\s+", r"\s+(?!\S)": r"\s+"} | {
     f"{_PREFIX}{_UPPER}*{_LOWER}+{suffix}": f"{_PREFIX}{_UPPER}+{_LOWER}*{suffix}" for suffix in _SUFFIXES
 }
-"""A branch that takes back what it matched, and the later branch that keeps the whole pattern linear."""
+"""Branches that backtrack, and for each the later branch that keeps the whole pattern linear."""
 
 _EQUAL = {r"\s+$": r"(?<!\s)\s+$"}
-"""A pattern of quadratic time, and one that matches the same: no run of spaces is tried from its middle."""
+"""Patterns of quadratic time, with an equivalent that does not try a run of spaces from its middle."""
 
 
 class UnsafePattern(ValueError):
-    """Why a pattern is refused."""
+    """A pattern is refused; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Safe:
     """A pattern that takes linear time.
 
     Attributes:
-        pattern: as it was given, or one in its place that matches the same.
-        steps: the most items that are tried at one position of a text before the pattern matches there or not.
-        empty: whether it may match without any character.
+        pattern: the given pattern, or an equivalent.
+        steps: maximum number of items tried at one position of a text.
+        empty: whether the pattern may match the empty string.
     """
 
     pattern: str
@@ -66,9 +66,14 @@ class Safe:
 
 @dataclass(frozen=True)
 class _Item:
-    """What one part of a pattern may do: match in so many bounded ways, run on without bound, fail, match nothing.
+    """Bounds of one part of a pattern.
 
-    ``steps``: the most items tried until all its ways have failed.
+    Attributes:
+        ways: maximum number of ways in which it matches, apart from unbounded repetition.
+        steps: maximum number of items tried until all ways have failed.
+        unbounded: whether it may repeat without bound.
+        can_fail: whether it may fail to match.
+        empty: whether it may match the empty string.
     """
 
     ways: int = 1
@@ -86,7 +91,7 @@ def check(pattern: str) -> Safe:
     """Refuse a pattern that might take more than linear time.
 
     Raises:
-        UnsafePattern: with the reason.
+        UnsafePattern: the pattern is refused; the message is the reason.
     """
     if len(pattern) > MAX_LENGTH:
         raise UnsafePattern(f"it has {len(pattern)} characters, more than {MAX_LENGTH}")
@@ -100,7 +105,7 @@ def check(pattern: str) -> Safe:
 
 
 class _Parser:
-    """Recursive descent over the pattern; ``at`` is the next character."""
+    """A recursive descent parser of patterns; ``at`` is the index of the next character."""
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
@@ -118,12 +123,12 @@ class _Parser:
         return found.group()
 
     def alternatives(self, depth: int) -> _Item:
-        """Branches up to the end of the pattern or of the group."""
+        """Parse branches up to the end of the pattern or of the group."""
         if depth > _MAX_DEPTH:
             raise UnsafePattern("its groups are nested too deep")
         texts: list[str] = []
         items: list[_Item] = []
-        doubtful: list[int] = []  # to be looked up among the known branches
+        doubtful: list[int] = []  # branches that are linear only if they are known ones
         while True:
             start = self.at
             item, linear = self.branch(depth)
@@ -136,7 +141,7 @@ class _Parser:
             self.at += 1
         for number in doubtful:
             if depth > 0 or not _kept_linear(texts[number:]):
-                raise UnsafePattern(f"{texts[number]!r} may take back what it has matched")
+                raise UnsafePattern(f"{texts[number]!r} may backtrack over its own match")
         return _bounded(
             _Item(
                 sum(item.ways for item in items),
@@ -148,7 +153,7 @@ class _Parser:
         )
 
     def branch(self, depth: int) -> tuple[_Item, bool]:
-        """Items in a row; False with them if something that can fail follows an item without bound."""
+        """Parse consecutive items. Returns False with them if an item that can fail follows an unbounded one."""
         whole, linear = _NOTHING, True
         while self.rest and self.rest[0] not in "|)":
             item = self.repeated(self.item(depth))
@@ -156,7 +161,7 @@ class _Parser:
             whole = _bounded(
                 _Item(
                     whole.ways * item.ways,
-                    whole.steps + whole.ways * item.steps,  # each way up to here tries what follows
+                    whole.steps + whole.ways * item.steps,  # each way up to here tries the next item
                     whole.unbounded or item.unbounded,
                     whole.can_fail or item.can_fail,
                     whole.empty and item.empty,
@@ -165,7 +170,7 @@ class _Parser:
         return whole, linear
 
     def repeated(self, item: _Item) -> _Item:
-        """The item with the quantifier that follows it, if any."""
+        """Return the item with its quantifier, if one follows."""
         quantifier = self.take(_QUANTIFIER)
         if self.rest[:1] and self.rest[0] in "*+?{":
             raise UnsafePattern(f"{self.rest[:20]!r} is not understood")
@@ -175,7 +180,7 @@ class _Parser:
         most = low if high is None else high
         if most > _MAX_REPEAT or most < low or (item.unbounded and most > 1):
             raise UnsafePattern(f"{quantifier!r} repeats too much, or its bounds are reversed")
-        repeats = [_NOTHING]  # by count
+        repeats = [_NOTHING]  # indexed by the number of repetitions
         for _ in range(max(most, 1)):
             last = repeats[-1]
             repeats.append(_bounded(_Item(last.ways * item.ways, last.steps + last.ways * item.steps)))
@@ -186,7 +191,7 @@ class _Parser:
         return _bounded(_Item(ways, repeats[-1].steps, item.unbounded, can_fail, empty))
 
     def item(self, depth: int) -> _Item:
-        """One character, class, anchor, look-ahead or group."""
+        """Parse one character, class, anchor, look-ahead or group."""
         if self.take(_LOOKAHEAD):
             if not self.take(_ANCHOR):
                 self.single()
@@ -215,7 +220,7 @@ def _bounded(item: _Item) -> _Item:
 
 
 def _kept_linear(texts: list[str]) -> bool:
-    """Whether the first of these branches is a known one, with its later branch after it and only its like between."""
+    """Return whether the first branch is a known one, followed by its later branch with only known ones between."""
     later = _KNOWN.get(texts[0])
     for text in texts[1:]:
         if text == later:
@@ -229,7 +234,7 @@ def _bounds(quantifier: str) -> tuple[int, int | None]:
     if quantifier[0] != "{":
         return {"?": (0, 1), "*": (0, None), "+": (1, None)}[
             quantifier[0]
-        ]  # a second sign: lazy or possessive, the same bounds
+        ]  # a second sign makes it lazy or possessive: the bounds stay
     low, comma, high = quantifier[1:-1].partition(",")
     return int(low or 0), (int(high) if high else None) if comma else int(low)
 

@@ -1,7 +1,6 @@
-"""Find special tokens in text: leftmost first, and of those that begin at one place the longest.
+"""Search for special tokens in text: leftmost first, and the longest of those that begin at one position.
 
-The same rule as that of the ``tokenizers`` library, which matches added tokens before anything else is done to the
-text.
+The ``tokenizers`` library has the same rule, and also matches added tokens before any other step.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..errors import ModelFileError
 
 MAX_LENGTHS = 1 << 14
-"""Sum of the different lengths of tokens that begin alike: characters that are compared at one place of a text."""
+"""Maximum sum of the distinct lengths of tokens with the same first character: characters compared per position."""
 
 
 class SpecialTokens:
-    """Token texts (none empty) and their ids, ready to be searched for.
+    """Token texts (none of them empty) and their ids, prepared for searching.
+
+    An expression finds the positions where the first two characters match; a set of prefixes filters them. Thousands
+    of tokens cost little, even in a text of a million "<".
 
     Raises:
-        ModelFileError: tokens that begin with the same character have too many lengths, see :data:`MAX_LENGTHS`.
-
-    An expression finds places where the first two characters fit, a set of prefixes sorts out the rest: thousands of
-    tokens cost little, also in a text of a million "<".
+        ModelFileError: tokens with the same first character have too many lengths, see :data:`MAX_LENGTHS`.
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:
@@ -47,14 +46,15 @@ class SpecialTokens:
             starts.append(re.escape(first) + (f"[{seconds}]" if seconds else ""))
         self._start = re.compile("|".join(starts)) if starts else None
 
-    def split(self, text: str, breaks: Sequence[int] = ()) -> Iterator[str | int]:
-        """The text as plain parts (never empty) and ids of the special tokens between them.
+    def split(self, text: str, boundaries: Sequence[int] = ()) -> Iterator[str | int]:
+        """Split the text into plain parts (never empty) and the ids of the special tokens between them.
 
         Args:
-            breaks: ascending places in the text that no token may span.
+            text: the text.
+            boundaries: ascending positions in the text that no token may cross.
         """
         done = 0
-        for start, end, number in self._found(text, breaks):
+        for start, end, number in self._found(text, boundaries):
             if done < start:
                 yield text[done:start]
             yield number
@@ -63,26 +63,26 @@ class SpecialTokens:
             yield text[done:]
 
     def starts(self, text: str) -> Iterator[int]:
-        """Where special tokens begin, also those inside of others."""
+        """Iterate over the positions where special tokens begin, including tokens inside of others."""
         for start in self._candidates(text):
             if next(self._at(text, start), None) is not None:
                 yield start
 
-    def spanned(self, text: str, breaks: Sequence[int]) -> list[int]:
-        """Those of the (ascending) places that a special token spans."""
+    def spanned(self, text: str, boundaries: Sequence[int]) -> list[int]:
+        """Return the boundaries (ascending) that a special token crosses."""
         found: set[int] = set()
         for start in self._candidates(text):
             for end, _ in self._at(text, start):
-                found.update(breaks[bisect_right(breaks, start) : bisect_left(breaks, end)])
+                found.update(boundaries[bisect_right(boundaries, start) : bisect_left(boundaries, end)])
         return sorted(found)
 
-    def _found(self, text: str, breaks: Sequence[int] = ()) -> Iterator[tuple[int, int, int]]:
+    def _found(self, text: str, boundaries: Sequence[int] = ()) -> Iterator[tuple[int, int, int]]:
         at = 0
         for start in self._candidates(text):
             if start < at:
                 continue
             for end, number in self._at(text, start):
-                if bisect_right(breaks, start) == bisect_left(breaks, end):  # none between them
+                if bisect_right(boundaries, start) == bisect_left(boundaries, end):  # no boundary between them
                     at = end
                     yield start, end, number
                     break
@@ -94,7 +94,7 @@ class SpecialTokens:
             yield candidate.start()
 
     def _at(self, text: str, start: int) -> Iterator[tuple[int, int]]:
-        """Ends and ids of the tokens that begin there, the longest first."""
+        """Iterate over the ends and ids of the tokens that begin at ``start``, the longest first."""
         lengths = self._lengths[text[start]]
         if text[start : start + lengths[0]] not in self._prefixes:
             return

@@ -1,8 +1,8 @@
-"""How much work the parts of a tokenizer.json may be for each character of a text.
+"""A limit for the work that the parts of a tokenizer.json do for each character of a text.
 
-A model's file chooses the parts, and the library runs them to the end. So their work is counted when the file is
-loaded, in steps of ten to thirty nanoseconds, and a file with more than :data:`MAX_STEPS` is refused. Tokenizers of
-known models have up to 240.
+The parts come from a model file, and the library cannot be interrupted while it runs them. So their work is counted
+when the file is loaded, in steps of ten to thirty nanoseconds, and a file with more than :data:`MAX_STEPS` is refused.
+Tokenizers of known models have up to 240.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 from ..errors import ModelFileError
 
 MAX_STEPS = 512
-"""Steps that all parts of a tokenizer may take for one character, together."""
+"""Maximum number of steps that all parts of a tokenizer together may take for one character."""
 
 PART_STEPS = 32
-"""Steps of any part, besides those of its expression: looking at the text and cutting it."""
+"""Steps of any part in addition to those of its expression: scanning and splitting the text."""
 
 
 class Work:
-    """The work of one tokenizer, counted part by part in the order in which they run.
+    """Counts the work of one tokenizer, part by part in the order in which they run.
 
     Args:
-        what: the file, for messages.
+        label: the file, for messages.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, label: str) -> None:
+        self._what = label
         self._steps = 0.0
         self._growth = 1.0
 
@@ -32,11 +32,11 @@ class Work:
         """Count a part.
 
         Args:
-            steps: those of its expression.
-            growth: how many characters it makes of one, for the parts after it.
+            steps: steps of its expression.
+            growth: number of characters that it writes for one, which the parts after it process.
 
         Raises:
-            ModelFileError: the parts so far are too much work.
+            ModelFileError: the parts counted until now take too much work.
         """
         self._growth *= max(1.0, growth)
         self._steps += self._growth * (PART_STEPS + steps)
