@@ -60,7 +60,7 @@ def folder_of(folder: Path, files: dict[str, bytes]) -> Path:
         (SHARDS, {"model.fp16.safetensors": b"x", "model-00003-of-00003.safetensors": b"x"}, [ONE, TWO],
          f"the weights are '{ONE}', '{TWO}'; left out: 'model-00003-of-00003.safetensors', 'model.fp16.safetensors'"),
         (WHOLE, {"adapter_config.json": b"{}"}, ["model.safetensors"],
-         "adapter_config.json: the adapter beside the model is not applied"),
+         "adapter_config.json: the adapter next to the model is not applied"),
         (SHARDS, {INDEX: index(a=TWO, b=ONE)}, [ONE, TWO],
          f"{INDEX}: out of date: tensor 'a' should be in {TWO}, and is in {ONE}"),
         (SHARDS, {TWO: tensors("b", "c")}, [ONE, TWO], f"{INDEX}: out of date: tensor 'c' is not in it, but is in {TWO}"),
@@ -100,13 +100,13 @@ def test_more_tensors_in_all_shards_than_an_index_can_name(tmp_path: Path, monke
     [
         ({}, ": the folder is empty$"),
         (WHOLE | {"config.json": b""}, r"/config\.json: expected JSON"),
-        ({"model.safetensors": b"x"}, r"/config\.json: there is no such file, to say what model the weights are of$"),
+        ({"model.safetensors": b"x"}, r"/config\.json: there is no such file, which describes the weights' model$"),
         ({"config.json": CONFIG}, r": there are no weights here, expected model\.safetensors or model\.safetensors\."),
         ({"adapter_config.json": b'{"base_model_name_or_path": "org/base"}', "adapter_model.safetensors": b"x",
           "training_args.bin": b"x"},
-         r": holds an adapter \(LoRA or the like\), not a model: merge it into its base model, and give what that makes "
+         r": holds an adapter \(LoRA or the like\), not a model: merge it into its base model, and give the result "
          r"\(its base model is 'org/base'\)$"),
-        ({"config.json": CONFIG, "adapter_config.json": b"[", "adapter_model.bin": b"x"}, ": holds an adapter .*makes$"),
+        ({"config.json": CONFIG, "adapter_config.json": b"[", "adapter_model.bin": b"x"}, ": holds an adapter .*result$"),
         ({"config.json": CONFIG, "pytorch_model.bin": b"x", "training_args.bin": b"x"},
          r": holds only pickled weights \('pytorch_model\.bin'\), which could run any code and are never read"),
         ({"consolidated.00.pth": b"x", "params.json": b"{}"}, r": holds only pickled weights \('consolidated\.00\.pth'\)"),

@@ -110,7 +110,7 @@ METADATA = {
     "alignment an array": (metadata(entry("general.alignment", "[u32", [32])), r"expected type 4 \(u32\), got type 9"),
     "split": (
         metadata(entry("split.count", "u16", 3), entry("split.no", "u16", 1)),
-        r"part 2 of 3 of a split model: expected a name that ends with -00002-of-00003\.gguf, and the other parts beside",
+        r"part 2 of 3 of a split model: expected a name that ends with -00002-of-00003\.gguf, and the other parts in the same folder",
     ),
     "split without a number": (metadata(entry("split.count", "u16", 3)), r"metadata 'split\.no': expected an integer .* got none"),
     "split of many": (metadata(entry("split.count", "u16", 65535), entry("split.no", "u16", 0)), r"expected at most 512 parts, got 65535"),

@@ -1,1 +1,1 @@
-"""Model files. Each is hostile until checked: sizes are Python integers, compared with the real file before any use."""
+"""Readers of model files. Files are untrusted: sizes are Python integers, compared with the real file before use."""

@@ -1,4 +1,4 @@
-"""The JSON files of a model folder, read strictly: bounded, UTF-8, no key twice, no NaN, nothing executed."""
+"""Strict reading of a model folder's JSON files: bounded, UTF-8, no repeated keys, no NaN, no code."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from ..text_files import decoded
 from .reading import ModelFile
 
 MAX_CONFIG = 2 << 20
-"""Most bytes of config.json and generation_config.json: some twenty times the largest known of a language model."""
+"""Maximum size of config.json and generation_config.json in bytes: some twenty times the largest of a known model."""
 
 MAX_JSON = 16 << 20
-"""Most bytes of the small files of a tokenizer; other JSON files have limits of their own."""
+"""Maximum size of a tokenizer's small files in bytes; other JSON files have limits of their own."""
 
 MAX_VALUES = 1 << 20
-"""Most values in one of these files: reading so many takes half a second."""
+"""Maximum number of values in one of these files: this many take half a second to read."""
 
-_MAX_DIGITS = 40  # of a number without fraction; the longest that anything here needs has 19
-_CODE_KEYS = ("auto_map", "trust_remote_code")  # what asks for Python code out of the repository
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that is no character by itself
+_MAX_DIGITS = 40  # of a number without a fraction; the longest legitimate one has 19
+_CODE_KEYS = ("auto_map", "trust_remote_code")  # keys that request Python code from the repository
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # the escape of a surrogate, which may lack its other half
 
 
 def parse_json_object(data: bytes, where: str, max_values: int | None = None) -> dict[str, Any]:
-    """The JSON object in ``data``; a byte order mark before it is passed over.
+    """Parse the JSON object in ``data``, which may begin with a byte order mark.
 
     Args:
         data: the text.
-        where: a file's name, which messages begin with.
-        max_values: most values, which are counted by their separators before anything is parsed, those in strings too;
-            None: any number.
+        where: the beginning of messages: the file's name.
+        max_values: maximum number of values, estimated before parsing from the separators, including those in strings;
+            None: no limit.
 
     Raises:
-        ModelFileError: it is no UTF-8, no JSON, no object, or holds a key twice, a number that is not finite or not
-            sensible, or more values or levels than can be read.
+        ModelFileError: ``data`` is not UTF-8, not JSON or not an object, repeats a key, has a number that is not finite
+            or too long, or has too many values or levels.
     """
 
     def fail(message: str) -> NoReturn:
@@ -96,11 +96,11 @@ def parse_json_object(data: bytes, where: str, max_values: int | None = None) ->
 
 
 def read_json(path: Path, limit: int = MAX_JSON, max_values: int | None = None) -> dict[str, Any]:
-    """The JSON object that is the whole content of a file of at most ``limit`` bytes and ``max_values`` values.
+    """Read a file of at most ``limit`` bytes and ``max_values`` values that consists of one JSON object.
 
     Raises:
-        ModelNotFoundError: there is no such file.
-        ModelFileError: it is too large, or no such object (see :func:`parse_json_object`).
+        ModelNotFoundError: the file does not exist.
+        ModelFileError: the file is too large or invalid (see :func:`parse_json_object`).
     """
     with ModelFile(path) as file:
         if file.size > limit:
@@ -110,11 +110,11 @@ def read_json(path: Path, limit: int = MAX_JSON, max_values: int | None = None) 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a model folder, which says what the model is.
+    """Read ``config.json`` of a model folder.
 
     Raises:
-        ModelNotFoundError: there is none.
-        ModelFileError: it is malformed, does not name its ``model_type``, or asks for code out of the repository.
+        ModelNotFoundError: the file does not exist.
+        ModelFileError: it is malformed, has no ``model_type``, or requests code from the repository.
     """
     config = read_json(folder / "config.json", MAX_CONFIG, MAX_VALUES)
     _refuse_code(config, folder / "config.json")
@@ -125,10 +125,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_optional(folder: Path, name: str) -> dict[str, Any]:
-    """``generation_config.json``, ``tokenizer_config.json`` or their like; an empty dict if the folder has none.
+    """Read an optional file such as ``generation_config.json``; returns an empty dict if it does not exist.
 
     Raises:
-        ModelFileError: it is malformed, or asks for code out of the repository.
+        ModelFileError: it is malformed, or requests code from the repository.
     """
     if not (folder / name).exists():
         return {}

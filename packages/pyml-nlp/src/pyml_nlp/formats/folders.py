@@ -1,7 +1,7 @@
-"""Model folders: which files hold the weights, and what a folder is that has no model in Hugging Face layout.
+"""Finding the weights of a model folder, and diagnosing folders without a model in Hugging Face layout.
 
-The weights are ``model.safetensors``, or else the shards that ``model.safetensors.index.json`` names, as transformers
-chooses (``_get_resolved_checkpoint_files`` of its ``modeling_utils.py``). Other files beside them are not read.
+The weights are ``model.safetensors``, otherwise the shards listed in ``model.safetensors.index.json``, as in
+transformers (``_get_resolved_checkpoint_files`` in ``modeling_utils.py``). Other files are not read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 MAX_INDEXED = 1 << 18  # tensors of all shards
 MAX_INDEX = MAX_INDEXED << 7  # bytes
-_MOST_NAMES = 10_000  # files of a folder that are looked at, to tell what it is
+_MOST_NAMES = 10_000  # maximum number of files that a diagnosis looks at
 
 _OF_TRAINING = ("training_args.", "optimizer.", "scheduler.", "scaler.", "rng_state", "random_states")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
@@ -39,12 +39,12 @@ _OTHER_ENGINES = {
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The files that hold a model's weights.
+    """The files of a model's weights.
 
     Attributes:
-        names: their names, ascending.
-        weight_map: by the name of a tensor, the file that the index says it is in; None: there is no index.
-        left_out: other files of weights, and an index, that are not used.
+        names: names of the files, ascending.
+        weight_map: the file of each tensor according to the index; None if there is no index.
+        left_out: other weight files, or an index, that are not used.
     """
 
     names: list[str]
@@ -53,7 +53,7 @@ class WeightFiles:
 
 
 def weight_files(folder: Path) -> WeightFiles | None:
-    """The weights of a folder, or None if there are none in a form that is read.
+    """Return the weight files of a folder, or None if it has none in a supported format.
 
     Raises:
         ModelFileError: the folder cannot be read, the index is malformed, or a name in it leads out of the folder.
@@ -71,7 +71,7 @@ def weight_files(folder: Path) -> WeightFiles | None:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Names of all that is in a folder, ascending; ModelFileError if it cannot be read."""
+    """Return the names of all entries of a folder, ascending. Raises ModelFileError if it cannot be read."""
     try:
         return sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
@@ -79,7 +79,7 @@ def file_names(folder: Path) -> list[str]:
 
 
 def _names_only(index: Path, name: str) -> bool:
-    """Whether an index that is not used says nothing new."""
+    """Return whether an unused index is redundant: it names only the file ``name``."""
     try:
         return set(read_weight_map(index).values()) == {name}
     except PymlError:
@@ -87,10 +87,10 @@ def _names_only(index: Path, name: str) -> bool:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Which shard each tensor is in, from ``model.safetensors.index.json``; every name is that of a file beside it.
+    """Read the shard of each tensor from ``model.safetensors.index.json``. All names are those of files next to it.
 
     Raises:
-        ModelNotFoundError: there is no such file.
+        ModelNotFoundError: the file does not exist.
         ModelFileError: it is malformed, or a name leads out of the folder.
     """
     found = read_json(index, MAX_INDEX, MAX_INDEXED)
@@ -111,7 +111,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether this is the plain name of a safetensors file: no path, no drive, nothing hidden or unprintable."""
+    """Return whether ``name`` is the plain name of a safetensors file: no path, no drive, visible and printable."""
     return (
         name.endswith(".safetensors")
         and name.isprintable()
@@ -121,10 +121,10 @@ def is_shard_name(name: str) -> bool:
 
 
 def gguf_of(folder: Path) -> Path | None:
-    """The GGUF file of a folder that holds one model in this form and none in Hugging Face layout; else None.
+    """Return the GGUF file of a folder that has one such model and none in Hugging Face layout; otherwise None.
 
     Raises:
-        ModelNotFoundError: it holds several.
+        ModelNotFoundError: the folder has several GGUF models.
     """
     names = file_names(folder)
     if CONFIG in names and (SINGLE in names or INDEX in names):
@@ -136,19 +136,19 @@ def gguf_of(folder: Path) -> Path | None:
 
 
 def gguf_models(names: Iterable[str]) -> list[str]:
-    """Of these files, the GGUF files that are language models, ascending; of a split one the first part."""
+    """Return the names of GGUF language models, ascending; of a split model only the first part."""
     models = (name for name in names if name.lower().endswith(".gguf"))
     return sorted({part_names(name)[0] for name in models if not _base(name).lower().startswith("mmproj")})
 
 
 def not_a_model(folder: Path) -> PymlError:
-    """The error for a folder without a configuration or weights that can be read: what it is, and what to do."""
+    """Return the error for a folder without readable configuration or weights: its content, and a way forward."""
     top = file_names(folder)
     names = list(islice(_with_subfolders(folder, top), _MOST_NAMES))
     if not top:
         return ModelNotFoundError(f"{folder}: the folder is empty")
     if SINGLE in top or INDEX in top:
-        return ModelNotFoundError(f"{folder / CONFIG}: there is no such file, to say what model the weights are of")
+        return ModelNotFoundError(f"{folder / CONFIG}: there is no such file, which describes the weights' model")
     if (form := other_form(names)) is not None:
         return ModelFileError(f"{folder}: holds {form}{_base_model(folder) if ADAPTER in top else ''}")
     if weights := [name for name in top if name.endswith(".safetensors")]:
@@ -163,10 +163,10 @@ def not_a_model(folder: Path) -> PymlError:
 
 
 def other_form(names: Collection[str]) -> str | None:
-    """What files of these names are in place of a model that can be read, and what to do; None if they tell nothing."""
+    """Describe an unsupported format that files with these names are in, with advice; None if it is not recognised."""
     bases = {_base(name) for name in names}
     if ADAPTER in bases or any(name.startswith("adapter_model.") for name in bases):
-        return "an adapter (LoRA or the like), not a model: merge it into its base model, and give what that makes"
+        return "an adapter (LoRA or the like), not a model: merge it into its base model, and give the result"
     if "model_index.json" in bases:
         return "a pipeline of diffusers, not a language model"
     if openvino := [name for name in names if name.endswith(".xml") and name[:-4] + ".bin" in names]:
@@ -183,14 +183,14 @@ def other_form(names: Collection[str]) -> str | None:
 
 
 def listed(names: Collection[str]) -> str:
-    """Names for a message: some of them."""
+    """Format up to five names for a message."""
     names = list(names)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(quoted(name) for name in names[:5]) + more
 
 
 def _with_subfolders(folder: Path, top: list[str]) -> Iterator[str]:
-    """Names in a folder and, with theirs in front, in the folders in it."""
+    """Iterate over the names in a folder, and the relative names in its subfolders."""
     yield from top
     for name in top:
         inner = folder / name
@@ -200,7 +200,7 @@ def _with_subfolders(folder: Path, top: list[str]) -> Iterator[str]:
 
 
 def _base_model(folder: Path) -> str:
-    """What an adapter's configuration calls its base model, as an addition to a message."""
+    """Return an addition to a message with the base model in an adapter's configuration; empty if there is none."""
     try:
         name = read_optional(folder, ADAPTER).get("base_model_name_or_path")
     except PymlError:

@@ -1,7 +1,7 @@
-"""GGUF models: one file, or the parts of a split one, as a source of weights.
+"""GGUF models as sources of weights: one file, or the parts of a split model.
 
-``llama-gguf-split`` writes a large model as ``NAME-00001-of-00003.gguf`` and so on. Every part is a GGUF file of its
-own with ``split.no`` (from 0), ``split.count`` and ``split.tensors.count``; the first one has the model's metadata.
+``llama-gguf-split`` writes a large model as ``NAME-00001-of-00003.gguf`` and so on. Every part is a complete GGUF file
+with ``split.no`` (from 0), ``split.count`` and ``split.tensors.count``; the first part has the model's metadata.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pyml_core.tensor import Tensor
 
 from ..errors import ModelFileError, ModelNotFoundError
 from .gguf_part import GGUFPart
-from .reading import ManyReads, TensorInfo
+from .reading import BatchReader, TensorInfo
 
 T = TypeVar("T")
 
 MAX_PARTS = 512
-"""Parts that a model may have: each is an open file, of which a process may have about a thousand."""
+"""Maximum number of parts: each is an open file, and a process may have about a thousand."""
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
 def part_names(name: str) -> list[str]:
-    """Names of all parts of a split model, in order, by the name of any of them; of another file its own name alone."""
+    """Return the names of all parts of a split model, in order, given any of them; for other files ``[name]``."""
     match = _PART.fullmatch(name)
     count = int(match[3]) if match else 1
     if match is None or not 1 <= int(match[2]) <= count <= MAX_PARTS:
@@ -36,23 +36,23 @@ def part_names(name: str) -> list[str]:
     return [f"{match[1]}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
 
 
-class GGUFFile(ManyReads):
+class GGUFFile(BatchReader):
     """A GGUF file, or all parts of a split model: its metadata and, as a source of weights, its tensors.
 
     Args:
-        path: the file; of a split model any part, the others being beside it.
+        path: the file. For a split model: any part, with the others in the same folder.
 
     Attributes:
         path: as given.
-        parts: the opened files, the one with the metadata first.
-        version: 2 or 3; this and the alignment are those of the first file.
-        alignment: bytes; see :class:`~pyml_nlp.formats.gguf_part.GGUFPart`.
+        parts: the open files, the one with the metadata first.
+        version: 2 or 3, from the first file.
+        alignment: in bytes, from the first file; see :class:`~pyml_nlp.formats.gguf_part.GGUFPart`.
         metadata: see :class:`~pyml_nlp.formats.gguf_part.GGUFPart`.
-        tensors: what the files say about each tensor, in their order.
+        tensors: descriptions of all tensors, in the order of the files.
 
     Raises:
-        ModelNotFoundError: there is no such file, or a part is missing.
-        ModelFileError: a file is malformed, something in it is not supported, or the parts do not belong together.
+        ModelNotFoundError: the file does not exist, or a part is missing.
+        ModelFileError: a file is malformed, uses an unsupported feature, or the parts do not belong together.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -61,21 +61,21 @@ class GGUFFile(ManyReads):
         try:
             if self.parts[0].metadata.get("split.count") is not None:
                 self._open_parts(self.parts[0])
-            self._home: dict[str, GGUFPart] = {}
+            self._owners: dict[str, GGUFPart] = {}
             for part in self.parts:
                 for name in part.tensors:
-                    if name in self._home:
+                    if name in self._owners:
                         raise part.error(
-                            f"tensor {quoted(name)}: expected in one part, it is in {self._home[name].path.name} too"
+                            f"tensor {quoted(name)}: expected in one part, it is in {self._owners[name].path.name} too"
                         )
-                    self._home[name] = part
+                    self._owners[name] = part
             self._check_tensor_count()
         except BaseException:
             self.close()
             raise
         self.version, self.alignment = self.parts[0].version, self.parts[0].alignment
         self.metadata: dict[str, Any] = self.parts[0].metadata
-        self.tensors: dict[str, TensorInfo] = {name: part.tensors[name] for name, part in self._home.items()}
+        self.tensors: dict[str, TensorInfo] = {name: part.tensors[name] for name, part in self._owners.items()}
 
     def _open_parts(self, given: GGUFPart) -> None:
         count = _number(given, "split.count")
@@ -88,7 +88,7 @@ class GGUFFile(ManyReads):
         if number > count or not self.path.name.endswith(ending):
             raise given.error(
                 f"part {number} of {count} of a split model: expected a name that ends with {ending}, and the other "
-                "parts beside it; parts that were joined byte by byte must be joined anew (llama-gguf-split --merge)"
+                "parts in the same folder; merge parts with llama-gguf-split --merge, not byte by byte"
             )
         for other, name in enumerate(part_names(self.path.name), 1):
             if other != number:
@@ -110,17 +110,17 @@ class GGUFFile(ManyReads):
         for part in self.parts:
             if "split.tensors.count" in part.metadata:
                 expected = _number(part, "split.tensors.count")
-                if expected != len(self._home):
+                if expected != len(self._owners):
                     raise part.error(
                         f"metadata 'split.tensors.count': expected {expected} tensors in all of {len(self.parts)} "
-                        f"parts, got {len(self._home)}"
+                        f"parts, got {len(self._owners)}"
                     )
 
     def require(self, key: str, kind: type[T]) -> T:
-        """The metadata value of this key.
+        """Return the metadata value of ``key``.
 
         Raises:
-            ModelFileError: it is missing, or no ``kind`` (a bool is no int; an int is a float).
+            ModelFileError: it is missing or not a ``kind`` (a bool is not an int; an int is accepted as a float).
         """
         if key not in self.metadata:
             raise self.error(f"Missing metadata: {key}")
@@ -132,66 +132,66 @@ class GGUFFile(ManyReads):
         return value
 
     def names(self) -> list[str]:
-        """Every tensor's name, in the file's order."""
+        """Return the names of all tensors, in the order of the files."""
         return list(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, row-major (a weight is (N, K)).
+        """Return a tensor's shape, row-major: (N, K) for a weight matrix.
 
         Raises:
-            ModelFileError: there is no such tensor.
+            ModelFileError: the tensor does not exist.
         """
-        return self._home_of(name).tensors[name].shape
+        return self._file_of(name).tensors[name].shape
 
     def dtype(self, name: str) -> str:
-        """A tensor's block type.
+        """Return a tensor's block type.
 
         Raises:
-            ModelFileError: there is no such tensor.
+            ModelFileError: the tensor does not exist.
         """
-        return self._home_of(name).tensors[name].dtype
+        return self._file_of(name).tensors[name].dtype
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """A tensor, or rows ``start`` to ``stop`` of its first axis, in memory of its own.
+        """Read a tensor, or rows ``start`` to ``stop`` of its first axis, into new memory.
 
         Raises:
-            ModelFileError: there is no such tensor, or the file has become shorter or unreadable.
-            OutOfMemoryError: there is no memory for it.
+            ModelFileError: the tensor does not exist, or the file was truncated or became unreadable.
+            OutOfMemoryError: there is not enough memory.
         """
-        home = self._home_of(name)
+        home = self._file_of(name)
         info = home.tensors[name].rows(start, stop)
         return Tensor(home.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
 
     def read_bytes(self, offset: int, nbytes: int) -> bytes:
-        """Bytes of the first file; see :meth:`~pyml_nlp.formats.reading.ModelFile.read_bytes`."""
+        """Read bytes of the first file; see :meth:`~pyml_nlp.formats.reading.ModelFile.read_bytes`."""
         return self.parts[0].read_bytes(offset, nbytes)
 
     def place(self, name: str) -> tuple[int, int]:
-        """The descriptor of a tensor's file, and where its bytes begin there.
+        """Return the descriptor of a tensor's file, and the offset of the tensor's bytes.
 
         Raises:
-            ModelFileError: there is no such tensor.
+            ModelFileError: the tensor does not exist.
         """
-        home = self._home_of(name)
+        home = self._file_of(name)
         return home.fd, home.tensors[name].offset
 
     @property
     def files(self) -> list[GGUFPart]:
-        """The opened files."""
+        """The open files."""
         return self.parts
 
-    def _home_of(self, name: str) -> GGUFPart:
+    def _file_of(self, name: str) -> GGUFPart:
         try:
-            return self._home[name]
+            return self._owners[name]
         except KeyError:
             raise self.error(f"there is no tensor {quoted(name)}") from None
 
     def error(self, message: str) -> ModelFileError:
-        """The error with this message, the path in front."""
+        """Return an error whose message begins with the path."""
         return ModelFileError(f"{self.path}: {message}")
 
     def close(self) -> None:
-        """Close the files; reading is over."""
+        """Close the files. They can no longer be read."""
         for part in self.parts:
             part.close()
 
@@ -205,7 +205,7 @@ class GGUFFile(ManyReads):
 
 
 def _number(part: GGUFPart, key: str) -> int:
-    """A key of every part of a split model."""
+    """Return the value of a required key of a split model's part."""
     value = part.metadata.get(key)
     if type(value) is not int or value < 0:
         found = "none" if value is None else value if isinstance(value, int) else type(value).__name__

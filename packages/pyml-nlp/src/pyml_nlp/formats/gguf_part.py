@@ -1,13 +1,13 @@
-"""One GGUF file (version 2 or 3): a bounded parser in plain Python.
+"""A bounded parser of one GGUF file (version 2 or 3), in plain Python.
 
 A file is: ``"GGUF" | version u32 | tensors u64 | metadata entries u64``; the entries, each ``key string | type u32 |
 value``; the tensors' descriptions, each ``name string | dimensions u32 | dimension u64 ... | ggml type u32 | offset
-u64``; padding; the data. A string is ``length u64 | UTF-8``, an array ``type u32 | length u64 | values``; all
-little-endian.
+u64``; padding; the data. A string is ``length u64 | UTF-8``, an array ``type u32 | length u64 | values``; all numbers
+are little-endian.
 
-Every length and count is compared with the bytes that are left in the file, and with a constant, before anything is
-read or allocated for it; sizes are Python integers, which do not wrap; and every tensor must lie in the file, in order,
-before the first one is read. What llama.cpp's reader refuses is refused here.
+Every length and count is compared with the rest of the file and with a constant before anything is read or allocated
+for it. Sizes are Python integers, which do not overflow. Every tensor must lie inside the file, in order, before the
+first one is read. Files that llama.cpp's reader refuses are refused here too.
 
 Source: ``docs/gguf.md`` of the ggml repository; limits and refusals as in llama.cpp's ``gguf.cpp`` and ollama's
 ``fs/gguf``.
@@ -44,22 +44,22 @@ _UNSUPPORTED = {
     32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
     39: "MXFP4", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0",
 }  # fmt: skip
-"""Other types of ggml (``ggml.h``, ``enum ggml_type``), those that were removed included."""
+"""Other types of ggml (``ggml.h``, ``enum ggml_type``), including removed ones."""
 
 
 class GGUFPart(ModelFile):
-    """A GGUF file, which may be one of the parts of a split model: its metadata, and where its tensors are.
+    """A GGUF file, which may be a part of a split model: its metadata and the positions of its tensors.
 
     Attributes:
         version: 2 or 3.
-        metadata: values by key: str, int, float, bool, a NumPy array, or a list of str. A string that is no UTF-8 is
-            bytes; numbers may be infinite or NaN. Both were told in a warning.
-        tensors: what the file says about each tensor, in its order.
-        alignment: bytes; every tensor starts at a multiple of it in the data.
+        metadata: values by key: str, int, float, bool, a NumPy array, or a list of str. A string that is not UTF-8 is
+            bytes, and numbers may be infinite or NaN; a warning has been logged for both.
+        tensors: descriptions of the tensors, in the order of the file.
+        alignment: in bytes; every tensor starts at a multiple of it, counted from the start of the data.
 
     Raises:
-        ModelNotFoundError: there is no such file.
-        ModelFileError: it is malformed, or something in it is not supported.
+        ModelNotFoundError: the file does not exist.
+        ModelFileError: it is malformed, or uses an unsupported feature.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -115,7 +115,7 @@ class GGUFPart(ModelFile):
             )
 
     def _read_tensors(self, header: Header, count: int) -> None:
-        end = 0  # of the previous tensor, from the start of the data
+        end = 0  # end of the previous tensor, from the start of the data
         for index in range(count):
             name = header.string(MAX_NAME, f"the name of tensor {index}")
             if name in self.tensors:
@@ -140,26 +140,27 @@ class GGUFPart(ModelFile):
             self.tensors[name] = TensorInfo(name, info.dtype, info.shape, first, info.nbytes)
 
     def _read_tensor(self, header: Header, name: str) -> TensorInfo:
-        """A tensor's description, its offset from the start of the data."""
-        what = f"tensor {quoted(name)}"
-        n_dims = header.number("I", f"the dimensions of {what}")
+        """Read a tensor's description; its offset is relative to the start of the data."""
+        label = f"tensor {quoted(name)}"
+        n_dims = header.number("I", f"the dimensions of {label}")
         if n_dims > MAX_DIMS:
-            raise self.error(f"{what}: expected at most {MAX_DIMS} dimensions, got {n_dims}")
-        shape = tuple(header.number("Q", f"the dimensions of {what}") for _ in range(n_dims))[::-1]
-        ggml_id = header.number("I", f"the type of {what}")
-        offset = header.number("Q", f"the offset of {what}")
+            raise self.error(f"{label}: expected at most {MAX_DIMS} dimensions, got {n_dims}")
+        shape = tuple(header.number("Q", f"the dimensions of {label}") for _ in range(n_dims))[::-1]
+        ggml_id = header.number("I", f"the type of {label}")
+        offset = header.number("Q", f"the offset of {label}")
         if ggml_id not in _DTYPES:
             raise self.error(
-                f"{what}: Unsupported GGML type: {_UNSUPPORTED.get(ggml_id, 'unknown')} ({ggml_id}), "
+                f"{label}: Unsupported GGML type: {_UNSUPPORTED.get(ggml_id, 'unknown')} ({ggml_id}), "
                 f"expected one of {', '.join(BLOCK_TYPES)}"
             )
         block = _DTYPES[ggml_id]
         if math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
-            raise self.error(f"{what}: expected at most {MAX_ELEMENTS} elements, got shape {shape}")
+            raise self.error(f"{label}: expected at most {MAX_ELEMENTS} elements, got shape {shape}")
         row = shape[-1] if shape else 1
         if row % block.block_size:
             raise self.error(
-                f"{what}: expected rows of a multiple of {block.block_size} elements in {block.name}, got shape {shape}"
+                f"{label}: expected rows of a multiple of {block.block_size} elements in {block.name}, "
+                f"got shape {shape}"
             )
         return TensorInfo(name, block.name, shape, offset, block.nbytes(shape))
 

@@ -1,7 +1,7 @@
-"""Bounded, positional reading of one file: what both weight formats are read through.
+"""Bounded, positional reading of one file, for all weight formats.
 
-Files are read with ``preadv`` and never mapped: a mapped file that is truncated by another process kills the reader
-with SIGBUS, which no Python code can turn into an error line; a short read can be.
+Files are read with ``preadv`` and never mapped: if another process truncates a mapped file, the reader is killed by
+SIGBUS, which Python code cannot turn into an error message. A short read can be reported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ U8Array = npt.NDArray[np.uint8]
 
 MAX_DIMS = 4
 MAX_ELEMENTS = 1 << 60
-"""Most elements of a tensor, dimensions of zero counted as one, so that no array arithmetic can overflow."""
+"""Maximum number of elements of a tensor, with zero dimensions counted as one: array arithmetic cannot overflow."""
 
 _MAX_POINTER = 1024  # bytes of a git-lfs pointer, by its specification
 _POINTER = re.compile(rb"version https://[\w.-]+/spec/v1\n(?:.*\n)*?size (\d{1,20})\n")
@@ -39,15 +39,15 @@ _POINTER = re.compile(rb"version https://[\w.-]+/spec/v1\n(?:.*\n)*?size (\d{1,2
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies in its file.
+    """Position and type of a tensor in its file.
 
     Attributes:
         name: as in the file.
-        dtype: block type of :data:`pyml_core.dtypes.BLOCK_TYPES`; in safetensors also others (``"i64"``), which cannot
-            be read as weights.
-        shape: row-major, the last axis being the row.
-        offset: bytes from the start of the file.
-        nbytes: bytes in the file.
+        dtype: block type of :data:`pyml_core.dtypes.BLOCK_TYPES`; in safetensors also other types (``"i64"``), which
+            cannot be read as weights.
+        shape: row-major; the last axis is a row.
+        offset: in bytes, from the start of the file.
+        nbytes: size in the file.
     """
 
     name: str
@@ -57,7 +57,7 @@ class TensorInfo:
     nbytes: int
 
     def rows(self, start: int, stop: int | None) -> TensorInfo:
-        """The part of the tensor that rows ``start`` to ``stop`` (None: the end) of the first axis are.
+        """Return the description of rows ``start`` to ``stop`` (None: the end) of the first axis.
 
         Raises:
             ShapeError: not ``0 <= start <= stop <= shape[0]``.
@@ -74,44 +74,44 @@ class TensorInfo:
         )
 
 
-class ManyReads(OfOneProcess, instead="open it again from its path"):
-    """What reads much at once of the files that it has, in native code: see :mod:`pyml_core.from_file`."""
+class BatchReader(OfOneProcess, instead="open it again from its path"):
+    """A source that reads many ranges of its files in one native call: see :mod:`pyml_core.from_file`."""
 
     @property
     def files(self) -> Sequence[ModelFile]:
-        """The files."""
+        """The open files."""
         raise NotImplementedError
 
     def read_parts(self, parts: Sequence[Part]) -> list[int]:
-        """Read and pack rows of matrices, whose places were compared with the size of the file; their hashes.
+        """Read and pack rows of matrices; returns their hashes. The ranges have been compared with the files' sizes.
 
         Raises:
-            ModelFileError: a file has become shorter, the system could not read it, or numbers in it are not finite or
-                cannot be quantised.
-            OutOfMemoryError: there is no memory for it.
+            ModelFileError: a file was truncated, the system could not read it, or it has numbers that are not finite
+                or cannot be quantised.
+            OutOfMemoryError: there is not enough memory.
         """
         try:
             return read_parts(parts)
         except ReadError as error:
-            raise self._file(error.fd).told(error) from None
+            raise self._file(error.fd).read_error(error) from None
 
     def read_ranges(self, ranges: Sequence[tuple[int, int, int]]) -> U8Array:
-        """Bytes, (descriptor, offset, size) each, one behind the other; otherwise as :meth:`read_parts`."""
+        """Read ranges, each (descriptor, offset, size), into one array; raises the errors of :meth:`read_parts`."""
         try:
             return read_ranges(ranges)
         except ReadError as error:
-            raise self._file(error.fd).told(error) from None
+            raise self._file(error.fd).read_error(error) from None
 
     def _file(self, fd: int) -> ModelFile:
         return next((file for file in self.files if file.fd == fd), self.files[0])
 
 
 class ModelFile(OfOneProcess, instead="open it again from its path"):
-    """A regular file, opened once: its size is the descriptor's, and a read gives all the bytes asked for or an error.
+    """A regular file, opened once: its size is the descriptor's, and a read returns all requested bytes or fails.
 
     Raises:
-        ModelNotFoundError: there is no such file.
-        ModelFileError: it is a folder, a device or a pipe, it cannot be opened, or it is a git-lfs pointer to the file.
+        ModelNotFoundError: the file does not exist.
+        ModelFileError: it is a folder, a device or a pipe, cannot be opened, or is a git-lfs pointer to the real file.
     """
 
     _fd = -1
@@ -120,7 +120,7 @@ class ModelFile(OfOneProcess, instead="open it again from its path"):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
-            # O_NONBLOCK: opening a pipe must not wait for a writer. It means nothing for regular files.
+            # O_NONBLOCK: opening a pipe must not wait for a writer. It has no effect on regular files.
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             status = os.fstat(self._fd)
         except FileNotFoundError:
@@ -140,69 +140,69 @@ class ModelFile(OfOneProcess, instead="open it again from its path"):
 
     @property
     def fd(self) -> int:
-        """Its descriptor; -1 once it is closed."""
+        """The file's descriptor; -1 after :meth:`close`."""
         return self._fd
 
     def error(self, message: str) -> ModelFileError:
-        """The error with this message, the file's name in front."""
+        """Return an error whose message begins with the file's name."""
         return ModelFileError(f"{self.path}: {message}")
 
     def warn(self, message: str) -> None:
-        """Log a warning, the file's name in front."""
+        """Log a warning that begins with the file's name."""
         _log.warning("%s: %s", self.path, message)
 
     def read_bytes(self, offset: int, nbytes: int) -> bytes:
-        """``nbytes`` bytes from ``offset``; the caller has compared both with :attr:`size`.
+        """Read ``nbytes`` bytes from ``offset``. The caller has compared both with :attr:`size`.
 
         Raises:
-            ModelFileError: the file has become shorter, or the system could not read it.
+            ModelFileError: the file was truncated, or the system could not read it.
         """
         return self.read_array(offset, nbytes).tobytes()
 
-    def read_array(self, offset: int, nbytes: int, what: str = "header") -> U8Array:
-        """The same as an array of its own; ``what`` names it in messages.
+    def read_array(self, offset: int, nbytes: int, label: str = "header") -> U8Array:
+        """Read ``nbytes`` bytes from ``offset`` into a new array; ``label`` names them in messages.
 
         Raises:
-            ModelFileError: as for :meth:`read_bytes`.
-            OutOfMemoryError: there is no memory for so many bytes.
+            ModelFileError: the file was truncated, or the system could not read it.
+            OutOfMemoryError: there is not enough memory.
         """
         try:
             array = np.empty(nbytes, np.uint8)
         except MemoryError:
-            raise OutOfMemoryError(f"{self.path}: no memory for the {nbytes} bytes of {what}") from None
+            raise OutOfMemoryError(f"{self.path}: no memory for the {nbytes} bytes of {label}") from None
         view = array.data
         done = 0
         while done < nbytes:
             try:
                 count = os.preadv(self._fd, [view[done:]], offset + done)
             except OSError as error:
-                raise self.error(f"cannot read {what}: {error.strerror}") from None
+                raise self.error(f"cannot read {label}: {error.strerror}") from None
             if count == 0:
                 raise self.error(
-                    f"truncated while in use: expected {nbytes} bytes at offset {offset} for {what}, got {done}"
+                    f"truncated while in use: expected {nbytes} bytes at offset {offset} for {label}, got {done}"
                 )
             done += count
         return array
 
-    def told(self, error: ReadError) -> ModelFileError:
-        """What went wrong with one of many reads."""
-        what = self.what_lies_at(error.offset)
+    def read_error(self, error: ReadError) -> ModelFileError:
+        """Return the error for a failed read of :meth:`BatchReader.read_parts`."""
+        label = self.tensor_at(error.offset)
         if isinstance(error, NumbersError):
-            return self.error(f"{what}: {error.problem}")
+            return self.error(f"{label}: {error.problem}")
         if error.reason is not None:
-            return self.error(f"cannot read {what}: {error.reason}")
+            return self.error(f"cannot read {label}: {error.reason}")
         return self.error(
-            f"truncated while in use: expected {error.wanted} bytes at offset {error.offset} for {what}, "
+            f"truncated while in use: expected {error.wanted} bytes at offset {error.offset} for {label}, "
             f"got {error.got}"
         )
 
-    def what_lies_at(self, offset: int) -> str:
-        """The tensor that these bytes belong to, as messages call it."""
+    def tensor_at(self, offset: int) -> str:
+        """Return the name, for messages, of the tensor at ``offset``."""
         before = [info for info in self.tensors.values() if info.offset <= offset]
         return f"tensor {quoted(max(before, key=lambda info: (info.offset, info.nbytes)).name)}" if before else "header"
 
     def close(self) -> None:
-        """Close the file; reading is over."""
+        """Close the file. It can no longer be read."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

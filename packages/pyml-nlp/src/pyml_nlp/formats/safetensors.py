@@ -4,9 +4,9 @@ A file is: ``header length u64 | header, a JSON object | data``. The header maps
 "F32", "shape": [2, 3], "data_offsets": [0, 24]}``, offsets counted from the start of the data, and ``"__metadata__"``
 to an object of strings.
 
-The header is checked here, more strictly than by the reference reader (which takes keys that are there twice, and keys
-that it does not know), and tensors are then read with ``preadv`` from the checked offsets, one at a time. The
-safetensors library would map the file, and with it take the risk of SIGBUS, for what is a single call here.
+The header is checked here, more strictly than by the reference reader (which accepts repeated and unknown keys), and
+tensors are then read one at a time with ``preadv`` from the checked offsets. The safetensors library would map the
+file, and so risk SIGBUS, to save a single call.
 
 Source: the section "Format" of the safetensors README, and ``Metadata::validate`` of its ``tensor.rs``.
 """
@@ -27,14 +27,14 @@ from pyml_core.tensor import Tensor
 from ..errors import ModelFileError, ModelNotFoundError
 from .config import parse_json_object, read_config, read_optional
 from .folders import ADAPTER, CONFIG, INDEX, MAX_INDEXED, WeightFiles, listed, not_a_model, weight_files
-from .reading import MAX_DIMS, MAX_ELEMENTS, ManyReads, ModelFile, TensorInfo
+from .reading import MAX_DIMS, MAX_ELEMENTS, BatchReader, ModelFile, TensorInfo
 
 _log = logging.getLogger("pyml.load")
 
-MAX_TENSORS = 1 << 16  # of a file: some ten times as many as the largest known files hold
+MAX_TENSORS = 1 << 16  # of a file: some ten times as many as in the largest known files
 MAX_HEADER = MAX_TENSORS << 8  # bytes; the reference reader's only limit is 100 MB
-_VALUES = 16  # of a tensor's entry in a header, and what is left for the metadata
-MAX_RANK = 8  # dimensions of any tensor; of one that is read as a weight, MAX_DIMS
+_VALUES = 16  # values of a tensor's entry in a header, with a margin for the metadata
+MAX_RANK = 8  # dimensions of any tensor; tensors that are read as weights have at most MAX_DIMS
 
 _WEIGHTS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _BITS = {
@@ -62,14 +62,14 @@ _BITS = {
 
 
 class SafetensorsFile(ModelFile):
-    """One safetensors file, its header checked.
+    """One safetensors file with a checked header.
 
     Attributes:
-        tensors: what the header says about each tensor, in its order.
+        tensors: descriptions of the tensors, in the order of the header.
         metadata: the strings of ``__metadata__``.
 
     Raises:
-        ModelNotFoundError: there is no such file.
+        ModelNotFoundError: the file does not exist.
         ModelFileError: it is malformed.
     """
 
@@ -110,40 +110,40 @@ class SafetensorsFile(ModelFile):
         return found
 
     def _tensor(self, name: str, entry: Any, start: int) -> TensorInfo:
-        what = f"tensor {quoted(name)}"
+        label = f"tensor {quoted(name)}"
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             got = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-            raise self.error(f"{what}: expected an object with dtype, shape and data_offsets, got {quoted(str(got))}")
+            raise self.error(f"{label}: expected an object with dtype, shape and data_offsets, got {quoted(str(got))}")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in _BITS:
-            raise self.error(f"{what}: expected a dtype of {', '.join(_BITS)}, got {quoted(repr(dtype))}")
-        # `type is int`: True is an int in Python, and is no dimension.
+            raise self.error(f"{label}: expected a dtype of {', '.join(_BITS)}, got {quoted(repr(dtype))}")
+        # `type is int`: True is an int in Python, but not a dimension.
         if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
-            raise self.error(f"{what}: expected a shape of whole numbers of at least 0, got {quoted(repr(shape))}")
+            raise self.error(f"{label}: expected a shape of whole numbers of at least 0, got {quoted(repr(shape))}")
         if len(shape) > MAX_RANK:
-            raise self.error(f"{what}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
+            raise self.error(f"{label}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
         if math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
-            raise self.error(f"{what}: expected at most {MAX_ELEMENTS} elements, got shape {quoted(repr(shape))}")
+            raise self.error(f"{label}: expected at most {MAX_ELEMENTS} elements, got shape {quoted(repr(shape))}")
         if (
             not isinstance(offsets, list)
             or len(offsets) != 2
             or not all(type(offset) is int and offset >= 0 for offset in offsets)
             or offsets[0] > offsets[1]
         ):
-            raise self.error(f"{what}: expected data_offsets [begin, end], got {quoted(repr(offsets))}")
+            raise self.error(f"{label}: expected data_offsets [begin, end], got {quoted(repr(offsets))}")
         begin, end = offsets
         if start + end > self.size:
-            raise self.error(f"{what}: truncated: expected data up to byte {start + end}, the file has {self.size}")
+            raise self.error(f"{label}: truncated: expected data up to byte {start + end}, the file has {self.size}")
         bits = math.prod(shape) * _BITS[dtype]
         if bits % 8 or bits // 8 != end - begin:
             raise self.error(
-                f"{what}: expected {bits / 8:g} bytes for {dtype} of shape {quoted(repr(shape))}, "
+                f"{label}: expected {bits / 8:g} bytes for {dtype} of shape {quoted(repr(shape))}, "
                 f"got data_offsets {begin} to {end}, {end - begin} bytes"
             )
         return TensorInfo(name, _WEIGHTS.get(dtype, dtype.lower()), tuple(shape), start + begin, end - begin)
 
     def _check_coverage(self, start: int) -> None:
-        """Tensors must follow each other without a gap or overlap, and fill the file."""
+        """Check that the tensors follow each other without gaps or overlaps, and fill the file."""
         position = start
         for info in sorted(self.tensors.values(), key=lambda info: (info.offset, info.nbytes)):
             if info.offset != position:
@@ -159,20 +159,20 @@ class SafetensorsFile(ModelFile):
             )
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """A tensor, or rows ``start`` to ``stop`` of its first axis, in memory of its own.
+        """Read a tensor, or rows ``start`` to ``stop`` of its first axis, into new memory.
 
         Raises:
-            ModelFileError: there is no such tensor, it is no f32, f16 or bf16, or the file has become shorter.
-            OutOfMemoryError: there is no memory for it.
+            ModelFileError: the tensor does not exist or is not f32, f16 or bf16, or the file was truncated.
+            OutOfMemoryError: there is not enough memory.
         """
         info = self.info(name).rows(start, stop)
         return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
 
     def info(self, name: str) -> TensorInfo:
-        """What the header says about a tensor of weights.
+        """Return the description of a tensor of weights.
 
         Raises:
-            ModelFileError: there is no such tensor, or it is no f32, f16 or bf16.
+            ModelFileError: the tensor does not exist, or is not f32, f16 or bf16.
         """
         info = self.tensors.get(name)
         if info is None:
@@ -186,21 +186,21 @@ class SafetensorsFile(ModelFile):
         return info
 
 
-class SafetensorsFolder(ManyReads):
-    """A folder in Hugging Face layout: ``config.json`` and ``model.safetensors``, or the shards that its index names.
+class SafetensorsFolder(BatchReader):
+    """A folder in Hugging Face layout: ``config.json`` and ``model.safetensors``, or the shards in its index.
 
-    Other weights beside these are left out with a warning, and so is an index that says something else than the shards
-    do, as long as every tensor is in one place.
+    Other weight files are ignored with a warning. An index that contradicts the shards is ignored with a warning too,
+    as long as no tensor is in two shards.
 
     Attributes:
         path: the folder.
         config: ``config.json``.
-        generation_config: ``generation_config.json``, empty if there is none.
-        tensors: what the files say about each tensor.
+        generation_config: ``generation_config.json``, empty if it does not exist.
+        tensors: descriptions of all tensors.
 
     Raises:
-        ModelNotFoundError: there is no such folder, or no weights in it.
-        ModelFileError: something in it is malformed, contradicts the rest, or is refused.
+        ModelNotFoundError: the folder does not exist, or has no weights.
+        ModelFileError: a file is malformed, refused, or contradicts the others.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -212,7 +212,7 @@ class SafetensorsFolder(ManyReads):
             raise not_a_model(self.path)
         self.config: dict[str, Any] = read_config(self.path)
         self.generation_config: dict[str, Any] = read_optional(self.path, "generation_config.json")
-        self._home: dict[str, SafetensorsFile] = {}
+        self._owners: dict[str, SafetensorsFile] = {}
         self._files: list[SafetensorsFile] = []
         try:
             for name in files.names:
@@ -220,7 +220,7 @@ class SafetensorsFolder(ManyReads):
         except BaseException:
             self.close()
             raise
-        self.tensors: dict[str, TensorInfo] = {name: file.tensors[name] for name, file in self._home.items()}
+        self.tensors: dict[str, TensorInfo] = {name: file.tensors[name] for name, file in self._owners.items()}
         self._warn(files)
 
     def _open(self, name: str, weight_map: Mapping[str, str] | None) -> None:
@@ -229,78 +229,80 @@ class SafetensorsFolder(ManyReads):
         file = SafetensorsFile(self.path / name)
         self._files.append(file)
         for tensor in file.tensors:
-            if tensor in self._home:
+            if tensor in self._owners:
                 raise file.error(
-                    f"tensor {quoted(tensor)}: expected in one shard, it is in {self._home[tensor].path.name} too"
+                    f"tensor {quoted(tensor)}: expected in one shard, it is in {self._owners[tensor].path.name} too"
                 )
-            self._home[tensor] = file
-        if len(self._home) > MAX_INDEXED:
-            raise file.error(f"expected at most {MAX_INDEXED} tensors in all shards, got {len(self._home)} up to here")
+            self._owners[tensor] = file
+        if len(self._owners) > MAX_INDEXED:
+            raise file.error(
+                f"expected at most {MAX_INDEXED} tensors in all shards, got {len(self._owners)} up to here"
+            )
 
     def _warn(self, files: WeightFiles) -> None:
-        """Warn of what lies beside the weights and is not used, and of an index that is not theirs."""
+        """Warn of unused weight files and adapters, and of an index that contradicts the shards."""
         if files.left_out:
             _log.warning("%s: the weights are %s; left out: %s", self.path, listed(files.names), listed(files.left_out))
         if (self.path / ADAPTER).exists():
-            _log.warning("%s: the adapter beside the model is not applied", self.path / ADAPTER)
+            _log.warning("%s: the adapter next to the model is not applied", self.path / ADAPTER)
         if files.weight_map is None:
             return
         index = self.path / INDEX
-        for tensor, file in self._home.items():
+        for tensor, file in self._owners.items():
             said, name = files.weight_map.get(tensor), file.path.name
             if said != name:
                 where = "is not in it, but" if said is None else f"should be in {said}, and"
                 _log.warning("%s: out of date: tensor %s %s is in %s", index, quoted(tensor), where, name)
                 return
-        if absent := next((tensor for tensor in files.weight_map if tensor not in self._home), None):
+        if absent := next((tensor for tensor in files.weight_map if tensor not in self._owners), None):
             _log.warning("%s: out of date: tensor %s is in no shard", index, quoted(absent))
 
     def names(self) -> list[str]:
-        """Every tensor's name."""
+        """Return the names of all tensors."""
         return list(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape.
+        """Return a tensor's shape.
 
         Raises:
-            ModelFileError: there is no such tensor.
+            ModelFileError: the tensor does not exist.
         """
-        return self._home_of(name).tensors[name].shape
+        return self._file_of(name).tensors[name].shape
 
     def dtype(self, name: str) -> str:
-        """A tensor's type: f32, f16, bf16, or one that cannot be read as weights (``"i64"``).
+        """Return a tensor's type: f32, f16, bf16, or one that cannot be read as weights (``"i64"``).
 
         Raises:
-            ModelFileError: there is no such tensor.
+            ModelFileError: the tensor does not exist.
         """
-        return self._home_of(name).tensors[name].dtype
+        return self._file_of(name).tensors[name].dtype
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """A tensor or rows of it; see :meth:`SafetensorsFile.read`."""
-        return self._home_of(name).read(name, start, stop)
+        """Read a tensor or rows of it; see :meth:`SafetensorsFile.read`."""
+        return self._file_of(name).read(name, start, stop)
 
     def place(self, name: str) -> tuple[int, int]:
-        """The descriptor of a tensor's file, and where its bytes begin there; of tensors that can be read as weights.
+        """Return the descriptor of a tensor's file, and the offset of its bytes, for a tensor of weights.
 
         Raises:
-            ModelFileError: as of :meth:`read`.
+            ModelFileError: the tensor does not exist, or is not f32, f16 or bf16.
         """
-        file = self._home_of(name)
+        file = self._file_of(name)
         return file.fd, file.info(name).offset
 
     @property
     def files(self) -> list[SafetensorsFile]:
-        """The opened files."""
+        """The open files."""
         return self._files
 
-    def _home_of(self, name: str) -> SafetensorsFile:
+    def _file_of(self, name: str) -> SafetensorsFile:
         try:
-            return self._home[name]
+            return self._owners[name]
         except KeyError:
             raise ModelFileError(f"{self.path}: there is no tensor {quoted(name)}") from None
 
     def close(self) -> None:
-        """Close the files; reading is over."""
+        """Close the files. They can no longer be read."""
         for file in self._files:
             file.close()
 
