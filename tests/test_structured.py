@@ -239,7 +239,7 @@ def test_cancel(small: LanguageModel) -> None:
         ({"schema": "{"}, "^schema: expected JSON: "),
         ({"schema": "[1]"}, "^schema: expected a JSON object, got list$"),
         ({"schema": '{"a":' * 100_000}, "^schema: nested too deeply$"),
-        ({"schema": {"a": {1, 2}}}, "^schema: expected what JSON can say: "),
+        ({"schema": {"a": {1, 2}}}, "^schema: expected a JSON value: "),
         ({"regex": "a", "grammar": "b"}, "^expected one of schema, regex and grammar, got regex and grammar$"),
         ({"regex": "a" * (MAX_SOURCE + 1)}, "^regex: expected at most 1048576 characters, got 1048577$"),
         ({"regex": 5}, "^regex: expected a text, got int$"),

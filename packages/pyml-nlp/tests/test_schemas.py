@@ -245,7 +245,7 @@ def test_numbers(schema: Schema, matching: list[object], others: list[object], w
         ("[1]", "expected a JSON object, got list"),
         ('{"const": ' + "9" * 5000 + "}", "expected JSON: Exceeds the limit (4300 digits)"),
         ('{"const": 1e999}', "expected JSON: the number 1e999 is out of range"),
-        ('{"const": NaN}', "expected JSON: NaN is no number of JSON"),
+        ('{"const": NaN}', "expected JSON: NaN is not a number in JSON"),
         ('{"const": "\\ud800"}', "expected valid Unicode, found '\\ud800'"),
         ({"const": "\udfff"}, "expected valid Unicode"),
     ],

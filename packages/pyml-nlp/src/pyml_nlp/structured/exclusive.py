@@ -1,8 +1,8 @@
-"""Whether branches of a schema exclude each other, so that ``oneOf`` allows what ``anyOf`` does.
+"""Analysis of whether branches of a schema exclude each other, so that ``oneOf`` equals ``anyOf``.
 
-llguidance can only write what ``anyOf`` allows. Here is shown, where it can be, that no value matches two branches: by
-their types, by constants, by bounds, or by a property that both objects have, or that one has and the other forbids.
-What is not shown is taken to overlap.
+llguidance only supports ``anyOf``. This module tries to prove that no value matches two branches: by their types, by
+constants, by bounds, or by a property that both objects have, or that one has and the other forbids. Branches without
+such a proof are assumed to overlap.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from .schema_keywords import KINDS, constants, kind_of, types
 from .schema_nodes import Branch, Node, SchemaGraph
 
-_DEPTH = 8  # schemas within schemas that are looked at
-_CHAIN = 100  # choices behind choices whose kinds and values are looked at
-_WORK = 300_000  # steps for one document, about half a second
+_DEPTH = 8  # maximum nesting of the schemas that are compared
+_CHAIN = 100  # maximum number of nested choices when types and values are collected
+_WORK = 300_000  # maximum number of steps for one document: about half a second
 
 _BOUNDS = {
     "number": ("minimum", "maximum"),
@@ -28,11 +28,11 @@ _BOUNDS = {
 }
 
 Texts = set[str]
-"""Values as texts that are equal where the values are."""
+"""Values as texts: equal values have equal texts."""
 
 
 class Exclusion:
-    """Compares the branches of one document.
+    """Compares branches of one document.
 
     Args:
         graph: the document.
@@ -48,13 +48,13 @@ class Exclusion:
 
     @property
     def given_up(self) -> bool:
-        """Whether the work became too much; what was not compared is taken to overlap."""
+        """Whether the limit of work was reached; branches that were not compared are assumed to overlap."""
         return self._left <= 0
 
     def overlapping(self, branches: Sequence[Branch]) -> tuple[int, int] | None:
-        """Two branches that some value may match both; None: each value matches one at most.
+        """Return the indices of two branches that may match a common value, or None if all exclude each other.
 
-        Where objects are told apart by a property that may be left out, it is made required.
+        If objects are distinguished by an optional property, the property is made required.
         """
         found = [index for index, branch in enumerate(branches) if branch is not False]
         rest = [branches[index] for index in found]
@@ -65,10 +65,10 @@ class Exclusion:
                 return found[first], found[second]
         return None
 
-    # ---- all at once
+    # ---- comparing all branches at once
 
     def _tagged(self, branches: Sequence[Branch]) -> bool:
-        """Whether all are objects with a property that has other constants in each."""
+        """Return whether all branches are objects with a common property whose constants differ."""
         if any(self._kinds(branch) != {"object"} for branch in branches):
             return False
         for name in self._property_names(branches[0]):
@@ -86,7 +86,7 @@ class Exclusion:
         return list(dict.fromkeys(name for node in nodes for name in node.properties))
 
     def _tags(self, branch: Branch, name: str, owners: list[Node], depth: int) -> Texts | None:
-        """Constants that a property has; the schemas that have to require it are put to ``owners``."""
+        """Return the constants of a property; schemas that must be changed to require it are added to ``owners``."""
         if not depth or not self._spend():
             return None
         parts = self._parts(branch)
@@ -102,18 +102,18 @@ class Exclusion:
                 return set().union(*(tag for tag in tags if tag is not None))
         return None
 
-    # ---- pair by pair
+    # ---- comparing pairs of branches
 
     def _disjoint(self, first: Branch, second: Branch, depth: int) -> bool:
         return all(self._excluded(first, second, kind, depth) for kind in self._kinds(first) & self._kinds(second))
 
     def _excluded(self, first: Branch, second: Branch, kind: str, depth: int) -> bool:
-        """Whether no value of this kind matches both."""
+        """Return whether no value of this kind matches both branches."""
         if kind not in self._kinds(first) or kind not in self._kinds(second):
             return True
         key = (id(first), id(second), kind)
         if key not in self._found:
-            self._found[key] = False  # until it is shown
+            self._found[key] = False  # until proven
             self._found[key] = bool(depth) and self._spend() and self._shown(first, second, kind, depth - 1)
         return self._found[key]
 
@@ -142,25 +142,25 @@ class Exclusion:
                         return True
         return False
 
-    # ---- facts about one schema
+    # ---- properties of one schema
 
     def _parts(self, branch: Branch) -> list[Node]:
-        """The subschemas that a value of this one matches all."""
+        """Return the subschemas all of which a value of this schema must match."""
         found = self._graph.parts(branch)
         self._left -= len(found)
         return found
 
     def _spend(self) -> bool:
-        """Whether there is work left to do."""
+        """Count one step, and return whether the limit of work allows it."""
         self._left -= 1
         return self._left > 0
 
     def _kinds(self, branch: Branch, depth: int = _CHAIN) -> set[str]:
-        """Kinds that its values may have."""
+        """Return the kinds that its values may have."""
         if isinstance(branch, bool):
             return set(KINDS) if branch else set()
         if id(branch) not in self._known_kinds:
-            self._known_kinds[id(branch)] = set(KINDS)  # for a schema that leads to itself
+            self._known_kinds[id(branch)] = set(KINDS)  # for a recursive schema
             parts = self._parts(branch)
             found = set(KINDS).intersection(*(types(part.schema) for part in parts))
             if depth and self._spend():
@@ -170,11 +170,11 @@ class Exclusion:
         return self._known_kinds[id(branch)]
 
     def _values(self, branch: Branch, depth: int = _CHAIN) -> Texts | None:
-        """Its values; None: they are not listed."""
+        """Return its values; None if they are not listed."""
         if isinstance(branch, bool):
             return None if branch else set()
         if id(branch) not in self._lists:
-            self._lists[id(branch)] = None  # for a schema that leads to itself
+            self._lists[id(branch)] = None  # for a recursive schema
             if depth and self._spend():
                 self._lists[id(branch)] = self._listed(self._parts(branch), depth - 1)
         return self._lists[id(branch)]
@@ -190,7 +190,7 @@ class Exclusion:
         return None
 
     def _own_values(self, nodes: Sequence[Node], kind: str) -> Texts | None:
-        """The values of a kind that ``const`` and ``enum`` list; None: they list none."""
+        """Return the values of a kind that ``const`` and ``enum`` list; None if neither keyword is present."""
         sets = [values[kind] for node in nodes if (values := self._constants(node)) is not None]
         return set.intersection(*sets) if sets else None
 
@@ -205,7 +205,7 @@ class Exclusion:
 
 
 def _once(values: Sequence[Texts | None]) -> bool:
-    """Whether all are known, and none has a value of another."""
+    """Return whether all sets are known and pairwise disjoint."""
     known = [some for some in values if some is not None]
     return len(known) == len(values) and len(set().union(*known)) == sum(map(len, known))
 
@@ -227,7 +227,7 @@ def _bounds(nodes: Sequence[Node], kind: str) -> tuple[float, float]:
 
 
 def _allowed(nodes: Sequence[Node], name: str) -> list[Branch]:
-    """What the subschemas say of a property, each of them in one schema."""
+    """Return each subschema's schema for a property."""
     found: list[Branch] = []
     for node in nodes:
         if name in node.properties:
@@ -238,7 +238,7 @@ def _allowed(nodes: Sequence[Node], name: str) -> list[Branch]:
 
 
 def _may_match(pattern: str, name: str) -> bool:
-    """Whether a pattern may match a name; True where it is more than the beginning of the name."""
+    """Return whether a pattern may match a name. Only patterns that are a plain prefix are analysed."""
     plain = re.fullmatch(r"\^([\w ]+)", pattern)
     return plain is None or name.startswith(plain[1])
 
@@ -248,7 +248,7 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any) -> Any:
-    """With 1.0 as 1: they are the same number in JSON Schema."""
+    """Convert 1.0 to 1: they are the same number in JSON Schema."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a text has to match, as the user says it."""
+"""The user's description of a grammar that generated text must match."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, Literal
 from pyml_core.errors import PymlError, quoted
 
 MAX_SOURCE = 1 << 20
-"""Characters that a schema, an expression or a grammar may have."""
+"""Maximum number of characters of a schema, an expression or a grammar."""
 
 Kind = Literal["schema", "regex", "grammar"]
 
 
 class GrammarError(PymlError, ValueError):
-    """A schema, regular expression or grammar that cannot be used, or that leaves nothing to say."""
+    """An invalid schema, regular expression or grammar, or one that no further text can match."""
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a text has to match.
+    """A grammar that a text must match.
 
     Attributes:
         kind: ``"schema"``: a JSON schema; ``"regex"``: a regular expression, in the syntax of Rust's ``regex``;
@@ -30,8 +30,8 @@ class Grammar:
         source: its text.
 
     Raises:
-        GrammarError: no JSON where JSON is expected, an empty source, one of more than ``MAX_SOURCE`` characters, or
-            one with half of a surrogate pair.
+        GrammarError: the source is empty, has more than ``MAX_SOURCE`` characters or half of a surrogate pair, or is
+            a schema that is not JSON.
     """
 
     kind: Kind
@@ -52,10 +52,10 @@ class Grammar:
 
 
 def read_schema(source: str) -> dict[str, Any]:
-    """The object that the text of a JSON schema says.
+    """Parse the text of a JSON schema.
 
     Raises:
-        GrammarError: it is no JSON, no object, has a number that is out of range or half of a surrogate pair.
+        GrammarError: it is not JSON or not an object, or has a number out of range or half of a surrogate pair.
     """
     try:
         schema = json.loads(source, parse_constant=_no_constant, parse_float=_finite)
@@ -66,7 +66,7 @@ def read_schema(source: str) -> dict[str, Any]:
         raise GrammarError(f"schema: expected valid Unicode, found {error.object[error.start]!r}") from None
     except RecursionError:
         raise GrammarError("schema: nested too deeply") from None
-    except ValueError as error:  # of an integer with thousands of digits, too
+    except ValueError as error:  # also raised for an integer with thousands of digits
         raise GrammarError(f"schema: expected JSON: {str(error).partition(';')[0]}") from None
     if not isinstance(schema, dict):
         raise GrammarError(f"schema: expected a JSON object, got {type(schema).__name__}")
@@ -76,7 +76,7 @@ def read_schema(source: str) -> dict[str, Any]:
 def one_grammar(
     schema: Mapping[str, Any] | str | None = None, regex: str | None = None, grammar: str | None = None
 ) -> Grammar | None:
-    """The one of them that is given.
+    """Return the grammar of the only argument that is given; None if all are None.
 
     Args:
         schema: a JSON schema, or its text.
@@ -84,7 +84,7 @@ def one_grammar(
         grammar: a grammar.
 
     Raises:
-        GrammarError: more than one, or one that is none.
+        GrammarError: more than one is given, or the given one is invalid.
     """
     given = {"schema": schema, "regex": regex, "grammar": grammar}
     sources = {kind: source for kind, source in given.items() if source is not None}
@@ -94,7 +94,7 @@ def one_grammar(
         try:
             sources["schema"] = json.dumps(schema)
         except (TypeError, ValueError, RecursionError) as error:
-            raise GrammarError(f"schema: expected what JSON can say: {error}") from None
+            raise GrammarError(f"schema: expected a JSON value: {error}") from None
     for kind, source in sources.items():
         if not isinstance(source, str):
             raise GrammarError(f"{kind}: expected a text, got {type(source).__name__}")
@@ -103,7 +103,7 @@ def one_grammar(
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _finite(text: str) -> float:

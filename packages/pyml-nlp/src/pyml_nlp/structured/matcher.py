@@ -1,4 +1,4 @@
-"""What may come next in one text.
+"""The state of a grammar in one text, and the tokens that may come next.
 
 Letters: V = vocabulary size.
 """
@@ -20,24 +20,24 @@ from pyml_core.pickling import OfOneProcess
 from ..sampling import F32Array, IdArray
 from .grammar import GrammarError
 
-_FEW = 8  # times fewer allowed tokens than there are: these are picked, more are masked
-_REPLAYED = 16  # tokens at once, where a text goes on with a new matcher
-_LINE = 300  # characters of a message of llguidance
+_FEW = 8  # allowed tokens are selected if they are at most 1/8 of the vocabulary; otherwise the others are masked
+_REPLAYED = 16  # tokens per call when a new matcher replays a text
+_LINE = 300  # maximum number of characters of a message from llguidance
 _LONG_QUOTE = re.compile(r'("[^"]{77})[^"]{3,}"|(/[^/]{77})[^/]{3,}/')
-_ADVICE = re.compile(r"; (?:consider|try) .*")  # to those who write grammars
+_ADVICE = re.compile(r"; (?:consider|try) .*")  # for authors of grammars
 
 library = NoFork("structured output")
-"""The section of llguidance's calls: the matchers of a grammar share a lock, which a forked child would find taken."""
+"""Section for calls into llguidance. Forks wait for it: the matchers of a grammar share a lock."""
 
 
 class Matcher(OfOneProcess, instead="each text has one of its own"):
     """The grammar's state in one text.
 
     Args:
-        matcher: llguidance's, at the beginning.
+        matcher: llguidance's matcher, at the beginning of a text.
         size: V.
-        kind: of the grammar, for messages.
-        anew: makes one that shares nothing with other texts; None: there is nothing to gain.
+        kind: kind of the grammar, for messages.
+        anew: makes a matcher that shares nothing with other texts; None if ``matcher`` already shares nothing.
     """
 
     def __init__(self, matcher: Any, size: int, kind: str, anew: Callable[[], Any] | None = None) -> None:
@@ -49,10 +49,10 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         self._mask = np.zeros((size + 31) // 32, np.uint32)
 
     def allowed(self) -> npt.NDArray[np.bool_]:
-        """Which tokens may come next, bool (V,); end-of-sequence tokens where the text may end.
+        """Return which tokens may come next, bool (V,), including end-of-sequence tokens where the text may end.
 
         Raises:
-            GrammarError: none may, or the grammar takes more work than llguidance's limits allow.
+            GrammarError: no token may come next, or the grammar takes more work than llguidance's limits allow.
         """
         self._do("unsafe_compute_mask_ptr", self._mask.ctypes.data, self._mask.nbytes)
         bits = np.unpackbits(self._mask.view(np.uint8), count=self._size, bitorder="little").view(np.bool_)
@@ -61,17 +61,17 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         return bits
 
     def restrict(self, logits: F32Array) -> tuple[F32Array, IdArray | None]:
-        """Logits (V,) of the tokens that may come next: the few there are with their ids, or all, others at -inf."""
+        """Return logits of the allowed tokens with their ids, or, if many are allowed, all (V,) with others at -inf."""
         allowed = self.allowed()
         if np.count_nonzero(allowed) * _FEW > self._size:
-            # Plus or minus infinity by token: np.where is eight times slower, for the branches that it mispredicts.
+            # perf: choosing.py mask. Bounds of ±infinity by token: np.where is eight times slower (mispredicts).
             bounds = (allowed.astype(np.float32) * np.float32(2) - np.float32(1)) * np.float32(np.inf)
             return np.minimum(logits, bounds), None
         ids = np.flatnonzero(allowed)
         return logits[ids], ids
 
     def take(self, token: int) -> None:
-        """Go on with this token.
+        """Advance by this token.
 
         Raises:
             GrammarError: it may not come next, or the grammar takes more work than llguidance's limits allow.
@@ -81,28 +81,28 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         self._taken.append(token)
 
     def forced(self) -> list[int]:
-        """The tokens that must come next, whatever the model says; often none."""
+        """Return the tokens that must come next regardless of the logits; often empty."""
         forced: list[int] = self._do("compute_ff_tokens")
         return forced
 
     @property
     def ended(self) -> bool:
-        """Whether nothing can come next but the end of the text."""
+        """Whether only the end of the text can follow."""
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     @property
     def complete(self) -> bool:
-        """Whether the text so far matches."""
+        """Whether the text matches as it is."""
         return bool(self._do("is_accepting"))
 
     def _do(self, call: str, *arguments: Any) -> Any:
-        """The result of a call of llguidance's matcher, where need be of another one, which is this text's own.
+        """Call a method of llguidance's matcher; if that fails, retry with a matcher that only this text uses.
 
-        A matcher that has failed fails for ever, and so do all that share its lexer, whose work for them is counted
+        A failed matcher keeps failing, and so do all matchers that share its lexer, because their work is counted
         together.
         """
         try:
-            with library:  # here rather than guarded: it takes a third of the time, for every token
+            with library:  # perf: choosing.py mask. A third of the time of guarded(), for every token
                 result = getattr(self._matcher, call)(*arguments)
             if not self._matcher.is_error():
                 return result
@@ -113,7 +113,7 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
                 self._matcher, self._anew = self._anew(), None
                 for start in range(0, len(self._taken), _REPLAYED):
                     self._matcher.consume_tokens(self._taken[start : start + _REPLAYED])
-                    self._matcher.compute_bitmask()  # after which the work for tokens is counted anew
+                    self._matcher.compute_bitmask()  # resets llguidance's count of work
                 result = getattr(self._matcher, call)(*arguments)
             if self._matcher.is_error():
                 raise GrammarError(f"{self._kind}: {reason(self._matcher.get_error(), self._kind)}")
@@ -122,7 +122,7 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
 
 @contextmanager
 def guarded(kind: str) -> Iterator[None]:
-    """A section of llguidance's calls: whatever it raises, a panic too, becomes an error of the grammar."""
+    """Section for calls into llguidance: turns every exception, including panics, into a GrammarError."""
     try:
         with library:
             yield
@@ -131,7 +131,7 @@ def guarded(kind: str) -> Iterator[None]:
 
 
 def as_grammar_error(error: BaseException, kind: str) -> BaseException:
-    """What to raise for an error during a call of llguidance: itself, if it is none of the library's."""
+    """Return the exception to raise after a failed call: an error that is not the library's is returned unchanged."""
     if isinstance(error, PymlError):
         return error
     if isinstance(error, Exception) or type(error).__name__ == "PanicException":
@@ -140,9 +140,9 @@ def as_grammar_error(error: BaseException, kind: str) -> BaseException:
 
 
 def reason(message: str, kind: str) -> str:
-    """A message of llguidance without its pictures, with short quotes and without advice that a user cannot follow.
+    """Return a message of llguidance on one line, without diagrams, long quotes and advice for authors of grammars.
 
-    It is the first line, and the one that says what is wrong.
+    It consists of the first line and the lines that begin with "error: ".
     """
     first, *others = message.strip().splitlines() or ["llguidance gives no reason"]
     if first.startswith("NoExtension"):

@@ -1,4 +1,4 @@
-"""JSON schemas as llguidance gets them: what it would refuse without need, or hold too loosely, is put right here."""
+"""Preparation of JSON schemas for llguidance, which refuses some parts needlessly and enforces others too loosely."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from .schema_nodes import Branch, Node, SchemaGraph
 from .usable import leave_out_unusable
 
 _OPTIONS = {
-    # JSON on one line, as Python's json.dumps has it.
+    # JSON on one line, like Python's json.dumps.
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
-    # Without \u: else a name that is not declared may be written as one that is, "\u0061" for "a".
+    # No \u escapes: otherwise an undeclared name could be another spelling of a declared one, "\u0061" for "a".
     "json_allowed_escapes": 'nrbtf\\"',
     "lenient": False,
 }
 
 
-_WORK = 300_000  # steps among subschemas, a second or less
+_WORK = 300_000  # maximum number of steps between subschemas, a second or less
 
 
 def prepare_schema(schema: dict[str, Any]) -> list[str]:
-    """Put a schema into the form for llguidance, in place: every text that it then allows matches the schema as given.
+    """Rewrite a schema for llguidance, in place. Every text that the result allows matches the given schema.
 
-    Formats that are not enforced are taken out, branches of ``oneOf`` are shown to exclude each other, and what cannot
-    be written is left out where something else can. Options for llguidance in the schema do not count.
+    Formats that are not enforced are removed. Branches of ``oneOf`` are proven to exclude each other. Subschemas that
+    no text can match are removed if there are alternatives. Options for llguidance in the schema are ignored.
 
     Returns:
-        What the user should know, a line for each thing.
+        Notes for the user, one line each.
 
     Raises:
-        GrammarError: it is malformed, asks for what cannot be held, or nothing of it can be written.
+        GrammarError: the schema is malformed, cannot be enforced, or no text can match it.
     """
     try:
         return _prepare(schema)
-    except RecursionError:  # through references, whose chain may be long
+    except RecursionError:  # a long chain of references
         raise GrammarError("schema: nested too deeply") from None
 
 
@@ -54,7 +54,7 @@ def _prepare(schema: dict[str, Any]) -> list[str]:
         for node in graph.nodes:
             _check_branches(node, exclusion)
     notes += leave_out_unusable(graph)
-    # Other references are followed by llguidance alone, which then judges the branches itself.
+    # llguidance resolves other references itself, and then compares the branches itself.
     schema["x-guidance"] = {**_OPTIONS, "coerce_one_of": not graph.foreign}
     return notes
 
@@ -73,7 +73,7 @@ def _check_branches(node: Node, exclusion: Exclusion) -> None:
 
 
 def _check_names(node: Node) -> None:
-    """Names of properties that are not declared may be written twice, and count once."""
+    """Check ``minProperties``: undeclared names may be repeated, and a repeated name counts once."""
     least, needed = node.schema.get("minProperties", 0), len(set(node.schema.get("required", ())))
     free = node.schema.get("additionalProperties", True) is not False or node.schema.get("patternProperties")
     if free and least > needed + 1:
@@ -84,7 +84,7 @@ def _check_names(node: Node) -> None:
 
 
 def _check_multiples(graph: SchemaGraph) -> None:
-    """llguidance computes common multiples with 32 bits."""
+    """Check the common multiples of ``multipleOf``, which llguidance computes with 32 bits."""
     if len({node.schema.get("multipleOf", 0) for node in graph.nodes} - {0}) < 2:
         return
     work = _WORK
@@ -98,7 +98,7 @@ def _check_multiples(graph: SchemaGraph) -> None:
 
 
 def _in_place(node: Node, work: int) -> list[Node]:
-    """All subschemas that say something about the same value."""
+    """Return all subschemas that apply to the same value."""
     known: dict[int, Node] = {}
     waiting: list[Branch] = [node]
     while waiting:
@@ -112,6 +112,6 @@ def _in_place(node: Node, work: int) -> list[Node]:
 
 
 def _digits(value: float) -> int:
-    """Digits behind the point."""
+    """Return the number of digits after the decimal point."""
     exponent = Decimal(repr(value)).normalize().as_tuple().exponent
     return max(0, -exponent) if isinstance(exponent, int) else 0

@@ -1,4 +1,4 @@
-"""The values of a schema's keywords: checked, and numbers in the form that llguidance computes with."""
+"""Checks of a schema's keywords, and conversion of numbers to the form that llguidance computes with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyml_core.errors import quoted
 from .grammar import GrammarError
 
 Fail = Callable[[str, str], GrammarError]
-"""An error for a problem with a keyword."""
+"""Makes the error for a problem with a keyword."""
 
 KINDS = ("null", "boolean", "number", "string", "array", "object")
 """Kinds of JSON values; integers are numbers."""
@@ -19,30 +19,30 @@ KINDS = ("null", "boolean", "number", "string", "array", "object")
 FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )  # fmt: skip
-"""Formats of strings that are enforced. Others are annotations, as JSON Schema 2020-12 has them."""
+"""Formats of strings that are enforced. Others are annotations, as in JSON Schema 2020-12."""
 
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _LOWEST, _HIGHEST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 _MOST = 2**31 - 1  # llguidance counts with 32 bits
 _INT64 = 9_223_372_036_854_774_784  # the largest double below 2**63: llguidance's integers have 64 bits
-_EXACT = 2**53  # whole numbers below are doubles, each one
-_ESCAPED = {chr(code) for code in (*range(32), 127)} - set("\b\t\n\f\r")  # written \u00.., which is never chosen
+_EXACT = 2**53  # all whole numbers below this are exact as doubles
+_ESCAPED = {chr(code) for code in (*range(32), 127)} - set("\b\t\n\f\r")  # need a \u00.. escape, which is disabled
 
 
 def check_keywords(schema: dict[str, Any], fail: Fail) -> None:
-    """Check one subschema, and put its numbers in the form that llguidance reads, without allowing more.
+    """Check one subschema, and convert its numbers to the form that llguidance reads, without allowing more.
 
-    A format that is not enforced is taken out.
+    Formats that are not enforced are removed.
 
     Raises:
-        GrammarError: as ``fail`` makes it; the value of a keyword is malformed, or cannot be held exactly.
+        GrammarError: made by ``fail``: the value of a keyword is malformed, or cannot be enforced exactly.
     """
     for key in [key for key in schema if key in _CHECKS]:
         _CHECKS[key](schema, key, fail)
 
 
 def types(schema: dict[str, Any]) -> set[str]:
-    """The kinds of values that ``type`` and ``const`` or ``enum`` leave."""
+    """Return the kinds of values that ``type`` and ``const`` or ``enum`` allow."""
     names = schema.get("type", KINDS)
     found = {"number" if name == "integer" else name for name in ([names] if isinstance(names, str) else names)}
     values = constants(schema)
@@ -50,7 +50,7 @@ def types(schema: dict[str, Any]) -> set[str]:
 
 
 def constants(schema: dict[str, Any]) -> list[Any] | None:
-    """The values of ``const`` or ``enum``; None: it has neither."""
+    """Return the values of ``const`` or ``enum``; None if it has neither."""
     if "const" in schema:
         return [schema["const"]]
     values: list[Any] | None = schema.get("enum")
@@ -58,7 +58,7 @@ def constants(schema: dict[str, Any]) -> list[Any] | None:
 
 
 def kind_of(value: Any) -> str:
-    """The kind of a JSON value."""
+    """Return the kind of a JSON value."""
     kinds = {bool: "boolean", str: "string", list: "array", dict: "object", type(None): "null"}
     return kinds.get(type(value), "number")
 
@@ -72,13 +72,13 @@ def _count(schema: dict[str, Any], key: str, fail: Fail) -> None:
     elif key.startswith("min"):
         raise fail(f"expected at most {_MOST}, found {quoted(value)}", key)
     else:
-        del schema[key]  # no text is as long
+        del schema[key]  # no text is longer
 
 
 def _bound(schema: dict[str, Any], key: str, fail: Fail) -> None:
     value = schema[key]
     if isinstance(value, bool) and key.startswith("exclusive"):
-        return  # as draft 4 has it
+        return  # the form of draft 4
     if not _is_number(value):
         raise fail(f"expected a number, found {quoted(value)}", key)
     low = key in _LOWEST
@@ -88,8 +88,8 @@ def _bound(schema: dict[str, Any], key: str, fail: Fail) -> None:
         value = -_INT64 if low else _INT64
     elif abs(value) < _EXACT:
         return
-    # llguidance computes with doubles, which are even numbers here: a bound that is none is moved inwards, and so is
-    # one that is excluded, because a step of 1 would be lost.
+    # llguidance computes with doubles, which are even numbers in this range. A bound that is not a double is moved
+    # inwards, and so is an exclusive one, because a step of 1 would be lost.
     nearest, inwards = float(value), math.inf if low else -math.inf
     if key.startswith("exclusive") or (nearest < value if low else nearest > value):
         nearest = math.nextafter(nearest, inwards)

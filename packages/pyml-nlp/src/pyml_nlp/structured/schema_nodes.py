@@ -1,4 +1,4 @@
-"""A JSON schema as a graph: its subschemas, with the references between them."""
+"""A JSON schema as a graph of its subschemas and their references."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .grammar import GrammarError
 from .schema_keywords import check_keywords
 
 MAX_NODES = 50_000
-"""Subschemas that a schema may have; llguidance's own limit."""
+"""Maximum number of subschemas of a schema; llguidance has the same limit."""
 
 _ONE = ("items", "additionalItems", "additionalProperties")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
@@ -26,11 +26,11 @@ Branch = Union["Node", bool]
 
 
 class Link(NamedTuple):
-    """A place where a schema names another one.
+    """A reference from one schema to another.
 
     Attributes:
         keyword: for example ``"anyOf"``, ``"properties"`` or ``"$ref"``.
-        name: index in a list, name in a mapping; None: the keyword's value is the schema, or refers to it.
+        name: index in a list, name in a mapping; None: the keyword's value is the schema, or a reference to it.
         target: the other schema.
     """
 
@@ -44,10 +44,10 @@ class Node:
     """A subschema that is an object.
 
     Attributes:
-        path: where it is in the document, a JSON pointer that begins with ``#``.
+        path: its position in the document, a JSON pointer that begins with ``#``.
         schema: the object itself, which may be edited.
-        links: the schemas that it names.
-        properties: those of them that are declared properties, by name.
+        links: the schemas that it contains or refers to.
+        properties: schemas of its declared properties, by name.
     """
 
     path: str
@@ -56,18 +56,18 @@ class Node:
     properties: dict[str, Branch] = field(default_factory=dict)
 
     def targets(self, *keywords: str) -> list[Branch]:
-        """The schemas under these keywords."""
+        """Return the schemas under these keywords."""
         return [link.target for link in self.links if link.keyword in keywords]
 
     def put(self, link: Link, value: bool) -> None:
-        """Replace the schema that one of the links names."""
+        """Replace the target of a link by a boolean schema."""
         if link.name is None:
             self.schema[link.keyword] = value
         else:
             self.schema[link.keyword][link.name] = value
 
     def error(self, problem: str, keyword: str | None = None) -> GrammarError:
-        """An error that names this place."""
+        """Return an error that names this place."""
         return GrammarError(f"schema: {shown(self.path if keyword is None else _join(self.path, keyword))}: {problem}")
 
 
@@ -75,14 +75,14 @@ class SchemaGraph:
     """The subschemas that a document uses, found from its root.
 
     Args:
-        root: the document; keywords with numbers are put into the form that llguidance reads.
+        root: the document; keywords with numbers are converted to the form that llguidance reads.
 
     Attributes:
-        nodes: the root first.
-        foreign: whether a reference is by ``$id`` or ``$anchor``, or to another document: such links are left out.
+        nodes: all subschemas, the root first.
+        foreign: whether a reference uses ``$id`` or ``$anchor``, or another document; such links are left out.
 
     Raises:
-        GrammarError: a keyword's value is malformed, or a reference leads nowhere.
+        GrammarError: a keyword's value is malformed, or the target of a reference does not exist.
     """
 
     def __init__(self, root: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ class SchemaGraph:
         return self.nodes[0]
 
     def parts(self, branch: Branch) -> list[Node]:
-        """The subschemas that a value of this one matches all: itself, and those of ``allOf`` and ``$ref``."""
+        """Return the subschemas all of which a value must match: the branch itself, and its ``allOf`` and ``$ref``."""
         found = self._parts.get(id(branch))
         if found is None:
             known: dict[int, Node] = {}
@@ -156,7 +156,7 @@ class SchemaGraph:
                     yield Link(keyword, None, named)
 
     def _resolve(self, reference: str, node: Node) -> Branch | None:
-        """The schema that a reference names; None: by other means than its place in this document."""
+        """Return the schema that a reference names; None unless it is a JSON pointer into this document."""
         base = self._document.get("$id")
         if isinstance(base, str) and base and reference.startswith(base.rstrip("#")):
             reference = reference[len(base.rstrip("#")) :] or "#"
@@ -177,7 +177,7 @@ class SchemaGraph:
 
 
 def shown(path: str, limit: int = 80) -> str:
-    """A path for a message, on one line: its end, if it is long."""
+    """Return a path for a message, on one line; a long one is cut at its beginning."""
     path = one_line(path)
     return path if len(path) <= limit else "..." + path[-limit + 3 :]
 

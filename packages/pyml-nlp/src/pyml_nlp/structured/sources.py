@@ -1,4 +1,4 @@
-"""Grammars as llguidance reads them."""
+"""Conversion of grammars to llguidance's input."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from .grammar import Grammar, GrammarError, read_schema
 from .matcher import guarded
 from .schema import prepare_schema
 
-# What may hold the letters "%json" in Lark's syntax, and the word itself.
+# Tokens of Lark's syntax that may contain "%json", and the word itself.
 _LARK = re.compile(r'"(?:\\.|[^"\\\n])*"|(?://|#)[^\n]*|/(?:\\.|[^/\\])+/|%json\s*', re.DOTALL)
 
 
 class Source(NamedTuple):
-    """A grammar for llguidance.
+    """llguidance's input for a grammar.
 
     Attributes:
-        text: JSON that names the parts.
-        notes: what the user should know about it.
+        text: JSON with the grammar's parts.
+        notes: messages for the user.
     """
 
     text: str
@@ -27,10 +27,14 @@ class Source(NamedTuple):
 
 
 def source_of(grammar: Grammar, library: Any) -> Source:
-    """The grammar that llguidance, the library, is given.
+    """Return llguidance's input for a grammar.
+
+    Args:
+        grammar: the user's grammar.
+        library: the module ``llguidance``.
 
     Raises:
-        GrammarError: a schema, or one within the grammar, that cannot be used.
+        GrammarError: the schema, or one inside the grammar, is invalid.
     """
     if grammar.kind == "regex":
         with guarded(grammar.kind):
@@ -40,12 +44,12 @@ def source_of(grammar: Grammar, library: Any) -> Source:
         notes = prepare_schema(schema)
         return Source(json.dumps({"grammars": [{"json_schema": schema}]}), notes)
     text, notes = _with_schemas(grammar.source)
-    # As JSON, so that a text which begins with a brace is Lark's syntax too.
+    # Wrapped in JSON, because llguidance reads a text that begins with a brace as JSON.
     return Source(json.dumps({"grammars": [{"lark_grammar": text}]}), notes)
 
 
 def _with_schemas(source: str) -> tuple[str, list[str]]:
-    """A Lark grammar whose schemas, after ``%json``, are prepared as others are."""
+    """Return a Lark grammar in which the schemas after ``%json`` are prepared."""
     pieces: list[str] = []
     notes: list[str] = []
     done = 0
@@ -59,7 +63,7 @@ def _with_schemas(source: str) -> tuple[str, list[str]]:
 
 
 def _schema_at(source: str, start: int, notes: list[str]) -> tuple[str, int]:
-    """The prepared schema that begins here, with as many lines, and where it ends."""
+    """Return the prepared form of the schema at ``start``, with the same number of lines, and its end."""
     try:
         _, end = json.JSONDecoder().raw_decode(source, start)
         schema = read_schema(source[start:end])

@@ -1,8 +1,8 @@
-"""Whether a grammar can be compiled with little time and memory, and without a crash.
+"""Trial compilation of grammars: in a separate process, with limits for time, memory and stack.
 
-A short text can say a grammar that takes minutes and gigabytes, or so deep a chain of rules that llguidance runs out of
-stack, which ends the process. No count of its parts tells all of these from others. So whatever is not plainly small
-is compiled in a process of its own first, whose time, memory and stack are limited.
+A short text can describe a grammar that takes minutes and gigabytes, or a chain of rules so deep that llguidance
+overflows its stack, which ends the process. Counting parts does not detect all of these. So every grammar that is not
+obviously small is first compiled in a separate process with limits.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pyml_core import cancel
 from .grammar import Grammar, GrammarError
 
 SECONDS = 2
-"""Processor time that a grammar may take to compile."""
+"""Processor time in seconds that compiling a grammar may take."""
 
-_WALL_SECONDS = 20.0  # where other processes have the processors
-_POLL_SECONDS = 0.05  # between two looks at whether the text is still wanted
+_WALL_SECONDS = 20.0  # longer, because other processes may use the processors
+_POLL_SECONDS = 0.05  # between two checks for cancellation
 _SCRIPT = Path(__file__).with_name("trial_process.py")
 
 _SMALL = 2000  # characters
-_REPETITIONS = 10_000  # of the innermost part, if all that are counted are nested
+_REPETITIONS = 10_000  # maximum number of repetitions of the innermost part, if all counted repetitions are nested
 _COUNTS = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}|~\s*(\d+)(?:\s*\.\.\s*(\d+))?")
-# Words of schemas and grammars behind which a short text may take much work, and how often they may be there.
+# Words that can make a short text take much work, and the number of occurrences up to which it is small.
 _WORDS = {
     '"$ref"': 12,
     '"pattern"': 8,
@@ -48,12 +48,12 @@ _WORDS = {
 
 
 def memory_limit(grammar: Grammar) -> int:
-    """Bytes that a grammar may take to compile."""
+    """Return the number of bytes that compiling a grammar may take."""
     return (96 << 20) + 32 * len(grammar.source)
 
 
 def is_small(grammar: Grammar) -> bool:
-    """Whether a grammar compiles in little time and memory, as can be seen from its text."""
+    """Return whether a grammar's text shows that it compiles in little time and memory."""
     source = grammar.source
     if len(source) > _SMALL or any(source.count(word) > most for word, most in _WORDS.items()):
         return False
@@ -62,20 +62,20 @@ def is_small(grammar: Grammar) -> bool:
 
 
 def try_out(grammar: Grammar, source: str, size: int, special: Mapping[int, str]) -> str:
-    """Compile a grammar in a process of its own.
+    """Compile a grammar in a separate process.
 
     Args:
-        grammar: the user's, for messages.
-        source: as llguidance reads it.
-        size: tokens of the vocabulary.
-        special: texts of those that a grammar may name.
+        grammar: the user's grammar, for messages and limits.
+        source: llguidance's input.
+        size: number of tokens of the vocabulary.
+        special: texts of the tokens that a grammar may name.
 
     Returns:
-        llguidance's own words against it; an empty text if it has none.
+        llguidance's error message; empty if the grammar compiles.
 
     Raises:
         GrammarError: it takes too much time, memory or stack, or the process cannot be started.
-        Cancelled: the token that the thread has entered asks for it.
+        Cancelled: the token that the thread has entered was cancelled.
     """
     import llguidance
 
@@ -95,7 +95,7 @@ def try_out(grammar: Grammar, source: str, size: int, special: Mapping[int, str]
 
 
 def _run(request: bytes, kind: str) -> tuple[bytes, int]:
-    """What the process writes, and its exit code."""
+    """Return the output of the process, and its exit code."""
     command = [sys.executable, "-P", "-S", "-B", str(_SCRIPT)]
     try:
         with os.fdopen(os.memfd_create("pyml-grammar"), "w+b") as given:
@@ -118,11 +118,11 @@ def _run(request: bytes, kind: str) -> tuple[bytes, int]:
 
 
 def _reason(grammar: Grammar, code: int) -> str:
-    """Why there was no answer."""
+    """Return the reason for a missing answer."""
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"expected at most {SECONDS} s of processor time to compile, found more"
     if code == -signal.SIGSEGV:
         return "nested too deeply"
-    if code in (1, -signal.SIGABRT):  # of Python's own allocations, of others
+    if code in (1, -signal.SIGABRT):  # allocations of Python, and of other code
         return f"expected at most {memory_limit(grammar) >> 20} MiB of memory to compile, found more"
     return f"trying it out failed: {sys.executable} ended with {code}"

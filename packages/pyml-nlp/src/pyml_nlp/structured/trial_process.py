@@ -1,7 +1,7 @@
-"""One grammar compiled in a process of its own, which may take no more than so much time and memory.
+"""Compiles one grammar in a separate process with limits for time and memory.
 
 Run as a script, without pyml, by :mod:`.trial`: the request is JSON on standard input, the answer is JSON on standard
-output. Without an answer the exit code says which limit was reached.
+output. If there is no answer, the exit code says which limit was reached.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 STACK = 32 << 20
-"""Bytes of stack: chains of rules and of references take a part of it for each link."""
+"""Bytes of stack. Each link in a chain of rules or references takes a part of it."""
 
 
 class ByteTokens:
-    """A vocabulary of bytes, behind places for the model's own tokens.
+    """A vocabulary of bytes, after placeholders for the model's own tokens.
 
     Args:
-        size: the model's tokens.
-        special: the texts of those that a grammar may name.
+        size: number of the model's tokens.
+        special: texts of the tokens that a grammar may name.
     """
 
     is_tokenizer_wrapper = True
@@ -38,18 +38,18 @@ class ByteTokens:
         self.special_token_ids = [*special, self.eos_token_id]
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """Ids of a text."""
+        """Encode a text."""
         return [self.size + byte for byte in (text.encode() if isinstance(text, str) else text)]
 
 
 def compile_error(request: dict[str, Any]) -> str:
-    """What llguidance says against a grammar; an empty text if nothing."""
+    """Return llguidance's error message for a grammar; empty if it compiles."""
     library = _library(request["llguidance"])
     tokens = ByteTokens(request["size"], {int(number): text for number, text in request["special"].items()})
     tree = library.LLTokenizer(tokens, len(tokens.tokens), [tokens.eos_token_id])
     limits = library.LLParserLimits(verbose_errors=False)
     matcher = library.LLMatcher(tree, request["source"], log_level=0, limits=limits)
-    if not matcher.is_error():  # what the first step of a text asks for
+    if not matcher.is_error():  # the first step of a text
         matcher.compute_bitmask()
         matcher.compute_ff_tokens()
     error: str = matcher.get_error()
@@ -57,7 +57,7 @@ def compile_error(request: dict[str, Any]) -> str:
 
 
 def _library(folder: str) -> Any:
-    """llguidance's native part alone: its package imports modules that take longer than most grammars."""
+    """Return only llguidance's native module: the package imports modules that take longer than most grammars."""
     package = types.ModuleType("llguidance")
     package.__path__ = [folder]
     sys.modules["llguidance"] = package
@@ -85,8 +85,8 @@ def main() -> None:
         try:
             answers.append(compile_error(request))
         except MemoryError:
-            pass  # said by the exit code
-        except BaseException as error:  # a panic, too
+            pass  # reported by the exit code
+        except BaseException as error:  # including a panic
             answers.append(str(error) or type(error).__name__)
 
     threading.stack_size(STACK)

@@ -1,7 +1,7 @@
-"""What of a schema can be written at all: what cannot be is taken out where something else may be written instead.
+"""Removal of subschemas that no text can match, where there are alternatives.
 
-There are two reasons: a pattern that looks around or back, which llguidance does not know, and a schema that needs
-itself, so that no text of it ever ends.
+There are two reasons: a pattern with look-around or back-references, which llguidance does not support, and a schema
+that requires itself, so that its texts would never end.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from .schema_keywords import KINDS, types
 from .schema_nodes import Branch, Link, Node, SchemaGraph, shown
 
 MAX_LINES = 8
-"""Parts that are left out of which each is named."""
+"""Maximum number of removed parts that are named."""
 
-_WORK = 1_000_000  # looks at a subschema that another one names, about a second
+_WORK = 1_000_000  # maximum number of visited links between subschemas, about a second
 _LOOKS = re.compile(r"\(\?(?:[=!]|<[=!])|\\(?:[1-9]|k<)")
 _SKIPPED = re.compile(r"\\\\|\\[^1-9k]|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)  # escapes and classes
 
 
 def looks_around(pattern: str) -> bool:
-    """Whether a regular expression has look-around or a back-reference."""
+    """Return whether a regular expression has look-around or a back-reference."""
     return _LOOKS.search(_SKIPPED.sub("_", pattern)) is not None
 
 
 def leave_out_unusable(graph: SchemaGraph) -> list[str]:
-    """Replace what cannot be written by ``false``, or take its type out of a list of types.
+    """Replace unusable subschemas by ``false``, or remove their type from a list of types.
 
     Returns:
-        A line for each, which names it; at most ``MAX_LINES`` and one more.
+        One line for each that names it; at most ``MAX_LINES`` and one more.
 
     Raises:
-        GrammarError: nothing is left; it names the reason.
+        GrammarError: nothing remains; the message has the reason.
     """
     usable = _usable(graph)
     if id(graph.root) not in usable:
@@ -56,12 +56,12 @@ def leave_out_unusable(graph: SchemaGraph) -> list[str]:
             names = node.schema.get("type", KINDS)
             names = [names] if isinstance(names, str) else names
             node.schema["type"] = [name for name in names if ("number" if name == "integer" else name) in kept]
-    lines = [f"{what}: {_reason(node, usable)}" for what, node in left_out[:MAX_LINES]]
+    lines = [f"{removal}: {_reason(node, usable)}" for removal, node in left_out[:MAX_LINES]]
     return lines + ([f"{len(left_out) - MAX_LINES} more are left out"] if len(left_out) > MAX_LINES else [])
 
 
 def _usable(graph: SchemaGraph) -> set[int]:
-    """Subschemas with a text that ends: those that need nothing else first, then those that need but these."""
+    """Return the usable subschemas: first those without requirements, then those that require only usable ones."""
     users: dict[int, list[Node]] = {}
     for node in graph.nodes:
         for link in node.links:
@@ -88,13 +88,13 @@ def _node_usable(node: Node, usable: set[int]) -> bool:
         options = node.targets(keyword)
         if options and not any(option is True or id(option) in usable for option in options):
             return False
-    # Without a kind that is allowed the schema contradicts itself, which llguidance says in its own words.
+    # A schema without any allowed kind contradicts itself; llguidance reports that.
     kinds = types(node.schema)
     return not kinds or any(_kind_usable(node, kind, usable) for kind in kinds)
 
 
 def _kind_usable(node: Node, kind: str, usable: set[int]) -> bool:
-    """Whether a value of this kind can be written, as far as the keywords for this kind say."""
+    """Return whether a value of this kind can be written, judging by the keywords for this kind."""
     if kind == "string":
         return not looks_around(node.schema.get("pattern", ""))
     if kind == "array":
@@ -125,12 +125,12 @@ def _is_item(link: Link) -> bool:
 
 
 def _needed(target: Branch, usable: set[int]) -> bool:
-    """Whether what is needed can be written; that ``false`` cannot be, llguidance says in its own words."""
+    """Return whether a required schema is usable. For ``false`` this is True: llguidance reports that."""
     return isinstance(target, bool) or id(target) in usable
 
 
 def _reason(node: Node, usable: set[int]) -> str:
-    """Why a subschema, or one that it needs, cannot be written."""
+    """Return the reason why a subschema, or one that it requires, is unusable."""
     known, waiting = {id(node)}, deque([node])
     while waiting:
         node = waiting.popleft()

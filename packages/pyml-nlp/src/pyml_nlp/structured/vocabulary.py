@@ -1,4 +1,4 @@
-"""A model's tokens as llguidance wants them, and matchers made with them.
+"""A model's vocabulary in llguidance's form, and matchers made with it.
 
 Letters: V = vocabulary size.
 """
@@ -23,18 +23,18 @@ from .trial_process import STACK
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
-_KEPT = 16  # compiled grammars
-_FORCED = 1 << 15  # characters of a forced text that is encoded ahead: encoding takes some hundred bytes for each
-_COERCED = "oneOf not fully supported"  # a warning that is wrong where the branches are known to exclude each other
+_KEPT = 16  # compiled grammars in the cache
+_FORCED = 1 << 15  # maximum number of characters of a forced text encoded at once: each takes some hundred bytes
+_COERCED = "oneOf not fully supported"  # a false warning for branches that are known to exclude each other
 
 
 class Vocabulary(OfOneProcess, instead="each process makes its own"):
-    """The tokens of a model in the tree that llguidance searches. Threads may share it.
+    """A model's tokens in the tree that llguidance searches. Thread-safe.
 
     Args:
-        tokenizer: text to ids, and the bytes of each token.
-        eos_ids: tokens that end a text; those that the model has no row for are passed over.
-        size: V, rows that the model has; those beyond the tokenizer's are never allowed.
+        tokenizer: encodes texts, and knows the bytes of each token.
+        eos_ids: tokens that end a text; those without a row in the model are ignored.
+        size: V, the number of the model's rows; rows beyond the tokenizer's vocabulary are never allowed.
 
     Raises:
         GrammarError: llguidance is not installed, or no token ends a text.
@@ -54,15 +54,15 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
             self._tree = self._llguidance.LLTokenizer(wrapper, size, ends)
             self._adapter.greedy = self._tree.greedy_tokenize
         self._limits = self._llguidance.LLParserLimits(verbose_errors=False)
-        self._compiled: OrderedDict[Grammar, Any] = OrderedDict()  # the one used last is the last
+        self._compiled: OrderedDict[Grammar, Any] = OrderedDict()  # least recently used first
         self._lock = Lock()
 
     def matcher(self, grammar: Grammar) -> Matcher:
-        """A matcher at the beginning of a text.
+        """Return a matcher at the beginning of a text.
 
         Raises:
-            GrammarError: the grammar is malformed, too large, has what llguidance does not know, or matches nothing.
-            Cancelled: the token that the thread has entered asks for it, while the grammar is compiled.
+            GrammarError: the grammar is malformed, too large, not supported by llguidance, or matches no text.
+            Cancelled: the token that the thread has entered was cancelled while the grammar was compiled.
         """
         with self._lock:
             compiled = self._compiled.get(grammar)
@@ -77,7 +77,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
             return Matcher(compiled.deep_copy(), self.size, grammar.kind, lambda: self._compile_anew(grammar))
 
     def _compile_anew(self, grammar: Grammar) -> Any:
-        """The grammar for one text alone: copies share a lexer, which other texts may have exhausted."""
+        """Compile the grammar for one text only: copies share a lexer, whose limits other texts may have exhausted."""
         with self._lock:
             self._compiled.pop(grammar, None)
         return self._make(grammar.kind, source_of(grammar, self._llguidance).text)
@@ -102,7 +102,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
 
     def _checked(self, grammar: Grammar, source: Source) -> Any:
         compiled = self._make(grammar.kind, source.text)
-        Matcher(compiled.deep_copy(), self.size, grammar.kind).allowed()  # an error if no text matches at all
+        Matcher(compiled.deep_copy(), self.size, grammar.kind).allowed()  # fails if no text matches at all
         return compiled
 
     def _make(self, kind: str, source: str) -> Any:
@@ -114,10 +114,10 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
 
 
 class _Adapter:
-    """The attributes and the call that llguidance asks of a tokenizer.
+    """The interface that llguidance requires of a tokenizer.
 
     Attributes:
-        greedy: ids of a text, the longest token first; set once there is a tree of tokens.
+        greedy: encodes a text, the longest token first; set when the tree of tokens exists.
     """
 
     def __init__(self, tokenizer: Tokenizer, eos_id: int, size: int) -> None:
@@ -129,9 +129,9 @@ class _Adapter:
         self.greedy: Callable[[str], list[int]] = lambda _: []
 
     def __call__(self, text: str) -> list[int]:
-        """Ids of a text, or of its first ``_FORCED`` characters, that stands within another one.
+        """Encode a text, up to ``_FORCED`` characters, inside another one.
 
-        They are without a space that the tokenizer puts before texts.
+        The ids are without the space that the tokenizer adds before a text.
         """
         text = text[:_FORCED]
         ids = self._encode(text)
@@ -141,12 +141,12 @@ class _Adapter:
         ids = self._encode("\n" + text)
         if ids[: len(mark)] == mark and self._bytes(ids[len(mark) :]) == text.encode():
             return ids[len(mark) :]
-        ids = self.greedy(text)  # the tokenizer changes texts: what a grammar says has to come as it is
+        ids = self.greedy(text)  # the tokenizer changes texts, but text from a grammar must stay exact
         return ids if self._bytes(ids) == text.encode() else []
 
     @property
     def special_texts(self) -> dict[int, str]:
-        """What a grammar may call the special tokens."""
+        """The texts by which a grammar may name the special tokens."""
         return {token: self.tokens[token].decode(errors="replace") for token in self.special_token_ids}
 
     def _encode(self, text: str) -> list[int]:
