@@ -1,7 +1,7 @@
-"""Chat: messages to a prompt by the model's own template, and conversations of several turns.
+"""Chat: rendering of messages with the model's template, and conversations of several turns.
 
-``ChatTemplate`` renders messages as transformers' ``apply_chat_template`` does, in a process that a hostile template
-cannot get out of (:mod:`.renderer`); what users say never becomes a control token (:mod:`.marks`).
+``ChatTemplate`` renders messages like transformers' ``apply_chat_template``, in a separate process that a hostile
+template cannot escape (:mod:`.renderer`). Text of users never becomes a control token (:mod:`.sentinels`).
 """
 
 from __future__ import annotations

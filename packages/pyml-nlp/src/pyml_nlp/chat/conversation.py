@@ -1,4 +1,4 @@
-"""A chat of several turns with one model, each prefilled from the cache of the last."""
+"""A chat of several turns with one model, in which each turn reuses the cache of the previous one."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
         ids, timeout = within_timeout(timeout, lambda: self.lm.chat_ids(messages, self.options))
         cache = self._cache
         if self._answer is not None and self._answer.finish_reason is None:
-            self._answer.cancel()  # its reader must not go on: the cache is the next answer's
+            self._answer.cancel()  # its generation must stop: the next answer uses the cache
         kept = common_length(cache.ids, ids[:-1])
         if kept < cache.length:
             cache.trim(kept)

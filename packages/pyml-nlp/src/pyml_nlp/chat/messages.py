@@ -1,7 +1,7 @@
-"""What a template is given: messages, tools and documents, checked and copied into JSON's types.
+"""Input of templates: messages, tools and documents, checked and copied as JSON types.
 
-Source of the rules: transformers, ``utils/chat_template_utils.py``: keys without a value are left out of messages, and
-reasoning goes by several names.
+Source of the rules: transformers, ``utils/chat_template_utils.py``: keys whose value is None are removed from messages,
+and reasoning has several names.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from ..errors import ChatTemplateError
 
 Message = Mapping[str, Any]
 Messages = str | Sequence[Message]
-"""A list of messages, or one text: what a user says."""
+"""A list of messages, or one text from the user."""
 
-Mark = Callable[[str], str]
-"""Makes sure that a text stays text; see :mod:`.marks`."""
+Protect = Callable[[str], str]
+"""Ensures that a text stays text; see :mod:`.sentinels`."""
 
 MAX_TEXTS = 1 << 19
-"""Texts, keys included, of messages, tools, documents and variables together."""
+"""Maximum number of texts, including keys, in messages, tools, documents and variables together."""
 
 MAX_GIVEN = 16 << 20
-"""Characters in them: several times what a template may write, for it need not write them all."""
+"""Maximum number of characters in these: several times a template's output, because it need not write them all."""
 
 _MAX_DEPTH = 100
-_MAX_BITS = 2048  # of an integer: written out, it stays below what any setting of Python's own limit on digits allows
+_MAX_BITS = 2048  # of an integer: with this bound Python can print it, whatever its limit on digits is set to
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]*")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
-def checked_messages(messages: Messages, mark: Mark) -> list[dict[str, Any]]:
-    """The messages as a template takes them.
+def checked_messages(messages: Messages, protect: Protect) -> list[dict[str, Any]]:
+    """Return the messages as a template expects them.
 
     Raises:
-        ChatTemplateError: there is none, one is no mapping with a role, or it holds something that is not JSON.
+        ChatTemplateError: there are no messages, one is not a mapping with a role, or a value is not of a JSON type.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -56,14 +56,14 @@ def checked_messages(messages: Messages, mark: Mark) -> list[dict[str, Any]]:
         if not isinstance(role, str) or not _ROLE.fullmatch(role):  # templates write it between their control tokens
             raise ChatTemplateError(f"{where}: role: expected a word such as 'user', got {quoted(role)}")
         kept = {key: value for key, value in message.items() if value is not None}
-        copy = checked(kept, where, mark)
+        copy = checked(kept, where, protect)
         _decode_calls(copy, where)
         found.append(_with_reasoning(copy))
     return found
 
 
 def _decode_calls(message: dict[str, Any], where: str) -> None:
-    """Make objects of arguments that are JSON text, as OpenAI's API has them: templates go through their items."""
+    """Parse arguments of calls that are JSON text, as in OpenAI's API, because templates iterate over their items."""
     calls = message.get("tool_calls")
     for number, call in enumerate(calls if isinstance(calls, list) else ()):
         if isinstance(call, dict):
@@ -92,40 +92,42 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-def checked_list(values: Sequence[Mapping[str, Any]] | None, what: str, mark: Mark) -> list[dict[str, Any]] | None:
-    """Tools or documents.
+def checked_list(
+    values: Sequence[Mapping[str, Any]] | None, label: str, protect: Protect
+) -> list[dict[str, Any]] | None:
+    """Return tools or documents as JSON types.
 
     Raises:
-        ChatTemplateError: it is no list of mappings, or holds something that is not JSON.
+        ChatTemplateError: ``values`` is not a list of mappings, or a value is not of a JSON type.
     """
     if values is None:
         return None
     if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray | memoryview):
-        raise ChatTemplateError(f"{what}: expected a list, got {quoted(values)}")
+        raise ChatTemplateError(f"{label}: expected a list, got {quoted(values)}")
     for number, value in enumerate(values):
         if not isinstance(value, Mapping):
-            raise ChatTemplateError(f"{what}[{number}]: expected a mapping, got {quoted(value)}")
-    return [checked(value, f"{what}[{number}]", mark) for number, value in enumerate(values)]
+            raise ChatTemplateError(f"{label}[{number}]: expected a mapping, got {quoted(value)}")
+    return [checked(value, f"{label}[{number}]", protect) for number, value in enumerate(values)]
 
 
-def checked(value: Any, where: str, mark: Mark) -> Any:
-    """A copy in JSON's types, its texts marked.
+def checked(value: Any, where: str, protect: Protect) -> Any:
+    """Return a copy of ``value`` as JSON types, with ``protect`` applied to its texts.
 
     Raises:
-        ChatTemplateError: names what has no such type.
+        ChatTemplateError: names the part that has another type.
     """
     try:
-        return _copy(value, mark, _MAX_DEPTH)
+        return _copy(value, protect, _MAX_DEPTH)
     except _Misfit as misfit:
         place = one_line(where + "".join(reversed(misfit.path)), QUOTED)
         raise ChatTemplateError(f"{place}: expected {misfit}") from None
 
 
-class Counted:
-    """A mark that changes nothing, and counts: what is too long or too many would take seconds to render and encode.
+class TextLimits:
+    """A mark that leaves texts unchanged, and limits them: too many or too long ones take seconds to render and encode.
 
     Raises:
-        ChatTemplateError: more than :data:`MAX_TEXTS` texts, or :data:`MAX_GIVEN` characters in all of them.
+        ChatTemplateError: more than :data:`MAX_TEXTS` texts, or more than :data:`MAX_GIVEN` characters in total.
     """
 
     def __init__(self) -> None:
@@ -143,16 +145,16 @@ class Counted:
 
 
 class _Misfit(Exception):
-    """What is expected instead of a value, and the way to it from the outermost one, backwards."""
+    """A value of another type: the expected type, and the path to the value, innermost step first."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.path: list[str] = []
 
 
-def _copy(value: Any, mark: Mark, levels: int) -> Any:
+def _copy(value: Any, protect: Protect, levels: int) -> Any:
     if isinstance(value, str):
-        return mark(str(value))
+        return protect(str(value))
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Integral):
@@ -168,27 +170,27 @@ def _copy(value: Any, mark: Mark, levels: int) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise _Misfit(f"keys of type str, got {quoted(key)}")
-        return {mark(key): _inner(item, f".{key:.80}", mark, levels) for key, item in value.items()}
+        return {protect(key): _inner(item, f".{key:.80}", protect, levels) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_inner(item, f"[{number}]", mark, levels) for number, item in enumerate(value)]
+        return [_inner(item, f"[{number}]", protect, levels) for number, item in enumerate(value)]
     raise _Misfit(f"text, number, list or mapping, got {quoted(value)}")
 
 
-def _inner(value: Any, place: str, mark: Mark, levels: int) -> Any:
+def _inner(value: Any, place: str, protect: Protect, levels: int) -> Any:
     if not levels:
         raise _Misfit(f"at most {_MAX_DEPTH} levels, got more")
     try:
-        return _copy(value, mark, levels - 1)
+        return _copy(value, protect, levels - 1)
     except _Misfit as misfit:
         misfit.path.append(place)
         raise
 
 
 def open_end(messages: list[dict[str, Any]], tag: str) -> str:
-    """Put a tag at the end of what the last message says, which is to be continued; returns what it says.
+    """Append a tag to the text of the last message, which is to be continued. Returns the text without the tag.
 
     Raises:
-        ChatTemplateError: the last message says nothing.
+        ChatTemplateError: the last message has no text.
     """
     content = messages[-1].get("content")
     if isinstance(content, str):
@@ -203,12 +205,12 @@ def open_end(messages: list[dict[str, Any]], tag: str) -> str:
 
 
 def cut_end(rendered: str, final: str, tag: str) -> str:
-    """What was rendered, up to the tag that :func:`open_end` put there.
+    """Return the rendered text up to the tag that :func:`open_end` appended.
 
-    The tag ends with a space: where the template has taken that away, it trims messages, and so must we.
+    The tag ends with a space. If the template has removed the space, it trims messages, so the result is trimmed too.
 
     Raises:
-        ChatTemplateError: the template did not write what the last message says.
+        ChatTemplateError: the template did not write the text of the last message unchanged.
     """
     at = rendered.rfind(tag.strip())
     if at < 0 or final.strip() not in rendered:

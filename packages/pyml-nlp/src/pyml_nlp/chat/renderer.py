@@ -1,7 +1,7 @@
-"""Render chat templates in a process of their own, which may take a second and some memory and is ended beyond that.
+"""Rendering of chat templates in a separate process, which is killed if it takes too much time or memory.
 
-Limits hold whatever the template does and whichever thread asks: a loop inside of a single operation on text cannot be
-interrupted in our own process, but another process can be ended. See docs/decisions/0012-chat-templates.md.
+The limits hold for any template and any calling thread: a loop inside a single operation on text cannot be interrupted
+in the same process, but another process can be killed. See docs/decisions/0012-chat-templates.md.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from pyml_core.locks import Lock
 from ..errors import ChatTemplateError
 
 CPU_SECONDS = 1.0
-"""Processor time that one rendering may take, compilation included; real templates take some hundredths."""
+"""Processor time in seconds that one rendering may take, including compilation; real templates take some hundredths."""
 
 WALL_SECONDS = 60.0
-"""Time by the clock after which a rendering is given up: long, since a busy machine delays honest templates too."""
+"""Elapsed time in seconds after which rendering fails: long, because a busy machine delays valid templates too."""
 
 MEMORY_MB = 512
-"""Address space of the process; Python and Jinja take some 40 MB of it."""
+"""Address space of the process in MB; Python and Jinja take some 40 MB of it."""
 
 MAX_CHARACTERS = 2 << 20
-"""Characters that a template may write, about four times what a context of 131 072 tokens takes."""
+"""Maximum number of characters that a template may write: about four times a context of 131 072 tokens."""
 
-_STEP = 0.05  # seconds between looks at the clock and at who may have cancelled
+_STEP = 0.05  # seconds between checks of the clock and of cancellation
 _MAX_ANSWER = 12 * MAX_CHARACTERS + 4096  # bytes: a character may take twelve in JSON
 _NEEDED = ("jinja2", "markupsafe")
-_KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ")  # of the environment; secrets are none of a template's business
+_KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ")  # environment of the process, which must not see secrets
 
 
 class Renderer:
-    """A process that renders templates, started when it is first needed and again after it had to be ended.
+    """A process that renders templates: started on first use, and again after it had to be killed.
 
-    Safe to use from several threads, one after the other. After a fork, the child starts a process of its own.
+    Thread-safe: calls take turns. After a fork, the child starts a process of its own.
 
     Args:
         cpu_seconds: see :data:`CPU_SECONDS`.
@@ -60,31 +60,31 @@ class Renderer:
         self._owner = os.getpid()
 
     def start(self) -> None:
-        """Start the process, without waiting until it is ready, so that it is when it is needed."""
+        """Start the process without waiting for it, so that it is ready when it is needed."""
         with self._lock:
             self._started()
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
-        """The template's text.
+        """Render a template.
 
         Args:
             source: the template.
-            variables: what it is given, of JSON's types.
+            variables: its variables, as JSON types.
 
         Raises:
-            ChatTemplateError: it is no template, it says that the messages do not suit it, or it takes too much.
-            Cancelled: by the :class:`pyml_core.CancelToken` that this thread has entered.
+            ChatTemplateError: the template is invalid, refuses the messages, or takes too much time or memory.
+            Cancelled: the :class:`pyml_core.CancelToken` that this thread has entered was cancelled.
         """
         request = json.dumps({"source": source, "variables": variables}).encode() + b"\n"
         with self._lock:
             process = self._started()
-            if process.poll() is not None:  # it was ended from outside, between two requests
+            if process.poll() is not None:  # killed from outside between two requests
                 self._end()
                 process = self._started()
             try:
                 line = _exchange(process, request, time.monotonic() + WALL_SECONDS)
             except BaseException:
-                self._end()  # its answer would be taken for that to the next request
+                self._end()  # otherwise the next request would get this one's answer
                 raise
             if not line.endswith(b"\n"):
                 raise ChatTemplateError(f"chat template: {self._reason(process)}")
@@ -94,7 +94,7 @@ class Renderer:
         return answer["text"]
 
     def close(self) -> None:
-        """End the process; the next rendering starts another."""
+        """End the process; the next call of :meth:`render` starts it again."""
         with self._lock:
             self._end()
 
@@ -106,7 +106,7 @@ class Renderer:
         return self._process
 
     def _leave_parents(self) -> None:
-        """After a fork, the process is the parent's, whatever the parent was doing with it."""
+        """Forget the parent's process after a fork; the parent may be using it."""
         if self._owner == os.getpid():
             return
         if self._stop is not None:
@@ -123,7 +123,7 @@ class Renderer:
         self._process, self._stop = None, None
 
     def _reason(self, process: subprocess.Popen[bytes]) -> str:
-        """Why there is no answer; the process is ended."""
+        """End the process, and return the reason for a missing answer."""
         try:
             code = process.wait(1.0)
         except subprocess.TimeoutExpired:
@@ -152,7 +152,7 @@ def _start(cpu_seconds: float) -> subprocess.Popen[bytes]:
             stderr=subprocess.DEVNULL,
             env={name: os.environ[name] for name in _KEPT if name in os.environ},
             cwd="/",
-            start_new_session=True,  # Ctrl-C on the terminal is for us
+            start_new_session=True,  # Ctrl-C on the terminal is for this process only
             bufsize=0,  # buffers have locks, and a forked child closes its pipes
         )
     except OSError as error:
@@ -160,7 +160,7 @@ def _start(cpu_seconds: float) -> subprocess.Popen[bytes]:
 
 
 def _exchange(process: subprocess.Popen[bytes], request: bytes, deadline: float) -> bytes:
-    """Write the request, read the answer: a line, or less if the process ends, answers too much or takes too long."""
+    """Write the request and read the answer: one line, or less if the process ends, writes too much or is too slow."""
     assert process.stdin is not None  # both are pipes, see _start
     assert process.stdout is not None
     source, sink = process.stdout.fileno(), process.stdin.fileno()

@@ -1,4 +1,4 @@
-"""A model's chat template: messages to text or token ids, as transformers' ``apply_chat_template`` gives them."""
+"""A model's chat template: messages to text or token ids, like transformers' ``apply_chat_template``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pyml_core.pickling import OfOneProcess
 
 from ..errors import ChatTemplateError
 from ..options.chat import ChatOptions, chat_options
-from .marks import ControlTokens, choose_mark, taken_out, unescaped
-from .messages import Counted, Message, Messages, checked, checked_list, checked_messages, cut_end, open_end
+from .messages import Message, Messages, TextLimits, checked, checked_list, checked_messages, cut_end, open_end
 from .renderer import Renderer
+from .sentinels import ControlTokens, choose_sentinels, remove_sentinel, unescaped
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 INSTRUCT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""A small model that was trained to chat, for messages that ask for one."""
+"""A small model that was trained for chat, which error messages recommend."""
 
 WITHOUT_PROMPT = ChatOptions(add_generation_prompt=False)
 """The default of :meth:`ChatTemplate.render`, as of transformers' ``apply_chat_template``."""
 
-_OWN = ("messages", "tools", "documents", "add_generation_prompt")  # variables that are arguments
+_OWN = ("messages", "tools", "documents", "add_generation_prompt")  # variables with an option of their own
 
 
 class Prompt(NamedTuple):
-    """What a template made of messages.
+    """A rendered prompt.
 
     Attributes:
-        text: as transformers gives it.
-        boundaries: places in it that no control token may span, since a user has written what stands there.
+        text: as transformers renders it.
+        boundaries: positions in it that no control token may cross, because the text there is a user's.
         source: the template.
     """
 
@@ -47,16 +47,14 @@ class Prompt(NamedTuple):
 
 
 class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
-    """The chat templates that a model comes with, by name; mostly there is one, ``default``.
+    """The chat templates of a model, by name; most models have one, ``default``. Thread-safe.
 
     Args:
-        tokenizer: the model's, which has the templates.
-        model: what to call the model in messages.
+        tokenizer: the model's tokenizer, which has the templates.
+        model: the model's name, for messages.
 
     Raises:
-        ChatTemplateError: it has none.
-
-    Safe to use from several threads.
+        ChatTemplateError: the model has no template.
     """
 
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
@@ -71,7 +69,7 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         self._renderer = Renderer()
 
     def start(self) -> None:
-        """Get ready to render, without waiting for it."""
+        """Start the process that renders, without waiting for it."""
         self._renderer.start()
 
     def close(self) -> None:
@@ -79,11 +77,12 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         self._renderer.close()
 
     def source(self, name: str | None = None, tools: Sequence[Message] | None = None) -> str:
-        """The Jinja source of a template.
+        """Return the Jinja source of a template.
 
         Args:
             name: its name; None: ``tool_use`` if there are tools and such a template, else ``default``, else the only
                 one.
+            tools: the tools of the request, if any.
 
         Raises:
             ChatTemplateError: there is no such template.
@@ -98,21 +97,21 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         return self._templates[name]
 
     def render(self, messages: Messages, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]) -> str:
-        """The text of a prompt; without options it has no generation prompt, unless a keyword asks for one.
+        """Return the text of a prompt, by default without a generation prompt.
 
-        Control tokens that a message spells look like the template's own in it. :meth:`ids` tells them apart.
+        Control tokens spelled by a message look like the template's own in this text. :meth:`ids` distinguishes them.
 
         Raises:
-            ChatTemplateError, ArgumentError: as of :meth:`prompt`.
+            ChatTemplateError, ArgumentError: see :meth:`prompt`.
         """
         return self.prompt(messages, chat_options(options, changes, WITHOUT_PROMPT)).text
 
     def ids(self, messages: Messages, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]) -> list[int]:
-        """Token ids of a prompt; the text of messages, tools, documents and variables is never a control token.
+        """Return the token ids of a prompt. Text from messages, tools, documents and variables is never a control token.
 
         Raises:
-            ChatTemplateError: as of :meth:`prompt`.
-            TextError: a text that cannot be encoded.
+            ChatTemplateError: see :meth:`prompt`.
+            TextError: a text cannot be encoded.
         """
         prompt = self.prompt(messages, chat_options(options, changes))
         ids = self._tokenizer.encode(prompt.text, add_special=False, boundaries=prompt.boundaries)
@@ -134,7 +133,7 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         continued = options.continue_final_message
         prompted = options.add_generation_prompt and not continued
         source = self.source(options.template, options.tools)
-        plain = Counted()
+        plain = TextLimits()
         given = {
             "messages": checked_messages(messages, plain),
             "tools": checked_list(options.tools, "tools", plain),
@@ -144,32 +143,32 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         for taken in _OWN:
             if taken in given["variables"]:
                 raise ChatTemplateError(f"variables: {taken} is an argument of its own")
-        mark, end = choose_mark(2, json.dumps(given, ensure_ascii=False), source)
+        sentinel, end = choose_sentinels(2, json.dumps(given, ensure_ascii=False), source)
         variables = given.pop("variables")
-        given, variables = (self._marked(parts, mark) for parts in (given, variables))
+        given, variables = (self._protected(parts, sentinel) for parts in (given, variables))
         tag = end + " "
         final = open_end(given["messages"], tag) if continued else ""
         given |= self._named_tokens | variables
         given["add_generation_prompt"] = prompted
-        rendered = unescaped(self._renderer.render(source, given), mark, end)
+        rendered = unescaped(self._renderer.render(source, given), sentinel, end)
         if continued:
             rendered = cut_end(rendered, final, tag)
-        return Prompt(*taken_out(rendered, mark), source)
+        return Prompt(*remove_sentinel(rendered, sentinel), source)
 
-    def _marked(self, parts: Mapping[str, Any], mark: str) -> dict[str, Any]:
-        """The parts with marks in the control tokens that they spell; their names, which are variables, stay."""
+    def _protected(self, parts: Mapping[str, Any], sentinel: str) -> dict[str, Any]:
+        """Return the parts with sentinels in the control tokens that they spell; names of variables stay unchanged."""
 
-        def marked(text: str) -> str:
-            return self._control.marked(text, mark)
+        def protect(text: str) -> str:
+            return self._control.with_sentinels(text, sentinel)
 
-        return {name: checked(part, name, marked) for name, part in parts.items()}
+        return {name: checked(part, name, protect) for name, part in parts.items()}
 
     @cached_property
     def _control(self) -> ControlTokens:
         return ControlTokens(self._tokenizer.control_tokens)
 
     def _check(self, prompt: Prompt, ids: Sequence[int]) -> None:
-        """Whatever the tokenizer does with a text, there are no more of the template's control tokens than it wrote."""
+        """Check that the ids have no more control tokens of the template than it wrote."""
         spelled = self._tokenizer.control_tokens
         own = {number for token, number in spelled.items() if token in prompt.source} | set(self._tokenizer.eos_ids)
         found = Counter(number for number in ids if number in own)

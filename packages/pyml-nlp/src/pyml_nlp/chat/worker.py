@@ -1,13 +1,13 @@
-"""The process that renders chat templates: started by :mod:`.renderer`, one JSON line in, one JSON line out.
+"""The process that renders chat templates, started by :mod:`.renderer`: one JSON line in, one JSON line out.
 
-A template comes with a model and is not trusted. Jinja's sandbox keeps it from Python's objects; it does not keep it
-from running for ever or from filling the memory, so the kernel does that here: the process ends by a signal when one
-request has used its processor time, allocations fail beyond the address space that it may have, and it can write no
-file. Whoever started it sees how it ended.
+Templates come with models and are not trusted. Jinja's sandbox denies access to Python's objects, but does not prevent
+endless loops or filling the memory. The kernel does: a signal ends the process when a request has used up its processor
+time, allocations fail beyond a limit of address space, and no file can be written. The parent process sees how it
+ended.
 
-Run as ``python -I -S worker.py SECONDS MEGABYTES CHARACTERS FOLDER...``, the folders being those of jinja2 and what it
-needs. What templates are given is what transformers gives them (``utils/chat_template_utils.py``): trimmed blocks,
-``tojson`` without escapes for HTML, ``raise_exception``, ``strftime_now``, loop controls, the ``generation`` tag.
+Run as ``python -I -S worker.py SECONDS MEGABYTES CHARACTERS FOLDER...``; the folders are those of jinja2 and its
+dependencies. The environment is that of transformers (``utils/chat_template_utils.py``): trimmed blocks, ``tojson``
+without escapes for HTML, ``raise_exception``, ``strftime_now``, loop controls, the ``generation`` tag.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import signal
 import sys
 from typing import Any
 
-MAX_MESSAGE = 500  # characters of an error
+MAX_MESSAGE = 500  # maximum length of an error message
 
 
 def restrict(megabytes: int) -> None:
-    """Bound what this process may take, for good."""
-    if sys.platform != "darwin":  # which does not keep it, and refuses to set it
+    """Set permanent limits for this process."""
+    if sys.platform != "darwin":  # macOS does not enforce this limit, and refuses to set it
         wanted, allowed = megabytes << 20, resource.getrlimit(resource.RLIMIT_AS)[1]
         size = wanted if allowed == resource.RLIM_INFINITY else min(wanted, allowed)
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the kernel ends the process: no Python code has to run for it
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the kernel ends the process, without running Python code
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def serve(seconds: float, max_characters: int) -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until the input ends."""
     renderer = Renderer(max_characters)
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -51,7 +51,7 @@ def serve(seconds: float, max_characters: int) -> None:
 
 
 class Renderer:
-    """Compiles templates and renders them; remembers the last one."""
+    """Compiles and renders templates; keeps the last compiled one."""
 
     def __init__(self, max_characters: int) -> None:
         self._max_characters = max_characters
@@ -59,7 +59,7 @@ class Renderer:
         self._last: tuple[str, Any] = ("", None)
 
     def answer(self, request: dict[str, Any]) -> dict[str, str]:
-        """``{"text": ...}`` or ``{"error": ...}`` for ``{"source": ..., "variables": {...}}``."""
+        """Return ``{"text": ...}`` or ``{"error": ...}`` for ``{"source": ..., "variables": {...}}``."""
         from jinja2 import TemplateSyntaxError
 
         try:
@@ -87,11 +87,11 @@ class Renderer:
 
 
 class Raised(Exception):
-    """What a template says with ``raise_exception``."""
+    """Raised by a template with ``raise_exception``."""
 
 
 def environment() -> Any:
-    """The sandbox, with what transformers adds to it."""
+    """Return the sandbox with transformers' additions."""
     from datetime import datetime
 
     from jinja2 import nodes
@@ -101,7 +101,7 @@ def environment() -> Any:
     from jinja2.utils import Namespace
 
     class GenerationTag(Extension):
-        """``{% generation %}``: marks what an assistant says, for training. It is rendered as it stands."""
+        """``{% generation %}``: marks an assistant's text for training. Its content is rendered unchanged."""
 
         tags = {"generation"}  # noqa: RUF012  (Jinja's way)
 
@@ -114,7 +114,7 @@ def environment() -> Any:
             return caller()
 
     class PlainNamespace(Namespace):
-        """A namespace without names that begin with an underscore."""
+        """A namespace that refuses names with a leading underscore."""
 
         def __init__(*args: Any, **names: Any) -> None:  # no self, which is a legal name in a namespace
             for name in dict(*args[1:], **names):
@@ -131,7 +131,7 @@ def environment() -> Any:
                 raise SecurityError(f"the name {name!r} begins with an underscore")
 
     class PlainDict:
-        """``dict``, without the attributes of the type."""
+        """``dict`` without the attributes of the type."""
 
         def __call__(self, *args: Any, **items: Any) -> dict[Any, Any]:
             return dict(*args, **items)
