@@ -4,12 +4,12 @@
 >>> lm = pyml_nlp.load("model.gguf")
 >>> lm.generate_text("The capital of France is", max_tokens=8)
 
-Importing this package imports nothing else: every name below is loaded when it is first used.
+Importing this package imports no other module: every name below is loaded on first use.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # in place of typing's, whose import takes milliseconds
+TYPE_CHECKING = False  # not typing's, whose import takes milliseconds
 if TYPE_CHECKING:
     from typing import Any
 

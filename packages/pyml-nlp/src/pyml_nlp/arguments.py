@@ -1,4 +1,4 @@
-"""Arguments of the methods of a :class:`LanguageModel`, checked before any work."""
+"""Checks of arguments of :class:`LanguageModel`'s methods, before any work is done."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def prompt_ids(engine: Engine, name: str, value: Any) -> list[int]:
-    """Token ids of a text, with the special tokens that the model expects; or the given ids.
+    """Return the token ids of a text, with the model's special tokens around it; or the given ids.
 
     Raises:
-        ArgumentError: neither a text nor ids of the model.
-        TextError: a text that cannot be encoded.
+        ArgumentError: ``value`` is neither a text nor token ids, or the model does not have one of them.
+        TextError: the text cannot be encoded.
     """
     if isinstance(value, str):
         return engine.tokenizer.encode_prompt(value)
@@ -31,10 +31,10 @@ def prompt_ids(engine: Engine, name: str, value: Any) -> list[int]:
 
 
 def prompt_list(value: Any) -> Iterable[Any]:
-    """Prompts of a batch, each still to be checked.
+    """Return the prompts of a batch, which are not checked yet.
 
     Raises:
-        ArgumentError: a single prompt, or not a list of prompts.
+        ArgumentError: ``value`` is one prompt, or not iterable.
     """
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | Mapping):
         raise ArgumentError(f"must be a list of prompts, got {quoted(value)}; for one prompt: generate", "prompts")
@@ -42,10 +42,10 @@ def prompt_list(value: Any) -> Iterable[Any]:
 
 
 def indices(value: Any, count: int) -> list[int]:
-    """Positions among ``count`` of them as numbers from 0 on; negative ones count from the end, None is all.
+    """Return positions below ``count`` as non-negative numbers; negative ones count from the end, None means all.
 
     Raises:
-        ArgumentError: no list of whole numbers, or one out of range.
+        ArgumentError: ``value`` is not a list of whole numbers, or one is out of range.
     """
     if value is None:
         return list(range(count))
@@ -59,10 +59,10 @@ def indices(value: Any, count: int) -> list[int]:
 
 
 def check_forward(batch: Any, want: Any) -> None:
-    """Whether these are sequences as :meth:`LanguageModel.forward` takes them; the model checks ids and positions.
+    """Check the form of the arguments of :meth:`LanguageModel.forward`; the model checks ids and positions.
 
     Raises:
-        ArgumentError: names the first one that is none; or nothing that can be wanted.
+        ArgumentError: names the first invalid sequence; or ``want`` is invalid.
     """
     if not isinstance(want, Want):
         raise ArgumentError(f"must be AllLogits(), Top(k) or Greedy(...) of pyml_core, got {quoted(want)}", "want")
@@ -77,7 +77,7 @@ def check_forward(batch: Any, want: Any) -> None:
 
 
 def not_empty(name: str, ids: list[int]) -> list[int]:
-    """The ids; PymlError if there are none."""
+    """Return the ids. Raises PymlError if there are none."""
     if not ids:
         raise PymlError(f"the {name} is empty: expected at least one token")
     return ids

@@ -1,4 +1,4 @@
-"""Long calls of a library that the caller can leave: such a call looks neither at signals nor at deadlines."""
+"""Long library calls in a separate thread, because such a call checks neither signals nor deadlines."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from pyml_core.locks import Lock
 
 T = TypeVar("T")
 
-_STEP = 0.05  # seconds between looks at who may have cancelled
+_STEP = 0.05  # seconds between checks for cancellation
 
 _starting = Lock()
-"""Held while the size of stacks is another one, which it is for all threads."""
+"""Held while the stack size is changed, which is a setting for all threads."""
 
 
 def run_aside(call: Callable[[], T], stack: int = 0) -> T:
-    """What ``call`` returns, from a thread of its own, in which it must let go of the GIL.
+    """Run ``call`` in a separate thread and return its result. The call must release the GIL.
 
-    A call that is left goes on to its end, which is to be bounded; it gets no lock any more that it still waits for.
+    After cancellation, the call continues in the background until it ends, so its work must be bounded; it can no
+    longer acquire pyml's locks.
 
     Args:
-        call: what to do.
-        stack: bytes of the thread's stack; 0: as many as other threads have.
+        call: the function to run.
+        stack: the thread's stack size in bytes; 0: the default.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C.
-        Cancelled: by the :class:`pyml_core.CancelToken` that this thread has entered.
+        Cancelled: the :class:`pyml_core.CancelToken` that this thread has entered was cancelled.
     """
     values: list[T] = []
     errors: list[BaseException] = []
@@ -39,7 +40,7 @@ def run_aside(call: Callable[[], T], stack: int = 0) -> T:
         try:
             with left:
                 values.append(call())
-        except BaseException as error:  # raised where the result is waited for
+        except BaseException as error:  # raised in the waiting thread
             errors.append(error)
         finally:
             done.set()
@@ -55,7 +56,7 @@ def run_aside(call: Callable[[], T], stack: int = 0) -> T:
     try:
         while not done.wait(_STEP):
             cancel.check()
-            if not thread.is_alive() and not done.is_set():  # the handler of a signal has forked, and this is the child
+            if not thread.is_alive() and not done.is_set():  # a signal handler has forked, and this is the child
                 raise Cancelled("the call was cancelled")
     except BaseException:
         left.cancel()

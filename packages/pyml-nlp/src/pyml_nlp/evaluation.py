@@ -1,8 +1,8 @@
-"""How well a model predicts a text: log probabilities, perplexity, and how far another model's predictions lie from it.
+"""Evaluation of a model's predictions for a text: log probabilities, perplexity, divergence from another model.
 
 Letters: V = vocabulary size.
 
-Logits are computed and left again some rows at a time, so that memory does not grow with the text.
+Logits are computed for a few rows at a time, so that memory does not grow with the text.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .tokenizer import Tokenizer
 from .values import whole
 
 ROW_BYTES = 64 << 20
-"""Most bytes of logits that are held at a time."""
+"""Maximum size of the logits that are kept at a time, in bytes."""
 
 SIGMAS = 1.959964
-"""Half the width of an interval of 95 %, in standard errors."""
+"""Half the width of a 95 % interval, in standard errors."""
 
 Progress = Callable[[int, int], None]
 
@@ -66,13 +66,13 @@ class Predictor(Protocol):
 
 
 class TokenScore(NamedTuple):
-    """How probable one token of a text was.
+    """The log probability of one token of a text.
 
     Attributes:
         token: its id.
-        logprob: natural logarithm of its probability after the tokens before it: the softmax of the model's logits,
-            before any temperature, penalty or truncation. None for the first token, which nothing precedes.
-        top_logprobs: (token id, logprob) of the most probable tokens there, most probable first.
+        logprob: natural logarithm of its probability, given the tokens before it: the softmax of the model's logits,
+            before any temperature, penalty or truncation. None for the first token.
+        top_logprobs: (token id, logprob) of the most probable tokens at its position, most probable first.
     """
 
     token: int
@@ -81,7 +81,7 @@ class TokenScore(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean over positions, and its interval of 95 %, which takes positions as independent."""
+    """A mean over positions and its 95 % interval, which assumes independent positions."""
 
     value: float
     low: float
@@ -90,12 +90,12 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a model's predictions lie from a reference's, at the same positions.
+    """Divergence of a model's predictions from a reference's, at the same positions.
 
     Attributes:
-        perplexity: of the reference.
+        perplexity: perplexity of the reference.
         kld: mean Kullback-Leibler divergence from the reference to the model, in nats.
-        max_kld: the largest one.
+        max_kld: the largest divergence.
         same_top: share of positions where both have the same most probable token.
     """
 
@@ -107,14 +107,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` finds.
+    """The result of :func:`evaluate`.
 
     Attributes:
-        tokens: of the text.
-        windows: how many were run.
-        positions: tokens that were predicted.
+        tokens: number of tokens of the text.
+        windows: number of windows that were run.
+        positions: number of tokens that were predicted.
         perplexity: exponential of the mean of their negative log probabilities; the interval is the mean's.
-        comparison: with the reference, if there is one.
+        comparison: comparison with the reference, if there is one.
     """
 
     tokens: int
@@ -125,14 +125,14 @@ class Evaluation:
 
 
 class Window(NamedTuple):
-    """Tokens that are run as a sequence of their own, of which those from ``first`` on are scored."""
+    """Tokens that are run as one sequence; those from ``first`` on are scored."""
 
     ids: list[int]
     first: int
 
 
 def score(lm: Predictor, ids: Sequence[int], top: int = 0) -> list[TokenScore]:
-    """The log probability of each token of a sequence; see :meth:`LanguageModel.score`."""
+    """Return the log probability of each token of a sequence; see :meth:`LanguageModel.score`."""
     top = whole("top", top, 0)
     if not ids:
         raise PymlError("the text is empty: expected at least one token")
@@ -151,18 +151,18 @@ def evaluate(
     reference: Predictor | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Perplexity of a text, and how far the model lies from a reference.
+    """Compute the perplexity of a text, and the divergence from a reference.
 
     Args:
         lm: the model.
-        text: what is predicted.
+        text: the text to predict.
         window, stride: see :func:`windows`.
-        limit: most windows to run, from 1; None: all.
+        limit: maximum number of windows to run, from 1; None: all.
         reference: a model with the same tokens; None: no comparison.
-        progress: called with the windows done and all of them.
+        progress: called with the number of finished windows and of all windows.
 
     Raises:
-        PymlError: a number out of its range, a text without two tokens, or a reference with other tokens.
+        PymlError: a number is out of range, the text has fewer than two tokens, or the reference has other tokens.
     """
     window = whole("window", window)
     stride = None if stride is None else whole("stride", stride)
@@ -199,16 +199,16 @@ def evaluate(
 
 
 def windows(ids: Sequence[int], prefix: Sequence[int], size: int, stride: int | None = None) -> Iterator[Window]:
-    """Cut a text.
+    """Split a text into windows.
 
-    Without a stride this is what llama.cpp's ``perplexity`` tool does: windows of ``size`` tokens side by side, what is
-    left at the end is left out, a window's first tokens become ``prefix`` (the beginning-of-sequence token, if the
-    model has one), and only the second half of a window is scored, so that half a window precedes each scored token.
+    Without a stride this follows llama.cpp's ``perplexity`` tool: windows of ``size`` tokens, one after the other; the
+    rest at the end is left out. A window's first tokens become ``prefix`` (the beginning-of-sequence token, if the
+    model has one). Only the second half of a window is scored, so that half a window precedes each scored token.
 
-    With a stride a window begins every so many tokens, and of each those tokens are scored that no window before it
-    had, as in Hugging Face's guide to perplexity. Every token but the first is scored once.
+    With a stride a window begins every ``stride`` tokens, and tokens that were not in an earlier window are scored, as
+    in Hugging Face's guide to perplexity. Every token except the first is scored once.
 
-    A text of fewer than ``size`` tokens is one window, all of it scored.
+    A text of fewer than ``size`` tokens is one window, and all of it is scored.
 
     Raises:
         PymlError: fewer than two tokens, a window of fewer than four, or a stride not in 1 .. ``size``.
@@ -235,7 +235,7 @@ def windows(ids: Sequence[int], prefix: Sequence[int], size: int, stride: int | 
 
 
 def kl_divergence(p: F32Array, q: F32Array, p_norm: float, q_norm: float) -> float:
-    """Kullback-Leibler divergence from the softmax of ``p`` to that of ``q`` in nats, summed in float64.
+    """Return the Kullback-Leibler divergence from the softmax of ``p`` to that of ``q`` in nats, summed in float64.
 
     Args:
         p, q: logits (V,).
@@ -245,11 +245,11 @@ def kl_divergence(p: F32Array, q: F32Array, p_norm: float, q_norm: float) -> flo
     for start in range(0, p.size, PIECE):
         a, b = (row[start : start + PIECE].astype(np.float64) for row in (p, q))
         total += float(np.exp(a - p_norm) @ (a - b))
-    return max(0.0, total - (p_norm - q_norm))  # below 0 by rounding alone
+    return max(0.0, total - (p_norm - q_norm))  # below 0 only by rounding
 
 
 def _predictions(lm: Predictor, window: Window) -> Iterator[tuple[int, F32Array]]:
-    """Every scored token of a window and the logits (V,) that predict it."""
+    """Iterate over the scored tokens of a window and the logits (V,) that predict them."""
     ids, first = window
     step = min(512, max(16, ROW_BYTES // (4 * lm.vocab_size)))
     cache = lm.new_cache(len(ids))
@@ -276,7 +276,7 @@ def _perplexity(losses: Sequence[float]) -> Estimate:
 
 
 def _share(found: Sequence[bool]) -> Estimate:
-    """A share and its interval after Wilson (1927), which holds near 0 and 1 too."""
+    """Return a share and its interval after Wilson (1927), which is valid near 0 and 1 too."""
     n, share, z2 = len(found), sum(found) / len(found), SIGMAS**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = SIGMAS / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))

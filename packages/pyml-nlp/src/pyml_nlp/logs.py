@@ -1,17 +1,17 @@
-"""What pyml says about its work: standard logging, switched on by ``PYML_LOG`` or by a command's ``-v`` and ``-vv``.
+"""Logging: standard loggers, enabled by ``PYML_LOG`` or by a command's ``-v`` and ``-vv``.
 
 ``PYML_LOG`` has the grammar of Rust's RUST_LOG: ``target=level`` pairs separated by commas, where the target is the
 name of a logger (``pyml``, ``pyml.source``, ``pyml.load``, ``pyml.tokenizer``, ``pyml.generator``, ``pyml.model``,
-``pyml.attn``, ``pyml.matmul``); a level alone is that of ``pyml``, a target alone has level ``trace``. Levels: off,
-error, warn, info, debug, trace. Without PYML_LOG and outside of the command line nothing is set up, and messages go
-wherever the application's logging sends them. Commands and PYML_LOG print a message on stderr as it is, a warning
+``pyml.attn``, ``pyml.matmul``). A level alone applies to ``pyml``; a target alone has level ``trace``. Levels: off,
+error, warn, info, debug, trace. Without PYML_LOG and outside of the command line nothing is configured, and the
+application's logging handles the messages. Commands and PYML_LOG print messages on stderr unchanged, and warnings
 after ``Warning:``.
 
-What a model's files have that is wrong and does no harm is a warning: one line of ``pyml.load``, or of
-``pyml.tokenizer``, that names the file, the key and what is done about it. Commands do not print it with ``-q``.
+A harmless fault in a model's files is a warning: one line of ``pyml.load`` or ``pyml.tokenizer`` that names the file,
+the key and the consequence. Commands do not print it with ``-q``.
 
 At ``debug`` the generator and the model's parts are timed; ``trace`` adds a line for each layer's attention and each
-matrix product. The model is timed only while somebody wants such a line.
+matrix product. The model is timed only while such lines are enabled.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ matmul = logging.getLogger("pyml.matmul")
 
 
 class LogSpecError(PymlError):
-    """A ``PYML_LOG`` that cannot be understood."""
+    """A ``PYML_LOG`` that cannot be parsed."""
 
 
 def parse(spec: str) -> dict[str, int]:
-    """Levels by logger name.
+    """Return levels by logger name.
 
     Raises:
-        LogSpecError: a level that is none, a target outside of ``pyml``, or an empty one.
+        LogSpecError: an unknown level, or a target that is empty or outside of ``pyml``.
     """
     levels: dict[str, int] = {}
     for part in spec.split(","):
@@ -78,7 +78,7 @@ def parse(spec: str) -> dict[str, int]:
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to whatever sys.stderr is at the moment; a closed or full stderr is no reason to stop."""
+    """Writes to the current sys.stderr. Errors of a closed or full stderr are ignored."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -88,7 +88,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         return sys.stderr
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message; a warning is told from the rest by a word in front, as errors of commands are."""
+        """Return the message; a warning begins with "Warning: "."""
         text = super().format(record)
         return f"Warning: {text}" if record.levelno == logging.WARNING else text
 
@@ -97,7 +97,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def tell(text: str, end: str = "\n") -> None:
-    """Print on stderr what is no logger's; a closed or full stderr is no reason to stop."""
+    """Print a message that belongs to no logger on stderr. Errors of a closed or full stderr are ignored."""
     try:
         sys.stderr.write(text + end)
         sys.stderr.flush()
@@ -106,7 +106,7 @@ def tell(text: str, end: str = "\n") -> None:
 
 
 def configure(levels: dict[str, int]) -> None:
-    """Print messages of these levels on stderr; loggers that an earlier call set are reset."""
+    """Print messages of these levels on stderr. Loggers that an earlier call configured are reset."""
     names = [name for name in logging.root.manager.loggerDict if name == "pyml" or name.startswith("pyml.")]
     for name in names:
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -118,7 +118,7 @@ def configure(levels: dict[str, int]) -> None:
 
 
 def configure_cli(verbosity: int) -> None:
-    """Set up a command: ``PYML_LOG`` if it is set, else ``verbosity`` (-1 for -q, 0, 1 for -v, 2 and more for -vv)."""
+    """Configure a command: by ``PYML_LOG`` if set, else by ``verbosity`` (-1: -q, 0, 1: -v, 2 and more: -vv)."""
     spec = os.environ.get("PYML_LOG", "")
     if spec.strip():
         configure(parse(spec))
@@ -127,19 +127,19 @@ def configure_cli(verbosity: int) -> None:
 
 
 def configure_from_environment() -> None:
-    """Set up from ``PYML_LOG`` if it is set and nobody has set up pyml's loggers yet."""
+    """Configure from ``PYML_LOG``, if it is set and pyml's loggers have no handlers yet."""
     spec = os.environ.get("PYML_LOG", "")
     if spec.strip() and not root.handlers:
         configure(parse(spec))
 
 
 def wants_timings() -> bool:
-    """Whether a run of the model has to be timed for its lines to be printed."""
+    """Return whether a run of the model must be timed for log lines."""
     return model.isEnabledFor(logging.DEBUG) or attention.isEnabledFor(TRACE) or matmul.isEnabledFor(TRACE)
 
 
 def log_trace(trace: Trace) -> None:
-    """Print the lines of the model's runs in this trace, as far as their levels are wanted."""
+    """Log the lines for the model's runs in this trace whose levels are enabled."""
     from pyml_nn.trace.lines import forward_lines, matmul_lines
 
     if attention.isEnabledFor(TRACE):
@@ -151,6 +151,6 @@ def log_trace(trace: Trace) -> None:
 
 
 def _log(logger: logging.Logger, level: int, lines: list[str]) -> None:
-    """Lines as one message: a message a line takes longer than making them."""
+    # perf: overheads.py attention_lines. A message for each line takes longer than formatting it.
     if lines:
         logger.log(level, "%s", "\n".join(lines))

@@ -1,6 +1,6 @@
-"""Models and tokenizers are pickled as what they were loaded from, and loaded again where they are unpickled.
+"""Pickling of models and tokenizers: as the path that they were loaded from.
 
-A fingerprint goes along: what is loaded must be the same as what was pickled.
+They are loaded again when they are unpickled. A fingerprint ensures that the result is the same.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """How a model was loaded.
+    """Origin of a loaded model.
 
     Attributes:
-        path: its file or folder, from the root.
-        name: what it is called in messages.
-        options: how it was loaded.
+        path: absolute path of its file or folder.
+        name: its name in messages.
+        options: the options that it was loaded with.
     """
 
     path: Path
@@ -35,10 +35,10 @@ class Origin:
 
 
 def reduce_model(engine: Engine, origin: Origin | None) -> tuple[Any, ...]:
-    """The result of ``__reduce__`` for a language model.
+    """Implement ``__reduce__`` of a model.
 
     Raises:
-        PymlError: it is closed, or was not loaded from files.
+        PymlError: the model is closed, or was not loaded from files.
     """
     engine.check_open()
     if origin is None:
@@ -49,10 +49,10 @@ def reduce_model(engine: Engine, origin: Origin | None) -> tuple[Any, ...]:
 
 
 def reduce_tokenizer(tokenizer: Tokenizer) -> tuple[Any, ...]:
-    """What ``pickle`` asks of a tokenizer.
+    """Implement ``__reduce__`` of a tokenizer.
 
     Raises:
-        PymlError: it was not loaded from files.
+        PymlError: the tokenizer was not loaded from files.
     """
     if tokenizer.path is None:
         raise PymlError("tokenizer: it was not loaded from a path and cannot be pickled: make it in each process")
@@ -83,5 +83,5 @@ def _fingerprint(engine: Engine) -> str:
     return f"{engine.model.fingerprint} {engine.tokenizer.fingerprint}"
 
 
-def _changed(path: Path, what: str) -> ModelFileError:
-    return ModelFileError(f"{path}: expected the {what} that was pickled, got another one: load it and pickle it anew")
+def _changed(path: Path, kind: str) -> ModelFileError:
+    return ModelFileError(f"{path}: expected the {kind} that was pickled, got another one: load it and pickle it anew")

@@ -1,4 +1,4 @@
-"""From what a user calls a model to files on this machine: a GGUF file, a folder, a hub id, or the default model."""
+"""Resolving a model name to files on this machine: a GGUF file, a folder, a hub id, or the default model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger("pyml.source")
 
 _HUB_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"({_HUB_PART}/{_HUB_PART})(?:/((?:{_HUB_PART}/)*[\w.+-]+\.gguf))?", re.ASCII)
-_LONGEST = 200  # characters of a name that messages repeat
+_LONGEST = 200  # maximum number of characters of a name in a message
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _SMALL_FILES = [
@@ -46,7 +46,7 @@ _SMALL_FILES = [
     "chat_template.json",
     "additional_chat_templates/*.jinja",
 ]
-"""All that a model needs beside its weights. Weights come after these, so that whoever has them has everything."""
+"""All files that a model needs in addition to its weights. They are downloaded first: weights imply the rest."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Source:
     Attributes:
         kind: ``"gguf"``: ``path`` is a GGUF file; ``"folder"``: a folder in Hugging Face layout.
         path: the file or folder.
-        name: what to call the model in messages: the hub id or the path.
+        name: the model's name in messages: the hub id or the path.
     """
 
     kind: Literal["gguf", "folder"]
@@ -65,20 +65,20 @@ class Source:
 
 
 def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info) -> Source:
-    """Find a model, and download it if it has to be.
+    """Find a model, and download it if necessary.
+
+    A model in huggingface-hub's cache is used without a request to the hub. ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HOME``
+    and ``HF_HUB_OFFLINE`` have the same effect as in huggingface-hub.
 
     Args:
         model: a ``.gguf`` file; a folder; a hub id ``organisation/name``, or ``organisation/name/file.gguf`` for one
-            GGUF file of a repository. None: ``PYML_MODEL``, or else the embedded default. What exists as a path is a
-            path.
-        note: takes the line that says whether a hub model is in the cache or has to be downloaded.
-
-    ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HOME`` and ``HF_HUB_OFFLINE`` mean what they mean to huggingface-hub. A model
-    that is in its cache is used without any question to the hub.
+            GGUF file of a repository. None: ``PYML_MODEL``, otherwise the embedded default. An existing path takes
+            precedence over a hub id.
+        note: called with the line that says whether a hub model is in the cache or has to be downloaded.
 
     Raises:
-        ModelNotFoundError: there is no such model, or it cannot be had; the message says what to do.
-        ModelFileError: it is in a form that is not read.
+        ModelNotFoundError: the model does not exist or cannot be downloaded; the message has advice.
+        ModelFileError: the model's format is not supported.
     """
     if model is None:
         model = os.environ.get("PYML_MODEL") or None
@@ -104,16 +104,16 @@ def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info)
 
 
 def _existing(text: str) -> Path | None:
-    """The file or folder of this name, if there is one."""
+    """Return the file or folder with this name, or None if it does not exist."""
     try:
         path = Path(text).expanduser()
         return path if path.exists() else None
-    except (OSError, RuntimeError):  # longer than a name can be; the home of an unknown user
+    except (OSError, RuntimeError):  # a name that is too long; the home of an unknown user
         return None
 
 
 def _local(path: Path, name: str) -> Source:
-    """A file or folder of this machine."""
+    """Return the source for a local file or folder."""
     if path.is_dir():
         gguf = gguf_of(path)
         return Source("folder", path, name) if gguf is None else Source("gguf", gguf, name)
@@ -133,17 +133,17 @@ def _local(path: Path, name: str) -> Source:
 
 
 class _Hub:
-    """One repository of the hub, by way of huggingface-hub, which is imported only here: that can take a second."""
+    """One repository of the hub. huggingface-hub is only imported here, because the import can take a second."""
 
     def __init__(self, repository: str, note: Note) -> None:
         self._id = repository
         self._note = note
 
     def folder(self) -> Path:
-        """The folder of the repository's files, from the cache or downloaded: all of one commit.
+        """Return the folder of the repository's files, all of one commit, from the cache or downloaded.
 
-        One file is downloaded after the other, in this thread, so that Ctrl-C stops it at once and leaves no part of a
-        file; whole files are kept for the next try.
+        Files are downloaded one after the other in this thread, so that Ctrl-C stops the download at once. Partial
+        files are removed, complete ones are kept for the next attempt.
         """
         with importing:
             from huggingface_hub import HfApi, snapshot_download
@@ -164,7 +164,7 @@ class _Hub:
             names = [file.rfilename for file in HfApi().model_info(self._id).siblings or []]
             self._check_usable(names)
             small = [*_SMALL_FILES, *([] if SINGLE in names else [INDEX])]
-            folder = self._file(CONFIG).parent  # which is named after the commit that all other files are taken from
+            folder = self._file(CONFIG).parent  # named after the commit that all other files are taken from
             for name in names:
                 if name != CONFIG and any(fnmatchcase(name, pattern) for pattern in small):
                     self._file(name, folder.name)
@@ -176,9 +176,9 @@ class _Hub:
         return folder
 
     def gguf(self, name: str) -> Path:
-        """One GGUF file of the repository, from the cache or downloaded.
+        """Return one GGUF file of the repository, from the cache or downloaded.
 
-        Of a split model all parts are there then, in one folder.
+        All parts of a split model are downloaded into the same folder.
         """
         with importing:
             from huggingface_hub import try_to_load_from_cache
@@ -196,11 +196,11 @@ class _Hub:
             for part in parts:
                 path = self._file(folder + slash + part, commit, bars=True)
                 _check_hash(path)
-                commit = path.parents[name.count("/")].name  # the snapshot's folder is named after it
+                commit = path.parents[name.count("/")].name  # the snapshot's folder is named after the commit
         return path.with_name(base)
 
     def _file(self, name: str, commit: str | None = None, bars: bool = False) -> Path:
-        """One file of the repository, of this commit (None: of its main branch), from the cache or downloaded."""
+        """Return one file of a commit (None: of the main branch), from the cache or downloaded."""
         with importing:
             from huggingface_hub import hf_hub_download
             from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -208,13 +208,13 @@ class _Hub:
         try:
             with contextlib.nullcontext() if bars else _no_progress_bars():
                 return Path(hf_hub_download(self._id, name, revision=commit))
-        except LocalEntryNotFoundError:  # an EntryNotFoundError too, but for want of a connection
+        except LocalEntryNotFoundError:  # also an EntryNotFoundError, but caused by a missing connection
             raise
         except EntryNotFoundError:
             raise ModelNotFoundError(f"{self._id}: the repository has no file {name}") from None
 
     def _check_usable(self, names: list[str]) -> None:
-        """Before anything is downloaded: that there are a configuration and safetensors, or what there is instead."""
+        """Check before a download that the repository has a configuration and safetensors; otherwise raise advice."""
         if CONFIG in names and (SINGLE in names or INDEX in names):
             return
         if models := gguf_models(names):
@@ -235,9 +235,9 @@ class _Hub:
 
     @contextmanager
     def _download(self) -> Iterator[None]:
-        """Progress bars only on a terminal, no warnings of the library, and every failure as one line.
+        """Hide progress bars unless on a terminal, hide the library's warnings, and turn failures into one line.
 
-        ``HF_HUB_VERBOSITY`` is for who wants its warnings.
+        If ``HF_HUB_VERBOSITY`` is set, the library's warnings are not hidden.
         """
         from huggingface_hub import constants
         from huggingface_hub import errors as hub
@@ -262,10 +262,10 @@ class _Hub:
                 f"{self._id}: neither a local file or folder nor a model on {constants.ENDPOINT}; if it is "
                 "private, set HF_TOKEN"
             ) from None
-        # Anything else comes out of huggingface-hub's HTTP library, which is another one from version to version.
+        # All other errors come from huggingface-hub's HTTP library, which differs between versions.
         except Exception as error:
             cause = error.__cause__ or error
-            if isinstance(cause, OSError) and cause.filename:  # of this machine, not of the network
+            if isinstance(cause, OSError) and cause.filename:  # a local error, not one of the network
                 raise ModelNotFoundError(
                     f"{self._id}: not in the cache, and cannot be downloaded to it: {cause.filename}: "
                     f"{cause.strerror}; HF_HOME names another folder"
@@ -281,7 +281,7 @@ class _Hub:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Without huggingface-hub's progress bars."""
+    """Hide huggingface-hub's progress bars."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if are_progress_bars_disabled():
@@ -295,7 +295,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _advice(error: BaseException) -> str:
-    """What to do after a failed download, by the HTTP status that the hub answered with, if it did."""
+    """Return advice after a failed download, by the HTTP status of the hub's answer, if there is one."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return "set HF_TOKEN to an access token of an account that may read it"
@@ -305,7 +305,7 @@ def _advice(error: BaseException) -> str:
 
 
 def _check_hash(path: Path) -> None:
-    """Compare a file with the SHA-256 by which the cache names large files; huggingface-hub compares sizes only.
+    """Compare a file with the SHA-256 in its name in the cache, because huggingface-hub only compares sizes.
 
     A file with another hash is removed from the cache.
     """

@@ -1,4 +1,4 @@
-"""Texts that users give in files and on stdin: read with a bound, UTF-8, with or without a byte order mark."""
+"""Reading of users' texts from files and stdin: bounded, UTF-8, with or without a byte order mark."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, BinaryIO
 from pyml_core.errors import PymlError, one_line
 
 MAX_BYTES = 32 << 20
-"""Bytes of a text: four for each character that a tokenizer takes at most."""
+"""Maximum size of a text in bytes: four for each of the characters that a tokenizer accepts."""
 
 MAX_DIGITS = 640
-"""Digits of an integer in JSON: as many as Python reads whatever its own limit is set to."""
+"""Maximum number of digits of an integer in JSON: Python reads this many with any setting of its own limit."""
 
 MAX_NAME = 250
-"""Characters of a file's name in a message."""
+"""Maximum number of characters of a file's name in a message."""
 
 _MARK = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -23,14 +23,14 @@ _PIECE = 1 << 20
 
 
 class NoJSON(ValueError):
-    """A text that is no JSON."""
+    """A text that is not JSON."""
 
 
 def without_mark(data: bytes) -> bytes:
-    """The beginning of a text without the byte order mark that some editors put there.
+    """Return the beginning of a text without a byte order mark, which some editors write.
 
     Raises:
-        ValueError: it is UTF-16.
+        ValueError: the text is UTF-16.
     """
     if data.startswith(_UTF_16):
         raise ValueError("expected UTF-8, got UTF-16")
@@ -38,10 +38,10 @@ def without_mark(data: bytes) -> bytes:
 
 
 def decoded(data: bytes) -> str:
-    """The text of UTF-8 bytes, without a byte order mark.
+    """Decode UTF-8 bytes, without a byte order mark.
 
     Raises:
-        ValueError: it is something else, in words.
+        ValueError: the bytes are not valid UTF-8; the message says why.
     """
     text = without_mark(data)
     try:
@@ -52,10 +52,10 @@ def decoded(data: bytes) -> str:
 
 
 def read_bounded(file: BinaryIO, limit: int = MAX_BYTES) -> bytes:
-    """All that is left of a file, which may be a pipe; no more than ``limit`` bytes are taken into memory.
+    """Read the rest of a file, which may be a pipe, but not more than ``limit`` bytes.
 
     Raises:
-        ValueError: there is more.
+        ValueError: there are more bytes.
     """
     data = bytearray()
     while True:
@@ -63,15 +63,15 @@ def read_bounded(file: BinaryIO, limit: int = MAX_BYTES) -> bytes:
         data += piece
         if len(data) > limit:
             raise ValueError(f"expected at most {limit} bytes, got more")
-        if len(piece) < _PIECE:  # the end; to read on would make a terminal ask for it again
+        if len(piece) < _PIECE:  # the end: reading again would make a terminal wait for a second end of file
             return bytes(data)
 
 
 def read_text(path: str, limit: int = MAX_BYTES) -> str:
-    """The text of a file.
+    """Return the text of a file.
 
     Raises:
-        PymlError: names the file, which cannot be read, is too large, or is not UTF-8.
+        PymlError: the file cannot be read, is too large, or is not UTF-8; the message names it.
     """
     try:
         with Path(path).open("rb") as file:
@@ -81,11 +81,11 @@ def read_text(path: str, limit: int = MAX_BYTES) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        NoJSON: it is none, in words.
-        ValueError: it has more levels or digits than can be read.
+        NoJSON: the text is not JSON; the message says why.
+        ValueError: it has too many levels, or an integer with too many digits.
     """
 
     def integer(digits: str) -> int:

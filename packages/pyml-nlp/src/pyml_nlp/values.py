@@ -1,8 +1,8 @@
-"""What users pass in as Python's own types: numbers, flags, texts and token ids, or an error that names the argument.
+"""Conversion of arguments to Python's own types: numbers, flags, texts and token ids, or an error with the name.
 
-Every option comes through here once, whether from Python, from a line of a batch file or from the command line.
-NumPy's scalars are as good as Python's. Nothing is converted that would change its meaning: a bool is no number, and a
-text is no list.
+Every option is converted here once, whether it comes from Python, from a line of a batch file or from the command
+line. NumPy scalars are accepted. No value is converted if that would change its meaning: a bool is not a number, and a
+text is not a list.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pyml_core.errors import quoted
 from .errors import ArgumentError
 
 LARGEST_ID = (1 << 31) - 1
-"""No vocabulary is larger."""
+"""The largest token id of any vocabulary."""
 
 _NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set)
 _BATCH = "; for several prompts: generate_batch"
@@ -27,10 +27,10 @@ _CHAT = "; for messages: chat"
 
 
 def whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """A whole number from ``low`` to ``high``, both included.
+    """Return a whole number from ``low`` to ``high``, inclusive.
 
     Raises:
-        ArgumentError: it is something else, a bool or a float too, or out of this range.
+        ArgumentError: ``value`` is not a whole number (bools and floats are not), or out of range.
     """
     if type(value) is not int:
         if isinstance(value, bool | np.bool_):
@@ -47,10 +47,10 @@ def whole(name: str, value: Any, low: int | None = None, high: int | None = None
 
 
 def number(name: str, value: Any) -> float:
-    """A number, infinities and NaN included.
+    """Return a number as a float; infinities and NaN are allowed.
 
     Raises:
-        ArgumentError: it is something else, a bool too, or an integer that no float holds.
+        ArgumentError: ``value`` is not a number (bools are not), or an integer too large for a float.
     """
     if type(value) is float:
         return value
@@ -66,10 +66,10 @@ def number(name: str, value: Any) -> float:
 
 
 def seconds(name: str, value: Any) -> float | None:
-    """A time above 0; None stays None.
+    """Return a time above 0; None stays None.
 
     Raises:
-        ArgumentError: it is something else.
+        ArgumentError: ``value`` is not a number above 0.
     """
     if value is None:
         return None
@@ -80,10 +80,10 @@ def seconds(name: str, value: Any) -> float | None:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False.
+    """Return True or False.
 
     Raises:
-        ArgumentError: it is something else; 0 and 1, too.
+        ArgumentError: ``value`` is not a bool; 0 and 1 are not.
     """
     if not isinstance(value, bool | np.bool_):
         raise ArgumentError(f"must be True or False, got {quoted(value)}", name)
@@ -91,10 +91,10 @@ def flag(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any) -> str:
-    """A text of Unicode characters.
+    """Return a text of Unicode characters.
 
     Raises:
-        ArgumentError: it is something else, or has a lone surrogate, which no UTF-8 can say.
+        ArgumentError: ``value`` is not a str, or has a lone surrogate, which UTF-8 cannot encode.
     """
     if not isinstance(value, str):
         raise ArgumentError(f"must be a text, got {quoted(value)}", name)
@@ -110,10 +110,10 @@ def text(name: str, value: Any) -> str:
 
 
 def texts(name: str, value: Any) -> tuple[str, ...]:
-    """Texts of one character or more: one, or a list of them.
+    """Return non-empty texts: one, or a list of them.
 
     Raises:
-        ArgumentError: it is something else, or one of them is empty.
+        ArgumentError: ``value`` is not a text or a list of texts, or one text is empty.
     """
     if isinstance(value, str):
         value = (value,)
@@ -126,10 +126,10 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 def choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """One of some words.
+    """Return ``value``, which must be one of ``choices``.
 
     Raises:
-        ArgumentError: it is none of them.
+        ArgumentError: it is not.
     """
     if not isinstance(value, str) or value not in choices:
         raise ArgumentError(f"must be one of {', '.join(choices)}, got {quoted(value)}", name)
@@ -137,10 +137,10 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def token_id(name: str, value: Any) -> int:
-    """A token id; whether a model has it is for others to see.
+    """Return a token id. Whether a model has it is checked by :func:`check_ids`.
 
     Raises:
-        ArgumentError: it is no whole number from 0 on, or beyond every vocabulary.
+        ArgumentError: ``value`` is not a whole number from 0 to ``LARGEST_ID``.
     """
     try:
         return whole(name, value, 0, LARGEST_ID)
@@ -149,10 +149,10 @@ def token_id(name: str, value: Any) -> int:
 
 
 def token_ids(name: str, values: Any) -> Sequence[int]:
-    """Token ids as plain integers; a list or tuple of them stays as it is.
+    """Return token ids as plain integers; a list or tuple of them is returned unchanged.
 
     Raises:
-        ArgumentError: it is something else. For what belongs to another method, it says to which.
+        ArgumentError: ``values`` are not token ids. If another method accepts them, the message names it.
     """
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
         values = values.tolist()
@@ -172,10 +172,10 @@ def token_ids(name: str, values: Any) -> Sequence[int]:
 
 
 def check_ids(name: str, ids: Iterable[int], size: int) -> None:
-    """Whether a model has these tokens.
+    """Check that all ids are below ``size``.
 
     Raises:
-        ArgumentError: names the largest one, which it does not have.
+        ArgumentError: names the largest id if it is not.
     """
     largest = max(ids, default=0)
     if largest >= size:
@@ -183,12 +183,12 @@ def check_ids(name: str, ids: Iterable[int], size: int) -> None:
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not None: None is as good as not given."""
+    """Return the options that are not None: None means that an option is not given."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def without_none(instance: Any) -> dict[str, Any]:
-    """The fields of a dataclass, by name; None is as good as not given: the default stands for it."""
+    """Return the fields of a dataclass by name, with the default in place of None."""
     found = {}
     for field in fields(instance):
         value = getattr(instance, field.name)
@@ -216,10 +216,10 @@ def _id_of_list(name: str, position: int, value: Any) -> int:
 def _as_list(name: str, values: Iterable[Any]) -> list[Any]:
     try:
         return list(values)
-    except TypeError:  # NumPy's arrays of no dimension have an iterator that says so
+    except TypeError:  # a NumPy array without dimensions is Iterable, but its iterator raises
         raise ArgumentError(f"must be a text or token ids, got {quoted(values)}", name) from None
 
 
 def _is_list(value: Any) -> bool:
-    """Whether its items come in an order, and it is no text, no bytes and no mapping."""
+    """Return whether ``value`` is an ordered iterable that is not a text, bytes or a mapping."""
     return isinstance(value, Iterable) and not isinstance(value, _NO_LISTS)
