@@ -1,11 +1,11 @@
-"""The audits of ``docs/audits``: measure four models with ``pyml audit``, then write the rounds from their reports.
+"""The audits of ``docs/audits``: measure four models with ``pyml audit``, then write the studies from their reports.
 
     python benchmarks/audits.py measure gemma3-270m      # one model: docs/audits/models/gemma3-270m.{md,json}
-    python benchmarks/audits.py write                    # rounds, picture and index, from the reports that are there
+    python benchmarks/audits.py write                    # studies, picture and index, from the reports that are there
     python benchmarks/audits.py                          # all of it, two minutes on a quiet machine
 
-Run it with the interpreter that has pyml; the models' files are made as for ``compare.py``. The words of the rounds
-are in ``rounds``, their numbers come from ``figures.py``.
+Run it with the interpreter that has pyml; the models' files are made as for ``compare.py``. The text of the studies
+is in ``studies``, their numbers come from ``figures.py``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def write() -> None:
     """Every round, the index and the picture."""
     audits = [figures.Audit(model, read(DOCS / "models" / f"{model.name}.json")) for model in figures.MODELS]
     for name, values in figures.values(audits).items():
-        text = Template((HERE / "rounds" / f"{name}.template").read_text(encoding="utf-8")).substitute(values)
+        text = Template((HERE / "studies" / f"{name}.template").read_text(encoding="utf-8")).substitute(values)
         (DOCS / f"{name}.md").write_text(text, encoding="utf-8")
     curves = {audit.title: audit.token_ms for audit in audits}
     levels = {audit.title: audit.a.warm.decode_ms for audit in audits}

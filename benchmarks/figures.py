@@ -1,4 +1,4 @@
-"""The figures of ``docs/audits``: what the texts in ``rounds`` leave open, from the reports of the models."""
+"""The figures of ``docs/audits``: the numbers of the texts in ``studies``, from the reports of the models."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pyml_nlp.audit.analyse import Analysis, analyse, position
+from pyml_nlp.audit.conclusions import conclusions, ms, percent, rounded, share_of_groups, size
 from pyml_nlp.audit.curves import Crossing
-from pyml_nlp.audit.findings import findings, ms, percent, rounded, share_of_groups, size
 from pyml_nlp.audit.measurements import HEAD, LINEAR, SQUARE, Measurements
 
 SWEEP = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -83,7 +83,7 @@ class Audit:
     @cached_property
     def token_ms(self) -> dict[int, float]:
         """Milliseconds a prompt token, by the length of the prompt."""
-        prefills = [point for point in self.m.points if point.kind == "prefill"]
+        prefills = [point for point in self.m.sweep if point.kind == "prefill"]
         return {point.length: statistics.median(point.wall_ms) / point.length for point in prefills}
 
     @property
@@ -101,10 +101,10 @@ def values(audits: Sequence[Audit]) -> dict[str, dict[str, str]]:
     common = {"setting": setting(audits), "reference": str(audits[0].m.reference)}
     found = {
         "README": {"models": _models(audits)},
-        "round-1": _prefill_and_decode(audits),
-        "round-2": _decode(audits),
-        "round-3": _prefill(audits),
-        "round-4": _cold_and_steady(audits),
+        "study-1": _prefill_and_decode(audits),
+        "study-2": _decode(audits),
+        "study-3": _prefill(audits),
+        "study-4": _cold_and_steady(audits),
     }
     return {name: {**common, **figures} for name, figures in found.items()}
 
@@ -169,11 +169,11 @@ def _models(audits: Sequence[Audit]) -> str:
     return table(columns, rows)
 
 
-def _findings(audits: Sequence[Audit], *titles: str) -> str:
-    """The findings of every report whose titles begin so."""
+def _conclusions(audits: Sequence[Audit], *titles: str) -> str:
+    """Return the conclusions of every report whose titles begin with one of ``titles``."""
     lines = []
     for audit in audits:
-        for found in findings(audit.m, audit.a):
+        for found in conclusions(audit.m, audit.a):
             if found.title.startswith(titles):
                 lines.append(f"- **{audit.title}. {found.title}.** {found.text} *{found.recommendation}*")
     return "\n".join(lines)
@@ -287,7 +287,7 @@ def _decode(audits: Sequence[Audit]) -> dict[str, str]:
         "steps": table(columns, steps),
         "depths": table(["", reference, "depth", "step ms", "ratio"], depths),
         "losses": table(["", "operation", "ms", "GB/s", "of its roof", "above it ms"], losses),
-        "findings": _findings(audits, "Decode does", "Decode is", "Decode r", "Screening"),
+        "conclusions": _conclusions(audits, "Decode does", "Decode is", "Decode r", "Screening"),
     }
 
 
@@ -319,7 +319,7 @@ def _prefill(audits: Sequence[Audit]) -> dict[str, str]:
     return {
         "prompts": table(columns, prompts),
         "operations": table(parts, operations),
-        "findings": _findings(audits, "Prefill "),
+        "conclusions": _conclusions(audits, "Prefill "),
     }
 
 

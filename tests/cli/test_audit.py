@@ -36,20 +36,20 @@ def test_what_it_has_measured(audited: tuple[Any, Path]) -> None:
     value = json.loads((audited[1] / "report.json").read_text())
     m = value["measurements"]
     assert (value["format"], value["version"], m["threads"], m["layers"], m["reference"]) == (
-        "pyml-audit", 1, 2, [0, 2, 3], 40,
+        "pyml-audit", 2, 2, [0, 2, 3], 40,
     )  # fmt: skip
     assert [run["kind"] for run in m["cold"]] == ["prefill", "decode"]
     assert all(run["first_ms"] > 0 and run["load_ms"] > 0 and run["peak_bytes"] > 0 for run in m["cold"])
-    assert [(point["kind"], point["length"]) for point in m["points"]] == [
+    assert [(point["kind"], point["length"]) for point in m["sweep"]] == [
         ("prefill", 8), ("decode", 8), ("prefill", 40), ("decode", 40),
     ]  # fmt: skip
-    for point in m["points"]:
+    for point in m["sweep"]:
         assert list(point["parts_ms"]) == ["QKV", "QKnorm", "RoPE", "append", "QK^T", "softmax", "A*V", "out"]
         # The groups are all operations of a run, and take no longer than the run.
         assert sum(times[0] for times in point["groups_ms"].values()) <= point["wall_ms"][0]
         assert 0 <= point["waiting"] <= 1
     assert len(m["machine"]["limits"]) == 2
-    assert len(m["heat"]["decode"]) == m["model"]["n_layers"]
+    assert len(m["layer_heatmap"]["decode"]) == m["model"]["n_layers"]
     step, *inner = m["timeline"]
     assert step["depth"] == 0
     assert {span["depth"] for span in inner} == {1, 2, 3, 4}

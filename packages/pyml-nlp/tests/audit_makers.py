@@ -9,14 +9,14 @@ from pyml_nlp.audit.measurements import (
     HEAD,
     LINEAR,
     SQUARE,
+    AuditedModel,
     ColdRun,
     Machine,
     Measurements,
-    ModelFacts,
     OperationSum,
-    Point,
     Span,
     Step,
+    SweepPoint,
 )
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024)
@@ -30,7 +30,7 @@ def step(
     return Step(ms, faults, 0, 0, switches, mhz, loop, new_page)
 
 
-def point(kind: str, length: int, speed: float = 1.0, noise: float = 0.01) -> Point:
+def point(kind: str, length: int, speed: float = 1.0, noise: float = 0.01) -> SweepPoint:
     """Linear parts take 10 µs a token, quadratic ones 0.02 µs a pair in prefill: they meet at 1000 tokens."""
     tokens = length if kind == "prefill" else 1
     linear, square = 0.01 * tokens, 0.00001 * length * tokens
@@ -48,7 +48,7 @@ def point(kind: str, length: int, speed: float = 1.0, noise: float = 0.01) -> Po
         OperationSum("select", 1, 0.001, 2_000, 0, False),
     ]
     wall = sum(groups.values())
-    return Point(
+    return SweepPoint(
         kind, length, samples(wall), {name: samples(ms) for name, ms in parts.items()},
         {name: samples(ms) for name, ms in groups.items()}, operations, 0.05,
     )  # fmt: skip
@@ -68,13 +68,13 @@ def measurements(
     return Measurements(
         version="0.1.0", date="2026-01-02T03:04:05+00:00",
         machine=Machine("A CPU <of> \"some\" | kind", 2, 8 * 10**9, list(limits), [0.1, 0.2], 0.0),
-        model=ModelFacts("a-model.gguf", "auto", 20_000_000, 2, 4096, {"q8_0": 19_000_000}, [512, 0], 19_000_000, "f16",
-                         1024, 64, 512),
+        model=AuditedModel("a-model.gguf", "auto", 20_000_000, 2, 4096, {"q8_0": 19_000_000}, [512, 0], 19_000_000,
+                           "f16", 1024, 64, 512),
         threads=2, level="avx2", layers=[0, 1], reference=128, seconds=12.0, cold=cold,
         warm_prefill_ms=[5.0 * speed * (1 + noise * offset) for offset in (-1, 0, 1, 2, 0.5)],
         steps=[step(1.0 * speed * (1 + noise * (number % 3))) for number in range(30)],
         stolen_ms=0.0, full_ms=[1.0 * speed] * 5, screened_ms=[0.6 * speed] * 5,
-        points=[point(kind, length, speed, noise) for length in LENGTHS for kind in ("prefill", "decode")],
-        heat={kind: [{"QKV": 0.1, "feed_forward.down": 0.2}, {"QKV": 0.3}] for kind in ("prefill", "decode")},
+        sweep=[point(kind, length, speed, noise) for length in LENGTHS for kind in ("prefill", "decode")],
+        layer_heatmap={kind: [{"QKV": 0.1, "feed_forward.down": 0.2}, {"QKV": 0.3}] for kind in ("prefill", "decode")},
         timeline=[Span(0, "step", 0.0, 1000.0), Span(1, "layers.0", 0.0, 400.0), Span(3, "layers.0.x", 0.0, 90.0)],
     )  # fmt: skip

@@ -1,6 +1,8 @@
-"""``pyml audit``: the whole performance investigation of one model on one machine, as a report.
+"""``pyml audit``: an investigation of one model's performance on one machine, as a report.
 
-``plan`` says what is measured, ``measure`` (with ``cold``, a process of its own) does it, ``points`` makes numbers of
-traces, ``analyse`` (with ``curves``) and ``findings`` draw conclusions, ``sections`` puts them in order, ``markdown``
-and ``html`` write them, ``compare`` sets two of them side by side.
+``plan`` plans the measurements, ``measure`` (with ``cold``, a separate process) makes them, ``sweep`` summarises
+traces, ``analyse`` (with ``curves``) and ``conclusions`` draw conclusions, ``sections`` arranges them, ``markdown`` and
+``html`` write them, ``compare`` compares two reports.
+
+The package uses the public names of pyml_nlp, pyml_nn and pyml_core, and only the command line imports it.
 """

@@ -1,4 +1,4 @@
-"""Conclusions in numbers, as pure functions of measurements: ratios, exponents, crossing points, roofs, spread."""
+"""Analysis of measurements by pure functions: ratios, exponents, crossings, rooflines, spread."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from pyml_core.limits import Limits
 
 from .curves import Crossing, Fit, crossing, fit, pairs, tail
-from .measurements import GROUPS, LINEAR, PARTS, QUADRATIC, SQUARE, Measurements, OperationSum, Point, Step
+from .measurements import GROUPS, LINEAR, PARTS, QUADRATIC, SQUARE, Measurements, OperationSum, Step, SweepPoint
 
-SLOW = 1.1  # a step that takes so many medians is slow
+SLOW = 1.1  # a step that takes more than this multiple of the median is slow
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Prefill against decode, per token, in ms; ``gain`` is decode / prefill."""
+    """Prefill compared with decode, in ms per token; ``gain`` is decode / prefill."""
 
     prefill_ms: float
     tokens: int
@@ -26,18 +26,18 @@ class Efficiency:
 
     @property
     def per_token_ms(self) -> float:
-        """Milliseconds a prompt token."""
+        """Milliseconds for one prompt token."""
         return self.prefill_ms / self.tokens
 
     @property
     def gain(self) -> float:
-        """How many times less a prompt token takes than a decoded one."""
+        """Ratio of the time for a decoded token to that for a prompt token."""
         return self.decode_ms / self.per_token_ms
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """A part of attention in prefill and in a decode step; ``expected``: their ratio if work alone made the time."""
+    """A part of attention in prefill and in a decode step; ``expected``: their ratio if time followed arithmetic."""
 
     part: str
     prefill_ms: float
@@ -48,13 +48,13 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Position:
-    """Where an operation stands under the roof: rates by wall time, and the share of what the machine could do there.
+    """An operation under the roofline: its rates by wall time, and the share that it reaches of the machine's limit.
 
     Attributes:
-        intensity: operations a byte.
-        share: rate / roof, for a pure copy bytes / bandwidth; above 1 where data came from caches.
-        bound: ``memory`` or ``arithmetic``: which part of the roof is above it.
-        lost_ms: what it would save at the roof.
+        intensity: operations per byte.
+        share: rate / roof, for a pure copy bytes / bandwidth; above 1 if data came from caches.
+        bound: ``memory`` or ``arithmetic``: the part of the roof above it.
+        lost_ms: time that it would save at the roof.
     """
 
     name: str
@@ -73,9 +73,9 @@ class Roofs:
     """All operations of a phase together.
 
     Attributes:
-        share: the time that they would take at their roofs, as a share of what they take.
-        bound: ``memory`` or ``arithmetic``: under which part of the roof most of the time is spent.
-        intensity: operations a byte, of all bytes and operations.
+        share: the sum of the operations' times at their roofs, as a share of their real time.
+        bound: ``memory`` or ``arithmetic``: the part of the roof that limits most of the time.
+        intensity: operations per byte, over all operations.
     """
 
     share: float
@@ -85,9 +85,9 @@ class Roofs:
 
 @dataclass(frozen=True)
 class Jitter:
-    """The spread of decode steps, and why slow ones were slow.
+    """The spread of decode steps, and causes of slow ones.
 
-    ``causes`` has the milliseconds above the median of all slow steps, by what the operating system counted in them.
+    ``causes`` has the milliseconds of slow steps above the median, by cause, as far as the system's counters show it.
     """
 
     median: float
@@ -100,7 +100,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What follows from the measurements. Fits are by phase, then group or part."""
+    """Conclusions from the measurements as numbers. Fits are by phase, then by group or part."""
 
     limits: Limits
     limits_spread: float
@@ -122,7 +122,7 @@ class Analysis:
 
 
 def analyse(m: Measurements) -> Analysis:
-    """Everything."""
+    """Analyse all measurements."""
     median = statistics.median
     limits = best_limits(m.machine.limits)
     prefill, decode = m.point("prefill", m.reference), m.point("decode", m.reference)
@@ -132,8 +132,8 @@ def analyse(m: Measurements) -> Analysis:
         m.reference,
         median([run.first_ms for run in m.cold_runs("decode")]),
     )
-    prefills = [point for point in m.points if point.kind == "prefill"]
-    decodes = [point for point in m.points if point.kind == "decode"]
+    prefills = [point for point in m.sweep if point.kind == "prefill"]
+    decodes = [point for point in m.sweep if point.kind == "decode"]
     linear, square = curve(prefills, [LINEAR]), curve(prefills, [SQUARE])
     rest = curve(prefills, [group for group in GROUPS if group != SQUARE])
     read = sum(operation.bytes for operation in decode.operations)
@@ -163,8 +163,8 @@ def analyse(m: Measurements) -> Analysis:
 # ---- curves
 
 
-def curve(points: Sequence[Point], groups: Sequence[str]) -> dict[int, float]:
-    """Length -> median milliseconds of these groups or parts together, where they take any time."""
+def curve(points: Sequence[SweepPoint], groups: Sequence[str]) -> dict[int, float]:
+    """Return length -> median milliseconds of these groups or parts together, without zeros."""
     found = {}
     for point in points:
         samples = [
@@ -176,8 +176,8 @@ def curve(points: Sequence[Point], groups: Sequence[str]) -> dict[int, float]:
     return found
 
 
-def fits_of(points: Sequence[Point]) -> dict[str, Fit]:
-    """Fits of each group and part, and of the longest lengths alone (``... (longest)``)."""
+def fits_of(points: Sequence[SweepPoint]) -> dict[str, Fit]:
+    """Fit each group and part, and separately its longest lengths (``... (longest)``)."""
     found: dict[str, Fit] = {}
     names = [*GROUPS, *(part for part in PARTS if points and part in points[0].parts_ms)]
     for name in names:
@@ -193,15 +193,15 @@ def fits_of(points: Sequence[Point]) -> dict[str, Fit]:
 
 
 def kv_read(windows: Sequence[int], token_bytes: int, position: int) -> int:
-    """Bytes of keys and values that a decode step at this position reads."""
+    """Return the bytes of keys and values that a decode step at this position reads."""
     return round(sum(pairs(position, 1, window) for window in windows)) * token_bytes // max(len(windows), 1)
 
 
-def scaling(prefill: Point, decode: Point, windows: Sequence[int]) -> list[Scaling]:
-    """Each part of attention in a prefill of N tokens and in the decode step behind it.
+def scaling(prefill: SweepPoint, decode: SweepPoint, windows: Sequence[int]) -> list[Scaling]:
+    """Compare each part of attention in a prefill of N tokens and in the decode step after it.
 
-    Work alone would make the ratio N for linear parts; for quadratic ones that of the (query, key) pairs, which is
-    about N / 2 since a decode step sees all N keys.
+    If time followed arithmetic, the ratio would be N for linear parts; for quadratic parts it would be the ratio of the
+    (query, key) pairs, about N / 2, because a decode step sees all N keys.
     """
     n = prefill.length
     work = sum(pairs(0, n, window) for window in windows) / sum(pairs(n, 1, window) for window in windows)
@@ -222,7 +222,7 @@ def scaling(prefill: Point, decode: Point, windows: Sequence[int]) -> list[Scali
 
 
 def best_limits(limits: Sequence[Limits]) -> Limits:
-    """The best of each figure: what the machine has shown that it can give."""
+    """Return the best of each limit: the performance that the machine has shown."""
     return Limits(
         limits[0].threads,
         limits[0].level,
@@ -233,14 +233,14 @@ def best_limits(limits: Sequence[Limits]) -> Limits:
 
 
 def spread_of_limits(limits: Sequence[Limits]) -> float:
-    """By what share of the best the machine itself has varied."""
+    """Return the relative variation of the machine's limits, as a share of the best."""
     best = best_limits(limits)
     shares = ((1 - one.read_gb_s / best.read_gb_s, 1 - one.int8_gop_s / best.int8_gop_s) for one in limits)
     return max(max(pair) for pair in shares)
 
 
 def position(operation: OperationSum, limits: Limits) -> Position:
-    """An operation under the roof."""
+    """Place an operation under the roofline."""
     ms = max(operation.ms, 1e-6)
     gb_s, gop_s = operation.bytes / ms / 1e6, operation.flops / ms / 1e6
     intensity = operation.flops / operation.bytes if operation.bytes else 0.0
@@ -254,7 +254,7 @@ def position(operation: OperationSum, limits: Limits) -> Position:
 
 
 def roofs(positions: Sequence[Position]) -> Roofs:
-    """All operations of a phase together."""
+    """Summarise all operations of a phase."""
     total = sum(p.ms for p in positions) or 1e-6
     arithmetic = sum(p.ms for p in positions if p.bound == "arithmetic")
     moved = sum(p.gb_s * p.ms for p in positions)
@@ -269,22 +269,23 @@ def roofs(positions: Sequence[Position]) -> Roofs:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Linear interpolation between the sorted values."""
+    """Return a percentile, by linear interpolation between the sorted values."""
     return float(np.quantile(np.asarray(values, float), share))
 
 
 NEW_PAGE, FIRST_TOUCH, SCHEDULER, CLOCK, UNKNOWN = (
-    "a new page of the KV cache", "first touch of memory", "the scheduler", "a slower core", "not told by the system",
+    "a new page of the KV cache", "first touch of memory", "the scheduler", "a slower core",
+    "not reported by the system",
 )  # fmt: skip
 
 
 def jitter(steps: Sequence[Step]) -> Jitter:
-    """Spread and causes.
+    """Return the spread of the steps and the causes of slow ones.
 
-    A slow step is charged to the first of: the cache has grown in it; it had more page faults than a step usually has;
-    a thread was taken off its processor; the core was slow: its clock 5 % below the median where the system tells it,
-    or the fixed loop after the step 5 % above its own. What is left may be the memory bus or a hypervisor's other
-    guests: the system does not say.
+    A slow step is attributed to the first cause that applies: the cache grew in it; it had more page faults than usual;
+    a thread lost its processor; the core was slow (its clock is 5 % below the median if the system reports it, or the
+    fixed loop after the step took 5 % longer than usual). The rest may be due to the memory bus or to other guests of a
+    hypervisor, which the system does not report.
     """
     times = [step.ms for step in steps]
     middle = statistics.median(times)

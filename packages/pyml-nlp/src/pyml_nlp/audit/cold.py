@@ -1,6 +1,6 @@
-"""One cold run: a process of its own, started by ``measure``, that loads the model and times its very first run.
+"""One cold run: a separate process that loads the model and times its first run.
 
-It reads the job from stdin and prints one JSON object.
+It reads the job as JSON from stdin and prints one JSON object.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ AGAIN = 3  # runs after the first
 
 
 def run_cold(model: str, dtype: str, threads: int | None, kind: str, ids: list[int], cache: Path) -> ColdRun:
-    """Start a process that does a cold ``prefill`` of the ids and saves its KV cache, or a cold ``decode`` behind that.
+    """Start a process for a cold ``prefill`` of the ids, which saves its KV cache, or a cold ``decode`` after it.
 
     Raises:
-        PymlError: the process failed; what it said.
+        PymlError: the process failed; the message is its last line.
     """
     job = {"model": model, "dtype": dtype, "threads": threads, "kind": kind, "ids": ids, "cache": str(cache)}
     command = [sys.executable, "-m", __name__]
@@ -37,7 +37,7 @@ def run_cold(model: str, dtype: str, threads: int | None, kind: str, ids: list[i
 
 
 def measure(job: dict[str, Any]) -> ColdRun:
-    """Load and run in this process."""
+    """Load the model and run it in this process."""
     import pyml_nlp
 
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def measure(job: dict[str, Any]) -> ColdRun:
 
 
 def memory_of_process(key: str) -> int:
-    """Bytes that Linux says of this process (``VmRSS:``, ``VmHWM:``); 0 where it does not."""
+    """Return a value in bytes from Linux's status of this process (``VmRSS:``, ``VmHWM:``); 0 if it has none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -86,7 +86,7 @@ def _timed(run: Any) -> float:
 
 
 def main() -> int:
-    """Read the job from stdin, print the result."""
+    """Read the job from stdin and print the result."""
     try:
         result = measure(json.load(sys.stdin))
     except PymlError as error:

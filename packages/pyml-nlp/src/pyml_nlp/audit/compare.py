@@ -1,9 +1,9 @@
-"""Two reports side by side: what changed beyond the noise, and nothing else.
+"""Comparison of two reports: changes beyond the noise.
 
-A change is claimed only where the medians differ by more than three standard errors of their difference (each estimated
-from the median absolute deviation), by more than a floor, and where the quartiles do not overlap. The floor is 2 %, or
-by how much the machine's own limit has moved, within each audit and from one to the other: that of memory for what
-memory bounds (decoding, loading, the head), that of arithmetic for the rest.
+A change is reported only if the medians differ by more than three standard errors of their difference (each estimated
+from the median absolute deviation) and by more than a minimum, and if the quartiles do not overlap. The minimum is 2 %,
+or the variation of the machine's own limit, within each audit and between them. The limit is that of memory for
+quantities bounded by memory (decoding, loading, the head), and that of arithmetic for the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .measurements import EMBEDDING, HEAD, Measurements, parse
 ERRORS = 3.0
 FLOOR = 0.02
 MEMORY, ARITHMETIC = "read_gb_s", "int8_gop_s"  # names of the machine's limits
-FEWEST = 3  # samples below which nothing is claimed
+FEWEST = 3  # minimum number of samples
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Change:
 
 
 def read(path: Path) -> Measurements:
-    """A ``report.json``.
+    """Read a ``report.json``.
 
     Raises:
-        PymlError: it cannot be read, or is no such report.
+        PymlError: it cannot be read, or is not a report.
     """
     try:
         value = json.loads(path.read_text())
@@ -63,7 +63,7 @@ def read(path: Path) -> Measurements:
 
 
 class Quantity(NamedTuple):
-    """Something that two audits can be compared by; ``limit`` is the one that bounds it."""
+    """A quantity that two audits can be compared by; ``limit`` names the machine's limit that bounds it."""
 
     name: str
     samples: Sequence[float]
@@ -71,7 +71,7 @@ class Quantity(NamedTuple):
 
 
 def quantities(m: Measurements) -> Iterator[Quantity]:
-    """Everything that two audits can be compared by."""
+    """Iterate over all quantities that two audits can be compared by."""
     yield Quantity("load", [run.load_ms for run in m.cold], MEMORY)
     yield Quantity(f"cold prefill of {m.reference}", [run.first_ms for run in m.cold_runs("prefill")], ARITHMETIC)
     yield Quantity(f"cold decode after {m.reference}", [run.first_ms for run in m.cold_runs("decode")], MEMORY)
@@ -79,7 +79,7 @@ def quantities(m: Measurements) -> Iterator[Quantity]:
     yield Quantity(f"warm decode after {m.reference}", [step.ms for step in m.steps], MEMORY)
     yield Quantity("decode in a text, all logits", m.full_ms, MEMORY)
     yield Quantity("decode in a text, head screened", m.screened_ms, MEMORY)
-    for point in m.points:
+    for point in m.sweep:
         where = f"{point.kind} {'of' if point.kind == 'prefill' else 'after'} {point.length}"
         limit = ARITHMETIC if point.kind == "prefill" else MEMORY
         yield Quantity(where, point.wall_ms, limit)
@@ -89,7 +89,7 @@ def quantities(m: Measurements) -> Iterator[Quantity]:
 
 
 def floor_of(a: Measurements, b: Measurements, limit: str) -> float:
-    """The smallest relative change that is claimed of what this limit bounds."""
+    """Return the smallest relative change that is reported for quantities bounded by this limit."""
     before: list[float] = [getattr(one, limit) for one in a.machine.limits]
     after: list[float] = [getattr(one, limit) for one in b.machine.limits]
     moved = abs(1 - max(after) / max(before))
@@ -97,7 +97,7 @@ def floor_of(a: Measurements, b: Measurements, limit: str) -> float:
 
 
 def compare(a: Measurements, b: Measurements) -> list[Change]:
-    """Every quantity that both have, ``a`` being the earlier."""
+    """Compare all quantities that both audits have; ``a`` is the earlier one."""
     later = {quantity.name: quantity.samples for quantity in quantities(b)}
     floors = {limit: floor_of(a, b, limit) for limit in (MEMORY, ARITHMETIC)}
     return [
@@ -122,12 +122,12 @@ def _change(name: str, before: Sequence[float], after: Sequence[float], floor: f
 
 
 def _spread(samples: Sequence[float]) -> float:
-    """Half the range between the quartiles."""
+    """Return half the interquartile range."""
     return (percentile(samples, 0.75) - percentile(samples, 0.25)) / 2
 
 
 def _error(samples: Sequence[float]) -> float:
-    """Standard error of the median, from the median absolute deviation as of a normal distribution."""
+    """Return the standard error of the median, estimated from the median absolute deviation (normal distribution)."""
     middle = statistics.median(samples)
     deviation = statistics.median(abs(sample - middle) for sample in samples)
     return 1.2533 * 1.4826 * deviation / math.sqrt(len(samples))
@@ -138,7 +138,7 @@ def _apart(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def text(a: Measurements, b: Measurements) -> str:
-    """The comparison in Markdown."""
+    """Return the comparison in Markdown."""
     changes = compare(a, b)
     lines = [f"# {a.model.name}, {a.date} to {b.date}", ""]
     for name, one, other in (
@@ -153,8 +153,8 @@ def text(a: Measurements, b: Measurements) -> str:
     first, second = best_limits(a.machine.limits), best_limits(b.machine.limits)
     lines += [
         f"The machine gave {first.read_gb_s:.1f} and {second.read_gb_s:.1f} GB/s, {first.int8_gop_s:.0f} and "
-        f"{second.int8_gop_s:.0f} int8 GOP/s: changes below {100 * floor_of(a, b, MEMORY):.0f} % of what memory bounds "
-        f"(decoding, loading, the head) and {100 * floor_of(a, b, ARITHMETIC):.0f} % of the rest are not claimed.",
+        f"{second.int8_gop_s:.0f} int8 GOP/s: changes below {100 * floor_of(a, b, MEMORY):.0f} % in quantities bounded "
+        f"by memory (decoding, loading, the head) and {100 * floor_of(a, b, ARITHMETIC):.0f} % in others are ignored.",
         "",
     ]
     claimed = [change for change in changes if change.verdict in ("faster", "slower")]

@@ -1,4 +1,4 @@
-"""Curves of milliseconds over prompt lengths: power laws through them, and where one overtakes another."""
+"""Curves of milliseconds over prompt lengths: power-law fits, and crossings of two curves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-REACH = 64  # a curve is continued to so many times the longest length
-TAIL = 3  # longest lengths that a curve is fitted to where it is to be continued
+MAX_EXTRAPOLATION = 64  # a curve is extrapolated up to this multiple of the longest length
+TAIL = 3  # number of the longest lengths that an extrapolation is fitted to
 
 Curve = Mapping[int, float]
 Law = Callable[[float], float]
@@ -18,27 +18,27 @@ Law = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Fit:
-    """ms = factor * tokens ** exponent, least squares in logarithms; r2 is the share of the variance explained."""
+    """ms = factor * tokens ** exponent: least squares in logarithms; r2 is the share of the variance explained."""
 
     exponent: float
     factor: float
     r2: float
 
     def at(self, tokens: float) -> float:
-        """Milliseconds that the curve has there."""
+        """Return the milliseconds of the curve at a length."""
         return float(self.factor * tokens**self.exponent)
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """The length from which one curve lies above another; ``measured``: between two lengths that were measured."""
+    """The length from which one curve lies above another; ``measured``: whether it is within the measured lengths."""
 
     tokens: float
     measured: bool
 
 
 def fit(values: Curve) -> Fit | None:
-    """A power law through length -> ms; None with fewer than two lengths."""
+    """Fit a power law to length -> ms. Returns None for fewer than two lengths."""
     if len(values) < 2:
         return None
     x, y = np.log(list(values)), np.log(list(values.values()))
@@ -49,12 +49,12 @@ def fit(values: Curve) -> Fit | None:
 
 
 def tail(values: Curve) -> dict[int, float]:
-    """The longest lengths of a curve, where it no longer shows what every run costs."""
+    """Return the longest lengths of a curve, where the fixed costs of a run no longer matter."""
     return {length: values[length] for length in sorted(values)[-TAIL:]}
 
 
 def pairs(start: float, count: float, window: int) -> float:
-    """(query, key) pairs of ``count`` tokens from position ``start`` on; each sees itself and what came before."""
+    """Count (query, key) pairs of ``count`` tokens from position ``start`` on; each sees itself and earlier tokens."""
     return _seen(start + count, window) - _seen(start, window)
 
 
@@ -64,16 +64,16 @@ def _seen(positions: float, window: int) -> float:
 
 
 def crossing(low: Curve, high: Curve, windows: Sequence[int] = (0,)) -> Crossing | None:
-    """From which length on ``high`` (attention's quadratic parts) takes more than ``low`` (parts linear in tokens).
+    """Find the length from which ``high`` (attention's quadratic parts) exceeds ``low`` (parts linear in tokens).
 
-    Between measured lengths it is interpolated in logarithms. Beyond them ``low`` is continued as a + b n and ``high``
-    as c n + d (query, key) pairs, which the layers' ``windows`` bound (0: none), both fitted to the longest lengths.
-    None if they do not meet within ``REACH`` times the longest.
+    Between measured lengths it is interpolated in logarithms. Beyond them both curves are extrapolated from the longest
+    lengths: ``low`` as a + b n, ``high`` as c n + d (query, key) pairs, limited by the layers' ``windows`` (0: none).
+    Returns None if they do not cross within ``MAX_EXTRAPOLATION`` times the longest length.
     """
     lengths = sorted(set(low) & set(high))
     if not lengths:
         return None
-    first = len(lengths)  # from here on it stays above
+    first = len(lengths)  # from this index on, high stays above low
     while first > 0 and high[lengths[first - 1]] > low[lengths[first - 1]]:
         first -= 1
     if first == 0:
@@ -85,9 +85,9 @@ def crossing(low: Curve, high: Curve, windows: Sequence[int] = (0,)) -> Crossing
         return Crossing(math.exp(place), True)
     if len(lengths) < 2:
         return None
-    flat = continued(tail(low), (lambda n: 1.0, lambda n: n))
-    steep = continued(tail(high), (lambda n: n, lambda n: sum(pairs(0, n, window) for window in windows)))
-    near, far = float(lengths[-1]), float(REACH * lengths[-1])
+    flat = extrapolated(tail(low), (lambda n: 1.0, lambda n: n))
+    steep = extrapolated(tail(high), (lambda n: n, lambda n: sum(pairs(0, n, window) for window in windows)))
+    near, far = float(lengths[-1]), float(MAX_EXTRAPOLATION * lengths[-1])
     if steep(far) <= flat(far):
         return None
     while far / near > 1.001:
@@ -96,13 +96,13 @@ def crossing(low: Curve, high: Curve, windows: Sequence[int] = (0,)) -> Crossing
     return Crossing(far, False)
 
 
-def continued(values: Curve, terms: Sequence[Law]) -> Law:
-    """The sum of two terms, with factors of at least 0, that comes nearest to a curve: least squares of its ratios."""
+def extrapolated(values: Curve, terms: Sequence[Law]) -> Law:
+    """Fit the sum of two terms with non-negative factors to a curve, by least squares of the ratios."""
     lengths = np.array(list(values), float)
     ms = np.array(list(values.values()), float)
     columns: npt.NDArray[np.float64] = np.array([[term(n) for term in terms] for n in lengths]) / ms[:, None]
     best = np.linalg.lstsq(columns, np.ones(len(ms)))[0]
-    if (best < 0).any():  # then one of the two alone, whichever is nearer
+    if (best < 0).any():  # then only one of the two terms, the one that fits better
         alone = [float(column.sum() / (column @ column)) for column in columns.T]
         misses = [float(((column * factor - 1) ** 2).sum()) for column, factor in zip(columns.T, alone, strict=True)]
         best = np.array([factor if miss == min(misses) else 0.0 for factor, miss in zip(alone, misses, strict=True)])

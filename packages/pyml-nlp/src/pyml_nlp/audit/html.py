@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no library. ``page.js`` draws the charts."""
+"""The report as one HTML page without external resources: no network, no library. ``page.js`` draws the charts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from importlib.resources import files
 from typing import Any
 
 from .analyse import SLOW, Analysis, curve
-from .findings import NOTHING, Finding
+from .conclusions import NOTHING, Conclusion
 from .measurements import GROUPS, Measurements
-from .sections import Cell, Glance, Section, Shown, Table, glance, sections, summary, title
+from .sections import Cell, Section, Shown, SummaryTile, Table, sections, summary, summary_tiles, title
 
 CAPTIONS = {
     "components": "Parts of attention: share of attention's time in each phase",
@@ -19,14 +19,14 @@ CAPTIONS = {
     "scaling": "Time over tokens, both logarithmic; the exponents are those of the longest three lengths",
     "roofline": "Operations under the roof, both axes logarithmic",
     "jitter": "Decode steps one by one",
-    "heat": "Layer by layer: milliseconds of each operation, layers downwards (stronger is longer, square root scale)",
+    "heatmap": "Milliseconds of each operation, layers downwards (stronger is longer, square root scale)",
     "timeline": "One decode step from left to right: step, blocks, branches, operations, phases",
 }
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def html(m: Measurements, a: Analysis) -> str:
-    """The whole page."""
+    """Return the whole page."""
     body = "\n".join(_section(section) for section in sections(m, a))
     data = json.dumps(_data(m, a), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return f"""<!DOCTYPE html>
@@ -43,7 +43,7 @@ def html(m: Measurements, a: Analysis) -> str:
 <main>
 <h1>{escape(title(m))}</h1>
 <p class="summary">{escape(summary(m, a))}</p>
-<dl class="glance">{"".join(map(_glance, glance(m, a)))}</dl>
+<dl class="tiles">{"".join(map(_tile, summary_tiles(m, a)))}</dl>
 {body}
 </main>
 <script type="application/json" id="data">{data}</script>
@@ -58,14 +58,14 @@ def _source(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _glance(one: Glance) -> str:
+def _tile(one: SummaryTile) -> str:
     return f"<div><dt>{escape(one.label)}</dt><dd><strong>{escape(one.value)}</strong>{escape(one.note)}</dd></div>"
 
 
 def _section(section: Section) -> str:
     blocks = [f"<h2>{escape(section.title)}</h2>"]
-    if section.findings:
-        blocks.append(f'<ol class="findings">{"".join(map(_finding, section.findings))}</ol>')
+    if section.conclusions:
+        blocks.append(f'<ol class="conclusions">{"".join(map(_conclusion, section.conclusions))}</ol>')
     blocks += [f"<p>{escape(text)}</p>" for text in section.text]
     blocks += [
         f'<figure data-chart="{chart}"><figcaption>{escape(CAPTIONS[chart])}</figcaption></figure>'
@@ -75,11 +75,11 @@ def _section(section: Section) -> str:
     return f"<section>{''.join(blocks)}</section>"
 
 
-def _finding(finding: Finding) -> str:
-    kind = " nothing" if finding.recommendation.startswith(NOTHING) else ""
+def _conclusion(conclusion: Conclusion) -> str:
+    kind = " nothing" if conclusion.recommendation.startswith(NOTHING) else ""
     return (
-        f"<li><strong>{escape(finding.title)}.</strong> {escape(finding.text)} "
-        f'<span class="recommendation{kind}">{escape(finding.recommendation)}</span></li>'
+        f"<li><strong>{escape(conclusion.title)}.</strong> {escape(conclusion.text)} "
+        f'<span class="recommendation{kind}">{escape(conclusion.recommendation)}</span></li>'
     )
 
 
@@ -103,7 +103,7 @@ def _cell(table: Table, cell: Cell, kind: str) -> str:
 
 
 def _data(m: Measurements, a: Analysis) -> dict[str, Any]:
-    """What the charts show."""
+    """Return the data of the charts."""
     prefill, decode = m.point("prefill", m.reference), m.point("decode", m.reference)
 
     def both(first: dict[str, list[float]], second: dict[str, list[float]]) -> list[list[Any]]:
@@ -148,13 +148,13 @@ def _data(m: Measurements, a: Analysis) -> dict[str, Any]:
                 for name, value in (("median", a.jitter.median), ("p95", a.jitter.p95), ("p99", a.jitter.p99))
             ],
         },
-        "heat": m.heat,
+        "heatmap": m.layer_heatmap,
         "timeline": [[span.depth, span.name, span.start_us, span.us] for span in m.timeline],
     }  # fmt: skip
 
 
 def _lines(m: Measurements, a: Analysis, phase: str) -> list[dict[str, Any]]:
-    points = [point for point in m.points if point.kind == phase]
+    points = [point for point in m.sweep if point.kind == phase]
     lines = []
     for name in GROUPS:
         values = curve(points, [name])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .analyse import Analysis
 from .measurements import Measurements
-from .sections import Section, Table, glance, sections, summary, title
+from .sections import Section, Table, sections, summary, summary_tiles, title
 
 
 def markdown(m: Measurements, a: Analysis) -> str:
-    """The whole report."""
-    figures = Table(["", "", ""], [[one.label, one.value, one.note] for one in glance(m, a)])
+    """Return the whole report."""
+    figures = Table(["", "", ""], [[one.label, one.value, one.note] for one in summary_tiles(m, a)])
     blocks = [f"# {title(m)}", summary(m, a), _table(figures)]
     for section in sections(m, a):
         blocks += _section(section)
@@ -18,8 +18,8 @@ def markdown(m: Measurements, a: Analysis) -> str:
 
 def _section(section: Section) -> list[str]:
     blocks = [f"## {section.title}"]
-    for number, finding in enumerate(section.findings, 1):
-        blocks.append(f"{number}. **{finding.title}.** {finding.text} *{finding.recommendation}*")
+    for number, conclusion in enumerate(section.conclusions, 1):
+        blocks.append(f"{number}. **{conclusion.title}.** {conclusion.text} *{conclusion.recommendation}*")
     return [*blocks, *section.text, *map(_table, section.tables)]
 
 

@@ -1,7 +1,7 @@
-"""Do what the plan says, on the machine as it is.
+"""Execution of an audit's plan.
 
-Cold and warm are apart by construction: a cold run is the first run of a new process (``cold``), a warm one comes after
-runs of the same kind in this process.
+Cold and warm runs are separate by construction: a cold run is the first run of a new process (``cold``), a warm run
+follows runs of the same kind in this process.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pyml_nn.memory import available_memory
 
 from .. import loading
 from . import cold
-from .measurements import ColdRun, Machine, Measurements, ModelFacts, Step
+from .measurements import AuditedModel, ColdRun, Machine, Measurements, Step
 from .plan import UNTIMED_FIRST, Plan, Stage
-from .points import heat_of, point_of, spans, wall_ms
+from .sweep import heatmap_of, spans, sweep_point, wall_ms
 
 if TYPE_CHECKING:
     from pyml_nn import Event
@@ -42,10 +42,10 @@ TEXT = (
     "the north, she said; the train had been late, and nobody at the station could tell when the next one would go. "
     "He laughed. Here, he said, nothing leaves before noon, except the fish."
 )
-LOOPS = 5000  # of the loop that shows the pace of a core
-SEED = 42  # of the random token ids, the same in every audit
+LOOPS = 5000  # iterations of the loop that shows the speed of a core
+SEED = 42  # of the random token ids, equal in all audits
 Tell = Callable[[str, float, float], None]
-"""Called with what comes next, the seconds of work that are done, and those of all; zeros while they are not known."""
+"""Called with the next stage, the estimated seconds of finished work and of all work; zeros if not yet known."""
 
 
 def measure(
@@ -55,12 +55,12 @@ def measure(
 
     Args:
         source: the model's files.
-        dtype, threads: as for :func:`pyml_nlp.load`.
-        make_plan: from the model's context and number of layers to the plan.
+        dtype, threads: see :func:`pyml_nlp.load`.
+        make_plan: returns the plan for the model's context length and number of layers.
         tell: called before each stage.
 
     Raises:
-        PymlError: whatever loading raises, a plan that does not fit the model, or a cold process that failed.
+        PymlError: an error of loading, a plan that does not fit the model, or a cold process that failed.
     """
     begin = time.perf_counter()
     with loading.open_weights(source) as files:
@@ -98,20 +98,23 @@ def measure(
             runs += cold_pair()
     announce()
     with loading.load(model, dtype=dtype, threads=threads) as lm:
-        facts = _facts(lm, source, dtype)
-        layers = list(plan.layers or range(facts.n_layers))
+        audited = _audited_model(lm, source, dtype)
+        layers = list(plan.layers or range(audited.n_layers))
         announce()
         warm = _warm_prefills(lm, prompt, plan.repetitions)
         steps, stolen = _steps(lm, ids, plan)
         full, screened = _screened_steps(lm, plan)
-        points, heat, timeline = [], {}, []
+        sweep, layer_heatmap, timeline = [], {}, []
         for length in plan.prompt_lengths:
             announce()
             prefills, decodes = _sweep(lm, ids, length, plan)
-            points.append(point_of("prefill", length, prefills, lm.model.program, layers))
-            points.append(point_of("decode", length, decodes, lm.model.program, layers))
+            sweep.append(sweep_point("prefill", length, prefills, lm.model.program, layers))
+            sweep.append(sweep_point("decode", length, decodes, lm.model.program, layers))
             if length == plan.reference:
-                heat = {"prefill": heat_of(prefills, facts.n_layers), "decode": heat_of(decodes, facts.n_layers)}
+                layer_heatmap = {
+                    "prefill": heatmap_of(prefills, audited.n_layers),
+                    "decode": heatmap_of(decodes, audited.n_layers),
+                }
                 timeline = spans(sorted(decodes, key=wall_ms)[len(decodes) // 2])
         used_threads, level = lm.model.program.threads, lm.model.program.level
     load.append(os.getloadavg()[0])
@@ -129,7 +132,7 @@ def measure(
             load=load,
             suspended_ms=_suspended_ms(),
         ),
-        model=facts,
+        model=audited,
         threads=used_threads,
         level=level,
         layers=layers,
@@ -141,14 +144,14 @@ def measure(
         stolen_ms=stolen,
         full_ms=full,
         screened_ms=screened,
-        points=points,
-        heat=heat,
+        sweep=sweep,
+        layer_heatmap=layer_heatmap,
         timeline=timeline,
     )
 
 
 def _announcer(stages: Sequence[Stage], tell: Tell) -> Callable[[], None]:
-    """A function that announces the next stage each time it is called."""
+    """Return a function that announces the next stage at each call."""
     total = sum(stage.seconds for stage in stages)
     left = iter(stages)
     done = 0.0
@@ -170,7 +173,7 @@ def _ids(vocabulary: int, count: int) -> list[int]:
 
 
 def _warm_prefills(lm: LanguageModel, prompt: list[int], repetitions: int) -> list[float]:
-    """Milliseconds of prefills after two that are not timed."""
+    """Return the milliseconds of prefills, after two that are not timed."""
     cache = lm.new_cache()
     times = []
     for _ in range(repetitions + 2):
@@ -182,7 +185,7 @@ def _warm_prefills(lm: LanguageModel, prompt: list[int], repetitions: int) -> li
 
 
 def _steps(lm: LanguageModel, ids: list[int], plan: Plan) -> tuple[list[Step], float]:
-    """Decode steps in a row behind the reference prompt, after some that warm up; and the time stolen meanwhile."""
+    """Run consecutive decode steps after the reference prompt and a warm-up. Returns them and the stolen time."""
     cache = lm.new_cache()
     lm.forward([(cache, ids[: plan.reference], None)])
     for _ in range(3):
@@ -214,7 +217,7 @@ def _steps(lm: LanguageModel, ids: list[int], plan: Plan) -> tuple[list[Step], f
 
 
 def _screened_steps(lm: LanguageModel, plan: Plan) -> tuple[list[float], list[float]]:
-    """Milliseconds of decode steps with all logits, and with the largest alone, in a text: a screen depends on it."""
+    """Time decode steps in a text, with all logits and with the largest only. Screening depends on the text."""
     if not lm.model.screened:
         return [], []
     text = lm.tokenizer.encode(TEXT)
@@ -233,11 +236,11 @@ def _screened_steps(lm: LanguageModel, plan: Plan) -> tuple[list[float], list[fl
             else:
                 lm.forward(request, Top(1))
             times[which].append((time.perf_counter() - start) * 1e3)
-    return times[0][1:], times[1][1:]  # the first of each warms up
+    return times[0][1:], times[1][1:]  # the first step of each warms up
 
 
 def _sweep(lm: LanguageModel, ids: list[int], length: int, plan: Plan) -> tuple[list[list[Event]], list[list[Event]]]:
-    """Traced prefills of a length, and traced decode steps behind the last: the events of each."""
+    """Trace prefills of a length and decode steps after the last one. Returns the events of each run."""
     cache = lm.new_cache()
     if length <= UNTIMED_FIRST:
         lm.forward([(cache, ids[:length], None)])
@@ -258,7 +261,7 @@ def _traced(lm: LanguageModel, cache: Any, ids: list[int]) -> list[Event]:
 # ---- facts
 
 
-def _facts(lm: LanguageModel, source: Source, dtype: str) -> ModelFacts:
+def _audited_model(lm: LanguageModel, source: Source, dtype: str) -> AuditedModel:
     program, layout = lm.model.program, lm.kv_layout
     matrices: dict[int, PackedMatrix] = {}
     for operation in program.operations:
@@ -271,7 +274,7 @@ def _facts(lm: LanguageModel, source: Source, dtype: str) -> ModelFacts:
         types[matrix.dtype] = types.get(matrix.dtype, 0) + matrix.nbytes
     windows = [operation.params["window"] for operation in program.operations if operation.kind == "attention"]
     name = Path(source.name).name if Path(source.name).exists() else source.name
-    return ModelFacts(
+    return AuditedModel(
         name=name,
         dtype=dtype,
         n_params=lm.model.n_params,
@@ -288,7 +291,7 @@ def _facts(lm: LanguageModel, source: Source, dtype: str) -> ModelFacts:
 
 
 def _clock_mhz() -> float:
-    """The clock of the first core where Linux tells it (virtual machines rarely do), else 0."""
+    """Return the clock of the first core if Linux reports it (rarely in virtual machines), else 0."""
     try:
         return int(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text()) / 1e3
     except (OSError, ValueError):
@@ -296,7 +299,7 @@ def _clock_mhz() -> float:
 
 
 def _loop_us() -> float:
-    """Microseconds of a fixed loop that stays in the first-level cache: about 50, more on a slower core."""
+    """Time a fixed loop that stays in the first-level cache, in µs: about 50, more on a slower core."""
     start = time.perf_counter_ns()
     for _ in repeat(None, LOOPS):
         pass
@@ -304,7 +307,7 @@ def _loop_us() -> float:
 
 
 def _stolen_ms() -> float:
-    """Processor time that the hypervisor gave to others since the machine began (``steal`` of /proc/stat)."""
+    """Return the processor time that the hypervisor gave to other guests since boot (``steal`` in /proc/stat)."""
     try:
         words = Path("/proc/stat").read_text().split("\n", 1)[0].split()
         return int(words[8]) * 1e3 / os.sysconf("SC_CLK_TCK")
@@ -313,7 +316,7 @@ def _stolen_ms() -> float:
 
 
 def _suspended_ms() -> float:
-    """Of each second, for which Linux stops this process since it runs at a real-time priority (sched(7))."""
+    """Return the time in each second for which Linux suspends this process due to a real-time priority (sched(7))."""
     if not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) not in (os.SCHED_FIFO, os.SCHED_RR):
         return 0.0
     try:

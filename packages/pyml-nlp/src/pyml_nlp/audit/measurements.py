@@ -1,6 +1,6 @@
-"""What an audit has measured, as data; ``report.json`` holds it, and reading it back checks every field.
+"""The measurements of an audit as data. They are stored in ``report.json``, and reading it checks every field.
 
-Milliseconds throughout; a list has a number for each repetition.
+All times are in milliseconds; a list has one number for each repetition.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from pyml_core.errors import PymlError
 from pyml_core.limits import Limits
 
-FORMAT, VERSION = "pyml-audit", 1
+FORMAT, VERSION = "pyml-audit", 2
 PARTS = ("QKV", "QKnorm", "RoPE", "append", "QK^T", "softmax", "A*V", "out")
 QUADRATIC = ("QK^T", "softmax", "A*V")
 GROUPS = ("embedding", "attention, linear parts", "attention, quadratic parts", "feed-forward", "head")
@@ -23,13 +23,13 @@ EMBEDDING, LINEAR, SQUARE, FEED_FORWARD, HEAD = GROUPS
 
 @dataclass(frozen=True)
 class Machine:
-    """What it ran on.
+    """The machine that the audit ran on.
 
     Attributes:
-        limits: measured before and after everything else.
-        load: the load average then.
-        suspended_ms: of each second, for which Linux stops the threads of a process at a real-time priority; 0 at a
-            normal one.
+        limits: measured before and after all other measurements.
+        load: the load average at these times.
+        suspended_ms: time in each second for which Linux suspends a process at a real-time priority; 0 at a normal
+            priority.
     """
 
     cpu: str
@@ -41,16 +41,16 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """What was audited.
+class AuditedModel:
+    """The audited model.
 
     Attributes:
-        name: what it was loaded from.
-        dtype: as asked for.
+        name: the file or hub id that it was loaded from.
+        dtype: as requested.
         types: block types of the matrices, with their bytes in memory.
-        windows: sliding window of each layer, 0 where there is none.
-        kv_token_bytes: keys and values of one position, all layers.
-        kv_page_tokens: positions that the cache grows by.
+        windows: sliding window of each layer; 0 if it has none.
+        kv_token_bytes: bytes of keys and values of one position in all layers.
+        kv_page_tokens: positions by which the cache grows.
     """
 
     name: str
@@ -69,13 +69,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ColdRun:
-    """A new process: the load, the very first run of the model, and the same again while it becomes warm.
+    """A new process: loading, the first run of the model, and later runs while the process becomes warm.
 
     Attributes:
-        kind: of the first run: ``prefill`` (of ``tokens``) or ``decode`` (after ``tokens`` from a saved cache).
-        minor_faults, major_faults: of the first run.
-        loaded_bytes: resident memory after the load.
-        peak_bytes: most resident memory of the process.
+        kind: kind of the first run: ``prefill`` (of ``tokens``) or ``decode`` (after ``tokens`` from a saved cache).
+        minor_faults, major_faults: page faults in the first run.
+        loaded_bytes: resident memory after loading.
+        peak_bytes: peak of the resident memory.
     """
 
     kind: str
@@ -91,7 +91,7 @@ class ColdRun:
 
 @dataclass(frozen=True)
 class OperationSum:
-    """An operation of all layers together (``layers.*.attention.qkv``) in one forward; ms is the median of them."""
+    """An operation in all layers (``layers.*.attention.qkv``) of one forward pass; ``ms`` is the median of the sums."""
 
     name: str
     calls: int
@@ -102,17 +102,17 @@ class OperationSum:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One prompt length of the sweep: its prefill, or a decode step behind it.
+class SweepPoint:
+    """One prompt length of the sweep: its prefill, or a decode step after it.
 
     Attributes:
         kind: ``prefill`` or ``decode``.
         length: tokens of the prompt.
-        wall_ms: of the whole forward, traced.
-        parts_ms: attention's parts, of the chosen layers together.
-        groups_ms: the whole model in five groups.
-        operations: every operation, layers folded.
-        waiting: share of the threads' time in operations that was waiting for another thread.
+        wall_ms: time of the whole forward pass, traced.
+        parts_ms: time of attention's parts, in the chosen layers together.
+        groups_ms: time of the whole model, in five groups.
+        operations: all operations, with layers folded.
+        waiting: share of the threads' time in operations that they spent waiting for other threads.
     """
 
     kind: str
@@ -126,10 +126,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Step:
-    """One decode step, not traced, and what the operating system counted meanwhile.
+    """One decode step, not traced, with the operating system's counters.
 
-    ``mhz`` is the processor's clock where the system tells it, else 0; ``loop_us`` what a fixed loop took after the
-    step, which shows the pace of the core where it does not; ``new_page`` says that the KV cache grew.
+    ``mhz`` is the processor's clock if the system reports it, else 0. ``loop_us`` is the time of a fixed loop after the
+    step, which shows the speed of the core in any case. ``new_page``: whether the KV cache grew in this step.
     """
 
     ms: float
@@ -144,7 +144,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of one decode step's timeline: ``depth`` 0 is the step, then blocks, branches, operations, phases."""
+    """A span in the timeline of one decode step. Depth 0 is the step, then blocks, branches, operations, phases."""
 
     depth: int
     name: str
@@ -154,22 +154,22 @@ class Span:
 
 @dataclass(frozen=True)
 class Measurements:
-    """All of it.
+    """All measurements of an audit.
 
     Attributes:
-        reference: tokens of the prompt that is set against one decode step.
+        reference: tokens of the prompt that is compared with one decode step.
         warm_prefill_ms: prefills of that prompt, not traced.
-        steps: decode steps in a row behind it, not traced.
-        stolen_ms: processor time that a hypervisor gave to others during these steps, all cores together.
-        full_ms, screened_ms: decode steps in a text, in turns: with all logits, and with the largest alone, for which
-            the head is screened; empty where the model has no such head.
-        heat: of each layer, its operations' medians in the reference prefill and in a decode step.
+        steps: consecutive decode steps after it, not traced.
+        stolen_ms: processor time that a hypervisor gave to other guests during these steps, on all cores together.
+        full_ms, screened_ms: alternating decode steps in a text: with all logits, and with the largest only, for which
+            the head is screened; empty if the model has no such head.
+        layer_heatmap: medians of each layer's operations in the reference prefill and in a decode step.
     """
 
     version: str
     date: str
     machine: Machine
-    model: ModelFacts
+    model: AuditedModel
     threads: int
     level: str
     layers: list[int]
@@ -181,24 +181,24 @@ class Measurements:
     stolen_ms: float
     full_ms: list[float]
     screened_ms: list[float]
-    points: list[Point]
-    heat: dict[str, list[dict[str, float]]]
+    sweep: list[SweepPoint]
+    layer_heatmap: dict[str, list[dict[str, float]]]
     timeline: list[Span]
 
-    def point(self, kind: str, length: int) -> Point:
-        """The sweep's point of this kind and length."""
-        return next(point for point in self.points if (point.kind, point.length) == (kind, length))
+    def point(self, kind: str, length: int) -> SweepPoint:
+        """Return the sweep's point of this kind and length."""
+        return next(point for point in self.sweep if (point.kind, point.length) == (kind, length))
 
     def cold_runs(self, kind: str) -> list[ColdRun]:
-        """The cold runs of this kind."""
+        """Return the cold runs of this kind."""
         return [run for run in self.cold if run.kind == kind]
 
 
 def parse(value: Any, where: str = "report") -> Measurements:
-    """Measurements from what ``report.json`` holds.
+    """Parse the content of ``report.json``.
 
     Raises:
-        PymlError: another format or version, or a field that is missing or of another type; it says which.
+        PymlError: the format or version differs, or a field is missing or has another type; the message names it.
     """
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise PymlError(f"{where}: expected a report that pyml audit wrote")

@@ -163,10 +163,10 @@
     });
   }
 
-  function heat(figure) {
+  function heatmap(figure) {
     const readout = element(figure, "div", { class: "readout" }, "Point at a cell, or touch it.");
     for (const phase of ["prefill", "decode"]) {
-      const layers = data.heat[phase];
+      const layers = data.heatmap[phase];
       if (!layers) continue;
       element(figure, "h3", {}, phase === "prefill" ? `Prefill of ${data.tokens} tokens` : "Decode step");
       const names = [...new Set(layers.flatMap((layer) => Object.keys(layer)))];
@@ -231,7 +231,7 @@
     components: (figure) => bars(figure, data.parts, data.tokens),
     groups: (figure) => bars(figure, data.groups, data.tokens),
     scaling: (figure) => { curves(figure, "prefill"); curves(figure, "decode"); },
-    roofline, jitter, heat, timeline,
+    roofline, jitter, heatmap, timeline,
   };
   function drawAll() {
     for (const figure of document.querySelectorAll("figure[data-chart]")) {

@@ -1,4 +1,4 @@
-"""What an audit measures, and how long that will take."""
+"""The plan of an audit, with estimated times."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pyml_core.errors import PymlError
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 QUICK_LENGTHS = (16, 64, 256)
-UNTIMED_FIRST = 512  # prompts up to here are run once more, not timed
-REFERENCE_LENGTH = 128  # of the prompt whose parts are set against one decode step
+UNTIMED_FIRST = 512  # prompts up to this length are first run once without timing
+REFERENCE_LENGTH = 128  # preferred length of the prompt that is compared with one decode step
 SHORTEST_CONTEXT = 4
 
 
 class Stage(NamedTuple):
-    """A piece of an audit, and about how long it takes."""
+    """A stage of an audit, and an estimate of its time."""
 
     text: str
     seconds: float
@@ -24,15 +24,15 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured how often.
+    """Number and kind of the runs.
 
     Attributes:
         prompt_lengths: tokens of the prefills, ascending.
-        repetitions: of each short prefill; long ones have fewer.
+        repetitions: runs of each short prefill; long ones have fewer.
         decode_steps: traced steps after each prompt.
-        jitter_steps: steps in a row that are timed one by one.
+        jitter_steps: consecutive steps that are timed one by one.
         cold_runs: new processes for each of cold prefill and cold decode.
-        layers: indices of the layers whose attention is taken apart; none: all.
+        layers: indices of the layers whose attention is analysed by part; empty: all.
     """
 
     prompt_lengths: tuple[int, ...]
@@ -44,24 +44,24 @@ class Plan:
 
     @property
     def text_steps(self) -> int:
-        """Steps with and without a screened head: a quarter of those in a row."""
+        """Number of steps with and without a screened head: a quarter of ``jitter_steps``."""
         return max(1, self.jitter_steps // 4)
 
     @property
     def reference(self) -> int:
-        """The length of the prompt that is set against one decode step: the nearest to 128."""
+        """The length of the prompt that is compared with one decode step: the nearest to ``REFERENCE_LENGTH``."""
         return min(self.prompt_lengths, key=lambda length: abs(length - REFERENCE_LENGTH))
 
     def repetitions_of(self, length: int) -> int:
-        """Repetitions of a prefill: all up to 512 tokens, then fewer, though at least three of as many."""
+        """Repetitions of a prefill: all up to 512 tokens, then fewer, but at least three if there are three."""
         return max(min(3, self.repetitions), self.repetitions * 512 // max(length, 512))
 
     def stages(self, limits: float, cold: float, load: float, token: float, step: float) -> list[Stage]:
-        """What is left to do after the first cold runs, in order.
+        """Return the remaining stages after the first cold runs, in order.
 
         Args:
-            limits, cold, load: seconds that measuring the machine, the first cold runs and one loading took.
-            token, step: seconds of a prompt token and of a decode step.
+            limits, cold, load: seconds taken by measuring the machine, by the first cold runs, and by one loading.
+            token, step: seconds for a prompt token and for a decode step.
         """
         again = range(2, self.cold_runs + 1)
         warm = (self.repetitions + 3) * self.reference * token + (self.jitter_steps + 2 * self.text_steps) * step
@@ -80,7 +80,7 @@ class Plan:
 
     def _point_seconds(self, length: int, token: float, step: float) -> float:
         runs = self.repetitions_of(length) + (length <= UNTIMED_FIRST)
-        # Short prompts take more a token since they read as many weights, long ones since attention grows.
+        # Short prompts take more time per token because of the weights, long ones because of attention.
         prefill = max(step, length * token * (1 + length / 8192))
         return runs * prefill + (self.decode_steps + 1) * step
 
@@ -93,21 +93,23 @@ def make_plan(
     layers: Sequence[int] = (),
     quick: bool = False,
 ) -> Plan:
-    """The plan for a model of so many positions and layers.
+    """Return the plan for a model.
 
     Args:
+        context: the model's context length.
+        n_layers: the model's number of layers.
         lengths: prompt lengths; None: powers of two up to 4096 that fit the context.
-        repetitions: None: 5, or 2 where it shall be quick.
-        layers: whose attention is taken apart; none: all.
-        quick: fewer of everything.
+        repetitions: runs of each short prefill; None: 5, or 2 if ``quick``.
+        layers: layers whose attention is analysed by part; empty: all.
+        quick: fewer runs of every kind.
 
     Raises:
-        PymlError: a length that does not fit the context, a layer that the model does not have, a context too short.
+        PymlError: a length does not fit the context, the model has no such layer, or the context is too short.
     """
     if context < SHORTEST_CONTEXT:
         raise PymlError(f"context: expected at least {SHORTEST_CONTEXT} positions to audit, found {context}")
     decode_steps, jitter_steps = (4, 32) if quick else (12, 200)
-    # A short context leaves less room behind the longest prompt.
+    # A short context has less room after the longest prompt.
     decode_steps = max(1, min(decode_steps, context // 16))
     jitter_steps = max(2, min(jitter_steps, context // 4))
     room = context - max(decode_steps, 1) - 1
@@ -130,7 +132,7 @@ def make_plan(
 
 
 def parse_numbers(text: str) -> tuple[int, ...]:
-    """``"16,64,256"`` or ``"0,4-7"`` as ascending numbers; ValueError for anything else."""
+    """Parse ``"16,64,256"`` or ``"0,4-7"`` as ascending numbers. Raises ValueError for other texts."""
     numbers: set[int] = set()
     for piece in text.split(","):
         first, dash, last = piece.strip().partition("-")

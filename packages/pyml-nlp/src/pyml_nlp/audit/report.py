@@ -1,4 +1,4 @@
-"""One audit from the model's files to the folder with its report."""
+"""An audit, from the model's files to the folder with its report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyml_nn.files import NewFile
 
 from .. import loading
 from .analyse import Analysis, analyse
-from .findings import findings
+from .conclusions import conclusions
 from .html import html
 from .markdown import markdown
 from .measure import Tell, measure
@@ -36,10 +36,10 @@ def audit(
     output: Path | None,
     tell: Tell,
 ) -> tuple[Path, list[str]]:
-    """Measure and write; returns the folder and the conclusions, a line each.
+    """Measure a model and write the report. Returns the folder and the conclusions, one line each.
 
     Raises:
-        PymlError: the model, the plan or the folder will not do; the folder is tried before anything is measured.
+        PymlError: an error of the model, the plan or the folder; the folder is tested before measuring.
     """
     source = loading.find(model)
     folder = output or _default_folder(source.path)
@@ -52,19 +52,19 @@ def audit(
 
     try:
         m = measure(source, dtype, threads, plan, tell)
-    except BaseException:  # nothing is left behind by an audit that failed or was interrupted
+    except BaseException:  # an audit that failed or was interrupted leaves no folder
         for path in made:
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
     a = analyse(m)
     write(folder, m, a)
-    lines = [summary(m, a), *(f"{found.title}. {found.text} {found.recommendation}" for found in findings(m, a))]
+    lines = [summary(m, a), *(f"{found.title}. {found.text} {found.recommendation}" for found in conclusions(m, a))]
     return folder, lines
 
 
 def write(folder: Path, m: Measurements, a: Analysis) -> None:
-    """``report.json``, ``report.md`` and ``report.html``: all three, or what was there before.
+    """Write ``report.json``, ``report.md`` and ``report.html``: all three, or none (existing files stay).
 
     Raises:
         PymlError: they cannot be written (a full disk).
@@ -84,13 +84,13 @@ def write(folder: Path, m: Measurements, a: Analysis) -> None:
 
 
 def to_json(m: Measurements, a: Analysis) -> str:
-    """The measurements, from which everything else follows, and the analysis for other programs to read."""
+    """Return the measurements, which determine everything else, and the analysis for other programs, as JSON."""
     value = {"format": FORMAT, "version": VERSION, "measurements": asdict(m), "analysis": asdict(a)}
     return json.dumps(_rounded(value), separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
 def _rounded(value: object) -> object:
-    """Floats with six significant digits: more than any clock here has."""
+    """Round floats to six significant digits, more than the clocks provide."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
@@ -104,7 +104,7 @@ def _default_folder(model: Path) -> Path:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make the folder and try it; returns what was not there before, innermost first."""
+    """Create the folder and test it. Returns the folders that did not exist before, innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A report as sections of text and tables, for whichever form it is written in."""
+"""A report as sections of text and tables, independent of the output format."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .analyse import Analysis, Efficiency, Position
+from .conclusions import Conclusion, conclusions, ms, percent, rounded, share_of_groups, size, where
 from .curves import Fit
-from .findings import Finding, findings, ms, percent, rounded, share_of_groups, size, where
 from .measurements import GROUPS, LINEAR, PARTS, SQUARE, Measurements
 
 
 class Shown(NamedTuple):
-    """A number that is printed in a way of its own: ``12.3x``, ``4.5 MB``."""
+    """A number with its own formatting: ``12.3x``, ``4.5 MB``."""
 
     value: float
     text: str
@@ -25,14 +25,14 @@ Cell = str | int | float | Shown
 
 @dataclass(frozen=True)
 class Table:
-    """Columns with their units in the heading; floats have so many ``digits``, or four significant ones (None)."""
+    """A table. Headings have the units; floats have ``digits`` decimals, or four significant digits (None)."""
 
     columns: list[str]
     rows: list[list[Cell]]
     digits: int | None = None
 
     def text(self, cell: Cell) -> str:
-        """A cell as it is printed."""
+        """Format a cell."""
         if isinstance(cell, Shown):
             return cell.text
         if not isinstance(cell, float):
@@ -44,13 +44,13 @@ class Table:
         return text.removeprefix("-") if float(text) == 0 else text
 
     def is_numeric(self, column: int) -> bool:
-        """Whether a column holds numbers, as far as it is filled."""
+        """Return whether all filled cells of a column are numbers."""
         cells = [row[column] for row in self.rows if row[column] != ""]
         return bool(cells) and not any(isinstance(cell, str) for cell in cells)
 
 
-class Glance(NamedTuple):
-    """One of the few figures that a report begins with."""
+class SummaryTile(NamedTuple):
+    """One of the figures at the top of a report."""
 
     label: str
     value: str
@@ -59,17 +59,17 @@ class Glance(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs, tables, and the names of the charts that belong here (HTML only)."""
+    """A heading with paragraphs, tables, conclusions, and the names of its charts (HTML only)."""
 
     title: str
     text: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     charts: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    conclusions: list[Conclusion] = field(default_factory=list)
 
 
 def sections(m: Measurements, a: Analysis) -> list[Section]:
-    """The whole report in order."""
+    """Return the sections of the whole report, in order."""
     makers: tuple[Callable[[Measurements, Analysis], Section], ...] = (
         _conclusions, _groups, _efficiency, _attention, _lengths, _roofline, _jitter, _layers, _memory, _machine,
     )  # fmt: skip
@@ -77,12 +77,12 @@ def sections(m: Measurements, a: Analysis) -> list[Section]:
 
 
 def title(m: Measurements) -> str:
-    """Of the report."""
+    """Return the report's title."""
     return f"Performance audit: {m.model.name}"
 
 
 def summary(m: Measurements, a: Analysis) -> str:
-    """The report's first line."""
+    """Return the report's first line."""
     return (
         f"{m.date[:10]}, {m.machine.cpu}, {m.threads} threads, level {m.level}, dtype {m.model.dtype}: prefill "
         f"{1e3 / a.warm.per_token_ms:.0f} tokens/s ({m.reference} tokens), decode {1e3 / a.warm.decode_ms:.1f} "
@@ -90,51 +90,51 @@ def summary(m: Measurements, a: Analysis) -> str:
     )
 
 
-def glance(m: Measurements, a: Analysis) -> list[Glance]:
-    """What a reader wants to know first."""
+def summary_tiles(m: Measurements, a: Analysis) -> list[SummaryTile]:
+    """Return the most important figures."""
     reached = a.decode_gb_s / a.limits.read_gb_s
     shares = share_of_groups(m.point("decode", m.reference))
     largest = max(shares, key=lambda group: shares[group])
     screened = f", {ms(statistics.median(m.screened_ms))} with the head screened" if m.screened_ms else ""
     crossing = ("not in sight", "QK^T, softmax, A*V stay below its linear parts")
     if a.crossing is not None:
-        how = "" if a.crossing.measured else ", by continuing the curves"
+        how = "" if a.crossing.measured else ", by extrapolation"
         crossing = (f"{rounded(a.crossing.tokens)} tokens", f"QK^T, softmax, A*V overtake its linear parts{how}")
     return [
-        Glance("decode", f"{1e3 / a.warm.decode_ms:.1f} tokens/s", f"{ms(a.warm.decode_ms)} a step{screened}"),
-        Glance("decode's memory traffic", percent(reached), f"of the {a.limits.read_gb_s:.1f} GB/s that memory gives"),
-        Glance("largest in decode", largest, f"{percent(shares[largest])} of a step"),
-        Glance(
+        SummaryTile("decode", f"{1e3 / a.warm.decode_ms:.1f} tokens/s", f"{ms(a.warm.decode_ms)} a step{screened}"),
+        SummaryTile("decode's memory traffic", percent(reached), f"of the memory's {a.limits.read_gb_s:.1f} GB/s"),
+        SummaryTile("largest in decode", largest, f"{percent(shares[largest])} of a step"),
+        SummaryTile(
             "prefill",
             f"{1e3 / a.warm.per_token_ms:.0f} tokens/s",
             f"{ms(a.warm.per_token_ms)} a token of {m.reference}",
         ),
-        Glance("prefill's operations", percent(a.roofs["prefill"].share), "of their roofs, arithmetic or memory"),
-        Glance("decode / prefill token", f"{a.warm.gain:.1f}x", f"cold {a.cold.gain:.1f}x"),
-        Glance("attention turns quadratic from", *crossing),
-        Glance(
+        SummaryTile("prefill's operations", percent(a.roofs["prefill"].share), "of their roofs, arithmetic or memory"),
+        SummaryTile("decode / prefill token", f"{a.warm.gain:.1f}x", f"cold {a.cold.gain:.1f}x"),
+        SummaryTile("attention turns quadratic from", *crossing),
+        SummaryTile(
             "slowest steps", f"{a.jitter.p99 / a.jitter.median:.2f}x", f"p99 over median of {len(m.steps)} decode steps"
         ),
     ]
 
 
 def times(a: float, b: float) -> Cell:
-    """How many times b is a."""
+    """Format the ratio a / b."""
     return Shown(a / b, f"{a / b:.1f}x") if b else ""
 
 
 def share(value: float) -> Shown:
-    """A share of 1 in percent."""
+    """Format a share of 1 in percent."""
     return Shown(value, percent(value))
 
 
 def amount(count: float) -> Shown:
-    """Bytes."""
+    """Format a number of bytes."""
     return Shown(count, size(count))
 
 
 def _conclusions(m: Measurements, a: Analysis) -> Section:
-    return Section("Conclusions", findings=findings(m, a))
+    return Section("Conclusions", conclusions=conclusions(m, a))
 
 
 def _machine(m: Measurements, a: Analysis) -> Section:
@@ -149,7 +149,7 @@ def _machine(m: Measurements, a: Analysis) -> Section:
             f"{m.machine.cpu}, {m.machine.cores} cores, {size(m.machine.memory_bytes)} of memory; {m.threads} "
             f"threads, kernels of level {m.level}; pyml {m.version}. {m.model.n_params / 1e6:.1f}M parameters in "
             f"{m.model.n_layers} layers: {types}. The audit took {m.seconds:.0f} s.",
-            "What the machine gives with these threads and this level's instructions:",
+            "Limits of the machine with these threads and this level's instructions:",
         ],
         [Table(["", "read GB/s", "int8 GOP/s", "f32 GFLOP/s", "load average"], rows, 1)],
     )
@@ -164,7 +164,7 @@ def _efficiency(m: Measurements, a: Analysis) -> Section:
         "Per-token efficiency of prefill and decode",
         [
             f"Cold: the first run of a new process after loading ({ms(load)}); measured {len(m.cold_runs('prefill'))} "
-            "times for the prefill, and as often for a decode step behind a saved cache. Warm: after runs of the same "
+            "times for the prefill, and as often for a decode step after a saved cache. Warm: after runs of the same "
             "kind. Medians, not traced.",
         ],
         [Table(["", "prefill ms", "tokens", "ms/token", "decode ms", "decode / prefill token"],
@@ -193,10 +193,10 @@ def _attention(m: Measurements, a: Analysis) -> Section:
     return Section(
         "Attention, part by part",
         [
-            f"A prefill of {n} tokens and the decode step behind it ({chosen} together). Work: what the ratio would "
-            f"be if time were proportional to arithmetic; a decode step sees all {n} keys, so that quadratic parts "
-            "come to about N/2. A ratio below means that many tokens share what one pays alone (reading weights, "
-            "starting threads).",
+            f"A prefill of {n} tokens and the decode step after it ({chosen} together). Work: the ratio if time were "
+            f"proportional to arithmetic; a decode step sees all {n} keys, so quadratic parts come to about N/2. A "
+            "lower ratio means that many tokens share costs that a single token pays alone (reading weights, starting "
+            "threads).",
         ],
         [Table(["part", f"prefill ({n} tokens) ms", "decode ms", "ratio", "expected", "work"], rows)],
         ["components"],
@@ -218,7 +218,7 @@ def _groups(m: Measurements, a: Analysis) -> Section:
         "Where the time goes: attention, feed-forward, head",
         [
             "Linear parts of attention: norm, projections, rotation (QKV, QKnorm, RoPE, append, out). Quadratic parts: "
-            "QK^T, softmax, A*V. The head computes logits for one position a run, of a prompt too."
+            "QK^T, softmax, A*V. The head computes logits for one position in each run, even of a prompt."
         ],
         [Table(["", f"prefill ({m.reference} tokens) ms", "share", "decode ms", "share"], rows)],
         ["groups"],
@@ -227,7 +227,7 @@ def _groups(m: Measurements, a: Analysis) -> Section:
 
 def _lengths(m: Measurements, a: Analysis) -> Section:
     rows: list[list[Cell]] = []
-    for length in sorted({point.length for point in m.points}):
+    for length in sorted({point.length for point in m.sweep}):
         prefill, decode = m.point("prefill", length), m.point("decode", length)
         wall = statistics.median(prefill.wall_ms)
         medians = [statistics.median(prefill.groups_ms[group]) for group in (LINEAR, SQUARE)]
@@ -250,7 +250,7 @@ def _lengths(m: Measurements, a: Analysis) -> Section:
         "tokens", "prefill ms", "ms/token", "tokens/s", "attention, linear ms", "attention, quadratic ms", "decode ms",
         "decode / prefill token",
     ]  # fmt: skip
-    text = "Traced runs, medians. Decode is a step behind a prompt of that length."
+    text = "Traced runs, medians. Decode is a step after a prompt of that length."
     tables = [Table(columns, rows)]
     if len(rows) > 1:
         text += (
@@ -274,9 +274,9 @@ def _roofline(m: Measurements, a: Analysis) -> Section:
         "Roofline",
         [
             f"The roof is the peak of the operation's arithmetic (int8 {a.limits.int8_gop_s:.0f} GOP/s, f32 "
-            f"{a.limits.f32_gflop_s:.0f} GFLOP/s) or what {a.limits.read_gb_s:.1f} GB/s feed at its operations a "
-            "byte, whichever is lower. Bytes count weights, keys, values and activations once; above 100 % they came "
-            "from caches.",
+            f"{a.limits.f32_gflop_s:.0f} GFLOP/s) or {a.limits.read_gb_s:.1f} GB/s times its operations per byte, "
+            "whichever is lower. Bytes count weights, keys, values and activations once; a share above 100 % means "
+            "that they came from caches.",
         ],
         tables,
         ["roofline"],
@@ -292,15 +292,15 @@ def _jitter(m: Measurements, a: Analysis) -> Section:
     if m.machine.suspended_ms:
         stops = (
             " The process ran at a real-time priority, which Linux suspends for "
-            f"{m.machine.suspended_ms:.0f} ms of each second where it never waits: steps that last so much longer."
+            f"{m.machine.suspended_ms:.0f} ms of each second if it never waits: some steps last longer by this time."
         )
-    told = f"clock {min(clock):.0f} to {max(clock):.0f} MHz" if clock else "the clock is not told here"
+    told = f"clock {min(clock):.0f} to {max(clock):.0f} MHz" if clock else "the clock is not reported here"
     pace = [step.loop_us for step in m.steps]
     told += f"; a fixed loop after each step took {min(pace):.0f} to {max(pace):.0f} µs"
     return Section(
         "Jitter of decode steps",
         [
-            f"Steps in a row behind {m.reference} tokens, not traced. Page faults "
+            f"Consecutive steps after {m.reference} tokens, not traced. Page faults "
             f"{sum(s.minor_faults for s in m.steps)}, involuntary context switches "
             f"{sum(s.involuntary_switches for s in m.steps)}, {told}; time stolen by a hypervisor {m.stolen_ms:.0f} "
             f"ms.{stops}",
@@ -316,11 +316,13 @@ def _jitter(m: Measurements, a: Analysis) -> Section:
 def _layers(m: Measurements, a: Analysis) -> Section:
     rows: list[list[Cell]] = []
     for layer in range(m.model.n_layers):
-        totals = [sum(m.heat[phase][layer].values()) if m.heat else 0.0 for phase in ("prefill", "decode")]
+        totals = [
+            sum(m.layer_heatmap[phase][layer].values()) if m.layer_heatmap else 0.0 for phase in ("prefill", "decode")
+        ]
         window = str(m.model.windows[layer]) if m.model.windows[layer] else "all"
         rows.append([layer, window, *totals])
     columns = ["layer", "sees positions", f"prefill ({m.reference} tokens) ms", "decode ms"]
-    return Section("Layer by layer", [], [Table(columns, rows)], ["heat", "timeline"])
+    return Section("Layer by layer", [], [Table(columns, rows)], ["heatmap", "timeline"])
 
 
 def _memory(m: Measurements, a: Analysis) -> Section:

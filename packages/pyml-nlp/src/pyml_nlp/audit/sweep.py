@@ -1,4 +1,4 @@
-"""From the events of traced runs to the numbers of a report: points of the sweep, heat of the layers, a timeline."""
+"""Conversion of traced events to the data of a report: the sweep, the layer heatmap, the timeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .measurements import EMBEDDING, FEED_FORWARD, GROUPS, HEAD, LINEAR, PARTS, SQUARE, OperationSum, Point, Span
+from .measurements import EMBEDDING, FEED_FORWARD, GROUPS, HEAD, LINEAR, PARTS, SQUARE, OperationSum, Span, SweepPoint
 
 if TYPE_CHECKING:
     from pyml_core.program import Program
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def part_of(event: Event) -> str:
-    """The part of attention of an event that counts as such, or empty."""
+    """Return the part of attention that an event belongs to; empty if none."""
     return event.phase if event.layer is not None and event.phase in PARTS else ""
 
 
 def group_of(event: Event) -> str:
-    """Which of the five groups of the model an operation belongs to."""
+    """Return the group of the model, one of five, that an operation belongs to."""
     if event.name.endswith(".attention.attend"):
         return SQUARE
     if ".attention." in event.name:
@@ -31,17 +31,19 @@ def group_of(event: Event) -> str:
 
 
 def folded(name: str) -> str:
-    """``layers.*.attention.qkv`` for ``layers.3.attention.qkv``."""
+    """Replace the layer's number in a name: ``layers.*.attention.qkv`` for ``layers.3.attention.qkv``."""
     return re.sub(r"^layers\.\d+", "layers.*", name)
 
 
 def wall_ms(events: Iterable[Event]) -> float:
-    """Milliseconds of the whole forward."""
+    """Return the milliseconds of the whole forward pass."""
     return next(event.ms for event in events if event.name == "forward")
 
 
-def point_of(kind: str, length: int, samples: list[list[Event]], program: Program, layers: Sequence[int]) -> Point:
-    """One length of the sweep, from the events of every repetition; parts of attention are of these layers."""
+def sweep_point(
+    kind: str, length: int, samples: list[list[Event]], program: Program, layers: Sequence[int]
+) -> SweepPoint:
+    """Summarise one length of the sweep from the events of all repetitions; ``layers`` are those for the parts."""
     chosen = set(layers)
     parts: list[dict[str, float]] = []
     groups: list[dict[str, float]] = []
@@ -56,7 +58,7 @@ def point_of(kind: str, length: int, samples: list[list[Event]], program: Progra
         parts.append(part_ms)
         groups.append(group_ms)
     middle = sorted(samples, key=wall_ms)[len(samples) // 2]
-    return Point(
+    return SweepPoint(
         kind,
         length,
         [wall_ms(events) for events in samples],
@@ -93,14 +95,14 @@ def _quantized(params: Any) -> bool:
 
 
 def _waiting(events: Iterable[Event]) -> float:
-    """Share of the threads' time in operations that was not work."""
+    """Return the share of the threads' time in operations that was not work."""
     operations = [event for event in events if event.level == "operation" and event.thread_spans]
     there = sum(event.ms * len(event.thread_spans) for event in operations)
     return max(0.0, 1 - sum(event.busy_ms for event in operations) / there) if there else 0.0
 
 
-def heat_of(samples: list[list[Event]], n_layers: int) -> list[dict[str, float]]:
-    """Of each layer the median milliseconds of its operations, the parts of attention's apart."""
+def heatmap_of(samples: list[list[Event]], n_layers: int) -> list[dict[str, float]]:
+    """Return the median milliseconds of each layer's operations, with the parts of attention separate."""
     cells: list[dict[str, list[float]]] = [{} for _ in range(n_layers)]
     for events in samples:
         found: list[dict[str, float]] = [{} for _ in range(n_layers)]
@@ -120,11 +122,11 @@ def heat_of(samples: list[list[Event]], n_layers: int) -> list[dict[str, float]]
 
 
 def spans(events: Sequence[Event]) -> list[Span]:
-    """One step as stretches that nest: step, block, branch, operation, phase."""
+    """Return the nested spans of one step: step, block, branch, operation, phase."""
     forward = next(event for event in events if event.name == "forward")
     found = [Span(0, "step", 0.0, round(forward.ms * 1e3, 2))]
     outer: dict[tuple[int, str], list[float]] = {}
-    used: dict[str, float] = {}  # of an operation, by the phases put behind each other so far
+    used: dict[str, float] = {}  # total of the phases placed so far, by operation
     for event in events:
         level = event.level
         start = (event.start_ns - forward.start_ns) / 1e3
