@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pyml_core.errors import PymlError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ModelFileError(PymlError):
@@ -32,3 +37,8 @@ class ArgumentError(PymlError, ValueError):
         super().__init__(f"{name} {problem}" if name else problem)
         self.problem = problem
         self.name = name
+
+
+def changed_since_pickling(path: Path, kind: str) -> ModelFileError:
+    """Return the error for a file whose content is not that which was pickled."""
+    return ModelFileError(f"{path}: expected the {kind} that was pickled, got another one: load it and pickle it anew")

@@ -20,14 +20,14 @@ from pyml_nn import ConfigError, WeightsError
 from pyml_nn.models import architecture_of
 
 from . import logs
-from .errors import ArgumentError
+from .errors import ArgumentError, changed_since_pickling
 from .formats.gguf import GGUFFile
 from .formats.safetensors import SafetensorsFolder
 from .generation.prefix_cache import PrefixCache
 from .language_model import LanguageModel
 from .options.keywords import instance
 from .options.load import LoadOptions
-from .pickling import Origin
+from .pickling import Origin, fingerprint
 from .source import Source, resolve
 from .tokenizer import Tokenizer, load_tokenizer
 from .tokenizer.load import tokenizer_files
@@ -89,7 +89,21 @@ def load(
             tokenizer.result()  # an error of the tokenizer comes first
             raise
         lm = _language_model(source, files, loaded, tokenizer.result(), options)
-    lm.origin = Origin(source.path.absolute(), source.name, options)
+    lm.origin = Origin(source.path.absolute(), source.name, options, reload_model)
+    return lm
+
+
+def reload_model(origin: Origin, expected: str) -> LanguageModel:
+    """Load a pickled model again.
+
+    Raises:
+        ModelFileError: it has another fingerprint than the pickled one.
+    """
+    lm = load(origin.path, origin.options)
+    if fingerprint(lm.engine) != expected:
+        lm.close()
+        raise changed_since_pickling(origin.path, "model")
+    lm.name = origin.name
     return lm
 
 

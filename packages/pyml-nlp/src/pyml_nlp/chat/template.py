@@ -107,7 +107,7 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         return self.prompt(messages, chat_options(options, changes, WITHOUT_PROMPT)).text
 
     def ids(self, messages: Messages, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]) -> list[int]:
-        """Return the token ids of a prompt. Text from messages, tools, documents and variables is never a control token.
+        """Return the token ids of a prompt. Messages, tools, documents and variables never give control tokens.
 
         Raises:
             ChatTemplateError: see :meth:`prompt`.

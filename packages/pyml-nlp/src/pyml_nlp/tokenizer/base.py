@@ -89,6 +89,7 @@ class Tokenizer(SharedByCopies, ABC):
     def __init__(self, metadata: TokenizerMetadata) -> None:
         self.metadata = metadata
         self.path: Path | None = None
+        self._reload: Callable[[Path, str], Tokenizer] | None = None
         self.kind = metadata.kind
         self.vocab_size = metadata.vocab_size
         self.bos_id = metadata.bos_id
@@ -100,9 +101,18 @@ class Tokenizer(SharedByCopies, ABC):
         return f"<{type(self).__name__} from {self.kind}: {self.vocab_size} tokens>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from ..pickling import reduce_tokenizer
+        if self.path is None or self._reload is None:
+            raise PymlError("tokenizer: it was not loaded from a path and cannot be pickled: make it in each process")
+        return self._reload, (self.path, self.fingerprint)
 
-        return reduce_tokenizer(self)
+    def set_origin(self, path: Path, reload: Callable[[Path, str], Tokenizer]) -> None:
+        """Make the tokenizer picklable.
+
+        Args:
+            path: the file or folder that it was loaded from.
+            reload: loads it again from ``path``, and checks its ``fingerprint``.
+        """
+        self.path, self._reload = path.absolute(), reload
 
     @cached_property
     def fingerprint(self) -> str:

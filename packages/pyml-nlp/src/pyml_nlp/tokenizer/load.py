@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import ModelFileError
+from ..errors import ModelFileError, changed_since_pickling
 from .base import Tokenizer, libraries
 
 JSON, PIECES = "tokenizer.json", "tokenizer.model"
@@ -40,7 +40,19 @@ def load_tokenizer(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
         tokenizer = _load(source)
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "path", None)
     if path is not None:
-        tokenizer.path = Path(path).absolute()
+        tokenizer.set_origin(Path(path), reload_tokenizer)
+    return tokenizer
+
+
+def reload_tokenizer(path: Path, fingerprint: str) -> Tokenizer:
+    """Load a pickled tokenizer again.
+
+    Raises:
+        ModelFileError: it has another fingerprint than the pickled one.
+    """
+    tokenizer = load_tokenizer(path)
+    if tokenizer.fingerprint != fingerprint:
+        raise changed_since_pickling(path, "tokenizer")
     return tokenizer
 
 

@@ -1,0 +1,132 @@
+"""Which module imports which: no circles, not even for annotations; the audit stands at the top."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("core", "nn", "nlp")
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Files of a package by module name; of a compiled module its stub."""
+    source = ROOT / f"packages/pyml-{package}/src"
+    found = {}
+    for path in sorted([*source.rglob("*.py"), *source.rglob("*.pyi")]):
+        parts = path.relative_to(source).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """Full names of everything that a module imports: in functions and for annotations too."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def home(name: str, known: dict[str, Path]) -> str | None:
+    """The module that defines an imported name; None if it is none of these."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def graph(known: dict[str, Path]) -> dict[str, set[str]]:
+    """The modules that each module imports."""
+    edges: dict[str, set[str]] = {}
+    for name, path in known.items():
+        if path.suffix == ".pyi":  # compiled code imports nothing; its stub only names types
+            edges[name] = set()
+            continue
+        targets = {home(imported, known) for imported in imports(name, path)}
+        edges[name] = {target for target in targets if target is not None and target != name}
+    return edges
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """A circle of imports, each module importing the next; empty if there is none."""
+    finished: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return path[path.index(name) :]
+        if name in finished:
+            return []
+        for target in sorted(edges[name]):
+            if found := visit(target, [*path, name]):
+                return found
+        finished.add(name)
+        return []
+
+    return next((found for name in sorted(edges) if (found := visit(name, []))), [])
+
+
+# Imports for annotations that close a circle, to be dissolved.
+KNOWN = [("pyml_core.operation_kind", "pyml_core.batch"), ("pyml_core.operation_kind", "pyml_core.graph")]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_itself_over_others(package: str) -> None:
+    edges = graph(modules(package))
+    for name, target in KNOWN:
+        edges.get(name, set()).discard(target)
+    assert sum(map(len, edges.values())) > 20
+    assert circle(edges) == []
+
+
+def test_a_circle_for_annotations_is_found(tmp_path: Path) -> None:
+    sources = {
+        "a": "from b import Thing\n",
+        "b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from c import Other\n",
+        "c": "def late():\n    import a\n",
+        "d": "import a\n",
+    }
+    for name, text in sources.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    edges = graph({name: tmp_path / f"{name}.py" for name in sources})
+    assert circle(edges) == ["a", "b", "c"]
+    del edges["c"]
+    edges["b"] = set()
+    assert circle(edges) == []
+
+
+def test_only_the_command_imports_the_audit() -> None:
+    users = {
+        name
+        for package in PACKAGES
+        for name, path in modules(package).items()
+        if any(target.startswith("pyml_nlp.audit") for target in imports(name, path))
+    }
+    assert {name for name in users if not name.startswith("pyml_nlp.audit")} == {"pyml_nlp.cli.audit"}
+
+
+def test_the_audit_uses_public_names_only() -> None:
+    public = set(next(names for names in _all_of(modules("nlp")["pyml_nlp"])))
+    for name, path in modules("nlp").items():
+        if not name.startswith("pyml_nlp.audit"):
+            continue
+        for target in imports(name, path):
+            parts = target.split(".")
+            if parts[0].startswith("pyml_"):
+                assert not any(part.startswith("_") for part in parts if part != "__version__"), f"{name}: {target}"
+            if parts[0] == "pyml_nlp" and parts[1:2] != ["audit"] and target != "pyml_nlp":
+                assert target.removeprefix("pyml_nlp.") in public, f"{name}: {target}"
+
+
+def _all_of(path: Path) -> Iterator[list[str]]:
+    """The value of ``__all__`` in a module."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+            yield ast.literal_eval(node.value)
