@@ -15,7 +15,6 @@ from audit_makers import LENGTHS, LIMITS, measurements, step
 
 from pyml_core import PymlError
 from pyml_core.limits import Limits
-from pyml_nlp import loading
 from pyml_nlp.audit import analyse as analysis
 from pyml_nlp.audit import compare, curves, report
 from pyml_nlp.audit.analyse import analyse
@@ -299,7 +298,7 @@ def test_an_interrupted_audit_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     monkeypatch.setattr(report, "measure", interrupted)
-    monkeypatch.setattr(loading, "find", lambda model: None)
+    monkeypatch.setattr(report, "model_info", lambda model: None)
     with pytest.raises(KeyboardInterrupt):
         report.audit(None, "auto", 1, None, None, (), True, tmp_path / "new" / "report", lambda *_: None)
     assert list(tmp_path.iterdir()) == []

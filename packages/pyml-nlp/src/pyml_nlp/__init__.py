@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .generation.iterator import Generation as Generation
     from .generation.request import Request as Request
     from .generation.text_stream import TextStream as TextStream
+    from .inspection import ModelInfo as ModelInfo
+    from .inspection import model_info as model_info
     from .language_model import LanguageModel as LanguageModel
     from .loading import load as load
     from .logs import LogSpecError as LogSpecError
@@ -53,6 +55,7 @@ _HOME = {
     "Conversation": "pyml_nlp.chat.conversation",
     "LanguageModel": "pyml_nlp.language_model",
     "load": "pyml_nlp.loading",
+    "model_info": "pyml_nlp.inspection",
     # options
     "ChatOptions": "pyml_nlp.options.chat",
     "GenerationOptions": "pyml_nlp.options.generation",
@@ -65,6 +68,7 @@ _HOME = {
     "Completion": "pyml_nlp.generation.completion",
     "Generation": "pyml_nlp.generation.iterator",
     "KVCache": "pyml_nn.cache",
+    "ModelInfo": "pyml_nlp.inspection",
     "Step": "pyml_nlp.generation.completion",
     "TextStream": "pyml_nlp.generation.text_stream",
     "TokenScore": "pyml_nlp.evaluation",
@@ -93,6 +97,7 @@ __all__ = [  # noqa: RUF022 (in groups)
     "Conversation",
     "LanguageModel",
     "load",
+    "model_info",
     # options: validated when they are made
     "ChatOptions",
     "GenerationOptions",
@@ -105,6 +110,7 @@ __all__ = [  # noqa: RUF022 (in groups)
     "Completion",
     "Generation",
     "KVCache",
+    "ModelInfo",
     "Step",
     "TextStream",
     "TokenScore",

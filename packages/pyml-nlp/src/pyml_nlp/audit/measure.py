@@ -24,7 +24,7 @@ from pyml_core.tensor import PackedMatrix
 from pyml_core.want import Top
 from pyml_nn.memory import available_memory
 
-from .. import loading
+from .. import ModelInfo, load
 from . import cold
 from .measurements import AuditedModel, ColdRun, Machine, Measurements, Step
 from .plan import UNTIMED_FIRST, Plan, Stage
@@ -33,8 +33,7 @@ from .sweep import heatmap_of, spans, sweep_point, wall_ms
 if TYPE_CHECKING:
     from pyml_nn import Event
 
-    from ..language_model import LanguageModel
-    from ..source import Source
+    from .. import LanguageModel
 
 TEXT = (
     "When the rain had stopped, they walked down to the harbour. Three boats lay at the pier, and a man in a blue coat "
@@ -49,12 +48,12 @@ Tell = Callable[[str, float, float], None]
 
 
 def measure(
-    source: Source, dtype: str, threads: int | None, make_plan: Callable[[int, int], Plan], tell: Tell
+    info: ModelInfo, dtype: str, threads: int | None, make_plan: Callable[[int, int], Plan], tell: Tell
 ) -> Measurements:
     """Run the whole audit.
 
     Args:
-        source: the model's files.
+        info: the model.
         dtype, threads: see :func:`pyml_nlp.load`.
         make_plan: returns the plan for the model's context length and number of layers.
         tell: called before each stage.
@@ -63,16 +62,14 @@ def measure(
         PymlError: an error of loading, a plan that does not fit the model, or a cold process that failed.
     """
     begin = time.perf_counter()
-    with loading.open_weights(source) as files:
-        config = loading.describe(files).config
-    plan = make_plan(config.context_length, config.n_layers)
-    ids = _ids(config.vocab_size, max(*plan.prompt_lengths, plan.reference + plan.jitter_steps) + plan.decode_steps + 1)
-    model = str(source.path)
+    plan = make_plan(info.context_length, info.n_layers)
+    ids = _ids(info.vocab_size, max(*plan.prompt_lengths, plan.reference + plan.jitter_steps) + plan.decode_steps + 1)
+    model = str(info.path)
 
     def limits() -> Limits:
         return measure_limits(threads, max(1 << 24, min(READ_BYTES, available_memory() // 4)))
 
-    load = [os.getloadavg()[0]]
+    load_average = [os.getloadavg()[0]]
     tell("measuring the machine", 0, 0)
     start = time.perf_counter()
     measured = [limits()]
@@ -97,8 +94,8 @@ def measure(
             announce()
             runs += cold_pair()
     announce()
-    with loading.load(model, dtype=dtype, threads=threads) as lm:
-        audited = _audited_model(lm, source, dtype)
+    with load(model, dtype=dtype, threads=threads) as lm:
+        audited = _audited_model(lm, info, dtype)
         layers = list(plan.layers or range(audited.n_layers))
         announce()
         warm = _warm_prefills(lm, prompt, plan.repetitions)
@@ -117,19 +114,19 @@ def measure(
                 }
                 timeline = spans(sorted(decodes, key=wall_ms)[len(decodes) // 2])
         used_threads, level = lm.model.program.threads, lm.model.program.level
-    load.append(os.getloadavg()[0])
+    load_average.append(os.getloadavg()[0])
     announce()
     measured.append(limits())
-    info = pyml_core.cpu_info()
+    cpu = pyml_core.cpu_info()
     return Measurements(
         version=pyml_core.__version__,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=Machine(
-            cpu=info["model"],
-            cores=info["threads"],
+            cpu=cpu["model"],
+            cores=cpu["threads"],
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             limits=measured,
-            load=load,
+            load=load_average,
             suspended_ms=_suspended_ms(),
         ),
         model=audited,
@@ -261,7 +258,7 @@ def _traced(lm: LanguageModel, cache: Any, ids: list[int]) -> list[Event]:
 # ---- facts
 
 
-def _audited_model(lm: LanguageModel, source: Source, dtype: str) -> AuditedModel:
+def _audited_model(lm: LanguageModel, info: ModelInfo, dtype: str) -> AuditedModel:
     program, layout = lm.model.program, lm.kv_layout
     matrices: dict[int, PackedMatrix] = {}
     for operation in program.operations:
@@ -273,7 +270,7 @@ def _audited_model(lm: LanguageModel, source: Source, dtype: str) -> AuditedMode
     for matrix in matrices.values():
         types[matrix.dtype] = types.get(matrix.dtype, 0) + matrix.nbytes
     windows = [operation.params["window"] for operation in program.operations if operation.kind == "attention"]
-    name = Path(source.name).name if Path(source.name).exists() else source.name
+    name = Path(info.name).name if Path(info.name).exists() else info.name
     return AuditedModel(
         name=name,
         dtype=dtype,

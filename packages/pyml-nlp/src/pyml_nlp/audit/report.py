@@ -14,7 +14,7 @@ from pathlib import Path
 from pyml_core.errors import PymlError
 from pyml_nn.files import NewFile
 
-from .. import loading
+from .. import model_info
 from .analyse import Analysis, analyse
 from .conclusions import conclusions
 from .html import html
@@ -41,8 +41,8 @@ def audit(
     Raises:
         PymlError: an error of the model, the plan or the folder; the folder is tested before measuring.
     """
-    source = loading.find(model)
-    folder = output or _default_folder(source.path)
+    info = model_info(model)
+    folder = output or _default_folder(info.path)
     made: list[Path] = []
 
     def plan(context: int, n_layers: int) -> Plan:
@@ -51,7 +51,7 @@ def audit(
         return chosen
 
     try:
-        m = measure(source, dtype, threads, plan, tell)
+        m = measure(info, dtype, threads, plan, tell)
     except BaseException:  # an audit that failed or was interrupted leaves no folder
         for path in made:
             with contextlib.suppress(OSError):
