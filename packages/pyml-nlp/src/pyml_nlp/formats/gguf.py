@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from pyml_core.errors import quoted
-from pyml_core.tensor import Tensor
 
-from ..errors import ModelFileError, ModelNotFoundError
+from ..errors import ModelNotFoundError
 from .gguf_part import GGUFPart
-from .reading import BatchReader, TensorInfo
+from .tensor_files import TensorFiles
 
 T = TypeVar("T")
 
@@ -36,7 +33,7 @@ def part_names(name: str) -> list[str]:
     return [f"{match[1]}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
 
 
-class GGUFFile(BatchReader):
+class GGUFFile(TensorFiles[GGUFPart]):
     """A GGUF file, or all parts of a split model: its metadata and, as a source of weights, its tensors.
 
     Args:
@@ -44,7 +41,7 @@ class GGUFFile(BatchReader):
 
     Attributes:
         path: as given.
-        parts: the open files, the one with the metadata first.
+        files: the open files, the one with the metadata first.
         version: 2 or 3, from the first file.
         alignment: in bytes, from the first file; see :class:`~pyml_nlp.formats.gguf_part.GGUFPart`.
         metadata: see :class:`~pyml_nlp.formats.gguf_part.GGUFPart`.
@@ -56,26 +53,19 @@ class GGUFFile(BatchReader):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.parts = [GGUFPart(self.path)]
+        super().__init__(path)
+        self.files.append(GGUFPart(self.path))
         try:
-            if self.parts[0].metadata.get("split.count") is not None:
-                self._open_parts(self.parts[0])
-            self._owners: dict[str, GGUFPart] = {}
-            for part in self.parts:
-                for name in part.tensors:
-                    if name in self._owners:
-                        raise part.error(
-                            f"tensor {quoted(name)}: expected in one part, it is in {self._owners[name].path.name} too"
-                        )
-                    self._owners[name] = part
+            if self.files[0].metadata.get("split.count") is not None:
+                self._open_parts(self.files[0])
+            for part in self.files:
+                self._register(part, "part")
             self._check_tensor_count()
         except BaseException:
             self.close()
             raise
-        self.version, self.alignment = self.parts[0].version, self.parts[0].alignment
-        self.metadata: dict[str, Any] = self.parts[0].metadata
-        self.tensors: dict[str, TensorInfo] = {name: part.tensors[name] for name, part in self._owners.items()}
+        self.version, self.alignment = self.files[0].version, self.files[0].alignment
+        self.metadata: dict[str, Any] = self.files[0].metadata
 
     def _open_parts(self, given: GGUFPart) -> None:
         count = _number(given, "split.count")
@@ -92,8 +82,8 @@ class GGUFFile(BatchReader):
             )
         for other, name in enumerate(part_names(self.path.name), 1):
             if other != number:
-                self.parts.append(self._open_part(name, other, count))
-        self.parts.sort(key=lambda part: int(part.metadata["split.no"]))
+                self.files.append(self._open_part(name, other, count))
+        self.files.sort(key=lambda part: int(part.metadata["split.no"]))
 
     def _open_part(self, name: str, number: int, count: int) -> GGUFPart:
         try:
@@ -107,13 +97,13 @@ class GGUFFile(BatchReader):
         return part
 
     def _check_tensor_count(self) -> None:
-        for part in self.parts:
+        for part in self.files:
             if "split.tensors.count" in part.metadata:
                 expected = _number(part, "split.tensors.count")
-                if expected != len(self._owners):
+                if expected != len(self.tensors):
                     raise part.error(
-                        f"metadata 'split.tensors.count': expected {expected} tensors in all of {len(self.parts)} "
-                        f"parts, got {len(self._owners)}"
+                        f"metadata 'split.tensors.count': expected {expected} tensors in all of {len(self.files)} "
+                        f"parts, got {len(self.tensors)}"
                     )
 
     def require(self, key: str, kind: type[T]) -> T:
@@ -131,77 +121,9 @@ class GGUFFile(BatchReader):
             raise self.error(f"metadata {quoted(key)}: expected {kind.__name__}, got {type(value).__name__}")
         return value
 
-    def names(self) -> list[str]:
-        """Return the names of all tensors, in the order of the files."""
-        return list(self.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape, row-major: (N, K) for a weight matrix.
-
-        Raises:
-            ModelFileError: the tensor does not exist.
-        """
-        return self._file_of(name).tensors[name].shape
-
-    def dtype(self, name: str) -> str:
-        """Return a tensor's block type.
-
-        Raises:
-            ModelFileError: the tensor does not exist.
-        """
-        return self._file_of(name).tensors[name].dtype
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Read a tensor, or rows ``start`` to ``stop`` of its first axis, into new memory.
-
-        Raises:
-            ModelFileError: the tensor does not exist, or the file was truncated or became unreadable.
-            OutOfMemoryError: there is not enough memory.
-        """
-        home = self._file_of(name)
-        info = home.tensors[name].rows(start, stop)
-        return Tensor(home.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
-
     def read_bytes(self, offset: int, nbytes: int) -> bytes:
         """Read bytes of the first file; see :meth:`~pyml_nlp.formats.reading.ModelFile.read_bytes`."""
-        return self.parts[0].read_bytes(offset, nbytes)
-
-    def place(self, name: str) -> tuple[int, int]:
-        """Return the descriptor of a tensor's file, and the offset of the tensor's bytes.
-
-        Raises:
-            ModelFileError: the tensor does not exist.
-        """
-        home = self._file_of(name)
-        return home.fd, home.tensors[name].offset
-
-    @property
-    def files(self) -> list[GGUFPart]:
-        """The open files."""
-        return self.parts
-
-    def _file_of(self, name: str) -> GGUFPart:
-        try:
-            return self._owners[name]
-        except KeyError:
-            raise self.error(f"there is no tensor {quoted(name)}") from None
-
-    def error(self, message: str) -> ModelFileError:
-        """Return an error whose message begins with the path."""
-        return ModelFileError(f"{self.path}: {message}")
-
-    def close(self) -> None:
-        """Close the files. They can no longer be read."""
-        for part in self.parts:
-            part.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+        return self.files[0].read_bytes(offset, nbytes)
 
 
 def _number(part: GGUFPart, key: str) -> int:

@@ -16,14 +16,13 @@ Source: ``docs/gguf.md`` of the ggml repository; limits and refusals as in llama
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 from pyml_core.dtypes import BLOCK_TYPES
 from pyml_core.errors import quoted
 
 from .gguf_header import Header
-from .reading import MAX_DIMS, MAX_ELEMENTS, ModelFile, TensorInfo
+from .tensor_files import MAX_DIMS, MAX_ELEMENTS, TensorFile, TensorInfo
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -47,7 +46,7 @@ _UNSUPPORTED = {
 """Other types of ggml (``ggml.h``, ``enum ggml_type``), including removed ones."""
 
 
-class GGUFPart(ModelFile):
+class GGUFPart(TensorFile):
     """A GGUF file, which may be a part of a split model: its metadata and the positions of its tensors.
 
     Attributes:
@@ -61,14 +60,6 @@ class GGUFPart(ModelFile):
         ModelNotFoundError: the file does not exist.
         ModelFileError: it is malformed, or uses an unsupported feature.
     """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path)
-        try:
-            self._parse()
-        except BaseException:
-            self.close()
-            raise
 
     def _parse(self) -> None:
         header = Header(self)

@@ -10,8 +10,6 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,8 +17,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.errors import OutOfMemoryError, ShapeError, quoted
-from pyml_core.from_file import NumbersError, Part, ReadError, read_parts, read_ranges
+from pyml_core.errors import OutOfMemoryError
 from pyml_core.pickling import OfOneProcess
 
 from ..errors import ModelFileError, ModelNotFoundError
@@ -29,81 +26,8 @@ _log = logging.getLogger("pyml.load")
 
 U8Array = npt.NDArray[np.uint8]
 
-MAX_DIMS = 4
-MAX_ELEMENTS = 1 << 60
-"""Maximum number of elements of a tensor, with zero dimensions counted as one: array arithmetic cannot overflow."""
-
 _MAX_POINTER = 1024  # bytes of a git-lfs pointer, by its specification
 _POINTER = re.compile(rb"version https://[\w.-]+/spec/v1\n(?:.*\n)*?size (\d{1,20})\n")
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Position and type of a tensor in its file.
-
-    Attributes:
-        name: as in the file.
-        dtype: block type of :data:`pyml_core.dtypes.BLOCK_TYPES`; in safetensors also other types (``"i64"``), which
-            cannot be read as weights.
-        shape: row-major; the last axis is a row.
-        offset: in bytes, from the start of the file.
-        nbytes: size in the file.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-    def rows(self, start: int, stop: int | None) -> TensorInfo:
-        """Return the description of rows ``start`` to ``stop`` (None: the end) of the first axis.
-
-        Raises:
-            ShapeError: not ``0 <= start <= stop <= shape[0]``.
-        """
-        if start == 0 and stop is None:
-            return self
-        length = self.shape[0] if self.shape else 0
-        stop = length if stop is None else stop
-        if not 0 <= start <= stop <= length:
-            raise ShapeError(f"{self.name}: expected rows within 0..{length}, got {start}..{stop}")
-        row = self.nbytes // max(length, 1)
-        return replace(
-            self, shape=(stop - start, *self.shape[1:]), offset=self.offset + start * row, nbytes=(stop - start) * row
-        )
-
-
-class BatchReader(OfOneProcess, instead="open it again from its path"):
-    """A source that reads many ranges of its files in one native call: see :mod:`pyml_core.from_file`."""
-
-    @property
-    def files(self) -> Sequence[ModelFile]:
-        """The open files."""
-        raise NotImplementedError
-
-    def read_parts(self, parts: Sequence[Part]) -> list[int]:
-        """Read and pack rows of matrices; returns their hashes. The ranges have been compared with the files' sizes.
-
-        Raises:
-            ModelFileError: a file was truncated, the system could not read it, or it has numbers that are not finite
-                or cannot be quantised.
-            OutOfMemoryError: there is not enough memory.
-        """
-        try:
-            return read_parts(parts)
-        except ReadError as error:
-            raise self._file(error.fd).read_error(error) from None
-
-    def read_ranges(self, ranges: Sequence[tuple[int, int, int]]) -> U8Array:
-        """Read ranges, each (descriptor, offset, size), into one array; raises the errors of :meth:`read_parts`."""
-        try:
-            return read_ranges(ranges)
-        except ReadError as error:
-            raise self._file(error.fd).read_error(error) from None
-
-    def _file(self, fd: int) -> ModelFile:
-        return next((file for file in self.files if file.fd == fd), self.files[0])
 
 
 class ModelFile(OfOneProcess, instead="open it again from its path"):
@@ -115,7 +39,6 @@ class ModelFile(OfOneProcess, instead="open it again from its path"):
     """
 
     _fd = -1
-    tensors: dict[str, TensorInfo]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -183,23 +106,6 @@ class ModelFile(OfOneProcess, instead="open it again from its path"):
                 )
             done += count
         return array
-
-    def read_error(self, error: ReadError) -> ModelFileError:
-        """Return the error for a failed read of :meth:`BatchReader.read_parts`."""
-        label = self.tensor_at(error.offset)
-        if isinstance(error, NumbersError):
-            return self.error(f"{label}: {error.problem}")
-        if error.reason is not None:
-            return self.error(f"cannot read {label}: {error.reason}")
-        return self.error(
-            f"truncated while in use: expected {error.wanted} bytes at offset {error.offset} for {label}, "
-            f"got {error.got}"
-        )
-
-    def tensor_at(self, offset: int) -> str:
-        """Return the name, for messages, of the tensor at ``offset``."""
-        before = [info for info in self.tensors.values() if info.offset <= offset]
-        return f"tensor {quoted(max(before, key=lambda info: (info.offset, info.nbytes)).name)}" if before else "header"
 
     def close(self) -> None:
         """Close the file. It can no longer be read."""

@@ -17,17 +17,14 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pyml_core.errors import quoted
-from pyml_core.tensor import Tensor
 
-from ..errors import ModelFileError, ModelNotFoundError
+from ..errors import ModelNotFoundError
 from .config import parse_json_object, read_config, read_optional
 from .folders import ADAPTER, CONFIG, INDEX, MAX_INDEXED, WeightFiles, listed, not_a_model, weight_files
-from .reading import MAX_DIMS, MAX_ELEMENTS, BatchReader, ModelFile, TensorInfo
+from .tensor_files import MAX_DIMS, MAX_ELEMENTS, TensorFile, TensorFiles, TensorInfo
 
 _log = logging.getLogger("pyml.load")
 
@@ -61,7 +58,7 @@ _BITS = {
 }
 
 
-class SafetensorsFile(ModelFile):
+class SafetensorsFile(TensorFile):
     """One safetensors file with a checked header.
 
     Attributes:
@@ -72,14 +69,6 @@ class SafetensorsFile(ModelFile):
         ModelNotFoundError: the file does not exist.
         ModelFileError: it is malformed.
     """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path)
-        try:
-            self._parse()
-        except BaseException:
-            self.close()
-            raise
 
     def _parse(self) -> None:
         if self.size < 8:
@@ -158,25 +147,13 @@ class SafetensorsFile(ModelFile):
                 f"expected the tensors to fill the file, {self.size - position} bytes at its end belong to no tensor"
             )
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Read a tensor, or rows ``start`` to ``stop`` of its first axis, into new memory.
-
-        Raises:
-            ModelFileError: the tensor does not exist or is not f32, f16 or bf16, or the file was truncated.
-            OutOfMemoryError: there is not enough memory.
-        """
-        info = self.info(name).rows(start, stop)
-        return Tensor(self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}"), info.dtype, info.shape)
-
     def info(self, name: str) -> TensorInfo:
         """Return the description of a tensor of weights.
 
         Raises:
             ModelFileError: the tensor does not exist, or is not f32, f16 or bf16.
         """
-        info = self.tensors.get(name)
-        if info is None:
-            raise self.error(f"there is no tensor {quoted(name)}")
+        info = super().info(name)
         if info.dtype not in _WEIGHTS.values():
             raise self.error(
                 f"tensor {quoted(name)}: expected weights of {', '.join(_WEIGHTS)}, got {info.dtype.upper()}"
@@ -186,7 +163,7 @@ class SafetensorsFile(ModelFile):
         return info
 
 
-class SafetensorsFolder(BatchReader):
+class SafetensorsFolder(TensorFiles[SafetensorsFile]):
     """A folder in Hugging Face layout: ``config.json`` and ``model.safetensors``, or the shards in its index.
 
     Other weight files are ignored with a warning. An index that contradicts the shards is ignored with a warning too,
@@ -204,7 +181,7 @@ class SafetensorsFolder(BatchReader):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         if not self.path.is_dir():
             raise ModelNotFoundError(f"{self.path}: there is no such folder")
         files = weight_files(self.path)
@@ -212,31 +189,23 @@ class SafetensorsFolder(BatchReader):
             raise not_a_model(self.path)
         self.config: dict[str, Any] = read_config(self.path)
         self.generation_config: dict[str, Any] = read_optional(self.path, "generation_config.json")
-        self._owners: dict[str, SafetensorsFile] = {}
-        self._files: list[SafetensorsFile] = []
         try:
             for name in files.names:
                 self._open(name, files.weight_map)
         except BaseException:
             self.close()
             raise
-        self.tensors: dict[str, TensorInfo] = {name: file.tensors[name] for name, file in self._owners.items()}
         self._warn(files)
 
     def _open(self, name: str, weight_map: Mapping[str, str] | None) -> None:
         if weight_map is not None and not (self.path / name).exists():
             raise ModelNotFoundError(f"{self.path / INDEX}: names the shard {quoted(name)}, which is missing")
         file = SafetensorsFile(self.path / name)
-        self._files.append(file)
-        for tensor in file.tensors:
-            if tensor in self._owners:
-                raise file.error(
-                    f"tensor {quoted(tensor)}: expected in one shard, it is in {self._owners[tensor].path.name} too"
-                )
-            self._owners[tensor] = file
-        if len(self._owners) > MAX_INDEXED:
+        self.files.append(file)
+        self._register(file, "shard")
+        if len(self.tensors) > MAX_INDEXED:
             raise file.error(
-                f"expected at most {MAX_INDEXED} tensors in all shards, got {len(self._owners)} up to here"
+                f"expected at most {MAX_INDEXED} tensors in all shards, got {len(self.tensors)} up to here"
             )
 
     def _warn(self, files: WeightFiles) -> None:
@@ -256,60 +225,3 @@ class SafetensorsFolder(BatchReader):
                 return
         if absent := next((tensor for tensor in files.weight_map if tensor not in self._owners), None):
             _log.warning("%s: out of date: tensor %s is in no shard", index, quoted(absent))
-
-    def names(self) -> list[str]:
-        """Return the names of all tensors."""
-        return list(self.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape.
-
-        Raises:
-            ModelFileError: the tensor does not exist.
-        """
-        return self._file_of(name).tensors[name].shape
-
-    def dtype(self, name: str) -> str:
-        """Return a tensor's type: f32, f16, bf16, or one that cannot be read as weights (``"i64"``).
-
-        Raises:
-            ModelFileError: the tensor does not exist.
-        """
-        return self._file_of(name).tensors[name].dtype
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Read a tensor or rows of it; see :meth:`SafetensorsFile.read`."""
-        return self._file_of(name).read(name, start, stop)
-
-    def place(self, name: str) -> tuple[int, int]:
-        """Return the descriptor of a tensor's file, and the offset of its bytes, for a tensor of weights.
-
-        Raises:
-            ModelFileError: the tensor does not exist, or is not f32, f16 or bf16.
-        """
-        file = self._file_of(name)
-        return file.fd, file.info(name).offset
-
-    @property
-    def files(self) -> list[SafetensorsFile]:
-        """The open files."""
-        return self._files
-
-    def _file_of(self, name: str) -> SafetensorsFile:
-        try:
-            return self._owners[name]
-        except KeyError:
-            raise ModelFileError(f"{self.path}: there is no tensor {quoted(name)}") from None
-
-    def close(self) -> None:
-        """Close the files. They can no longer be read."""
-        for file in self._files:
-            file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
