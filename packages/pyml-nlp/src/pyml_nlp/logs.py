@@ -151,6 +151,6 @@ def log_trace(trace: Trace) -> None:
 
 
 def _log(logger: logging.Logger, level: int, lines: list[str]) -> None:
-    # perf: overheads.py attention_lines. A message for each line takes longer than formatting it.
+    # perf: overheads.py attn_lines. A message for each line takes longer than formatting it.
     if lines:
         logger.log(level, "%s", "\n".join(lines))

@@ -8,7 +8,6 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -236,11 +235,6 @@ class Tokenizer(SharedByCopies, ABC):
         if number < 0:
             raise TokenIdError(f"token id: expected 0 or more, got {quoted(number)}")
         return number if number < self.vocab_size else None
-
-    @cached_property
-    def _recent_bytes(self) -> Callable[[int], bytes]:
-        """Cached ``_token_bytes``: texts repeat tokens, and the library call is slow."""
-        return lru_cache(4096)(self._token_bytes)
 
     @abstractmethod
     def _encode(self, text: str, parse_special: bool, boundaries: Sequence[int]) -> list[int]:

@@ -10,12 +10,12 @@ import codecs
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from encodings.utf_8 import IncrementalDecoder as _Utf8
 from typing import Literal
 
 SPACE = "▁"
 """SentencePiece's character for a space: U+2581."""
 
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -32,11 +32,6 @@ def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("pyml_each_byte", _replace_each_byte)
-
-
-def _decoded(decoder: codecs.BufferedIncrementalDecoder, data: bytes) -> str:
-    """Return the text that these bytes complete."""
-    return decoder.decode(data) if decoder.buffer or not data.isascii() else data.decode()
 
 
 class Decoding(ABC):
@@ -59,10 +54,10 @@ class ByteDecoding(Decoding):
 
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
         self._token_bytes = token_bytes
-        self._utf8 = _Utf8("replace")
+        self._utf8 = _Utf8Decoder("replace")
 
     def push(self, number: int) -> str:
-        return _decoded(self._utf8, self._token_bytes(number))
+        return self._utf8.decode(self._token_bytes(number))
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
@@ -89,7 +84,7 @@ class SentencePieceDecoding(Decoding):
         self._token_bytes = token_bytes
         self._is_byte = is_byte
         self._drop: DropPrefix = drop_prefix
-        self._utf8 = _Utf8("pyml_each_byte")
+        self._utf8 = _Utf8Decoder("pyml_each_byte")
 
     def push(self, number: int) -> str:
         data = self._token_bytes(number)
@@ -99,7 +94,7 @@ class SentencePieceDecoding(Decoding):
                 self._drop = "all" if self._drop == "all" and not data else "no"
             elif data:
                 self._drop = "no"
-        return _decoded(self._utf8, data)
+        return self._utf8.decode(data)
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
@@ -201,7 +196,7 @@ class ByteLevel(Stage):
 
     def __init__(self, to_bytes: Callable[[str], bytes]) -> None:
         self._to_bytes = to_bytes
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8 = _Utf8Decoder("replace")
 
     def push(self, token: str) -> Iterable[str]:
         return (self._utf8.decode(self._to_bytes(token)),)

@@ -200,5 +200,5 @@ class LibraryTokenizer(Tokenizer):
 
     def _decoding(self) -> Decoding:
         if self._make_decoding is None:
-            return ByteDecoding(self._recent_bytes)
+            return ByteDecoding(self._token_bytes)
         return self._make_decoding(self._piece)

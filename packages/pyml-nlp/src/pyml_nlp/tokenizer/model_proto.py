@@ -52,11 +52,12 @@ def write_bpe(
     """Write a BPE model whose only normalisation is to replace spaces by ▁.
 
     Each piece is ``head(lengths) text tail(score, type)``. The texts are joined with gaps of zero bytes that have the
-    size of a tail and a head, and all gaps are filled at once: this is much faster than a loop over the pieces.
+    size of a tail and a head, and all gaps are filled at once.
 
     Raises:
         ModelFileError: a piece contains a zero byte, which SentencePiece does not allow.
     """
+    # perf: cold.py. A loop over the pieces takes five times as long, 0.3 s for Gemma's 262 144.
     texts = "\0".join([*pieces, ""]).encode()
     ends = np.flatnonzero(np.frombuffer(texts, np.uint8) == 0)
     if len(ends) != len(pieces):
@@ -89,7 +90,7 @@ def check_pieces(pieces: Collection[str], label: str) -> None:
     Raises:
         ModelFileError: names the longest one.
     """
-    if 4 * max(map(len, pieces), default=0) > MAX_PIECE:
+    if 4 * max(map(len, pieces), default=0) > MAX_PIECE:  # perf: cold.py. Few models need the exact lengths
         _check_lengths(np.array([len(piece.encode()) for piece in pieces]), label)
 
 

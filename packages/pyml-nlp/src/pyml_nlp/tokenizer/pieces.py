@@ -108,4 +108,4 @@ class PieceTokenizer(Tokenizer):
         return piece.replace(SPACE, " ").encode() if byte is None else bytes([byte])
 
     def _decoding(self) -> Decoding:
-        return SentencePieceDecoding(self._recent_bytes, self._is_byte, self._drop_prefix)
+        return SentencePieceDecoding(self._token_bytes, self._is_byte, self._drop_prefix)
