@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import tokenizers
 
 from . import byte_level
 from .config_files import AddedToken
-
-if TYPE_CHECKING:
-    import tokenizers
 
 _log = logging.getLogger("pyml.tokenizer")
 
@@ -28,13 +26,11 @@ def add_tokens(engine: tokenizers.Tokenizer, added: Sequence[AddedToken], specia
             only says how they are matched, as in transformers. Texts outside the vocabulary are ignored.
         label: the file, for the warning.
     """
-    from tokenizers import AddedToken as LibraryToken
-
     flags = ("single_word", "lstrip", "rstrip", "normalized")
     named = dict.fromkeys(special)
     engine.add_tokens(
         [
-            LibraryToken(
+            tokenizers.AddedToken(
                 token.text,
                 special=token.special or token.text in named,
                 **{name: getattr(token, name) for name in flags},
@@ -51,7 +47,7 @@ def add_tokens(engine: tokenizers.Tokenizer, added: Sequence[AddedToken], specia
         named.pop(token.text, None)
     rest = [text for text in named if text and engine.token_to_id(text) is not None]
     if rest:
-        engine.add_special_tokens([LibraryToken(text, normalized=False, special=True) for text in rest])
+        engine.add_special_tokens([tokenizers.AddedToken(text, normalized=False, special=True) for text in rest])
 
 
 def own_texts(added: Mapping[int, tokenizers.AddedToken], vocab: Mapping[str, int]) -> dict[int, str]:

@@ -7,12 +7,11 @@ of the models named, under the names that llama.cpp gives them in ``tokenizer.gg
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tokenizers import Regex, pre_tokenizers
 
 from . import regex_check
-
-if TYPE_CHECKING:
-    from tokenizers import pre_tokenizers
 
 
 def _alphabet() -> list[str]:
@@ -174,8 +173,6 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
 
 def build_pre_tokenizer(rule: PreTokenizer, add_prefix_space: bool = False) -> pre_tokenizers.PreTokenizer:
     """Return the rules as an object of the ``tokenizers`` library."""
-    from tokenizers import Regex, pre_tokenizers
-
     linear = [regex_check.check(pattern).pattern for pattern in rule.splits or ()]
     steps: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in linear]
     if rule.digits_alone:

@@ -14,8 +14,8 @@ from pyml_core.errors import quoted
 from ..errors import ModelFileError
 from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, TokenizerMetadata
 from .config_files import MAX_CHAT_TEMPLATE, TURN_ENDS
-from .library import split_merges
 from .model_proto import BYTE, CONTROL, NORMAL, UNKNOWN
+from .vocabulary_checks import split_merges
 
 _log = logging.getLogger("pyml.tokenizer")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import tokenizers
 
 from pyml_core.errors import quoted
 
@@ -11,9 +13,6 @@ from ..errors import ModelFileError
 from . import regex_check
 from .json_parts import parts, pattern_of, unknown
 from .work import Work
-
-if TYPE_CHECKING:
-    import tokenizers
 
 _MAX_GROWTH = 60  # maximum factor by which the normalizers may lengthen a text
 _GROWTH = {  # maximum number of characters that each type writes for one
@@ -53,8 +52,6 @@ def before_model(document: dict[str, Any], label: str) -> tokenizers.Tokenizer:
         ModelFileError: a part has an unknown type or an unsafe expression, makes texts too long, or the parts together
             take too much work.
     """
-    from tokenizers import Tokenizer
-
     work = Work(label)
     growth = 1.0
     for part in parts(document, "normalizer", label):
@@ -85,7 +82,7 @@ def before_model(document: dict[str, Any], label: str) -> tokenizers.Tokenizer:
         "decoder": None,
         "model": {"type": "BPE", "vocab": {}, "merges": []},
     }
-    return Tokenizer.from_str(json.dumps(shell))
+    return tokenizers.Tokenizer.from_str(json.dumps(shell))
 
 
 def _normalizer(part: dict[str, Any], label: str) -> tuple[int, float]:

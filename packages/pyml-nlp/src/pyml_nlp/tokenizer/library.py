@@ -1,92 +1,24 @@
-"""Tokenizers run by the ``tokenizers`` library: built from checked parts, never from a file directly.
-
-The library is written in Rust. Invalid input can cause a panic, which Python sees as a ``BaseException``, so every
-call is guarded.
-"""
+"""Tokenizers run by the ``tokenizers`` library: built from checked parts, never from a file directly."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pyml_core.errors import PymlError, quoted
+import tokenizers
+
+from pyml_core.errors import quoted
 from pyml_core.locks import Lock, cached_property
-from pyml_core.strings import split_pairs
 
 from ..errors import ModelFileError
 from . import byte_level
-from .base import LONG_TEXT, MAX_TOKEN_LENGTH, MAX_TOKENS, TextError, Tokenizer, TokenizerMetadata, libraries
+from .base import LONG_TEXT, TextError, Tokenizer, TokenizerMetadata, libraries
 from .decoding import ByteDecoding, Decoding
+from .guard import guarded
 from .special import SpecialTokens
 
-if TYPE_CHECKING:
-    import tokenizers
-
 Merges = Sequence[tuple[str, str]]
-
-
-@contextmanager
-def guarded(label: str, error_type: type[PymlError] = ModelFileError) -> Iterator[None]:
-    """Turn every exception of the library, including panics, into one line that begins with ``label``."""
-    try:
-        yield
-    except PymlError:
-        raise
-    except Exception as error:
-        raise error_type(f"{label}: {first_line(error)}") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise error_type(f"{label}: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, bounded and printable."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    return line if line.isprintable() else ascii(line)[1:-1]
-
-
-def check_vocab(vocab: Mapping[str, Any], label: str) -> None:
-    """Refuse a vocabulary whose ids are not integers, out of range or repeated.
-
-    Raises:
-        ModelFileError: names the first invalid entry.
-    """
-    if not 0 < len(vocab) <= MAX_TOKENS:
-        raise ModelFileError(f"{label}: expected a vocabulary of 1 to {MAX_TOKENS} tokens, got {len(vocab)}")
-    if set(map(type, vocab.values())) != {int} or min(vocab.values()) < 0 or max(vocab.values()) >= MAX_TOKENS:
-        text, number = next((t, n) for t, n in vocab.items() if type(n) is not int or not 0 <= n < MAX_TOKENS)
-        raise ModelFileError(
-            f"{label}: token {quoted(text)}: expected an id from 0 to {MAX_TOKENS - 1}, got {quoted(number)}"
-        )
-    longest = max(vocab, key=len)
-    if len(longest) > MAX_TOKEN_LENGTH:
-        raise ModelFileError(
-            f"{label}: token {vocab[longest]}: expected at most {MAX_TOKEN_LENGTH} characters, got {len(longest)}"
-        )
-    if len(set(vocab.values())) != len(vocab):
-        by_id: dict[int, str] = {}
-        first, second = next((by_id[n], t) for t, n in vocab.items() if by_id.setdefault(n, t) != t)
-        raise ModelFileError(
-            f"{label}: expected one token an id, got {quoted(first)} and {quoted(second)} with {vocab[first]}"
-        )
-
-
-def split_merges(lines: list[Any], label: str) -> list[tuple[str, str]]:
-    """Split lines "left right", or lists of two, into pairs.
-
-    Raises:
-        ModelFileError: names the first invalid line.
-    """
-    pairs = split_pairs(lines)
-    if len(pairs) < len(lines):
-        number = len(pairs)
-        raise ModelFileError(
-            f"{label}: merge {number}: expected two tokens with a space between them, got {quoted(lines[number])}"
-        )
-    return pairs
 
 
 def build_bpe(vocab: dict[str, int], merges: Merges, label: str, **options: Any) -> tokenizers.models.BPE:
@@ -96,11 +28,9 @@ def build_bpe(vocab: dict[str, int], merges: Merges, label: str, **options: Any)
         ModelFileError: a merge has an input or output outside the vocabulary (the first one is named), or the library
             refuses the vocabulary.
     """
-    from tokenizers import models
-
     try:
         with guarded(label):
-            return models.BPE(vocab=vocab, merges=merges, **options)
+            return tokenizers.models.BPE(vocab=vocab, merges=merges, **options)
     except ModelFileError:
         _check_merges(merges, vocab, label)  # the library's message does not name the merge
         raise

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ModelFileError, changed_since_pickling
+from ..formats.gguf import GGUFFile
 from .base import Tokenizer, libraries
+from .gguf import load_gguf
 
 JSON, PIECES = "tokenizer.json", "tokenizer.model"
 VOCAB_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -58,23 +60,25 @@ def reload_tokenizer(path: Path, fingerprint: str) -> Tokenizer:
 
 def _load(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
     if not isinstance(source, str | os.PathLike):
-        from .gguf import load_gguf
-
         return load_gguf(source.metadata, str(getattr(source, "path", "GGUF file")))
     folder = Path(source)
     if folder.is_file():
-        from ..formats.gguf import GGUFFile
-
         with GGUFFile(folder) as file:
             return _load(file)
-    names = tokenizer_files(folder)
-    if names == (JSON,):
-        from .tokenizer_json import load_tokenizer_json
+    # perf: cold.py. Each kind of tokenizer imports its own library only.
+    match tokenizer_files(folder):
+        case ("tokenizer.json",):
+            from .tokenizer_json import load_tokenizer_json
 
-        return load_tokenizer_json(folder)
-    from .folder import load_tokenizer_model, load_vocab_and_merges
+            return load_tokenizer_json(folder)
+        case ("tokenizer.model",):
+            from .tokenizer_model import load_tokenizer_model
 
-    return load_tokenizer_model(folder) if names == (PIECES,) else load_vocab_and_merges(folder, *names)
+            return load_tokenizer_model(folder)
+        case names:
+            from .vocab_merges import load_vocab_and_merges
+
+            return load_vocab_and_merges(folder, *names)
 
 
 def tokenizer_files(folder: Path) -> tuple[str, ...]:

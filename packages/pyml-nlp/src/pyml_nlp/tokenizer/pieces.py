@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from sentencepiece import SentencePieceProcessor
 
 from ..errors import ModelFileError
 from .base import TextError, Tokenizer, TokenizerMetadata
 from .decoding import SPACE, Decoding, DropPrefix, SentencePieceDecoding, byte_of
-from .library import first_line
+from .guard import first_line
 from .model_proto import Spaces, without_dummy_prefix
 from .special import SpecialTokens
-
-if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
 
 SpacePrefix = Literal["always", "first", "never"]
 """Parts of a text, between special tokens, before which a model adds a space: all of them, the first one, none."""
@@ -25,8 +24,6 @@ def load_processor(model: bytes, label: str) -> SentencePieceProcessor:
     Raises:
         ModelFileError: the library refuses the model; the message has its reason.
     """
-    from sentencepiece import SentencePieceProcessor
-
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)

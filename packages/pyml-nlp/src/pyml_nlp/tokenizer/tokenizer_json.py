@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import tokenizers
 
 from pyml_core.errors import quoted
 
@@ -23,14 +25,13 @@ from ..formats.config import read_json
 from .added import add_tokens, own_texts
 from .base import MAX_TOKENS, TokenizerMetadata
 from .config_files import ConfigFiles, parse_added_token
+from .guard import guarded
 from .json_decoder import decoder, prefix_and_suffix
 from .json_encoder import before_model
 from .json_parts import listed, parts, section
-from .library import LibraryTokenizer, build_bpe, check_vocab, guarded, split_merges
+from .library import LibraryTokenizer, build_bpe
 from .model_proto import check_pieces
-
-if TYPE_CHECKING:
-    import tokenizers
+from .vocabulary_checks import check_vocab, split_merges
 
 LIMIT = 200 << 20
 """Maximum size of a tokenizer.json in bytes: six times the largest one known."""
@@ -103,8 +104,6 @@ def _bpe(model: dict[str, Any], label: str) -> tuple[tokenizers.models.Model, di
 
 
 def _unigram(model: dict[str, Any], label: str) -> tuple[tokenizers.models.Model, dict[str, int]]:
-    from tokenizers import models
-
     pieces: list[tuple[str, float]] = []
     for number, entry in enumerate(listed(model, "vocab", label)):
         match entry:
@@ -123,7 +122,7 @@ def _unigram(model: dict[str, Any], label: str) -> tuple[tokenizers.models.Model
     if unknown_id is not None and (type(unknown_id) is not int or not 0 <= unknown_id < len(pieces)):
         raise ModelFileError(f"{label}: model: unk_id: expected 0 to {len(pieces) - 1}, got {quoted(unknown_id)}")
     with guarded(label):
-        return models.Unigram(pieces, unknown_id, _flag(model, "byte_fallback", label)), vocab
+        return tokenizers.models.Unigram(pieces, unknown_id, _flag(model, "byte_fallback", label)), vocab
 
 
 def _flag(model: dict[str, Any], name: str, label: str) -> bool:
