@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,7 +75,11 @@ def circle(edges: dict[str, set[str]]) -> list[str]:
 
 
 # Imports for annotations that close a circle, to be dissolved.
-KNOWN = [("pyml_core.operation_kind", "pyml_core.batch"), ("pyml_core.operation_kind", "pyml_core.graph")]
+KNOWN = [
+    ("pyml_core.operation_kind", "pyml_core.batch"),
+    ("pyml_core.operation_kind", "pyml_core.graph"),
+    ("pyml_nlp.options.sampling", "pyml_nlp.options.keywords"),
+]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -100,6 +105,32 @@ def test_a_circle_for_annotations_is_found(tmp_path: Path) -> None:
     del edges["c"]
     edges["b"] = set()
     assert circle(edges) == []
+
+
+def late_imports(path: Path) -> Iterator[int]:
+    """Lines of imports in functions that have no comment, neither on a line of the block of imports nor above it."""
+    lines = path.read_text().splitlines()
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                block = node.lineno - 1
+                while re.match(r"\s+(from|import|try:|with) ?", lines[block - 1]) and "#" not in lines[block]:
+                    block -= 1
+                if "#" not in lines[block] and not lines[block - 1].strip().startswith("#"):
+                    yield node.lineno
+
+
+# Modules that still import in functions without a reason.
+LATE = {"pyml_nlp.chat_methods", "pyml_nlp.engine", "pyml_nlp.generation.asynchronous", "pyml_nlp.model_methods"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_in_functions_say_why(package: str) -> None:
+    for name, path in modules(package).items():
+        if path.name != "__init__.py" and not name.startswith("pyml_nlp.cli") and name not in LATE:
+            assert list(late_imports(path)) == [], f"{name}: import at the top, or say why not"
 
 
 def test_only_the_command_imports_the_audit() -> None:

@@ -140,6 +140,7 @@ def wants_timings() -> bool:
 
 def log_trace(trace: Trace) -> None:
     """Log the lines for the model's runs in this trace whose levels are enabled."""
+    # start-up: the command line imports this module before it knows that it needs NumPy
     from pyml_nn.trace.lines import forward_lines, matmul_lines
 
     if attention.isEnabledFor(TRACE):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from pyml_core.errors import OutOfMemoryError
 from pyml_nn.memory import available_memory
 
@@ -19,8 +21,6 @@ def require(needed: int, purpose: str) -> None:
 
 def give_back() -> None:
     """Return freed memory to the system: glibc keeps freed blocks below 32 MB, the size of most matrices."""
-    import ctypes
-
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only; other C libraries do not need it
     if trim is not None:
         trim(0)

@@ -16,6 +16,7 @@ from typing import Any
 
 from pyml_core.errors import PymlError
 
+from .. import load
 from .measurements import ColdRun
 
 AGAIN = 3  # runs after the first
@@ -38,10 +39,8 @@ def run_cold(model: str, dtype: str, threads: int | None, kind: str, ids: list[i
 
 def measure(job: dict[str, Any]) -> ColdRun:
     """Load the model and run it in this process."""
-    import pyml_nlp
-
     start = time.perf_counter()
-    lm = pyml_nlp.load(job["model"], dtype=job["dtype"], threads=job["threads"])
+    lm = load(job["model"], dtype=job["dtype"], threads=job["threads"])
     load_ms = (time.perf_counter() - start) * 1e3
     loaded = memory_of_process("VmRSS:")
     ids, path = job["ids"], Path(job["cache"])

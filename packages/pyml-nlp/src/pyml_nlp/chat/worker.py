@@ -16,6 +16,7 @@ import json
 import resource
 import signal
 import sys
+from datetime import datetime
 from typing import Any
 
 MAX_MESSAGE = 500  # maximum length of an error message
@@ -60,7 +61,7 @@ class Renderer:
 
     def answer(self, request: dict[str, Any]) -> dict[str, str]:
         """Return ``{"text": ...}`` or ``{"error": ...}`` for ``{"source": ..., "variables": {...}}``."""
-        from jinja2 import TemplateSyntaxError
+        from jinja2 import TemplateSyntaxError  # after sys.path has its folder
 
         try:
             return self._render(request["source"], request["variables"])
@@ -92,9 +93,7 @@ class Raised(Exception):
 
 def environment() -> Any:
     """Return the sandbox with transformers' additions."""
-    from datetime import datetime
-
-    from jinja2 import nodes
+    from jinja2 import nodes  # after sys.path has its folder
     from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment

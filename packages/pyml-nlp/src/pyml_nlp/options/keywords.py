@@ -96,7 +96,7 @@ def given(changes: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """
     unknown = next((name for name in changes if name not in known), None)
     if unknown is not None:
-        from difflib import get_close_matches
+        from difflib import get_close_matches  # for an error only
 
         meant = get_close_matches(unknown, sorted(known), 1)
         hint = f"did you mean {meant[0]!r}?" if meant else f"expected one of {', '.join(sorted(known))}"

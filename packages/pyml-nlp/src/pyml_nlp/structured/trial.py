@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from pyml_core import cancel
@@ -77,10 +78,8 @@ def try_out(grammar: Grammar, source: str, size: int, special: Mapping[int, str]
         GrammarError: it takes too much time, memory or stack, or the process cannot be started.
         Cancelled: the token that the thread has entered was cancelled.
     """
-    import llguidance
-
     request = {
-        "llguidance": str(Path(llguidance.__file__).parent),
+        "llguidance": _folder_of("llguidance"),
         "source": source,
         "seconds": SECONDS,
         "nbytes": memory_limit(grammar),
@@ -92,6 +91,13 @@ def try_out(grammar: Grammar, source: str, size: int, special: Mapping[int, str]
         raise GrammarError(f"{grammar.kind}: {_reason(grammar, code)}")
     refused: str = json.loads(answer)["error"]
     return refused
+
+
+def _folder_of(package: str) -> str:
+    spec = find_spec(package)
+    assert spec is not None  # the vocabulary has imported it
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent)
 
 
 def _run(request: bytes, kind: str) -> tuple[bytes, int]:

@@ -61,7 +61,7 @@ def _library(folder: str) -> Any:
     package = types.ModuleType("llguidance")
     package.__path__ = [folder]
     sys.modules["llguidance"] = package
-    import llguidance._lib
+    import llguidance._lib  # by the stand-in for its package
 
     return llguidance._lib
 

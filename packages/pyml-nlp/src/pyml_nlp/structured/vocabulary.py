@@ -157,7 +157,7 @@ class _Adapter:
 
 
 def _llguidance() -> Any:
-    try:
+    try:  # an optional dependency
         import llguidance
     except ImportError:
         raise GrammarError('structured output needs llguidance: pip install "pyml-nlp[structured]"') from None

@@ -25,14 +25,13 @@ def load_gguf(metadata: Mapping[str, Any], label: str) -> Tokenizer:
     Raises:
         ModelFileError: a key is missing or malformed, or the model or pre-tokenizer is unknown.
     """
-    # perf: cold.py. Each kind of tokenizer imports its own library only.
     match model := metadata.get(KEY + "model"):
         case str("llama"):
-            from .gguf_pieces import load_llama
+            from .gguf_pieces import load_llama  # perf: cold.py. Each kind imports its own library only
 
             return load_llama(Vocabulary(metadata, label))
         case str("gpt2"):
-            from .gguf_bpe import load_gpt2
+            from .gguf_bpe import load_gpt2  # likewise
 
             return load_gpt2(Vocabulary(metadata, label))
     raise ModelFileError(f"{label}: {KEY}model: expected 'llama' or 'gpt2', got {describe(model)}")

@@ -65,18 +65,17 @@ def _load(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
     if folder.is_file():
         with GGUFFile(folder) as file:
             return _load(file)
-    # perf: cold.py. Each kind of tokenizer imports its own library only.
     match tokenizer_files(folder):
         case ("tokenizer.json",):
-            from .tokenizer_json import load_tokenizer_json
+            from .tokenizer_json import load_tokenizer_json  # perf: cold.py. Each kind imports its own library only
 
             return load_tokenizer_json(folder)
         case ("tokenizer.model",):
-            from .tokenizer_model import load_tokenizer_model
+            from .tokenizer_model import load_tokenizer_model  # likewise
 
             return load_tokenizer_model(folder)
         case names:
-            from .vocab_merges import load_vocab_and_merges
+            from .vocab_merges import load_vocab_and_merges  # likewise
 
             return load_vocab_and_merges(folder, *names)
 
