@@ -1,4 +1,4 @@
-"""One loaded model among threads and coroutines: who is stopped when, and what closing leaves."""
+"""One loaded model among threads and coroutines: which call is stopped when, and the state after closing."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def resident() -> int:
 
 def test_closing_gives_the_memory_back(gemma_gguf: Path) -> None:
     gc.collect()
-    memory.give_back()  # what earlier tests have left would be used again, and not count
+    memory.give_back()  # leftovers of earlier tests would be reused, and not be counted
     before = resident()
     lm = pyml_nlp.load(gemma_gguf)
     generation = lm.generate("The capital of France is", max_tokens=8, temperature=0)
@@ -276,7 +276,7 @@ def test_closing_gives_the_memory_back(gemma_gguf: Path) -> None:
     assert loaded > 230e6
     lm.close()
     gc.collect()
-    assert resident() - before < 0.35 * loaded  # what is left are the tokenizer and the text, which still exist
+    assert resident() - before < 0.35 * loaded  # the tokenizer and the text still exist
     uses: list[Any] = [
         lambda: list(generation), lambda: lm.generate_text("x"), lambda: lm.logits("x"), lambda: lm.prefill("x"),
         lambda: list(lm.generate_batch(["x"])), lambda: lm.new_cache(), lambda: lm.agenerate("x"),

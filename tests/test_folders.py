@@ -1,4 +1,4 @@
-"""Folders as trainers, editors and uploads leave them: what must not change a model, and what it says meanwhile."""
+"""Folders as trainers, editors and uploads leave them: changes that must not affect a model, and its warnings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def names(path: Path) -> list[str]:
 
 @pytest.mark.parametrize(("name", "left_out"), [("llama", None), ("llama", "tokenizer.json"), ("gemma3", None)])
 def test_byte_order_marks(tiny_dirs: dict[str, Path], tmp_path: Path, name: str, left_out: str | None) -> None:
-    """Text files that an editor has put one in front of say what they said before."""
+    """Text files with a byte order mark from an editor are read as before."""
     folder = shutil.copytree(tiny_dirs[name], tmp_path / "model")
     if left_out is not None:
         (folder / left_out).unlink()
@@ -61,7 +61,7 @@ def test_byte_order_marks(tiny_dirs: dict[str, Path], tmp_path: Path, name: str,
 def test_stray_files_beside_the_weights(
     tiny_dirs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A model that was saved again beside an older one, or in another precision: the right weights, and a warning."""
+    """A model that was saved again next to an older one, or in another precision: the right weights, and a warning."""
     expected = logits(tiny_dirs["llama"])
     folder = shutil.copytree(tiny_dirs["llama"], tmp_path / "model")
     with SafetensorsFile(tiny_dirs["gpt2"] / "model.safetensors") as other:

@@ -36,7 +36,7 @@ def _folder(root: Path, name: str, **changes: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models of the same shapes: other weights, another angle of rotation, another architecture."""
+    """Models of equal shapes: other weights, another angle of rotation, another architecture."""
     root = tmp_path_factory.mktemp("foreign")
     return {
         "base": _folder(root, "base"),
@@ -58,7 +58,7 @@ KINDS = ("weights", "config", "architecture", "dtype", "kv_dtype", "level")
 
 @pytest.fixture(scope="module", params=KINDS)
 def foreign(request: pytest.FixtureRequest, folders: dict[str, Path], lm: LanguageModel) -> Iterator[LanguageModel]:
-    """A model whose keys and values are others, though some have the same size in memory."""
+    """A model with other keys and values, some of which have the same size in memory."""
     kind = request.param
     options: dict[str, dict[str, Any]] = {
         "dtype": {"dtype": "bf16", "kv_dtype": lm.kv_layout.dtype},
@@ -150,7 +150,7 @@ def test_a_foreign_file_is_refused(lm: LanguageModel, foreign: LanguageModel, tm
 def test_one_number_of_the_weights_makes_another_model(
     fraction: float, lm: LanguageModel, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """As in a fine-tune of a few rows: files of the same size, which differ in two bytes."""
+    """As in a fine-tune of a few rows: files of equal size that differ in two bytes."""
     shutil.copytree(folders["base"], tmp_path / "tuned")
     path = tmp_path / "tuned" / "model.safetensors"
     data = bytearray(path.read_bytes())
@@ -205,7 +205,7 @@ def test_the_same_file_loaded_twice(lm: LanguageModel, folders: dict[str, Path],
 
 
 def test_a_closed_model_refuses_caches(folders: dict[str, Path], lm: LanguageModel, tmp_path: Path) -> None:
-    """What it has computed lives on: it can be saved, and used with the same model loaded again."""
+    """Its results outlive it: they can be saved, and used with the same model loaded again."""
     with pyml_nlp.load(folders["base"], threads=1) as closed:
         cache = closed.prefill(IDS)
     cache.save(tmp_path / "cache")
@@ -225,7 +225,7 @@ def test_a_closed_model_refuses_caches(folders: dict[str, Path], lm: LanguageMod
         assert np.array_equal(lm.forward([(alive, [1], None)])[0], expected)
 
 
-# ---- what else one model might get of another
+# ---- other things that one model might get from another
 
 
 def test_a_trace_sees_its_own_model_alone(lm: LanguageModel, foreign: LanguageModel) -> None:

@@ -20,7 +20,7 @@ import pyml_nlp
 from pyml_core.errors import Cancelled
 from pyml_core.locks import Lock
 from pyml_nlp import loading
-from pyml_nlp.aside import run_aside
+from pyml_nlp.background import BackgroundCall, run_cancellable
 from pyml_nlp.chat.renderer import Renderer
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.structured.grammar import Grammar
@@ -99,7 +99,7 @@ def held(lock: Lock) -> Iterator[None]:
 
 
 def everything(lm: LanguageModel) -> list[object]:
-    """What a model can do, a little of each."""
+    """A little of each feature of a model."""
     with lm.trace() as trace:
         text = lm.generate_text("the cat sat", max_tokens=4, temperature=0)
     return [
@@ -207,10 +207,10 @@ def test_a_fork_within_a_load(tiny_dirs: dict[str, Path]) -> None:
             assert forked.wait(PATIENCE)
         return load_tokenizer(tiny_dirs["llama"])
 
-    beside = loading._Beside(late)
-    in_child(lambda: beside.result().encode("the cat"))
+    call = BackgroundCall(late)
+    in_child(lambda: call.result().encode("the cat"))
     forked.set()
-    assert beside.result().encode("the cat")
+    assert call.result().encode("the cat")
 
 
 def test_a_fork_in_a_handler_while_a_call_is_waited_for() -> None:
@@ -225,7 +225,7 @@ def test_a_fork_in_a_handler_while_a_call_is_waited_for() -> None:
     timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGUSR1))
     timer.start()
     try:
-        assert run_aside(lambda: go_on.wait(PATIENCE))
+        assert run_cancellable(lambda: go_on.wait(PATIENCE))
     except Cancelled:
         os._exit(7)
     finally:
@@ -282,7 +282,7 @@ def test_an_interrupted_load_does_not_wait_for_the_tokenizer(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loading, "load_tokenizer", lambda _: go_on.wait(PATIENCE))
-    monkeypatch.setattr(loading, "_build", interrupt)
+    monkeypatch.setattr(loading, "_load_weights", interrupt)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         pyml_nlp.load(tiny_dirs["llama"])

@@ -38,7 +38,7 @@ def imports(name: str, path: Path) -> Iterator[str]:
 
 
 def home(name: str, known: dict[str, Path]) -> str | None:
-    """The module that defines an imported name; None if it is none of these."""
+    """The module that defines an imported name; None if it is in none of these."""
     while name and name not in known:
         name = name.rpartition(".")[0]
     return name or None
@@ -57,7 +57,7 @@ def graph(known: dict[str, Path]) -> dict[str, set[str]]:
 
 
 def circle(edges: dict[str, set[str]]) -> list[str]:
-    """A circle of imports, each module importing the next; empty if there is none."""
+    """A circle of imports, each module importing the next; empty if no circle exists."""
     finished: set[str] = set()
 
     def visit(name: str, path: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Models and tokenizers in other processes, as multiprocessing and joblib send them; what cannot be sent says so."""
+"""Models and tokenizers in other processes, as multiprocessing and joblib send them; errors for other objects."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def small(smollm2_gguf: Path) -> Iterator[LanguageModel]:
         yield model
 
 
-# ---- what comes out matches
+# ---- matching texts
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
@@ -215,7 +215,7 @@ def test_cancel(small: LanguageModel) -> None:
     assert generation.finish_reason == "cancelled"
 
 
-# ---- what is refused
+# ---- refused grammars
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The house rules: who imports whom, what is never done, what the docs and the build promise."""
+"""The house rules: which package imports which, forbidden calls, the promises of the docs and the build."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import pyml_nn
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("core", "nn", "nlp")
-# What each package may import of its siblings: downwards only.
+# Siblings that each package may import: downwards only.
 MAY_IMPORT = {"core": {"pyml_core"}, "nn": {"pyml_core", "pyml_nn"}, "nlp": {"pyml_core", "pyml_nn", "pyml_nlp"}}
 LEVELS = ["scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni"]
 NOT_OURS = {".git", ".venv", ".venv-3.11", ".venv-3.12", ".venv-3.13", "build", "dist", "site", "__pycache__"}

@@ -1,4 +1,4 @@
-"""Conversations to give to chat templates, and what else each template is given.
+"""Conversations for chat templates, and the other input of each template.
 
 Used by the tests, which compare with goldens.json, and by ``tests/oracle/chat_templates.py``, which makes it with
 transformers.
@@ -56,7 +56,7 @@ CONTROL |= {
     "qwen2_5": CONTROL["qwen3"],
     "smollm2": [],
 }
-"""Control tokens of each model beside those with a name."""
+"""Control tokens of each model, apart from those with a name."""
 
 
 def undated(text: str) -> str:
@@ -68,7 +68,7 @@ def undated(text: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """What is given to a template: messages and options."""
+    """The input of a template: messages and options."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
@@ -79,12 +79,12 @@ class Case:
 
 
 def user(content: Any) -> dict[str, Any]:
-    """What a user says."""
+    """A message of the user."""
     return {"role": "user", "content": content}
 
 
 def assistant(content: Any, **more: Any) -> dict[str, Any]:
-    """What the model says."""
+    """A message of the model."""
     return {"role": "assistant", "content": content, **more}
 
 

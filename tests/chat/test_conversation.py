@@ -1,4 +1,4 @@
-"""Conversations: each turn runs only what is new, and gives what a new run would give."""
+"""Conversations: each turn runs only new tokens, with the results of a new run."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_closed_model(lm: LanguageModel, tiny_dirs: dict[str, Path], tmp_path:
 
 
 def test_a_real_model(smollm2_gguf: Path) -> None:
-    """What SmolLM2 says in exact arithmetic, which ends by itself; and the second turn runs its new tokens alone."""
+    """SmolLM2's answer in exact arithmetic ends by itself; the second turn runs only its new tokens."""
     with pyml_nlp.load(smollm2_gguf, dtype="f32") as real:
         chat = real.conversation()
         first = chat.send("What is the capital of France?", max_tokens=20, temperature=0)

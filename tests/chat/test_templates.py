@@ -1,4 +1,4 @@
-"""Chat templates of real models: text and ids of transformers, and control tokens that nobody can forge."""
+"""Chat templates of real models: text and ids of transformers, and control tokens that users cannot forge."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def test_control_tokens_of_a_user_are_text(name: str, templates: Callable[[str],
             written = template.render([user(text)], add_generation_prompt=True)
             decoded = tokenizer.decode(ids, skip_special=False)
             assert "".join(decoded.split()) == "".join(written.split()), (token, text)
-            if name not in ("mistral", "mistral_small", "phi3"):  # these put or take spaces beside control tokens
+            if name not in ("mistral", "mistral_small", "phi3"):  # these add or remove spaces next to control tokens
                 assert decoded == written, (token, text)
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_parts_of_control_tokens_do_not_meet(name: str, templates: Callable[[str], ChatTemplate]) -> None:
-    """A template that writes the other half of what a user has begun."""
+    """A template that writes the other half of a token that a user has begun."""
     tokenizer = templates(name)._tokenizer
     special = set(tokenizer.control_tokens.values())
     end = NAMED_TOKENS[name]["eos_token"]
@@ -128,7 +128,7 @@ def test_roles_are_words(role: Any, templates: Callable[[str], ChatTemplate]) ->
 
 
 def test_added_words_stay_tokens(templates: Callable[[str], ChatTemplate]) -> None:
-    """Tokens that are no control tokens are found in what users say, as in any text."""
+    """Tokens that are not control tokens are found in users' texts, as in any text."""
     template = templates("qwen3")
     think = template._tokenizer.encode("<think>")
     assert len(think) == 1
@@ -172,7 +172,7 @@ def test_many_long_messages(templates: Callable[[str], ChatTemplate]) -> None:
 
 @pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_1", "llama3_2", "mistral", "mistral_small"])
 def test_arguments_of_calls_as_json_text(name: str, templates: Callable[[str], ChatTemplate]) -> None:
-    """OpenAI's form: the same prompt as that of the object."""
+    """OpenAI's form: the same prompt as with the object."""
 
     def prompt(arguments: Any) -> str:
         call = {"id": "abcdefghi", "type": "function", "function": {"name": "add", "arguments": arguments}}

@@ -24,7 +24,7 @@ def _restore_signals() -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What a process has left: exit code, and its output as bytes and as strictly decoded text."""
+    """The result of a process: exit code, and its output as bytes and as strictly decoded text."""
 
     code: int
     stdout: bytes
@@ -70,7 +70,7 @@ class Commands:
 
         Args:
             name, arguments: of the command.
-            env: beside :meth:`environment`.
+            env: in addition to :meth:`environment`.
             shell: redirections that only a shell can make.
             prepare: called in the process before it runs; see :mod:`processes`.
             options: as of Popen.

@@ -14,7 +14,7 @@ QUICK = ("--quick", "--prompt-lengths", "8,40", "--repetitions", "3", "--threads
 
 @pytest.fixture(scope="module")
 def audited(commands: Any, tiny_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """What it said, and the folder that it wrote."""
+    """Its output, and the folder that it wrote."""
     folder = tmp_path_factory.mktemp("audit") / "of" / "gemma"
     result = commands.run("pyml-audit", tiny_dirs["gemma3"], *QUICK, "--layers", "0,2-3", "--output", folder)
     return result, folder

@@ -83,7 +83,7 @@ def test_resume(commands: Any, model: Path, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_batch_goes_on(commands: Any, endless: Path, tmp_path: Path) -> None:
-    """After Ctrl-C and after a kill: what was finished is there, the rest is made up for."""
+    """After Ctrl-C and after a kill: finished results are kept, the others are made later."""
     lines = [{"prompt": f"the cat {i}", "max_tokens": 5 if i % 2 else 150} for i in range(8)]
     batch = write_jsonl(tmp_path / "batch.jsonl", lines)
     options = ("--batch-file", batch, "--temperature", "0", "--max-batch-size", "2", "--threads", "1", "-q")
@@ -142,7 +142,7 @@ BAD = [
     ('{"prompt": "a", "regex": "b", "grammar": "c"}', "expected one of schema, regex and grammar"),
     ('{"prompt": "' + "a " * 200 + '"}', "Sequence length exceeded: max=128"),
 ]
-"""Lines, and what their errors begin with."""
+"""Lines, and the beginnings of their errors."""
 
 
 def write_bad(path: Path, lines: list[str]) -> Path:
@@ -309,7 +309,7 @@ def test_a_prompt_cache(commands: Any, model: Path, tmp_path: Path) -> None:
 def test_a_prompt_cache_of_another_model(
     commands: Any, model: Path, tiny_dirs: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Of another file, of the same one loaded in another way, of another CPU level: refused, and left as it is."""
+    """Results of another file, of the same one loaded differently, of another CPU level: refused and left unchanged."""
     cache = tmp_path / "prompt.cache"
     options = ("--prompt", "the cat in the hat", "--max-tokens", "2", "--prompt-cache", cache, "-q")
     assert commands.infer(model, *options).code == 0

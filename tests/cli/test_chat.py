@@ -177,7 +177,7 @@ def test_commands(commands: Any, instruct: Path, lm: LanguageModel, tmp_path: Pa
     assert result.text == f"{first}\n{second}\n{third}\n"
     saved = json.loads((tmp_path / "chat.json").read_text())
     assert saved == [*said, {"role": "assistant", "content": second}]
-    assert answer(lm, saved[:2]) == answer(lm, [said[0], said[1]])  # it is what lm.chat takes
+    assert answer(lm, saved[:2]) == answer(lm, [said[0], said[1]])  # lm.chat accepts it
     assert [m["content"] for m in json.loads((tmp_path / "after.json").read_text())] == ["be brief", "the hat", third]
     for line in (
         "[There is no system message]", "[The system message is set]", "be brief", "[The chat is cleared]",
@@ -259,7 +259,7 @@ class Terminal:
         self.wait_for(answer, 0)
 
     def wait_for(self, text: bytes, seconds: float = 60) -> bytes:
-        """Read until this is there; returns what came before it, and forgets it all."""
+        """Read until this text arrives; returns the output before it, and forgets both."""
         assert self._read_until(text, seconds), (text, self.seen)
         before, _, self.seen = self.seen.partition(text)
         return before
@@ -270,7 +270,7 @@ class Terminal:
             ready, _, _ = select.select([self._side], [], [], max(0, end - time.monotonic()))
             try:
                 part = os.read(self._side, 65536) if ready else b""
-            except OSError:  # nobody has it open any more
+            except OSError:  # no process has it open any more
                 part = b""
             if not part:
                 return False

@@ -75,7 +75,7 @@ def run(before: str, *arguments: object, ignored: bool = False) -> subprocess.Co
 
 @pytest.fixture(scope="module")
 def arguments(model: Path) -> tuple[object, ...]:
-    """A command that imports what most commands do."""
+    """A command with the imports of most commands."""
     return (model, "--prompt", "the cat", "--max-tokens", 2, "-q")
 
 

@@ -1,4 +1,4 @@
-"""``pyml-infer`` from end to end: what is on stdout, what is on stderr, and the exit code."""
+"""``pyml-infer`` from end to end: its stdout, its stderr, and the exit code."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def wait_for(process: Any, start: bytes) -> None:
 
 
 def finish(process: Any) -> tuple[bytes, str]:
-    """Wait for the end; what is left of stdout and stderr."""
+    """Wait for the end; returns the rest of stdout and stderr."""
     try:
         stdout, stderr = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:

@@ -59,7 +59,7 @@ def test_timeouts_from_python(call: Callable[[LanguageModel], Any], lm: Language
     with pytest.raises(Cancelled, match="the timeout has passed while the prompt was turned into tokens"):
         call(lm)
     assert set(threading.enumerate()) - before  # the tokenizer is still at work
-    while len(lm.tokenizer.encode("a")) != 1:  # waits for what goes on in the background
+    while len(lm.tokenizer.encode("a")) != 1:  # waits for the call in the background
         pass
 
 

@@ -30,7 +30,7 @@ def locked(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def text(commands: Any, model: Path) -> str:
-    """What the model says."""
+    """The model's output."""
     return str(commands.infer(model, *TEXT).text)
 
 

@@ -1,4 +1,4 @@
-"""The Python interface on a real (tiny) model: what the commands stand on."""
+"""The Python interface, on which the commands are built, with a real (tiny) model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A split GGUF model is the same model as the whole file: logits, fingerprint, text, what ``pyml inspect`` says."""
+"""A split GGUF model equals the whole file: logits, fingerprint, text, output of ``pyml inspect``."""
 
 from __future__ import annotations
 

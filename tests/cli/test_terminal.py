@@ -11,7 +11,7 @@ ARGUMENTS = ("--prompt", "the cat", "--max-tokens", "5", "--temperature", "0")
 
 
 def read_all(terminal: int) -> bytes:
-    """What was written to the other side until it was closed."""
+    """Everything written to the other side until it was closed."""
     data = b""
     while True:
         try:

@@ -14,7 +14,7 @@ P = ("--prompt", "the cat", "--temperature", "0", "--max-tokens", "4", "-q")
 
 
 def test_a_timeline(commands: Any, model: Path, tmp_path: Path) -> None:
-    """The text is the same; the summary counts every operation of every step."""
+    """The text is unchanged; the summary counts every operation of every step."""
     plain = commands.infer(model, *P)
     traced = commands.infer(model, *P, "--trace-out", tmp_path / "trace.json", "--threads", 2)
     assert (traced.code, traced.stdout, traced.stderr) == (0, plain.stdout, "")

@@ -59,7 +59,7 @@ def assert_same(subject: Subject, way: str, got: F32Array, expected: F32Array) -
 
 
 def check_threads(subject: Subject) -> None:
-    """Threads 2, 3, 8, and the same model twice."""
+    """Threads 2, 3, 8, and one model twice."""
     for threads in (1, 2, 3, 8):
         model = subject.build(threads=threads, max_tokens=512)
         assert_same(subject, f"{threads} threads", forward(model, subject.ids), subject.base)
@@ -79,7 +79,7 @@ def check_chunks(subject: Subject) -> None:
 
 
 def check_positions(subject: Subject) -> None:
-    """Asking for few positions, or the last alone, gives the same rows."""
+    """Requests for few positions, or the last one only, return equal rows."""
     model = subject.build(threads=2, max_tokens=512)
     some = [0, 3, len(subject.ids) // 2, len(subject.ids) - 1]
     got = model.forward([(model.new_cache(), subject.ids, some)])[0]
@@ -151,7 +151,7 @@ def check_cache(subject: Subject) -> None:
 
 
 def trimmed(cache: Any, by: int) -> Any:
-    """The cache cut by so many positions (a negative number)."""
+    """Return the cache, shortened by ``-by`` positions (``by`` is negative)."""
     cache.trim(cache.length + by)
     return cache
 

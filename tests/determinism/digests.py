@@ -1,4 +1,4 @@
-"""Digests of the logits of tiny models at every CPU level: what a change that claims to keep all bits is held against.
+"""Digests of the logits of tiny models at every CPU level, for changes that claim to keep all bits.
 
 ``python -m tests.determinism.digests`` computes them at the levels of this machine and updates ``digests.json``: run
 it only for a change that alters numbers on purpose, and say so in its commit.

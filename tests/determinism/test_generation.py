@@ -1,4 +1,4 @@
-"""Texts and their log probabilities do not depend on what was kept, on neighbours, or on who else uses the model."""
+"""Texts and their log probabilities do not depend on caches, on neighbours, or on other users of the model."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_batches(folder: Path, alone: dict[Any, Any], together: int, number: int
 
 
 def test_threads(lm: LanguageModel, alone: dict[Any, Any]) -> None:
-    """Several threads generate with one model at the same time."""
+    """Several threads generate with one model at once."""
     wrong: list[str] = []
 
     def work(prompt: str) -> None:

@@ -1,4 +1,4 @@
-"""Logits are the same bits however they are computed: threads, chunks, batches, cache reuse."""
+"""Logits are bit-identical however they are computed: threads, chunks, batches, cache reuse."""
 
 from __future__ import annotations
 

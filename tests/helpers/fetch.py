@@ -106,7 +106,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def fetch(asset: Asset) -> Path:
-    """Path of the asset in the cache, downloading what is missing.
+    """Return the path of the asset in the cache; downloads it if it is missing.
 
     Raises:
         FetchError: it cannot be downloaded, or its bytes are not the expected ones.

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to write: its name, safetensors dtype, shape, and what makes its values when its turn comes."""
+    """One tensor to write: its name, safetensors dtype, shape, and the function that makes its values."""
 
     name: str
     dtype: str

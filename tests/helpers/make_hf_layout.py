@@ -1,7 +1,7 @@
 """Hugging Face folders of Gemma 3 270M and SmolLM2 for the tests, rebuilt from their GGUF files with pyml's own reader.
 
 ``python tests/make_hf_layout.py`` makes both in the cache of :mod:`fetch`. The weights are the GGUF's own,
-dequantised to f32, so that a folder and its file must give the same logits; they are written as shards with an index.
+dequantised to f32, so that a folder and its file must give equal logits; they are written as shards with an index.
 """
 
 from __future__ import annotations

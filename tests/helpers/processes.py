@@ -10,7 +10,7 @@ import signal
 def drop_privileges() -> None:
     """Let permissions of files count for root, too: without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
     for capability in (1, 2):
-        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, which fails where there are none
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, which fails if there are no capabilities
 
 
 def fill_disk() -> None:

@@ -71,7 +71,7 @@ class TinyModel:
         return [int(i) for i in np.random.RandomState(self.seed + 1).randint(0, VOCAB, PROMPT_LENGTH)]
 
     def truncated(self, n_layers: int) -> TinyModel:
-        """The same model with its first layers only."""
+        """This model with its first layers only."""
         key = "n_layer" if self.family == "gpt2" else "num_hidden_layers"
         config = {**self.text, key: n_layers}
         if "layer_types" in config:
@@ -89,7 +89,7 @@ class TinyModel:
         return [self.prefix + name for name, _ in self._shapes()]
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> F32Array:
-        # Seeded by its name, so that a truncated model has the same weights.
+        # Seeded by its name, so that a truncated model has equal weights.
         noise = np.random.RandomState([self.seed, zlib.crc32(name.encode())]).standard_normal(shape)
         if name.endswith("bias"):
             noise *= 0.2
@@ -97,7 +97,7 @@ class TinyModel:
             noise = 0.25 * noise + (0.0 if self.family in GEMMAS else 1.0)
         elif any(part in name for part in ("embed", "wte", "wpe")):
             noise *= 1.0 / np.sqrt(shape[1]) if self.tied else 0.5  # a tied head has logits near 1, as others do
-        else:  # what makes queries and keys larger, so that attention is far from uniform
+        else:  # larger queries and keys, so that attention is far from uniform
             k = shape[0] if self.family == "gpt2" and "lm_head" not in name else shape[1]
             noise *= (1.6 if any(part in name for part in ATTENTION_INPUTS) else 1.0) / np.sqrt(k)
         return noise.astype(np.float32)
@@ -331,7 +331,7 @@ MODELS = {
             "attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_bias": True,
             "tie_word_embeddings": False, "layer_types": ["full_attention", "full_attention", "sliding_attention"],
         }),
-        TinyModel("gemma3_vision", 26, {  # its text in text_config, beside a vision tower
+        TinyModel("gemma3_vision", 26, {  # its text model in text_config, next to a vision tower
             "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 4,
             "eoi_token_index": 5, "image_token_index": 6, "mm_tokens_per_image": 4, "eos_token_id": [1, 5],
             "text_config": {
@@ -380,7 +380,7 @@ MODELS = {
             **_MIXTRAL, "hidden_size": 96, "intermediate_size": 112, "num_hidden_layers": 3, "num_attention_heads": 6,
             "num_key_value_heads": 2, "num_local_experts": 5, "num_experts_per_tok": 2,
         }, gguf=True),
-        TinyModel("mixtral_head80", 92, {  # experts of which some are chosen by nobody
+        TinyModel("mixtral_head80", 92, {  # some of its experts are never chosen
             **_MIXTRAL, "hidden_size": 160, "intermediate_size": 100, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_key_value_heads": 1, "num_local_experts": 19, "num_experts_per_tok": 3, "sliding_window": 21,
             "tie_word_embeddings": True,
@@ -532,7 +532,7 @@ def write_gguf(model: TinyModel, path: Path, dtype: str = "f32", **options: Any)
 
 
 def gguf_architecture(model: TinyModel) -> str:
-    """What GGUF files call the model's architecture."""
+    """The name of the model's architecture in GGUF files."""
     return _GGUF_ARCHITECTURES.get(model.family, model.family)
 
 
@@ -574,7 +574,7 @@ def _gguf_tensors(model: TinyModel) -> Iterator[tuple[str, F32Array]]:
 
 
 def _llama3_factors(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> F32Array:
-    """What the frequencies are divided by. Source: llama.cpp's convert_hf_to_gguf.py, class LlamaModel."""
+    """Divisors of the frequencies. Source: llama.cpp's convert_hf_to_gguf.py, class LlamaModel."""
     half = config["head_dim"] // 2
     wavelength = 2 * np.pi * config["rope_theta"] ** (np.arange(half) / half)
     turns = scaling["original_max_position_embeddings"] / wavelength

@@ -19,7 +19,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
     4,
     5,
     6,
-)  # piece types, the same in GGUF and SentencePiece
+)  # piece types, with equal numbers in GGUF and SentencePiece
 
 
 @dataclass

@@ -33,7 +33,7 @@ class Case:
     """One folder.
 
     Attributes:
-        kind: what there is: ``tokenizer.json``, ``vocab.json`` or ``tokenizer.model``.
+        kind: the file that it has: ``tokenizer.json``, ``vocab.json`` or ``tokenizer.model``.
         tokens: which vocabulary, with which BOS and EOS.
         tokenizer_class: of tokenizer_config.json; None: it is missing.
         model_type: of config.json.

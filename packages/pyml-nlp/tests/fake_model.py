@@ -50,7 +50,7 @@ class FakeTokenizer:
 
 
 class FakeModel:
-    """Says what a function of all ids so far wants as the next token, with noise below it that depends on the ids.
+    """Makes the token that a function of all ids so far returns the most probable, above noise that depends on the ids.
 
     Attributes:
         calls: (ids, positions) of each slice of each forward.

@@ -1,4 +1,4 @@
-"""What the tests of structured output have in common: a small vocabulary, and texts held against a grammar."""
+"""Shared by the tests of structured output: a small vocabulary, and checks of texts against a grammar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSED: dict[str, Any] = {"type": "object", "additionalProperties": False}
 
 
 class Words:
-    """A byte-level vocabulary, and what can be written with it."""
+    """A byte-level vocabulary, with checks of the texts that a grammar allows."""
 
     def __init__(self) -> None:
         self.tokenizer: Tokenizer = load_gguf(byte_level_metadata("gpt-2"), "test.gguf")
@@ -39,7 +39,7 @@ class Words:
         return matcher.complete
 
     def schema_allows(self, schema: dict[str, Any] | str, text: str) -> bool:
-        """The same of a schema."""
+        """Check texts against a schema."""
         return self.allows(grammar_of(schema), text)
 
     def walk(self, grammar: Grammar, draw: random.Random, most: int = 400) -> str | None:

@@ -32,7 +32,7 @@ class Repository:
         cut: large files end after this many bytes, although their size is announced in full.
         damaged: large files have one other byte than their hash says.
         drop: how many times a large file's connection breaks in the middle before it is served whole.
-        statuses: HTTP statuses that are answered in place of what was asked for: by a file's name, of a large one
+        statuses: HTTP statuses to answer instead of the file: by a file's name, of a large one
             ``"store:"`` and its name for the second server; ``"api"`` for questions about the repository.
         announced: bytes more than there are that large files' sizes are announced with.
         stall: large files stop in the middle, for a minute.
@@ -113,7 +113,7 @@ class Hub:
             def _api(self, path: str) -> None:
                 identifier = "/".join(path.split("/")[:2])
                 if identifier not in hub.repositories:
-                    self.refuse(401, "RepoNotFound")  # what the real hub says to strangers
+                    self.refuse(401, "RepoNotFound")  # the real hub's answer to anonymous users
                     return
                 if status := hub.repositories[identifier].statuses.get("api"):
                     self.answer(status, {})
@@ -222,6 +222,6 @@ def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
 
 
 def resolved(names: list[str], env: dict[str, str]) -> tuple[dict[str, dict[str, object]], str]:
-    """What a new process makes of these names, and what it writes to stderr."""
+    """Resolve these names in a new process. Returns the results, and its stderr."""
     done = subprocess.run([sys.executable, "-c", SCRIPT, *names], env=env, capture_output=True, text=True, check=True)
     return dict(zip(names, map(json.loads, done.stdout.splitlines()), strict=True)), done.stderr

@@ -237,7 +237,7 @@ def test_other_sentences() -> None:
 
 
 def test_a_prefill_near_its_roofs() -> None:
-    """What bounds most of its time is what limits it."""
+    """The limit of most of its time is the limit of a prefill."""
     m = measurements()
     at_roof = [OperationSum("a", 1, 1.0, 1000, 900_000_000, True), OperationSum("b", 1, 0.5, 9_000_000, 0, False)]
     sweep = [replace(p, operations=at_roof) if p.kind == "prefill" else p for p in m.sweep]
@@ -290,7 +290,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_interrupted_audit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders that it made are gone; what was there before stays."""
+    """Folders that it made are removed; earlier ones stay."""
 
     def interrupted(source: object, dtype: str, threads: int | None, plan: Any, tell: object) -> None:
         plan(1024, 2)
@@ -364,7 +364,7 @@ def test_markdown() -> None:
 
 
 class Page(HTMLParser):
-    """Counts what it sees and checks that elements nest."""
+    """Counts elements and checks that they nest."""
 
     VOID = ("meta", "br", "link", "img")
 

@@ -25,7 +25,7 @@ def test_what_stays() -> None:
 
 
 def reference(lm: Any, prompt: list[int], count: int, keep: int, limit: int, **rules: Any) -> list[int]:
-    """Token by token, each from a fresh cache of what the context holds."""
+    """Token by token, each from a fresh cache of the context's tokens."""
     held, found = list(prompt), []
     if len(held) > limit:
         held = retained(held, keep, limit)

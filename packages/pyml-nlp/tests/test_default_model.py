@@ -131,7 +131,7 @@ def test_left_files_that_another_process_removes(cache: Path, tmp_path: Path, mo
     """Between its name and its time, one of them is gone."""
     install(tmp_path / "site")
     cache.mkdir()
-    (cache / LEFTOVERS.replace("*", "0")).symlink_to("nowhere")  # not there for whoever follows it
+    (cache / LEFTOVERS.replace("*", "0")).symlink_to("nowhere")  # a dangling link
     real = os.scandir
 
     def scandir(folder: Path) -> Any:
@@ -175,7 +175,7 @@ def assembling(site: Path, kind: str = "unnamed") -> subprocess.Popen[str]:
 @pytest.mark.parametrize("kind", ["unnamed", "hidden"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_assembly_that_is_killed(number: signal.Signals, kind: str, cache: Path, tmp_path: Path) -> None:
-    """It leaves nothing; where no file can be without a name, what it leaves is removed by a later start."""
+    """It leaves nothing; where files without a name are not possible, a later start removes the leftovers."""
     site = install(tmp_path / "site")
     with assembling(site, kind) as process:
         assert process.stdin is not None

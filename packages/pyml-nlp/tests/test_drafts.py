@@ -1,4 +1,4 @@
-"""What is drafted from a text's own past, and how much of it is run."""
+"""Drafts from a text's own history, and the number of drafted tokens that are run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_chances_follow_what_was_seen() -> None:
     drafter = PromptLookup([])
     rng = random.Random(1)
     before = PromptLookup([1, 2, 3, 4, 1, 2, 3]).chances(1)[0]
-    for _ in range(200):  # 1 2 3 is never followed by what followed it before
+    for _ in range(200):  # the token after 1 2 3 differs each time
         for token in (1, 2, 3, rng.randrange(10, 10_000)):
             drafter.append(token)
     for token in (1, 2, 3):

@@ -68,7 +68,7 @@ def test_what_a_large_value_means() -> None:
 
 
 def test_what_a_usual_value_means_has_not_changed() -> None:
-    """The same bits as the plain formulas in float32."""
+    """Bit-identical to the plain formulas in float32."""
     from pyml_nlp.sampling.penalties import penalize_repetition, subtract
 
     logits, seen = ROWS["usual"], np.arange(100)

@@ -1,4 +1,4 @@
-"""Folders and files that are given as models: which one is loaded, or what the error says that it is."""
+"""Folders and files that are given as models: which one is loaded, or the diagnosis in the error."""
 
 # ruff: noqa: E501 (tables of one case a line)
 
@@ -92,7 +92,7 @@ def test_more_tensors_in_all_shards_than_an_index_can_name(tmp_path: Path, monke
         SafetensorsFolder(tmp_path)
 
 
-# ---- what it is
+# ---- diagnosis
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The generator on a scripted model: when texts end and why, what the model is fed, batches, deadlines, cancelling."""
+"""The generator on a scripted model: when texts end and why, the model's inputs, batches, deadlines, cancelling."""
 
 from __future__ import annotations
 
@@ -423,7 +423,7 @@ def test_times() -> None:
     assert all(step.sample_ms > 0 for step in steps)
 
 
-# ---- what is refused
+# ---- refused arguments
 
 
 def refusals() -> Iterator[tuple[Callable[[LanguageModel], object], str]]:

@@ -1,4 +1,4 @@
-"""GGUF files that must load, and that they give what was written; ``gguf``, the format's own package, is the oracle."""
+"""Valid GGUF files: they load, and their content is as written; ``gguf``, the format's own package, is the oracle."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_odd_but_legal(tmp_path: Path) -> None:
 
 
 def test_strings_across_the_window(tmp_path: Path) -> None:
-    """An array much larger than what is read at first, with strings of all lengths."""
+    """An array much larger than the first piece that is read, with strings of all lengths."""
     strings = ["x" * (n % 700) + "▁" for n in range(2000)]
     metadata: dict[str, tuple[str, Any]] = {"a": ("[str", strings), "b": ("str", "c" * 300_000), "d": ("u8", 1)}
     with GGUFFile(write(tmp_path / "m.gguf", writers.gguf(metadata, {}))) as file:
@@ -165,7 +165,7 @@ def test_metadata_that_nothing_can_use(tmp_path: Path, caplog: pytest.LogCapture
     ],
 )
 def test_metadata_that_is_needed(tmp_path: Path, key: str, value: tuple[str, Any], message: str) -> None:
-    """What reads such a value refuses it."""
+    """Code that uses such a value refuses it."""
     metadata: dict[str, tuple[str, Any]] = {
         "tokenizer.ggml.model": ("str", "llama"),
         "tokenizer.ggml.tokens": ("[str", ["<unk>", "a"]),

@@ -68,7 +68,7 @@ def test_any_part_gives_the_model(tmp_path: Path, count: int, first: int) -> Non
 
 
 def test_a_model_of_one_part(tmp_path: Path) -> None:
-    """What says that it is the only part may have any name."""
+    """A file that claims to be the only part may have any name."""
     for count in (0, 1):
         path = tmp_path / "whole.gguf"
         metadata: Metadata = {"split.no": ("u16", 0), "split.count": ("u16", count)}

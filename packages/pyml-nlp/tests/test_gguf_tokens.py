@@ -1,4 +1,4 @@
-"""Vocabularies of GGUF files with faults that real files have: they load, with a warning of what is left out."""
+"""Vocabularies of GGUF files with faults that real files have: they load, with a warning about ignored parts."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ HEADER = len(build()) - sum(-(-len(raw) // 32) * 32 for _, _, raw in TENSORS.val
 
 
 def reading(path: Path) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
-    """What pyml reads: metadata, with its types, and tensors."""
+    """The metadata with its types, and the tensors, as pyml reads them."""
     with GGUFFile(path) as file:
         metadata = {
             key: (str(value.dtype), value.tolist()) if isinstance(value, np.ndarray) else value
@@ -66,7 +66,7 @@ def reading(path: Path) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
 
 
 def check_against_oracle(path: Path) -> None:
-    """pyml and the ``gguf`` package read the same."""
+    """pyml and the ``gguf`` package read equal values."""
     metadata, tensors = reading(path)
     oracle = gguf.GGUFReader(path)
     fields = {key: field.contents() for key, field in oracle.fields.items() if not key.startswith("GGUF.")}
@@ -97,7 +97,7 @@ def test_first_piece_ends_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("window", [16, 24])
 def test_every_offset_from_small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int) -> None:
-    """A string longer than what is there ends a piece where it ends itself; the fields behind it move byte by byte."""
+    """A string longer than the rest of a piece ends the piece where it ends; the fields after it move byte by byte."""
     monkeypatch.setattr(gguf_header, "WINDOW", window)
     path = tmp_path / "m.gguf"
     for padding in range(0, 600, 3 if window == 16 else 7):
@@ -107,7 +107,7 @@ def test_every_offset_from_small_pieces(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("end", [REAL_WINDOW, 2 * REAL_WINDOW])
 def test_real_piece_ends_anywhere(tmp_path: Path, end: int) -> None:
-    """The same with pieces as they are: the end of the first or second one at every byte of the fields."""
+    """With pieces of normal size: the first or second one ends at every byte of the fields."""
     path = tmp_path / "m.gguf"
     path.write_bytes(build())
     metadata, tensors = reading(path)
@@ -128,7 +128,7 @@ def test_real_piece_ends_anywhere(tmp_path: Path, end: int) -> None:
 
 
 def test_field_behind_a_string_of_many_pieces(tmp_path: Path) -> None:
-    """A string of more than twice the piece ends the next one: what follows is always at its end."""
+    """A string of more than twice the piece's size ends the next piece: the next field always begins at its end."""
     path = tmp_path / "m.gguf"
     for padding in (100_000, 131_001, 190_000, 1_000_000):
         path.write_bytes(build(padding))
@@ -136,7 +136,7 @@ def test_field_behind_a_string_of_many_pieces(tmp_path: Path) -> None:
 
 
 def test_errors_do_not_depend_on_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nested arrays, which are refused, and headers that end too early: the message is the same for all pieces."""
+    """Nested arrays, which are refused, and headers that end too early: pieces of all sizes give one message."""
     path = tmp_path / "m.gguf"
     nested = writers.u32(9) + writers.u64(1) + writers.u32(4) + writers.u64(1) + writers.u32(7)
     whole = build()

@@ -31,7 +31,7 @@ class Calls:
 
 
 def endless(ids: list[int]) -> int:
-    """Never the same three tokens."""
+    """Never repeats three tokens."""
     return 33 + len(ids) * len(ids) % 89
 
 

@@ -1,4 +1,4 @@
-"""PYML_LOG's grammar, which level prints what, and the exact form of the lines."""
+"""PYML_LOG's grammar, the messages of each level, and the exact form of the lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The refusal of what would not fit in memory."""
+"""The refusal of work that does not fit into memory."""
 
 from __future__ import annotations
 

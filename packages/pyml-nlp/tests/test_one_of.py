@@ -110,7 +110,7 @@ ONE_OF: dict[str, tuple[Schema, list[str], list[str]]] = {
         ['"a"', "[]", '"abc"'],
         ['"ab"'],
     ),
-    "by what one requires and the other forbids": (
+    "by a property that one requires and the other forbids": (
         {
             "oneOf": [
                 {**CLOSED, "properties": {"a": {"type": "integer"}}, "required": ["a"]},

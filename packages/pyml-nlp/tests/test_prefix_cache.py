@@ -1,4 +1,4 @@
-"""What is kept of earlier sequences, for how long, and what a prompt gets of it."""
+"""The prefix cache: which sequences are kept, for how long, and which part a prompt reuses."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_is_kept_does_not_change() -> None:
     prefixes = PrefixCache()
     cache = cache_of([1, 2, 3])
     prefixes.add(cache)
-    cache.pages[0][...] = 7  # as nothing does: whoever writes to a shared page has copied it before
+    cache.pages[0][...] = 7  # no code does this: pages that are shared are copied before they are written to
     fork = prefixes.fork([1, 2, 3, 4])
     assert fork is not None
     fork.reserve(1)

@@ -28,7 +28,7 @@ VALUES: list[Any] = [None, True, False, 0, 1, -3, 2.5, 1.0, 10**15, "", "a", 'é
 
 
 class Schemas:
-    """Random ones of what is held.
+    """Random schemas of the enforced keywords.
 
     Args:
         draw: where chance comes from.
@@ -42,7 +42,7 @@ class Schemas:
         return {**self.schema(3), "$defs": {name: self.schema(2) for name in ("d0", "d1", "d2")}}
 
     def schema(self, depth: int) -> Schema:
-        """A schema with so many levels in it at the most."""
+        """A schema of at most ``depth`` levels."""
         simple = [self.integer, self.number, self.string, self.value]
         nested = [self.object, self.array, self.union, self.tagged, self.several, self.reference]
         return self.draw.choice([*simple, *nested, *nested, self.object] if depth else simple)(max(0, depth - 1))

@@ -90,7 +90,7 @@ def test_classes_within_classes_end_where_the_library_ends_them() -> None:
 
 
 def test_spaces_at_the_end_take_linear_time() -> None:
-    """The pattern that is given to the library in place of the published one cuts every text in the same places."""
+    """The replacement of a published pattern splits every text in the same places."""
     pattern = check(r"\s+$").pattern
     linear, published = (pre_tokenizers.Split(Regex(text), "isolated") for text in (pattern, r"\s+$"))
     draw = random.Random(1)
@@ -103,7 +103,7 @@ def test_spaces_at_the_end_take_linear_time() -> None:
 
 
 def test_expressions_that_are_accepted_take_linear_time() -> None:
-    """Random expressions, on runs that would be read again and again if what is matched were taken back."""
+    """Random expressions, on runs that would be scanned repeatedly if matches were taken back."""
     draw = random.Random(5)
     accepted = 0
     for _ in range(400):

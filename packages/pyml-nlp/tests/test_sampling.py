@@ -220,7 +220,7 @@ def test_rules_in_any_order(seed: int, order: list[str], used: set[str], tempera
 
 
 def _plain(logits: np.ndarray, rules: SamplingOptions, history: History) -> np.ndarray:
-    """Logits after all rules, each in its most obvious form; what is out of play at -inf."""
+    """Logits after all rules, each in its most obvious form; excluded tokens at -inf."""
     for rule in rules.order or ():
         value = getattr(rules, rule)
         probabilities = softmax(logits)
@@ -273,7 +273,7 @@ def test_rules_that_do_nothing_are_left_out() -> None:
 
 
 def test_equal_to_transformers() -> None:
-    """What each of its processors leaves in play, and the logits that its penalties make (see the file's maker)."""
+    """The tokens that each of its processors keeps, and the logits after its penalties (see the file's maker)."""
     golden = json.loads((GOLDENS / "samplers.json").read_text())
     logits = np.array(golden["logits"], np.float32)
     history = History(golden["seen"])
@@ -375,7 +375,7 @@ def test_frequencies_follow_the_distribution(rules: SamplingOptions) -> None:
 
 
 def _filtered(logits: np.ndarray, rules: SamplingOptions, seen: list[int]) -> np.ndarray:
-    """Logits after all rules, what is out of play at -inf."""
+    """Logits after all rules, excluded tokens at -inf."""
     logits = logits.copy()
     for token in seen:
         penalty = rules.repetition_penalty or 1.0
@@ -457,7 +457,7 @@ def test_top_logprobs_of_ties_and_of_more_than_there_are() -> None:
     assert [token for token, _ in top_logprobs(logits, 0, 9)[1]] == [1, 2, 3, 0]
 
 
-# ---- what is refused
+# ---- refused arguments
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Who runs beside whom: places, memory, pieces of prompts, common beginnings."""
+"""Which texts run together: places, memory, pieces of prompts, common beginnings."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_nothing_kept_nothing_shared() -> None:
 
 @pytest.mark.parametrize("pages", [3, 4, 6, 100])
 def test_as_many_as_memory_allows(pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts of two pages each, of which what is free shrinks as they are filled."""
+    """Texts of two pages each; free memory shrinks as they are filled."""
     lm = make(cycle, context=1000)
     lm.prefix_cache = PrefixCache(0)
     generator = Generator(lm, speculate=False)

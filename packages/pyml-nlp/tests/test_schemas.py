@@ -1,4 +1,4 @@
-"""JSON schemas: what is held, what is passed over, what is left out, and what is refused by name."""
+"""JSON schemas: enforced parts, ignored parts, removed parts, and parts that are refused by name."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_known_formats_are_held(name: str, words: Words) -> None:
     assert not words.schema_allows(schema, '"no such thing"')
 
 
-# ---- what cannot be written
+# ---- subschemas that no text can match
 
 DECIMAL = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}]}
 
@@ -140,7 +140,7 @@ def test_a_schema_that_needs_itself_is_refused(schema: Schema, words: Words) -> 
     assert refused(words, schema) == "schema: nothing can be written: it needs itself, or a schema that allows nothing"
 
 
-# ---- what llguidance would hold too loosely
+# ---- keywords that llguidance would enforce too loosely
 
 
 def test_options_for_llguidance_do_not_count(words: Words) -> None:

@@ -77,7 +77,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_download_of_a_folder(run: Run) -> None:
-    """Only what is needed arrives, all of one commit, and nothing is printed where there is no terminal."""
+    """Only necessary files are downloaded, all of one commit, and nothing is printed without a terminal."""
     for name, files in (("org/sharded", SHARDED), ("org/single", SINGLE)):
         found = run.found[name]
         assert found["kind"] == "folder"
@@ -154,7 +154,7 @@ def test_nothing_broken_stays_in_the_cache(run: Run) -> None:
 
 
 def test_cache_needs_no_network(run: Run) -> None:
-    """What is in the cache is found although the endpoint is gone; what is not gives one line that says what to do."""
+    """Cached files are found although the endpoint is gone; missing ones give one line with advice."""
     split = ["org/split/q4/m-00001-of-00003.gguf", "org/split/q5-00001-of-00002.gguf"]
     names = ["org/sharded", "org/ggufs/q4.gguf", *split, "org/absent", "org/damaged"]
     found, _ = resolved(names, environment(run.home, "http://127.0.0.1:9"))

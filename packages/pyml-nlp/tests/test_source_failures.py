@@ -97,7 +97,7 @@ def test_failed_downloads_and_what_comes_after(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_process_that_ends_within_a_download(tmp_path: Path, sent: signal.Signals) -> None:
-    """What it leaves is never taken for the file, whether it could clean up or not."""
+    """Its leftovers are never taken for the file, whether it could clean up or not."""
     stalled = Repository({**SINGLE, "m.gguf": GGUF}, stall=True)
     with Hub({"org/m": stalled}) as hub:
         env = environment(tmp_path, hub.endpoint)
@@ -136,7 +136,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(tmp_path: Path) -> 
 
 
 def test_a_whole_model_beside_an_index(tmp_path: Path) -> None:
-    """Only what transformers would load is downloaded, and it is found in the cache without the index."""
+    """Only the files that transformers would load are downloaded, and found in the cache without the index."""
     with Hub({"org/m": Repository({**SHARDED, **WHOLE})}) as hub:
         env = environment(tmp_path, hub.endpoint)
         found, _ = resolved(["org/m"], env)

@@ -17,7 +17,7 @@ from pyml_nlp.options import GenerationOptions
 
 @pytest.fixture(autouse=True)
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs cost the same however many tokens they have: whatever can be drafted is."""
+    """Runs cost the same for any number of tokens: everything that can be drafted is drafted."""
     monkeypatch.setattr(Costs, "of", lambda self, tokens: 1.0)
 
 
@@ -142,7 +142,7 @@ def test_sampled_with_a_draft_model() -> None:
     lm = make(words, context=300)
     drafted = [step.token for step in lm.generate("ab", max_tokens=60, draft_model=make(words, context=300), **rules)]
     assert drafted == alone
-    assert len(calls(lm)) < 30  # the same noise makes the same choices
+    assert len(calls(lm)) < 30  # equal noise leads to equal choices
 
 
 def test_other_vocabularies_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Structured output with every kind of tokenizer: whatever is chosen among what may come next, the bytes match."""
+"""Structured output with every kind of tokenizer: for any choice among the allowed tokens, the bytes match."""
 
 from __future__ import annotations
 

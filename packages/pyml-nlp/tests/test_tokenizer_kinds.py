@@ -1,4 +1,4 @@
-"""Tokenizers of every kind against the library that made them: the same ids, the same text, at once and streamed."""
+"""Tokenizers of every kind against the library that made them: equal ids, equal text, at once and streamed."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ WORDS = {
     "deepseek-coder": "It|'|s| |1|2|3|4|5| caf\u00e9s|,|\n|\n| | x|+=|1|;| |\u4f60\u597d\ud55c| |\u00bd| \t",
     "deepseek-v3": "It|'s| |123|45| caf\u00e9s|,\n\n| | x|+=|1|;| |\u4f60\u597d|\ud55c| |\u00bd| \t",
 }
-"""How one text is cut, words separated by bars; with each of these rules llama.cpp has the same ids as pyml."""
+"""Splits of one text, with words separated by bars; llama.cpp has the same ids as pyml with each of these rules."""
 
 
 @pytest.mark.parametrize("pre", WORDS)

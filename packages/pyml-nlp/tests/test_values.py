@@ -1,4 +1,4 @@
-"""What users pass in: numbers, flags, texts, token ids; spellings of other engines; what is said of anything else."""
+"""Users' arguments: numbers, flags, texts, token ids, spellings of other engines, and messages about other values."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_requests_hold_plain_values() -> None:
     assert request.seeded().options.sampling.seed is not None
 
 
-# ---- what a language model refuses before any work
+# ---- arguments that a language model refuses before any work
 
 
 def refusals() -> dict[str, tuple[Callable[[LanguageModel], object], str]]:

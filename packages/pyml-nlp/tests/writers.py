@@ -12,7 +12,7 @@ import numpy as np
 from pyml_core.dtypes import BLOCK_TYPES
 
 Field = tuple[str, bytes]
-"""A field of a file: what it is (``"length"``, ``"count"``, ``"type"``, ``"text"``, ``"data"``, ...) and its bytes."""
+"""A field of a file: its kind (``"length"``, ``"count"``, ``"type"``, ``"text"``, ``"data"``, ...) and its bytes."""
 
 GGUF_TYPES = {
     "u8": (0, "B"), "i8": (1, "b"), "u16": (2, "H"), "i16": (3, "h"), "u32": (4, "I"), "i32": (5, "i"), "f32": (6, "f"),

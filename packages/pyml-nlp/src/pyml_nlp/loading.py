@@ -1,4 +1,4 @@
-"""From a path, a hub id or nothing to a :class:`LanguageModel`.
+"""Loading of a :class:`LanguageModel` from a path, a hub id or the default model.
 
 (The module is not called ``load``: importing a module of that name would replace the function :func:`pyml_nlp.load`.)
 """
@@ -9,9 +9,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyml_core.errors import PymlError, quoted
 from pyml_core.from_file import Part
@@ -20,6 +19,7 @@ from pyml_nn import ConfigError, WeightsError
 from pyml_nn.models import architecture_of
 
 from . import logs
+from .background import BackgroundCall
 from .errors import ArgumentError, changed_since_pickling
 from .formats.gguf import GGUFFile
 from .formats.safetensors import SafetensorsFolder
@@ -82,7 +82,8 @@ def load(
         description = describe(files)
         if isinstance(files, SafetensorsFolder):
             tokenizer_files(files.path)  # checks that there is a tokenizer before weights are read
-        tokenizer = _Beside(lambda: load_tokenizer(files if isinstance(files, GGUFFile) else files.path))
+        # perf: cold.py. Tokenizers are loaded by libraries that release the GIL, while weights are read.
+        tokenizer = BackgroundCall(lambda: load_tokenizer(files if isinstance(files, GGUFFile) else files.path))
         try:
             loaded = _load_weights(source, files, description, options, progress)
         except Exception:
@@ -108,11 +109,11 @@ def reload_model(origin: Origin, expected: str) -> LanguageModel:
 
 
 def find(model: ModelPath | None) -> Source:
-    """The model's files on this machine, downloaded if they have to be; see :func:`pyml_nlp.source.resolve`.
+    """Find the model's files on this machine, and download them if necessary; see :func:`pyml_nlp.source.resolve`.
 
     Raises:
-        ArgumentError: neither a path nor a text.
-        ModelNotFoundError: there is no such model.
+        ArgumentError: ``model`` is neither a path nor a text.
+        ModelNotFoundError: the model does not exist.
     """
     if model is not None and not isinstance(model, str | os.PathLike):
         raise ArgumentError(f"must be a path or a hub id, got {quoted(model)}", "model")
@@ -128,10 +129,10 @@ def find(model: ModelPath | None) -> Source:
 
 
 def open_weights(source: Source) -> GGUFFile | SafetensorsFolder:
-    """The opened file or folder; its header has been read and checked, its weights have not been read.
+    """Open a model's file or folder, and check its headers without reading weights.
 
     Raises:
-        ModelNotFoundError, ModelFileError: it is missing or malformed.
+        ModelNotFoundError, ModelFileError: a file is missing or malformed.
     """
     if source.kind == "folder":
         logs.load.info("Loading SafeTensors: %s", source.path)
@@ -147,11 +148,11 @@ def open_weights(source: Source) -> GGUFFile | SafetensorsFolder:
 
 @dataclass(frozen=True)
 class Description:
-    """What a model's files say about it.
+    """A model's architecture and configuration.
 
     Attributes:
         architecture: its module of :mod:`pyml_nn.models`.
-        name: what the files call the architecture.
+        name: the architecture's name in the files.
         config: the architecture's configuration.
     """
 
@@ -164,7 +165,7 @@ def describe(files: GGUFFile | SafetensorsFolder) -> Description:
     """Read the configuration.
 
     Raises:
-        ConfigError: an unknown architecture, or a configuration that is malformed or not supported.
+        ConfigError: the architecture is unknown, or the configuration is malformed or not supported.
     """
     if isinstance(files, GGUFFile):
         architecture = architecture_of(files.metadata, str(files.path))
@@ -179,36 +180,8 @@ def describe(files: GGUFFile | SafetensorsFolder) -> Description:
     return Description(architecture, str(files.config["model_type"]), config)
 
 
-class _Beside(Generic[T]):
-    """A call in a thread of its own: what libraries do without the GIL goes on beside the rest."""
-
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._value: T | None = None
-        self._error: BaseException | None = None
-        self._done = False
-        self._thread = Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._call()
-        except BaseException as error:  # raised where the result is asked for
-            self._error = error
-        self._done = True
-
-    def result(self) -> T:
-        """What the call has returned, once it has."""
-        self._thread.join()
-        if not self._done:  # in the child of a fork, where the thread is not
-            self._run()
-        if self._error is not None:
-            raise self._error
-        return cast("T", self._value)
-
-
-class _Reported:
-    """A source of weights that tells how much of it has been read."""
+class _ProgressSource:
+    """A source of weights that reports progress."""
 
     def __init__(self, files: GGUFFile | SafetensorsFolder, progress: Progress | None) -> None:
         self.names, self.shape, self.dtype = files.names, files.shape, files.dtype
@@ -259,7 +232,7 @@ def _load_weights(
         raise type(error)(f"{source.path}: {error}") from None
     plan.check()
     logs.load.info("  Loading tensors...")
-    weights = _Reported(files, progress)
+    weights = _ProgressSource(files, progress)
     try:
         model: Model[Any] = model_class(config, weights, dtype, options.threads, chunk, options.screen, kv_dtype)
     except (ConfigError, WeightsError) as error:

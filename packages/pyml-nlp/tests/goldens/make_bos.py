@@ -1,4 +1,4 @@
-"""Makes bos.json anew: what transformers' AutoTokenizer puts before and after a text. It does not import pyml.
+"""Makes bos.json: the ids that transformers' AutoTokenizer adds before and after a text. It does not import pyml.
 
 cd packages/pyml-nlp/tests && python -m goldens.make_bos    # in an environment with transformers and sentencepiece
 """

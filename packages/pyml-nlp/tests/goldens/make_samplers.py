@@ -1,4 +1,4 @@
-"""Makes samplers.json anew: what transformers' logits processors do to one row. It does not import pyml.
+"""Makes samplers.json: the effect of transformers' logits processors on one row. It does not import pyml.
 
 python make_samplers.py    # in an environment with torch and transformers
 """

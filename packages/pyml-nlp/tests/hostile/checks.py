@@ -1,4 +1,4 @@
-"""What every test of a bad file asks for: pyml's own error, on one line, that names the file; nothing else."""
+"""The requirement of every test of a bad file: pyml's own error, on one line, that names the file; nothing else."""
 
 from __future__ import annotations
 

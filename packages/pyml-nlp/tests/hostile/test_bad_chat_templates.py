@@ -253,7 +253,7 @@ def test_no_process_is_left() -> None:
     assert process.returncode is not None
 
 
-# ---- what is given to a template
+# ---- input of a template
 
 
 @pytest.fixture(scope="module")
@@ -379,7 +379,7 @@ def test_under_a_limit_of_its_own() -> None:
 
 
 def test_names_that_spell_a_control_token_stay(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What messages and variables say is marked, not what they are called."""
+    """Values of messages and variables are protected, their names are not."""
     monkeypatch.setitem(tokenizer.__dict__, "control_tokens", {"ab": 97, "variables": 98})
     made = ChatTemplate(tokenizer, "test")
     monkeypatch.setattr(made, "source", lambda name, tools: "{{ messages[0].content }}|{{ cab }}")

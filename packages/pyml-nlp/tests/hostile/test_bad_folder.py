@@ -180,7 +180,7 @@ def test_git_lfs_pointers(tmp_path: Path, name: str) -> None:
 
 
 def test_no_git_lfs_pointer(tmp_path: Path) -> None:
-    """What only begins like a pointer, or is too long for one, is a malformed file like any other."""
+    """A file that only begins like a pointer, or is too long for one, is malformed like any other."""
     for text in (POINTER[:-20], POINTER + "x" * 1024, POINTER.replace("version", "versions")):
         config(text)(tmp_path)
         refused(SafetensorsFolder, tmp_path / "", r"config\.json: expected JSON")

@@ -221,7 +221,7 @@ def test_bad_file(tmp_path: Path, name: str) -> None:
     ids=["string", "array", "header", "string in an array", "entries"],
 )  # fmt: skip
 def test_more_than_the_limits(tmp_path: Path, head: bytes, size: int, message: str) -> None:
-    """Files large enough to hold what they say (all holes, so that they take no room), which is too much all the same."""
+    """Files that are large enough for their counts (all holes, without disk space), but the counts are too large."""
     path = tmp_path / "bad.gguf"
     with path.open("wb") as file:
         file.write(head)

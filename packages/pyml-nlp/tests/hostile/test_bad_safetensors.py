@@ -1,7 +1,7 @@
 """safetensors files built by hand, each with one fault, which its error must name.
 
 The faults are those of the safetensors crate's own tests and ``attacks/``, of its security audit (polyglot files), and
-of what Python's ``json`` would let pass (keys twice, NaN, ``true`` as a dimension, numbers and levels without end).
+that Python's ``json`` accepts (repeated keys, NaN, ``true`` as a dimension, numbers and levels without end).
 """
 
 # ruff: noqa: E501 (tables of one case a line)
@@ -148,7 +148,7 @@ def test_bad_file(tmp_path: Path, name: str) -> None:
 
 
 def test_header_above_the_limit(tmp_path: Path) -> None:
-    """A file that is large enough for its header (all holes), which is too large all the same."""
+    """A file that is large enough for its header (all holes), but the header is too large."""
     path = tmp_path / "bad.safetensors"
     path.write_bytes(raw_safetensors("{", length=MAX_HEADER + 1))
     with path.open("r+b") as file:

@@ -109,7 +109,7 @@ def test_gguf(tmp_path: Path, fields: list[Field]) -> None:
 
 
 def test_safetensors(tmp_path: Path) -> None:
-    """What loads here must also load in the reference reader, with the same shapes."""
+    """Files that load here must also load in the reference reader, with the same shapes."""
     length = int.from_bytes(seeds.SAFETENSORS[:8], "little")
     header = json.loads(seeds.SAFETENSORS[8 : 8 + length])
     data = seeds.SAFETENSORS[8 + length :]

@@ -304,7 +304,7 @@ def charsmap(units: list[int], texts: bytes = b"x\0") -> bytes:
 
 
 def circle(length: int) -> list[int]:
-    """Units of a table in which every "a" leads on, to the first of so many nodes again at last."""
+    """Units of a table in which every "a" leads to the next of ``count`` nodes, and from the last to the first."""
     units = [0] * 512
     units[0] = 256 << 10
     places = [(256 + 256 // (n + 1) * n) ^ ord("a") for n in range(length)]
@@ -330,9 +330,9 @@ MODEL: list[tuple[str, bytes, str]] = [
     ("an empty piece", UNKNOWN + piece(""), "empty"),
     ("a piece twice", UNKNOWN + piece("a") + piece("a"), "a is already defined"),
     ("a piece with a zero", UNKNOWN + piece("a\0b"), "null"),
-    ("a score that is none", UNKNOWN + piece("a", score=b"\0\0\xc0\x7f"), "score is NaN or Inf|piece 1: expected a finite score"),
+    ("an invalid score", UNKNOWN + piece("a", score=b"\0\0\xc0\x7f"), "score is NaN or Inf|piece 1: expected a finite score"),
     ("a score without end", UNKNOWN + piece("a", score=b"\0\0\x80\x7f"), "score is NaN or Inf|piece 1: expected a finite score"),
-    ("a byte that is none", UNKNOWN + piece("<0x-1>", 6) + message(2, b"\x98\x02\x01"), "byte piece"),
+    ("an invalid byte", UNKNOWN + piece("<0x-1>", 6) + message(2, b"\x98\x02\x01"), "byte piece"),
     ("some bytes", UNKNOWN + piece("<0x01>", 6) + message(2, b"\x98\x02\x01"), "256"),
     ("spaces after words", UNKNOWN + message(2, varint(24 << 3) + b"\x01"), "treat_whitespace_as_suffix"),
     ("spaces as they are", UNKNOWN + message(3, b"\x28\x00"), "escape_whitespaces"),
@@ -349,7 +349,7 @@ MODEL: list[tuple[str, bytes, str]] = [
     ("a piece that is too long", UNKNOWN + piece("a" * 513), "piece 1: expected at most 512 bytes, got 513"),
     ("a value outside of the texts", UNKNOWN + charsmap([0x100 | 1 << 10, 0x80000000 | 5]), "outside of the 2 bytes"),
     ("a piece that is no text", UNKNOWN + message(1, message(1, b"a\xff") + b"\x18\x01"), "piece|UTF-8"),
-    ("the same for the way back", UNKNOWN + b"\x2a" + charsmap([0x7FFFFC00])[1:], "outside of the array of 256"),
+    ("the same in the denormalizer", UNKNOWN + b"\x2a" + charsmap([0x7FFFFC00])[1:], "outside of the array of 256"),
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pyml_core.locks import Lock
 from pyml_core.pickling import OfOneProcess
 
 from .. import logs
-from ..aside import run_aside
+from ..background import run_cancellable
 from . import trial
 from .grammar import Grammar, GrammarError
 from .matcher import Matcher, guarded, library, reason
@@ -90,7 +90,7 @@ class Vocabulary(OfOneProcess, instead="each process makes its own"):
             error = trial.try_out(grammar, source.text, self.size, self._adapter.special_texts)
             if error:
                 raise GrammarError(f"{grammar.kind}: {reason(error, grammar.kind)}")
-            compiled = run_aside(lambda: self._checked(grammar, source), stack=2 * STACK)
+            compiled = run_cancellable(lambda: self._checked(grammar, source), stack=2 * STACK)
         with guarded(grammar.kind):
             warnings = compiled.get_grammar_warnings()
         for note in source.notes:

@@ -16,7 +16,7 @@ from pyml_core.errors import PymlError, quoted
 from pyml_core.locks import NoFork, cached_property
 from pyml_core.pickling import OfOneProcess, SharedByCopies
 
-from ..aside import run_aside
+from ..background import run_cancellable
 from ..errors import ArgumentError
 from ..values import flag, whole
 from .decoding import Decoding
@@ -168,7 +168,7 @@ class Tokenizer(SharedByCopies, ABC):
                     f"text: expected Unicode characters, got the lone surrogate {found} at {error.start}"
                 ) from None
         if len(text) > LONG_TEXT:
-            ids = run_aside(lambda: self._encode(text, parse_special, boundaries))
+            ids = run_cancellable(lambda: self._encode(text, parse_special, boundaries))
         else:
             ids = self._encode(text, parse_special, boundaries)
         return [*self.metadata.prefix, *ids, *self.metadata.suffix] if add_special else ids

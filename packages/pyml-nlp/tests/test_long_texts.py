@@ -1,4 +1,4 @@
-"""Long texts: the same ids, in calls that Ctrl-C, cancel and deadlines end."""
+"""Long texts: unchanged ids, in calls that Ctrl-C, cancel and deadlines end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenizer_makers import LINES, library_json, pieces_model, processor, write
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled
-from pyml_nlp.aside import run_aside
+from pyml_nlp.background import run_cancellable
 from pyml_nlp.tokenizer import TextError, Tokenizer, load_tokenizer
 from pyml_nlp.tokenizer.base import LONG_TEXT
 
@@ -90,7 +90,7 @@ def test_a_deadline_ends_it(slow: tuple[Tokenizer, str]) -> None:
     tokenizer, text = slow
     with CancelToken(0.2):
         left(lambda: tokenizer.encode(text), Cancelled)
-    with CancelToken(0.2) as token:  # the next text waits for what goes on in the background, or is cancelled too
+    with CancelToken(0.2) as token:  # the next text waits for the call in the background, or is cancelled too
         threading.Timer(0.1, token.cancel).start()
         with pytest.raises(Cancelled):
             [tokenizer.encode(text) for _ in count()]
@@ -135,9 +135,9 @@ def test_a_call_that_was_left_gets_no_lock() -> None:
             calls.append(1)
 
     with lock, CancelToken(0.1):
-        left(lambda: run_aside(call), Cancelled)
+        left(lambda: run_cancellable(call), Cancelled)
         time.sleep(0.3)
     time.sleep(0.1)
     assert not calls
-    run_aside(call)
+    run_cancellable(call)
     assert calls == [1]

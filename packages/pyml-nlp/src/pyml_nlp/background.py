@@ -1,10 +1,10 @@
-"""Long library calls in a separate thread, because such a call checks neither signals nor deadlines."""
+"""Calls in threads of their own: to wait for them later, or to leave them when the caller is cancelled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Event, Thread, stack_size
-from typing import TypeVar
+from typing import Generic, TypeVar, cast
 
 from pyml_core import cancel
 from pyml_core.errors import Cancelled
@@ -18,7 +18,39 @@ _starting = Lock()
 """Held while the stack size is changed, which is a setting for all threads."""
 
 
-def run_aside(call: Callable[[], T], stack: int = 0) -> T:
+class BackgroundCall(Generic[T]):
+    """A call that starts in a new thread, with a result to wait for.
+
+    Unlike a ``concurrent.futures.Future`` it has a result in the child of a fork too: the thread does not exist there,
+    so :meth:`result` makes the call.
+    """
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._done = False
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:  # raised by result()
+            self._error = error
+        self._done = True
+
+    def result(self) -> T:
+        """Wait for the call, and return its value or raise its error."""
+        self._thread.join()
+        if not self._done:  # in the child of a fork
+            self._run()
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
+
+
+def run_cancellable(call: Callable[[], T], stack: int = 0) -> T:
     """Run ``call`` in a separate thread and return its result. The call must release the GIL.
 
     After cancellation, the call continues in the background until it ends, so its work must be bounded; it can no
