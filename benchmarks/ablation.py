@@ -1,4 +1,4 @@
-"""What each technique is worth: speed with all of them, and with one switched off.
+"""The value of each technique: speed with all of them, and with one switched off.
 
     python benchmarks/ablation.py --models gemma3-270m smollm2-135m --json ablation.json
 
@@ -44,7 +44,7 @@ class Variant:
         name: as in the table.
         arguments: of pyml-bench.
         variables: environment variables.
-        tests: what it is measured on.
+        tests: the benchmark's tests.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What texts side by side bring: tokens/s of a batch by how many run together, and the time that a kept prompt saves.
+"""The gain from texts in one batch: tokens/s of a batch by its size, and the time that a kept prompt saves.
 
 "async" is the same texts from as many coroutines as texts, which read every step; eight run together.
 

@@ -1,4 +1,4 @@
-"""What choosing a token costs: the rules of sampling, the masks of structured output, and tokens/s with and without.
+"""The cost of choosing a token: the rules of sampling, the masks of structured output, and tokens/s with and without.
 
     .venv/bin/python benchmarks/choosing.py [MODEL ...] [--tokens 96]
 

@@ -17,7 +17,7 @@ TOKENS = 16
 
 
 def command(engine: Engine, python: Path, model: Path, threads: int) -> list[str]:
-    """What is started: pyml's own command line; for the others a script as short as their documentation has it."""
+    """The command to start: pyml's own command line; for the others a script as short as in their documentation."""
     if engine.own:
         rest = ["--prompt", PROMPT, "--max-tokens", str(TOKENS), "--temperature", "0", "--threads", str(threads)]
         source = ["--safetensors", str(model)] if model.is_dir() else [str(model)]

@@ -39,7 +39,7 @@ TEXT = Path(__file__).with_name("text.txt")
 
 @dataclass
 class Row:
-    """One test on one model: what every engine reached, a figure a round."""
+    """One test on one model: every engine's speed, one figure for each round."""
 
     model: str
     test: str
@@ -109,7 +109,7 @@ class Comparison:
         self.cold = ColdRow(self.files.name) if COLD in names else None
 
     def start(self) -> None:
-        """Load the model in all engines that can be had; what is missing is said and left out."""
+        """Load the model in all engines that are installed; missing ones are reported and left out."""
         for name in self.options.engines:
             engine = ENGINES[name]
             try:
@@ -224,7 +224,7 @@ class Comparison:
             runner.close()
 
     def add_to(self, report: dict[str, Any]) -> dict[str, Any]:
-        """The report with what is known of this model."""
+        """The report with the results of this model so far."""
         own = self.runners.get(PROJECT)
         for row in self.rows:
             row.read_share = read_share(row, own.about.get("weight_bytes") if own else None, self.measured)
@@ -239,7 +239,7 @@ class Comparison:
 
 
 def read_share(row: Row, weight_bytes: int | None, limits: list[dict[str, float]]) -> float | None:
-    """For plain decode: weight bytes a second of pyml, as a share of what a plain read reached in the same run."""
+    """For plain decode: weight bytes per second of pyml, as a share of a plain read's in the same run."""
     reads = [entry["read_gb_per_s"] for entry in limits if "read_gb_per_s" in entry]
     speeds = row.tokens_per_s.get(PROJECT)
     test = Test.parse(row.test)
@@ -265,11 +265,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE",
                         help=", ".join(ENGINES))  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="the same for every engine")
-    parser.add_argument("--text", type=Path, default=TEXT, help="what @text tests are fed (default: text.txt)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every engine")
+    parser.add_argument("--text", type=Path, default=TEXT, help="text of the @text tests (default: text.txt)")
     parser.add_argument("--pyml-python", type=Path, default=Path(sys.executable), help="interpreter that has pyml")
     parser.add_argument("--envs", type=Path, default=cache, help="folder of the environments (default: %(default)s)")
-    parser.add_argument("--cache", type=Path, help="folder of the models (default: models/ beside the environments)")
+    parser.add_argument("--cache", type=Path, help="folder of the models (default: models/ next to the environments)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to this file")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args(arguments)
@@ -279,7 +279,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def command_line(options: argparse.Namespace) -> str:
-    """The command that measures the same again, wherever its files may be."""
+    """The command that repeats the measurement, without local paths."""
     parts = ["python", "benchmarks/compare.py", "--models", *(Files(n, Path(), Path()).name for n in options.models)]
     parts += ["--tests", *options.tests] if options.tests else []
     parts += [] if options.engines == list(ENGINES) else ["--engines", *options.engines]
@@ -287,7 +287,7 @@ def command_line(options: argparse.Namespace) -> str:
 
 
 def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
-    """Save what is known so far."""
+    """Save the results so far."""
     if options.markdown:
         options.markdown.write_text(markdown(report))
     if options.json:

@@ -26,10 +26,10 @@ class Engine:
     Attributes:
         name: as in the tables.
         runner: script of ``peers`` that measures it, and the script's arguments.
-        files: what it loads: ``"gguf"``, ``"hf"`` or ``"openvino"``; see :class:`models.Files`.
-        environment: where it is installed, one of ``environments.ENVIRONMENTS``; None: beside pyml.
+        files: the files that it loads: ``"gguf"``, ``"hf"`` or ``"openvino"``; see :class:`models.Files`.
+        environment: where it is installed, one of ``environments.ENVIRONMENTS``; None: pyml's own environment.
         variables: environment variables of its process.
-        tests: what it is measured on unless tests are named; none: everything.
+        tests: the tests that it takes part in unless tests are named; empty: all.
     """
 
     name: str

@@ -20,7 +20,7 @@ class Environment:
 
     Attributes:
         name: its folder.
-        packages: what pip installs.
+        packages: the packages to install with pip.
         check: Python code that runs if it is complete.
         variables: environment variables of the installation.
         without: packages that come along and are removed again.
@@ -63,7 +63,7 @@ ENVIRONMENTS = {
             "openvino-export",
             ("optimum-intel[openvino]", "transformers<5", "torch"),  # it exports Gemma 3 from no newer one
             "import optimum.exporters.openvino.__main__, openvino_tokenizers, nncf",
-            without=("torchvision",),  # fails to import beside another build of torch, and only images need it
+            without=("torchvision",),  # fails to import with another build of torch, and only images need it
         ),
         Environment(
             "transformers",

@@ -18,7 +18,7 @@ SHORT = 14  # tokens of the predecessor's second table
 
 @dataclass(frozen=True)
 class Predecessor:
-    """What the predecessor's ninth audit measured of a model: ms of a prefill, its tokens, ms of a decode step."""
+    """Results of the predecessor's ninth audit for a model: ms of a prefill, its tokens, ms of a decode step."""
 
     prefill_ms: float
     tokens: int
@@ -40,7 +40,7 @@ class Audited:
         title: as the tables call it.
         file: of ``models.py``.
         lengths: prompts to measure, those of the predecessor's audit among them.
-        predecessor: what that measured.
+        predecessor: the predecessor's results.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Audit:
 
     @cached_property
     def a(self) -> Analysis:
-        """What follows from the report."""
+        """The analysis of the report."""
         return analyse(self.m)
 
     @cached_property
@@ -97,7 +97,7 @@ class Audit:
 
 
 def values(audits: Sequence[Audit]) -> dict[str, dict[str, str]]:
-    """What each text leaves open: name of the text -> name of the figure -> Markdown."""
+    """The figures of each text: name of the text -> name of the figure -> Markdown."""
     common = {"setting": setting(audits), "reference": str(audits[0].m.reference)}
     found = {
         "README": {"models": _models(audits)},
@@ -136,7 +136,7 @@ def length_of(crossing: Crossing | None) -> str:
 
 
 def setting(audits: Sequence[Audit]) -> str:
-    """When, where and on what."""
+    """Date, machine and conditions."""
     m = audits[0].m
     read, int8, f32 = (
         spread([getattr(audit.a.limits, name) for audit in audits])

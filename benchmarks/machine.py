@@ -1,4 +1,4 @@
-"""What the machine is and what it gives at the moment: the limits that speeds are compared with."""
+"""The machine and its present limits, with which speeds are compared."""
 
 from __future__ import annotations
 

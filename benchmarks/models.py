@@ -65,7 +65,7 @@ CONTEXT = {GPT2: 1024}
 
 
 class Files:
-    """The files of one model, each made when somebody asks for it.
+    """The files of one model, each made on first use.
 
     Args:
         name: one of :data:`NAMES`, or the path of any GGUF file.
@@ -131,7 +131,7 @@ class Files:
 
 
 class Finished:
-    """A temporary path beside the target that takes its place only if the work succeeded."""
+    """A temporary path next to the target that takes its place only if the work succeeded."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -1,4 +1,4 @@
-"""What everything beside the kernels costs: Python, threads, tracing.
+"""The costs apart from the kernels: Python, threads, tracing.
 
     python benchmarks/overheads.py --models gemma3-270m smollm2-135m --json overheads.json
 
@@ -6,9 +6,9 @@
   written to a file as it comes.
 - Threads: prefill with one and with two, prefill and decode with eight, each against two.
 - Tracing: a decode step while a trace is open, and while the [attn] lines are written to a file, against one without;
-  what looking whether anybody traces costs where nobody does.
+  the cost of checking for a trace when there is none.
 
-What is compared alternates; figures are medians. Run it with the interpreter that has pyml.
+The variants alternate; figures are medians. Run it with the interpreter that has pyml.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Stopwatch:
 
 
 def python_share(lm: LanguageModel, repetitions: int) -> dict[str, float]:
-    """Python's share of the decode steps of a greedy text, and what that is in microseconds a step."""
+    """Python's share of the decode steps of a greedy text, and its time in microseconds per step."""
     shares, costs = [], []
     with tempfile.TemporaryFile("w") as out:
         for _ in range(repetitions + 1):  # the first one warms up
@@ -87,7 +87,7 @@ def python_share(lm: LanguageModel, repetitions: int) -> dict[str, float]:
 
 
 def alternate(actions: dict[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
-    """What each action returns, in turn, so often; once more at the beginning, which is not counted."""
+    """Run the actions in turn, ``repetitions`` times, and once before, which is not counted. Returns all results."""
     found: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(repetitions + 1):
         for name, action in actions.items():
@@ -107,7 +107,7 @@ def prefill_seconds(lm: LanguageModel) -> float:
 
 
 def decode_seconds(lm: LanguageModel, steps: int = STEPS) -> float:
-    """Time of so many decode steps after some tokens."""
+    """Time of ``steps`` decode steps after some tokens."""
     cache = lm.new_cache()
     lm.forward([(cache, list(range(200, 200 + DEPTH)), None)])
     start = time.perf_counter()
@@ -164,7 +164,7 @@ def tracing(lm: LanguageModel, repetitions: int) -> dict[str, float]:
 
 
 def looking_seconds(lm: LanguageModel, count: int = 10_000) -> float:
-    """What a step without a trace spends on finding that there is none."""
+    """Time that a step without a trace spends on checking for one."""
     from pyml_nn.trace import traces_of
 
     start = time.perf_counter()

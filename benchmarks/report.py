@@ -40,7 +40,7 @@ GOALS = (
     ("decode of text after 2048 tokens", "gemma3-270m", "tg64@d2048@text", 3.0),
     ("", "smollm2-135m", "tg64@d2048@text", 3.0),
 )
-"""What is aimed at: a row's title, model, test, and the least ratio of pyml's speed to the best peer's."""
+"""A goal: a row's title, model, test, and the minimum ratio of pyml's speed to the best peer's."""
 
 TEMPLATE = """# Performance
 
@@ -94,13 +94,13 @@ Python's share is what the generate loop takes beside the model's runs. Tracing 
 
 
 def read(folder: Path, name: str) -> Any:
-    """A file of results; None if there is none."""
+    """Read a file of results; returns None if it does not exist."""
     path = folder / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def goals(report: dict[str, Any]) -> str:
-    """A table of what is aimed at and what is reached."""
+    """A table of the goals and the results."""
     found = {(row["model"], row["test"]): row for row in report["results"]}
     lines = ["| | model | goal | reached | best peer |", "|---|---|---:|---:|---|"]
     for title, model, test, goal in GOALS:

@@ -127,7 +127,7 @@ def svg(report: dict[str, Any]) -> str:
 
 
 def _labels(marks: list[dict[str, Any]], places: list[tuple[float, float]]) -> list[str]:
-    """Names beside the marks; one that would cover another is left to its tooltip."""
+    """Names next to the marks; one that would cover another is left to its tooltip."""
     out: list[str] = []
     taken: list[tuple[float, float]] = []
     for mark, (left, top) in zip(marks, places, strict=True):
@@ -143,7 +143,7 @@ def _labels(marks: list[dict[str, Any]], places: list[tuple[float, float]]) -> l
 def _grid(
     x: Callable[[float], float], y: Callable[[float], float], xs: tuple[float, float], ys: tuple[float, float]
 ) -> list[str]:
-    """Decades, their names, and what the axes are."""
+    """Decades, their names, and the titles of the axes."""
     out = []
     for exponent in range(round(math.log10(xs[0])), round(math.log10(xs[1])) + 1):
         at = x(10.0**exponent)

@@ -1,4 +1,4 @@
-"""What speculation brings: tokens/s with and without, on texts that repeat themselves and on those that do not.
+"""The gain from speculation: tokens/s with and without, on texts with and without repetition.
 
     .venv/bin/python benchmarks/speculation.py [MODEL ...] [--tokens 128] [--rounds 3]
 

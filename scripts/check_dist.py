@@ -1,4 +1,4 @@
-"""Check what is in the sdists and wheels of a folder: all of the sources in the one, none of the C in the other."""
+"""Check the content of the sdists and wheels of a folder: sdists have all sources, wheels have no C."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCE_ONLY = (".c", ".h", ".pyx", ".pxd", ".pxi")
 
 
 def main(folder: Path) -> int:
-    """Print one line a fault; 0 if there is none."""
+    """Print one line for each fault; returns 0 if there are no faults."""
     faults = []
     for package in ("pyml_core", "pyml_nn", "pyml_nlp"):
         names = [path.name for path in folder.glob(f"{package}-*")]
@@ -40,7 +40,7 @@ def main(folder: Path) -> int:
                 faults.append(f"{wheel.name}: lacks its extension")
             if wheel.stem.endswith("any"):
                 faults.append(f"{wheel.name}: is tagged as if it held no compiled code")
-    print(*faults or ["sdists and wheels hold what they should"], sep="\n")
+    print(*faults or ["sdists and wheels have the expected content"], sep="\n")
     return 1 if faults else 0
 
 

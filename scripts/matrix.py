@@ -1,4 +1,4 @@
-"""Run the test matrix, Python x CPU level, over what this machine really has, and say what it has not.
+"""Run the test matrix, Python x CPU level, as far as this machine has them, and report the missing ones.
 
     python scripts/matrix.py              the packages' own tests, every Python x every level
     python scripts/matrix.py --ci         the packages' own tests on the oldest Python at every level but the best,
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    """Run what was asked for; 0 if everything passed."""
+    """Run the requested part; returns 0 if everything passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ci", action="store_true", help="one Python at every other level, the others at the best")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
-"""What the runners share: JSON lines with compare.py, the tests, and the choice of an engine's fastest setting.
+"""Shared by the runners: JSON lines with compare.py, the tests, and the choice of an engine's fastest setting.
 
-A runner is a process that loads one model once and then measures what it is told to, one test at a time:
+A runner is a process that loads one model once and then runs one test after the other:
 
     {"command": "load", "model": PATH, "threads": 2}   -> {"version": .., "note": ..}
     {"command": "encode", "path": TEXT_FILE}           -> {"ids": [..]}
@@ -8,7 +8,7 @@ A runner is a process that loads one model once and then measures what it is tol
     {"command": "prepare", "test": "pp512"}            -> {"setting": ..}     untimed, picks the setting
     {"command": "run", "test": "pp512", "setting": .., "seed": 1}  -> {"seconds": .., "tokens": ..}
 
-An answer is one line of JSON; ``{"error": ..}`` says why there is none. This file needs the standard library only.
+An answer is one line of JSON; ``{"error": ..}`` is the reason for a failure. This file needs the standard library only.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Engine(ABC):
         raise NotImplementedError(f"{self.name} cannot be given a text")
 
     def release(self, test: Test, setting: str) -> None:  # noqa: B027 (most engines keep nothing for a setting)
-        """Drop what was kept for a setting that was not chosen."""
+        """Drop the results of settings that were not chosen."""
 
     def source(self, seed: int, test: Test) -> Callable[[int], list[int]]:
         """Where a run's ids come from: the text, or random ids that differ (so that no prefix can be reused)."""

@@ -82,7 +82,7 @@ TEXT_NOISE = [
     "\ufeff",
     "\r\n",
 ]
-"""What is put into a text at any place."""
+"""Snippets that are inserted into a text at any place."""
 
 
 def odd(rng: random.Random) -> Any:

@@ -30,7 +30,7 @@ MEMORY_PER_BYTE = 32
 MESSAGE_CHARACTERS = 1500
 
 Input = Any
-"""What a target makes and runs: anything that JSON can hold, so that a finding can be kept as a file."""
+"""The input of a target: a JSON value, so that a finding can be stored as a file."""
 
 
 class Target(Protocol):
@@ -39,7 +39,7 @@ class Target(Protocol):
     name: str
 
     def prepare(self, folder: Path) -> None:
-        """Make what all inputs share, before workers are forked; nothing that has threads."""
+        """Make the state that all inputs share, before workers are forked, without threads."""
         ...
 
     def make(self, rng: random.Random) -> Input:
@@ -53,7 +53,7 @@ class Target(Protocol):
 
 @dataclass
 class Report:
-    """What came of a target's inputs.
+    """The outcome of a target's inputs.
 
     Attributes:
         accepted, refused: how many inputs.
@@ -71,7 +71,7 @@ class Report:
 
 
 def attempt(target: Target, given: Input) -> str:
-    """Run one input here; ``accepted``, ``refused``, or a description of what is wrong."""
+    """Run one input here; returns ``accepted``, ``refused``, or a description of the fault."""
     cpu, high = time.process_time(), _peak()
     size = 0
     outcome = "accepted"

@@ -47,7 +47,7 @@ CORPUS = HERE / "corpus"
 
 
 def main() -> int:
-    """Run what was asked for; 1 if there are findings."""
+    """Run the requested targets; returns 1 if there are findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=list(TARGETS))
     parser.add_argument("--seconds", type=float, default=60)

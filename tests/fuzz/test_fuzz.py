@@ -32,7 +32,7 @@ def test_kept_inputs(path: Path, targets: dict[str, driver.Target]) -> None:
 
 @pytest.mark.parametrize("name", run.TARGETS)
 def test_inputs_can_be_kept_and_repeated(name: str, targets: dict[str, driver.Target]) -> None:
-    """What a target makes survives being written as JSON, and a seed makes the same input again."""
+    """A target's input survives being written as JSON, and a seed makes an equal input again."""
     target = targets[name]
     for seed in range(3):
         given = target.make(random.Random(seed))

@@ -1,4 +1,4 @@
-"""Make the goldens: what Hugging Face transformers computes, in f32 with its eager attention.
+"""Make the goldens: results of Hugging Face transformers, in f32 with its eager attention.
 
     python3 -m venv oracle
     oracle/bin/pip install torch transformers accelerate gguf sentencepiece safetensors
@@ -42,7 +42,7 @@ POSITIONS = (0, 1, 2, 3, *range(4, 60, 3), *range(60, 70))
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computed the goldens."""
+    """Versions of the packages that computed the goldens."""
     modules = (torch, transformers, tokenizers, np)
     return {
         "python": sys.version.split()[0],
@@ -60,7 +60,7 @@ def load(path: Path, **options: Any) -> Any:
 
 
 def outputs(model: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a model computes for ids.
+    """A model's results for ids.
 
     Returns logits (T, V); hidden states (L + 1, T, W): embeddings, then each layer's output before the final norm; and
     attention probabilities (L, H, T, T).
@@ -99,7 +99,7 @@ def as_generated(model: Any, tiny: tiny_models.TinyModel) -> tuple[np.ndarray, n
 
 
 def make_tiny(root: Path, names: set[str]) -> None:
-    """Goldens of these tiny random models; checks that transformers reads the GGUF twins as the same models."""
+    """Goldens of these tiny random models; checks that transformers reads the GGUF twins as equal models."""
     for model in (model for name, model in tiny_models.MODELS.items() if name in names):
         folder = tiny_models.write_hf(model, root / model.name)
         logits, hidden, attention = as_generated(load(folder), model)
@@ -120,10 +120,10 @@ def make_tiny(root: Path, names: set[str]) -> None:
 
 
 def check_gguf(model: tiny_models.TinyModel, root: Path, logits: np.ndarray) -> None:
-    """transformers reads the GGUF that we write as the same model, as far as it reads such files at all."""
+    """transformers reads the GGUF file that we write as an equal model, as far as it reads such files at all."""
     tiny_models.write_gguf(model, root / f"{model.name}.gguf")
     try:
-        # The configuration is given: transformers leaves biases, scaled RoPE and small contexts out of what it reads.
+        # The configuration is passed: transformers does not read biases, scaled RoPE and small contexts from the file.
         config = transformers.AutoConfig.from_pretrained(root / model.name)
         twin = load(root, gguf_file=f"{model.name}.gguf", config=config)
     except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
@@ -232,7 +232,7 @@ def make_greedy(name: str, model: Any, encode: Any) -> None:
 
 
 def main(wanted: set[str]) -> None:
-    """Make what is wanted: ``tiny``, ``real`` (text), ``greedy``, tiny models by name; everything by default."""
+    """Make the requested goldens: ``tiny``, ``real`` (text), ``greedy``, tiny models by name; everything by default."""
     torch.set_num_threads(2)
     wanted = wanted or {"tiny", "real", "greedy"}
     names = set(tiny_models.MODELS) if "tiny" in wanted else wanted & set(tiny_models.MODELS)

@@ -4,7 +4,7 @@
  * Its functions stand before those of the C library or of a sanitizer. While it is armed it counts the calls that come
  * from the code of watched modules, and the call with the wanted number fails: it returns NULL, ENOMEM, or EAGAIN for a
  * thread. Of the interpreter's calls those count that it makes for pyml's module, and for Python code if that is
- * wanted: other extension modules are not what is tested. preloaded.py compiles and controls it.
+ * wanted: other extension modules are not tested. preloaded.py compiles and controls it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,12 +32,12 @@ typedef struct {
 
 static code watched, standard;           /* of watched modules, and of the standard library's */
 static code pyml, evaluation;            /* of pyml's module, and of the loop that evaluates Python code */
-static bool interpreter, python, arrays; /* these are what is watched */
+static bool interpreter, python, arrays; /* the allocations that are watched */
 static atomic_long failing, counted;     /* 0: not armed */
 static atomic_int fill = -1;
 static atomic_int processors; /* 0: those that there are */
 
-/* ---- what is behind */
+/* ---- the real functions */
 
 static void *(*next_malloc)(size_t), *(*next_calloc)(size_t, size_t), *(*next_realloc)(void *, size_t);
 static void *(*next_aligned_alloc)(size_t, size_t);
@@ -85,7 +85,7 @@ static bool ready(void) {
     return done = true;
 }
 
-/* ---- what is wanted */
+/* ---- the requests */
 
 #define PUBLIC __attribute__((visibility("default")))
 
@@ -161,7 +161,7 @@ PUBLIC long preloaded_disarm(void) {
 /* Fill fresh memory with this byte; -1: leave it. */
 PUBLIC void preloaded_fill(int byte) { atomic_store(&fill, byte); }
 
-/* Tell of so many processors; 0: of those that there are. */
+/* Report this number of processors; 0: the real one. */
 PUBLIC void preloaded_processors(int count) { atomic_store(&processors, count); }
 
 /* Whether the interpreter, which is the caller, was last called by pyml's module or by Python code. */
@@ -271,7 +271,7 @@ PUBLIC int sched_getaffinity(pid_t process, size_t size, cpu_set_t *set) {
     return 0;
 }
 
-/* ---- the data of NumPy's arrays: what NumPy needs besides, not all of its functions can do without */
+/* ---- the data of NumPy's arrays: NumPy's other allocations are left alone, because not all of it survives failures */
 
 typedef struct {
     char name[127];
@@ -303,7 +303,7 @@ static void array_free(void *context, void *memory, size_t size) {
     free(memory);
 }
 
-/* What PyDataMem_SetHandler takes in a capsule. */
+/* The capsule that PyDataMem_SetHandler takes. */
 PUBLIC void *preloaded_arrays(void) {
     static array_handler handler = {"preloaded", 1, NULL, array_malloc, array_calloc, array_realloc, array_free};
     return &handler;

@@ -1,4 +1,4 @@
-"""Control of ``preloaded.c``: which allocation fails, what fresh memory holds, how many processors there are."""
+"""Control of ``preloaded.c``: which allocation fails, the content of fresh memory, the number of processors."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Preloaded:
         """Count the calls of pyml's module, or those that others make for it, and no more.
 
         Args:
-            what: ``"native"``: its own; ``"arrays"``: NumPy's for the data of arrays, whoever wants them; ``"cython"``:
+            what: ``"native"``: its own; ``"arrays"``: NumPy's for the data of arrays, for any caller; ``"cython"``:
                 the interpreter's for pyml's module; ``"python"``: those and the interpreter's for Python code.
         """
         found = True
@@ -111,5 +111,5 @@ class Preloaded:
         self._library.preloaded_fill(byte)
 
     def processors(self, count: int) -> None:
-        """Tell of so many processors; 0: of those that there are."""
+        """Report this number of processors; 0: the real one."""
         self._library.preloaded_processors(count)

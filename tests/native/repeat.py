@@ -24,7 +24,7 @@ from tests.native.preloaded import Preloaded
 from tests.native.scenarios import SCENARIOS, Act, Scenario
 
 PATIENCE = 120  # seconds that one repetition may take
-PROCESSORS = 4  # in processes of their own: so many that some worker threads can be made, and others not
+PROCESSORS = 4  # in processes of their own: enough that some worker threads can be created and others not
 WHICH = {"own": ("native",), "all": ("native", "arrays", "cython"), "every": ("native", "arrays", "cython", "python")}
 FILLS = (0, 0xBE, 0xFF)
 
@@ -56,7 +56,7 @@ def numbers(watched: str, wanted: str) -> Iterator[int]:
 
 
 def is_of_memory(error: Exception) -> bool:
-    """Whether it is a MemoryError, or what NumPy and the standard library have in its place; never so of pyml."""
+    """Whether it is a MemoryError, or the equivalent of NumPy and the standard library; pyml has no equivalent."""
     if isinstance(error, MemoryError):
         return True
     frame = error.__traceback__
@@ -67,11 +67,11 @@ def is_of_memory(error: Exception) -> bool:
         text = str(error)
         nothing_set = "without setting an exc" in text or "without exception set" in text
         return nothing_set and "pyml" not in text and "_native" not in raised_by
-    return "pyml" not in raised_by or str(error) == "can't allocate lock"  # what the interpreter says of locks
+    return "pyml" not in raised_by or str(error) == "can't allocate lock"  # the interpreter's message about locks
 
 
 def attempt(preloaded: Preloaded, act: Act, expected: str, number: int) -> bool:
-    """Repeat with this call failing, and then without: whether there were so many calls."""
+    """Repeat with call ``number`` failing, and then without; returns whether there was such a call."""
     signal.alarm(PATIENCE)
     failed = False
     result = None
@@ -133,7 +133,7 @@ def fail(scenario: Scenario) -> None:
 
 
 def digest_of_a_fork(act: Act) -> str:
-    """:func:`digest` of what it gives in a process of its own."""
+    """:func:`digest` of its result in a process of its own."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -149,7 +149,7 @@ def digest_of_a_fork(act: Act) -> str:
 
 
 def fill(scenario: Scenario) -> None:
-    """The result does not depend on what fresh memory holds."""
+    """The result does not depend on the content of fresh memory."""
     preloaded = Preloaded()
     for level in levels():
         found = {}

@@ -1,4 +1,4 @@
-"""What pyml's native code does, as scenarios that can be repeated: ``repeat.py`` says under which conditions."""
+"""Uses of pyml's native code, as scenarios that can be repeated: ``repeat.py`` has the conditions."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Act = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Scenario:
-    """Something that can be done again and again with the same result.
+    """An action that can be repeated with an equal result.
 
     Attributes:
-        start: does what comes before, and returns what is repeated; its results are compared bit for bit.
+        start: prepares, and returns the action to repeat; its results are compared bit for bit.
         watched: whose allocations fail, see :meth:`preloaded.Preloaded.watch`.
         forked: each repetition is the first one in a process of its own, which has no worker threads yet.
     """
@@ -182,7 +182,7 @@ def mixture() -> Act:
 
 
 def caches() -> Act:
-    """Growing, forking, trimming, saving and loading; the base stays what it was."""
+    """Growing, forking, trimming, saving and loading; the base stays unchanged."""
     models = [tiny(kv_dtype=kv) for kv in ("int8", "f16")]
     bases = [model.new_cache() for model in models]
     for model, base in zip(models, bases, strict=True):
@@ -266,7 +266,7 @@ def strings() -> Act:
     return act
 
 
-# What NumPy and the interpreter do here they can do without memory: elsewhere it may be they that crash.
+# NumPy and the interpreter can do these without memory: in other actions they might crash themselves.
 PYTHON_TOO = ("native", "arrays", "cython", "python")
 SCENARIOS = {
     "program": Scenario(program_from_the_start),

@@ -1,4 +1,4 @@
-"""Native code without memory ends in MemoryError or the right result, and it does not read what nobody wrote."""
+"""Native code without memory ends in MemoryError or the right result, and it does not read uninitialised memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Compare chat templates, rendered and tokenised, with transformers' ``apply_chat_template``.
 
     python -m tests.oracle.chat_templates            # every template and case of tests/chat/cases.py
-    python -m tests.oracle.chat_templates --write    # and write what transformers gives to tests/chat/goldens.json
+    python -m tests.oracle.chat_templates --write    # and write transformers' results to tests/chat/goldens.json
     python -m tests.oracle.chat_templates FOLDER     # the template and tokenizer of a model's folder
 
 The exit code is 1 if there are differences.
@@ -39,7 +39,7 @@ def expected(tokenizer: Any, case: Case) -> tuple[dict[str, str | None], list[in
     try:
         text = tokenizer.apply_chat_template(case.messages, tokenize=False, **options)
     except TemplateError as error:
-        said = type(error) is TemplateError  # what raise_exception raises
+        said = type(error) is TemplateError  # the error of raise_exception
         return {"error": str(error) if said else None}, []
     except Exception:  # an operation on values of a wrong type, in the template's words
         return {"error": None}, []
@@ -47,7 +47,7 @@ def expected(tokenizer: Any, case: Case) -> tuple[dict[str, str | None], list[in
 
 
 def found(template: ChatTemplate, case: Case) -> tuple[dict[str, str | None], list[int]]:
-    """The same of pyml."""
+    """Render with pyml."""
     options: dict[str, Any] = {**vars(case)}
     messages = options.pop("messages")
     try:

@@ -66,7 +66,7 @@ class Row:
 
 
 def windows(tokenizer: Tokenizer, text: str, positions: int, window: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Sequences of at most ``window`` tokens, begun as every text is, and what follows at their last positions."""
+    """Sequences of at most ``window`` tokens, begun as every text is, and the logits at their last positions."""
     start = tokenizer.encode("")
     ids = tokenizer.encode(text[: positions * 16])[len(start) :]
     if len(ids) <= positions:

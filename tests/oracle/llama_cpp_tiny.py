@@ -1,4 +1,4 @@
-"""llama.cpp on the GGUF files of the tiny models, beside the goldens: that these files follow its conventions.
+"""llama.cpp on the GGUF files of the tiny models, compared with the goldens: these files follow its conventions.
 
     oracle/bin/python -m tests.oracle.llama_cpp_tiny
 

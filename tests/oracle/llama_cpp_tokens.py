@@ -1,4 +1,4 @@
-"""llama.cpp's token ids beside pyml's, for every pre-tokenizer that pyml knows.
+"""llama.cpp's token ids compared with pyml's, for every pre-tokenizer that pyml knows.
 
     oracle/bin/python -m tests.oracle.llama_cpp_tokens
 

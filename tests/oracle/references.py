@@ -1,4 +1,4 @@
-"""What the live comparisons share: transformers in f32, engines to compare with it, and texts that every machine has.
+"""Shared by the live comparisons: transformers in f32, engines to compare with it, and texts that every machine has.
 
 They run in an environment of their own, with pyml's three packages, torch and transformers (``README.md`` beside this
 file)."""
@@ -100,7 +100,7 @@ def pyml_engine(path: Path, dtypes: str, threads: int) -> Engine:
 
 
 def llama_cpp_engine(path: Path, threads: int, window: int) -> Engine:
-    """llama-cpp-python on the same GGUF file."""
+    """llama-cpp-python on this GGUF file."""
     import llama_cpp
 
     sizes = {"n_ctx": window, "n_batch": window, "n_threads": threads, "n_threads_batch": threads}

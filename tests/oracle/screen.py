@@ -1,4 +1,4 @@
-"""Whether a screened head finds what the full head has, over many states of real text.
+"""Check that a screened head finds the full head's tokens, over many states of real text.
 
     python -m tests.oracle.screen MODEL --states 10000
     python -m tests.oracle.screen MODEL --dtype q8_0 --k 40

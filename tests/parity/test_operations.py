@@ -1,4 +1,4 @@
-"""Every operation of a model against the NumPy reference, each fed with what the compiled ones before it computed.
+"""Every operation of a model against the NumPy reference, each with the inputs that the compiled operations computed.
 
 A whole quantised model cannot be compared so: where rounding puts one activation on the other side of a half, its int8
 code is a step further, and layer by layer that grows to the size of the quantisation itself, in any two programs.
@@ -37,7 +37,7 @@ def beginning(program: Program, count: int) -> Program:
 
 
 def check_operations(model: Any, ids: list[int], layers: Collection[int] | None = None) -> None:
-    """Compare what every operation (of ``layers`` alone, if they are given) computes and appends to the KV pages."""
+    """Compare the results of every operation (or only of ``layers``), and the keys and values in the KV pages."""
     program: Program = model.program
     outputs = list(range(0, len(ids), 3))
 

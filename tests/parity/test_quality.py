@@ -1,6 +1,6 @@
-"""What quantised files and bf16 cost in accuracy: KL divergence from pyml's own f32 on a text, at every third token.
+"""Accuracy of quantised files and bf16: KL divergence from pyml's own f32 on a text, at every third token.
 
-``tests/oracle/kld.py`` measures the same against transformers on thousands of positions, beside llama.cpp.
+``tests/oracle/kld.py`` measures it against transformers on thousands of positions, and llama.cpp too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyml_nlp
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "real"
 
-# Mean KL divergence of llama.cpp on the same files from transformers' f32 (2 560 positions), in nats.
+# Mean KL divergence of llama.cpp on these files from transformers' f32 (2 560 positions), in nats.
 LLAMA_CPP = {"gemma_gguf": 0.0146, "smollm2_gguf": 0.0035}
 
 

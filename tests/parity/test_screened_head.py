@@ -1,4 +1,4 @@
-"""The screened head of real models finds what their full head has, state by state."""
+"""The screened head of real models finds the tokens of their full head, state by state."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def head(model: TinyModel, weights: Mapping[str, F32Array], x: npt.NDArray[Any])
 def first_wrong_layer(model: TinyModel, weights: Mapping[str, F32Array]) -> int | None:
     """The first layer after which the model differs from transformers' hidden states.
 
-    Runs the model with its first 1, 2, ... layers and compares the logits with what the recorded hidden states give.
+    Runs the model with its first 1, 2, ... layers and compares the logits with those of the recorded hidden states.
     """
     arrays = golden(model)
     for n in range(1, model.n_layers + 1):
@@ -99,7 +99,7 @@ def test_gguf_gives_the_same_logits(name: str, tiny_ggufs: dict[str, Path]) -> N
 
 
 class TensorByTensor:
-    """A source without what reads much at once."""
+    """A source without the methods that read many ranges at once."""
 
     def __init__(self, files: GGUFFile | SafetensorsFolder) -> None:
         self.names, self.shape, self.dtype, self.read = files.names, files.shape, files.dtype, files.read

@@ -75,10 +75,10 @@ def hashes(encode: Encode, texts: Iterable[str]) -> list[str]:
 
 @dataclass
 class Case:
-    """A tokenizer of pyml beside its original.
+    """A tokenizer of pyml and its original.
 
     Attributes:
-        name: what is compared.
+        name: the name of the comparison.
         encode, original: text to ids.
         pieces: of the vocabulary, to make strings of; none: only other strings.
         skips: texts that the kind of tokenizer cannot read as the original does.
@@ -106,13 +106,13 @@ def double_space_mark(text: str) -> bool:
 def of_folder(folder: Path, name: str = "") -> Case:
     """A folder's tokenizer.json, as pyml and as the library read it."""
     tokenizer = load_tokenizer(folder)
-    plain = partial(tokenizer.encode, add_special=False)  # the config beside may change what is put around a text
+    plain = partial(tokenizer.encode, add_special=False)  # the folder's config may change the ids around a text
     engine = originals.from_file(folder / "tokenizer.json")
     return Case(name or str(folder), plain, library(engine, add_special=False), sorted(engine.get_vocab()))
 
 
 def of_gguf(file: Path, engine: tokenizers.Tokenizer, name: str = "") -> Case:
-    """A GGUF file's tokenizer beside an original."""
+    """A GGUF file's tokenizer compared with an original."""
     opened = GGUFFile(file)
     pieces = opened.metadata["tokenizer.ggml.tokens"]
     return Case(name or str(file), load_tokenizer(opened).encode, library(engine), pieces)
@@ -152,7 +152,7 @@ def real_models(scratch: Path) -> Iterator[Case]:
 
 
 def compare(case: Case, count: int) -> bool:
-    """Print the differences of a case in ``count`` random and ``count`` real strings; whether there are none."""
+    """Print the differences of a case in ``count`` random and ``count`` real strings; returns whether all are equal."""
     start = time.monotonic()
     blocks = min(count // BLOCK, len(case.hashes))
     random = partial(map, lambda number: random_string(number, case.pieces))

@@ -1,7 +1,7 @@
 """The originals of real models' tokenizers, as objects of the ``tokenizers`` library.
 
 They are built from the vocabulary and the published recipe (the parts of the original tokenizer.json), not with pyml.
-What is built for Gemma is held to hashes of the ids that its own tokenizer.json gives.
+The recipe for Gemma is compared with hashes of the ids that its own tokenizer.json gives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.helpers.tokenizer_files import CONTROL, USER_DEFINED, unescaped_space
 
 
 def from_file(path: Path) -> tokenizers.Tokenizer:
-    """What the library makes of a tokenizer.json."""
+    """A tokenizer.json, loaded by the library."""
     engine = tokenizers.Tokenizer.from_file(str(path))
     engine.no_truncation()
     engine.no_padding()
@@ -56,7 +56,7 @@ def gpt2(folder: Path) -> tokenizers.Tokenizer:
 
 
 def gemma(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Gemma's recipe with the pieces of a GGUF file: BPE with bytes for what is unknown, ▁ for spaces, BOS first.
+    """Gemma's recipe with the pieces of a GGUF file: BPE with bytes for unknown characters, ▁ for spaces, BOS first.
 
     A SentencePiece model has scores in place of merges: every way to make a piece of two others is a merge, and the
     merges of a better piece come first, those of user-defined pieces (whose scores mean nothing) before all.

@@ -1,6 +1,6 @@
 """The tokenizers of real models against the originals: 0 differences.
 
-5 000 strings each here; ``compare.py`` beside compares 100 000 random and 100 000 real ones of each kind.
+5 000 strings each here; ``compare.py`` compares 100 000 random and 100 000 real ones of each kind.
 """
 
 from __future__ import annotations
