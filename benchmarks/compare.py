@@ -4,8 +4,7 @@
 
 Each engine runs in a process of its own, in a virtual environment of its own, with the model loaded once; all but the
 one being measured are stopped. In each round every engine takes every test, in an order that rotates, and the machine's
-limits are measured. What is known is written after each round. Needs the standard library only; see README.md beside
-this file.
+limits are measured. Results are written after each round. Needs the standard library only; see README.md.
 """
 
 from __future__ import annotations

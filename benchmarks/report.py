@@ -3,7 +3,7 @@
     python benchmarks/report.py FOLDER
 
 FOLDER holds compare.json, cold.json (cold starts in a run of their own), kernels.json, roofline.json, ablation.json and
-overheads.json, as ``benchmarks/performance.sh FOLDER`` leaves them. What is missing there is said to be not measured.
+overheads.json, as ``benchmarks/performance.sh FOLDER`` leaves them. Missing results are marked as not measured.
 Run it with the interpreter that has pyml.
 """
 
@@ -44,9 +44,9 @@ GOALS = (
 
 TEMPLATE = """# Performance
 
-How fast pyml is beside other engines, how near to what the machine can do, and what each technique is worth. This
-page is written by `benchmarks/report.py`; [benchmarks](../benchmarks/README.md) tells how everything is measured. To
-measure it anew:
+The speed of pyml compared with other engines and with the machine's limits, and the value of each technique. This
+page is written by `benchmarks/report.py`; [benchmarks](../benchmarks/README.md) describes the measurements. To repeat
+them:
 
 ```sh
 sh benchmarks/performance.sh results
@@ -54,7 +54,7 @@ sh benchmarks/performance.sh results
 
 {machine}
 
-Ratios of engines measured in alternation in one run are what to look at: absolute figures belong to one machine and
+Look at ratios of engines that were measured in alternation in one run: absolute figures belong to one machine and
 one hour.
 
 ## Goals
@@ -70,7 +70,7 @@ The ratio is pyml / the best peer of the row, median over the rounds.
 
 Each operation of a model, all its layers together, in a prefill of 512 tokens and in a decode step. On the slope the
 memory is the limit, under the flat lines arithmetic is: int8 for quantised matrices, f32 for the rest. Pointing at a
-mark tells its figures.
+mark shows its figures.
 
 ![Roofline](roofline.svg)
 
@@ -80,15 +80,15 @@ One row is compared with plain reads of memory, 512 rows with the int8 limit (th
 One row streams more copies of the matrix than the caches hold.
 
 {kernels}
-## What each technique is worth
+## The value of each technique
 
-The same measurement with one thing switched off, and how many times as fast everything together is. Switches are
-those that everybody has: `--threads`, `PYML_CPU_LEVEL`, `--dtype`, `--kv-dtype`, `--full-head`.
+The measurement with one technique switched off, and the speed of everything together relative to it. The switches
+are public: `--threads`, `PYML_CPU_LEVEL`, `--dtype`, `--kv-dtype`, `--full-head`.
 
 {ablation}
-## What is around the kernels
+## Costs apart from the kernels
 
-Python's share is what the generate loop takes beside the model's runs. Tracing is compared step by step with none.
+Python's share is the time of the generate loop apart from the model's runs. Tracing is compared step by step with none.
 
 {overheads}"""
 

@@ -68,7 +68,7 @@ def test_the_estimate_counts_every_stage() -> None:
     assert seconds["cold prefill and decode, run 3 of 3"] == 2.0
     assert seconds["loading"] == 0.5
     assert seconds["the machine's limits again"] == 1.0
-    assert seconds["prompt of 4096 tokens, and decode steps behind it"] > plan.repetitions_of(4096) * 4.096
+    assert seconds["prompt of 4096 tokens, and decode steps after it"] > plan.repetitions_of(4096) * 4.096
     quick = make_plan(32768, 18, quick=True).stages(1.0, 2.0, 0.5, 0.001, 0.01)
     assert sum(stage.seconds for stage in quick) < sum(seconds.values()) / 4
 
@@ -454,5 +454,5 @@ def test_too_few_samples() -> None:
 
 def test_the_comparison_as_text() -> None:
     text = compare.text(measurements(), replace(measurements(0.5), threads=1))
-    assert "Not the same threads: 2, then 1." in text
+    assert "Different threads: 2, then 1." in text
     assert re.search(r"\| load \| 501\.000 ± [\d.]+ \| 250\.500 ± [\d.]+ \| -50\.0 % \| faster \|", text)

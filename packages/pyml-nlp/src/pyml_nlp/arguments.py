@@ -77,7 +77,7 @@ def check_forward(batch: Any, want: Any) -> None:
 
 
 def not_empty(name: str, ids: list[int]) -> list[int]:
-    """Return the ids. Raises PymlError if there are none."""
+    """Return the ids. Raises PymlError if the list is empty."""
     if not ids:
         raise PymlError(f"the {name} is empty: expected at least one token")
     return ids

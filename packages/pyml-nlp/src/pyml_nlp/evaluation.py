@@ -34,16 +34,16 @@ Progress = Callable[[int, int], None]
 
 
 class Predictor(Protocol):
-    """What is evaluated: a language model, of which this is needed."""
+    """The parts of a language model that evaluation uses."""
 
     @property
     def name(self) -> str:
-        """What it was loaded from, for messages."""
+        """Its name in messages."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Text to ids."""
+        """The model's tokenizer."""
         ...
 
     @property
@@ -53,15 +53,15 @@ class Predictor(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Most positions of a sequence."""
+        """Maximum number of positions of a sequence."""
         ...
 
     def new_cache(self, max_length: int | None = None) -> KVCache:
-        """An empty KV cache."""
+        """Return an empty KV cache."""
         ...
 
     def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Sequence[int] | None]]) -> list[F32Array]:
-        """Logits (len(positions), V) of each sequence."""
+        """Return logits (len(positions), V) of each sequence."""
         ...
 
 

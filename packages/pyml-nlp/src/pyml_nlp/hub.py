@@ -92,7 +92,7 @@ class Repository:
     def gguf(self, name: str) -> Path:
         """Return one GGUF file of the repository, from the cache or downloaded.
 
-        All parts of a split model are downloaded into the same folder.
+        All parts of a split model are downloaded into one folder.
         """
         folder, slash, base = name.rpartition("/")
         parts = part_names(base)

@@ -1,6 +1,6 @@
 """Pickling of models and tokenizers: as the path that they were loaded from.
 
-They are loaded again when they are unpickled. A fingerprint ensures that the result is the same.
+They are loaded again when they are unpickled. A fingerprint ensures that the result is equal.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info)
     """Find a model, and download it if necessary.
 
     A model in huggingface-hub's cache is used without a request to the hub. ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HOME``
-    and ``HF_HUB_OFFLINE`` have the same effect as in huggingface-hub.
+    and ``HF_HUB_OFFLINE`` have their effect in huggingface-hub.
 
     Args:
         model: a ``.gguf`` file; a folder; a hub id ``organisation/name``, or ``organisation/name/file.gguf`` for one

@@ -149,7 +149,7 @@ def text(a: Measurements, b: Measurements) -> str:
         ("layers", str(a.layers), str(b.layers)),
     ):
         if one != other:
-            lines.append(f"Not the same {name}: {one}, then {other}.")
+            lines.append(f"Different {name}: {one}, then {other}.")
     first, second = best_limits(a.machine.limits), best_limits(b.machine.limits)
     lines += [
         f"The machine gave {first.read_gb_s:.1f} and {second.read_gb_s:.1f} GB/s, {first.int8_gop_s:.0f} and "

@@ -70,9 +70,7 @@ class Plan:
             Stage("loading", load),
             Stage(f"warm prefill of {self.reference} tokens, {self.jitter_steps} decode steps one by one", warm),
             *(
-                Stage(
-                    f"prompt of {length} tokens, and decode steps behind it", self._point_seconds(length, token, step)
-                )
+                Stage(f"prompt of {length} tokens, and decode steps after it", self._point_seconds(length, token, step))
                 for length in self.prompt_lengths
             ),
             Stage("the machine's limits again", limits),

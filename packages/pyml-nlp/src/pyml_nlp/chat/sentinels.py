@@ -1,6 +1,6 @@
 """Protection of messages from becoming control tokens.
 
-A template writes control tokens ("<|im_start|>") as text, and a user can write the same text. To distinguish them after
+A template writes control tokens ("<|im_start|>") as text, and a user can write such text too. To distinguish them after
 rendering, a sentinel is inserted into every control token in a message, after its first character. The tokenizer no
 longer recognises the spelling, and the template sees text that begins, ends and counts as before except for that
 character. After rendering, the sentinels are removed, and their positions become boundaries that no control token may

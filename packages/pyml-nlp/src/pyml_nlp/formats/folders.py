@@ -200,7 +200,7 @@ def _with_subfolders(folder: Path, top: list[str]) -> Iterator[str]:
 
 
 def _base_model(folder: Path) -> str:
-    """Return an addition to a message with the base model in an adapter's configuration; empty if there is none."""
+    """Return an addition to a message with the base model in an adapter's configuration; empty if it has none."""
     try:
         name = read_optional(folder, ADAPTER).get("base_model_name_or_path")
     except PymlError:

@@ -248,7 +248,7 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any) -> Any:
-    """Convert 1.0 to 1: they are the same number in JSON Schema."""
+    """Convert 1.0 to 1: they are equal in JSON Schema."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):

@@ -98,7 +98,7 @@ def _check_multiples(graph: SchemaGraph) -> None:
 
 
 def _in_place(node: Node, work: int) -> list[Node]:
-    """Return all subschemas that apply to the same value."""
+    """Return all subschemas that apply to one value."""
     known: dict[int, Node] = {}
     waiting: list[Branch] = [node]
     while waiting:

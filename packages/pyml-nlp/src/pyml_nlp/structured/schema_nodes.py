@@ -14,7 +14,7 @@ from .grammar import GrammarError
 from .schema_keywords import check_keywords
 
 MAX_NODES = 50_000
-"""Maximum number of subschemas of a schema; llguidance has the same limit."""
+"""Maximum number of subschemas of a schema; llguidance's own limit."""
 
 _ONE = ("items", "additionalItems", "additionalProperties")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")

@@ -63,7 +63,7 @@ def _with_schemas(source: str) -> tuple[str, list[str]]:
 
 
 def _schema_at(source: str, start: int, notes: list[str]) -> tuple[str, int]:
-    """Return the prepared form of the schema at ``start``, with the same number of lines, and its end."""
+    """Return the prepared form of the schema at ``start``, with as many lines, and its end."""
     try:
         _, end = json.JSONDecoder().raw_decode(source, start)
         schema = read_schema(source[start:end])

@@ -1,4 +1,4 @@
-"""Tokenizers: text to token ids and back, with the same ids as a model's own tokenizer.
+"""Tokenizers: text to token ids and back, with the ids of a model's own tokenizer.
 
 ``load_tokenizer`` makes a :class:`Tokenizer` from a model's files: tokenizer.json, vocab.json and merges.txt,
 tokenizer.model, or the metadata of a GGUF file. The libraries that run them (``tokenizers``, ``sentencepiece``) are

@@ -80,7 +80,7 @@ class Tokenizer(SharedByCopies, ABC):
     """Converts text to token ids and back. Made by :func:`pyml_nlp.tokenizer.load_tokenizer`; thread-safe.
 
     Attributes ``kind``, ``vocab_size``, ``bos_id``, ``eos_ids``, ``special_ids``: see :class:`TokenizerMetadata`.
-    ``path``: the absolute path of the file or folder that it was loaded from; None if there is none.
+    ``path``: the absolute path of the file or folder that it was loaded from; None: not from files.
 
     Pickling stores this path; unpickling loads the tokenizer again, and fails if the result differs.
     """

@@ -69,7 +69,7 @@ class Vocabulary:
         if longest > MAX_TOKEN_LENGTH:
             number = next(number for number, text in enumerate(tokens) if len(text) == longest)
             raise self.fail("tokens", f"token {number}: expected at most {MAX_TOKEN_LENGTH} characters, got {longest}")
-        if "" in tokens:  # the same placeholder as llama.cpp's
+        if "" in tokens:  # llama.cpp's placeholder
             tokens = [text or f"[EMPTY_{number}]" for number, text in enumerate(tokens)]
         return tokens
 

@@ -1,6 +1,6 @@
 """Search for special tokens in text: leftmost first, and the longest of those that begin at one position.
 
-The ``tokenizers`` library has the same rule, and also matches added tokens before any other step.
+The ``tokenizers`` library has this rule too, and also matches added tokens before any other step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..errors import ModelFileError
 
 MAX_LENGTHS = 1 << 14
-"""Maximum sum of the distinct lengths of tokens with the same first character: characters compared per position."""
+"""Maximum sum of the distinct lengths of tokens with equal first characters: characters compared per position."""
 
 
 class SpecialTokens:
@@ -22,7 +22,7 @@ class SpecialTokens:
     of tokens cost little, even in a text of a million "<".
 
     Raises:
-        ModelFileError: tokens with the same first character have too many lengths, see :data:`MAX_LENGTHS`.
+        ModelFileError: tokens with equal first characters have too many lengths, see :data:`MAX_LENGTHS`.
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:

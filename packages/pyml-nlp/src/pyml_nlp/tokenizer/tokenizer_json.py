@@ -1,8 +1,8 @@
 """Tokenizers from the tokenizer.json of a Hugging Face folder, run by the ``tokenizers`` library.
 
 The file is parsed and checked here, and the library's object is built from the checked parts. This is also faster than
-letting the library read the file (Gemma: 0.8 s rather than 1.1 s). A tokenizer.model in the same folder would load ten
-times faster, but is not used: proving that both give the same ids requires reading tokenizer.json, and tokens that
+letting the library read the file (Gemma: 0.8 s rather than 1.1 s). A tokenizer.model in such a folder would load ten
+times faster, but is not used: proving that both give equal ids requires reading tokenizer.json, and tokens that
 users added to a model are often in tokenizer.json only.
 
 :meth:`Tokenizer.encode` adds the ids at the beginning and end of a text, which the file's post-processor names. Like

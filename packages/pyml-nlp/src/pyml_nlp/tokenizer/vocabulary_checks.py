@@ -1,4 +1,4 @@
-"""Checks of vocabularies and merges, the same for all file formats."""
+"""Checks of vocabularies and merges, for all file formats."""
 
 from __future__ import annotations
 
