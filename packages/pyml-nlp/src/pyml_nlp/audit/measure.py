@@ -43,12 +43,12 @@ TEXT = (
 )
 LOOPS = 5000  # iterations of the loop that shows the speed of a core
 SEED = 42  # of the random token ids, equal in all audits
-Tell = Callable[[str, float, float], None]
+Progress = Callable[[str, float, float], None]
 """Called with the next stage, the estimated seconds of finished work and of all work; zeros if not yet known."""
 
 
 def measure(
-    info: ModelInfo, dtype: str, threads: int | None, make_plan: Callable[[int, int], Plan], tell: Tell
+    info: ModelInfo, dtype: str, threads: int | None, make_plan: Callable[[int, int], Plan], progress: Progress
 ) -> Measurements:
     """Run the whole audit.
 
@@ -56,7 +56,7 @@ def measure(
         info: the model.
         dtype, threads: see :func:`pyml_nlp.load`.
         make_plan: returns the plan for the model's context length and number of layers.
-        tell: called before each stage.
+        progress: called before each stage.
 
     Raises:
         PymlError: an error of loading, a plan that does not fit the model, or a cold process that failed.
@@ -70,7 +70,7 @@ def measure(
         return measure_limits(threads, max(1 << 24, min(READ_BYTES, available_memory() // 4)))
 
     load_average = [os.getloadavg()[0]]
-    tell("measuring the machine", 0, 0)
+    progress("measuring the machine", 0, 0)
     start = time.perf_counter()
     measured = [limits()]
     limits_s = time.perf_counter() - start
@@ -81,15 +81,15 @@ def measure(
         def cold_pair() -> list[ColdRun]:
             return [cold.run_cold(model, dtype, threads, kind, prompt, cache) for kind in ("prefill", "decode")]
 
-        tell("first cold prefill and decode", 0, 0)
+        progress("first cold prefill and decode", 0, 0)
         start = time.perf_counter()
         runs = cold_pair()
         token_s, step_s = min(runs[0].again_ms) / 1e3 / plan.reference, min(runs[1].again_ms) / 1e3
         stages = plan.stages(limits_s, time.perf_counter() - start, runs[0].load_ms / 1e3, token_s, step_s)
-        announce = _announcer(stages, tell)
+        announce = _announcer(stages, progress)
         lengths = ", ".join(map(str, plan.prompt_lengths))
         left = _duration(sum(stage.seconds for stage in stages))
-        tell(f"this will take about {left}: prompts of {lengths} tokens", 0, 0)
+        progress(f"this will take about {left}: prompts of {lengths} tokens", 0, 0)
         for _ in range(1, plan.cold_runs):
             announce()
             runs += cold_pair()
@@ -147,7 +147,7 @@ def measure(
     )
 
 
-def _announcer(stages: Sequence[Stage], tell: Tell) -> Callable[[], None]:
+def _announcer(stages: Sequence[Stage], progress: Progress) -> Callable[[], None]:
     """Return a function that announces the next stage at each call."""
     total = sum(stage.seconds for stage in stages)
     left = iter(stages)
@@ -156,7 +156,7 @@ def _announcer(stages: Sequence[Stage], tell: Tell) -> Callable[[], None]:
     def announce() -> None:
         nonlocal done
         stage = next(left)
-        tell(stage.text, done, total)
+        progress(stage.text, done, total)
         done += stage.seconds
 
     return announce

@@ -19,7 +19,7 @@ from .analyse import Analysis, analyse
 from .conclusions import conclusions
 from .html import html
 from .markdown import markdown
-from .measure import Tell, measure
+from .measure import Progress, measure
 from .measurements import FORMAT, VERSION, Measurements
 from .plan import Plan, make_plan
 from .sections import summary
@@ -34,7 +34,7 @@ def audit(
     layers: Sequence[int],
     quick: bool,
     output: Path | None,
-    tell: Tell,
+    progress: Progress,
 ) -> tuple[Path, list[str]]:
     """Measure a model and write the report. Returns the folder and the conclusions, one line each.
 
@@ -51,7 +51,7 @@ def audit(
         return chosen
 
     try:
-        m = measure(info, dtype, threads, plan, tell)
+        m = measure(info, dtype, threads, plan, progress)
     except BaseException:  # an audit that failed or was interrupted leaves no folder
         for path in made:
             with contextlib.suppress(OSError):

@@ -294,16 +294,16 @@ def _jitter(m: Measurements, a: Analysis) -> Section:
             " The process ran at a real-time priority, which Linux suspends for "
             f"{m.machine.suspended_ms:.0f} ms of each second if it never waits: some steps last longer by this time."
         )
-    told = f"clock {min(clock):.0f} to {max(clock):.0f} MHz" if clock else "the clock is not reported here"
+    pace_text = f"clock {min(clock):.0f} to {max(clock):.0f} MHz" if clock else "the clock is not reported here"
     pace = [step.loop_us for step in m.steps]
-    told += f"; a fixed loop after each step took {min(pace):.0f} to {max(pace):.0f} µs"
+    pace_text += f"; a fixed loop after each step took {min(pace):.0f} to {max(pace):.0f} µs"
     return Section(
         "Jitter of decode steps",
         [
             f"Consecutive steps after {m.reference} tokens, not traced. Page faults "
             f"{sum(s.minor_faults for s in m.steps)}, involuntary context switches "
-            f"{sum(s.involuntary_switches for s in m.steps)}, {told}; time stolen by a hypervisor {m.stolen_ms:.0f} "
-            f"ms.{stops}",
+            f"{sum(s.involuntary_switches for s in m.steps)}, {pace_text}; time stolen by a hypervisor "
+            f"{m.stolen_ms:.0f} ms.{stops}",
         ],
         [
             Table(["steps", "median ms", "p95 ms", "p99 ms", "longest ms", "slow (over 1.1 medians)"], rows),

@@ -53,9 +53,9 @@ class Chatter(Protocol):
 class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
     """Messages and the model's answers, in turns.
 
-    The template renders the whole conversation at each turn, and its ids are compared with those in the cache: the part
-    that is the same is not computed again. Mostly that is everything but the end of the last answer and the new
-    message. Results are those of a new cache, bit for bit.
+    The template renders the whole conversation at each turn, and its ids are compared with those in the cache: the
+    common beginning is not computed again. That is usually everything except the end of the last answer and the new
+    message. Results are bit-identical to those of a new cache.
 
     Args:
         lm: the language model.
@@ -124,13 +124,13 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
 
         Args:
             message: a text of the user, or any message (``{"role": "tool", ...}``).
-            options, timeout, speculate, draft_model, changes: as for :meth:`LanguageModel.generate`.
+            options, timeout, speculate, draft_model, changes: see :meth:`LanguageModel.generate`.
 
         An answer that is not read to its end, or is cancelled, stays in the conversation with its text so far.
 
         Raises:
             ContextOverflowError: the conversation does not fit the context any more.
-            ChatTemplateError, Cancelled, ArgumentError: as of :meth:`LanguageModel.chat`.
+            ChatTemplateError, Cancelled, ArgumentError: see :meth:`LanguageModel.chat`.
 
             The message of a call that raises is not part of the conversation.
         """

@@ -32,7 +32,7 @@ MAX_GIVEN = 16 << 20
 """Maximum number of characters in these: several times a template's output, because it need not write them all."""
 
 _MAX_DEPTH = 100
-_MAX_BITS = 2048  # of an integer: with this bound Python can print it, whatever its limit on digits is set to
+_MAX_BITS = 2048  # of an integer: Python can print it with any setting of its limit on digits
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]*")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 

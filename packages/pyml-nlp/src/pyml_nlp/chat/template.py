@@ -27,7 +27,7 @@ INSTRUCT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """A small model that was trained for chat, which error messages recommend."""
 
 WITHOUT_PROMPT = ChatOptions(add_generation_prompt=False)
-"""The default of :meth:`ChatTemplate.render`, as of transformers' ``apply_chat_template``."""
+"""The default of :meth:`ChatTemplate.render`, like transformers' ``apply_chat_template``."""
 
 _OWN = ("messages", "tools", "documents", "add_generation_prompt")  # variables with an option of their own
 

@@ -37,14 +37,14 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         matcher: llguidance's matcher, at the beginning of a text.
         size: V.
         kind: kind of the grammar, for messages.
-        anew: makes a matcher that shares nothing with other texts; None if ``matcher`` already shares nothing.
+        renew: makes a matcher that shares nothing with other texts; None if ``matcher`` already shares nothing.
     """
 
-    def __init__(self, matcher: Any, size: int, kind: str, anew: Callable[[], Any] | None = None) -> None:
+    def __init__(self, matcher: Any, size: int, kind: str, renew: Callable[[], Any] | None = None) -> None:
         self._matcher = matcher
         self._size = size
         self._kind = kind
-        self._anew = anew
+        self._renew = renew
         self._taken: list[int] = []
         self._mask = np.zeros((size + 31) // 32, np.uint32)
 
@@ -109,8 +109,8 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         except BaseException as error:
             raise as_grammar_error(error, self._kind) from None
         with guarded(self._kind):
-            if self._anew is not None:
-                self._matcher, self._anew = self._anew(), None
+            if self._renew is not None:
+                self._matcher, self._renew = self._renew(), None
                 for start in range(0, len(self._taken), _REPLAYED):
                     self._matcher.consume_tokens(self._taken[start : start + _REPLAYED])
                     self._matcher.compute_bitmask()  # resets llguidance's count of work

@@ -1,4 +1,4 @@
-"""Calls into the tokenizer libraries: whatever they raise becomes one line.
+"""Calls into the tokenizer libraries: their exceptions become one line.
 
 ``tokenizers`` is written in Rust. Invalid input can cause a panic, which Python sees as a ``BaseException``, so every
 call is guarded.

@@ -5,7 +5,7 @@ The ``tokenizers`` library uses Oniguruma, which backtracks: a pattern such as `
 pattern is accepted only if its time is provably linear in the length of the text:
 
 - After an item without an upper bound (``\p{L}+``), no item of its branch can fail, so nothing is matched twice.
-- The items before it are bounded. The steps that all branches may take in vain at one position of the text are counted;
+- The items before it are bounded. The steps of all branches that fail at one position of the text are counted;
   a tokenizer has a limit for the sum of all its expressions (see :mod:`.work`).
 - A few published branches break the first rule but are linear because a later branch then matches the whole run
   (``\s*[\r\n]+`` with ``\s+``). They are recognised by their text, and the later branch must be present. Only branches
