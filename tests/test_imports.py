@@ -107,6 +107,28 @@ def test_a_circle_for_annotations_is_found(tmp_path: Path) -> None:
     assert circle(edges) == []
 
 
+def reached(name: str, edges: dict[str, set[str]]) -> set[str]:
+    """All modules that a module imports, directly or through others."""
+    found, waiting = set[str](), [name]
+    while waiting:
+        new = edges[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
+
+
+BELOW = ("arguments", "engine", "evaluation", "generation", "pickling", "sampling", "structured", "tokenizer", "values")
+
+
+def test_nothing_below_the_facade_knows_it() -> None:
+    edges = graph(modules("nlp"))
+    below = [name for name in edges if name.startswith(tuple(f"pyml_nlp.{part}" for part in BELOW))]
+    assert len(below) > 60
+    assert "pyml_nlp.generation.generator" in reached("pyml_nlp.language_model", edges)
+    for name in below:
+        assert "pyml_nlp.language_model" not in reached(name, edges), name
+
+
 def late_imports(path: Path) -> Iterator[int]:
     """Lines of imports in functions that have no comment, neither on a line of the block of imports nor above it."""
     lines = path.read_text().splitlines()
