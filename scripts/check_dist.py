@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = runpy.run_path(str(ROOT / "packages/pyml-core/src/pyml_core/_version.py"))["__version__"]
-SOURCE_ONLY = (".c", ".h", ".pyx", ".pxd", ".pxi")
+SOURCE_ONLY = (".c", ".h", ".def", ".pyx", ".pxd", ".pxi")
 
 
 def main(folder: Path) -> int:

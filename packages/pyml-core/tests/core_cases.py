@@ -32,12 +32,6 @@ QUANTIZED = [name for name, kind in BLOCK_TYPES.items() if kind.quantized]
 PLAIN = ["f32", "f16", "bf16"]
 SIZES = (1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 67, 127, 129, 193, 255)
 
-# Where a block's float16 fields are; the rest of a quantised block may be any bytes.
-HALVES = {
-    "q8_0": (0,), "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "iq4_nl": (0,),
-    "q2_K": (80, 82), "q3_K": (108,), "q4_K": (0, 2), "q5_K": (0, 2), "q6_K": (208,),
-}  # fmt: skip
-
 
 def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> F32Array:
     return (scale * rng.standard_normal(shape)).astype(np.float32)
@@ -47,7 +41,7 @@ def with_halves(name: str, blocks: npt.NDArray[np.uint8], values: Callable[[int]
     """Blocks (rows, blocks a row, bytes) as a tensor, with ``values(count)`` in every float16 field."""
     kind, (rows, count) = BLOCK_TYPES[name], blocks.shape[:2]
     flat = blocks.reshape(rows * count, kind.type_size).copy()
-    for offset in HALVES[name]:
+    for offset in kind.scale_offsets:
         halves = np.broadcast_to(np.asarray(values(len(flat)), np.float16), len(flat))
         flat[:, offset : offset + 2] = np.ascontiguousarray(halves).view(np.uint8).reshape(-1, 2)
     return Tensor(flat.reshape(-1), name, (rows, count * kind.block_size))

@@ -13,18 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pyml_core.dtypes import BLOCK_TYPES, BlockType, as_bytes, dequantize, expand, quantize
+from pyml_core.block_types import BLOCK_TYPES, BlockType
+from pyml_core.dtypes import as_bytes, dequantize, expand, quantize
 from pyml_core.errors import ShapeError
 from pyml_core.tensor import Tensor
 
 QUANTIZED = [name for name, kind in BLOCK_TYPES.items() if kind.quantized]
 WRITABLE = ["f32", "f16", "bf16", "q8_0", "q4_0"]
-
-# Where a block's float16 fields are; the rest of a quantised block may be any bytes.
-HALVES = {
-    "q8_0": (0,), "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "iq4_nl": (0,),
-    "q2_K": (80, 82), "q3_K": (108,), "q4_K": (0, 2), "q5_K": (0, 2), "q6_K": (208,),
-}  # fmt: skip
 
 
 def ggml(name: str) -> gguf.GGMLQuantizationType:
@@ -39,7 +34,7 @@ def random_blocks(name: str, rows: int, columns: int, seed: int = 0) -> npt.NDAr
         values = rng.standard_normal((rows, columns)) * 10.0 ** rng.integers(-6, 5, (rows, columns))
         return quantize(values.astype(np.float32), name).reshape(rows, -1)
     blocks = rng.integers(0, 256, (rows * columns // kind.block_size, kind.type_size), dtype=np.uint8)
-    for offset in HALVES[name]:
+    for offset in kind.scale_offsets:
         bits = (
             rng.integers(0, 0x7C00, len(blocks), dtype=np.uint16)
             | rng.integers(0, 2, len(blocks), dtype=np.uint16) << 15

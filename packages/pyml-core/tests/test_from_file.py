@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pyml_core import _native, from_file, panels
-from pyml_core.dtypes import BLOCK_TYPES, dequantize
+from pyml_core import _native, from_file
+from pyml_core.block_types import BLOCK_TYPES
+from pyml_core.dtypes import dequantize
 from pyml_core.errors import ShapeError
 from pyml_core.from_file import NumbersError, Part, ReadError, read_parts, read_ranges
 from pyml_core.hashing import hash_rows
@@ -186,7 +187,7 @@ BAD_BITS = {
 
 def scale_places(dtype: str) -> list[int]:
     """Where floats, or float16 scales and minima, are in a block: by the layout of panels in NumPy."""
-    fields = [field for field in panels.FIELDS[dtype] if field.unit == 2 or dtype == "f32"]
+    fields = [field for field in BLOCK_TYPES[dtype].fields if field.unit == 2 or dtype == "f32"]
     return [field.offset + field.unit * number for field in fields for number in range(field.count)]
 
 

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pytest
 
 from pyml_core import panels, reference
-from pyml_core.dtypes import BLOCK_TYPES, dequantize, quantize
+from pyml_core.block_types import BLOCK_TYPES
+from pyml_core.dtypes import dequantize, quantize
 from pyml_core.errors import ShapeError
 from pyml_core.tensor import PackedMatrix, Tensor, pack
 
@@ -58,7 +59,7 @@ def test_sizes_and_alignment(name: str) -> None:
 
 @pytest.mark.parametrize("name", BLOCK_TYPES)
 def test_fields_cover_every_byte_of_a_block_once(name: str) -> None:
-    covered = [byte for f in panels.FIELDS[name] for byte in range(f.offset, f.offset + f.unit * f.count)]
+    covered = [byte for f in BLOCK_TYPES[name].fields for byte in range(f.offset, f.offset + f.unit * f.count)]
     assert sorted(covered) == list(range(BLOCK_TYPES[name].type_size))
 
 

@@ -13,16 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pyml_core import Program, Slice, reference
-from pyml_core.dtypes import BLOCK_TYPES, F32Array, U8Array, quantize
+from pyml_core.block_types import BLOCK_TYPES, F32Array, U8Array
+from pyml_core.dtypes import quantize
 from pyml_core.errors import ShapeError
 from pyml_core.kv_layout import KVLayout
 from pyml_core.tensor import Tensor, pack
 
 QUANTIZED = [name for name, kind in BLOCK_TYPES.items() if kind.quantized]
-HALVES = {
-    "q8_0": (0,), "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "iq4_nl": (0,),
-    "q2_K": (80, 82), "q3_K": (108,), "q4_K": (0, 2), "q5_K": (0, 2), "q6_K": (208,),
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def random_weight(name: str, rows: int, columns: int, rng: np.random.Generator) 
     """A weight of random codes with scales around 0.01."""
     kind = BLOCK_TYPES[name]
     blocks = rng.integers(0, 256, (rows * columns // kind.block_size, kind.type_size), dtype=np.uint8)
-    for offset in HALVES[name]:
+    for offset in kind.scale_offsets:
         scales = rng.uniform(-0.02, 0.02, len(blocks)).astype(np.float16)
         blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
     return Tensor(blocks.reshape(-1), name, (rows, columns))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import writers
 
-from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.from_file import Part
 from pyml_core.tensor import empty_matrix
 from pyml_nlp.errors import ModelFileError

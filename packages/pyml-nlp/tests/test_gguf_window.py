@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import writers
 
-from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.block_types import BLOCK_TYPES
 from pyml_nlp.errors import ModelFileError
 from pyml_nlp.formats import gguf_header
 from pyml_nlp.formats.gguf import GGUFFile

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.block_types import BLOCK_TYPES
 
 Field = tuple[str, bytes]
 """A field of a file: its kind (``"length"``, ``"count"``, ``"type"``, ``"text"``, ``"data"``, ...) and its bytes."""

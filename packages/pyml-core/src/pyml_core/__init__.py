@@ -14,9 +14,10 @@ from . import _build_check, _native
 _build_check.check(_native.SOURCE_HASH)
 
 from ._version import __version__ as __version__  # noqa: E402
+from .block_types import BLOCK_TYPES, BlockType  # noqa: E402
 from .cancel import CancelToken  # noqa: E402
 from .cpu import cpu_info, default_threads, level, levels, use_level  # noqa: E402
-from .dtypes import BLOCK_TYPES, BlockType, dequantize, quantize  # noqa: E402
+from .dtypes import dequantize, quantize  # noqa: E402
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
 from .functional import activate, argmax, attention, gated, layer_norm, matmul, rms_norm, rope, softmax, top_k  # noqa: E402
 from .graph import Buffer, Operation, Slice  # noqa: E402

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-_SUFFIXES = (".c", ".h", ".inc", ".pyx", ".pxd", ".pxi")
+_SUFFIXES = (".c", ".h", ".def", ".inc", ".pyx", ".pxd", ".pxi")
 
 
 def source_hash(package: Path) -> str | None:

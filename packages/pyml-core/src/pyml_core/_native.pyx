@@ -24,7 +24,7 @@ from time import monotonic, sleep
 
 import numpy as np
 
-from .dtypes import BLOCK_TYPES
+from .block_types import BLOCK_TYPES
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError
 from .kv_layout import PAGE_TOKENS, PageTable
 

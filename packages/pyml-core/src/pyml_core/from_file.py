@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native, cpu, panels
-from .dtypes import U8Array, block_type
+from .block_types import U8Array, block_type
 from .errors import OutOfMemoryError, ShapeError
 from .tensor import PackedMatrix, row_index
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import _native
-from .dtypes import U8Array
+from .block_types import U8Array
 from .errors import ShapeError
 
 

@@ -1,11 +1,11 @@
 """The packed layout of a weight matrix: panels of 16 rows, side by side, in the order in which a kernel streams them.
 
 Rows are cut into panels of 16 (in the last one, what belongs to rows past the matrix's end is zero). A panel is a
-sequence of chunks of up to 256 columns. A chunk is a sequence of planes, one for each field of the block type in the
-table below; a plane holds that field of all blocks of the chunk, unit by unit, each unit of all 16 rows side by side:
-``[blocks * units][16 rows]``, filled up with zeros to a multiple of 64 bytes. So one 64-byte load reads the same four
-weights' codes (or two scales) of 16 rows. Stored bits stay as they are, but for two fields that are re-ordered for the
-kernels' sake (:class:`Field`).
+sequence of chunks of up to 256 columns. A chunk is a sequence of planes, one for each field of the block type
+(:class:`pyml_core.block_types.Field`); a plane holds that field of all blocks of the chunk, unit by unit, each unit of
+all 16 rows side by side: ``[blocks * units][16 rows]``, filled up with zeros to a multiple of 64 bytes. So one 64-byte
+load reads the same four weights' codes (or two scales) of 16 rows. Stored bits stay as they are, but for two fields
+that are re-ordered for the kernels' sake.
 
 A q8_0 matrix may be *split*: its unsigned codes are then two planes of nibbles, and the low ones of all panels follow
 on everything else, so that a coarse pass over a vocabulary's head reads the first half of it from front to end
@@ -17,12 +17,12 @@ This is the specification in NumPy; the compiled packer is tested against it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .dtypes import ByteSource, U8Array, as_bytes, block_type, check_shape, checked_bytes
+from .block_types import Field, U8Array, block_type, check_shape
+from .dtypes import ByteSource, as_bytes, checked_bytes
 from .errors import ShapeError
 
 PANEL_ROWS = 16
@@ -30,47 +30,7 @@ CHUNK_COLUMNS = 256
 ALIGNMENT = 64
 
 _UNITS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
-
-
-@dataclass(frozen=True)
-class Field:
-    """A part of a stored block that becomes a plane.
-
-    Attributes:
-        name: as in ggml's block struct.
-        offset: where it starts in the stored block, in bytes.
-        unit: bytes that stay together: 2 for float16 scales, 1 for packed scales, 4 for words of codes.
-        count: units a block.
-        recode: ``"biased"``: int8 codes become unsigned (xor 0x80); ``"bits"``: the 32 fifth bits of q5_0 and q5_1 are
-            re-ordered so that bit g of byte i is the stored bit 4 g + i, next to word g of the codes.
-    """
-
-    name: str
-    offset: int
-    unit: int
-    count: int
-    recode: str = ""
-
-
-_F = Field
-FIELDS: dict[str, tuple[Field, ...]] = {
-    "f32": (_F("x", 0, 4, 1),),
-    "f16": (_F("x", 0, 2, 1),),
-    "bf16": (_F("x", 0, 2, 1),),
-    "q8_0": (_F("d", 0, 2, 1), _F("qs", 2, 4, 8, "biased")),
-    "q4_0": (_F("d", 0, 2, 1), _F("qs", 2, 4, 4)),
-    "iq4_nl": (_F("d", 0, 2, 1), _F("qs", 2, 4, 4)),
-    "q4_1": (_F("d", 0, 2, 1), _F("m", 2, 2, 1), _F("qs", 4, 4, 4)),
-    "q5_0": (_F("d", 0, 2, 1), _F("qh", 2, 4, 1, "bits"), _F("qs", 6, 4, 4)),
-    "q5_1": (_F("d", 0, 2, 1), _F("m", 2, 2, 1), _F("qh", 4, 4, 1, "bits"), _F("qs", 8, 4, 4)),
-    "q2_K": (_F("d, dmin", 80, 2, 2), _F("scales", 0, 1, 16), _F("qs", 16, 4, 16)),
-    "q3_K": (_F("d", 108, 2, 1), _F("scales", 96, 1, 12), _F("hmask", 0, 4, 8), _F("qs", 32, 4, 16)),
-    "q4_K": (_F("d, dmin", 0, 2, 2), _F("scales", 4, 1, 12), _F("qs", 16, 4, 32)),
-    "q5_K": (_F("d, dmin", 0, 2, 2), _F("scales", 4, 1, 12), _F("qh", 16, 4, 8), _F("qs", 48, 4, 32)),
-    "q6_K": (_F("d", 208, 2, 1), _F("scales", 192, 1, 16), _F("qh", 128, 4, 16), _F("ql", 0, 4, 32)),
-}
-
-_SPLIT_FIELDS = (_F("d", 0, 2, 1), _F("high", 2, 4, 4), _F("low", 18, 4, 4))
+_SPLIT_FIELDS = (Field("d", 0, 2, 1), Field("high", 2, 4, 4), Field("low", 18, 4, 4))
 
 
 def padded_rows(rows: int) -> int:
@@ -186,11 +146,11 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 def _planes(dtype: str, columns: int, split: bool = False) -> Iterator[tuple[Field, int, int]]:
     """The planes of a panel in order: field, first block, number of blocks."""
-    block_size = block_type(dtype).block_size
+    kind = block_type(dtype)
     for start in range(0, columns, CHUNK_COLUMNS):
-        blocks = min(CHUNK_COLUMNS, columns - start) // block_size
-        for field in _SPLIT_FIELDS if split else FIELDS[dtype]:
-            yield field, start // block_size, blocks
+        blocks = min(CHUNK_COLUMNS, columns - start) // kind.block_size
+        for field in _SPLIT_FIELDS if split else kind.fields:
+            yield field, start // kind.block_size, blocks
 
 
 def _fill_panels(stored: U8Array, rows: int, dtype: str, columns: int, out: U8Array, split: bool) -> None:

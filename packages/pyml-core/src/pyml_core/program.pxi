@@ -3,14 +3,20 @@
 cdef enum:
     PARTIALS_FLOATS = 1 << 20  # 4 MB: attention's per-block results when key blocks are split over threads
 
-_KINDS = {
-    "embed": OP_EMBED, "add_positions": OP_ADD_POSITIONS, "rms_norm": OP_RMS_NORM, "layer_norm": OP_LAYER_NORM,
-    "linear": OP_LINEAR, "activate": OP_ACTIVATE, "gated": OP_GATED, "soft_cap": OP_SOFT_CAP, "select": OP_SELECT,
-    "rope_angles": OP_ROPE_ANGLES, "prepare_qkv": OP_PREPARE_QKV, "attention": OP_ATTENTION,
-    "route": OP_ROUTE, "dispatch": OP_DISPATCH, "expert_linear": OP_EXPERT_LINEAR, "combine": OP_COMBINE,
-    "screen": OP_SCREEN, "rescore": OP_RESCORE, "quantize": OP_QUANTIZE,
-}
+_KINDS = {pyml_operation_name(kind).decode(): kind for kind in range(OP_KINDS)}
 _ACTIVATIONS = {"gelu_tanh": ACT_GELU_TANH, "gelu_erf": ACT_GELU_ERF, "silu": ACT_SILU}
+
+
+def operation_names():
+    """Names of the operations in the order of csrc/operations.def."""
+    return list(_KINDS)
+
+
+def has_kernel(str level, str name):
+    """Whether a CPU level has the kernel of an operation."""
+    cdef const pyml_kernels *kernels = pyml_level_kernels(_level_index(level))
+    cdef int kind = _KINDS[name]
+    return kernels.items[kind] != NULL and kernels.work[kind] != NULL
 
 
 cdef class _NativeTables:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from . import panels
 from .batch import Batch
-from .dtypes import ByteSource, F32Array, U8Array
+from .block_types import F32Array, U8Array
+from .dtypes import ByteSource
 from .errors import ShapeError
 from .graph import Graph, Slice
 from .ops import OPERATIONS

@@ -7,9 +7,7 @@ cdef extern from "pyml.h":
     enum:
         PANEL, BLOCK, MAX_PHASES, MAX_THREADS, MAX_EXPERTS
         TYPE_Q8_0_SPLIT
-        OP_EMBED, OP_ADD_POSITIONS, OP_RMS_NORM, OP_LAYER_NORM, OP_LINEAR, OP_ACTIVATE, OP_GATED, OP_SOFT_CAP, OP_SELECT
-        OP_ROPE_ANGLES, OP_PREPARE_QKV, OP_ATTENTION, OP_ROUTE, OP_DISPATCH, OP_EXPERT_LINEAR, OP_COMBINE, OP_QUANTIZE
-        OP_SCREEN, OP_RESCORE
+        OP_KINDS
         ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU
         LIMIT_READ, LIMIT_INT8, LIMIT_F32
         SCREEN_STATES, SCREEN_MAX_TOP, SCREEN_FACTS
@@ -124,6 +122,7 @@ cdef extern from "pyml.h":
         void **limits
         void (*enter)()
 
+    const char *pyml_operation_name(int)
     int pyml_level_count()
     const char *pyml_level_name(int)
     int pyml_level_compiled(int)

@@ -14,17 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native, cpu, memory, panels
-from .dtypes import (
-    ByteSource,
-    F32Array,
-    U8Array,
-    as_bytes,
-    block_type,
-    check_shape,
-    checked_bytes,
-    dequantize,
-    quantize,
-)
+from .block_types import F32Array, U8Array, block_type, check_shape
+from .dtypes import ByteSource, as_bytes, checked_bytes, dequantize, quantize
 from .errors import ShapeError
 
 _CONVERT_ELEMENTS = 1 << 22  # elements converted at a time, which bounds the float32 copy
@@ -38,7 +29,7 @@ class Tensor:
 
     Args:
         data: the bytes, flat and contiguous; not copied (any bytes-like object or contiguous array; kept as uint8).
-        dtype: block type, see :data:`pyml_core.dtypes.BLOCK_TYPES`.
+        dtype: block type, see :data:`pyml_core.block_types.BLOCK_TYPES`.
         shape: logical shape, row-major, the last axis being the row that blocks run along; a weight is (N, K).
 
     Raises:

@@ -39,6 +39,14 @@ enum { SCALAR, AVX2, AVX_VNNI, AVX512, AVX512_VNNI, LEVELS };
 
 static const char *const names[LEVELS] = {"scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni"};
 
+const char *pyml_operation_name(int kind) {
+    static const char *const names_of_operations[OP_KINDS] = {
+#define OPERATION(KIND, name, ...) [OP_##KIND] = #name,
+#include "operations.def"
+    };
+    return names_of_operations[kind];
+}
+
 int pyml_level_count(void) { return LEVELS; }
 
 const char *pyml_level_name(int level) { return names[level]; }

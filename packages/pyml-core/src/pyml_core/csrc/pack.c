@@ -2,7 +2,7 @@
  *
  * A panel holds 16 consecutive rows of a weight, side by side, so that one activation meets 16 outputs in one vector.
  * f32, f16, bf16: [K][16] elements. Quantised types: a panel is a sequence of chunks of up to 256 k, and a chunk a
- * sequence of planes, one for each field of the stored block, in the order of the table below; every plane is padded to
+ * sequence of planes, one for each field of the stored block, in the order of block_types.def; every plane is padded to
  * 64 bytes:
  *
  *   u16 fields (d, m, dmin)  [blocks][16 rows] u16
@@ -31,30 +31,20 @@ typedef struct {
 } field;
 
 typedef struct {
-    int type, block, bytes, n_fields;
+    int block, bytes, n_fields;
     field fields[4];
 } block_type;
 
-/* Source of the stored layouts: ggml's ggml-common.h. */
+/* By number. */
 static const block_type table[] = {
-    {TYPE_Q8_0, 32, 34, 2, {{U16, 0, 1}, {WORDS_XOR_80, 2, 8}}},
-    {TYPE_Q8_0_SPLIT, 32, 34, 3, {{U16, 0, 1}, {HIGH_NIBBLES, 2, 4}, {LOW_NIBBLES, 2, 4}}},
-    {TYPE_Q4_0, 32, 18, 2, {{U16, 0, 1}, {WORDS, 2, 4}}},
-    {TYPE_IQ4_NL, 32, 18, 2, {{U16, 0, 1}, {WORDS, 2, 4}}},
-    {TYPE_Q4_1, 32, 20, 3, {{U16, 0, 1}, {U16, 2, 1}, {WORDS, 4, 4}}},
-    {TYPE_Q5_0, 32, 22, 3, {{U16, 0, 1}, {WORDS_SPREAD, 2, 1}, {WORDS, 6, 4}}},
-    {TYPE_Q5_1, 32, 24, 4, {{U16, 0, 1}, {U16, 2, 1}, {WORDS_SPREAD, 4, 1}, {WORDS, 8, 4}}},
-    {TYPE_Q2_K, 256, 84, 3, {{U16, 80, 2}, {BYTES, 0, 16}, {WORDS, 16, 16}}},
-    {TYPE_Q3_K, 256, 110, 4, {{U16, 108, 1}, {BYTES, 96, 12}, {WORDS, 0, 8}, {WORDS, 32, 16}}},
-    {TYPE_Q4_K, 256, 144, 3, {{U16, 0, 2}, {BYTES, 4, 12}, {WORDS, 16, 32}}},
-    {TYPE_Q5_K, 256, 176, 4, {{U16, 0, 2}, {BYTES, 4, 12}, {WORDS, 16, 8}, {WORDS, 48, 32}}},
-    {TYPE_Q6_K, 256, 210, 4, {{U16, 208, 1}, {BYTES, 192, 16}, {WORDS, 128, 16}, {WORDS, 0, 32}}},
+#define BLOCK_TYPE(NAME, name, number, block, bytes, share, bits, zero, minimum, ...) \
+    [number] = {block, bytes, sizeof((field[]){__VA_ARGS__}) / sizeof(field), {__VA_ARGS__}},
+#include "block_types.def"
 };
 
 static const block_type *find(int type) {
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (table[i].type == type) return &table[i];
-    return NULL;
+    bool known = type >= 0 && type < (int)(sizeof table / sizeof *table) && table[type].bytes;
+    return known ? &table[type] : NULL;
 }
 
 /* The float16 fields lie side by side. */
@@ -69,7 +59,14 @@ pyml_block_scales pyml_scales_of(int type) {
     return scales;
 }
 
-static int element_bytes(int type) { return type == TYPE_F32 ? 4 : type == TYPE_F16 || type == TYPE_BF16 ? 2 : 0; }
+static int element_bytes(int type) {
+    switch (type) {
+#define PLAIN_TYPE(NAME, name, number, bytes) \
+    case number: return bytes;
+#include "block_types.def"
+    default: return 0;
+    }
+}
 
 static int64_t plane_bytes(const field *f, int64_t blocks) {
     int64_t bytes = blocks * f->count * PANEL * (f->kind == U16 ? 2 : f->kind == BYTES ? 1 : 4);

@@ -39,7 +39,7 @@ static int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL;
 /* Scratch that an operation needs of each thread: see linear.c (sums and unpacked chunks) and attention.c (a tile). */
 int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
     int64_t factors = op->kind == OP_SCREEN ? 2 * SCREEN_STATES * op->in->blocks * (int64_t)sizeof(float) : 0;
-    if (op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR || op->kind == OP_SCREEN || op->kind == OP_RESCORE)
+    if (pyml_is_product(op->kind))
         return factors + LINEAR_SCRATCH + (op->then ? TOKEN_BLOCK * 2 * BLOCK * (int64_t)sizeof(float) : 0);
     if (op->kind != OP_ATTENTION) return op->out->codes_only ? op->out->width * 4 : 0; /* a row, see rows.c */
     int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = whole_panels(kv->head_dim);
@@ -71,8 +71,7 @@ typedef struct {
  * often. */
 static int64_t grab_of(const pyml_program *p, const pyml_op *op, int64_t range) {
     int64_t grab = range / GRABS, rows = op->out->outputs ? p->run.outputs : p->run.tokens;
-    bool linear = op->kind == OP_LINEAR || op->kind == OP_EXPERT_LINEAR;
-    return grab < 1 || (linear && rows >= MANY_ROWS) ? 1 : grab;
+    return grab < 1 || (pyml_is_product(op->kind) && rows >= MANY_ROWS) ? 1 : grab;
 }
 
 static void reset_counters(const pyml_program *p) {

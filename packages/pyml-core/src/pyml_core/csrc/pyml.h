@@ -35,23 +35,10 @@ enum {
 
 #define UNIFORM_ERROR 21.25 /* (16 * 16 - 1) / 12: variance of a nibble, all values alike */
 
-/* Block types, numbered as GGUF numbers them. */
-enum {
-    TYPE_F32 = 0,
-    TYPE_F16 = 1,
-    TYPE_Q4_0 = 2,
-    TYPE_Q4_1 = 3,
-    TYPE_Q5_0 = 6,
-    TYPE_Q5_1 = 7,
-    TYPE_Q8_0 = 8,
-    TYPE_Q2_K = 10,
-    TYPE_Q3_K = 11,
-    TYPE_Q4_K = 12,
-    TYPE_Q5_K = 13,
-    TYPE_Q6_K = 14,
-    TYPE_IQ4_NL = 20,
-    TYPE_BF16 = 30,
-    TYPE_Q8_0_SPLIT = 64 /* pyml's own: q8_0 as a plane of high nibbles and one of low ones, see pack.c */
+enum { /* TYPE_Q4_K, ... */
+#define PLAIN_TYPE(NAME, name, number, ...) TYPE_##NAME = number,
+#define BLOCK_TYPE(NAME, name, number, ...) TYPE_##NAME = number,
+#include "block_types.def"
 };
 
 /* Where the tokens of a run go: to K experts each. Dispatched rows lie expert by expert, in the order of tokens. */
@@ -89,28 +76,20 @@ typedef struct {
     int64_t low_bytes;  /* a panel's */
 } pyml_matrix;
 
-enum {
-    OP_EMBED,
-    OP_ADD_POSITIONS,
-    OP_RMS_NORM,
-    OP_LAYER_NORM,
-    OP_LINEAR,
-    OP_ACTIVATE,
-    OP_GATED,
-    OP_SOFT_CAP,
-    OP_SELECT,
-    OP_ROPE_ANGLES,
-    OP_PREPARE_QKV,
-    OP_ATTENTION,
-    OP_ROUTE,
-    OP_DISPATCH,
-    OP_EXPERT_LINEAR,
-    OP_COMBINE,
-    OP_QUANTIZE,
-    OP_SCREEN,
-    OP_RESCORE,
-    OP_KINDS
+enum { /* OP_LINEAR, ... */
+#define OPERATION(KIND, ...) OP_##KIND,
+#include "operations.def"
+       OP_KINDS
 };
+
+static inline bool pyml_is_product(int kind) {
+    switch (kind) {
+#define OPERATION(KIND, name, items, product) \
+    case OP_##KIND: return product;
+#include "operations.def"
+    default: return false;
+    }
+}
 
 enum { ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU };
 
@@ -240,6 +219,7 @@ typedef struct {
 } pyml_kernels;
 
 /* dispatch.c */
+const char *pyml_operation_name(int kind);
 int pyml_level_count(void);
 const char *pyml_level_name(int level);
 int pyml_level_compiled(int level);

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..dtypes import I8Array, U8Array
+from ..block_types import I8Array, U8Array
 from ..kv_layout import KEY_BLOCK_MAX, PAGE_TOKENS, KVLayout
 from ..operation_kind import F32Array
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..batch import Batch
-from ..dtypes import Expanded, I8Array, block_type, expand
+from ..block_types import Expanded, I8Array, block_type
+from ..dtypes import expand
 from ..errors import ShapeError
 from ..graph import Buffer, Graph, Operation, check_width, checked_weight
 from ..operation_kind import F32Array, OperationKind, Rows, RunSize, Writes, row_cost, to_f32

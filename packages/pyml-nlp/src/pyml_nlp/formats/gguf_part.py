@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.errors import quoted
 
 from .gguf_header import Header

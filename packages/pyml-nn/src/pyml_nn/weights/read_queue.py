@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from itertools import accumulate, groupby
 
-from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.from_file import Part
 from pyml_core.hashing import hash_rows
 from pyml_core.tensor import Tensor

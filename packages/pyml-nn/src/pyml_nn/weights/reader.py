@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.errors import ShapeError
 from pyml_core.from_file import NOT_FINITE, Part, can_be_made
 from pyml_core.panels import packed_nbytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyml_core.dtypes import BLOCK_TYPES
+from pyml_core.block_types import BLOCK_TYPES
 
 DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
 """Types of a model's matrices that can be requested."""

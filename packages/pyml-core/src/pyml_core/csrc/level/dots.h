@@ -48,20 +48,18 @@ INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf sca
  * their first blocks read. */
 INLINE int64_t lead_of(int type) { return type == TYPE_Q8_0 ? 4 << 10 : is_super(type) ? 16 << 10 : 8 << 10; }
 
-INLINE int lines_of(const int type) { /* of 64 bytes, in 32 elements of a panel */
-    return type == TYPE_Q8_0                                             ? 9
-           : type == TYPE_Q6_K                                           ? 7
-           : type == TYPE_Q5_0 || type == TYPE_Q5_1 || type == TYPE_Q5_K ? 6
-           : type == TYPE_Q2_K                                           ? 3
-           : type == TYPE_Q3_K                                           ? 4
-                                                                         : 5;
+/* Lines of 64 bytes in 32 elements of a panel. */
+INLINE int lines_of(const int type) {
+    const int bytes = type == TYPE_Q8_0_SPLIT ? params_of(type).bytes - 16 : params_of(type).bytes; /* low: elsewhere */
+    return (bytes * 8 + params_of(type).block - 1) / params_of(type).block;
 }
 
 INLINE void stream_block(const int nt, const int type, const uint8_t *planes, int blocks, const int b,
                          const unpacked *u, const quantized_rows *a, vf *sum) {
-    const int halves = BLOCK / BLOCK_OF(type), words = WORDS / halves;
-    const bool mins = HAS_MINS(type);
-    const int run = words_of_pairs(BLOCK_OF(type), BITS_OF(type));
+    const type_params params = params_of(type);
+    const int halves = BLOCK / params.share, words = WORDS / halves;
+    const bool mins = params.minimum;
+    const int run = words_of_pairs(params.share, params.bits);
     vf part[STREAM_ROWS];
     UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* for compilers that do not see that the first half is
                                                                    there */
@@ -69,12 +67,12 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
         const int at = b * halves + h;
         vi dot[STREAM_ROWS], pairs[STREAM_ROWS];
         UNROLL for (int t = 0; t < nt; t++) dot[t] =
-            i_set1(mins ? 0 : -BIAS_OF(type) * a->sums[t * a->sum_stride + at]);
+            i_set1(mins ? 0 : -BIAS_OF(params.bits, params.zero) * a->sums[t * a->sum_stride + at]);
         UNROLL for (int j = 0; j < words; j++) {
             vb w = load_codes(type, planes, u->low, blocks, b, h * words + j);
             UNROLL for (int t = 0; t < nt; t++) {
                 vi x = i_load4(a->codes + t * a->stride8 + b * BLOCK + (h * words + j) * 4);
-                add_word(&dot[t], &pairs[t], BITS_OF(type), run, j, w, x);
+                add_word(&dot[t], &pairs[t], params.bits, run, j, w, x);
             }
         }
         vf scale = f_load(u->scales[at]), min = mins ? f_load(u->mins[at]) : scale;
@@ -108,16 +106,16 @@ INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, con
     UNROLL for (int t = 0; t < nt; t++) f_store(sums + t * ld_sums, sum[t]);
 }
 
-#define STREAM(name)                                                                                         \
-    static void stream_##name(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u,         \
+#define BLOCK_TYPE(NAME, ...)                                                                                \
+    static void stream_##NAME(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u,         \
                               const quantized_rows *a, float *sums, bool first) {                            \
-        if (nt == 1) stream_chunk(1, TYPE_##name, chunk, next, k, u, a, sums, first);                        \
-        else if (nt == 2) stream_chunk(2, TYPE_##name, chunk, next, k, u, a, sums, first);                   \
+        if (nt == 1) stream_chunk(1, TYPE_##NAME, chunk, next, k, u, a, sums, first);                        \
+        else if (nt == 2) stream_chunk(2, TYPE_##NAME, chunk, next, k, u, a, sums, first);                   \
         else if (nt <= 4)                                                                                    \
-            stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##name, chunk, next, k, u, a, sums, first); \
-        else stream_chunk(STREAM_ROWS, TYPE_##name, chunk, next, k, u, a, sums, first);                      \
+            stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##NAME, chunk, next, k, u, a, sums, first); \
+        else stream_chunk(STREAM_ROWS, TYPE_##NAME, chunk, next, k, u, a, sums, first);                      \
     }
-EVERY_QUANTIZED(STREAM)
+#include "../block_types.def"
 
 /* A block type's forms of all this. */
 typedef struct {
@@ -129,10 +127,10 @@ typedef struct {
 } quantized_type;
 
 static const quantized_type quantized_types[] = {
-#define DESCRIBE(name)                                                                                        \
-    [TYPE_##name] = {unpack_##name,        stream_##name,        BLOCK_OF(TYPE_##name), BITS_OF(TYPE_##name), \
-                     ZERO_OF(TYPE_##name), BIAS_OF(TYPE_##name), HAS_MINS(TYPE_##name)},
-    EVERY_QUANTIZED(DESCRIBE)};
+#define BLOCK_TYPE(NAME, name, number, block, bytes, share, bits, zero, minimum, ...) \
+    [TYPE_##NAME] = {unpack_##NAME, stream_##NAME, share, bits, zero, BIAS_OF(bits, zero), minimum},
+#include "../block_types.def"
+};
 
 /* The k of one or two panels that dot_tile is given at a time: sums are then rarely put down and taken up again, and
  * the codes of both still fit in the first-level cache. */

@@ -159,57 +159,30 @@ INLINE uint64_t lap(pyml_thread *thread, int phase, uint64_t since) { /* charge 
     return now;
 }
 
+/* Of every operation: into how many items its work is cut, and the work on some of them. */
+#define OPERATION(KIND, name, items, product)                        \
+    int64_t FN(items)(const pyml_op *, const pyml_run *, int stage); \
+    void FN(name)(const pyml_op *, const pyml_run *, pyml_thread *, int stage, int64_t begin, int64_t end);
+#include "../operations.def"
+
 /* linear.c */
-int64_t FN(linear_items)(const pyml_op *, const pyml_run *, int);
-void FN(linear)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 int64_t FN(linear_weights)(const pyml_op *, const pyml_run *, int64_t, const uint8_t **);
-int64_t FN(expert_linear_items)(const pyml_op *, const pyml_run *, int);
-void FN(expert_linear)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *);
 
 void FN(panel_product)(const pyml_matrix *, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows,
                        uint8_t *scratch, float *sums);
 
 /* screen.c */
-int64_t FN(screen_items)(const pyml_op *, const pyml_run *, int);
-void FN(screen)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 int64_t FN(screen_weights)(const pyml_op *, const pyml_run *, int64_t, const uint8_t **);
-int64_t FN(rescore_items)(const pyml_op *, const pyml_run *, int);
-void FN(rescore)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(screen_facts)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *facts);
 
 /* rows.c */
-int64_t FN(row_items)(const pyml_op *, const pyml_run *, int);
-void FN(embed)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(add_positions)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(rms_norm)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(layer_norm)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(activate)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(gated)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(activate_tile)(const pyml_op *, float *x, int64_t column, int64_t row, int64_t rows);
-void FN(soft_cap)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(select)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(rope_angles)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(quantize)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(dispatch)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-void FN(combine)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 void FN(normalize_head)(float *x, const float *weight, float eps, int64_t n);
-
-/* route.c */
-int64_t FN(route_items)(const pyml_op *, const pyml_run *, int);
-void FN(route)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 
 /* limits.c */
 int64_t FN(limit_read)(const uint8_t *data, int64_t bytes, uint8_t *sink);
 int64_t FN(limit_int8)(const uint8_t *data, int64_t steps, uint8_t *sink);
 int64_t FN(limit_f32)(const uint8_t *data, int64_t steps, uint8_t *sink);
-
-/* prepare.c */
-int64_t FN(prepare_qkv_items)(const pyml_op *, const pyml_run *, int);
-void FN(prepare_qkv)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
-
-/* attention.c */
-int64_t FN(attention_items)(const pyml_op *, const pyml_run *, int);
-void FN(attention)(const pyml_op *, const pyml_run *, pyml_thread *, int, int64_t, int64_t);
 
 #endif

@@ -27,16 +27,29 @@ INLINE const uint8_t *halves_to_floats(const uint8_t *plane, int blocks, float (
     return plane + padded(blocks * PANEL * 2);
 }
 
-#define HAS_MINS(type) \
-    ((type) == TYPE_Q4_1 || (type) == TYPE_Q5_1 || (type) == TYPE_Q4_K || (type) == TYPE_Q5_K || (type) == TYPE_Q2_K)
+/* What is known of a block type, from its line in block_types.def: constants where the type is one. */
+typedef struct {
+    int block, bytes, share, bits, zero;
+    bool minimum;
+} type_params;
+
+INLINE type_params params_of(const int type) {
+    switch (type) {
+#define BLOCK_TYPE(NAME, name, number, block, bytes, share, bits, zero, minimum, ...) \
+    case TYPE_##NAME: return (type_params){block, bytes, share, bits, zero, minimum};
+#include "../block_types.def"
+    default: return (type_params){0};
+    }
+}
+
 /* Blocks of 256, with scales for parts. */
-INLINE bool is_super(const int type) { return type >= TYPE_Q2_K && type <= TYPE_Q6_K; }
+INLINE bool is_super(const int type) { return params_of(type).block == CHUNK; }
 
 /* Scales and minima of a chunk; returns where its planes of codes begin. */
 INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k, unpacked *u) {
     if (!is_super(type)) {
         const uint8_t *plane = halves_to_floats(chunk, k / 32, u->scales);
-        return HAS_MINS(type) ? halves_to_floats(plane, k / 32, u->mins) : plane;
+        return params_of(type).minimum ? halves_to_floats(plane, k / 32, u->mins) : plane;
     }
     const uint8_t *s = chunk + 64;
     vf d = f_load_f16((const uint16_t *)chunk);
@@ -140,32 +153,13 @@ INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, 
     return u->codes;
 }
 
-#define EVERY_QUANTIZED(DO) \
-    DO(Q8_0) DO(Q8_0_SPLIT) DO(IQ4_NL) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
-
-#define UNPACKER(name)                                                          \
-    static const uint8_t *unpack_##name(const uint8_t *c, int k, unpacked *u) { \
-        return unpack_chunk(TYPE_##name, c, k, u);                              \
+#define BLOCK_TYPE(NAME, ...)                                                   \
+    static const uint8_t *unpack_##NAME(const uint8_t *c, int k, unpacked *u) { \
+        return unpack_chunk(TYPE_##NAME, c, k, u);                              \
     }
-EVERY_QUANTIZED(UNPACKER)
+#include "../block_types.def"
 
-#define BLOCK_OF(type) \
-    ((type) == TYPE_Q2_K || (type) == TYPE_Q3_K || (type) == TYPE_Q6_K ? 16 : 32) /* elements that share a scale */
-/* Bits of the bytes that codes are unpacked to, rounded up to what makes a difference. */
-#define BITS_OF(type)                                                              \
-    ((type) == TYPE_Q8_0 || (type) == TYPE_Q8_0_SPLIT || (type) == TYPE_IQ4_NL ? 8 \
-     : (type) == TYPE_Q6_K                                                     ? 6 \
-     : (type) == TYPE_Q5_0 || (type) == TYPE_Q5_1 || (type) == TYPE_Q5_K       ? 5 \
-                                                                               : 4)
-/* The byte that is code 0, and what the sum of the activations' codes is multiplied with to take it off the dot
- * product. */
-#define ZERO_OF(type)            \
-    (BITS_OF(type) == 8    ? 128 \
-     : (type) == TYPE_Q4_0 ? 8   \
-     : (type) == TYPE_Q5_0 ? 16  \
-     : (type) == TYPE_Q3_K ? 4   \
-     : (type) == TYPE_Q6_K ? 32  \
-                           : 0)
-#define BIAS_OF(type) (BITS_OF(type) == 8 ? WIDE_BIAS : ZERO_OF(type))
+/* What the sum of the activations' codes is multiplied with to take the zero off the dot product. */
+#define BIAS_OF(bits, zero) ((bits) == 8 ? WIDE_BIAS : (zero))
 
 #endif
