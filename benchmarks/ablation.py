@@ -21,8 +21,8 @@ from statistics import median
 from typing import Any
 
 import machine
-import pyml_core
 from models import NAMES, Files
+from pyml_core import cpu
 
 TEXT_TEST = "tg64 of text"
 TEXT = str(Path(__file__).with_name("text.txt"))
@@ -80,7 +80,7 @@ def speed(variant: Variant, test: str, model: Path) -> float:
 
 def measure(name: str, model: Path, rounds: int) -> dict[str, Any]:
     """All variants on one model, in turn."""
-    levels = pyml_core.levels()
+    levels = cpu.levels()
     variants = [variant for variant in VARIANTS if variant.variables.get("PYML_CPU_LEVEL", "scalar") in levels]
     found: dict[str, dict[str, list[float]]] = {variant.name: {} for variant in variants}
     failed: list[Variant] = []

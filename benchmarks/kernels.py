@@ -4,8 +4,8 @@
     python benchmarks/kernels.py --types q8_0 q4_K --shape 2048 768 --tokens 1 6 512
 
 The one-row figure streams many copies of the matrix, more than the caches hold. Each figure is the median of the
-repetitions; the limits are measured in the same run (pyml_core.measure_limits). Run it with the interpreter that has
-pyml-core.
+repetitions; the limits are measured in the same run (pyml_core.limits.measure_limits). Run it with the interpreter that
+has pyml-core.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from typing import Any
 import numpy as np
 
 import pyml_core
-from pyml_core import BLOCK_TYPES, Capture, PackedMatrix, PageTable, Program, Slice, Tensor, Timings
+from pyml_core import Program, Slice, Tensor, cpu
 from pyml_core._native import aligned_empty
+from pyml_core.block_types import BLOCK_TYPES
+from pyml_core.kv_layout import PageTable
+from pyml_core.limits import measure_limits
+from pyml_core.tensor import PackedMatrix
+from pyml_core.timing import Capture, Timings
 
 BEYOND_CACHES = 192 << 20  # bytes
 ALL_TYPES = (3072, 768)  # every block fits its rows
@@ -91,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--shape", nargs=2, type=int, metavar=("N", "K"), help="outputs, inputs (default: real models')"
     )
     parser.add_argument("--tokens", nargs="+", type=int, default=[1, 512], help="rows of the other operand")
-    parser.add_argument("--threads", type=int, default=pyml_core.default_threads())
+    parser.add_argument("--threads", type=int, default=cpu.default_threads())
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     options = parser.parse_args(arguments)
@@ -100,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         products = [(dtype, shape, "") for dtype in options.types or BLOCK_TYPES]
     else:
         products = [(dtype, ALL_TYPES, "GPT-2 124M") for dtype in BLOCK_TYPES] + REAL
-    limits = asdict(pyml_core.measure_limits(options.threads))
+    limits = asdict(measure_limits(options.threads))
     report: dict[str, Any] = {"limits": limits, "rows": []}
     numbers = np.random.default_rng(0)
     for dtype, (rows, width), model in products:

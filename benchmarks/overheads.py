@@ -25,9 +25,9 @@ from statistics import median
 from typing import Any
 
 import machine
-import pyml_core
 import pyml_nlp
 from models import NAMES, Files
+from pyml_core import cpu
 from pyml_nlp import logs
 from pyml_nlp.language_model import LanguageModel
 
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "machine": machine.describe(),
-        "level": pyml_core.level(),
+        "level": cpu.level(),
         "results": [],
     }
     for name in options.models:

@@ -20,9 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pyml_core
 import pyml_nlp
 from models import NAMES, Files
+from pyml_core import cpu
+from pyml_core.limits import measure_limits
 from pyml_nlp.language_model import LanguageModel
 
 MODELS = ("gemma3-270m", "smollm2-135m", "gemma3-1b-q8_0")
@@ -168,12 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cache = Path.home() / ".cache" / "pyml-bench"
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="MODEL",
                         help=f"{', '.join(NAMES)} or a .gguf file")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=pyml_core.default_threads())
+    parser.add_argument("--threads", type=int, default=cpu.default_threads())
     parser.add_argument("--envs", type=Path, default=cache, help="folder of the environments and models")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the plot to this file")
     options = parser.parse_args(arguments)
-    report: dict[str, Any] = {"limits": asdict(pyml_core.measure_limits(options.threads)), "points": []}
+    report: dict[str, Any] = {"limits": asdict(measure_limits(options.threads)), "points": []}
     for name in options.models:
         files = Files(name, options.envs / "models", options.envs)
         with pyml_nlp.load(files.gguf(), threads=options.threads) as lm:

@@ -9,7 +9,7 @@ from typing import Any
 import pyml_core
 import pyml_nlp
 from peers.protocol import CHUNK, Engine, Test, clock, serve
-from pyml_core import Top
+from pyml_core import Top, cpu
 
 
 class Pyml(Engine):
@@ -24,7 +24,7 @@ class Pyml(Engine):
     def describe(self) -> dict[str, Any]:
         weights = "q8_0" if Path(self.model).is_dir() else "as stored"
         return {
-            "version": f"pyml {pyml_core.__version__} ({pyml_core.level()})",
+            "version": f"pyml {pyml_core.__version__} ({cpu.level()})",
             "note": f"weights {weights}, KV cache {self.lm.kv_layout.dtype}",
             "vocab_size": self.lm.vocab_size,
             "weight_bytes": self.lm.model.weight_bytes,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pyml_core import levels, use_level
+from pyml_core.cpu import levels, use_level
 from tests.native.preloaded import Preloaded
 from tests.native.scenarios import SCENARIOS, Act, Scenario
 

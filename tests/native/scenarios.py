@@ -14,10 +14,12 @@ import numpy as np
 from core_cases import Model, normal, random_weight, timed_run
 
 import pyml_nlp
-from pyml_core import BLOCK_TYPES, Capture, Greedy, Program, Slice, Top, pack
+from pyml_core import Greedy, Program, Slice, Top, pack
+from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.from_file import Part, read_parts
 from pyml_core.strings import decode_strings, split_pairs
 from pyml_core.tensor import empty_matrix
+from pyml_core.timing import Capture
 from pyml_nn.weights import spec
 from tests.helpers import tiny_models
 

@@ -8,22 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core import (
-    BLOCK_TYPES,
-    Capture,
-    KVLayout,
-    PackedMatrix,
-    PageTable,
-    Program,
-    Slice,
-    Tensor,
-    Timings,
-    pack,
-    pack_parts,
-    quantize,
-    reference,
-)  # fmt: skip
+from pyml_core import KVLayout, Program, Slice, Tensor, pack, quantize, reference
+from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.graph import Buffer
+from pyml_core.kv_layout import PageTable
+from pyml_core.tensor import PackedMatrix, pack_parts
+from pyml_core.timing import Capture, Timings
 from pyml_core.want import ALL_LOGITS
 
 F32Array = npt.NDArray[np.float32]

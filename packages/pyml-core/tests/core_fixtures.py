@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import pyml_core
+from pyml_core import cpu
 
 ORDER = list(pyml_core.cpu_info()["levels"])
-CAP = ORDER.index(pyml_core.level())
-LEVELS = [name for name in pyml_core.levels() if ORDER.index(name) <= CAP]
+CAP = ORDER.index(cpu.level())
+LEVELS = [name for name in cpu.levels() if ORDER.index(name) <= CAP]
 
 
 def pytest_report_header() -> str:
@@ -34,7 +35,7 @@ def pytest_report_header() -> str:
 @pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every level in turn: programs made in the test run at it."""
-    with pyml_core.use_level(request.param):
+    with cpu.use_level(request.param):
         yield request.param
 
 

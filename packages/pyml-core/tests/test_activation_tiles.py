@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from core_cases import F32Array, assert_near, normal, random_weight, same_bits, timed_run
 
-from pyml_core import Capture, Program, Slice, pack, reference
+from pyml_core import Program, Slice, pack, reference
+from pyml_core.timing import Capture
 
 INPUTS = 256
 

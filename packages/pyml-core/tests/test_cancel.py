@@ -10,7 +10,8 @@ import pytest
 from core_cases import Model, same_bits
 from test_threads import long_program
 
-from pyml_core import Cancelled, CancelToken, use_level
+from pyml_core import Cancelled, CancelToken
+from pyml_core.cpu import use_level
 
 
 def test_a_token_cancelled_before_the_run_stops_it() -> None:

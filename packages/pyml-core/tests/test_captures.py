@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from core_cases import F32Array, Model, copy_pages, new_pages, normal, same_bits, timed_run
 
-from pyml_core import Capture, KVLayout, PageTable, Program, ShapeError, Slice, pack, reference
+from pyml_core import KVLayout, Program, ShapeError, Slice, pack, reference
+from pyml_core.kv_layout import PageTable
+from pyml_core.timing import Capture
 
 TOKENS = 150
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pyml_core import PymlError, _native, cpu, cpu_info, default_threads, level, levels, use_level
-from pyml_core.cpu import _cgroup_cpus
+from pyml_core import PymlError, _native, cpu, cpu_info
+from pyml_core.cpu import _cgroup_cpus, default_threads, level, levels, use_level
 
 
 def in_a_new_process(code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +35,7 @@ def test_info() -> None:
 
 
 def test_the_best_level_is_taken() -> None:
-    done = in_a_new_process("import pyml_core; print(pyml_core.level(), *pyml_core.levels())", PYML_CPU_LEVEL="")
+    done = in_a_new_process("from pyml_core import cpu; print(cpu.level(), *cpu.levels())", PYML_CPU_LEVEL="")
     best, *every = done.stdout.split()
     assert best == every[-1]
     assert every[0] == "scalar"
@@ -50,7 +50,7 @@ def test_supported_levels_build_on_each_other() -> None:
 
 @pytest.mark.parametrize("name", levels())
 def test_the_environment_caps_the_level(name: str) -> None:
-    code = "import numpy, pyml_core; print(pyml_core.level(), pyml_core.Program(1).level)"
+    code = "import numpy, pyml_core.cpu; print(pyml_core.cpu.level(), pyml_core.Program(1).level)"
     assert in_a_new_process(code, PYML_CPU_LEVEL=name).stdout.split() == [name, name]
 
 
@@ -178,6 +178,6 @@ def test_affinity_counts() -> None:
         pytest.skip("no CPU affinity on this system")
     code = (
         "import os, pyml_core; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
-        "print(pyml_core.default_threads())"
+        "print(pyml_core.cpu.default_threads())"
     )
     assert in_a_new_process(code).stdout == "1\n"

@@ -20,7 +20,10 @@ from core_cases import (
     timed_run,
 )
 
-from pyml_core import BLOCK_TYPES, PackedMatrix, PageTable, Slice, pack, reference
+from pyml_core import Slice, pack, reference
+from pyml_core.block_types import BLOCK_TYPES
+from pyml_core.kv_layout import PageTable
+from pyml_core.tensor import PackedMatrix
 
 TOKENS = 150
 SHAPES: list[dict[str, Any]] = [

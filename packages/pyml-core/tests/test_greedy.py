@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from core_cases import Model, Watcher, normal, random_weight, same_bits
 
-from pyml_core import Cancelled, CancelToken, Capture, PackedMatrix, Program, ShapeError, Slice, pack, pack_parts
+from pyml_core import Cancelled, CancelToken, Program, ShapeError, Slice, pack
+from pyml_core.tensor import PackedMatrix, pack_parts
+from pyml_core.timing import Capture
 from pyml_core.want import MAX_RUNS, Greedy, GreedyToken
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 import pyml_core
-from pyml_core.limits import Limits
+from pyml_core import cpu
+from pyml_core.limits import Limits, measure_limits
 
 
-@pytest.mark.parametrize("level", pyml_core.levels())
+@pytest.mark.parametrize("level", cpu.levels())
 def test_every_level_has_limits(level: str) -> None:
-    with pyml_core.use_level(level):
-        limits = pyml_core.measure_limits(2, 1 << 22)
+    with cpu.use_level(level):
+        limits = measure_limits(2, 1 << 22)
     assert (limits.threads, limits.level) == (2, level)
     assert min(limits.read_gb_s, limits.int8_gop_s, limits.f32_gflop_s) > 0.01
     assert max(limits.read_gb_s, limits.int8_gop_s, limits.f32_gflop_s) < 1e7  # the loops were not optimised away
@@ -30,4 +31,4 @@ def test_the_roof() -> None:
 )
 def test_bad_arguments(threads: int, read_bytes: int, message: str) -> None:
     with pytest.raises(pyml_core.PymlError, match=message):
-        pyml_core.measure_limits(threads, read_bytes)
+        measure_limits(threads, read_bytes)

@@ -14,8 +14,10 @@ from test_locks import test_threads_get_a_lock_in_the_order_of_asking
 from test_threads import long_program
 from thread_cases import PATIENCE, all_free, free, held, in_child, interrupting, thread, until
 
-from pyml_core import Cancelled, CancelToken, Capture, PymlError, Slice, _native, use_level
+from pyml_core import Cancelled, CancelToken, PymlError, Slice, _native
+from pyml_core.cpu import use_level
 from pyml_core.locks import Lock, NoFork
+from pyml_core.timing import Capture
 
 
 def test_what_another_thread_has_is_free_in_the_child() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pyml_core import KVLayout, PageTable
+from pyml_core import KVLayout
+from pyml_core.kv_layout import PageTable
 
 LAYOUT = KVLayout(1, 1, 8, "f16")
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from core_cases import Model, new_pages, normal, same_bits, timed_run
 
-from pyml_core import KVLayout, OpTiming, PageTable, Program, ShapeError, Slice, pack, quantize
+from pyml_core import KVLayout, Program, ShapeError, Slice, pack, quantize
 from pyml_core.graph import Buffer
+from pyml_core.kv_layout import PageTable
+from pyml_core.timing import OpTiming
 
 LAYOUT = KVLayout(2, 2, 16)
 

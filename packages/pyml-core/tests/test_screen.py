@@ -9,21 +9,11 @@ import numpy.typing as npt
 import pytest
 from core_cases import F32Array, normal, random_weight, same_bits, timed_run
 
-from pyml_core import (
-    Capture,
-    PackedMatrix,
-    Program,
-    ShapeError,
-    Slice,
-    Tensor,
-    Top,
-    TopLogits,
-    pack,
-    pack_parts,
-    reference,
-)
+from pyml_core import Program, ShapeError, Slice, Tensor, Top, TopLogits, pack, reference
 from pyml_core.panels import pack as pack_in_numpy
 from pyml_core.screen import MARGIN, MAX_STATES
+from pyml_core.tensor import PackedMatrix, pack_parts
+from pyml_core.timing import Capture
 from pyml_core.want import MAX_TOP, top_of
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from core_cases import F32Array, Model, new_pages, normal, same_bits, timed_run
 
-from pyml_core import Cancelled, KVLayout, Program, Slice, cpu_info, levels, pack, quantize, use_level
+from pyml_core import Cancelled, KVLayout, Program, Slice, cpu_info, pack, quantize
+from pyml_core.cpu import levels, use_level
 
 PATIENCE = 60  # seconds until a test that waits gives up
 

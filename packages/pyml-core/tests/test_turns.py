@@ -14,8 +14,8 @@ from core_cases import Model
 from test_threads import long_program
 from thread_cases import thread, until
 
-from pyml_core import Cancelled, CancelToken, Program, use_level
-from pyml_core.cpu import default_threads
+from pyml_core import Cancelled, CancelToken, Program
+from pyml_core.cpu import default_threads, use_level
 from pyml_core.limits import measure_limits
 from pyml_core.tensor import Tensor, pack
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from kv_makers import LAYOUT, LENGTH, contents, fill, filled
 
-from pyml_core import KVLayout, ShapeError, level
+from pyml_core import KVLayout, ShapeError
+from pyml_core.cpu import level
 from pyml_nn.cache import KVCache
 from pyml_nn.errors import ContextOverflowError
 

@@ -15,7 +15,8 @@ import pytest
 from kv_makers import LAYOUT, LENGTH, contents, fill, filled
 from safetensors.numpy import load_file, save_file
 
-from pyml_core import KVLayout, PymlError, level
+from pyml_core import KVLayout, PymlError
+from pyml_core.cpu import level
 from pyml_nn.cache import KVCache, cache_file
 from pyml_nn.errors import CacheFileError
 

@@ -12,9 +12,10 @@ import pytest
 from nn_models import CONFIGS, GEMMA3, GPT2, LLAMA, make
 
 import pyml_core.program
-from pyml_core import OpTiming, Top
+from pyml_core import Top
 from pyml_core.operation_kind import RunSize
 from pyml_core.ops import OPERATIONS
+from pyml_core.timing import OpTiming
 from pyml_nn.trace.lines import ATTENTION_PHASES, attention_lines, forward_lines, matmul_lines
 
 PHASES = {

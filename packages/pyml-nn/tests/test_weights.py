@@ -22,8 +22,9 @@ from nn_models import (
     random_weights,
 )
 
-from pyml_core import PackedMatrix, PymlError, Tensor, quantize
+from pyml_core import PymlError, Tensor, quantize
 from pyml_core.errors import OutOfMemoryError
+from pyml_core.tensor import PackedMatrix
 from pyml_nn import ConfigError, memory
 from pyml_nn.decoder import half_split
 from pyml_nn.errors import WeightsError

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import pyml_core
+from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.limits import READ_BYTES, Limits, measure_limits
 from pyml_core.tensor import PackedMatrix
 from pyml_core.want import Top
@@ -281,8 +282,8 @@ def _audited_model(lm: LanguageModel, info: ModelInfo, dtype: str) -> AuditedMod
         windows=windows,
         weight_bytes=lm.model.weight_bytes,
         kv_type=layout.dtype,
-        kv_token_bytes=layout.page_bytes // pyml_core.PAGE_TOKENS,
-        kv_page_tokens=pyml_core.PAGE_TOKENS,
+        kv_token_bytes=layout.page_bytes // PAGE_TOKENS,
+        kv_page_tokens=PAGE_TOKENS,
         prefill_chunk=lm.prefill_chunk,
     )
 
