@@ -208,11 +208,12 @@ class Model:
 class EveryOperation:
     """A program with every kind of operation, which tests of all kinds run. A new kind has to be added here."""
 
-    VOCABULARY, WIDTH, HEADS, EXPERTS, CHOSEN = 96, 64, 4, 5, 2
+    VOCABULARY, WIDTH, HEADS, HEAD_DIM, EXPERTS, CHOSEN = 96, 64, 4, 32, 32, 16
 
     def __init__(self, threads: int = 2, max_tokens: int = 96) -> None:
         rng = np.random.default_rng(8)
-        width, experts, chosen = self.WIDTH, self.EXPERTS, self.CHOSEN
+        width, experts, chosen, dim = self.WIDTH, self.EXPERTS, self.CHOSEN, self.HEAD_DIM
+        qkv_width, heads_width = (self.HEADS + 4) * dim, self.HEADS * dim
 
         def weight(rows: int, columns: int) -> Tensor:
             return Tensor.from_array(normal(rng, rows, columns, scale=columns**-0.5))
@@ -220,16 +221,16 @@ class EveryOperation:
         def matrix(rows: int, columns: int, dtype: str = "q8_0") -> PackedMatrix:
             return pack(weight(rows, columns).convert(dtype))
 
-        self.kv = KVLayout(1, 2, 16)
+        self.kv = KVLayout(1, 2, dim)
         self.program = p = Program(max_tokens, self.kv, threads)
         x = p.embed("embed", matrix(self.VOCABULARY, width, "f16"), p.buffer("x", width), 8.0)
         p.add_positions("add_positions", normal(rng, 512, width), x)
-        rope = p.rope_angles("rope_angles", np.geomspace(1, 0.01, 8, dtype=np.float32))
+        rope = p.rope_angles("rope_angles", np.geomspace(1, 0.01, dim // 2, dtype=np.float32))
         y = p.rms_norm("rms_norm", x, 1 + normal(rng, width), 1e-6, p.buffer("y", width))
-        qkv = p.linear("qkv", y, [matrix((self.HEADS + 4) * 16, width)], p.buffer("qkv", (self.HEADS + 4) * 16))
-        p.prepare_qkv("prepare_qkv", qkv, 0, self.HEADS, rope, 1 + normal(rng, 16), 1 + normal(rng, 16))
-        heads = p.attention("attention", qkv, 0, self.HEADS, p.buffer("heads", width), 0.25, 40, 5.0)
-        p.linear("out", heads, [matrix(width, width)], x, accumulate=True)
+        qkv = p.linear("qkv", y, [matrix(qkv_width, width)], p.buffer("qkv", qkv_width))
+        p.prepare_qkv("prepare_qkv", qkv, 0, self.HEADS, rope, 1 + normal(rng, dim), 1 + normal(rng, dim))
+        heads = p.attention("attention", qkv, 0, self.HEADS, p.buffer("heads", heads_width), 0.25, 40, 5.0)
+        p.linear("out", heads, [matrix(width, heads_width)], x, accumulate=True)
         p.layer_norm("layer_norm", x, 1 + normal(rng, width), normal(rng, width), 1e-6, y)
         p.linear("up", y, [matrix(width, width)], hidden := p.buffer("hidden", width))
         p.activate("activate", hidden, "gelu_erf", hidden)

@@ -188,7 +188,7 @@ BAD_BITS = {
 def scale_places(dtype: str) -> list[int]:
     """Where floats, or float16 scales and minima, are in a block: by the layout of panels in NumPy."""
     fields = [field for field in BLOCK_TYPES[dtype].fields if field.unit == 2 or dtype == "f32"]
-    return [field.offset + field.unit * number for field in fields for number in range(field.count)]
+    return [field.offset + field.unit * number for field in fields for number in range(field.n_units)]
 
 
 def finite_bytes(dtype: str, shape: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -44,7 +44,7 @@ def test_an_operation_that_writes_whole_rows_quantises_them_itself() -> None:
 Declare = Callable[[Program, Buffer], Buffer]
 IN_PIECES: dict[str, Declare] = {
     "linear": lambda p, x: p.linear("a", x, [matrix(64, 64, "f32")], p.buffer("y", 64)),
-    "soft_cap": lambda p, x: p.soft_cap("a", x, 30.0),
+    "route": lambda p, x: p.route("a", x, 32, p.buffer("y", 64)),
     "rope_angles": lambda p, x: p.rope_angles("a", ones(32)),
 }
 

@@ -59,7 +59,7 @@ def test_sizes_and_alignment(name: str) -> None:
 
 @pytest.mark.parametrize("name", BLOCK_TYPES)
 def test_fields_cover_every_byte_of_a_block_once(name: str) -> None:
-    covered = [byte for f in BLOCK_TYPES[name].fields for byte in range(f.offset, f.offset + f.unit * f.count)]
+    covered = [byte for f in BLOCK_TYPES[name].fields for byte in range(f.offset, f.offset + f.unit * f.n_units)]
     assert sorted(covered) == list(range(BLOCK_TYPES[name].type_size))
 
 

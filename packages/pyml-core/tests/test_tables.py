@@ -88,7 +88,7 @@ def test_block_types_are_the_same() -> None:
         assert largest_code(kind) < 2**bits
         if name not in PACKED:
             assert kind.ggml_id == number
-            assert [f"{{{KINDS_OF_FIELDS[f.unit, f.recode]}, {f.offset}, {f.count}}}" for f in kind.fields] == (
+            assert [f"{{{KINDS_OF_FIELDS[f.unit, f.recode]}, {f.offset}, {f.n_units}}}" for f in kind.fields] == (
                 numbers_and_fields[7:]
             ), name
 

@@ -12,6 +12,8 @@ Everything else is in the submodules: block types in ``block_types``, times and 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from . import _build_check, _native
 
 _build_check.check(_native.SOURCE_HASH)
@@ -21,12 +23,14 @@ from .cancel import CancelToken  # noqa: E402
 from .cpu import cpu_info  # noqa: E402
 from .dtypes import dequantize, quantize  # noqa: E402
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
-from .functional import activate, attention, gated, layer_norm, matmul, rms_norm, rope  # noqa: E402
 from .graph import Slice  # noqa: E402
 from .kv_layout import KVLayout  # noqa: E402
 from .program import Program  # noqa: E402
 from .tensor import Tensor, pack  # noqa: E402
 from .want import AllLogits, Greedy, GreedyToken, Top, TopLogits  # noqa: E402
+
+if TYPE_CHECKING:
+    from .functional import activate, attention, gated, layer_norm, matmul, rms_norm, rope
 
 __all__ = [  # noqa: RUF022 (by group)
     # Arrays in
@@ -60,3 +64,18 @@ __all__ = [  # noqa: RUF022 (by group)
     "PymlError",
     "ShapeError",
 ]
+
+_ARRAYS_OUT = ("activate", "attention", "gated", "layer_norm", "matmul", "rms_norm", "rope")
+
+
+def __getattr__(name: str) -> object:
+    """Import the functions on arrays when they are first used: models do without."""
+    if name in _ARRAYS_OUT:
+        from . import functional
+
+        return getattr(functional, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ARRAYS_OUT})

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -31,15 +30,14 @@ I8Array = npt.NDArray[np.int8]
 F32Array = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """A part of a stored block that becomes a plane of a packed panel, see :mod:`pyml_core.panels`.
 
     Attributes:
         name: as in ggml's block struct.
         offset: where it starts in the stored block, in bytes.
         unit: bytes that stay together: 2 for float16 scales, 1 for packed scales, 4 for words of codes.
-        count: units in a block.
+        n_units: units in a block.
         recode: ``"biased"``: int8 codes become unsigned (xor 0x80); ``"bits"``: the 32 fifth bits of q5_0 and q5_1 are
             re-ordered so that bit g of byte i is the stored bit 4 g + i, next to word g of the codes.
     """
@@ -47,7 +45,7 @@ class Field:
     name: str
     offset: int
     unit: int
-    count: int
+    n_units: int
     recode: str = ""
 
 
@@ -65,8 +63,7 @@ class Expanded(NamedTuple):
     minimum: F32Array | None
 
 
-@dataclass(frozen=True)
-class BlockType:
+class BlockType(NamedTuple):
     """One storage format of a row of numbers: everything that is known about it.
 
     Attributes:
@@ -104,7 +101,7 @@ class BlockType:
     @property
     def scale_offsets(self) -> list[int]:
         """Where the float16 scales and minima of a block are."""
-        return [f.offset + 2 * i for f in self.fields for i in range(f.count) if f.unit == 2 and self.quantized]
+        return [f.offset + 2 * i for f in self.fields for i in range(f.n_units) if f.unit == 2 and self.quantized]
 
     def nbytes(self, shape: Sequence[int]) -> int:
         """Bytes of an array of this shape, in Python integers, which cannot overflow.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import ShapeError
 from .kv_layout import KVLayout, PageTable
-from .operation_kind import F32Array, OperationKind, Rows
+from .operation_kind import F32Array, OperationKind
 
 
 @dataclass(eq=False)
@@ -129,15 +129,15 @@ class Graph:
             raise ShapeError(f"{name}: the program has run already; declare every operation before its first run")
         if self.screening:
             raise ShapeError(f"{name}: nothing can come after {self.operations[-1].name}, which is screened")
-        rows = out.rows if kind.rows is Rows.EACH else "tokens"
+        rows = out.rows if kind.rows == "each" else "tokens"
         for buf in (*inputs, out):
             if not 0 <= buf.index < len(self.buffers) or self.buffers[buf.index] is not buf:
                 raise ShapeError(f"{name}: {buf.name} is not a buffer of this program")
-            if buf.rows != rows and kind.rows is not Rows.SELECTED:
+            if buf.rows != rows and kind.rows != "selected":
                 raise ShapeError(f"{name}: expected {buf.name} to have rows of {rows}, it has rows of {buf.rows}")
-        if kind.rows not in (Rows.DISPATCHED, Rows.COMBINED):  # these have looked at their routes
+        if kind.rows not in ("dispatched", "combined"):  # these have looked at their routes
             for buf in (*inputs[:1], out):
-                check_copies(name, buf, out.copies if kind.rows is Rows.EACH else 1)
+                check_copies(name, buf, out.copies if kind.rows == "each" else 1)
         self.operations.append(Operation(kind.name, name, inputs, out, params))
         self.result = out
         return out

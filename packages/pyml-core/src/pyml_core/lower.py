@@ -7,16 +7,15 @@ are the same bits with or without each of these decisions. Nothing here calls na
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ShapeError
 from .graph import Buffer, Graph, Operation
-from .operation_kind import Bound, Rows, Writes
+from .operation_kind import Bound
 from .ops import OPERATIONS
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ TILE_ROWS = 24
 NO_LIMIT = 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
-class BufferRecord:
+class BufferRecord(NamedTuple):
     """An activation of the native program; its index is that of the program's buffer.
 
     Attributes:
@@ -57,8 +55,7 @@ class BufferRecord:
     order: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class OperationRecord:
+class OperationRecord(NamedTuple):
     """An operation of the native program, with the fields of ``pyml_op`` that do not change between runs.
 
     Attributes:
@@ -89,8 +86,7 @@ class OperationRecord:
     screen: Operation | None = None
 
 
-@dataclass(slots=True)
-class Lowered:
+class Lowered(NamedTuple):
     """A program as the native one is built from it.
 
     Attributes:
@@ -115,19 +111,11 @@ class Lowered:
     fusions: list[tuple[int, int]]
     spans: dict[Operation, tuple[int, int]]
     result: int
-    vocabulary: int = NO_LIMIT
-    positions: int = NO_LIMIT
-    rope_sets: int = NO_LIMIT
-    needs_pages: bool = False
-    tile_tokens: int = 0
-
-
-@dataclass(slots=True)
-class _Rows:
-    """What operations make of the rows of buffers, by index."""
-
-    routes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    order: dict[int, int] = field(default_factory=dict)
+    vocabulary: int
+    positions: int
+    rope_sets: int
+    needs_pages: bool
+    tile_tokens: int
 
 
 def lower(program: Graph, max_tokens: int) -> Lowered:
@@ -145,26 +133,29 @@ def lower(program: Graph, max_tokens: int) -> Lowered:
                 f"{buf.name}: expected a width that is a multiple of {BLOCK} for a quantised matrix, got {buf.width}"
             )
     whole = program.kv is None or program.kv.head_dim % BLOCK == 0
-    found = Lowered(max_tokens, program.kv, [], [], [], {}, program.result.index, tile_tokens=_tile_tokens(program))
-    rows = _Rows()
+    operations: list[OperationRecord] = []
+    spans: dict[Operation, tuple[int, int]] = {}
     for op in (*program.operations, *program.screening):
-        first = len(found.operations)
-        found.operations.append(_record(op))
-        _set_limits(found, op)
-        _set_rows(rows, op)
+        first = len(operations)
+        operations.append(_record(op))
         if op.output.quantized and writes_pieces(op, whole):
-            found.operations.append(OperationRecord("quantize", (), op.output.index))
-        found.spans[op] = (first, len(found.operations) - 1)
-    skipped = {buf.index for buf in find_codes_only(program, whole)}
-    for index, buf in enumerate(program.buffers):
-        found.buffers.append(
-            BufferRecord(
-                buf.width, buf.rows == "outputs", buf.copies, buf.quantized, index in skipped,
-                rows.routes.get(index), rows.order.get(index, -1),
-            )
-        )  # fmt: skip
-    found.fusions = [(found.spans[one][0], found.spans[other][0]) for one, other in find_fusions(program)]
-    return found
+            operations.append(OperationRecord("quantize", (), op.output.index))
+        spans[op] = (first, len(operations) - 1)
+    bounds = _bounds(program)
+    return Lowered(
+        max_tokens,
+        program.kv,
+        _buffers(program, {buf.index for buf in find_codes_only(program, whole)}),
+        operations,
+        [(spans[one][0], spans[other][0]) for one, other in find_fusions(program)],
+        spans,
+        program.result.index,
+        bounds.get("vocabulary", NO_LIMIT),
+        bounds.get("positions", NO_LIMIT),
+        bounds.get("rope_sets", NO_LIMIT),
+        any(OPERATIONS[op.kind].needs_pages for op in program.operations),
+        _tile_tokens(program),
+    )
 
 
 def writes_pieces(op: Operation, whole_blocks: bool) -> bool:
@@ -175,7 +166,7 @@ def writes_pieces(op: Operation, whole_blocks: bool) -> bool:
         whole_blocks: whether attention's heads are whole blocks of activations, which it quantises itself.
     """
     writes = OPERATIONS[op.kind].writes
-    return writes is Writes.PIECES or (writes is Writes.HEADS and not whole_blocks)
+    return writes == "pieces" or (writes == "heads" and not whole_blocks)
 
 
 def find_codes_only(program: Graph, whole_blocks: bool) -> list[Buffer]:
@@ -231,34 +222,41 @@ def _record(op: Operation) -> OperationRecord:
     )
 
 
-def _set_limits(found: Lowered, op: Operation) -> None:
-    kind = OPERATIONS[op.kind]
-    found.needs_pages |= kind.needs_pages
-    if kind.bound is None:
-        return
-    rows: int = op.params[kind.matrices or kind.vectors[0]].shape[0]
-    if kind.bound is Bound.VOCABULARY:
-        found.vocabulary = min(found.vocabulary, rows)
-    elif kind.bound is Bound.POSITIONS:
-        found.positions = min(found.positions, rows)
-    else:
-        found.rope_sets = min(found.rope_sets, rows)
+def _bounds(program: Graph) -> dict[Bound, int]:
+    """The rows of the smallest table of each kind."""
+    found: dict[Bound, int] = {}
+    for op in program.operations:
+        kind = OPERATIONS[op.kind]
+        if kind.bound is not None:
+            rows: int = op.params[kind.matrices or kind.vectors[0]].shape[0]
+            found[kind.bound] = min(rows, found.get(kind.bound, NO_LIMIT))
+    return found
 
 
-def _set_rows(rows: _Rows, op: Operation) -> None:
-    """Rows of experts are sorted by the routes; what works row by row leaves them in their order."""
-    if op.kind == "route":
-        sizes = op.inputs[0].width, op.params["n_chosen"]
-        known = rows.routes.setdefault(op.output.index, sizes)  # layers share the buffer
-        if known != sizes:
-            raise ShapeError(
-                f"{op.name}: expected {known[1]} of {known[0]} experts as before, got {sizes[1]} of {sizes[0]}"
-            )
-    rule = OPERATIONS[op.kind].rows
-    if rule is Rows.DISPATCHED:
-        rows.order[op.output.index] = op.inputs[1].index
-    elif op.inputs and rule not in (Rows.COMBINED, Rows.SELECTED):
-        rows.order[op.output.index] = rows.order.get(op.inputs[0].index, -1)
+def _buffers(program: Graph, codes_only: set[int]) -> list[BufferRecord]:
+    """Rows of experts are sorted by the routes; operations that work row by row leave them in their order."""
+    routes: dict[int, tuple[int, int]] = {}
+    order: dict[int, int] = {}
+    for op in program.operations:
+        out, rows = op.output.index, OPERATIONS[op.kind].rows
+        if op.kind == "route":
+            sizes = op.inputs[0].width, op.params["n_chosen"]
+            known = routes.setdefault(out, sizes)  # layers share the buffer
+            if known != sizes:
+                raise ShapeError(
+                    f"{op.name}: expected {known[1]} of {known[0]} experts as before, got {sizes[1]} of {sizes[0]}"
+                )
+        if rows == "dispatched":
+            order[out] = op.inputs[1].index
+        elif op.inputs and rows not in ("combined", "selected"):
+            order[out] = order.get(op.inputs[0].index, -1)
+    return [
+        BufferRecord(
+            buf.width, buf.rows == "outputs", buf.copies, buf.quantized, index in codes_only,
+            routes.get(index), order.get(index, -1),
+        )
+        for index, buf in enumerate(program.buffers)
+    ]  # fmt: skip
 
 
 def _tile_tokens(program: Graph) -> int:

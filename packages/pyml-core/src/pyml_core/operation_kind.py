@@ -6,9 +6,7 @@ Letters: T = tokens of a run (all slices together), P = positions of a run that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,42 +19,29 @@ if TYPE_CHECKING:
 F32Array = npt.NDArray[np.float32]
 
 
-class Rows(Enum):
-    """Which rows an operation reads and writes."""
+Rows = Literal["each", "tokens", "dispatched", "combined", "selected"]
+"""Which rows an operation reads and writes.
 
-    EACH = auto()
-    """Row by row: all buffers have the rows of the output. Nothing but these rows is read."""
-    TOKENS = auto()
-    """One row for each token."""
-    DISPATCHED = auto()
-    """A row for each expert of each token, sorted as the routes say."""
-    COMBINED = auto()
-    """From a row for each expert of each token to a row for each token."""
-    SELECTED = auto()
-    """From a row for each token to a row for each wanted position."""
+- ``each``: row by row. All buffers have the rows of the output, and nothing but these rows is read.
+- ``tokens``: one row for each token.
+- ``dispatched``: a row for each expert of each token, sorted as the routes say.
+- ``combined``: from a row for each expert of each token to a row for each token.
+- ``selected``: from a row for each token to a row for each wanted position.
+"""
 
+Writes = Literal["rows", "pieces", "heads"]
+"""How an output row is written, and so what makes its int8 copy.
 
-class Writes(Enum):
-    """How an output row is written, and so what makes its int8 copy."""
+- ``rows``: whole, by one thread, which makes the int8 copy too.
+- ``pieces``: in parts, by several threads, or without the copy: a pass of its own makes it when all parts are there.
+- ``heads``: head by head. As ``rows`` if heads are whole blocks of activations, else as ``pieces``.
+"""
 
-    ROWS = auto()
-    """Whole, by one thread, which makes the int8 copy too."""
-    PIECES = auto()
-    """In parts, by several threads: a pass of its own makes the int8 copy when all parts are there."""
-    HEADS = auto()
-    """Head by head: as ROWS if heads are whole blocks of activations, else as PIECES."""
+Bound = Literal["vocabulary", "positions", "rope_sets"]
+"""What a table of an operation limits in a run, by its number of rows."""
 
 
-class Bound(Enum):
-    """What a table of an operation limits in a run, by its number of rows."""
-
-    VOCABULARY = auto()
-    POSITIONS = auto()
-    ROPE_SETS = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class RunSize:
+class RunSize(NamedTuple):
     """How much a run computes.
 
     Attributes:
@@ -85,8 +70,7 @@ Shape = Callable[["Operation", RunSize], str]
 """The shapes of a matrix product for traces, or an empty string."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OperationKind:
+class OperationKind(NamedTuple):
     """One kind of operation. Fields without a default are those that nobody may forget.
 
     Attributes:

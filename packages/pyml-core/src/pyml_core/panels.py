@@ -42,7 +42,7 @@ def panel_nbytes(dtype: str, columns: int) -> int:
     """Bytes of one panel of a matrix with so many columns (K)."""
     kind = block_type(dtype)
     kind.nbytes((columns,))
-    return sum(_padded(PANEL_ROWS * f.unit * f.count * blocks) for f, _, blocks in _planes(dtype, columns))
+    return sum(_padded(PANEL_ROWS * f.unit * f.n_units * blocks) for f, _, blocks in _planes(dtype, columns))
 
 
 def packed_nbytes(dtype: str, shape: Sequence[int]) -> int:
@@ -96,9 +96,9 @@ def unpack(packed: ByteSource, dtype: str, shape: Sequence[int], split: bool = F
     stored = np.empty((len(panels), PANEL_ROWS, columns // kind.block_size, kind.type_size), np.uint8)
     offset = 0
     for field, first, blocks in _planes(dtype, columns, split):
-        size = PANEL_ROWS * field.unit * field.count * blocks
+        size = PANEL_ROWS * field.unit * field.n_units * blocks
         plane = panels[:, offset : offset + size].view(_UNITS[field.unit])
-        units = plane.reshape(len(panels), blocks, field.count, PANEL_ROWS).transpose(0, 3, 1, 2)
+        units = plane.reshape(len(panels), blocks, field.n_units, PANEL_ROWS).transpose(0, 3, 1, 2)
         part = np.ascontiguousarray(units).view(np.uint8)
         stored[:, :, first : first + blocks, _span(field)] = _decode(part, field.recode)
         offset += _padded(size)
@@ -161,9 +161,9 @@ def _fill_panels(stored: U8Array, rows: int, dtype: str, columns: int, out: U8Ar
     for field, first, blocks in _planes(dtype, columns, split):
         part = _encode(source[:, :, first : first + blocks, _span(field)], field.recode)
         units = part.view(_UNITS[field.unit]).transpose(0, 2, 3, 1)
-        size = PANEL_ROWS * field.unit * field.count * blocks
+        size = PANEL_ROWS * field.unit * field.n_units * blocks
         plane = out[:, offset : offset + size].view(_UNITS[field.unit])
-        plane.reshape(len(out), blocks, field.count, PANEL_ROWS)[..., :rows] = units
+        plane.reshape(len(out), blocks, field.n_units, PANEL_ROWS)[..., :rows] = units
         offset += _padded(size)
 
 
@@ -171,7 +171,7 @@ def _low_columns(columns: int) -> npt.NDArray[np.bool_]:
     """Which bytes of a split panel are low nibbles."""
     parts = []
     for field, _, blocks in _planes("q8_0", columns, split=True):
-        parts.append(np.full(_padded(PANEL_ROWS * field.unit * field.count * blocks), field.name == "low"))
+        parts.append(np.full(_padded(PANEL_ROWS * field.unit * field.n_units * blocks), field.name == "low"))
     return np.concatenate(parts)
 
 
@@ -198,7 +198,7 @@ def _join_codes(stored: U8Array) -> U8Array:
 
 
 def _span(field: Field) -> slice:
-    return slice(field.offset, field.offset + field.unit * field.count)
+    return slice(field.offset, field.offset + field.unit * field.n_units)
 
 
 def _padded(nbytes: int) -> int:

@@ -27,7 +27,7 @@ from .kv_layout import KVLayout, PageTable
 from .locks import Lock
 from .lower import lower
 from .observe import Observer, observers_of, observing
-from .operation_kind import F32Array, Rows
+from .operation_kind import F32Array
 from .ops import OPERATIONS
 from .ops.activation import declare_activate, declare_gated, declare_soft_cap
 from .ops.attention import declare_attention
@@ -222,7 +222,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
                 copies[buf].quantized = buf.quantized
         program.embed(name, pack(Tensor.from_array(x)), copies[source])
         for op in self.operations[index + 1 :]:
-            if OPERATIONS[op.kind].rows is not Rows.EACH or any(buf not in copies for buf in op.inputs):
+            if OPERATIONS[op.kind].rows != "each" or any(buf not in copies for buf in op.inputs):
                 raise ShapeError(f"{name}: {op.name} needs more than the rows of {name}")
             inputs = tuple(copies[buf] for buf in op.inputs)
             program.operations.append(replace(op, inputs=inputs, output=copies[op.output]))

@@ -101,8 +101,7 @@ class ThreadSpans(Sequence[ThreadSpan]):
         return self._spans
 
 
-@dataclass(frozen=True, eq=False)
-class OpTiming:
+class OpTiming(NamedTuple):
     """What one operation of a timed run took.
 
     Attributes:

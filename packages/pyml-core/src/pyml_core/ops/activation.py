@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import Batch
 from ..errors import ShapeError
 from ..graph import Buffer, Graph, Operation, check_width
-from ..operation_kind import F32Array, OperationKind, Rows, Writes, no_shape, row_cost, to_f32
+from ..operation_kind import F32Array, OperationKind, no_shape, row_cost, to_f32
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 F64Array = npt.NDArray[np.float64]
 
@@ -107,13 +110,13 @@ def _run_soft_cap(batch: Batch, op: Operation) -> F32Array:
 
 ACTIVATE = OperationKind(
     "activate", declare_activate, activate, _run_activate, row_cost, no_shape,
-    inputs=("x",), rows=Rows.EACH, writes=Writes.ROWS, codes_only=True, fusable=True,
+    inputs=("x",), rows="each", writes="rows", codes_only=True, fusable=True,
 )  # fmt: skip
 GATED = OperationKind(
     "gated", declare_gated, gated, _run_gated, row_cost, no_shape,
-    inputs=("gate_up",), rows=Rows.EACH, writes=Writes.ROWS, codes_only=True, fusable=True,
+    inputs=("gate_up",), rows="each", writes="rows", codes_only=True, fusable=True,
 )  # fmt: skip
 SOFT_CAP = OperationKind(
     "soft_cap", declare_soft_cap, soft_cap, _run_soft_cap, row_cost, no_shape,
-    inputs=("x",), rows=Rows.EACH, writes=Writes.PIECES,
+    inputs=("x",), rows="each", writes="rows",
 )  # fmt: skip

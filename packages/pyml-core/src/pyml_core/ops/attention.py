@@ -5,17 +5,19 @@ Letters: T = tokens, H = key/value heads, D = head_dim, L = positions attended t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import Batch
 from ..errors import ShapeError
 from ..graph import Buffer, Graph, Operation, check_width
 from ..kv_layout import KEY_BLOCK_TOKENS, PAGE_TOKENS
-from ..operation_kind import F32Array, OperationKind, Rows, RunSize, Writes, no_shape, row_cost, to_f32
+from ..operation_kind import F32Array, OperationKind, RunSize, no_shape, row_cost, to_f32
 from .kv_cache import read_kv, read_value_scales, round_queries
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 F64Array = npt.NDArray[np.float64]
 
@@ -177,6 +179,6 @@ def _pairs(positions: int, window: int) -> int:
 
 ATTENTION = OperationKind(
     "attention", declare_attention, attention, _run_attention, _cost, no_shape,
-    inputs=("qkv",), rows=Rows.TOKENS, writes=Writes.HEADS, codes_only=True, needs_pages=True,
+    inputs=("qkv",), rows="tokens", writes="heads", codes_only=True, needs_pages=True,
     phases=("QK^T", "softmax", "A*V"), captures=("scores", "probabilities"),
 )  # fmt: skip

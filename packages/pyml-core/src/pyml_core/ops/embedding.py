@@ -5,14 +5,18 @@ Letters: T = tokens, W = width of a row.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import Batch
 from ..graph import Buffer, Graph, Operation, check_width, checked_weight
-from ..operation_kind import Bound, F32Array, OperationKind, Rows, Writes, no_shape, row_cost
+from ..operation_kind import F32Array, OperationKind, no_shape, row_cost
 from ..tensor import PackedMatrix, Tensor
 from .linear import Weight
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 
 def embed(table: Weight, ids: npt.ArrayLike, scale: float = 1.0) -> F32Array:
@@ -59,9 +63,9 @@ def _run_add_positions(batch: Batch, op: Operation) -> F32Array:
 
 EMBED = OperationKind(
     "embed", declare_embed, embed, _run_embed, row_cost, no_shape,
-    inputs=(), rows=Rows.TOKENS, writes=Writes.ROWS, matrices="table", bound=Bound.VOCABULARY,
+    inputs=(), rows="tokens", writes="rows", matrices="table", bound="vocabulary",
 )  # fmt: skip
 ADD_POSITIONS = OperationKind(
     "add_positions", declare_add_positions, add_positions, _run_add_positions, row_cost, no_shape,
-    inputs=(), rows=Rows.TOKENS, writes=Writes.ROWS, adds=True, vectors=("table",), bound=Bound.POSITIONS,
+    inputs=(), rows="tokens", writes="rows", adds=True, vectors=("table",), bound="positions",
 )  # fmt: skip

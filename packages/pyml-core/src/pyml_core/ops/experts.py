@@ -6,20 +6,22 @@ Letters: T = tokens, W = width of a row, E = experts, K = experts that each toke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _native
-from ..batch import Batch
 from ..errors import ShapeError
 from ..graph import Buffer, Graph, Operation, check_copies, check_width
-from ..operation_kind import F32Array, OperationKind, Rows, RunSize, Writes, no_shape, row_cost, to_f32
+from ..operation_kind import F32Array, OperationKind, RunSize, no_shape, row_cost, to_f32
 from ..tensor import PackedMatrix
 from .attention import softmax
 from .head import top_k
 from .linear import Weight, check_inputs, linear, product_flops, product_shape
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 MAX_EXPERTS: int = _native.EXPERTS_MAX
 """Most experts of a mixture."""
@@ -188,17 +190,17 @@ def _cost(op: Operation, size: RunSize) -> tuple[int, int]:
 
 ROUTE = OperationKind(
     "route", declare_route, route, _run_route, row_cost, no_shape,
-    inputs=("logits",), rows=Rows.TOKENS, writes=Writes.ROWS,
+    inputs=("logits",), rows="tokens", writes="pieces",
 )  # fmt: skip
 DISPATCH = OperationKind(
     "dispatch", declare_dispatch, dispatch, _run_dispatch, row_cost, no_shape,
-    inputs=("x", "routes"), rows=Rows.DISPATCHED, writes=Writes.ROWS,
+    inputs=("x", "routes"), rows="dispatched", writes="rows",
 )  # fmt: skip
 EXPERT_LINEAR = OperationKind(
     "expert_linear", declare_expert_linear, expert_linear, _run_expert_linear, _cost, product_shape,
-    inputs=("x", "routes"), rows=Rows.DISPATCHED, writes=Writes.PIECES, matrices="matrices",
+    inputs=("x", "routes"), rows="dispatched", writes="pieces", matrices="matrices",
 )  # fmt: skip
 COMBINE = OperationKind(
     "combine", declare_combine, combine, _run_combine, row_cost, no_shape,
-    inputs=("x", "routes"), rows=Rows.COMBINED, writes=Writes.ROWS,
+    inputs=("x", "routes"), rows="combined", writes="rows",
 )  # fmt: skip

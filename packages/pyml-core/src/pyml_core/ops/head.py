@@ -5,13 +5,17 @@ Letters: T = tokens, P = positions that want logits, W = width of a row.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import Batch
 from ..errors import ShapeError
 from ..graph import Buffer, Graph, Operation, check_width
-from ..operation_kind import F32Array, OperationKind, Rows, Writes, no_shape, row_cost
+from ..operation_kind import F32Array, OperationKind, no_shape, row_cost
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 
 def select(x: F32Array, rows: npt.ArrayLike) -> F32Array:
@@ -50,5 +54,5 @@ def _run_select(batch: Batch, op: Operation) -> F32Array:
 
 SELECT = OperationKind(
     "select", declare_select, select, _run_select, row_cost, no_shape,
-    inputs=("x",), rows=Rows.SELECTED, writes=Writes.ROWS,
+    inputs=("x",), rows="selected", writes="rows",
 )  # fmt: skip

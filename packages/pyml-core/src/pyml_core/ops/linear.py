@@ -7,18 +7,20 @@ Letters: T = tokens, N and K = outputs and inputs of a matrix, S = elements of a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import Batch
 from ..block_types import Expanded, I8Array, block_type
 from ..dtypes import expand
 from ..errors import ShapeError
 from ..graph import Buffer, Graph, Operation, check_width, checked_weight
-from ..operation_kind import F32Array, OperationKind, Rows, RunSize, Writes, row_cost, to_f32
+from ..operation_kind import F32Array, OperationKind, RunSize, row_cost, to_f32
 from ..tensor import PackedMatrix, Tensor
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 IntArray = npt.NDArray[np.int32]
 Weight = Tensor | PackedMatrix
@@ -188,5 +190,5 @@ def shape_text(op: Operation, rows: int, width: int) -> str:
 
 LINEAR = OperationKind(
     "linear", declare_linear, linear, _run_linear, _cost, product_shape,
-    inputs=("x",), rows=Rows.EACH, writes=Writes.PIECES, matrices="matrices", vectors=("bias",),
+    inputs=("x",), rows="each", writes="pieces", matrices="matrices", vectors=("bias",),
 )  # fmt: skip

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from ..batch import Batch
 from ..errors import ShapeError
 from ..graph import Buffer, Graph, Operation, check_width, checked_weight
-from ..operation_kind import F32Array, OperationKind, Rows, Writes, no_shape, row_cost, to_f32
+from ..operation_kind import F32Array, OperationKind, no_shape, row_cost, to_f32
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 
 def rms_norm(x: F32Array, weight: F32Array, eps: float) -> F32Array:
@@ -60,9 +64,9 @@ def _run_layer_norm(batch: Batch, op: Operation) -> F32Array:
 
 RMS_NORM = OperationKind(
     "rms_norm", declare_rms_norm, rms_norm, _run_rms_norm, row_cost, no_shape,
-    inputs=("x",), rows=Rows.EACH, writes=Writes.ROWS, codes_only=True, vectors=("weight",),
+    inputs=("x",), rows="each", writes="rows", codes_only=True, vectors=("weight",),
 )  # fmt: skip
 LAYER_NORM = OperationKind(
     "layer_norm", declare_layer_norm, layer_norm, _run_layer_norm, row_cost, no_shape,
-    inputs=("x",), rows=Rows.EACH, writes=Writes.ROWS, codes_only=True, vectors=("weight", "bias"),
+    inputs=("x",), rows="each", writes="rows", codes_only=True, vectors=("weight", "bias"),
 )  # fmt: skip

@@ -5,16 +5,20 @@ Letters: T = tokens, H = key/value heads, D = head_dim.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from ..batch import Batch
 from ..errors import ShapeError
 from ..graph import Buffer, Graph, Operation, checked_weight
 from ..kv_layout import KVLayout
-from ..operation_kind import F32Array, OperationKind, Rows, Writes, no_shape, row_cost
+from ..operation_kind import F32Array, OperationKind, no_shape, row_cost
 from .kv_cache import append_kv
 from .norm import rms_norm
 from .rope import rope
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 
 def prepare_qkv(
@@ -88,6 +92,6 @@ def _run_prepare_qkv(batch: Batch, op: Operation) -> F32Array:
 
 PREPARE_QKV = OperationKind(
     "prepare_qkv", declare_prepare_qkv, prepare_qkv, _run_prepare_qkv, row_cost, no_shape,
-    inputs=("qkv", "rope"), rows=Rows.TOKENS, writes=Writes.PIECES, vectors=("q_norm", "k_norm"), needs_pages=True,
+    inputs=("qkv", "rope"), rows="tokens", writes="pieces", vectors=("q_norm", "k_norm"), needs_pages=True,
     phases=("QKnorm", "RoPE", "append"),
 )  # fmt: skip

@@ -5,12 +5,16 @@ Letters: T = tokens, D = head_dim, F = frequencies.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import Batch
 from ..graph import Buffer, Graph, Operation, checked_weight
-from ..operation_kind import Bound, F32Array, OperationKind, Rows, Writes, no_shape, row_cost, to_f32
+from ..operation_kind import F32Array, OperationKind, no_shape, row_cost, to_f32
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 
 def rope_angles(positions: npt.ArrayLike, inv_freq: F32Array, scale: float = 1.0) -> F32Array:
@@ -54,5 +58,5 @@ def _run_rope_angles(batch: Batch, op: Operation) -> F32Array:
 
 ROPE_ANGLES = OperationKind(
     "rope_angles", declare_rope_angles, rope_angles, _run_rope_angles, row_cost, no_shape,
-    inputs=(), rows=Rows.TOKENS, writes=Writes.PIECES, vectors=("inv_freq",), bound=Bound.ROPE_SETS,
+    inputs=(), rows="tokens", writes="pieces", vectors=("inv_freq",), bound="rope_sets",
 )  # fmt: skip

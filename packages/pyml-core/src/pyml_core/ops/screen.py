@@ -6,20 +6,22 @@ docs/decisions/0015-screened-head.md.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _native
-from ..batch import Batch
 from ..dtypes import expand
 from ..errors import ShapeError
 from ..graph import Graph, Operation
-from ..operation_kind import F32Array, OperationKind, Rows, RunSize, Writes, to_f32
+from ..operation_kind import F32Array, OperationKind, RunSize, to_f32
 from ..screen import MARGIN
 from ..tensor import PackedMatrix
 from .linear import ACTIVATION_BLOCK, Weight, linear, product_flops, product_shape, quantize_activations, shape_text
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 F64Array = npt.NDArray[np.float64]
 
@@ -151,9 +153,9 @@ def _rescore_shape(op: Operation, size: RunSize) -> str:
 
 SCREEN = OperationKind(
     "screen", declare_screen, screen_bounds, _run_screen, _screen_cost, product_shape,
-    inputs=("x",), rows=Rows.EACH, writes=Writes.PIECES, matrices="matrices",
+    inputs=("x",), rows="each", writes="pieces", matrices="matrices",
 )  # fmt: skip
 RESCORE = OperationKind(
     "rescore", declare_screen, linear, _run_rescore, _rescore_cost, _rescore_shape,
-    inputs=("x",), rows=Rows.EACH, writes=Writes.PIECES, matrices="matrices",
+    inputs=("x",), rows="each", writes="pieces", matrices="matrices",
 )  # fmt: skip
