@@ -4,7 +4,7 @@
  * does what is not worth sharing, and those that wait ask for the weights that come next.
  */
 #define _GNU_SOURCE
-#include "pyml.h"
+#include "attention_layout.h"
 
 #include <fenv.h>
 #include <stdatomic.h>
@@ -34,17 +34,14 @@ static int64_t now_ns(void) {
 
 static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-static int64_t whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL; }
-
 /* Scratch that an operation needs of each thread: see linear.c (sums and unpacked chunks) and attention.c (a tile). */
 int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
     int64_t factors = op->kind == OP_SCREEN ? 2 * SCREEN_STATES * op->in->blocks * (int64_t)sizeof(float) : 0;
     if (pyml_is_product(op->kind))
         return factors + LINEAR_SCRATCH + (op->then ? TOKEN_BLOCK * 2 * BLOCK * (int64_t)sizeof(float) : 0);
     if (op->kind != OP_ATTENTION) return op->out->codes_only ? op->out->width * 4 : 0; /* a row, see rows.c */
-    int64_t rows = tile_tokens * op->n_heads / kv->n_kv_heads, width = whole_panels(kv->head_dim);
-    return aligned((rows * (KEYS + KEYS / 4 + 2 * (width + PANEL) + kv->head_dim) + 4 * whole_panels(rows))
-                   * (int64_t)sizeof(float));
+    const pyml_attention_layout layout = pyml_attention_layout_of(kv, tile_tokens * op->n_heads / kv->n_kv_heads);
+    return aligned(layout.end * (int64_t)sizeof(float));
 }
 
 bool pyml_program_allocate(pyml_program *p) {

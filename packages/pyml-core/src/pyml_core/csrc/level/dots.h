@@ -173,7 +173,7 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
         const uint8_t *codes[TILE_PANELS];
         UNROLL for (int p = 0; p < np; p++) codes[p] = w->codes[chunk][p];
         const unpacked *u = w->chunks[chunk];
-        const int blocks = (int)least(CHUNK, k) / BLOCK;
+        const int blocks = (int)min_i64(CHUNK, k) / BLOCK;
         for (int b = 0; b < blocks; b++) {
             vf part[TILE_TOKENS][TILE_PANELS];
             UNROLL for (int t = 0; t < nt; t++) /* as in stream_block */

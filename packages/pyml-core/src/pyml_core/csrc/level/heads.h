@@ -11,7 +11,7 @@
 typedef struct {
     float scale;
     int32_t sum; /* of the codes */
-} head_facts;
+} quant_params;
 
 /* The Hadamard transform of some panels (a power of two), not normalised: of n numbers H H = n. Applied to queries and
  * keys it leaves their products as they are and spreads what stands out in either, so that int8 codes are finer. Its
@@ -44,7 +44,7 @@ INLINE void hadamard(const int panels, vf *x) {
 
 /* A block, times a factor and transformed, as int8 codes of one scale: max|x| / 127, code = x * (127 / max|x|) rounded
  * to even. */
-INLINE head_facts round_panels(const int panels, const float *from, vf factor, int8_t *codes) {
+INLINE quant_params quantize_panels(const int panels, const float *from, vf factor, int8_t *codes) {
     vf x[KEY_BLOCK_MAX / PANEL], tops = f_set1(0.0f), zeros = f_set1(0.0f);
     UNROLL for (int p = 0; p < panels; p++) x[p] = f_mul(f_load(from + p * PANEL), factor);
     hadamard(panels, x);
@@ -58,14 +58,14 @@ INLINE head_facts round_panels(const int panels, const float *from, vf factor, i
         i_store_s8(codes + p * PANEL, code);
         sum = i_add(sum, code);
     }
-    return (head_facts){top / 127.0f + finite, i_sum(sum)};
+    return (quant_params){top / 127.0f + finite, i_sum(sum)};
 }
 
 /* The same for a block of pyml_key_block elements. */
-static head_facts round_head(const float *from, int64_t size, vf factor, int8_t *codes) {
-    if (size == 128) return round_panels(8, from, factor, codes);
-    if (size == 64) return round_panels(4, from, factor, codes);
-    return round_panels(2, from, factor, codes);
+static quant_params quantize_head(const float *from, int64_t size, vf factor, int8_t *codes) {
+    if (size == 128) return quantize_panels(8, from, factor, codes);
+    if (size == 64) return quantize_panels(4, from, factor, codes);
+    return quantize_panels(2, from, factor, codes);
 }
 
 #endif

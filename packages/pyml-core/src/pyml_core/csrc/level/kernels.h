@@ -15,7 +15,27 @@
  * registers. */
 #define MOVED(pointer) __asm__ volatile("" : "+r"(pointer))
 
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Evaluate `call` with the constant N that equals n, 1 <= n <= MAX <= 6, so that its loops to N are unrolled. */
+#define WITH_CONST(n, MAX, call) \
+    do {                         \
+        switch (n) {             \
+            CASE_N(1, MAX, call) \
+            CASE_N(2, MAX, call) \
+            CASE_N(3, MAX, call) \
+            CASE_N(4, MAX, call) \
+            CASE_N(5, MAX, call) \
+            CASE_N(6, MAX, call) \
+        }                        \
+    } while (0)
+#define CASE_N(i, MAX, call)               \
+    case i:                                \
+        if (i <= (MAX)) {                  \
+            enum { N = i <= MAX ? i : 1 }; \
+            call;                          \
+        }                                  \
+        break;
 
 /* The rows of a buffer in this run. */
 INLINE int64_t rows_of(const pyml_buffer *b, const pyml_run *run) {
@@ -30,19 +50,20 @@ INLINE vf load_b(const int type, const void *b, int64_t at) {
     return f_load_bf16((const uint16_t *)b + at);
 }
 
-/* Memory that comes next, to be asked for while a tile is worked on: `lines` of 64 bytes for every k. */
+/* Memory that comes next, to be prefetched while a tile is worked on: `lines` of 64 bytes at every step. */
 typedef struct {
     const uint8_t *from;
     int64_t lines;
-} upcoming;
+} prefetch_plan;
 
 INLINE void fma_tile(const int nt, const int np, const int type, const float *a, int64_t lda, const void *const *b,
-                     int64_t ldb, int64_t k, float *sums, int64_t ld_sums, bool first, upcoming next) {
+                     int64_t ldb, int64_t k, float *sums, int64_t ld_sums, bool first, prefetch_plan prefetch) {
     vf sum[TILE_TOKENS][FLOAT_PANELS];
     UNROLL for (int t = 0; t < nt; t++) UNROLL for (int p = 0; p < np; p++) sum[t][p] =
         first ? f_set1(0.0f) : f_load(sums + t * ld_sums + p * PANEL);
     for (int64_t i = 0; i < k; i++) {
-        for (int64_t line = 0; line < next.lines; line++) PREFETCH(next.from + (i * next.lines + line) * 64);
+        for (int64_t line = 0; line < prefetch.lines; line++)
+            PREFETCH(prefetch.from + (i * prefetch.lines + line) * 64);
         vf w[FLOAT_PANELS];
         UNROLL for (int p = 0; p < np; p++) w[p] = load_b(type, b[p], i * ldb);
         UNROLL for (int t = 0; t < nt; t++) {
@@ -56,20 +77,13 @@ INLINE void fma_tile(const int nt, const int np, const int type, const float *a,
 
 /* Any number of rows through fma_tile; the last tile has as many rows as are left. */
 INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, const void *const *b, int64_t ldb,
-                     int64_t k, float *sums, int64_t ld_sums, int64_t rows, bool first, upcoming next) {
+                     int64_t k, float *sums, int64_t ld_sums, int64_t rows, bool first, prefetch_plan prefetch) {
     for (; rows >= TILE_TOKENS; rows -= TILE_TOKENS, a += TILE_TOKENS * lda, sums += TILE_TOKENS * ld_sums) {
-        fma_tile(TILE_TOKENS, np, type, a, lda, b, ldb, k, sums, ld_sums, first, next);
-        next.lines = 0;
+        fma_tile(TILE_TOKENS, np, type, a, lda, b, ldb, k, sums, ld_sums, first, prefetch);
+        prefetch.lines = 0;
     }
-#define LEFT(n)                       \
-    if (n < TILE_TOKENS && rows == n) \
-    fma_tile(n < TILE_TOKENS ? n : 1, np, type, a, lda, b, ldb, k, sums, ld_sums, first, next)
-    LEFT(1);
-    LEFT(2);
-    LEFT(3);
-    LEFT(4);
-    LEFT(5);
-#undef LEFT
+    if (rows)
+        WITH_CONST(rows, TILE_TOKENS - 1, fma_tile(N, np, type, a, lda, b, ldb, k, sums, ld_sums, first, prefetch));
 }
 
 /* Thirty-two numbers as int8 codes of one scale: scale = max|x| / 127, code = x * (127 / max|x|) rounded to even. What
@@ -77,9 +91,9 @@ INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, 
 typedef struct {
     float scale;
     int32_t first, second; /* sums of the codes of either half */
-} block_facts;
+} block_quant_params;
 
-INLINE block_facts quantize_block(vf low, vf high, int8_t *codes) {
+INLINE block_quant_params quantize_block(vf low, vf high, int8_t *codes) {
     float top = f_top(f_max(f_abs(low), f_abs(high)));
     float finite = f_sum(f_add(f_mul(low, f_set1(0.0f)), f_mul(high, f_set1(0.0f)))); /* 0, or NaN */
     if (finite != 0.0f) low = high = f_set1(0.0f);
@@ -88,17 +102,17 @@ INLINE block_facts quantize_block(vf low, vf high, int8_t *codes) {
     vi a = i_round(f_mul(low, f_set1(inverse))), c = i_round(f_mul(high, f_set1(inverse)));
     i_store_s8(codes, a);
     i_store_s8(codes + PANEL, c);
-    return (block_facts){top / 127.0f + finite, i_sum(a), i_sum(c)};
+    return (block_quant_params){top / 127.0f + finite, i_sum(a), i_sum(c)};
 }
 
-/* Where blocks of 32 numbers are, and where their codes and facts go: a block is so many elements from the last one in
- * each. */
+/* Where blocks of 32 numbers are, and where their codes, scales and sums go: a block is so many elements from the last
+ * one in each. */
 typedef struct {
     const float *x;
     int8_t *codes;
     float *scales;
     int32_t *sums, *half_sums;
-    int64_t x_step, codes_step, facts_step;
+    int64_t x_step, codes_step, params_step;
 } block_run;
 
 /* quantize_block of four blocks at a time, which share what is done across lanes; the i-th is block `at[i]`. */
@@ -116,10 +130,10 @@ INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
     tops = i_max(tops, i_swap(1, tops));
     if (i_any_above(tops, 0x7f7fffff)) { /* something is not finite */
         for (int i = 0; i < 4; i++) {
-            int64_t f = at[i] * run->facts_step;
-            block_facts facts = quantize_block(low[i], high[i], run->codes + at[i] * run->codes_step);
-            run->scales[f] = facts.scale, run->sums[f] = facts.first + facts.second;
-            run->half_sums[2 * f] = facts.first, run->half_sums[2 * f + 1] = facts.second;
+            int64_t f = at[i] * run->params_step;
+            block_quant_params params = quantize_block(low[i], high[i], run->codes + at[i] * run->codes_step);
+            run->scales[f] = params.scale, run->sums[f] = params.first + params.second;
+            run->half_sums[2 * f] = params.first, run->half_sums[2 * f + 1] = params.second;
         }
         return;
     }
@@ -139,7 +153,7 @@ INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
         i_store(halves[i / 2], i_add(sums, i_swap(1, sums)));
     }
     UNROLL for (int i = 0; i < 4; i++) {
-        int64_t f = at[i] * run->facts_step;
+        int64_t f = at[i] * run->params_step;
         const int32_t *half = halves[i / 2] + i % 2 * 8;
         memcpy(run->codes + at[i] * run->codes_step, codes[i / 2] + i % 2 * BLOCK, BLOCK);
         run->scales[f] = scales[4 * i], run->sums[f] = half[0] + half[4];
@@ -149,10 +163,15 @@ INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
 
 INLINE void quantize_blocks(const block_run *run, int64_t count) {
     for (int64_t i = 0; i < count; i += 4) /* the last ones again where they do not come out even */
-        quantize_four(run, (int64_t[4]){i, least(i + 1, count - 1), least(i + 2, count - 1), least(i + 3, count - 1)});
+        quantize_four(run,
+                      (int64_t[4]){i, min_i64(i + 1, count - 1), min_i64(i + 2, count - 1), min_i64(i + 3, count - 1)});
 }
 
-INLINE uint64_t lap(pyml_thread *thread, int phase, uint64_t since) { /* charge the time since then to a phase */
+/* Ticks at which a phase of an operation starts, if the run is timed. */
+INLINE uint64_t phase_start(const pyml_thread *thread) { return thread->timed ? pyml_ticks() : 0; }
+
+/* Charge the ticks since then to a phase; returns the present ones. */
+INLINE uint64_t charge_phase(pyml_thread *thread, int phase, uint64_t since) {
     if (!thread->timed) return 0;
     uint64_t now = pyml_ticks();
     thread->phase[phase] += now - since;

@@ -41,7 +41,7 @@ INLINE void finish(const target *to, int64_t t, int64_t rows, const float *sums)
     const pyml_op *op = to->op;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < to->columns; c += PANEL) {
-            int64_t n = least(PANEL, to->columns - c);
+            int64_t n = min_i64(PANEL, to->columns - c);
             float *out = to->out + (t + r) * to->stride + c;
             vf v = f_load(sums + r * TILE_PANELS * PANEL + c);
             if (op->weight) v = f_add(v, f_load_n(op->weight + to->column + c, n));
@@ -84,11 +84,11 @@ static void stream_panel(const pyml_matrix *m, int64_t panel, const weights_ahea
     const int64_t lead = lead_of(m->type), chunk_bytes = pyml_chunk_bytes(m->type, CHUNK);
     unpacked *u = (unpacked *)scratch;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
-        int k = (int)least(CHUNK, m->k - k0);
+        int k = (int)min_i64(CHUNK, m->k - k0);
         u->low = low_nibbles(m, panel, k0);
         for (int64_t t = 0; t < rows; t += STREAM_ROWS) {
             quantized_rows a = rows_from(q, x, row + t, k0);
-            q->stream((int)least(STREAM_ROWS, rows - t), chunk, further(ahead, chunk, lead), k, u, &a,
+            q->stream((int)min_i64(STREAM_ROWS, rows - t), chunk, further(ahead, chunk, lead), k, u, &a,
                       sums + t * TILE_PANELS * PANEL, k0 == 0);
         }
         chunk += chunk_bytes;
@@ -107,7 +107,7 @@ void FN(panel_product)(const pyml_matrix *m, int64_t panel, const pyml_buffer *x
     float *wide = (float *)scratch;
     const weights_ahead ahead = {m->data, NULL};
     for (int64_t t = 0, nt; t < rows; t += nt) {
-        nt = least(STREAM_ROWS, rows - t);
+        nt = min_i64(STREAM_ROWS, rows - t);
         stream_panel(m, panel, &ahead, x, row + t, nt, scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float),
                      wide);
         for (int64_t i = 0; i < nt; i++) f_store(sums + (t + i) * PANEL, f_load(wide + i * TILE_PANELS * PANEL));
@@ -123,10 +123,10 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
     int64_t tiles = (rows + TILE_TOKENS - 1) / TILE_TOKENS, rows_a_tile = (rows + tiles - 1) / tiles;
     int64_t passes = (m->k + DEPTH - 1) / DEPTH, depth = (m->k + passes * CHUNK - 1) / (passes * CHUNK) * CHUNK;
     for (int64_t k0 = 0; k0 < m->k; k0 += depth) {
-        int64_t k = least(depth, m->k - k0);
+        int64_t k = min_i64(depth, m->k - k0);
         const uint8_t *next = chunk[0] + np * m->panel_bytes; /* the next tile's: asked for meanwhile */
         for (int64_t i = 0; i * CHUNK < k; i++) {
-            int part = (int)least(CHUNK, k - i * CHUNK);
+            int part = (int)min_i64(CHUNK, k - i * CHUNK);
             for (int p = 0; p < np; p++) {
                 w->chunks[i][p].low = low_nibbles(m, panel + p, k0 + i * CHUNK);
                 w->codes[i][p] = q->unpack(chunk[p], part, &w->chunks[i][p]);
@@ -136,7 +136,7 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
         int64_t ahead = (chunk[0] + np * m->panel_bytes - next + 64 * tiles - 1) / (64 * tiles) * 64;
         bool last = k0 + depth >= m->k, direct = last && to->columns == np * PANEL;
         for (int64_t t = 0, nt; t < rows; t += nt) {
-            nt = least(rows_a_tile, rows - t);
+            nt = min_i64(rows_a_tile, rows - t);
             quantized_rows a = rows_from(q, x, to->row + t, k0);
             for (int64_t i = 0; i < ahead; i += 64, next += 64)
                 for (int p = 0; p < np; p++) PREFETCH(next + p * m->panel_bytes);
@@ -153,16 +153,17 @@ static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_b
                        const target *to, float *sums) {
     int64_t element = m->type == TYPE_F32 ? 4 : 2;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
-        int64_t k = least(CHUNK, m->k - k0);
+        int64_t k = min_i64(CHUNK, m->k - k0);
         const float *a = x->f + to->row * x->width + k0;
         const void *b[TILE_PANELS];
         for (int p = 0; p < np; p++) b[p] = m->data + (panel + p) * m->panel_bytes + k0 * PANEL * element;
-#define PLAIN(type)                                                                                                \
-    if (np == 1)                                                                                                   \
-        fma_rows(1, type, a, x->width, b, PANEL, k, sums, TILE_PANELS *PANEL, rows, k0 == 0, (upcoming){NULL, 0}); \
-    else                                                                                                           \
-        fma_rows(TILE_PANELS, type, a, x->width, b, PANEL, k, sums, TILE_PANELS *PANEL, rows, k0 == 0,             \
-                 (upcoming){NULL, 0})
+#define PLAIN(type)                                                                                    \
+    if (np == 1)                                                                                       \
+        fma_rows(1, type, a, x->width, b, PANEL, k, sums, TILE_PANELS *PANEL, rows, k0 == 0,           \
+                 (prefetch_plan){NULL, 0});                                                            \
+    else                                                                                               \
+        fma_rows(TILE_PANELS, type, a, x->width, b, PANEL, k, sums, TILE_PANELS *PANEL, rows, k0 == 0, \
+                 (prefetch_plan){NULL, 0})
         if (m->type == TYPE_F32) {
             PLAIN(TYPE_F32);
         } else if (m->type == TYPE_F16) {
@@ -218,14 +219,14 @@ static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, i
         column += m->n;
     }
     int64_t panel = tile * TILE_PANELS, from = panel * PANEL;
-    int np = (int)least(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
+    int np = (int)min_i64(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
     target to = {op,
                  row,
                  column + from,
-                 least(np * PANEL, m->n - from),
+                 min_i64(np * PANEL, m->n - from),
                  op->out->f + row * op->out->width + column + from,
                  op->out->width};
-    weights_ahead ahead = {m->data + least(end, tiles_of(m)) * TILE_PANELS * m->panel_bytes,
+    weights_ahead ahead = {m->data + min_i64(end, tiles_of(m)) * TILE_PANELS * m->panel_bytes,
                            end <= tiles_of(m) || m == last ? thread->then : m[1].data};
     linear_panels(m, panel, np, &ahead, count, &to, thread);
 }
@@ -245,9 +246,9 @@ static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_
             linear_panels(m, from / PANEL + p, TILE_PANELS, &ahead, count, &to, thread);
         }
     }
-    uint64_t time = thread->timed ? pyml_ticks() : 0;
+    uint64_t time = phase_start(thread);
     FN(activate_tile)(op->then, x, block * BLOCK, row, count);
-    lap(thread, 0, time);
+    charge_phase(thread, 0, time);
 }
 
 void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
@@ -255,7 +256,7 @@ void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int
     int64_t both = pyml_does_both(op, run), tiles = both ? op->then->out->blocks : tiles_of_all(op),
             rows = rows_of(op->out, run);
     for (int64_t item = begin; item < end; item++) {
-        int64_t row = item / tiles * TOKEN_BLOCK, count = least(TOKEN_BLOCK, rows - row);
+        int64_t row = item / tiles * TOKEN_BLOCK, count = min_i64(TOKEN_BLOCK, rows - row);
         if (both) activated_tile(op, item % tiles, row, count, thread);
         else linear_tile(op, op->matrices, item % tiles, thread->last, row, count, thread);
     }
@@ -295,7 +296,7 @@ void FN(expert_linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thre
         int64_t expert = 0, block = item / tiles;
         for (; block >= blocks_of(routes, expert); expert++) block -= blocks_of(routes, expert);
         int64_t row = routes->first[expert] + block * TOKEN_BLOCK;
-        int64_t count = least(TOKEN_BLOCK, routes->first[expert + 1] - row);
+        int64_t count = min_i64(TOKEN_BLOCK, routes->first[expert + 1] - row);
         linear_tile(op, op->matrices + expert * op->n_matrices, item % tiles, tiles, row, count, thread);
     }
 }
@@ -318,7 +319,7 @@ static void unpack_row(const pyml_matrix *m, int64_t row, float *out) {
     const quantized_type *q = &quantized_types[m->type];
     unpacked u;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
-        int k = (int)least(CHUNK, m->k - k0);
+        int k = (int)min_i64(CHUNK, m->k - k0);
         u.low = low_nibbles(m, row / PANEL, k0);
         const uint8_t *codes = q->unpack(data, k, &u);
         data += pyml_chunk_bytes(m->type, k);

@@ -8,7 +8,7 @@ enum { PHASE_NORM, PHASE_ROPE, PHASE_APPEND };
 static void rotate(float *x, const float *cosines, int64_t half) {
     const float *sines = cosines + half;
     for (int64_t i = 0; i < half; i += PANEL) {
-        int64_t n = least(PANEL, half - i);
+        int64_t n = min_i64(PANEL, half - i);
         vf a = f_load_n(x + i, n), b = f_load_n(x + half + i, n), c = f_load_n(cosines + i, n),
            s = f_load_n(sines + i, n);
         f_store_n(x + i, f_sub(f_mul(a, c), f_mul(b, s)), n);
@@ -20,7 +20,7 @@ static void rotate(float *x, const float *cosines, int64_t half) {
 INLINE void append(const pyml_kv *kv, const float *x, uint8_t *out, const int64_t step) {
     vf top = f_set1(65504.0f), bottom = f_set1(-65504.0f);
     for (int64_t i = 0; i < kv->head_dim; i += PANEL) {
-        int64_t n = least(PANEL, kv->head_dim - i);
+        int64_t n = min_i64(PANEL, kv->head_dim - i);
         if (kv->f16) {
             uint16_t lanes[PANEL];
             f_store_f16(lanes, f_min(top, f_max(bottom, f_load_n(x + i, n)))); /* in this order NaN stays NaN */
@@ -37,7 +37,7 @@ static void append_int8_key(const pyml_kv *kv, const float *x, uint8_t *keys, in
     int64_t size = pyml_key_block(kv->head_dim);
     for (int64_t first = 0; first < kv->head_dim; first += size, keys += KEY_SCALES + PAGE * size) {
         int8_t codes[KEY_BLOCK_MAX];
-        float scale = round_head(x + first, size, f_set1(1.0f), codes).scale;
+        float scale = quantize_head(x + first, size, f_set1(1.0f), codes).scale;
         memcpy(keys + at * 4, &scale, 4);
         for (int64_t i = 0; i < size; i += 4) {
             uint32_t word;
@@ -94,14 +94,14 @@ void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread
         int64_t row = item / units, unit = item % units;
         float *x = op->in->f + row * op->in->width + unit * d; /* q heads, then k heads, lie in order */
         const float *norm = unit < op->n_heads ? op->weight : op->weight2;
-        uint64_t time = thread->timed ? pyml_ticks() : 0;
+        uint64_t time = phase_start(thread);
         if (norm) {
             FN(normalize_head)(x, norm, op->eps, d);
-            time = lap(thread, PHASE_NORM, time);
+            time = charge_phase(thread, PHASE_NORM, time);
         }
         if (op->in2) {
             rotate(x, op->in2->f + row * op->in2->width, op->in2->width / 2);
-            time = lap(thread, PHASE_ROPE, time);
+            time = charge_phase(thread, PHASE_ROPE, time);
         }
         if (unit >= op->n_heads) {
             int64_t head = unit - op->n_heads, position = run->positions[row], at = position % PAGE;
@@ -115,7 +115,7 @@ void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread
                 append(kv, x, keys + (at / PANEL * d * PANEL + at % PANEL) * element, PANEL);
                 append(kv, v, values + at * d * element, 1);
             }
-            lap(thread, PHASE_APPEND, time);
+            charge_phase(thread, PHASE_APPEND, time);
         }
     }
 }

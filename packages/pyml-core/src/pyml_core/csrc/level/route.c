@@ -16,7 +16,7 @@ static void choose(const pyml_op *op, int64_t row) {
     float powers[MAX_EXPERTS], top = -INFINITY, sum = 0.0f;
     for (int64_t e = 0; e < experts; e++) top = logits[e] > top ? logits[e] : top;
     for (int64_t e = 0; e < experts; e += PANEL) {
-        int64_t n = least(PANEL, experts - e);
+        int64_t n = min_i64(PANEL, experts - e);
         f_store_n(powers + e, f_exp(f_sub(f_load_n(logits + e, n), f_set1(top))), n);
     }
     for (int64_t c = 0; c < chosen; c++) {

@@ -9,7 +9,7 @@ int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) {
     return stage || (op->by && pyml_does_both(op->by, run)) ? 0 : rows_of(op->out, run);
 }
 
-#define FOR_LANES(width) for (int64_t i = 0, n = 0; n = least(PANEL, (width) - i), i < (width); i += PANEL)
+#define FOR_LANES(width) for (int64_t i = 0, n = 0; n = min_i64(PANEL, (width) - i), i < (width); i += PANEL)
 
 /* Lanes 0..n-1 of v, zero elsewhere: keeps a tail out of a sum. */
 INLINE vf first_of(vf v, int64_t n) {

@@ -40,7 +40,7 @@ static moments moments_of(const pyml_matrix *m, int64_t panel) {
     vf zero = f_set1(0.0f);
     moments sum = {zero, zero, zero, zero, zero, zero};
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
-        int64_t blocks = least(CHUNK, m->k - k0) / BLOCK;
+        int64_t blocks = min_i64(CHUNK, m->k - k0) / BLOCK;
         const uint8_t *high = chunk + scale_bytes(blocks), *low = m->low + panel * m->low_bytes + k0 / 2 * PANEL;
         for (int64_t b = 0; b < blocks; b++) {
             vi h = i_set1(0), l = h, hh = h, hl = h, ll = h;
@@ -160,7 +160,7 @@ INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t
     UNROLL for (int s = 0; s < ns; s++) a[s] = b[s] = v[s] = f_set1(0.0f);
     PREFETCH(facts + SCREEN_FACTS * PANEL), PREFETCH(facts + (SCREEN_FACTS + 2) * PANEL);
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
-        int64_t blocks = least(CHUNK, m->k - k0) / BLOCK;
+        int64_t blocks = min_i64(CHUNK, m->k - k0) / BLOCK;
         const uint8_t *high = chunk + scale_bytes(blocks);
         for (int64_t i = 0; i < blocks; i++) {
             const int64_t at = k0 / BLOCK + i;
@@ -186,7 +186,7 @@ INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t
         }
         chunk = high + blocks * 4 * 64;
     }
-    int64_t rows = least(PANEL, m->n - panel * PANEL), panels = panels_of(m);
+    int64_t rows = min_i64(PANEL, m->n - panel * PANEL), panels = panels_of(m);
     for (int s = 0; s < ns; s++)
         bound_panel(facts, op->scale, a[s], b[s], v[s], rows, screen->lower + (state + s) * panels + panel,
                     screen->upper + (state + s) * panels + panel);
@@ -224,7 +224,7 @@ static void heap_add(float *heap, int64_t k, float value) {
 
 /* The full head's logits of one panel for some states, into their rows of the output. */
 static void compute_panel(const pyml_op *op, int64_t panel, int64_t state, int64_t states, pyml_thread *thread) {
-    const int64_t width = op->out->width, rows = least(PANEL, width - panel * PANEL);
+    const int64_t width = op->out->width, rows = min_i64(PANEL, width - panel * PANEL);
     _Alignas(64) float sums[STATES_AT_ONCE * PANEL];
     FN(panel_product)(op->matrices, panel, op->in, state, states, thread->scratch, sums);
     for (int64_t s = 0; s < states; s++)
@@ -244,7 +244,7 @@ static float threshold_of(const pyml_op *op, int64_t state, pyml_thread *thread)
     for (int64_t panel = 0, found = 0; panel < panels && found < k; panel++) {
         if (lower[panel] < enough) continue;
         compute_panel(op, panel, state, 1, thread);
-        for (int64_t i = panel * PANEL; i < least(width, (panel + 1) * PANEL); i++) heap_add(heap, k, logits[i]);
+        for (int64_t i = panel * PANEL; i < min_i64(width, (panel + 1) * PANEL); i++) heap_add(heap, k, logits[i]);
         upper[panel] = INFINITY;
         found++;
     }
@@ -266,7 +266,7 @@ int64_t FN(screen_weights)(const pyml_op *op, const pyml_run *run, int64_t item,
 void FN(screen)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     if (stage == 0)
         screen_panels(op, run->outputs, thread, begin * PANELS_AN_ITEM,
-                      least(panels_of(op->matrices), end * PANELS_AN_ITEM));
+                      min_i64(panels_of(op->matrices), end * PANELS_AN_ITEM));
     else
         for (int64_t s = begin; s < end; s++) op->screen->threshold[s] = threshold_of(op, s, thread);
 }
@@ -288,7 +288,7 @@ static void collect(const pyml_op *op, int64_t state) {
     heap_clear(heap, k);
     for (int64_t panel = 0; panel < panels; panel++) {
         if (!survives(screen, panels, state, panel)) continue;
-        for (int64_t i = panel * PANEL; i < least(width, (panel + 1) * PANEL); i++) {
+        for (int64_t i = panel * PANEL; i < min_i64(width, (panel + 1) * PANEL); i++) {
             heap_add(heap, k, row[i]);
             ids[count] = (int32_t)i;
             logits[count++] = row[i];
@@ -313,7 +313,7 @@ void FN(rescore)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, in
         for (int64_t s = begin; s < end; s++) collect(op, s);
         return;
     }
-    for (int64_t panel = begin * PANELS_AN_ITEM; panel < least(panels, end * PANELS_AN_ITEM); panel++) {
+    for (int64_t panel = begin * PANELS_AN_ITEM; panel < min_i64(panels, end * PANELS_AN_ITEM); panel++) {
         for (int64_t s = 0, n; s < run->outputs; s += n ? n : 1) { /* neighbours that want it share one pass */
             for (n = 0; n < STATES_AT_ONCE && s + n < run->outputs && survives(op->screen, panels, s + n, panel);) n++;
             if (n) compute_panel(op, panel, s, n, thread);
