@@ -9,14 +9,17 @@ _SUFFIXES = (".c", ".h", ".def", ".inc", ".pyx", ".pxd", ".pxi")
 
 
 def source_hash(package: Path) -> str | None:
-    """SHA-256 (64 hex digits) of every C and Cython source under ``package``, in the order of their names.
+    """SHA-256 (64 hex digits) of every C and Cython source of the compiled module, in the order of their names.
+
+    The ladders are under ``package`` too, but only tests compile them.
 
     None where there is no ``csrc`` folder, as in an installed wheel: nothing can be out of date there.
     """
     if not (package / "csrc").is_dir():
         return None
     digest = hashlib.sha256()
-    for path in sorted(path for path in package.rglob("*") if path.suffix in _SUFFIXES):
+    sources = (path for path in package.rglob("*") if path.suffix in _SUFFIXES and path.parent.name != "ladder")
+    for path in sorted(sources):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode())
         digest.update(content)
