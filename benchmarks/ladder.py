@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from ladder_library import ATTENTION_STEPS, LINEAR_STEPS, Ladder
 
-import pyml_core
-from pyml_core import KVLayout, PageTable, Program, Slice, Tensor, pack, quantize
+from pyml_core import KVLayout, Program, Slice, Tensor, cpu, pack, quantize
+from pyml_core.kv_layout import PageTable
 from pyml_core.reference import append_kv
 
 LADDERS = {
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows, columns = options.shape
     with tempfile.TemporaryDirectory() as folder:
         ladder = Ladder(Path(folder), ["-march=native"])
-        print(f"CPU level {pyml_core.level()}, one thread\n")
+        print(f"CPU level {cpu.level()}, one thread\n")
         print(f"One query, {options.keys} keys, head_dim {options.dim}:\n")
         print(table("attention", attention_ms(ladder, options.keys, options.dim, options.repetitions)))
         print(f"\n{options.rows} rows times a q8_0 matrix ({rows}, {columns}):\n")

@@ -16,7 +16,9 @@ from core_cases import (
 )
 from ladder_library import ATTENTION_STEPS, LINEAR_STEPS, Ladder
 
-from pyml_core import KVLayout, PageTable, Program, Slice, pack, reference, use_level
+from pyml_core import KVLayout, Program, Slice, pack, reference
+from pyml_core.cpu import use_level
+from pyml_core.kv_layout import PageTable
 from pyml_core.reference import read_kv, read_value_scales, round_queries
 
 INT8_BOUND = 1e-6

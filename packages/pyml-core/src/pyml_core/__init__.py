@@ -67,14 +67,15 @@ __all__ = [  # noqa: RUF022 (by group)
 
 _ARRAYS_OUT = ("activate", "attention", "gated", "layer_norm", "matmul", "rms_norm", "rope")
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> object:
-    """Import the functions on arrays when they are first used: models do without."""
-    if name in _ARRAYS_OUT:
-        from . import functional
+    def __getattr__(name: str) -> object:
+        """Import the functions on arrays when they are first used: models do without."""
+        if name in _ARRAYS_OUT:
+            from . import functional
 
-        return getattr(functional, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(functional, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
