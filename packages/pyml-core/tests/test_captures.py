@@ -153,7 +153,7 @@ def test_what_cannot_be_captured() -> None:
         timed_run(model.program, [part], [Capture(other.program.operations[0])])
 
 
-def test_laps(level: str) -> None:
+def test_thread_timings(level: str) -> None:
     """Each thread's part lies in its operation's time, one after the other; copying lies in between."""
     model = Model(3)
     _, timings = timed_run(model.program, [Slice(model.pages(100), 0, model.ids(100))], everything(model.program))

@@ -77,7 +77,7 @@ def in_numpy(
     return [start_ns, *edges[:-1, 1].tolist()], edges[:, 0].tolist(), found.tolist()
 
 
-def test_laps_as_random_as_can_be(rng: np.random.Generator) -> None:
+def test_thread_timings_as_random_as_can_be(rng: np.random.Generator) -> None:
     """Also where ticks go backwards and operations had no work."""
     for _ in range(50):
         threads, count = 3, 7
@@ -89,7 +89,7 @@ def test_laps_as_random_as_can_be(rng: np.random.Generator) -> None:
         assert (begin.tolist(), end.tolist(), settled.tolist()) == in_numpy(*stamps)
 
 
-def test_laps_of_another_run_are_refused() -> None:
+def test_thread_timings_of_another_run_are_refused() -> None:
     stamps = (stamps_of([(1, 2), (3, 4)]), bytes(16), 1, (0, 10), (0, 10))
     for wrong in ((stamps[0][:-8], *stamps[1:]), (*stamps[:2], 2, *stamps[3:]), (*stamps[:2], 0, *stamps[3:])):
         with pytest.raises(ShapeError, match="timings: expected those of one run"):

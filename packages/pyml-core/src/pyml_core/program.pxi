@@ -69,8 +69,8 @@ cdef class _NativeTables:
             self._add(record, matrix)
             matrix += len(record.matrices)
         for linear, activation in lowered.fusions:
-            self.p.ops[<int64_t>linear].then = &self.p.ops[<int64_t>activation]
-            self.p.ops[<int64_t>activation].by = &self.p.ops[<int64_t>linear]
+            self.p.ops[<int64_t>linear].fused_next = &self.p.ops[<int64_t>activation]
+            self.p.ops[<int64_t>activation].fused_into = &self.p.ops[<int64_t>linear]
         if lowered.kv is not None:
             self.p.run.partials = <float *>self._new(PARTIALS_FLOATS, np.float32)
             self.p.run.partials_floats = PARTIALS_FLOATS

@@ -200,7 +200,7 @@ cdef class NativeProgram(_NativeTables):
         cdef pyml_greedy greedy
         cdef pyml_greedy_token found[GREEDY_RUNS]
         cdef int64_t done, i
-        cdef int64_t n_text = text.shape[0]
+        cdef int64_t n_history = text.shape[0]
         tables = self._begin([part], 1 if self.full_head else 0)
         start = self.slices[0].start
         if self.p.run.tokens != 1 or self.p.run.outputs != 1 or not self.result.outputs:
@@ -215,19 +215,19 @@ cdef class NativeProgram(_NativeTables):
             self.row = self.screened if self.full_head else aligned_empty((1, self.result.width), np.float32)
         self.result.f = <float *>_address(self.row)
         ends = tuple(ends)
-        self._make_greedy_room(n_text + GREEDY_RUNS, len(ends))
+        self._make_greedy_room(n_history + GREEDY_RUNS, len(ends))
         for i in range(len(ends)):
             self.greedy_ends[i] = ends[i]
-        if n_text:
-            memcpy(self.greedy_text, &text[0], n_text * sizeof(int32_t))
-        greedy.text, greedy.n_text, greedy.repeat = self.greedy_text, n_text, max(repeat, 0)
+        if n_history:
+            memcpy(self.greedy_text, &text[0], n_history * sizeof(int32_t))
+        greedy.history, greedy.n_history, greedy.repeat = self.greedy_text, n_history, max(repeat, 0)
         greedy.ends, greedy.n_ends = self.greedy_ends, len(ends)
-        greedy.count, greedy.found, greedy.laps, greedy.clock = count, found, NULL, NULL
-        cdef int64_t n_laps = self.p.n_ops * self.p.threads
+        greedy.count, greedy.found, greedy.spans, greedy.clock = count, found, NULL, NULL
+        cdef int64_t n_spans = self.p.n_ops * self.p.threads
         if timed:
-            laps = np.empty(count * n_laps * sizeof(pyml_lap), np.uint8)
+            spans = np.empty(count * n_spans * sizeof(pyml_thread_span), np.uint8)
             clock = np.empty((count, 4), np.int64)
-            greedy.laps, greedy.clock = <pyml_lap *>_address(laps), <int64_t *>_address(clock)
+            greedy.spans, greedy.clock = <pyml_thread_span *>_address(spans), <int64_t *>_address(clock)
         greedy.ids, greedy.positions = <int32_t *>self.p.run.ids, <int32_t *>self.p.run.positions
         greedy.slice = self.slices
         greedy.logits, greedy.n_logits = self.result.f, self.result.width
@@ -241,17 +241,17 @@ cdef class NativeProgram(_NativeTables):
         for i in range(done):
             tokens.append((found[i].token, found[i].logit, found[i].ns, found[i].rescored))
             if timed:
-                stamps.append(_stamps(self.span, self.p.n_ops, self.p.threads, greedy.laps + i * n_laps, self.p.copied, clock[i].tolist()))
+                stamps.append(_stamps(self.span, self.p.n_ops, self.p.threads, greedy.spans + i * n_spans, self.p.copied, clock[i].tolist()))
         return tokens, stamps
 
-    cdef int _make_greedy_room(self, int64_t n_text, int64_t n_ends) except -1:
+    cdef int _make_greedy_room(self, int64_t n_history, int64_t n_ends) except -1:
         """For a text of so many tokens, and so many that end it. NumPy would be called out of cold caches."""
         cdef void *memory
-        if n_text > self.greedy_text_room:
-            memory = realloc(self.greedy_text, 2 * n_text * sizeof(int32_t))
+        if n_history > self.greedy_text_room:
+            memory = realloc(self.greedy_text, 2 * n_history * sizeof(int32_t))
             if not memory:
                 raise OutOfMemoryError("no memory for a text's tokens")
-            self.greedy_text, self.greedy_text_room = <int32_t *>memory, 2 * n_text
+            self.greedy_text, self.greedy_text_room = <int32_t *>memory, 2 * n_history
         if n_ends > self.greedy_ends_room:
             memory = realloc(self.greedy_ends, n_ends * sizeof(int64_t))
             if not memory:
@@ -297,7 +297,7 @@ cdef class NativeProgram(_NativeTables):
         Returns the first and last native operation of every Operation, then the arguments of :func:`read_thread_timings`.
         """
         clock = self.p.start_ns, self.p.end_ns, self.p.start, self.p.end
-        return _stamps(self.span, self.p.n_ops, self.p.threads, self.p.laps, self.p.copied, clock)
+        return _stamps(self.span, self.p.n_ops, self.p.threads, self.p.spans, self.p.copied, clock)
 
 
 cdef int64_t _captured_keys(const pyml_slice *part):

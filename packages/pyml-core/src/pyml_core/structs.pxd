@@ -74,8 +74,8 @@ cdef extern from "pyml.h":
         bint accumulate, normalize
         bint skip
         const pyml_screen *screen
-        const pyml_op *then
-        const pyml_op *by
+        const pyml_op *fused_next
+        const pyml_op *fused_into
         float *copy
         const pyml_capture *capture
 
@@ -165,7 +165,7 @@ cdef extern from "pyml.h":
 
     # ---- the run loop
 
-    ctypedef struct pyml_lap:
+    ctypedef struct pyml_thread_span:
         uint64_t busy
         uint64_t phase[4]
         uint64_t began, arrived
@@ -180,7 +180,7 @@ cdef extern from "pyml.h":
         pyml_run run
         uint8_t *scratch
         void *counters
-        pyml_lap *laps
+        pyml_thread_span *spans
         uint64_t *copied
         int64_t start_ns, end_ns
         uint64_t start, end
@@ -190,14 +190,14 @@ cdef extern from "pyml.h":
     void pyml_program_free(pyml_program *)
     bint pyml_program_run(pyml_program *, bint) nogil
 
-    ctypedef struct pyml_laps:
-        const pyml_lap *laps
+    ctypedef struct pyml_timings:
+        const pyml_thread_span *spans
         const uint64_t *copied
         int64_t n_ops
         int threads
         int64_t start_ns, end_ns, start, end
 
-    double pyml_read_laps(const pyml_laps *, int64_t *, int64_t *, pyml_lap *)
+    double pyml_read_timings(const pyml_timings *, int64_t *, int64_t *, pyml_thread_span *)
 
     ctypedef struct pyml_greedy_token:
         int64_t token
@@ -215,11 +215,11 @@ cdef extern from "pyml.h":
         const pyml_screen *screen
         const int64_t *ends
         int64_t n_ends
-        int32_t *text
-        int64_t n_text
+        int32_t *history
+        int64_t n_history
         int64_t repeat
         pyml_greedy_token *found
-        pyml_lap *laps
+        pyml_thread_span *spans
         int64_t *clock
 
     int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *) nogil

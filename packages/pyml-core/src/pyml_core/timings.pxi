@@ -1,9 +1,9 @@
 # Times of timed runs, see csrc/timings.c and timing.py.
 
 
-cdef tuple _stamps(dict span, int64_t n_ops, int threads, const pyml_lap *laps, const uint64_t *copied, clock):
+cdef tuple _stamps(dict span, int64_t n_ops, int threads, const pyml_thread_span *spans, const uint64_t *copied, clock):
     """What a timed run left: the operations' spans, then the arguments of :func:`read_thread_timings`."""
-    cdef bytes ticks = (<const char *>laps)[: n_ops * threads * sizeof(pyml_lap)]
+    cdef bytes ticks = (<const char *>spans)[: n_ops * threads * sizeof(pyml_thread_span)]
     cdef bytes own_copied = (<const char *>copied)[: n_ops * sizeof(uint64_t)]
     start_ns, end_ns, start, end = clock
     return span, ticks, own_copied, threads, (start_ns, end_ns), (start, end)
@@ -28,13 +28,13 @@ def read_thread_timings(bytes ticks, bytes copied, int threads, span_ns, span):
     Raises:
         ShapeError: sizes that do not agree.
     """
-    cdef pyml_laps l
-    l.laps, l.copied = <const pyml_lap *><const char *>ticks, <const uint64_t *><const char *>copied
+    cdef pyml_timings l
+    l.spans, l.copied = <const pyml_thread_span *><const char *>ticks, <const uint64_t *><const char *>copied
     l.n_ops, l.threads = len(copied) // sizeof(uint64_t), threads
     (l.start_ns, l.end_ns), (l.start, l.end) = span_ns, span
-    if not 1 <= threads <= MAX_THREADS or len(ticks) != l.n_ops * threads * sizeof(pyml_lap):
+    if not 1 <= threads <= MAX_THREADS or len(ticks) != l.n_ops * threads * sizeof(pyml_thread_span):
         raise ShapeError("timings: expected those of one run")
     begin_ns, end_ns = np.empty((2, l.n_ops), np.int64)
-    settled = np.empty((l.n_ops, threads, sizeof(pyml_lap) // sizeof(int64_t)), np.int64)
-    ns_a_tick = pyml_read_laps(&l, <int64_t *>_address(begin_ns), <int64_t *>_address(end_ns), <pyml_lap *>_address(settled))
+    settled = np.empty((l.n_ops, threads, sizeof(pyml_thread_span) // sizeof(int64_t)), np.int64)
+    ns_a_tick = pyml_read_timings(&l, <int64_t *>_address(begin_ns), <int64_t *>_address(end_ns), <pyml_thread_span *>_address(settled))
     return begin_ns, end_ns, settled, ns_a_tick * 1e-6

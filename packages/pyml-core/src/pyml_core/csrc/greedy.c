@@ -49,23 +49,23 @@ static bool repeats(const int32_t *text, int64_t n, int64_t match) {
 }
 
 static void keep_times(const pyml_program *p, const pyml_greedy *g, int64_t run) {
-    int64_t laps = p->n_ops * p->threads, *clock = g->clock + 4 * run;
-    memcpy(g->laps + run * laps, p->laps, (size_t)laps * sizeof *p->laps);
+    int64_t spans = p->n_ops * p->threads, *clock = g->clock + 4 * run;
+    memcpy(g->spans + run * spans, p->spans, (size_t)spans * sizeof *p->spans);
     clock[0] = p->start_ns, clock[1] = p->end_ns, clock[2] = (int64_t)p->start, clock[3] = (int64_t)p->end;
 }
 
 int64_t pyml_program_run_greedy(pyml_program *p, pyml_greedy *g) {
     for (int64_t done = 0; done < g->count;) {
-        if (!pyml_program_run(p, g->laps)) return -1;
-        if (g->laps) keep_times(p, g, done);
+        if (!pyml_program_run(p, g->spans)) return -1;
+        if (g->spans) keep_times(p, g, done);
         int64_t n = g->screen ? g->screen->count[0] : g->n_logits;
         const float *logits = g->screen ? g->screen->logits : g->logits;
         int64_t at = largest(logits, n), token = g->screen ? g->screen->ids[at] : at;
         int64_t rescored = g->screen ? g->screen->rescored[0] : 0;
         g->found[done++] = (pyml_greedy_token){token, logits[at], p->end_ns - p->start_ns, rescored};
-        g->text[g->n_text++] = (int32_t)token;
+        g->history[g->n_history++] = (int32_t)token;
         if (done == g->count || !isfinite(logits[at]) || among(token, g->ends, g->n_ends)) return done;
-        if (repeats(g->text, g->n_text, g->repeat)) return done;
+        if (repeats(g->history, g->n_history, g->repeat)) return done;
         g->ids[0] = (int32_t)token;
         g->positions[0]++;
         g->slice->start++;

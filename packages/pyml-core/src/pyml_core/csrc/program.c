@@ -38,7 +38,7 @@ static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
     int64_t factors = op->kind == OP_SCREEN ? 2 * SCREEN_STATES * op->in->blocks * (int64_t)sizeof(float) : 0;
     if (pyml_is_product(op->kind))
-        return factors + LINEAR_SCRATCH + (op->then ? TOKEN_BLOCK * 2 * BLOCK * (int64_t)sizeof(float) : 0);
+        return factors + LINEAR_SCRATCH + (op->fused_next ? TOKEN_BLOCK * 2 * BLOCK * (int64_t)sizeof(float) : 0);
     if (op->kind != OP_ATTENTION) return op->out->codes_only ? op->out->width * 4 : 0; /* a row, see rows.c */
     const pyml_attention_layout layout = pyml_attention_layout_of(kv, tile_tokens * op->n_heads / kv->n_kv_heads);
     return aligned(layout.end * (int64_t)sizeof(float));
@@ -49,11 +49,11 @@ bool pyml_program_allocate(pyml_program *p) {
     p->scratch = aligned_alloc(64, (size_t)(p->scratch_bytes * p->threads));
     p->counters = aligned_alloc(64, sizeof(counter) * (size_t)p->threads);
     p->copied = calloc((size_t)p->n_ops + 1, sizeof *p->copied);
-    p->laps = calloc((size_t)(p->n_ops * p->threads) + 1, sizeof *p->laps);
-    return p->scratch && p->counters && p->copied && p->laps;
+    p->spans = calloc((size_t)(p->n_ops * p->threads) + 1, sizeof *p->spans);
+    return p->scratch && p->counters && p->copied && p->spans;
 }
 
-void pyml_program_free(pyml_program *p) { free(p->scratch), free(p->counters), free(p->copied), free(p->laps); }
+void pyml_program_free(pyml_program *p) { free(p->scratch), free(p->counters), free(p->copied), free(p->spans); }
 
 typedef struct {
     pyml_program *program;
@@ -80,10 +80,10 @@ static void reset_counters(const pyml_program *p) {
 typedef struct {
     job *job;
     pyml_thread thread;
-    pyml_lap *laps;      /* a thread's own, away from the others': they would share cache lines */
-    int64_t coming;      /* the operation whose weights are asked for */
-    const uint8_t *next; /* the first of them that were not */
-    int64_t left;        /* bytes */
+    pyml_thread_span *spans; /* a thread's own, away from the others': they would share cache lines */
+    int64_t coming;          /* the operation whose weights are asked for */
+    const uint8_t *next;     /* the first of them that were not */
+    int64_t left;            /* bytes */
 } walker;
 
 /* Take items of this pass until there are none: first of this thread's range, then of the others'. */
@@ -109,7 +109,7 @@ static void take_items(walker *w, const pyml_op *op, int stage, int64_t items) {
 static void pass(walker *w, int64_t i, int stage, int64_t items, bool alone) {
     pyml_program *p = w->job->program;
     const pyml_op *op = &p->ops[i];
-    pyml_lap *lap = &w->laps[i];
+    pyml_thread_span *lap = &w->spans[i];
     uint64_t began = 0;
     if (w->thread.timed) {
         __builtin_prefetch(lap + 1, 1); /* weights have driven it out of the caches */
@@ -194,11 +194,11 @@ static void work(void *argument, int index) {
     pyml_program *p = j->program;
     walker w = {
         .job = j,
-        .laps = p->laps + index * p->n_ops,
+        .spans = p->spans + index * p->n_ops,
         .thread = {.index = index, .scratch = p->scratch + index * p->scratch_bytes, .timed = j->timed},
     };
     p->kernels->enter();
-    if (j->timed) memset(w.laps, 0, (size_t)p->n_ops * sizeof *w.laps);
+    if (j->timed) memset(w.spans, 0, (size_t)p->n_ops * sizeof *w.spans);
     if (index == 0) advance(&w);
     pyml_pool_barrier(j->pool);
     while (j->op < p->n_ops) {
@@ -210,17 +210,18 @@ static void work(void *argument, int index) {
 
 /* What a linear layer took for the activation after it is told as that one's, as if it had come last: of each thread
  * the same share, so that one ends where the other begins. */
-static void share_laps(const pyml_program *p, int64_t i) {
+static void split_fused_spans(const pyml_program *p, int64_t i) {
     double busy = 0, activating = 0;
     for (int t = 0; t < p->threads; t++) {
-        const pyml_lap *lap = &p->laps[t * p->n_ops + i];
+        const pyml_thread_span *lap = &p->spans[t * p->n_ops + i];
         busy += (double)lap->busy, activating += (double)lap->phase[0];
     }
     for (int t = 0; t < p->threads && busy > 0; t++) {
-        pyml_lap *lap = &p->laps[t * p->n_ops + i];
+        pyml_thread_span *lap = &p->spans[t * p->n_ops + i];
         uint64_t span = (uint64_t)((double)(lap->arrived - lap->began) * activating / busy);
         uint64_t worked = (uint64_t)((double)lap->busy * activating / busy);
-        lap[1] = (pyml_lap){.busy = worked, .began = lap->began ? lap->arrived - span : 0, .arrived = lap->arrived};
+        lap[1] =
+            (pyml_thread_span){.busy = worked, .began = lap->began ? lap->arrived - span : 0, .arrived = lap->arrived};
         lap->arrived -= span, lap->busy -= worked, lap->phase[0] = 0;
     }
 }
@@ -237,7 +238,7 @@ bool pyml_program_run(pyml_program *p, bool timed) {
     pyml_pool_run(pool, work, &j);
     p->end_ns = now_ns(), p->end = pyml_ticks();
     for (int64_t i = 0; timed && i < p->n_ops; i++)
-        if (pyml_does_both(&p->ops[i], &p->run)) share_laps(p, i);
+        if (pyml_fuses_activation(&p->ops[i], &p->run)) split_fused_spans(p, i);
     pyml_pool_unlock(pool);
     fesetenv(&callers);
     return !pyml_flag_is_set(&p->watch.cancel);

@@ -123,12 +123,12 @@ typedef struct pyml_op {
     float eps, scale, cap;
     int32_t layer, n_heads, window, activation;
     bool accumulate, normalize;
-    bool skip;                   /* not in this run */
-    const pyml_screen *screen;   /* screen, rescore */
-    const struct pyml_op *then;  /* linear: the activation that it does with each tile's results, or NULL */
-    const struct pyml_op *by;    /* activate, gated: the linear layer that does it, or NULL */
-    float *copy;                 /* where a trace wants the output's rows of this run, or NULL */
-    const pyml_capture *capture; /* attention: what a trace wants of this run, or NULL */
+    bool skip;                        /* not in this run */
+    const pyml_screen *screen;        /* screen, rescore */
+    const struct pyml_op *fused_next; /* linear: the activation that it does with each tile's results, or NULL */
+    const struct pyml_op *fused_into; /* activate, gated: the linear layer that does it, or NULL */
+    float *copy;                      /* where a trace wants the output's rows of this run, or NULL */
+    const pyml_capture *capture;      /* attention: what a trace wants of this run, or NULL */
 } pyml_op;
 
 /* One sequence's part of a run. */
@@ -179,8 +179,8 @@ typedef struct {
 /* Whether a linear layer does the activation after it too, with each tile's results while they are in the cache. With
  * few rows reading weights is all that takes time: it goes best from front to end of one matrix. A trace that wants the
  * results has them all written first. */
-static inline bool pyml_does_both(const pyml_op *linear, const pyml_run *run) {
-    return linear->then && !linear->copy && run->tokens > FEW_TOKENS;
+static inline bool pyml_fuses_activation(const pyml_op *linear, const pyml_run *run) {
+    return linear->fused_next && !linear->copy && run->tokens > FEW_TOKENS;
 }
 
 /* What one thread has of its own. */
@@ -284,7 +284,7 @@ void pyml_lock_dismiss(pyml_lock *); /* all that wait are told to stop */
 typedef struct {
     uint64_t busy, phase[MAX_PHASES]; /* ticks of one thread in one operation */
     uint64_t began, arrived; /* ticks when it came to the operation (0: there was no work), and had no work left */
-} pyml_lap;
+} pyml_thread_span;
 
 typedef struct {
     int64_t n_ops;
@@ -297,14 +297,14 @@ typedef struct {
     uint8_t *scratch; /* [threads][scratch_bytes] */
     void *counters;
     /* filled by a timed run: */
-    pyml_lap *laps;           /* [threads][n_ops] */
+    pyml_thread_span *spans;  /* [threads][n_ops] */
     uint64_t *copied;         /* [n_ops] ticks when the output had been copied, 0 if it was not */
     int64_t start_ns, end_ns; /* of the whole run, by CLOCK_MONOTONIC; in between ticks are read, which is cheaper */
     uint64_t start, end;      /* ticks at these moments */
 } pyml_program;
 
 int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t tile_tokens);
-bool pyml_program_allocate(pyml_program *); /* scratch, counters, laps; false: out of memory */
+bool pyml_program_allocate(pyml_program *); /* scratch, counters, spans; false: out of memory */
 void pyml_program_free(pyml_program *);
 bool pyml_program_run(pyml_program *, bool timed); /* false: cancelled, or its threads could not be started */
 /* These two return false if they were told to stop. */
@@ -354,16 +354,16 @@ uint64_t pyml_hash_rows(const uint8_t *rows, int64_t n, int64_t row_bytes, int64
 
 /* timings.c: times of timed runs */
 typedef struct {
-    const pyml_lap *laps;   /* [threads][n_ops] of a timed run */
-    const uint64_t *copied; /* [n_ops] */
+    const pyml_thread_span *spans; /* [threads][n_ops] of a timed run */
+    const uint64_t *copied;        /* [n_ops] */
     int64_t n_ops;
     int threads;
     int64_t start_ns, end_ns, start, end; /* of the run, in ns and in ticks */
-} pyml_laps;
+} pyml_timings;
 
-/* When each operation began and ended, and the laps as [n_ops][threads] with `began` and `arrived` in ns; returns ns a
+/* When each operation began and ended, and the spans as [n_ops][threads] with `began` and `arrived` in ns; returns ns a
  * tick. */
-double pyml_read_laps(const pyml_laps *, int64_t *begin_ns, int64_t *end_ns, pyml_lap *laps);
+double pyml_read_timings(const pyml_timings *, int64_t *begin_ns, int64_t *end_ns, pyml_thread_span *spans);
 
 /* greedy.c */
 typedef struct {
@@ -383,11 +383,11 @@ typedef struct {
     const pyml_screen *screen; /* or, if they are not all computed, the candidates */
     const int64_t *ends;       /* tokens that nothing is run after */
     int64_t n_ends;
-    int32_t *text; /* what stands before, with room for `count` more */
-    int64_t n_text;
+    int32_t *history; /* the tokens before, with room for `count` more */
+    int64_t n_history;
     int64_t repeat;           /* nothing is run once the last so many tokens stand in it before; 0: whatever they are */
     pyml_greedy_token *found; /* [count] */
-    pyml_lap *laps;           /* [count][threads][n_ops] of every run; NULL: runs are not timed */
+    pyml_thread_span *spans;  /* [count][threads][n_ops] of every run; NULL: runs are not timed */
     int64_t *clock;           /* [count][4] its start and end in ns, then in ticks */
 } pyml_greedy;
 

@@ -5,7 +5,7 @@
 
 static int64_t later(int64_t a, int64_t b) { return a > b ? a : b; }
 
-double pyml_read_laps(const pyml_laps *l, int64_t *begin_ns, int64_t *end_ns, pyml_lap *laps) {
+double pyml_read_timings(const pyml_timings *l, int64_t *begin_ns, int64_t *end_ns, pyml_thread_span *spans) {
     double ns_a_tick = l->end > l->start ? (double)(l->end_ns - l->start_ns) / (double)(l->end - l->start) : 1.0;
 #define TO_NS(ticks) (l->start_ns + (int64_t)rint((double)((ticks) - l->start) * ns_a_tick))
     int64_t own[MAX_THREADS], edge = l->start;
@@ -13,7 +13,7 @@ double pyml_read_laps(const pyml_laps *l, int64_t *begin_ns, int64_t *end_ns, py
     for (int64_t i = 0; i < l->n_ops; i++) {
         begin_ns[i] = TO_NS(edge);
         for (int t = 0; t < l->threads; t++) {
-            pyml_lap lap = l->laps[t * l->n_ops + i];
+            pyml_thread_span lap = l->spans[t * l->n_ops + i];
             if (lap.began) { /* a thread goes on where it was: processors read ticks a little early or late */
                 int64_t began = later(own[t], (int64_t)lap.began);
                 own[t] = later(began, (int64_t)lap.arrived);
@@ -21,7 +21,7 @@ double pyml_read_laps(const pyml_laps *l, int64_t *begin_ns, int64_t *end_ns, py
             } else {
                 lap.arrived = 0;
             }
-            laps[i * l->threads + t] = lap;
+            spans[i * l->threads + t] = lap;
             edge = later(edge, own[t]);
         }
         end_ns[i] = TO_NS(edge);

@@ -192,7 +192,7 @@ static int64_t tiles_of_all(const pyml_op *op) {
 
 int64_t FN(linear_items)(const pyml_op *op, const pyml_run *run, int stage) {
     int64_t blocks = (rows_of(op->out, run) + TOKEN_BLOCK - 1) / TOKEN_BLOCK;
-    return stage ? 0 : (pyml_does_both(op, run) ? op->then->out->blocks : tiles_of_all(op)) * blocks;
+    return stage ? 0 : (pyml_fuses_activation(op, run) ? op->fused_next->out->blocks : tiles_of_all(op)) * blocks;
 }
 
 /* What a thread has for a tile: sums, and unpacked codes behind them. */
@@ -235,9 +235,9 @@ static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, i
  * Matrices are whole blocks (see find_fusions in lower.py). */
 static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_t count, pyml_thread *thread) {
     float *x = (float *)(thread->scratch + LINEAR_SCRATCH);
-    const int64_t parts = op->then->kind == OP_GATED ? 2 : 1; /* gate and up are side by side */
+    const int64_t parts = op->fused_next->kind == OP_GATED ? 2 : 1; /* gate and up are side by side */
     for (int64_t part = 0; part < parts; part++) {
-        int64_t column = part * op->then->out->width + block * BLOCK, from = column;
+        int64_t column = part * op->fused_next->out->width + block * BLOCK, from = column;
         const pyml_matrix *m = op->matrices;
         for (; from >= m->n; m++) from -= m->n;
         weights_ahead ahead = {m->data, NULL};
@@ -247,13 +247,13 @@ static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_
         }
     }
     uint64_t time = phase_start(thread);
-    FN(activate_tile)(op->then, x, block * BLOCK, row, count);
+    FN(activate_tile)(op->fused_next, x, block * BLOCK, row, count);
     charge_phase(thread, 0, time);
 }
 
 void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     (void)stage;
-    int64_t both = pyml_does_both(op, run), tiles = both ? op->then->out->blocks : tiles_of_all(op),
+    int64_t both = pyml_fuses_activation(op, run), tiles = both ? op->fused_next->out->blocks : tiles_of_all(op),
             rows = rows_of(op->out, run);
     for (int64_t item = begin; item < end; item++) {
         int64_t row = item / tiles * TOKEN_BLOCK, count = min_i64(TOKEN_BLOCK, rows - row);

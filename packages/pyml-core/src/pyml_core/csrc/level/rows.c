@@ -6,7 +6,7 @@
 #include "kernels.h"
 
 int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) {
-    return stage || (op->by && pyml_does_both(op->by, run)) ? 0 : rows_of(op->out, run);
+    return stage || (op->fused_into && pyml_fuses_activation(op->fused_into, run)) ? 0 : rows_of(op->out, run);
 }
 
 #define FOR_LANES(width) for (int64_t i = 0, n = 0; n = min_i64(PANEL, (width) - i), i < (width); i += PANEL)
