@@ -1,11 +1,11 @@
 """What each step of the ladders is worth: plain C from the formulas to the ideas of the kernels (csrc/ladder).
 
-    python benchmarks/ladder.py                        # a Markdown table
-    python benchmarks/ladder.py --keys 1024 --rows 16
+    hatch run python benchmarks/ladder.py                        # Markdown tables
+    hatch run python benchmarks/ladder.py --keys 1024 --rows 16
 
 Attention of one query over the keys and values of one head, and a q8_0 matrix times some rows of activations. The
 ladders are compiled for this machine (-march=native) and run on one thread, as do the kernels; each figure is the
-least processor time of the repetitions.
+least processor time of the repetitions. `hatch run` finds the helpers of the tests, which compile the ladders.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from ladder_library import ATTENTION_STEPS, LINEAR_STEPS, Ladder
 
-from pyml_core import KVLayout, Program, Slice, Tensor, cpu, pack, quantize
+from pyml_core import KVLayout, Program, Slice, Tensor, pack, quantize
+from pyml_core.cpu import level
 from pyml_core.kv_layout import PageTable
 from pyml_core.reference import append_kv
 
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows, columns = options.shape
     with tempfile.TemporaryDirectory() as folder:
         ladder = Ladder(Path(folder), ["-march=native"])
-        print(f"CPU level {cpu.level()}, one thread\n")
+        print(f"CPU level {level()}, one thread\n")
         print(f"One query, {options.keys} keys, head_dim {options.dim}:\n")
         print(table("attention", attention_ms(ladder, options.keys, options.dim, options.repetitions)))
         print(f"\n{options.rows} rows times a q8_0 matrix ({rows}, {columns}):\n")
