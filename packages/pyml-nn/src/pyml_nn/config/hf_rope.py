@@ -18,7 +18,7 @@ def rope(
     default_theta: float = 10_000.0,
     *,
     kinds: Mapping[str, str] = KINDS,
-    partial: bool = False,
+    partial: float | None = None,
     original_context: Reader | None = None,
 ) -> Reader:
     """Read the rotation that all layers share: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling``.
@@ -26,7 +26,8 @@ def rope(
     Args:
         default_theta: ``rope_theta`` of a file without that key.
         kinds: names of the scalings that the architecture supports -> kinds of scalings.
-        partial: whether a ``partial_rotary_factor`` is allowed, which leaves the end of each head unrotated.
+        partial: ``partial_rotary_factor`` of a file without that key, which leaves the end of each head unrotated;
+            None: the architecture rotates whole heads.
         original_context: reads the context length of the pretraining, if the architecture has a key of its own for it.
 
     The reader raises :class:`ConfigError` for an unknown scaling, an unknown key in it, a value out of range, and
@@ -37,9 +38,9 @@ def rope(
         head_dim, context_length = known["head_dim"], known["context_length"]
         original = None if original_context is None else original_context(fields, known)
         theta = fields.number("rope_theta", 1, MAX_THETA, default=default_theta)
-        share = _share(fields, 1.0, partial)
+        share = _share(fields, partial)
         ropes = [
-            _section(section, head_dim, context_length, theta, kinds, share, partial, original)
+            _section(section, head_dim, context_length, theta, kinds, None if partial is None else share, original)
             for key in ("rope_parameters", "rope_scaling")
             if (section := fields.section(key)) is not None
         ]
@@ -52,7 +53,7 @@ def rope(
 
 def rope_section(section: Fields, head_dim: int, context_length: int, default_theta: float) -> Rope:
     """Read the rotation that one ``rope_parameters`` or ``rope_scaling`` object describes."""
-    return _section(section, head_dim, context_length, default_theta, KINDS, 1.0, False, None)
+    return _section(section, head_dim, context_length, default_theta, KINDS, None, None)
 
 
 def _section(
@@ -61,11 +62,10 @@ def _section(
     context_length: int,
     default_theta: float,
     kinds: Mapping[str, str],
-    default_share: float,
-    partial: bool,
+    partial: float | None,
     original_context: int | None,
 ) -> Rope:
-    dim = int(head_dim * _share(section, default_share, partial))
+    dim = int(head_dim * _share(section, partial))
     theta = section.number("rope_theta", 1, MAX_THETA, default=default_theta)
     old_spelling = section.choice("type", kinds, default="default")
     kind = section.choice("rope_type", kinds, default=old_spelling)
@@ -132,12 +132,12 @@ _READERS: Mapping[str, Callable[[Fields, int, int, int], Scaling]] = {
 }
 
 
-def _share(fields: Fields, default: float, partial: bool) -> float:
-    """Read ``partial_rotary_factor``: the rotated share of a head."""
-    if partial:
+def _share(fields: Fields, default: float | None) -> float:
+    """Read ``partial_rotary_factor``, the rotated share of a head; without a default, it must be 1."""
+    if default is not None:
         return fields.number("partial_rotary_factor", 1e-3, 1, default=default)
     fields.fixed("partial_rotary_factor", 1)
-    return default
+    return 1.0
 
 
 def _factor(section: Fields) -> float:

@@ -41,7 +41,7 @@ class Config(decoder.Config):
         {
             **hf.SIZES,
             "norm_eps": hf.eps(1e-5),
-            "rope": hf.rope(kinds=_KINDS, partial=True, original_context=_HF_ORIGINAL),
+            "rope": hf.rope(kinds=_KINDS, partial=1.0, original_context=_HF_ORIGINAL),
             "original_context": _original_context,
             "window": hf.window(),
             "activation": hf.ACTIVATION,
