@@ -1,4 +1,4 @@
-"""KV caches with numbers in them, and what these are."""
+"""KV caches filled with numbers, and the numbers themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTH = 70
 
 
 def fill(cache: KVCache, ids: list[int], seed: int = 0) -> None:
-    """What a run does: write keys and values of these tokens, whole pages at random here."""
+    """Imitate a run: write keys and values of these tokens, here whole random pages."""
     rng = np.random.default_rng(seed)
     start = cache.length
     cache.reserve(len(ids))
@@ -34,7 +34,7 @@ def filled(length: int = LENGTH, layout: KVLayout = LAYOUT, model: str = "model"
 
 
 def contents(cache: KVCache) -> list[Any]:
-    """Keys and values of the positions held, by layer."""
+    """Keys and values of all positions, by layer."""
     result = []
     for layer in range(cache.layout.n_layers):
         for load in (cache.layout.load_keys, cache.layout.load_values):

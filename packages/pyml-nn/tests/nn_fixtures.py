@@ -1,4 +1,4 @@
-"""Fixtures: what runs a model's program, and tiny models."""
+"""Fixtures: executors of a model's program, and tiny models."""
 
 from __future__ import annotations
 

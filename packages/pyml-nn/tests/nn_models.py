@@ -1,4 +1,4 @@
-"""Tiny models: configurations as config.json has them, random weights by checkpoint names, both as GGUF has them."""
+"""Tiny models: configurations and random weights, as in Hugging Face folders and as in GGUF files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CONFIGS = {
 
 
 def random_weights(values: dict[str, Any], seed: int = 0) -> dict[str, F32Array]:
-    """Weights for a configuration, by checkpoint names."""
+    """Random weights for a configuration, by their names in checkpoints."""
     module = architecture_of(values, "config.json")
     rng = np.random.default_rng(seed)
     weights = {}
@@ -80,7 +80,7 @@ def random_weights(values: dict[str, Any], seed: int = 0) -> dict[str, F32Array]
 
 
 def make(values: dict[str, Any], **arguments: Any) -> Any:
-    """A model of this configuration with random weights, in f32 unless told otherwise."""
+    """A model of this configuration with random weights, in f32 by default."""
     module = architecture_of(values, "config.json")
     arguments.setdefault("dtype", "f32")
     arguments.setdefault("threads", 1)
@@ -89,7 +89,7 @@ def make(values: dict[str, Any], **arguments: Any) -> Any:
 
 
 def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
-    """What a GGUF file of this configuration says."""
+    """The metadata of a GGUF file with this configuration."""
     module = architecture_of(values, "config.json")
     config = module.Config.from_hf(values)
     architecture = _gguf_architecture(values)
@@ -143,7 +143,7 @@ def _gguf_architecture(values: dict[str, Any]) -> str:
 
 
 def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[str, F32Array]:
-    """The same weights as a GGUF file holds them."""
+    """These weights as a GGUF file stores them."""
     module = architecture_of(values, "config.json")
     config = module.Config.from_hf(values)
     result: dict[str, F32Array] = {}

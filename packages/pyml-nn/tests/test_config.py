@@ -154,7 +154,7 @@ def test_mistral_window() -> None:
 
 
 def test_mistral_layers_with_and_without_a_window() -> None:
-    """Ministral, which transformers knows by its ``layer_types``."""
+    """Ministral, which has ``layer_types``."""
     values = {**MISTRAL_7B, "num_hidden_layers": 4, "sliding_window": 9}
     types = ["full_attention", "sliding_attention"] * 2
 
@@ -365,7 +365,7 @@ def test_architectures() -> None:
         assert callable(module.Model.specs)
 
 
-# ---- configurations that are refused: (change, what the message must name)
+# ---- configurations that are refused: (change, pattern of the message)
 
 MISSING = object()
 BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
@@ -506,7 +506,7 @@ def test_bad_gpt2_config(change: dict[str, Any], message: str) -> None:
         gpt2.Config.from_hf(changed(GPT2, change))
 
 
-def test_show_is_short_whatever_it_is() -> None:
+def test_show_is_short_for_every_value() -> None:
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]

@@ -1,4 +1,4 @@
-"""New files: whole or not at all, whatever goes wrong, with and without files that have no name."""
+"""Atomic files: complete or not at all after any error, with and without ``O_TMPFILE``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 
 from pyml_nn.files import LEFTOVERS, NewFile, new_file
 
-OLD, NEW = b"what was there before", b"what is new " * 10_000
+OLD, NEW = b"the old contents", b"the new contents " * 10_000
 
 
 @pytest.fixture(params=["unnamed", "hidden", "refused"], autouse=True)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Files without a name; a system that does not know them; a file system that does not."""
+    """Unnamed files; a system without them; a file system without them."""
     if request.param == "hidden":
         monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     elif request.param == "refused":
@@ -83,7 +83,7 @@ def test_an_old_file_keeps_its_permissions(tmp_path: Path, umask: None) -> None:
     assert names(tmp_path) == ["old"]
 
 
-def test_whoever_reads_the_old_file_goes_on_with_it(tmp_path: Path) -> None:
+def test_readers_of_the_old_file_continue_with_it(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(OLD)
     with (tmp_path / "old").open("rb") as reader:
         write(tmp_path / "old")
@@ -128,7 +128,7 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
 
 
 def test_links_stay(tmp_path: Path) -> None:
-    """Also a link to a file that is not there yet."""
+    """Also a link to a file that does not exist yet."""
     (tmp_path / "folder").mkdir()
     for name in ("old", "new"):
         link = tmp_path / f"link to {name}"
@@ -141,7 +141,7 @@ def test_links_stay(tmp_path: Path) -> None:
     assert names(tmp_path / "folder") == ["new", "old"]
 
 
-def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+def test_devices_and_pipes_are_written_to_directly(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     write(tmp_path / "pipe", OLD)
@@ -173,7 +173,7 @@ def test_places_where_no_file_can_be(path: str, message: str, tmp_path: Path) ->
     assert (tmp_path / "file").read_bytes() == OLD
 
 
-# ---- in a process of its own
+# ---- in a separate process
 
 SCRIPT = """
 import os, sys
@@ -199,7 +199,7 @@ def start(path: Path, kind: str, **options: Any) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_is_killed(number: signal.Signals, kind: str, tmp_path: Path) -> None:
-    """What was there stays; where no file can be without a name, what remains is what is called so."""
+    """The old file stays; without unnamed files, a file that matches ``LEFTOVERS`` remains."""
     (tmp_path / "old").write_bytes(OLD)
     with start(tmp_path / "old", kind) as process:
         assert process.stdout is not None
@@ -213,7 +213,7 @@ def test_a_process_that_is_killed(number: signal.Signals, kind: str, tmp_path: P
 
 
 def test_a_full_disk(kind: str, tmp_path: Path) -> None:
-    """A limit on the size of files stands in for it."""
+    """A limit on the size of files has the effect of a full disk."""
     import resource
 
     (tmp_path / "old").write_bytes(OLD)

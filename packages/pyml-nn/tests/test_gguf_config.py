@@ -1,4 +1,4 @@
-"""Configurations in GGUF metadata: they say what a ``config.json`` says, and bad ones are refused by the key's name."""
+"""Configurations in GGUF metadata are equal to those of a ``config.json``; errors name the key."""
 
 from __future__ import annotations
 

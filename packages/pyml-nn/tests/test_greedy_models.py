@@ -1,4 +1,4 @@
-"""A model that goes on by its most probable tokens in one call: the same as a call a token."""
+"""Greedy continuation in one call is equal to one call for each token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "llama": ({**LLAMA, **WIDE}, "q8_0"),
     "gemma3": ({**GEMMA3, **WIDE}, "q8_0"),
     "gpt2": (GPT2, "f32"),
-    "phi3": ({**PHI3, **WIDE}, "q8_0"),  # runs again from its start when it becomes long
+    "phi3": ({**PHI3, **WIDE}, "q8_0"),  # runs again from the start when it becomes long
 }
 
 
@@ -90,12 +90,12 @@ def test_a_trace_sees_every_token(model: Model[Any]) -> None:
     assert all(rescored)
     assert len(rescored) == (len(found) if model.screened else 0)
     with model.trace(tensors="layers.0") as trace:
-        assert len(greedy(model, cache, found[-1].token, 3)) == 1  # tensors are kept one run at a time
+        assert len(greedy(model, cache, found[-1].token, 3)) == 1  # tensors are recorded one run at a time
     assert trace.tensor("layers.0").shape[1] == model.config.hidden_size
     assert cache.ids == [*IDS, 7, *(one.token for one in found)]
 
 
-def test_what_cannot_be_run(model: Model[Any]) -> None:
+def test_invalid_greedy_calls(model: Model[Any]) -> None:
     cache = started(model)
     with pytest.raises(ShapeError, match="token ids from 0 to 60, found 61"):
         greedy(model, cache, 61, 2)

@@ -1,4 +1,4 @@
-"""Keys of config.json that no architecture reads: passed over in silence, with a warning, or refused."""
+"""Keys of config.json that no architecture reads: ignored, ignored with a warning, or refused."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_vision_part_of_gemma_3_is_read_alike(caplog: pytest.LogCaptureFixtu
 
 
 def test_phi_4_mini() -> None:
-    """Its configuration has keys that its own code, once needed, read."""
+    """Its configuration has keys that only its former own code read."""
     published = {
         "_name_or_path": "Phi-4-mini-instruct", "architectures": ["Phi3ForCausalLM"], "attention_bias": False,
         "attention_dropout": 0.0, "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM":

@@ -70,7 +70,7 @@ def test_fork_shares_pages_until_one_writes() -> None:
         np.testing.assert_array_equal(now, then)
 
 
-def test_the_original_copies_what_a_fork_holds() -> None:
+def test_the_original_copies_pages_of_a_fork() -> None:
     cache = filled(100)
     fork = cache.fork()
     before = contents(fork)
@@ -86,7 +86,7 @@ def test_forks_of_forks_after_trims() -> None:
     first = cache.fork(130)
     second = first.fork(70)
     first.trim(64)
-    fill(first, [1], seed=1)  # begins a page of its own
+    fill(first, [1], seed=1)  # begins a new page
     second.trim(10)
     fill(second, [2], seed=2)  # copies the first page
     third = cache.fork(64)
@@ -115,7 +115,7 @@ def test_an_unshared_page_is_written_in_place() -> None:
     ],
 )
 def test_origins(other: KVCache, message: str) -> None:
-    """A fork has that of what it comes from; what another one holds is not taken over."""
+    """A fork has the origin of its source; the contents of a cache of another origin are refused."""
     cache = filled()
     assert cache.fork(3).origin == cache.origin == KVCache(LAYOUT, 10, "model").origin
     with pytest.raises(ShapeError, match=f"^KV cache: expected a KV cache {message}$"):

@@ -1,4 +1,4 @@
-"""Files of KV caches, of which every damaged kind is refused."""
+"""Files of KV caches; every kind of damage is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_save_and_load(length: int, dtype: str, dim: int, tmp_path: Path) -> Non
     layout = KVLayout(2, 3, dim, dtype)
     cache = filled(length, layout)
     path = tmp_path / "cache.safetensors"
-    path.write_text("what was there before")
+    path.write_text("the old contents")
     cache.save(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["cache.safetensors"]
     loaded = KVCache.load(path, layout, 150, "model")
@@ -206,11 +206,11 @@ def test_another_level(tmp_path: Path) -> None:
         load(tmp_path / "cache")
 
 
-# ---- what happens to files meanwhile
+# ---- files that change while they are read
 
 
 def test_any_byte_that_changes_is_noticed(tmp_path: Path) -> None:
-    """Of the header as of the numbers: what is not another error is another hash."""
+    """In header and data alike: damage that causes no other error changes the hash."""
     path = tmp_path / "cache"
     filled(2).save(path)
     data = path.read_bytes()
@@ -219,7 +219,7 @@ def test_any_byte_that_changes_is_noticed(tmp_path: Path) -> None:
         damaged[place] ^= 1
         path.write_bytes(damaged)
         if place < 8 + int.from_bytes(data[:8], "little") and json_of(bytes(damaged)) == json_of(data):
-            continue  # a space that became another one
+            continue  # a changed space
         with pytest.raises(CacheFileError, match="cannot load the KV cache: ") as caught:
             load(path)
         assert "\n" not in str(caught.value)
@@ -298,7 +298,7 @@ def test_names_in_messages(name: str, tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_no_cache(tmp_path: Path) -> None:
-    """Nothing waits for a writer."""
+    """Opening a pipe does not wait for a writer."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CacheFileError, match="expected a regular file, found a folder, device or pipe"):
         load(tmp_path / "pipe")

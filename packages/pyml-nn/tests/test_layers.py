@@ -1,4 +1,4 @@
-"""Every layer, declared in a program of its own, against the formula of its docstring."""
+"""Each layer, declared in its own program, against the formula of its docstring."""
 
 from __future__ import annotations
 

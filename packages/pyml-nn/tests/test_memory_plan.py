@@ -55,7 +55,7 @@ def test_cgroup_v2_and_those_above_it(tmp_path: Path) -> None:
 
 def test_cgroup_v2_of_a_container(tmp_path: Path) -> None:
     files = {
-        "proc/self/cgroup": "0::/docker/0123\n",  # the host's path, of which the container sees the root only
+        "proc/self/cgroup": "0::/docker/0123\n",  # the host's path; the container sees only its root
         "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
         "sys/fs/cgroup/memory.current": f"{GIB}\n",
     }

@@ -1,4 +1,4 @@
-"""Whole models: batches of slices, chunks, positions, and what is refused. In NumPy and in the compiled run loop."""
+"""Whole models, in NumPy and in the compiled run loop: batches, chunks, positions, and invalid calls."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check(found: F32Array, expected: F32Array, executor: str) -> None:
 
 
 def test_windows_in_some_layers(executor: str) -> None:
-    """Mistral's layers with and without a window are Qwen 2's, whose biases add nothing here."""
+    """Mistral's layers with and without a window equal Qwen 2's with biases of zero."""
     values = {"num_hidden_layers": 3, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
     mistral = make({**MISTRAL, **values})
     weights = random_weights({**MISTRAL, **values})
@@ -84,7 +84,7 @@ def test_batches(model: Any, executor: str) -> None:
     together = model.forward([(cache, ids, range(len(ids))) for cache, ids in zip(caches, prompts, strict=True)])
     for found, expected in zip(together, alone, strict=True):
         check(found, expected, executor)
-    # all go on by one token together, as each would alone
+    # all continue by one token together, like each of them alone
     next_tokens = [7, 8, 9, 10, 11]
     together = model.forward([(cache, [token], None) for cache, token in zip(caches, next_tokens, strict=True)])
     for found, ids, token in zip(together, prompts, next_tokens, strict=True):
@@ -100,7 +100,7 @@ def test_forks(model: Any, executor: str) -> None:
         fork = cache.fork(length)
         (logits,) = model.forward([(fork, IDS[length:], None)])
         check(logits, expected[-1:], executor)
-        # the fork's writes are its own, also in the page that both began with
+        # writes of the fork do not affect the original, not even in their common page
         for page, copy in zip(cache.pages, before, strict=True):
             np.testing.assert_array_equal(page, copy)
     (logits,) = model.forward([(cache, IDS[100:], None)])
@@ -138,8 +138,8 @@ def test_positions_in_any_order(model: Any, executor: str) -> None:
     check(logits, expected[-1:], executor)
 
 
-def test_windows_are_shorter_than_what_was_seen(executor: str) -> None:
-    # Beyond what the sliding layers can see of it, a token changes nothing in a model of sliding layers only.
+def test_windows_shorter_than_the_text(executor: str) -> None:
+    # In a model of sliding layers only, a token changes nothing beyond the reach of its windows.
     model = make({**GEMMA3, "layer_types": ["sliding_attention"] * 3})
     changed = [*IDS]
     changed[10] = (changed[10] + 1) % 61
@@ -160,7 +160,7 @@ def test_long_sequences_have_frequencies_of_their_own(executor: str) -> None:
         whole(make({**PHI3, "rope_scaling": {**scaling, "short_factor": one, "long_factor": one}}, weights=weights))
         for one in (scaling["short_factor"], scaling["long_factor"])
     ]
-    # what is computed of the first tokens changes with the 41st, but not their logits, which were wanted before it
+    # keys and values of the first tokens change with the 41st; their logits, returned before it, do not
     check(whole(make(PHI3, weights=weights)), np.concatenate([expected[0][:40], expected[1][40:]]), executor)
 
 
@@ -176,7 +176,7 @@ def test_a_long_sequence_cut_back(length: int, executor: str, tmp_path: Any) -> 
             check(logits, expected[branch.length - len(logits) : branch.length], executor)
 
 
-# ---- what is refused
+# ---- invalid calls
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_an_error_leaves_the_caches_as_they_were(monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_memory_to_count_the_tokens(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a batch either all caches have gone on or none, so that the same call can be made again."""
+    """A failed call advances none of the caches of a batch, so that it can be repeated."""
     caches = [small.new_cache() for _ in range(3)]
     batch = [(cache, IDS[at : at + 20], None) for at, cache in enumerate(caches)]
     append = KVCache.append
@@ -292,7 +292,7 @@ def test_cancel_between_two_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Cancelled):
         model.forward([(model.new_cache(), IDS, None)])
     monkeypatch.setattr(Program, "run", run)
-    model.forward([(model.new_cache(), IDS, None)])  # a later call is not concerned
+    model.forward([(model.new_cache(), IDS, None)])  # later calls are not affected
 
 
 def test_closed_model() -> None:
@@ -303,7 +303,7 @@ def test_closed_model() -> None:
     for use in (lambda: model.forward([(cache, [1], None)]), model.new_cache, lambda: model.program):
         with pytest.raises(PymlError, match="model: it is closed"):
             use()
-    model.cancel()  # nothing runs: nothing to do
+    model.cancel()  # nothing is running
 
 
 def test_several_threads(small: Any) -> None:

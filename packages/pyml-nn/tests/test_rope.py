@@ -1,4 +1,4 @@
-"""RoPE's frequencies against transformers' own numbers, and their scalings."""
+"""RoPE's frequencies and their scalings against numbers of transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models whose head is screened: the largest logits are those of the full head, whatever is asked of them."""
+"""Models with a screened head: the largest logits equal those of the full head in every kind of call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDE = {"hidden_size": 64, "intermediate_size": 64}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**LLAMA, **WIDE},
     "gemma3": {**GEMMA3, **WIDE},  # its head is the embedding
-    "phi3": {**PHI3, **WIDE},  # runs again from its start when it becomes long
+    "phi3": {**PHI3, **WIDE},  # runs again from the start when it becomes long
     "gpt2": {**GPT2, "n_embd": 96},
 }
 
@@ -53,7 +53,7 @@ def test_the_largest_logits(config: dict[str, Any]) -> None:
 
 
 def test_steps_and_chunks(config: dict[str, Any]) -> None:
-    """Caches go on as they do under the full head."""
+    """Caches are equal to those under the full head."""
     model, plain = make(config, dtype="q8_0", max_tokens=7), make(config, dtype="q8_0", screen=False)
     cache, other = model.new_cache(), plain.new_cache()
     for part in (IDS[:20], *([token] for token in IDS[20:60])):
@@ -98,7 +98,7 @@ def test_traces() -> None:
     assert screen.shape == "[3,64]x[61,64] q8_0"
     assert rescore.shape == f"[1,64]x[{rescore.rescored},64] q8_0"
     assert [line.split()[2] for line in matmul_lines(head.events)] == ["head.screen", "head.rescore", "head"]
-    with model.trace(tensors=("logits", "final_norm")) as kept:  # logits are wanted: none is left out
+    with model.trace(tensors=("logits", "final_norm")) as kept:  # all logits are requested
         ((top,),) = model.forward([(model.new_cache(), IDS, None)], Top(1))
     assert kept.tensor("logits").shape == (1, 61)
     assert top.ids.tolist() == [kept.tensor("logits")[0].argmax()]

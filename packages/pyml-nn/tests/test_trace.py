@@ -1,4 +1,4 @@
-"""Traces: what is recorded, by whom, and the lines made of it. Times are given, not taken."""
+"""Traces: recorded events, scopes of traces, and the lines of the log. Times are given, not measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MS = {"prepare_qkv": 1.0, "attention": 4.0}
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every operation takes 2 ms (fused ones as above) and follows the one before without a pause."""
+    """Every operation takes 2 ms (fused ones as above) and follows the previous one without a pause."""
 
     class Given(list[OpTiming]):
         start_ns, end_ns = 1_000_000_000, 2_000_000_000
@@ -53,7 +53,7 @@ def traced(model: Any) -> Any:
     with model.trace() as trace:
         model.forward([(cache, [1, 2, 3, 4, 5, 6, 7], None)])
         model.forward([(cache, [8], None)])
-    model.forward([(cache, [9], None)])  # seen by nobody
+    model.forward([(cache, [9], None)])  # outside of the trace
     return trace
 
 

@@ -91,7 +91,7 @@ def test_phases_of_a_thread_follow_each_other() -> None:
 
 @pytest.mark.parametrize("thread", range(THREADS))
 def test_events_nest_and_do_not_overlap(timeline: list[dict[str, Any]], thread: int) -> None:
-    """On one track an event lies inside the one around it or after it: steps hold layers, which hold operations."""
+    """On one track events are nested or follow each other: operations in layers in steps."""
     inside: dict[Any, set[tuple[str, ...]]] = {
         "step": {()},
         "layer": {("step",)},
@@ -101,7 +101,7 @@ def test_events_nest_and_do_not_overlap(timeline: list[dict[str, Any]], thread: 
     stack: list[tuple[int, str]] = []  # end in ns, category
     for event in complete(timeline, thread):
         begin, end = round(event["ts"] * 1000), round((event["ts"] + event["dur"]) * 1000)
-        if begin == end:  # an operation without work (a head that nobody wants)
+        if begin == end:  # an operation without work (a head without positions)
             continue
         while stack and stack[-1][0] <= begin:
             stack.pop()
@@ -111,7 +111,7 @@ def test_events_nest_and_do_not_overlap(timeline: list[dict[str, Any]], thread: 
 
 
 def test_names(trace: Any, timeline: list[dict[str, Any]]) -> None:
-    """Attention events have the name of their phase, and their dotted name beside it."""
+    """Attention events are named by their phase, and have their dotted name as well."""
     track = complete(timeline, 0)
     titles = Counter(event["name"] for event in track if event["cat"] == "step")
     assert titles == {"prefill step 0": 3, "decode step 1": 1, "decode step 2": 1}

@@ -1,4 +1,4 @@
-"""Tensors that traces keep: what they are, that this changes no bit, who gets which, and what they may take."""
+"""Traced tensors: their values, unchanged logits, scopes of several traces, and limits of memory."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_chunks_and_steps_are_joined() -> None:
 
 
 def test_a_sequence_that_becomes_a_long_one() -> None:
-    """What is computed anew for its keys is not kept a second time: as if each token had come alone."""
+    """Tokens that run again for their keys are not recorded twice, as if each token had run alone."""
     ids = [index % 61 for index in range(50)]
     model = make(PHI3)  # long from 40 on
     (one, _), cache = traced(model, ids, tensors="layers.**"), model.new_cache()
@@ -163,7 +163,7 @@ def test_filters() -> None:
     assert names == [
         event.name for event in everything.events if event.name.startswith("layers.") and ".attention." in event.name
     ]
-    assert "layers.0.attention.attend.QK^T" in names  # phases go with their operation
+    assert "layers.0.attention.attend.QK^T" in names  # phases belong to their operation
     with model.trace("**.A*V") as phases, model.trace("layers.*.attention") as sums:
         model.forward([(model.new_cache(), IDS, None)])
     assert [event.name for event in sums.events] == [f"layers.{layer}.attention" for layer in range(3)]
@@ -201,8 +201,8 @@ def test_two_traces_in_two_threads() -> None:
 # ---- bounds
 
 
-def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is run, with both figures."""
+def test_tensors_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any run, with both figures."""
     model = make(GPT2)
     cache = model.new_cache()
     monkeypatch.setattr(recorder, "available_memory", lambda: 20_000)
@@ -228,8 +228,8 @@ def test_a_trace_keeps_no_more_than_it_may() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_bytes_are_what_was_announced(name: str) -> None:
-    """Keys count in whole pages, and the maxima of probabilities a sixty-fourth more."""
+def test_the_announced_bytes_are_exact(name: str) -> None:
+    """Keys count in whole pages; maxima of probabilities add a sixty-fourth."""
     model = make({**CONFIGS[name], "original_max_position_embeddings": 200} if name == "phi3" else CONFIGS[name])
     for tensor in traced(model, IDS, tensors="**")[0].tensor_names:
         trace, _ = traced(model, [*range(60), 1, 2, 3, 4], tensors=tensor)

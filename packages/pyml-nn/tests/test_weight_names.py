@@ -1,4 +1,4 @@
-"""Checkpoints with other names than the model's own: either of a tied pair, buffers, layers that are left out."""
+"""Names in checkpoints: either one of a tied pair, buffers, additional layers."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def test_either_of_a_tied_pair(name: str) -> None:
     renamed = {"lm_head.weight" if key == embedding else key: array for key, array in weights.items()}
     np.testing.assert_array_equal(logits(values, renamed), expected)
     np.testing.assert_array_equal(logits(values, {**weights, "lm_head.weight": weights[embedding]}), expected)
-    other = np.ascontiguousarray(
-        weights[embedding][::-1]
-    )  # a head of its own is taken, whatever the configuration says
+    other = np.ascontiguousarray(weights[embedding][::-1])  # a separate head is used, regardless of the configuration
     np.testing.assert_array_equal(logits(values, {**weights, "lm_head.weight": other}), expected[:, ::-1])
     with pytest.raises(WeightsError, match=f"{embedding}: missing"):
         make(values, weights={key: array for key, array in weights.items() if key != embedding})
@@ -71,7 +69,7 @@ def test_buffers_are_passed_over(name: str, caplog: pytest.LogCaptureFixture) ->
     ["inv_freq", "model.inv_freq", "rotary_emb.inv_freq.weight", "model.rotary_emb.weight", "rotary_emb.scale",
      "model.layers.0.self_attn.rotary_emb.bias", "layers.0.mlp.cos_cached", "rope.inv_freq_2"],
 )  # fmt: skip
-def test_what_is_no_buffer(name: str) -> None:
+def test_names_of_other_tensors_are_not_buffers(name: str) -> None:
     assert not is_buffer(name)
 
 
@@ -105,7 +103,7 @@ def test_more_layers_than_the_configuration_has(name: str, caplog: pytest.LogCap
 
 
 def test_layers_of_a_gguf_file_are_all_wanted() -> None:
-    """Its metadata comes from the same hand as its tensors."""
+    """The writer of its tensors wrote its metadata, too."""
     values = CONFIGS["llama"]
     whole = {**values, "num_hidden_layers": 3}
     weights = gguf_weights(whole, random_weights(whole))

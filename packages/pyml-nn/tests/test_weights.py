@@ -1,4 +1,4 @@
-"""Weights: names in both kinds of files, what is missing, left over or of another shape, block types, rows."""
+"""Weights: names in both kinds of files, missing, unknown or misshapen tensors, block types, rows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_gguf_and_checkpoint_of_one_model_give_the_same_logits(name: str) -> Non
     weights = random_weights(values)
     expected = logits(make(values, weights=weights))
     metadata = gguf_metadata(values)
-    module = architecture_of(metadata, "m.gguf")  # not always the same: Mistral is called llama there
+    module = architecture_of(metadata, "m.gguf")  # Mistral is called llama there
     model = module.Model(module.Config.from_gguf(metadata), gguf_weights(values, weights), dtype="f32", threads=2)
     # rounded in the file: the norms' + 1 of the Gemmas, the factors of LongRoPE
     tolerance = 1e-5 if "gemma" in name or name == "phi3" else 0
@@ -214,7 +214,7 @@ def test_gguf_types_are_kept() -> None:
     operations = {operation.name: operation for operation in model.program.operations}
     q, k, _ = operations["layers.0.attention.qkv"].params["matrices"]
     assert (q.dtype, k.dtype) == ("q4_0", "f32")
-    # rows were put in the half-split order as they are stored
+    # rows were reordered in their stored form
     rows = half_split(6, 16)
     np.testing.assert_array_equal(q.dequantize(), weights["blk.0.attn_q.weight"].to_f32()[rows])
 
@@ -303,7 +303,7 @@ def test_weights_are_read_once_and_one_at_a_time() -> None:
     assert sorted(source.reads) == sorted(source.names())
 
 
-def test_array_weights_name_what_is_missing() -> None:
+def test_array_weights_name_a_missing_tensor() -> None:
     with pytest.raises(WeightsError, match="x: there is no such tensor"):
         ArrayWeights({}).read("x")
 
@@ -315,8 +315,8 @@ def test_optional_weights() -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("llama_bias", 2 * 7), ("qwen3", 2 * 4), ("falcon_new", 2 * (2 + 4))])
-def test_what_one_layer_has_the_others_have(name: str, count: int) -> None:
-    """Every single optional weight of a layer, missing in one layer alone, is refused by its name in the file."""
+def test_optional_weights_are_in_all_layers_or_none(name: str, count: int) -> None:
+    """An optional weight that is missing in only one layer is refused by its name in the file."""
     values = CONFIGS[name]
     metadata, weights = gguf_metadata(values), gguf_weights(values, random_weights(values))
     module = architecture_of(metadata, "m.gguf")
@@ -331,7 +331,7 @@ def test_what_one_layer_has_the_others_have(name: str, count: int) -> None:
 
 
 def test_a_norm_that_one_layer_lacks() -> None:
-    """The second norm of Falcon, weight and bias: in every layer, or in none."""
+    """Falcon's second norm, weight and bias: in every layer, or in none."""
     weights = gguf_weights(FALCON_NEW, random_weights(FALCON_NEW))
     config = falcon.Config.from_gguf(gguf_metadata(FALCON_NEW))
     names = [name for name in weights if ".attn_norm_2." in name]
@@ -360,7 +360,7 @@ def test_parameters_and_bytes() -> None:
     assert model.weight_bytes == sum(matrix.nbytes for matrix in matrices.values()) + vectors
 
 
-def test_memory_plan_is_near_what_the_model_takes() -> None:
+def test_memory_plan_is_near_the_bytes_of_the_model() -> None:
     values = {**LLAMA, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size": 512}
     config, weights = llama.Config.from_hf(values), random_weights(values)
     for dtype in ("auto", "f32", "bf16", "q4_0"):
