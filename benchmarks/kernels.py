@@ -144,7 +144,7 @@ def markdown(report: dict[str, Any]) -> str:
     """The table: each figure with its share of the limit that applies."""
     limits = report["limits"]
     lines = [
-        f"Level {limits['level']}, {limits['threads']} threads; limits of the same run: {limits['read_gb_s']:.1f} "
+        f"Level {limits['level']}, {limits['threads']} threads; limits during the run: {limits['read_gb_s']:.1f} "
         f"GB/s, int8 {limits['int8_gop_s']:.0f} GOP/s, f32 {limits['f32_gflop_s']:.0f} GFLOP/s.",
         "",
         "| type | outputs x inputs | as in | tokens | GB/s | GOP/s | of the limit |",

@@ -176,7 +176,7 @@ def looking_seconds(lm: LanguageModel, count: int = 10_000) -> float:
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Python's share of a decode step (target: < 2 %)": lambda r: f"{r['python']['share']:.2%}",
-    "the same, µs a step": lambda r: f"{r['python']['us_per_step']:.0f}",
+    "Python's share in µs per step": lambda r: f"{r['python']['us_per_step']:.0f}",
     "prefill, 2 threads / 1 (>= 1.7)": lambda r: f"{r['threads']['prefill_two_by_one']:.2f}",
     "prefill, 8 threads / 2 (>= 0.5)": lambda r: f"{r['threads']['prefill_eight_by_two']:.2f}",
     "decode, 8 threads / 2 (>= 0.5)": lambda r: f"{r['threads']['decode_eight_by_two']:.2f}",

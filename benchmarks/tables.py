@@ -101,7 +101,7 @@ def notes(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
         for name, found in row["engines"].items():
             if found["error"]:
                 lines.append(f"- {row['test']}, {name}: {found['error']}")
-    lines.append(f"- machine, in the same run: {limits_line(entry['limits'])}")
+    lines.append(f"- machine, during the run: {limits_line(entry['limits'])}")
     return lines
 
 

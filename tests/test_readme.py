@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.markdown import masked, sessions
+from tests.helpers.markdown import blocks, commands, masked, sessions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -40,15 +40,33 @@ print(json.dumps(results))
 CHATS = {"docs/chat.md", "docs/structured-output.md"}
 """Pages whose model.gguf is one that was trained for chats."""
 
+NOT_RUN = ("openai-community/gpt2", "pyml audit", "pip install")
+"""A download, minutes of measurements, and another installation."""
+
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}}, "required": ["name"]}
+TOOL = {"type": "function", "function": {"name": "weather", "description": "The weather.", "parameters": SCHEMA}}
+FILES = {
+    "tasks.jsonl": '{"prompt": "One, two,"}\n{"prompt": "Red, green,", "max_tokens": 2}\n',
+    "prompts.txt": "One, two,\nRed, green,\n",
+    "questions.txt": "Hello\nWho are you?\n",
+    "p.json": json.dumps(SCHEMA),
+    "person.json": json.dumps(SCHEMA),
+    "tools.json": json.dumps([TOOL]),
+    "list.lark": 'start: item ("," item)*\nitem: "milk" | "bread"\n',
+    **dict.fromkeys(("doc.txt", "manual.txt", "text.txt", "wiki.test.raw"), "The cat sat on the mat. " * 12),
+}
+
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest, tmp_path: Path, gemma_gguf: Path, smollm2_gguf: Path) -> Path:
     """A folder with the files that the examples of a page name."""
     chats = request.getfixturevalue("page") in CHATS
-    for name in ("gemma-3-270m.gguf", "large.gguf", *(() if chats else ("model.gguf",))):
+    for name in ("gemma-3-270m.gguf", *(() if chats else ("model.gguf",))):
         (tmp_path / name).symlink_to(gemma_gguf)
-    for name in (smollm2_gguf.name, "instruct.gguf", "small.gguf", *(("model.gguf",) if chats else ())):
+    for name in (smollm2_gguf.name, "instruct.gguf", "small.gguf", "large.gguf", *(("model.gguf",) if chats else ())):
         (tmp_path / name).symlink_to(smollm2_gguf)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     return tmp_path
 
 
@@ -82,6 +100,32 @@ def test_python_runs(page: str, folder: Path, environment: dict[str, str]) -> No
             assert masked(output) == masked(block.output), f"{page}:{block.line}"
     for name in re.findall(r"[\w-]+\.(?:json|png)", "".join(block.text for session in found for block in session)):
         assert (folder / name).stat().st_size > 1000
+
+
+WITH_COMMANDS = [
+    page for page in PAGES if any(block.language == "console" for block in blocks((ROOT / page).read_text()))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_commands_run(page: str, folder: Path, environment: dict[str, str]) -> None:
+    """In order, in one folder, with few tokens; a command that lines follow prints these."""
+    for block in blocks((ROOT / page).read_text()):
+        for command in commands(block) if block.language == "console" else ():
+            if any(part in command.text for part in NOT_RUN):
+                continue
+            short = command.text.replace("-p 512 -n 64", "-p 16 -n 2 -r 1")
+            if not command.output:
+                short = re.sub(r"pyml-infer\b(?!.*--max-tokens)", "pyml-infer --max-tokens 4", short)
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", short],
+                cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{page}: {command.text}: {done.stderr}"
+            shown = [line for line in masked(command.output).splitlines() if line not in ("", "...")]
+            printed = masked(f"{done.stdout}\n{done.stderr}").splitlines()
+            assert [line for line in shown if line not in printed] == [], f"{page}: {command.text}: {printed}"
 
 
 def test_pages_have_examples() -> None:

@@ -66,5 +66,5 @@ def commands(block: Block) -> list[Command]:
 
 
 def masked(output: str) -> str:
-    """The output without the figures that differ between runs: numbers with a point, and spaces before them."""
-    return re.sub(r" *-?\d+\.\d+", " #", output).strip("\n")
+    """The output with its figures that differ between runs (numbers with a point) as ``#``, and single spaces."""
+    return re.sub(r"[ \t]+", " ", re.sub(r" *-?\d+\.\d+", " #", output)).strip("\n")
