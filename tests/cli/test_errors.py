@@ -32,7 +32,7 @@ P = ("--prompt", "x")
         ),
         (("--logit-bias", "1=nan", *P), "--logit-bias must be below infinity, got nan for token 1"),
         (
-            ("--top-k", "3", "--sampler-order", "top_k", *P),
+            ("--top-k", "3", "--temperature", "0.5", "--sampler-order", "top_k", *P),
             "--sampler-order must name all rules in use, temperature missing",
         ),
         (("--stop", "", *P), "--stop must not be empty"),
@@ -63,7 +63,7 @@ P = ("--prompt", "x")
             ("--seed", str(1 << 64), *P),
             "invalid value '18446744073709551616' for '--seed': expected a whole number of at most 64 bits",
         ),
-        (("--context-len", str(-(1 << 63)), *P), "--context-len must be > 0, got -9.22337e+18"),
+        (("--context-len", str(-(1 << 63)), *P), "--context-len must be > 0, got -9223372036854775808"),
         (("--stop-id", "-1", *P), "invalid value '-1' for '--stop-id': expected a token id"),
         (("one", "two", *P), "Got unexpected extra argument (two)"),
         (("--prompt",), "Option '--prompt' requires an argument."),

@@ -183,13 +183,21 @@ class ToolFiles(TinyModelDoor):
         path = self.folder / "tools.json"
         path.write_text(given[0], encoding="utf-8", errors="surrogatepass")
         try:
-            options = chat.check_chat(True, None, str(path), [f"x={given[1]}"])
+            asked = chat.check_chat(
+                {
+                    "chat": True,
+                    "interactive": False,
+                    "system": None,
+                    "tools": str(path),
+                    "chat_arg": (f"x={given[1]}",),
+                }
+            )
         except click.UsageError as error:
             if not error.format_message().isprintable():
                 raise InternalError(error.format_message()[:80]) from None
             return size_of(given)
-        if options is not None:
-            options.ids(self.lm, "hello")
+        if asked is not None:
+            self.lm.chat_ids(asked.messages("hello"), asked.options)
         return size_of(given)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -501,19 +501,23 @@ _GGUF_NAMES["gemma2"] = _GGUF_NAMES["gemma3_text"] = {
 }  # fmt: skip
 
 
-def write_gguf(model: TinyModel, path: Path, dtype: str = "f32", **options: Any) -> Path:
+def write_gguf(
+    model: TinyModel, path: Path, dtype: str = "f32", more: Callable[[Any], None] | None = None, **options: Any
+) -> Path:
     """Write the model as a GGUF file with the ``gguf`` package, under llama.cpp's conventions.
 
     These are: q and k rows of ``llama`` permuted for interleaved RoPE, 1 added to Gemma's norms, GPT-2's matrices
     transposed, Llama 3's RoPE scaling as a tensor of frequency factors. Matrices are stored as ``dtype``, all else as
     f32; a K-quant or IQ4_NL matrix gets random blocks in place of the model's values: the package cannot make those.
-    Options are those of the package's writer, which can write split models.
+    ``more`` adds metadata. Options are those of the package's writer, which can write split models.
     """
     import gguf
 
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, gguf_architecture(model), **options)
     _write_metadata(writer, model)
+    if more is not None:
+        more(writer)
     for name, array in _gguf_tensors(model):
         if array.ndim == 1 or dtype == "f32" or "position" in name:
             writer.add_tensor(name, array)

@@ -151,17 +151,24 @@ def test_batch_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_tools_and_variables(tmp_path: Path) -> None:
     path = tmp_path / "tools.json"
     path.write_bytes(MARK + b'[{"type": "function"}]')
-    found = chat.check_chat(True, None, str(path), ["a=true", "b=[1", "c=text", "d=x=y", f"e={'9' * 600}"])
+
+    def asked(tools: Path | None, *arguments: str) -> chat.Chat | None:
+        name = None if tools is None else str(tools)
+        return chat.check_chat(
+            {"chat": True, "interactive": False, "system": None, "tools": name, "chat_arg": arguments}
+        )
+
+    found = asked(path, "a=true", "b=[1", "c=text", "d=x=y", f"e={'9' * 600}")
     assert found is not None
-    assert found.tools == [{"type": "function"}]
-    assert found.variables == {"a": True, "b": "[1", "c": "text", "d": "x=y", "e": int("9" * 600)}
+    assert found.options.tools == [{"type": "function"}]
+    assert found.options.variables == {"a": True, "b": "[1", "c": "text", "d": "x=y", "e": int("9" * 600)}
     for argument, message in (
         ("x=" + "[" * 100_000, "invalid value 'x=\\[{73}\\.\\.\\.' for '--chat-arg': expected JSON of fewer levels"),
         ("x=" + "9" * 5000, "for '--chat-arg': expected integers of at most 640 digits, got one of 5000"),
         ("no" * 5000, "invalid value 'nono.{60,80}' for '--chat-arg': expected NAME=VALUE"),
     ):
         with pytest.raises(click.UsageError, match=message) as caught:
-            chat.check_chat(True, None, None, [argument])
+            asked(None, argument)
         assert len(caught.value.format_message()) < 300
     for content, message in (
         (b"[" * 9000, "expected a JSON list of functions: expected JSON of fewer levels"),
@@ -170,7 +177,7 @@ def test_tools_and_variables(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         with pytest.raises(PymlError, match=message):
-            chat.check_chat(True, None, str(path), [])
+            asked(path)
 
 
 def test_a_text_is_as_long_as_the_tokenizers_limit() -> None:

@@ -25,6 +25,8 @@ from .formats.gguf import GGUFFile
 from .formats.safetensors import SafetensorsFolder
 from .generation.prefix_cache import PrefixCache
 from .language_model import LanguageModel
+from .options.defaults import from_generation_config, from_gguf
+from .options.generation import GenerationOptions
 from .options.keywords import instance
 from .options.load import LoadOptions
 from .pickling import Origin, fingerprint
@@ -126,6 +128,13 @@ def find(model: ModelPath | None) -> Source:
         if name.count("/") == 1 and not Path(name).exists() and not name.startswith(("/", ".", "~")):
             raise type(error)(f"Failed to download model: {error}") from None
         raise
+
+
+def generation_defaults(files: GGUFFile | SafetensorsFolder) -> GenerationOptions:
+    """The default options of a model, see :mod:`pyml_nlp.options.defaults`."""
+    if isinstance(files, GGUFFile):
+        return from_gguf(files.metadata, str(files.path))
+    return from_generation_config(files.generation_config, str(files.path / "generation_config.json"))
 
 
 def open_weights(source: Source) -> GGUFFile | SafetensorsFolder:
@@ -261,6 +270,7 @@ def _language_model(
         min(options.prefill_chunk, model.context_length),
         source.name,
         PrefixCache(options.prefix_cache_bytes),
+        generation_defaults(files),
     )
 
 

@@ -16,31 +16,32 @@ from .interrupts import interruptible
 from .main import tell_error
 from .output import Output
 from .results import FINISHED, ResultFile, error_line, json_line
+from .task import log_end, log_start
 
 if TYPE_CHECKING:
     from ..generation.completion import Completion
     from ..language_model import LanguageModel
-    from .task import Task
+    from .task import Job, Task
 
 
-def generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
-    """Generate every text of a task that is wanted; returns the exit code.
+def generate_batch(lm: LanguageModel, job: Job, task: Task, output: Output) -> int:
+    """Generate every text that the output does not have; returns the exit code.
 
     Raises:
         PymlError: some texts could not be made, and the output says of each why; or the output cannot be written.
     """
-    generator = Generator(lm, task.timeout, task.speculate, task.load_draft_model())
-    requests, problems = _requests(lm, task, generator)
-    report = _Report(lm, task, output, requests)
+    generator = Generator(lm, **job.run)
+    requests, problems = _requests(lm, job, generator)
+    report = _Report(lm, job, task, output, requests)
     wanted = [index for index in requests if index not in report.done]
     longest = max((len(request.prompt) + request.options.max_tokens for request in requests.values()), default=0)
     resumed = [f"Resumed: {len(report.done)} of them are finished"] if report.done else []
-    task.log_start(lm, min(lm.context_length, longest), [f"Batch: {len(task.items)} prompts", *resumed])
+    log_start(lm, job, min(lm.context_length, longest), [f"Batch: {len(job.items)} prompts", *resumed])
     for index, problem in problems.items():
         report.fail(index, problem)
     start = time.perf_counter()
     scheduler = Scheduler(
-        generator, [requests[index] for index in wanted], task.max_batch_size or MAX_BATCH_SIZE, lm.prefill_chunk
+        generator, [requests[index] for index in wanted], job.max_batch_size or MAX_BATCH_SIZE, lm.prefill_chunk
     )
     tokens, finished = 0, 0
     with interruptible(generator.cancel) as interrupted:
@@ -54,7 +55,7 @@ def generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
                 report.fail(index, str(completion.error))
     report.close()
     seconds = max(time.perf_counter() - start, 1e-9)
-    task.log_end(
+    log_end(
         f"{len(wanted)} prompts in {seconds:.2f}s ({len(wanted) / seconds:.1f} prompts/sec)",
         f"{tokens} tokens ({tokens / seconds:.1f} tokens/sec)",
         *([f"{len(wanted) - finished} texts are not finished"] if finished < len(wanted) else []),
@@ -64,14 +65,14 @@ def generate_batch(lm: LanguageModel, task: Task, output: Output) -> int:
     return report.exit_code()
 
 
-def _requests(lm: LanguageModel, task: Task, generator: Generator) -> tuple[dict[int, Request], dict[int, str]]:
-    """What is wanted, and what is wrong with the other lines, by index; all is checked before any work."""
+def _requests(lm: LanguageModel, job: Job, generator: Generator) -> tuple[dict[int, Request], dict[int, str]]:
+    """The requests, and the problems of the other lines, by index; all lines are checked before any work."""
     requests, problems = {}, {}
-    for index, item in enumerate(task.items):
+    for index, item in enumerate(job.items):
         try:
-            options = item.generation_options(task.options)
+            options = item.generation_options(job.options)
             with generator.preparing():
-                request = Request(task.ids(lm, item.prompt), options)
+                request = Request(job.ids(lm, item.prompt), options)
             generator.check(request)
         except PymlError as error:
             problems[index] = str(error)
@@ -87,13 +88,16 @@ class _Report:
         done: indices of the texts that the file had already.
     """
 
-    def __init__(self, lm: LanguageModel, task: Task, output: Output, requests: Mapping[int, Request]) -> None:
+    def __init__(
+        self, lm: LanguageModel, job: Job, task: Task, output: Output, requests: Mapping[int, Request]
+    ) -> None:
         self._lm = lm
+        self._items = job.items
         self._task = task
         self._output = output
         self._file = None
         if task.output is not None:
-            lengths = [len(requests[index].prompt) if index in requests else None for index in range(len(task.items))]
+            lengths = [len(requests[index].prompt) if index in requests else None for index in range(len(job.items))]
             self._file = ResultFile(task.output, task.resume, lengths)
         self.done = set() if self._file is None else self._file.done
         self._early: dict[int, str] = {}
@@ -102,15 +106,15 @@ class _Report:
 
     def add(self, index: int, completion: Completion) -> None:
         """A text that has ended."""
-        item = self._task.items[index]
+        item = self._items[index]
         if self._file is None and not self._task.as_json:
             self._put(index, f"[{index}] {item.prompt if self._task.echo else ''}{completion.text}\n")
         elif self._file is None or completion.finish_reason != "cancelled":  # which --resume makes again
             self._put(index, json_line(self._lm, completion, index, item.id))
 
     def fail(self, index: int, problem: str) -> None:
-        """A line for which there is no text. Without JSON, stdout is for texts alone: stderr tells of it."""
-        item = self._task.items[index]
+        """A line that has no text. Without JSON, stdout is for texts alone, and the problem goes to stderr."""
+        item = self._items[index]
         line = f"line {item.line}: {problem}"
         self._problems.append(line)
         if self._file is None and not self._task.as_json:
@@ -141,6 +145,6 @@ class _Report:
         """
         if self._problems and (self._file is not None or self._task.as_json):
             raise PymlError(
-                f"{len(self._problems)} of {len(self._task.items)} prompts failed, the first: {self._problems[0]}"
+                f"{len(self._problems)} of {len(self._items)} prompts failed, the first: {self._problems[0]}"
             )
         return 1 if self._problems else 0

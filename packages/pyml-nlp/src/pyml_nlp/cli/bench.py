@@ -7,7 +7,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -17,6 +17,9 @@ from pyml_core.want import Top
 
 from .options import (
     SETTINGS,
+    LogArguments,
+    MemoryArguments,
+    ModelArguments,
     check_model,
     choice,
     configure_logs,
@@ -97,7 +100,19 @@ class Row:
 
 
 MAX_BATCH = 1 << 16
-"""Most sequences side by side."""
+"""Maximum number of sequences in a batch."""
+
+
+class Arguments(ModelArguments, MemoryArguments, LogArguments):
+    """All values of ``pyml-bench``."""
+
+    prompt: int
+    steps: int
+    depth: int
+    batch: int
+    repetitions: int
+    text: str | None
+    output_format: str
 
 
 @click.command("bench", context_settings=SETTINGS)
@@ -111,31 +126,17 @@ MAX_BATCH = 1 << 16
 @choice("md", "json")("-o", "output_format", default="md", show_default=True, metavar="md|json")
 @memory_options
 @log_options
-def command(
-    model: str | None,
-    safetensors: str | None,
-    dtype: str,
-    threads: int | None,
-    prompt: int,
-    steps: int,
-    depth: int,
-    batch: int,
-    repetitions: int,
-    text: str | None,
-    output_format: str,
-    full_head: bool,
-    kv_dtype: str,
-    verbose: int,
-    quiet: int,
-) -> None:
+def command(**values: Unpack[Arguments]) -> None:
     """Measure MODEL: ppP, the prefill of P tokens, and tgN, N decode steps; -p 0 or -n 0 leaves one out.
 
     One run that is not timed comes first. Nothing is sampled but the most probable token, and the tokens fed are random
     ones or those of --text, whatever the model says. With --text a large q8_0 head is screened, as it is in generating:
     how much that saves depends on the text. With random tokens all logits are computed.
     """
-    level = verbosity(verbose, quiet)
-    source = check_model(model, safetensors, threads)
+    level = verbosity(values["verbose"], values["quiet"])
+    source = check_model(values["model"], values["safetensors"], values["threads"])
+    prompt, steps, depth, batch = values["prompt"], values["steps"], values["depth"], values["batch"]
+    repetitions, dtype = values["repetitions"], values["dtype"]
     positive({"-b": batch, "-r": repetitions})
     if batch > MAX_BATCH:
         raise click.UsageError(f"-b must be <= {MAX_BATCH}, got {batch}")
@@ -153,17 +154,24 @@ def command(
     from .. import load
 
     with ProgressBar("Loading", level >= 0) as bar:
-        screen = text is not None and not full_head
-        lm = load(source, dtype=dtype, threads=threads, screen=screen, kv_dtype=kv_dtype, progress=bar)
+        screen = values["text"] is not None and not values["full_head"]
+        lm = load(
+            source,
+            dtype=dtype,
+            threads=values["threads"],
+            screen=screen,
+            kv_dtype=values["kv_dtype"],
+            progress=bar,
+        )
     kv = lm.kv_layout.dtype
-    text_ids = None if text is None else _text_ids(lm, Path(text))
+    text_ids = None if values["text"] is None else _text_ids(lm, Path(values["text"]))
     rows = []
     for test in tests:
         samples = measure(lm, test, repetitions, text_ids)
         rows.append(
             _row(test, samples, *cost(lm, test), lm.model.program.threads, cpu.level(), lm.name, dtype, _head(lm), kv)
         )
-    output.write(_json(rows) if output_format == "json" else _markdown(rows))
+    output.write(_json(rows) if values["output_format"] == "json" else _markdown(rows))
 
 
 def measure(

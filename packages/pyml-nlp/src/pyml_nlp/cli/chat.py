@@ -1,39 +1,45 @@
-"""The options of ``pyml-infer`` about chat."""
+"""The click options of ``pyml-infer`` for chat."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
 from .options import F, Option, invalid, utf8
 
 if TYPE_CHECKING:
-    from ..language_model import LanguageModel
+    from ..chat import Message
+    from ..options.chat import ChatOptions
 
 
 @dataclass(frozen=True)
-class ChatOptions:
+class Chat:
     """How prompts become chats.
 
     Attributes:
         system: a system message to begin with.
-        tools: JSON schemas of functions that the model may call.
-        variables: what else the template is to know.
+        options: how the template is rendered.
     """
 
-    system: str | None = None
-    tools: list[dict[str, Any]] | None = None
-    variables: dict[str, Any] = field(default_factory=dict)
+    system: str | None
+    options: ChatOptions
 
-    def ids(self, lm: LanguageModel, prompt: str) -> list[int]:
-        """A prompt as what a user says."""
-        messages = [{"role": "user", "content": prompt}]
-        if self.system is not None:
-            messages.insert(0, {"role": "system", "content": self.system})
-        return lm.chat_ids(messages, tools=self.tools, variables=self.variables)
+    def messages(self, prompt: str) -> list[Message]:
+        """A chat in which the user says the prompt."""
+        spoken: list[Message] = [{"role": "user", "content": prompt}]
+        return spoken if self.system is None else [{"role": "system", "content": self.system}, *spoken]
+
+
+class ChatArguments(TypedDict):
+    """The values of :func:`add_chat_options`."""
+
+    chat: bool
+    interactive: bool
+    system: str | None
+    tools: str | None
+    chat_arg: tuple[str, ...]
 
 
 def add_chat_options(function: F) -> F:
@@ -58,22 +64,28 @@ def add_chat_options(function: F) -> F:
     return function
 
 
-def check_chat(wanted: bool, system: str | None, tools: str | None, arguments: Sequence[str]) -> ChatOptions | None:
-    """What :func:`add_chat_options` gave, checked; None if there is to be no chat."""
+def check_chat(values: ChatArguments) -> Chat | None:
+    """The chat that was asked for; None: prompts are texts to continue.
+
+    Raises:
+        UsageError: an option without a chat, or an invalid value. PymlError: a file of tools that cannot be read.
+    """
+    wanted, system, tools = values["chat"] or values["interactive"], values["system"], values["tools"]
     for name, given in (
         ("--system <TEXT>", system is not None),
         ("--tools <FILE>", tools is not None),
-        ("--chat-arg <NAME=VALUE>", arguments),
+        ("--chat-arg <NAME=VALUE>", values["chat_arg"]),
     ):
         if given and not wanted:
             raise click.UsageError(f"the argument '{name}' requires '--chat' or '--interactive'")
     if not wanted:
         return None
-    return ChatOptions(
-        None if system is None else utf8("--system", system),
-        None if tools is None else _tools(tools),
-        dict(map(_variable, arguments)),
-    )
+    system = None if system is None else utf8("--system", system)
+    schemas = None if tools is None else _tools(tools)
+    variables = dict(map(_variable, values["chat_arg"]))
+    from ..options.chat import ChatOptions
+
+    return Chat(system, ChatOptions(tools=schemas, variables=variables))
 
 
 def _tools(path: str) -> list[dict[str, Any]]:
@@ -92,7 +104,7 @@ def _tools(path: str) -> list[dict[str, Any]]:
 
 
 def _variable(argument: str) -> tuple[str, Any]:
-    """NAME=VALUE: the value is JSON, or else a text."""
+    """NAME=VALUE, where the value is JSON, else a text."""
     from ..text_files import NoJSON, parse_json
 
     name, sign, value = utf8("--chat-arg", argument).partition("=")
@@ -102,5 +114,5 @@ def _variable(argument: str) -> tuple[str, Any]:
         return name, parse_json(value)
     except NoJSON:
         return name, value
-    except ValueError as error:  # it is, but more of it than can be read
+    except ValueError as error:  # JSON, but too large
         raise invalid(argument, "--chat-arg", str(error).removeprefix("expected ")) from None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from .options import (
     DTYPES,
     SETTINGS,
+    LogArguments,
+    ModelArguments,
     check_model,
     choice,
     configure_logs,
@@ -26,6 +28,18 @@ if TYPE_CHECKING:
     from ..evaluation import Estimate, Evaluation
 
 
+class Arguments(ModelArguments, LogArguments):
+    """All values of ``pyml eval``."""
+
+    file: str
+    against: str | None
+    against_dtype: str | None
+    window: int
+    stride: int | None
+    chunks: int | None
+    as_json: bool
+
+
 @click.command("eval", context_settings=SETTINGS)
 @click.argument("file")
 @model_options
@@ -36,52 +50,37 @@ if TYPE_CHECKING:
 @integer("--chunks", metavar="N", help="Run only the first N windows.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @log_options
-def command(
-    file: str,
-    model: str | None,
-    safetensors: str | None,
-    dtype: str,
-    threads: int | None,
-    against: str | None,
-    against_dtype: str | None,
-    window: int,
-    stride: int | None,
-    chunks: int | None,
-    as_json: bool,
-    verbose: int,
-    quiet: int,
-) -> int:
+def command(**values: Unpack[Arguments]) -> int:
     """Perplexity of the text in FILE ("-": stdin) under MODEL, with its interval of 95 %.
 
     With --against or --against-dtype also the Kullback-Leibler divergence from that reference to MODEL, and how often
     both have the same most probable token. Windows and halves are those of llama.cpp's perplexity tool.
     """
-    level = verbosity(verbose, quiet)
-    source = check_model(model, safetensors, threads)
+    level = verbosity(values["verbose"], values["quiet"])
+    source = check_model(values["model"], values["safetensors"], values["threads"])
+    window, stride, chunks = values["window"], values["stride"], values["chunks"]
     positive({"--window": window, "--stride": stride, "--chunks": chunks})
     if window < 4:
         raise click.UsageError(f"--window must be > 3, got {window}")
     if stride is not None and stride > window:
         raise click.UsageError(f"--stride must be in 1 .. {window} (the window), got {stride}")
     configure_logs(level or -1)
-    from .. import load
+    from .. import LoadOptions, load
     from ..evaluation import evaluate
     from ..text_files import read_text
 
-    text = read_stdin() if file == "-" else read_text(file)
+    text = read_stdin() if values["file"] == "-" else read_text(values["file"])
 
+    options = LoadOptions(dtype=values["dtype"], threads=values["threads"], prefix_cache_bytes=0)
     output = Output()
     with ProgressBar("Loading", level >= 0) as bar:
-        lm = load(source, dtype=dtype, threads=threads, progress=bar, prefix_cache_bytes=0)
+        lm = load(source, options, progress=bar)
     reference = None
+    against, against_dtype = values["against"], values["against_dtype"]
     if against is not None or against_dtype is not None:
         with ProgressBar("Loading the reference", level >= 0) as bar:
             reference = load(
-                source if against is None else against,
-                dtype=against_dtype or "auto",
-                threads=threads,
-                progress=bar,
-                prefix_cache_bytes=0,
+                source if against is None else against, options, progress=bar, dtype=against_dtype or "auto"
             )
     with ProgressBar("Evaluating", level >= 0) as bar:
         found = evaluate(
@@ -93,7 +92,7 @@ def command(
             reference,
             lambda done, total: bar(done, total, f"{done} of {total} windows"),
         )
-    output.write(_json(found) if as_json else _table(found))
+    output.write(_json(found) if values["as_json"] else _table(found))
     return 0
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..logs import tell
-from .chat import ChatOptions
 from .interrupts import interruptible
 from .main import tell_error
 from .output import Output
@@ -18,7 +17,7 @@ from .output import Output
 if TYPE_CHECKING:
     from ..chat import Conversation
     from ..language_model import LanguageModel
-    from .task import Task
+    from .task import Job
 
 HELP = """\
   /system TEXT   give the model a system message (nothing: show it); the chat goes on
@@ -36,20 +35,18 @@ class Leave(Exception):
     """The user wants to leave."""
 
 
-def converse(
-    lm: LanguageModel,
-    task: Task,
-    output: Output,
-    talkative: bool,
-) -> int:
-    """Chat until the input ends, with the task's options; returns the exit code.
+def converse(lm: LanguageModel, job: Job, output: Output, talkative: bool) -> int:
+    """Chat until the input ends; returns the exit code.
 
     Args:
+        lm: the model.
+        job: how answers are generated.
+        output: stdout.
         talkative: whether more than answers and errors is printed.
     """
-    chat = task.chat or ChatOptions()
-    conversation = lm.conversation(chat.system, tools=chat.tools, variables=chat.variables)
-    session = Session(conversation, task, output, talkative)
+    chat = job.chat
+    conversation = lm.conversation() if chat is None else lm.conversation(chat.system, chat.options)
+    session = Session(conversation, job, output, talkative)
     session.note("Interactive chat. /help shows the commands, Ctrl-D or /quit leaves.")
     try:
         for text in messages(output.terminal, talkative):
@@ -69,13 +66,12 @@ class Session:
     def __init__(
         self,
         conversation: Conversation,
-        task: Task,
+        job: Job,
         output: Output,
         talkative: bool,
     ) -> None:
         self._conversation = conversation
-        self._task = task
-        self._draft_model = task.load_draft_model()
+        self._job = job
         self._output = output
         self._talkative = talkative
 
@@ -140,15 +136,9 @@ class Session:
         from ..errors import ChatTemplateError
         from ..tokenizer import TextError
 
-        task, start = self._task, time.perf_counter()
+        job, start = self._job, time.perf_counter()
         try:
-            answer = self._conversation.send(
-                text,
-                task.options,
-                timeout=task.timeout,
-                speculate=task.speculate,
-                draft_model=self._draft_model,
-            )
+            answer = self._conversation.send(text, job.options, **job.run)
         except ContextOverflowError as error:
             self._error(f"the chat is too long: {error}; /clear begins a new one")
             return
@@ -166,7 +156,7 @@ class Session:
             notes.append("stopped")
         elif answer.finish_reason == "timeout":
             notes.append("stopped at the timeout")
-        elif answer.finish_reason == "length" and count >= task.options.max_tokens:
+        elif answer.finish_reason == "length" and count >= job.options.max_tokens:
             notes.append("cut off by --max-tokens")
         elif answer.finish_reason == "length":
             notes.append("the context is full: /clear begins a new chat")

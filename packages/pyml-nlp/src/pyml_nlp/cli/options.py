@@ -6,9 +6,15 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from ..errors import ArgumentError
+
+_FLAGS = {"order": "--sampler-order", "context_length": "--context-len", "stop_ids": "--stop-id"}
+"""Flags that are not called as the option in Python."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -113,6 +119,15 @@ def choice(*choices: str) -> Callable[..., Callable[[F], F]]:
     return parsed(dict(zip(choices, choices, strict=True)).__getitem__, f"one of {', '.join(choices)}")
 
 
+class ModelArguments(TypedDict):
+    """The values of :func:`model_options`."""
+
+    model: str | None
+    safetensors: str | None
+    dtype: str
+    threads: int | None
+
+
 def model_options(function: F) -> F:
     """MODEL, --safetensors, --dtype and --threads."""
     for decorator in reversed((
@@ -126,6 +141,13 @@ def model_options(function: F) -> F:
     )):  # fmt: skip
         function = decorator(function)
     return function
+
+
+class MemoryArguments(TypedDict):
+    """The values of :func:`memory_options`."""
+
+    full_head: bool
+    kv_dtype: str
 
 
 def memory_options(function: F) -> F:
@@ -142,6 +164,13 @@ def memory_options(function: F) -> F:
     )):  # fmt: skip
         function = decorator(function)
     return function
+
+
+class LogArguments(TypedDict):
+    """The values of :func:`log_options`."""
+
+    verbose: int
+    quiet: int
 
 
 def log_options(function: F) -> F:
@@ -176,13 +205,19 @@ def exclusive(options: Mapping[str, object]) -> None:
 
 
 def check_model(model: str | None, safetensors: str | None, threads: int | None) -> str | None:
-    """What to load, after checking what :func:`model_options` gave."""
+    """The model to load, after a check of the values of :func:`model_options`."""
     exclusive({"[MODEL]": model is not None, "--safetensors <ID_OR_DIR>": safetensors is not None})
     for name, value in (("MODEL", model), ("--safetensors", safetensors)):
         if value == "":
             raise click.UsageError(f"invalid value '' for '{name}': expected a file, a folder or a hub id")
     positive({"--threads": threads})
     return safetensors if model is None else model
+
+
+def usage_error(error: ArgumentError) -> click.UsageError:
+    """The usage error for an option's value that is invalid in Python too."""
+    name = _FLAGS.get(error.name) or f"--{error.name.replace('_', '-')}"
+    return click.UsageError(f"{name} {error.problem}")
 
 
 def positive(options: Mapping[str, float | None]) -> None:

@@ -1,9 +1,8 @@
-"""The options of ``pyml-infer`` about batches, kept prompts, long texts and speculation."""
+"""The click options of ``pyml-infer`` for batches, kept prompts, long texts and speculation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import click
 
@@ -12,8 +11,21 @@ from .options import F, Option, choice, exclusive, integer, positive
 HEADING = "Batches, reuse and speed"
 
 
+class ReuseArguments(TypedDict):
+    """The values of :func:`reuse_options`."""
+
+    output: str | None
+    resume: bool
+    max_batch_size: int | None
+    prompt_cache: str | None
+    overflow: str
+    n_keep: int | None
+    draft_model: str | None
+    no_speculation: bool
+
+
 def reuse_options(function: F) -> F:
-    """``output``, ``resume``, ``max_batch_size``, ``prompt_cache``, ``overflow``, ``n_keep``, speculation."""
+    """--output, --resume, --max-batch-size, --prompt-cache, --overflow, --n-keep and speculation."""
     for decorator in reversed((
         click.option("--output", metavar="PATH", cls=Option, heading=HEADING,
                      help="Write the texts of a batch to a .jsonl file, as they end."),
@@ -24,7 +36,7 @@ def reuse_options(function: F) -> F:
         click.option("--prompt-cache", metavar="PATH", cls=Option, heading=HEADING,
                      help="Keep the computed prompt in a file, and reuse it."),
         choice("error", "shift")("--overflow", default="error", metavar="WHAT", heading=HEADING,
-                                help="When the context is full: error: end. shift: forget the oldest tokens."),
+                                 help="When the context is full: error: end. shift: forget the oldest tokens."),
         integer("--n-keep", metavar="N", heading=HEADING,
                 help="Tokens at the beginning that shift keeps. [default: BOS]"),
         click.option("--draft-model", metavar="MODEL", cls=Option, heading=HEADING,
@@ -36,18 +48,16 @@ def reuse_options(function: F) -> F:
     return function
 
 
-def check_reuse(options: Mapping[str, Any], batch_file: str | None) -> None:
-    """Usage errors of these options, by the names of the command's arguments."""
+def check_reuse(values: ReuseArguments, batch_file: str | None) -> None:
+    """Usage errors of these options in combination."""
     if batch_file is None:
-        for name in ("output", "max_batch_size"):
-            if options[name] is not None:
-                raise click.UsageError(f"--{name.replace('_', '-')} is supported with --batch-file alone")
-    elif options["prompt_cache"] is not None:
+        for flag, value in (("--output", values["output"]), ("--max-batch-size", values["max_batch_size"])):
+            if value is not None:
+                raise click.UsageError(f"{flag} is supported with --batch-file alone")
+    elif values["prompt_cache"] is not None:
         exclusive({"--batch-file <PATH>": True, "--prompt-cache <PATH>": True})
-    if options["resume"] and options["output"] is None:
+    if values["resume"] and values["output"] is None:
         raise click.UsageError("--resume is supported with --output alone")
-    positive({"--max-batch-size": options["max_batch_size"]})
-    if options["n_keep"] is not None and options["n_keep"] < 0:
-        raise click.UsageError(f"--n-keep must be >= 0, got {options['n_keep']}")
-    if options["n_keep"] is not None and options["overflow"] != "shift":
+    positive({"--max-batch-size": values["max_batch_size"]})
+    if values["n_keep"] is not None and values["n_keep"] >= 0 and values["overflow"] != "shift":
         raise click.UsageError("--n-keep is supported with --overflow shift alone")

@@ -1,10 +1,9 @@
-"""The options that say how tokens are chosen."""
+"""The click options of sampling, stopping and structured output."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
@@ -16,88 +15,101 @@ if TYPE_CHECKING:
 HEADING, STRUCTURED = "Sampling", "Structured output"
 
 
+class SamplingArguments(TypedDict):
+    """The values of :func:`sampling_options`; None: not given."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: dict[int, float] | None
+    sampler_order: tuple[str, ...] | None
+    seed: int | None
+
+
 def sampling_options(function: F) -> F:
-    """The fields of :class:`.SamplingOptions`, which the command gets as its argument ``sampling``."""
-    options: list[Callable[[Any], Any]] = [
-        number("--temperature", default=0.8, show_default=True, metavar="F", heading=BASIC,
-               help="0: the most probable token."),
-        integer("--top-k", metavar="N", heading=BASIC, help="Choose among the N most probable tokens."),
+    """The fields of :class:`.SamplingOptions`."""
+    return _decorated(
+        function,
+        number("--temperature", metavar="F", heading=BASIC,
+               help="0: the most probable token. [default: the model's, else 0.8]"),
+        integer("--top-k", metavar="N", heading=BASIC,
+                help="Choose among the N most probable tokens. [default: the model's]"),
         number("--top-p", metavar="F", heading=BASIC,
-               help="Choose among the most probable ones that reach this sum."),
-        number("--min-p", metavar="F", heading=HEADING, help="Choose among tokens F times as probable as the first."),
+               help="Choose among the most probable ones that reach this sum. [default: the model's, else 0.95]"),
+        number("--min-p", metavar="F", heading=HEADING,
+               help="Choose among tokens F times as probable as the first. [default: the model's, else 0.05]"),
         number("--typical-p", metavar="F", heading=HEADING, help="Choose among the most typical ones of this sum."),
         number("--repetition-penalty", metavar="F", heading=HEADING,
-               help="Above 1: tokens of the text so far are less likely."),
+               help="Above 1: tokens of the text so far are less likely. [default: the model's]"),
         number("--frequency-penalty", metavar="F", heading=HEADING,
-               help="What each occurrence in the text takes off a logit."),
-        number("--presence-penalty", metavar="F", heading=HEADING, help="What any occurrence takes off, once."),
+               help="Subtract F from a logit for each occurrence in the text."),
+        number("--presence-penalty", metavar="F", heading=HEADING,
+               help="Subtract F once from a logit of a token in the text."),
         click.option("--logit-bias", multiple=True, metavar="ID=F", cls=Option, heading=HEADING, callback=_biases,
                      help="Add F to a token's logit; -inf: never. Repeatable."),
         click.option("--sampler-order", metavar="NAMES", cls=Option, heading=HEADING, callback=_names,
                      help="Rules in their order, such as top_p,temperature."),
         integer("--seed", metavar="N", heading=BASIC, help="The same seed gives the same text. [default: random]"),
-    ]  # fmt: skip
+    )  # fmt: skip
 
-    @functools.wraps(function)
-    def with_sampling(*args: Any, **values: Any) -> Any:
-        from ..errors import ArgumentError
-        from ..options.sampling import SamplingOptions
 
-        values["order"] = values.pop("sampler_order")
-        names = SamplingOptions.__dataclass_fields__
-        rules = {name: value for name, value in values.items() if name in names}
-        rest = {name: value for name, value in values.items() if name not in names}
-        try:
-            sampling = SamplingOptions(**rules)
-        except ArgumentError as error:
-            name = "sampler-order" if error.name == "order" else error.name.replace("_", "-")
-            raise click.UsageError(f"--{name} {error.problem}") from None
-        return function(*args, sampling=sampling, **rest)
+class StopArguments(TypedDict):
+    """The values of :func:`stop_options`."""
 
-    decorated: Any = with_sampling
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated  # type: ignore[no-any-return]
+    stop: tuple[str, ...]
+    stop_id: tuple[int, ...]
+    include_stop: bool
 
 
 def stop_options(function: F) -> F:
-    """``stop``, ``stop_id`` and ``include_stop``, as of :class:`.GenerationOptions`."""
-    for decorator in reversed((
+    """--stop, --stop-id and --include-stop."""
+    return _decorated(
+        function,
         click.option("--stop", multiple=True, metavar="TEXT", cls=Option, heading=BASIC, callback=_not_empty,
                      help="End the text before TEXT. Repeatable."),
         click.option("--stop-id", multiple=True, metavar="ID", cls=Option, heading=HEADING, callback=_token_ids,
                      help="End the text at this token. Repeatable."),
         click.option("--include-stop", is_flag=True, cls=Option, heading=HEADING,
                      help="End the text after the stop text."),
-    )):  # fmt: skip
-        function = decorator(function)
-    return function
+    )  # fmt: skip
+
+
+class GrammarArguments(TypedDict):
+    """The values of :func:`grammar_options`."""
+
+    json_schema: str | None
+    regex: str | None
+    grammar: str | None
 
 
 def grammar_options(function: F) -> F:
-    """What the text has to match, which the command gets as its argument ``grammar``, a :class:`.Grammar` or None."""
-
-    @functools.wraps(function)
-    def with_grammar(*args: Any, json_schema: str | None, regex: str | None, grammar: str | None, **rest: Any) -> Any:
-        exclusive(
-            {"--json-schema": json_schema is not None, "--regex": regex is not None, "--grammar": grammar is not None}
-        )
-        return function(*args, grammar=_grammar(json_schema, regex, grammar), **rest)
-
-    decorated: Any = with_grammar
-    for decorator in reversed((
+    """--json-schema, --regex and --grammar."""
+    return _decorated(
+        function,
         click.option("--json-schema", metavar="FILE|JSON", cls=Option, heading=STRUCTURED,
                      help="The text is JSON of this schema."),
         click.option("--regex", metavar="REGEX", cls=Option, heading=STRUCTURED,
                      help="The whole text matches this expression."),
         click.option("--grammar", metavar="FILE", cls=Option, heading=STRUCTURED,
                      help="The text matches this Lark grammar."),
-    )):  # fmt: skip
-        decorated = decorator(decorated)
-    return decorated  # type: ignore[no-any-return]
+    )  # fmt: skip
 
 
-def _grammar(json_schema: str | None, regex: str | None, grammar: str | None) -> Grammar | None:
+def chosen_grammar(values: GrammarArguments) -> Grammar | None:
+    """The grammar that was asked for, from its file.
+
+    Raises:
+        UsageError: more than one, or one that cannot be used. PymlError: a file that cannot be read.
+    """
+    json_schema, regex, grammar = values["json_schema"], values["regex"], values["grammar"]
+    exclusive(
+        {"--json-schema": json_schema is not None, "--regex": regex is not None, "--grammar": grammar is not None}
+    )
     if json_schema is None and regex is None and grammar is None:
         return None
     from ..structured.grammar import GrammarError, one_grammar
@@ -111,6 +123,12 @@ def _grammar(json_schema: str | None, regex: str | None, grammar: str | None) ->
         return one_grammar(json_schema, regex, grammar)
     except GrammarError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _decorated(function: F, *options: Callable[[Any], Any]) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def _not_empty(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

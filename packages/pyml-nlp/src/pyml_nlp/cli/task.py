@@ -1,79 +1,106 @@
-"""What ``pyml-infer`` was asked for, all checked."""
+"""What ``pyml-infer`` generates, and how it prints it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from .chat import ChatOptions
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
+    from ..engine import HasEngine
+    from ..generation.iterator import Generation
     from ..language_model import LanguageModel
-    from ..options.generation import GenerationOptions
+    from ..options import GenerationOptions
     from .batch_file import Item
+    from .chat import Chat
+
+
+class RunArguments(TypedDict):
+    """The arguments of :meth:`.LanguageModel.generate` that are not options of a text."""
+
+    timeout: float | None
+    speculate: bool
+    draft_model: HasEngine | None
 
 
 @dataclass(frozen=True)
-class Task:
-    """What to generate and how to print it.
+class Job:
+    """Texts to generate, as the arguments of a language model's methods.
 
     Attributes:
         items: the prompt, or those of a batch file.
         options: how each text is generated.
-        chat: how to make chats of prompts; None: they are texts to continue.
-        output: a file for the texts of a batch.
-        resume: go on with that file.
+        chat: how prompts become chats; None: they are texts to continue.
+        run: timeout and speculation.
         max_batch_size: maximum number of texts that run at a time; None: the default.
-        prompt_cache: a file with the keys and values of the prompt.
-        draft_model: what to load as a draft model.
-        speculate: draft from the text itself.
     """
 
     items: Sequence[Item]
     options: GenerationOptions
-    timeout: float | None
+    chat: Chat | None
+    run: RunArguments
+    max_batch_size: int | None = None
+
+    def start(self, lm: LanguageModel, prompt: str) -> Generation:
+        """Generate the text of one prompt."""
+        if self.chat is None:
+            return lm.generate(prompt, self.options, **self.run)
+        return lm.chat(self.chat.messages(prompt), self.options, chat_options=self.chat.options, **self.run)
+
+    def ids(self, lm: LanguageModel, prompt: str) -> list[int]:
+        """The token ids of a prompt."""
+        return lm.ids(prompt) if self.chat is None else lm.chat_ids(self.chat.messages(prompt), self.chat.options)
+
+
+@dataclass(frozen=True)
+class Task:
+    """How texts are printed, and where.
+
+    Attributes:
+        stream: print a text as it is generated.
+        as_json: print a JSON object for each text.
+        echo: print the prompt before the text.
+        output: a file for the texts of a batch.
+        resume: go on with that file.
+        prompt_cache: a file with the keys and values of the prompt.
+    """
+
     stream: bool
     as_json: bool
     echo: bool
-    chat: ChatOptions | None
     output: str | None
     resume: bool
-    max_batch_size: int | None
     prompt_cache: str | None
-    draft_model: str | None
-    speculate: bool
-    threads: int | None
 
-    def ids(self, lm: LanguageModel, prompt: str) -> list[int]:
-        """What the model is given for a prompt."""
-        return lm.ids(prompt) if self.chat is None else self.chat.ids(lm, prompt)
 
-    def load_draft_model(self) -> LanguageModel | None:
-        """The draft model, if one was asked for."""
-        from .. import load
+def log_start(lm: LanguageModel, job: Job, length: int, lines: Sequence[str] = ()) -> None:
+    """Log what is about to be done.
 
-        return None if self.draft_model is None else load(self.draft_model, threads=self.threads)
+    Args:
+        lm: the model.
+        job: the texts to generate.
+        length: positions of the longest sequence.
+        lines: further lines.
+    """
+    from .. import logs
 
-    def log_start(self, lm: LanguageModel, length: int, lines: Sequence[str] = ()) -> None:
-        """Tell what is about to be done."""
-        from .. import logs
+    layout = lm.kv_layout
+    logs.root.info(
+        "  KV cache: %.1f MB (%dlayers x %dheads x %dseq x %ddim x %s x 2)",
+        layout.bytes_for(length) / 1e6, layout.n_layers, layout.n_kv_heads, length, layout.head_dim, layout.dtype,
+    )  # fmt: skip
+    timeout = job.run["timeout"]
+    if timeout is not None:
+        logs.root.info("  Timeout: %.1fs", timeout)
+    for line in lines:
+        logs.root.info("  %s", line)
+    logs.root.info("---")
 
-        layout = lm.kv_layout
-        logs.root.info(
-            "  KV cache: %.1f MB (%dlayers x %dheads x %dseq x %ddim x %s x 2)",
-            layout.bytes_for(length) / 1e6, layout.n_layers, layout.n_kv_heads, length, layout.head_dim, layout.dtype,
-        )  # fmt: skip
-        if self.timeout is not None:
-            logs.root.info("  Timeout: %.1fs", self.timeout)
-        for line in lines:
-            logs.root.info("  %s", line)
-        logs.root.info("---")
 
-    def log_end(self, *lines: str) -> None:
-        """Tell what was done."""
-        from .. import logs
+def log_end(*lines: str) -> None:
+    """Log what was done."""
+    from .. import logs
 
-        logs.root.info("---")
-        for line in lines:
-            logs.root.info("  %s", line)
+    logs.root.info("---")
+    for line in lines:
+        logs.root.info("  %s", line)

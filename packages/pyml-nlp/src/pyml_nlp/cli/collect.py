@@ -1,0 +1,128 @@
+"""The values that click passes to ``pyml-infer``, as the arguments of pyml's own methods.
+
+Everything is checked here before a model is loaded. An invalid value is the error that Python's methods raise, with the
+name of the flag.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .chat import ChatArguments
+from .options import (
+    LogArguments,
+    MemoryArguments,
+    ModelArguments,
+    exclusive,
+    positive,
+    usage_error,
+)
+from .reuse import ReuseArguments, check_reuse
+from .sampling import GrammarArguments, SamplingArguments, StopArguments, chosen_grammar
+
+if TYPE_CHECKING:
+    from ..options import GenerationKeywords, LoadOptions
+
+
+class Arguments(
+    ModelArguments,
+    SamplingArguments,
+    StopArguments,
+    ChatArguments,
+    GrammarArguments,
+    ReuseArguments,
+    MemoryArguments,
+    LogArguments,
+):
+    """All values of ``pyml-infer``."""
+
+    prompt: str | None
+    batch_file: str | None
+    max_tokens: int | None
+    stream: bool
+    logprobs: int | None
+    echo: bool
+    as_json: bool
+    context_len: int | None
+    timeout: float | None
+    trace_out: str | None
+
+
+def check_combinations(values: Arguments) -> None:
+    """Usage errors of options that cannot be used together."""
+    prompt, batch_file = values["prompt"] is not None, values["batch_file"] is not None
+    exclusive({"--prompt <TEXT>": prompt, "--batch-file <PATH>": batch_file})
+    for name, given in (
+        ("--prompt <TEXT>", prompt), ("--batch-file <PATH>", batch_file), ("--json", values["as_json"]),
+        ("--echo", values["echo"]), ("--trace-out <PATH>", values["trace_out"] is not None),
+        ("--prompt-cache <PATH>", values["prompt_cache"] is not None),
+    ):  # fmt: skip
+        exclusive({"--interactive": values["interactive"], name: given})
+    exclusive({"--stream": values["stream"], "--json": values["as_json"]})
+    exclusive({"--echo": values["echo"], "--json": values["as_json"]})
+    positive({"--timeout": values["timeout"]})
+    if values["logprobs"] is not None and not values["as_json"]:
+        raise click.UsageError("--logprobs is supported with --json alone")
+    if values["stream"] and batch_file:
+        raise click.UsageError("--stream is not supported with --batch-file")
+    check_reuse(values, values["batch_file"])
+
+
+def load_options(values: Arguments) -> LoadOptions:
+    """How to load the model.
+
+    Raises:
+        UsageError: an invalid value.
+    """
+    from ..errors import ArgumentError
+    from ..options import LoadOptions
+
+    try:
+        return LoadOptions(
+            dtype=values["dtype"],
+            threads=values["threads"],
+            context_length=values["context_len"],
+            screen=not values["full_head"],
+            kv_dtype=values["kv_dtype"],
+        )
+    except ArgumentError as error:
+        raise usage_error(error) from None
+
+
+def generation_changes(values: Arguments) -> GenerationKeywords:
+    """The options of generation that were given: changes of the model's defaults.
+
+    Raises:
+        UsageError: an invalid value. PymlError: a file of a grammar that cannot be read.
+    """
+    from ..errors import ArgumentError
+    from ..options import SHIFT, GenerationOptions
+
+    changes: GenerationKeywords = {
+        "max_tokens": values["max_tokens"],
+        "temperature": values["temperature"],
+        "top_k": values["top_k"],
+        "top_p": values["top_p"],
+        "min_p": values["min_p"],
+        "typical_p": values["typical_p"],
+        "repetition_penalty": values["repetition_penalty"],
+        "frequency_penalty": values["frequency_penalty"],
+        "presence_penalty": values["presence_penalty"],
+        "logit_bias": values["logit_bias"],
+        "order": values["sampler_order"],
+        "seed": values["seed"],
+        "logprobs": values["logprobs"],
+        "stop": values["stop"],
+        "stop_ids": values["stop_id"],
+        "include_stop": values["include_stop"],
+        "grammar": chosen_grammar(values),
+        "overflow": "shift" if values["overflow"] == SHIFT else "error",
+        "n_keep": values["n_keep"],
+    }
+    try:
+        GenerationOptions().replace(**changes)
+    except ArgumentError as error:
+        raise usage_error(error) from None
+    return changes
