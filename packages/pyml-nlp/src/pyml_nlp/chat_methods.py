@@ -1,4 +1,4 @@
-"""Messages in, answers out: what a language model does with its chat template."""
+"""Messages in, answers out: the methods of a language model that use its chat template."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ChatMethods(ModelMethods, ABC):
     """The methods of :class:`.LanguageModel` that use its chat template.
 
     Args:
-        engine: what generates.
+        engine: the engine that generates.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -259,7 +259,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
     def close(self) -> None:
         """Free the weights and everything that was kept; nothing can be generated any more.
 
-        What other threads are generating ends with a :class:`PymlError`. Closing twice is no error.
+        A text that another thread is generating ends with a :class:`PymlError`. A second call does nothing.
         """
         self.close_chat()
         self.engine.close()

@@ -35,9 +35,9 @@ class Item:
     Attributes:
         prompt: its text.
         options: the options of the line itself.
-        id: what the line calls itself, to be found again in the results.
+        id: the line's own name, which is repeated in the results.
         line: its number in the file, from 1.
-        problem: what is wrong with it, so that nothing can be generated; None: nothing so far.
+        problem: why the line is invalid; None: no problem was found so far.
     """
 
     prompt: str

@@ -45,7 +45,7 @@ SEED = 42  # of the random token ids, the same in every run
 
 @dataclass(frozen=True)
 class Test:
-    """One row to be: what is timed after ``depth`` tokens, for ``batch`` sequences side by side.
+    """One row of the table: a run that is timed after ``depth`` tokens, for ``batch`` sequences at a time.
 
     Attributes:
         prompt: tokens of a prefill, or 0.
@@ -71,7 +71,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Row:
-    """What a test has measured.
+    """The measurements of a test.
 
     Attributes:
         tokens_per_s: mean over the repetitions, all sequences together.
@@ -80,7 +80,7 @@ class Row:
         gb_per_s: (weights, keys and values read) / time.
         gflop_per_s: arithmetic of the matrices and of attention / time.
         head: ``screened`` or ``full``: how the most probable token was found.
-        kv_dtype: what keys and values are kept as.
+        kv_dtype: type of keys and values.
         samples_ms: time of each repetition.
     """
 
@@ -146,7 +146,7 @@ def command(**values: Unpack[Arguments]) -> None:
     tests = [test for test in (Test(prompt, 0, depth, batch), Test(0, steps, depth, batch)) if test.tokens]
     if not tests:
         raise click.UsageError("nothing to measure: -p and -n are both 0")
-    configure_logs(level or -1)  # rows say what was measured: nothing else unless it is asked for
+    configure_logs(level or -1)  # rows are the result: log nothing else unless -v asks for it
     output = Output()
 
     from pyml_core import cpu

@@ -1,4 +1,4 @@
-"""``pyml-infer``: text from a prompt. stdout carries the text and nothing else."""
+"""``pyml-infer``: text from a prompt. Only the text goes to stdout."""
 
 from __future__ import annotations
 

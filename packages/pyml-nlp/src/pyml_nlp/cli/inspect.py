@@ -1,4 +1,4 @@
-"""``pyml inspect``: what is in a model's files, and what it would take to run it. No weight is read."""
+"""``pyml inspect``: the contents of a model's files, and the memory that the model needs. No weight is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LONGEST = 100  # characters of a value that are shown
 @click.argument("model", required=False, metavar="[MODEL]")
 @click.option("--safetensors", metavar="ID_OR_DIR", help="A Hugging Face folder or hub id; the same as MODEL.")
 @choice(*DTYPES)("--dtype", default="auto", metavar="TYPE", help="Count packed bytes as for this --dtype.")
-@integer("--context-len", metavar="N", help="Count the KV cache of so many positions. [default: 4096]")
+@integer("--context-len", metavar="N", help="Count the KV cache of N positions. [default: 4096]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def command(model: str | None, safetensors: str | None, dtype: str, context_len: int | None, as_json: bool) -> None:
     """Show MODEL's metadata, tensors, sizes, tokenizer, and the memory that it needs."""
@@ -44,7 +44,7 @@ def command(model: str | None, safetensors: str | None, dtype: str, context_len:
 
 
 def inspect(files: GGUFFile | SafetensorsFolder, dtype: str = "auto", context_len: int | None = None) -> dict[str, Any]:
-    """Everything that is shown, ready for JSON. What cannot be understood is an ``"error"`` in its place."""
+    """Everything that is shown, ready for JSON; an ``"error"`` takes the place of a part that is not understood."""
     from pyml_core.errors import PymlError
     from pyml_nn.weights import Weights
 
@@ -131,7 +131,7 @@ def _elements(shape: tuple[int, ...]) -> int:
 
 def _shown(value: Any) -> Any:
     """A metadata value for people and JSON: long texts and arrays by their size."""
-    if isinstance(value, bytes):  # text that is no UTF-8
+    if isinstance(value, bytes):  # text that is not UTF-8
         return _shown(value.decode("utf-8", "backslashreplace"))
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no such number

@@ -1,4 +1,4 @@
-"""``pyml-infer --interactive``: a chat on the terminal, or with a pipe. Answers go to stdout, all else to stderr."""
+"""``pyml-infer --interactive``: a chat on the terminal, or with a pipe. Only answers go to stdout."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def converse(lm: LanguageModel, job: Job, output: Output, talkative: bool) -> in
 
 
 class Session:
-    """What becomes of each text that is typed."""
+    """Handles each text that is typed: a command, or a message to the model."""
 
     def __init__(
         self,
@@ -113,8 +113,8 @@ class Session:
         elif name == "/save" and rest:
             self._save(Path(rest).expanduser())
         else:
-            what = "expected /save FILE" if name == "/save" else f"there is no command {name}; /help shows them all"
-            self._error(what)
+            usage = "expected /save FILE" if name == "/save" else f"there is no command {name}; /help shows them all"
+            self._error(usage)
 
     def _save(self, path: Path) -> None:
         from pyml_nn.files import new_file
@@ -129,7 +129,7 @@ class Session:
             self.note(f"[{len(messages)} messages written to {path}]")
 
     def answer(self, text: str) -> None:
-        """Let the model answer, printing as it goes. Ctrl-C stops it, and keeps what there is."""
+        """Let the model answer, printing as it goes. Ctrl-C stops it; the text so far stays."""
         from pyml_core.errors import Cancelled, OutOfMemoryError
         from pyml_nn import ContextOverflowError
 
@@ -222,7 +222,7 @@ def _typed(talkative: bool) -> Iterator[str]:
 
 
 def _piped(talkative: bool) -> Iterator[str]:
-    """Lines from a pipe or file, or from a terminal while stdout is none; UTF-8 whatever the locale."""
+    """Lines from a pipe or file, or from a terminal while stdout is not one; UTF-8 whatever the locale."""
     import click
 
     from ..text_files import MAX_BYTES, without_mark

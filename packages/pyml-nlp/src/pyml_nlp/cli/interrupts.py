@@ -45,7 +45,7 @@ class _Terminated(BaseException):
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """SIGTERM ends the process as ever, but first what the block has begun is undone: folders, temporary files."""
+    """SIGTERM ends the process as usual, after the block's temporary files and folders are removed."""
 
     def handle(number: int, _: FrameType | None) -> None:
         raise _Terminated

@@ -1,7 +1,7 @@
-"""Entry points of the commands, and what becomes of every error: one line on stderr and an exit code.
+"""Entry points of the commands. Every error is one line on stderr and an exit code.
 
 Exit codes: 2 for anything wrong on the command line; 1 for a file, a model, memory, or output that cannot be written;
-130 after Ctrl-C; 0 else. ``PYML_DEBUG=1`` adds the traceback of any error.
+130 after Ctrl-C; else 0. ``PYML_DEBUG=1`` adds the traceback of any error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import click
 
-_LONGEST = 2000  # characters of a message, whatever somebody else's words in it
+_LONGEST = 2000  # characters of a message, which may quote other programs
 
 
 def main() -> NoReturn:
@@ -49,10 +49,10 @@ def _command(name: str) -> NoReturn:
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
-    """Run the command of this name; returns its exit code, after telling what went wrong."""
-    # NumPy's matrix library is not what computes here; its threads would spin beside the kernels' while a model loads.
+    """Run the command of this name; prints its error, if any, and returns its exit code."""
+    # NumPy's matrix library is not used here; its threads would compete with the kernels' while a model loads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.set_threshold(200_000)  # what modules and a model's vocabulary allocate is no garbage: seldom look for any
+    gc.set_threshold(200_000)  # modules and a model's vocabulary allocate much and free little: collect garbage rarely
     try:
         try:
             ending.unwinding = True

@@ -64,7 +64,7 @@ class Command(click.Command):
                     formatter.write_dl(records)
         more = {heading: records for heading, records in groups.items() if heading != BASIC}
         if more and not everything:
-            with formatter.section("More, which --help-all explains"):
+            with formatter.section("More options (--help-all explains them)"):
                 for heading, records in more.items():
                     names = " ".join(name.split()[0] for name, _ in records)
                     lines = textwrap.wrap(f"{heading}: {names}", formatter.width - 4, break_on_hyphens=False)
@@ -79,7 +79,7 @@ def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 def parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable[[F], F]]:
-    """``click.option`` for values that ``parse`` understands; any other one is a usage error that names it."""
+    """``click.option`` for values that ``parse`` accepts; any other value is a usage error that names it."""
 
     def callback(_: click.Context, param: click.Parameter, value: str | None) -> Any:
         try:
@@ -96,14 +96,14 @@ def parsed(parse: Callable[[str], Any], expected: str) -> Callable[..., Callable
 
 
 def invalid(value: object, name: str, expected: str) -> click.UsageError:
-    """The usage error for an option's value that cannot be understood."""
+    """The usage error for an invalid value of an option."""
     from pyml_core.errors import quoted
 
     return click.UsageError(f"invalid value {quoted(value)} for '{name}': expected {expected}")
 
 
 def whole_number(text: str) -> int:
-    """The number; ValueError if it is none, OverflowError if no option can have so large a one."""
+    """The number. ValueError: not a whole number. OverflowError: larger than any option allows."""
     found = int(text)
     if abs(found) >= 1 << 64:
         raise OverflowError("of at most 64 bits")
@@ -188,7 +188,7 @@ def verbosity(verbose: int, quiet: int) -> int:
 
 
 def configure_logs(level: int) -> None:
-    """Set up what is printed on stderr; usage error for a PYML_LOG that cannot be understood."""
+    """Set up the logs on stderr; usage error for an invalid PYML_LOG."""
     from .. import logs
 
     try:

@@ -8,7 +8,7 @@ import sys
 
 
 class OutputClosed(Exception):
-    """Whoever read stdout has closed it."""
+    """The reader of stdout has closed it."""
 
 
 class Output:
@@ -30,7 +30,7 @@ class Output:
         """Write and flush.
 
         Raises:
-            OutputClosed: nobody reads any more.
+            OutputClosed: the reader has closed it.
             PymlError: the text cannot be written (a full disk).
         """
         if not text:
@@ -49,7 +49,7 @@ class Output:
 
 
 def _discard() -> None:
-    """Let what is still buffered go nowhere, so that the interpreter can flush it at its end."""
+    """Send the rest of the buffer to /dev/null, so that the interpreter can flush it at its end."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
@@ -64,7 +64,7 @@ class ProgressBar:
         self._last: tuple[int, str] | None = None
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
-        """Show ``done`` of ``total``, and what is being done."""
+        """Show ``done`` of ``total``, and a note."""
         percent = int(100 * done / max(total, 1e-9))
         if self.shown and (percent, note) != self._last:
             self._last = percent, note

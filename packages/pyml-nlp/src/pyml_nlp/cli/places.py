@@ -27,11 +27,11 @@ def check_places(trace: str | None, prompt_cache: str | None, output: str | None
         _check(output, "cannot be written")
 
 
-def _check(path: str, what: str) -> None:
+def _check(path: str, problem: str) -> None:
     from pyml_core.errors import PymlError
     from pyml_nn.files import check_place
 
     try:
         check_place(path)
     except OSError as error:
-        raise PymlError(f"{path}: {what}: {error.strerror}") from None
+        raise PymlError(f"{path}: {problem}: {error.strerror}") from None

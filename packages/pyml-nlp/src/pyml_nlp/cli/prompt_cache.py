@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def use_prompt_cache(lm: LanguageModel, path: str) -> None:
-    """Keep what the file holds for the prompt to come, if there is such a file.
+    """Load the file into the prefix cache, for the next prompt, if there is such a file.
 
     Raises:
         CacheFileError: it is damaged, or another model's.

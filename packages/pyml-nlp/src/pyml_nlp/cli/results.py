@@ -1,4 +1,4 @@
-"""What becomes of finished texts: JSON lines, and files of them that an interruption leaves whole."""
+"""Finished texts as JSON lines, and files of them that stay valid after an interruption."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FINISHED = ("stop", "length")
 """Reasons after which a text is not made again."""
 
 FAILED = "error"
-"""The reason of a line for which there is no text."""
+"""The finish reason of a line that has no text."""
 
 
 def json_line(lm: LanguageModel, completion: Completion, index: int, name: str | int | None = None) -> str:
-    """A text as a line of JSON; ``name`` is what its line of the batch file calls itself."""
+    """A text as a line of JSON; ``name`` is the id of its line in the batch file."""
     shown: dict[str, Any] = {"index": index} | ({} if name is None else {"id": name})
     shown |= {
         "prompt_tokens": len(completion.prompt),
@@ -43,7 +43,7 @@ def json_line(lm: LanguageModel, completion: Completion, index: int, name: str |
 
 
 def error_line(item: Item, index: int, problem: str) -> str:
-    """What is wrong with a line of a batch file, as a line of JSON in place of its text's."""
+    """The problem of a line of a batch file, as a line of JSON."""
     shown: dict[str, Any] = {"index": index} | ({} if item.id is None else {"id": item.id})
     return json.dumps(shown | {"line": item.line, "finish_reason": FAILED, "error": problem}, ensure_ascii=False) + "\n"
 
@@ -62,7 +62,8 @@ class ResultFile:
         path: the file.
         resume: go on with a file that an interrupted run has left: whole lines of finished texts stay; a half-written
             line, errors and texts cut short by a timeout go. Without it the file must not exist.
-        prompt_tokens: of each prompt of the batch, to notice a file of another one; None where there is no prompt.
+        prompt_tokens: length of each prompt of the batch, to detect a file of another batch; None for a line without a
+            prompt.
 
     Attributes:
         done: indices of the texts that it has.

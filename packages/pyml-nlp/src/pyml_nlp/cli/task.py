@@ -1,4 +1,4 @@
-"""What ``pyml-infer`` generates, and how it prints it."""
+"""The work of ``pyml-infer``: texts to generate, and how to print them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Task:
 
 
 def log_start(lm: LanguageModel, job: Job, length: int, lines: Sequence[str] = ()) -> None:
-    """Log what is about to be done.
+    """Log the work that begins.
 
     Args:
         lm: the model.
@@ -98,7 +98,7 @@ def log_start(lm: LanguageModel, job: Job, length: int, lines: Sequence[str] = (
 
 
 def log_end(*lines: str) -> None:
-    """Log what was done."""
+    """Log the work that has ended."""
     from .. import logs
 
     logs.root.info("---")

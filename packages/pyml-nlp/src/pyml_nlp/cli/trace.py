@@ -1,4 +1,4 @@
-"""``pyml trace``: what ``pyml-infer --trace-out`` and ``Trace.save`` wrote, as text."""
+"""``pyml trace``: files of ``pyml-infer --trace-out`` and ``Trace.save``, as text."""
 
 from __future__ import annotations
 

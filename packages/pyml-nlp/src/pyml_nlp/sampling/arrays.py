@@ -1,4 +1,4 @@
-"""What the rules have in common: array types, and sums over a vocabulary in pieces that stay in the cache."""
+"""Array types that the rules share, and sums over a vocabulary in pieces that stay in the cache."""
 
 from __future__ import annotations
 

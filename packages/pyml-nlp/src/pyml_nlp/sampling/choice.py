@@ -40,12 +40,12 @@ def sample(
         position: where the chosen token will stand in its sequence, prompt included.
         history: tokens of the prompt and of the text so far, for the penalties; None: none.
         ids: int64 (C,), ascending: the tokens that the logits are of; None: 0, 1, 2, ... The tokens that are left out
-            are out of play; the same token is chosen as from all of them if these are at least
+            are excluded; the same token is chosen as from all of them if these are at least
             :attr:`SamplingOptions.required_top_k` of the largest and those tied with the last of them.
 
     Raises:
         PymlError: the logits have no finite largest value (NaN or infinity in the model's output), or the bias leaves
-            no token in play.
+            excludes every token.
     """
     best = int(logits.argmax())
     check_finite(float(logits[best]), best if ids is None else int(ids[best]), position)
@@ -77,7 +77,7 @@ def check_finite(logit: float, token: int, position: int) -> None:
 def _changed(
     rule: str, logits: F32Array, ids: IdArray | None, sampling: SamplingOptions, history: History, temperature: float
 ) -> F32Array:
-    """Logits after a bias or a penalty. They are still to be divided by ``temperature``: what is added is not."""
+    """Logits after a bias or a penalty. The logits have not been divided by ``temperature`` yet; the amounts have."""
     if rule == "repetition_penalty":
         return penalize_repetition(logits, history.seen, sampling.repetition_penalty or 1.0, ids)
     tokens, counts = history.seen, history.counts.astype(np.float64)

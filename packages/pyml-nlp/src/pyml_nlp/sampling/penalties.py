@@ -1,7 +1,8 @@
 """Rules that change logits: bias, and penalties for tokens that the text has already.
 
 Letters: V = vocabulary size, C = candidates, S = different tokens seen. Each rule leaves the logits that it is given as
-they are and gives changed ones. A logit beyond float32 becomes the largest one, or minus infinity: out of play.
+they are and gives changed ones. A logit beyond float32 becomes the largest one, or minus infinity, which excludes
+its token.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class History:
             self.add(token)
 
     def add(self, token: int) -> None:
-        """One more generated token."""
+        """Count one more generated token."""
         slot = self._slots.setdefault(token, len(self._slots))
         if slot == self._ids.size:  # twice as many, so that adding takes the same time however long the text is
             self._ids = np.concatenate([self._ids, np.empty(slot + 64, np.int64)])
@@ -52,7 +53,7 @@ class History:
 
 
 def penalize_repetition(logits: F32Array, seen: IdArray, penalty: float, ids: IdArray | None = None) -> F32Array:
-    """Each token in ``seen`` less likely: its logit divided by ``penalty``, or multiplied if negative.
+    """Make each token in ``seen`` less likely: its logit divided by ``penalty``, or multiplied if negative.
 
     A token counts once however often it occurred, so that the penalty does not grow with the length of the text.
     Prompt and generated text count alike. Source: Keskar et al. 2019, arXiv 1909.05858, section 4.1, as in Hugging
@@ -75,16 +76,17 @@ def penalize_repetition(logits: F32Array, seen: IdArray, penalty: float, ids: Id
 def subtract(
     logits: F32Array, tokens: IdArray, amounts: npt.NDArray[np.float64], ids: IdArray | None = None
 ) -> F32Array:
-    """An amount taken off the logit of each of some tokens.
+    """Subtract an amount from the logit of each of some tokens.
 
-    The frequency penalty takes off the penalty times how often the token was generated; the presence penalty takes it
-    off once if it was generated at all; a bias is taken off with its sign turned. Source: OpenAI's API reference,
-    ``frequency_penalty``, ``presence_penalty`` and ``logit_bias``; it too counts generated text only.
+    The frequency penalty subtracts the penalty times the number of times that the token was generated; the presence
+    penalty subtracts it once if the token was generated; a bias is subtracted with its sign turned.
+    Source: OpenAI's API reference, ``frequency_penalty``, ``presence_penalty`` and ``logit_bias``; it too counts
+    generated text only.
 
     Args:
         logits: float32 (V,), or (C,) with ``ids``.
         tokens: token ids (S,), each once.
-        amounts: float64 (S,); infinity takes a token out of play.
+        amounts: float64 (S,); infinity excludes a token.
         ids: token ids of the logits, ascending; None: 0, 1, 2, ...
     """
     rows, there = _rows(tokens, ids)

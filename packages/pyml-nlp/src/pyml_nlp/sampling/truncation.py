@@ -1,7 +1,7 @@
-"""Rules that take tokens out of play: top-k, top-p, min-p and typical.
+"""Rules that exclude tokens: top-k, top-p, min-p and typical.
 
 Each one gives the indices that stay, ascending. They are exact, and none of them sorts the whole vocabulary: each first
-finds a cheap bound that proves most tokens out of play.
+finds a cheap bound that excludes most tokens.
 """
 
 from __future__ import annotations
