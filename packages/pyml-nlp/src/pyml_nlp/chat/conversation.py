@@ -126,13 +126,12 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
             message: a text of the user, or any message (``{"role": "tool", ...}``).
             options, timeout, speculate, draft_model, changes: see :meth:`LanguageModel.generate`.
 
-        An answer that is not read to its end, or is cancelled, stays in the conversation with its text so far.
+        An answer that is not read to its end, or is cancelled, stays in the conversation with its text so far. The
+        message of a call that raises is not part of the conversation.
 
         Raises:
             ContextOverflowError: the conversation does not fit the context any more.
             ChatTemplateError, Cancelled, ArgumentError: see :meth:`LanguageModel.chat`.
-
-            The message of a call that raises is not part of the conversation.
         """
         spoken: Message = {"role": "user", "content": message} if isinstance(message, str) else message
         messages = [*self.messages, spoken]

@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 @model_options
 @click.option("--prompt", metavar="TEXT", help="The text to continue. [default: stdin]")
 @click.option("--batch-file", metavar="PATH", help="Prompts, a line each, or .jsonl; prints '[i] text' for each.")
-@integer("--max-tokens", metavar="N", help="Maximum number of tokens to generate. [default: 256]")
+@integer("--max-tokens", metavar="N", help="Most tokens to generate. [default: 256]")
 @click.option("--stream", is_flag=True, help="Print the text as it is generated.")
 @integer("--logprobs", metavar="N", heading="Sampling", help="In --json: log probabilities, and the N largest.")
 @click.option("--echo", is_flag=True, help="Print the prompt before the text.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a prompt.")
-@integer("--context-len", metavar="N", help="Maximum positions of a sequence. [default: the model's]")
-@number("--timeout", metavar="SECONDS", help="Stop generating after SECONDS, with the text so far.")
+@integer("--context-len", metavar="N", help="Most positions of a sequence. [default: the model's]")
+@number("--timeout", metavar="SECONDS", help="Stop after SECONDS, with the text so far.")
 @click.option("--trace-out", metavar="PATH", help="Write where the time goes: .json for Perfetto, .csv or .parquet.")
 @sampling_options
 @stop_options

@@ -40,7 +40,7 @@ def sampling_options(function: F) -> F:
         integer("--top-k", metavar="N", heading=BASIC,
                 help="Choose among the N most probable tokens. [default: the model's]"),
         number("--top-p", metavar="F", heading=BASIC,
-               help="Choose among the most probable ones that reach this sum. [default: the model's, else 0.95]"),
+               help="Choose among the fewest that reach this sum. [default: the model's, else 0.95]"),
         number("--min-p", metavar="F", heading=HEADING,
                help="Choose among tokens F times as probable as the first. [default: the model's, else 0.05]"),
         number("--typical-p", metavar="F", heading=HEADING, help="Choose among the most typical ones of this sum."),
