@@ -28,8 +28,7 @@ def path_of(token: str) -> Path | None:
     """The file or folder that a token is the name of; None for other names."""
     if not re.fullmatch(r"[\w./-]+", token) or not re.search(r"\w/|\w\.(?:py|pyx|pxd|pxi|h|c|def|md|sh|toml)$", token):
         return None
-    inner = token.startswith(("packages/", "docs/", "tests/", "scripts/", "pyproject.toml"))
-    return (ROOT if inner else CORE) / token
+    return ROOT / token if (ROOT / token).exists() else CORE / token
 
 
 def sources(path: Path) -> str:

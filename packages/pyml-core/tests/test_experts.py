@@ -234,7 +234,7 @@ def test_routes_that_do_not_fit() -> None:
         p.route("a", x, 3, routes)
     with pytest.raises(ShapeError, match="a: expected other to have 2 rows a token, it has 3"):
         p.dispatch("a", x, routes, other)
-    with pytest.raises(ShapeError, match="a: expected routes in x, which none were written to"):
+    with pytest.raises(ShapeError, match="a: expected routes in x, but none were written to it"):
         p.dispatch("a", x, x, rows)
     with pytest.raises(ShapeError, match="a: expected 3 experts, as routes leads to, got 2"):
         p.expert_linear("a", rows, routes, [(matrix,)] * 2, p.buffer("out", 8, copies=2))

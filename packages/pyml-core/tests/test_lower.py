@@ -223,7 +223,7 @@ def test_a_screen_comes_after_the_head_that_it_replaces() -> None:
     last = program.select("select", x, program.buffer("last", 64, "outputs"))
     head = PackedMatrix(matrix(32, 64).data, "q8_0", (32, 64), split=True)
     program.linear("head", last, [head], program.buffer("logits", 32, "outputs"))
-    program.screen(margin=5.0)
+    program.screen(z_score=5.0)
     lowered = lower(program, 8)
     assert [record.kind for record in lowered.operations[-3:]] == ["linear", "screen", "rescore"]
     assert [record.screen for record in lowered.operations[-3:]] == [None, *program.screening]

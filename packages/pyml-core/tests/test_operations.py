@@ -43,7 +43,7 @@ def test_programs_declare_it_by_its_name(kind: str) -> None:
 
 
 AT_RUN_TIME = {"ids", "positions", "layout", "rows", "q", "keys", "values", "start", "angles"}
-OTHER_NAMES = {"linear": {"weight"}, "add_positions": {"x"}, "screen": {"x", "weight", "facts"}}
+OTHER_NAMES = {"linear": {"weight"}, "add_positions": {"x"}, "screen": {"x", "weight", "stats"}}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rescore"])

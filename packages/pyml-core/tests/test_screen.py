@@ -11,7 +11,7 @@ from core_cases import F32Array, normal, random_weight, same_bits, timed_run
 
 from pyml_core import Program, ShapeError, Slice, Tensor, Top, TopLogits, pack, reference
 from pyml_core.panels import pack as pack_in_numpy
-from pyml_core.screen import MARGIN, MAX_STATES
+from pyml_core.screen import MAX_STATES, Z_SCORE
 from pyml_core.tensor import PackedMatrix, pack_parts
 from pyml_core.timing import Capture
 from pyml_core.want import MAX_TOP, top_of
@@ -21,15 +21,15 @@ def split(weight: Tensor) -> PackedMatrix:
     return pack_parts([weight], weight.dtype, weight.shape, split=True)
 
 
-def head(weight: Tensor, x: F32Array, margin: float | None = MARGIN, threads: int = 2) -> tuple[Program, list[Slice]]:
-    """A program whose states are x; without a margin it has a full head of an ordinary matrix."""
+def head(weight: Tensor, x: F32Array, z_score: float | None = Z_SCORE, threads: int = 2) -> tuple[Program, list[Slice]]:
+    """A program whose states are x; without a z-score it has a full head of an ordinary matrix."""
     program = Program(len(x), threads=threads)
     source = program.embed("x", pack(np.ascontiguousarray(x)), program.buffer("x", x.shape[1]))
     state = program.select("select", source, program.buffer("state", x.shape[1], "outputs"))
-    matrix = pack(weight) if margin is None else split(weight)
+    matrix = pack(weight) if z_score is None else split(weight)
     program.linear("head", state, [matrix], program.buffer("logits", weight.shape[0], "outputs"))
-    if margin is not None:
-        program.screen(margin)
+    if z_score is not None:
+        program.screen(z_score)
     return program, [Slice((), 0, np.arange(len(x), dtype=np.int32), range(len(x)))]
 
 
@@ -91,10 +91,10 @@ def test_only_q8_0_is_split(rng: np.random.Generator) -> None:
         split(random_weight("q4_0", 16, 32, rng))
 
 
-# ---- facts and bounds
+# ---- statistics of rows, and bounds
 
 
-def test_facts_are_those_of_the_reference(level: str, rng: np.random.Generator) -> None:
+def test_statistics_are_those_of_the_reference(level: str, rng: np.random.Generator) -> None:
     crowded = np.clip(np.rint(rng.standard_normal((40, 96)) * 3), -127, 127)
     crowded[:, ::32] = 127
     weights = [
@@ -104,10 +104,10 @@ def test_facts_are_those_of_the_reference(level: str, rng: np.random.Generator) 
         blocks_of(np.zeros((3, 32))),
     ]
     for weight in weights:
-        facts = split(weight)
+        stats = split(weight)
         program, _ = head(weight, normal(rng, 1, weight.shape[1]))
-        got = program.screening[0].params["facts"].transpose(1, 0, 2).reshape(4, -1)[:, : weight.shape[0]]
-        for name, one, expected in zip(reference.ScreenFacts._fields, got, reference.screen_facts(facts), strict=True):
+        got = program.screening[0].params["row_stats"].transpose(1, 0, 2).reshape(4, -1)[:, : weight.shape[0]]
+        for name, one, expected in zip(reference.RowStats._fields, got, reference.row_stats(stats), strict=True):
             assert np.allclose(one.astype(np.float32), expected, rtol=2e-3, atol=2e-3), name
 
 
@@ -115,19 +115,19 @@ def test_bounds_hold(rng: np.random.Generator) -> None:
     """The reference's bounds around the reference's product, in units of what they allow: six standard deviations."""
     weight, x = q8(normal(rng, 4000, 256)), normal(rng, 20, 256)
     x += 2 * weight.to_f32()[:20]
-    lower, upper = reference.screen_bounds(x, weight, reference.screen_facts(weight), MARGIN)
+    lower, upper = reference.screen_bounds(x, weight, reference.row_stats(weight), Z_SCORE)
     logits = reference.linear(x, weight)
     assert (lower <= logits).all()
     assert (logits <= upper).all()
-    deviations = np.abs(logits - (lower + upper) / 2) / ((upper - lower) / 2) * MARGIN
-    assert 3.5 < deviations.max() < MARGIN  # of 80 000 normally distributed errors
+    deviations = np.abs(logits - (lower + upper) / 2) / ((upper - lower) / 2) * Z_SCORE
+    assert 3.5 < deviations.max() < Z_SCORE  # of 80 000 normally distributed errors
 
 
 @pytest.mark.parametrize("k", [1, 40])
 def test_rescored_rows_are_those_that_the_bounds_leave(k: int, level: str, rng: np.random.Generator) -> None:
     weight, x = q8(normal(rng, 3000, 96)), normal(rng, 3, 96)
     x += 4 * weight.to_f32()[:3]
-    lower, upper = reference.screen_bounds(x, weight, reference.screen_facts(weight), MARGIN)
+    lower, upper = reference.screen_bounds(x, weight, reference.row_stats(weight), Z_SCORE)
     program, batch = head(weight, x)
     tops = program.run(batch, Top(k))
     for top, logits, low, high in zip(tops, program.run(batch), lower, upper, strict=True):
@@ -262,8 +262,8 @@ def test_more_than_a_screen_is_made_for(rng: np.random.Generator) -> None:
     """Many positions, many logits and programs without a screen take the full head."""
     weight = q8(normal(rng, 600, 64))
     x = normal(rng, MAX_STATES + 1, 64)
-    for margin, rows, k in ((MARGIN, x, 3), (MARGIN, x[:2], MAX_TOP + 1), (None, x[:2], 3), (MARGIN, x[:2], 1000)):
-        program, batch = head(weight, rows, margin)
+    for z_score, rows, k in ((Z_SCORE, x, 3), (Z_SCORE, x[:2], MAX_TOP + 1), (None, x[:2], 3), (Z_SCORE, x[:2], 1000)):
+        program, batch = head(weight, rows, z_score)
         for row, top in zip(program.run(batch), program.run(batch, Top(k)), strict=True):
             assert np.array_equal(top.ids, top_of(row, k).ids)
             assert top.rescored == 600

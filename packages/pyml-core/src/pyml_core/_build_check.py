@@ -1,4 +1,4 @@
-"""Is the compiled module made from the sources beside it? Shared by the build hook and by the import of pyml_core."""
+"""Is the compiled module made from the sources next to it? Shared by the build hook and by the import of pyml_core."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def source_hash(package: Path) -> str | None:
 
 
 def check(built_from: str) -> None:
-    """Raise ImportError if the sources beside this file differ from those that ``built_from`` is the hash of."""
+    """Raise ImportError if the hash of the sources next to this file is not ``built_from``."""
     current = source_hash(Path(__file__).parent)
     if current is not None and current != built_from:
         raise ImportError(

@@ -2,7 +2,7 @@
 """The boundary between Python and C: checks, pointers, and the GIL. No arithmetic here; see csrc/.
 
 Everything that native code reads has been checked on this side: types, widths, contiguity, ids and positions in range,
-enough pages for the positions. What an operation becomes in native code is decided in lower.py.
+enough pages for the positions. lower.py decides how a program is run in native code.
 
 No list comprehension makes new objects here: the C that Cython 3.3 makes of one frees an item twice where the list
 cannot grow.

@@ -62,7 +62,7 @@ class Batch:
         """The KV layout.
 
         Raises:
-            ShapeError: there is none.
+            ShapeError: the program has no KV layout.
         """
         if self.kv is None:
             raise ShapeError(f"{operation.name}: attention needs a program with a KV layout")

@@ -12,7 +12,7 @@ from .block_types import BLOCK_TYPES, BlockType, Expanded, F32Array, U8Array, bl
 from .errors import ShapeError, quoted
 
 ByteSource = bytes | bytearray | memoryview | npt.NDArray[Any]
-"""What holds stored bytes: a bytes-like object or a contiguous array of any type."""
+"""Stored bytes: a bytes-like object or a contiguous array of any type."""
 
 _CHUNK_ELEMENTS = 1 << 20  # elements (de)quantised at a time, which bounds the temporaries
 

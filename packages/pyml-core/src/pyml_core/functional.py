@@ -118,7 +118,7 @@ def attention(
         scale: of the scores; None is ``D ** -0.5``.
         window: positions that a token sees, itself included; 0 is all before it.
         soft_cap: c > 0 makes scores ``c * tanh(score / c)``.
-        dtype: ``"f32"`` or ``"f16"``, what k and v are rounded to.
+        dtype: ``"f32"`` or ``"f16"``, the type to which k and v are rounded.
     """
     queries, keys, values = (np.ascontiguousarray(a, np.float32) for a in (q, k, v))
     if queries.ndim != 3 or keys.ndim != 3 or keys.shape != values.shape or queries.shape[::2] != keys.shape[::2]:

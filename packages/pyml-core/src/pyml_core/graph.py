@@ -1,4 +1,4 @@
-"""What a program is made of, and what a run of it is given: buffers, operations, slices, and the graph that has them.
+"""The parts of a program and the input of its runs: buffers, operations, the graph that holds them, and slices.
 
 Letters: T = tokens of a run (all slices together), P = positions of a run that want logits, W = width of a buffer.
 """
@@ -43,7 +43,7 @@ class Operation:
     """One step of a program.
 
     Attributes:
-        kind: what is done, a name of :data:`pyml_core.ops.OPERATIONS` (``"linear"``, ``"rms_norm"``, ...).
+        kind: a name of :data:`pyml_core.ops.OPERATIONS` (``"linear"``, ``"rms_norm"``, ...).
         name: dotted name, unique in its program (``"layers.3.attention.qkv"``).
         inputs: buffers read.
         output: the buffer written.
@@ -81,7 +81,7 @@ class Graph:
     """Buffers and a flat list of operations: the part of a :class:`pyml_core.Program` that is declared.
 
     Attributes:
-        kv: geometry of the sequences' KV pages, or None without attention.
+        kv: geometry of the sequences' KV pages, or None for a program without attention.
         buffers: in the order of their indices.
         operations: in the order of execution.
         result: output of the last operation.
@@ -146,7 +146,7 @@ class Graph:
         """The KV layout, for an operation on ``qkv``.
 
         Raises:
-            ShapeError: there is none, or layer, heads or width do not fit it.
+            ShapeError: the program has no KV layout, or layer, heads or width do not fit it.
         """
         if self.kv is None:
             raise ShapeError(f"{name}: attention needs a program with a KV layout")

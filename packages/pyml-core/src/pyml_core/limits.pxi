@@ -18,5 +18,5 @@ def measure_limit(str level, int threads, str what, data, int64_t amount):
     if pyml_flag_is_set(&watch.cancel):
         _raise_stopped(signals)
     if not ns:
-        raise OutOfMemoryError(f"no {threads} threads are to be had")
+        raise OutOfMemoryError(f"{threads} threads could not be started")
     return done, ns

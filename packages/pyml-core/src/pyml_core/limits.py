@@ -1,4 +1,4 @@
-"""What the machine gives at the moment: the limits that a kernel's speed is compared with.
+"""The highest speeds of the machine at the moment, with which a kernel's speed is compared.
 
 Source: Williams, Waterman and Patterson 2009, "Roofline", doi 10.1145/1498765.1498785.
 """
@@ -14,7 +14,7 @@ from .errors import PymlError
 
 READ_BYTES = 384 << 20  # more than last-level caches hold
 PASSES = 3
-_PASS_NS = 20e6  # an arithmetic loop takes at least so long
+_PASS_NS = 20e6  # minimum duration of an arithmetic loop
 _PAGE = 4096
 
 
@@ -47,7 +47,7 @@ def measure_limits(threads: int | None = None, read_bytes: int = READ_BYTES) -> 
 
     Args:
         threads: 1 to 256; None takes :func:`pyml_core.cpu.default_threads`.
-        read_bytes: memory to take and read; what fits in a cache measures the cache.
+        read_bytes: memory to allocate and read; a size that fits in a cache measures the cache.
 
     Raises:
         PymlError: an argument out of its range.

@@ -65,7 +65,7 @@ class OperationRecord(NamedTuple):
         matrices: packed matrices; those of all experts one after the other.
         n_matrices: matrices whose outputs lie next to each other: all of them, or those of one expert.
         vectors: norm weights, bias, table or frequencies.
-        screen: the operation whose facts about the rows of a head are used, if this one is part of a screen.
+        screen: the operation whose statistics of the rows of a head are used, if this one is part of a screen.
     """
 
     kind: str
@@ -210,7 +210,7 @@ def _record(op: Operation) -> OperationRecord:
         len(matrices) // q.get("n_experts", 1),
         tuple(q[name] for name in kind.vectors),
         q.get("eps", 0.0),
-        q.get("scale", q.get("margin", 1.0)),
+        q.get("scale", q.get("z_score", 1.0)),
         q.get("cap", q.get("soft_cap", 0.0)),
         q.get("layer", 0),
         q.get("n_heads", 0),
@@ -218,7 +218,7 @@ def _record(op: Operation) -> OperationRecord:
         q.get("activation", ""),
         q.get("accumulate", False),
         q.get("normalize", False),
-        op if "margin" in q else None,
+        op if "z_score" in q else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Who watches the runs of a program: observers are attached for a while, never passed.
+"""Observers of the runs of a program. They are attached for a while, never passed as arguments.
 
 A run without observers takes no times. The numbers of a run are the same bits whether it is observed or not.
 """
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """What :meth:`pyml_core.Program.observe` attaches."""
+    """An object that :meth:`pyml_core.Program.observe` attaches."""
 
     def captures(self, batch: Sequence[Slice]) -> Sequence[Capture]:
-        """The arrays that the run of this batch is to leave; asked before it."""
+        """The arrays that the run of this batch has to capture. Called before the run."""
         ...
 
     def ran(self, batch: Sequence[Slice], timings: Timings) -> None:

@@ -30,7 +30,7 @@ Rows = Literal["each", "tokens", "dispatched", "combined", "selected"]
 """
 
 Writes = Literal["rows", "pieces", "heads"]
-"""How an output row is written, and so what makes its int8 copy.
+"""How an output row is written, which decides how its int8 copy is made.
 
 - ``rows``: whole, by one thread, which makes the int8 copy too.
 - ``pieces``: in parts, by several threads, or without the copy: a pass of its own makes it when all parts are there.
@@ -38,7 +38,7 @@ Writes = Literal["rows", "pieces", "heads"]
 """
 
 Bound = Literal["vocabulary", "positions", "rope_sets"]
-"""What a table of an operation limits in a run, by its number of rows."""
+"""The quantity of a run that is limited by the number of rows of an operation's table."""
 
 
 class RunSize(NamedTuple):
@@ -71,16 +71,16 @@ Shape = Callable[["Operation", RunSize], str]
 
 
 class OperationKind(NamedTuple):
-    """One kind of operation. Fields without a default are those that nobody may forget.
+    """One kind of operation. Every kind has to set the fields without a default.
 
     Attributes:
         name: also the name of the method of :class:`pyml_core.Program` and of the C functions, see
             ``csrc/operations.def``.
         declare: checks its arguments and appends the operation to a graph.
-        formula: what it computes, on NumPy arrays.
+        formula: the computation on NumPy arrays.
         run: applies the formula in a NumPy run.
         cost: bytes and arithmetic operations of a run.
-        shape: what traces say about its matrix product.
+        shape: the shapes of its matrix product, for traces.
         inputs: names of the buffers that it reads. Trailing ones may be missing.
         rows: which rows it reads and writes.
         writes: how an output row is written.
@@ -89,10 +89,10 @@ class OperationKind(NamedTuple):
         adds: it always adds to its output. (Others do with the parameter ``accumulate``.)
         matrices: the parameter that has its packed matrix or matrices.
         vectors: the parameters that are its one or two arrays of float32.
-        bound: what the rows of ``vectors[0]`` or of its table limit.
+        bound: the quantity that is limited by the rows of its table or of ``vectors[0]``.
         needs_pages: it reads or writes KV pages.
         phases: parts of it that are timed, in the order in which the kernel counts them.
-        captures: arrays besides its output that a run can leave.
+        captures: arrays that a run can return in addition to its output.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The packed layout of a weight matrix: panels of 16 rows, side by side, in the order in which a kernel streams them.
+"""The packed layout of a weight matrix: panels of 16 interleaved rows, in the order in which a kernel reads them.
 
-Rows are cut into panels of 16 (in the last one, what belongs to rows past the matrix's end is zero). A panel is a
+Rows are grouped into panels of 16 (in the last panel, rows past the end of the matrix are zero). A panel is a
 sequence of chunks of up to 256 columns. A chunk is a sequence of planes, one for each field of the block type
 (:class:`pyml_core.block_types.Field`); a plane holds that field of all blocks of the chunk, unit by unit, each unit of
 all 16 rows side by side: ``[blocks * units][16 rows]``, filled up with zeros to a multiple of 64 bytes. So one 64-byte
@@ -39,7 +39,7 @@ def padded_rows(rows: int) -> int:
 
 
 def panel_nbytes(dtype: str, columns: int) -> int:
-    """Bytes of one panel of a matrix with so many columns (K)."""
+    """Bytes of one panel of a matrix with ``columns`` columns (K)."""
     kind = block_type(dtype)
     kind.nbytes((columns,))
     return sum(_padded(PANEL_ROWS * f.unit * f.n_units * blocks) for f, _, blocks in _planes(dtype, columns))
@@ -55,7 +55,7 @@ def pack(buffer: ByteSource, dtype: str, shape: Sequence[int], split: bool = Fal
     """The stored matrix (N, K) in panels: flat uint8, aligned to 64 bytes; ``split``: q8_0 in planes of nibbles.
 
     Raises:
-        ShapeError: no matrix of at least one row and column, or not the bytes of one; ``split`` of another type.
+        ShapeError: not a matrix of at least one row and column, or not its bytes; ``split`` of another type.
     """
     rows, columns = matrix_shape(shape)
     check_split(dtype, split)
@@ -137,7 +137,7 @@ def aligned_empty(nbytes: int) -> U8Array:
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """(N, K) as Python integers; ShapeError if it is no matrix of at least one row and column."""
+    """(N, K) as Python integers; ShapeError if it is not a matrix of at least one row and column."""
     dims = check_shape(shape)
     if len(dims) != 2 or 0 in dims:
         raise ShapeError(f"matrix: expected a shape (N, K) of at least (1, 1), got {dims}")
@@ -154,7 +154,7 @@ def _planes(dtype: str, columns: int, split: bool = False) -> Iterator[tuple[Fie
 
 
 def _fill_panels(stored: U8Array, rows: int, dtype: str, columns: int, out: U8Array, split: bool) -> None:
-    """Pack rows, so many a panel, into zeroed panels."""
+    """Pack rows, ``rows`` in each panel, into zeroed panels."""
     kind = block_type(dtype)
     source = stored.reshape(len(out), rows, columns // kind.block_size, kind.type_size)
     offset = 0

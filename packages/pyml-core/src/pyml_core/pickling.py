@@ -1,4 +1,4 @@
-"""What becomes of objects that are pickled or copied: for multiprocessing, joblib and the ``copy`` module."""
+"""Pickling and copying of objects: for multiprocessing, joblib and the ``copy`` module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .errors import PymlError
 
 
 class OfOneProcess:
-    """Base of what cannot leave its process: pickling or copying it is an error that says what to do instead.
+    """Base of objects that cannot leave their process: the error of pickling or copying says what to do instead.
 
     Subclasses name that: ``class KVCache(OfOneProcess, instead="save it with save(path)")``.
     """
@@ -25,7 +25,7 @@ class OfOneProcess:
 
 
 class SharedByCopies:
-    """Base of what does not change: ``copy.copy`` and ``copy.deepcopy`` return the object itself."""
+    """Base of immutable objects: ``copy.copy`` and ``copy.deepcopy`` return the object itself."""
 
     def __copy__(self) -> Self:
         return self

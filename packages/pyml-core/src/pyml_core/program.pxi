@@ -37,7 +37,7 @@ cdef class _NativeTables:
     cdef pyml_tile *tiles
     cdef pyml_screen screen
     cdef pyml_op *full_head  # replaced by screen and rescore in runs for the largest logits
-    cdef object screened     # their output, one row for each state, of which they write what they need
+    cdef object screened     # their output, one row for each state; only the rescored elements are written
     cdef object candidates   # ids and logits, counts of both kinds
 
     def __cinit__(self, lowered, str level, int threads):
@@ -172,11 +172,11 @@ cdef class _NativeTables:
             self.alive.append(weight)
             matrix += 1
         if record.screen is not None:
-            self._add_screen(o, record.screen.params["facts"])
+            self._add_screen(o, record.screen.params["row_stats"])
         self.p.n_ops += 1
         return 0
 
-    cdef int _add_screen(self, pyml_op *o, facts) except -1:
+    cdef int _add_screen(self, pyml_op *o, row_stats) except -1:
         """Tables of the states that a run may screen for. Their pages take memory as they are used."""
         o.skip = True
         o.screen = &self.screen
@@ -184,7 +184,7 @@ cdef class _NativeTables:
             return 0
         cdef int64_t n = o.matrices.n, panels = (o.matrices.n + PANEL - 1) // PANEL
         self.full_head = o - 1
-        self.screen.facts = <const uint16_t *>self._keep(facts)
+        self.screen.facts = <const uint16_t *>self._keep(row_stats)
         self.screen.lower = <float *>self._new(SCREEN_STATES * panels, np.float32)
         self.screen.upper = <float *>self._new(SCREEN_STATES * panels, np.float32)
         self.screen.threshold = <float *>self._new(SCREEN_STATES, np.float32)

@@ -5,7 +5,7 @@ K = input width and N = output width of a matrix.
 
 Python declares; nothing here computes. :meth:`Program.run` hands the list to the compiled run loop, which executes it
 in one call without the GIL (``csrc/program.c``); :func:`pyml_core.reference.run` executes the same list in plain NumPy
-and is what the compiled one is tested against.
+which the compiled program is tested against.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
     """A flat list of operations, run as one call.
 
     Args:
-        max_tokens: most tokens (T) of one run; buffers are allocated for so many rows.
+        max_tokens: maximum number of tokens (T) of one run, for which buffers are allocated.
         kv: geometry of the sequences' KV pages, or None for a program without attention.
         threads: worker threads, 1 to 256; None takes :func:`pyml_core.cpu.default_threads`.
 
@@ -116,8 +116,8 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
 
         Raises:
             ShapeError: slices that do not fit the program, or a ``want`` out of range. Cancelled: by :meth:`cancel`, or
-                by the :class:`pyml_core.CancelToken` that this thread has entered, also before its turn; what greedy
-                runs had found by then is lost.
+                by the :class:`pyml_core.CancelToken` that this thread has entered, also before its turn. Tokens that
+                greedy runs have found by then are lost.
         """
         observers = observers_of(self)
         captures = [capture for observer in observers for capture in observer.captures(batch)]
@@ -169,7 +169,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
         return found, [(batch, Timings(operations, self.kv, batch, native.timings(), rescored))]
 
     def _screens(self, batch: Sequence[Slice], k: int, captures: Sequence[Capture]) -> bool:
-        """Whether the head is screened for the ``k`` largest outputs: what captures it needs all of it."""
+        """Whether the head is screened for the ``k`` largest outputs. A capture of its output needs all of it."""
         if k < 1:
             raise ShapeError(f"run: expected at least 1 output of each position, got {k}")
         wanted = sum(len(part.outputs) for part in batch)
@@ -200,12 +200,12 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
         return observing(self, observer)
 
     def run_after(self, name: str, rows: npt.ArrayLike) -> F32Array:
-        """What the operations after the one of this name make of other rows: (R, its width) to the last output (R, W).
+        """Run the operations after the one called ``name`` on other rows: (R, its width) to the last output (R, W).
 
-        The numbers are those of a run in which that operation's output was these rows.
+        The result is that of a run in which the output of that operation was these rows.
 
         Raises:
-            ShapeError: no such operation, rows of another width, or operations after it that need more than its rows.
+            ShapeError: an unknown operation, rows of another width, or later operations that need more than its rows.
         """
         index = next((i for i, op in enumerate(self.operations) if op.name == name), None)
         if index is None:

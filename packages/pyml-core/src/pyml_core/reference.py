@@ -36,16 +36,54 @@ from .ops.linear import ACTIVATION_BLOCK, QuantizedRows, Weight, linear, quantiz
 from .ops.norm import layer_norm, rms_norm
 from .ops.prepare_qkv import prepare_qkv
 from .ops.rope import rope, rope_angles
-from .ops.screen import ScreenFacts, screen_bounds, screen_facts
+from .ops.screen import RowStats, row_stats, screen_bounds
 from .tensor import Tensor
 
 __all__ = [
-    "ACTIVATIONS", "ACTIVATION_BLOCK", "QuantizedRows", "Routes", "ScreenFacts", "Weight", "activate",
-    "add_positions", "append_kv", "argmax", "attention", "combine", "dispatch", "embed", "expert_linear", "gated",
-    "gelu_erf", "gelu_tanh", "hadamard", "int8_attention", "layer_norm", "linear", "pack_panels", "prepare_qkv",
-    "quantize_activations", "quantize_keys", "quantize_values", "read_kv", "read_value_scales", "rms_norm", "rope",
-    "rope_angles", "round_queries", "round_to_cache", "route", "run", "screen_bounds", "screen_facts", "select",
-    "silu", "soft_cap", "softmax", "top_k", "unpack_panels",
+    "ACTIVATIONS",
+    "ACTIVATION_BLOCK",
+    "QuantizedRows",
+    "Routes",
+    "RowStats",
+    "Weight",
+    "activate",
+    "add_positions",
+    "append_kv",
+    "argmax",
+    "attention",
+    "combine",
+    "dispatch",
+    "embed",
+    "expert_linear",
+    "gated",
+    "gelu_erf",
+    "gelu_tanh",
+    "hadamard",
+    "int8_attention",
+    "layer_norm",
+    "linear",
+    "pack_panels",
+    "prepare_qkv",
+    "quantize_activations",
+    "quantize_keys",
+    "quantize_values",
+    "read_kv",
+    "read_value_scales",
+    "rms_norm",
+    "rope",
+    "rope_angles",
+    "round_queries",
+    "round_to_cache",
+    "route",
+    "row_stats",
+    "run",
+    "screen_bounds",
+    "select",
+    "silu",
+    "soft_cap",
+    "softmax",
+    "top_k",
+    "unpack_panels",
 ]  # fmt: skip
 
 
@@ -60,7 +98,7 @@ def unpack_panels(data: ByteSource, dtype: str, shape: Sequence[int]) -> Tensor:
 
 
 def run(program: Graph, slices: Sequence[Slice]) -> F32Array:
-    """Run a program in NumPy: what :meth:`Program.run` computes, including what it appends to the slices' KV pages.
+    """Run a program in NumPy: compute the result of :meth:`Program.run`, and append to the slices' KV pages.
 
     Returns:
         The last operation's output, float32 (P, W): the wanted positions of all slices in order (or (T, W), all tokens

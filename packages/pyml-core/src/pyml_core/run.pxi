@@ -92,7 +92,7 @@ cdef class NativeProgram(_NativeTables):
         return tables
 
     cdef dict _start_captures(self, captures):
-        """Let operations leave what is wanted in new arrays: {(operation, what): array}."""
+        """Let operations write their captures to new arrays: {(operation, what): array}."""
         cdef pyml_op *op
         cdef pyml_capture *capture
         cdef dict arrays = {}
@@ -139,7 +139,7 @@ cdef class NativeProgram(_NativeTables):
         return 0
 
     cdef list _slice_arrays(self, wanted, array, slices):
-        """What each slice has of a captured array, as views."""
+        """Views of a captured array, one for each slice."""
         cdef int64_t s, keys, heads, begin = 0
         cdef list parts = []
         for s in range(self.p.run.n_slices):
@@ -159,7 +159,7 @@ cdef class NativeProgram(_NativeTables):
     def run(self, slices, bint timed=False, captures=(), StopFlag stop=None, int64_t top=0):
         """Run every operation once; float32 rows of the last one's output. Fills the captures' arrays.
 
-        With ``top``, the head is screened for so many of the largest logits: a list of (ids, logits, rows rescored).
+        With ``top``, the head is screened for the ``top`` largest logits of each position: a list of (ids, logits, rows rescored).
 
         Raises:
             ShapeError: slices that do not fit. Cancelled: :meth:`cancel` was called, or ``stop`` told it to.
@@ -190,12 +190,12 @@ cdef class NativeProgram(_NativeTables):
     ):
         """Run a slice of one token, then the token with the largest logit after it, and so on: at most ``count`` runs.
 
-        Nothing is run after a token of ``ends``, one whose logit is not finite, or one with which the last ``repeat`` > 0
-        tokens stand for a second time in ``text`` and what was found. Returns (token, logit, ns, rows rescored) of every run in order, and,
-        if ``timed``, what :meth:`timings` returns of each, else an empty list.
+        Nothing is run after a token of ``ends``, after a logit that is not finite, or once the last ``repeat`` > 0 tokens
+        occur for the second time in ``text`` and the new tokens. Returns (token, logit, ns, rows rescored) of every run
+        in order, and the :meth:`timings` of each run if ``timed``, else an empty list.
 
         Raises:
-            ShapeError: a slice that does not fit, or has no room for so many tokens. Cancelled: as :meth:`run`.
+            ShapeError: a slice that does not fit, or has no room for ``count`` tokens. Cancelled: as :meth:`run`.
         """
         cdef pyml_greedy greedy
         cdef pyml_greedy_token found[GREEDY_RUNS]
@@ -245,7 +245,7 @@ cdef class NativeProgram(_NativeTables):
         return tokens, stamps
 
     cdef int _make_greedy_room(self, int64_t n_history, int64_t n_ends) except -1:
-        """For a text of so many tokens, and so many that end it. NumPy would be called out of cold caches."""
+        """Allocate the buffers of a greedy call. (NumPy would run out of cold caches.)"""
         cdef void *memory
         if n_history > self.greedy_text_room:
             memory = realloc(self.greedy_text, 2 * n_history * sizeof(int32_t))
@@ -260,7 +260,7 @@ cdef class NativeProgram(_NativeTables):
         return 0
 
     cdef int _raise_unfinished(self) except -1:
-        """What a run raises that was told to stop, or could not begin."""
+        """Raise the error of a run that was stopped, or could not begin."""
         if pyml_flag_is_set(&self.p.watch.cancel):
             _raise_stopped(self.signals)
         raise OutOfMemoryError(f"{self.p.threads} threads could not be started: no memory, or no more are allowed")
@@ -292,7 +292,7 @@ cdef class NativeProgram(_NativeTables):
         pyml_flag_set(&self.p.watch.cancel, True)
 
     def timings(self):
-        """What the last timed run left, to be read by :class:`pyml_core.timing.Timings`.
+        """The ticks of the last timed run, for :class:`pyml_core.timing.Timings`.
 
         Returns the first and last native operation of every Operation, then the arguments of :func:`read_thread_timings`.
         """
@@ -301,7 +301,7 @@ cdef class NativeProgram(_NativeTables):
 
 
 cdef int64_t _captured_keys(const pyml_slice *part):
-    """The positions of a slice's pages: what a row of captured scores holds."""
+    """Positions of a slice's pages, which is the length of a row of captured scores."""
     return (part.start + part.count + PAGE_TOKENS - 1) // PAGE_TOKENS * PAGE_TOKENS
 
 

@@ -1,8 +1,8 @@
-# What ends native calls early, and locks whose waiting ends like that; see csrc/lock.c.
+# Stopping native calls early, and locks whose waiters can be stopped; see csrc/lock.c.
 
 
 cdef class StopFlag:
-    """What asks runs to stop: :class:`pyml_core.CancelToken` without its context."""
+    """The flag of a :class:`pyml_core.CancelToken`, without its context."""
 
     cdef pyml_stop stop
 
@@ -18,7 +18,7 @@ cdef class StopFlag:
 
 
 cdef class _Signals:
-    """What the handler of a signal raised during a native call."""
+    """The exception that the handler of a signal raised during a native call."""
 
     cdef object raised
 
@@ -34,12 +34,12 @@ cdef int _poll(void *argument) noexcept nogil:
 
 
 cdef int _listen(pyml_watch *watch, _Signals signals, StopFlag stop) except -1:
-    """To whoever may want to stop the native call that comes; both are to live as long as it."""
+    """Reset cancellation and connect the stop flag for the next native call. Both arguments must outlive the call."""
     signals.raised = None
     watch.stop = NULL if stop is None else &stop.stop
     watch.poll_argument = <void *>signals
     # Python hands signals to its main thread alone. Another one leaves the GIL be: asking for it while the process
-    # ends would end that thread in the middle of a run, and with it what its workers are reading.
+    # ends would end that thread in the middle of a run, and free the memory that its workers are reading.
     watch.poll = NULL
     if get_ident() == main_thread().ident:
         watch.poll = _poll
@@ -48,7 +48,7 @@ cdef int _listen(pyml_watch *watch, _Signals signals, StopFlag stop) except -1:
 
 
 cdef int _raise_stopped(_Signals signals) except -1:
-    """What a call raises that was told to stop."""
+    """Raise the error of a call that was stopped."""
     error, signals.raised = signals.raised, None
     raise Cancelled("the run was cancelled") if error is None else error
 
@@ -147,7 +147,7 @@ def _before_fork():
     _forking.add(thread)
     while _inside.keys() - {thread} and monotonic() < deadline:
         with nogil:
-            usleep(500)  # and a signal waits, as what its handler raises would be lost here
+            usleep(500)  # signals wait: an exception of a handler would be lost here
 
 
 def _in_parent():

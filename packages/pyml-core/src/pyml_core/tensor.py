@@ -87,14 +87,14 @@ class Tensor:
         """A copy of the rows of the first axis with these indices, in their order.
 
         Raises:
-            ShapeError: ``index`` is no list of integers from 0 to ``shape[0] - 1``.
+            ShapeError: ``index`` is not a list of integers from 0 to ``shape[0] - 1``.
         """
         index = row_index(index, self._length())
         data = self.data.reshape(self._length(), self._row_nbytes())[index]
         return Tensor(data.reshape(-1), self.dtype, (len(index), *self.shape[1:]))
 
     def reshape(self, *shape: int) -> Tensor:
-        """The same bytes under another shape of as many elements; quantised blocks must still fill whole rows.
+        """Return the same bytes with another shape of as many elements; quantised blocks must still fill whole rows.
 
         Raises:
             ShapeError: another number of elements, or rows of another width in a quantised type.
@@ -150,7 +150,7 @@ class PackedMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Packed bytes, which is what a pass over the matrix reads."""
+        """Packed bytes, all of which a product with the matrix reads."""
         return self.data.size
 
     @property
@@ -174,10 +174,10 @@ class PackedMatrix:
         return panels.padded_rows(self.shape[0])
 
     def unpack(self, rows: npt.ArrayLike | None = None) -> Tensor:
-        """The stored tensor again, or a copy of these rows of it, in their order: shape (len(rows), K).
+        """Return the stored tensor, or a copy of some of its rows in the given order: shape (len(rows), K).
 
         Raises:
-            ShapeError: ``rows`` is no list of integers from 0 to N - 1.
+            ShapeError: ``rows`` is not a list of integers from 0 to N - 1.
         """
         columns = self.shape[1]
         if rows is None:
@@ -195,7 +195,7 @@ class PackedMatrix:
         """The weights as float32 (N, K), or these rows of them (len(rows), K).
 
         Raises:
-            ShapeError: ``rows`` is no list of integers from 0 to N - 1.
+            ShapeError: ``rows`` is not a list of integers from 0 to N - 1.
         """
         index = np.arange(self.shape[0]) if rows is None else row_index(rows, self.shape[0])
         return _native.unpack_rows(self, index, cpu.level())
@@ -205,7 +205,7 @@ def pack(source: Tensor | ByteSource, dtype: str | None = None, shape: Sequence[
     """Pack a weight (N, K): a :class:`Tensor`, stored bytes with ``dtype`` and ``shape``, or a float array (N, K).
 
     Raises:
-        ShapeError: no matrix, or bytes that do not fit type and shape.
+        ShapeError: not a matrix, or bytes that do not fit type and shape.
     """
     if not isinstance(source, Tensor):
         if (dtype is None) != (shape is None):
@@ -222,7 +222,7 @@ def pack(source: Tensor | ByteSource, dtype: str | None = None, shape: Sequence[
 
 
 def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int], split: bool = False) -> PackedMatrix:
-    """Pack a weight (N, K) that comes in pieces, so that it is never in memory twice.
+    """Pack a weight (N, K) that is read in parts, so that it is never in memory twice.
 
     Args:
         parts: consecutive rows, each part a multiple of 16 of them but for the last; all of type ``dtype``.
@@ -231,7 +231,7 @@ def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int], split:
         split: see :class:`PackedMatrix`.
 
     Raises:
-        ShapeError: parts that are not these rows, or a type that cannot be split.
+        ShapeError: parts that are not the rows of the matrix, or a type that cannot be split.
     """
     matrix = empty_matrix(dtype, shape, split)
     (n_rows, columns), kind, threads = matrix.shape, matrix.kernel_type, cpu.default_threads()
@@ -251,7 +251,7 @@ def empty_matrix(dtype: str, shape: Sequence[int], split: bool = False) -> Packe
     """A matrix (N, K) whose panels have not been written yet.
 
     Raises:
-        ShapeError: no matrix, or a type that cannot be split.
+        ShapeError: not a matrix, or a type that cannot be split.
     """
     n_rows, columns = panels.matrix_shape(shape)
     panels.check_split(dtype, split)
@@ -260,7 +260,7 @@ def empty_matrix(dtype: str, shape: Sequence[int], split: bool = False) -> Packe
 
 
 def row_index(index: npt.ArrayLike, length: int) -> npt.NDArray[np.intp]:
-    """``index`` as an array of integers from 0 to ``length - 1``; ShapeError if it is no list of such."""
+    """``index`` as an array of integers from 0 to ``length - 1``; ShapeError if it is anything else."""
     array = np.asarray(index)
     if array.size == 0:
         array = array.astype(np.intp)

@@ -1,4 +1,4 @@
-"""What a run of a program took, and what it left on its way: timings of operations, and captured arrays.
+"""Timings of the operations of a run, and arrays that a run captures.
 
 Letters: T = tokens of a slice, P = its positions that want logits, S = positions of its sequence up to its last token.
 """
@@ -37,7 +37,7 @@ _BEGAN, _ARRIVED = 5, 6  # columns of a thread's timings, after its busy ticks a
 
 
 class _Measured(NamedTuple):
-    """What the operations of a run took, worked out together.
+    """Times of all operations of a run, computed together.
 
     Attributes:
         first, last: of each operation: the native operation that it is, and the one that makes its output's int8 copy.
@@ -102,7 +102,7 @@ class ThreadSpans(Sequence[ThreadSpan]):
 
 
 class OpTiming(NamedTuple):
-    """What one operation of a timed run took.
+    """The time of one operation of a timed run.
 
     Attributes:
         operation: which.
@@ -130,18 +130,18 @@ class OpTiming(NamedTuple):
 
 @dataclass(eq=False)
 class Capture:
-    """An array that a run is asked to leave: a copy of what an operation has at the moment when it is done.
+    """An array that a run captures: a copy of an operation's values when the operation ends.
 
     Args:
         operation: an operation of the program.
         what: ``"output"``: the rows of its output buffer, dispatched ones token by token. Of an ``attention``,
-            ``"scores"``: what the softmax takes (scaled, capped, -inf where masked), or ``"probabilities"``: the
+            ``"scores"``: the input of the softmax (scaled, capped, -inf where masked), or ``"probabilities"``: the
             softmax's own exponentials, rescaled with the final maximum and sum as the weighted values are.
 
     Attributes:
         arrays: filled by the run, one for each slice: the output (T, W) or (P, W); scores and probabilities
-            (heads, T, S) by absolute position of the key, keys after a token included. Views of one array: copy one
-            that shall outlive the others.
+            (heads, T, S) by absolute position of the key, keys after a token included. They are views of one
+            array: copy a view that is kept longer than the others.
 
     Raises:
         ShapeError: an unknown ``what``, or one that only attention has.
@@ -156,7 +156,7 @@ class Capture:
             raise ShapeError(f"capture: operation {self.operation.name} ({self.operation.kind}) has no {self.what!r}")
 
     def nbytes(self, part: Slice) -> int:
-        """Bytes that a slice will take of it; keys are counted in whole pages, as they are kept."""
+        """Bytes of a slice's array; keys are counted in whole pages, as they are stored."""
         tokens = len(part.ids)
         if self.what == "output":
             output = self.operation.output
@@ -168,7 +168,7 @@ class Capture:
 
 
 class Timings(Sequence[OpTiming]):
-    """A run's timings in the order of its operations, worked out when first looked at: a run pays for its clock.
+    """A run's timings in the order of its operations, computed at the first access.
 
     Attributes:
         tokens: of the run.

@@ -2,7 +2,7 @@
 
 
 cdef tuple _stamps(dict span, int64_t n_ops, int threads, const pyml_thread_span *spans, const uint64_t *copied, clock):
-    """What a timed run left: the operations' spans, then the arguments of :func:`read_thread_timings`."""
+    """The ticks of a timed run: the operations' spans, then the arguments of :func:`read_thread_timings`."""
     cdef bytes ticks = (<const char *>spans)[: n_ops * threads * sizeof(pyml_thread_span)]
     cdef bytes own_copied = (<const char *>copied)[: n_ops * sizeof(uint64_t)]
     start_ns, end_ns, start, end = clock

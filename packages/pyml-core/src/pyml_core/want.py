@@ -1,4 +1,4 @@
-"""What a run of a program is asked for, and the results that are no plain array.
+"""The outputs that a run of a program is asked for, and the results that are not plain arrays.
 
 A run computes every output of its wanted positions (:class:`AllLogits`), the largest ones (:class:`Top`), or goes on
 by itself with the most probable token (:class:`Greedy`). The logits are the same bits in all three.
@@ -17,21 +17,21 @@ import numpy.typing as npt
 from . import _native
 
 MAX_TOP: int = _native.SCREEN_TOP_MAX
-"""Most logits of a position that a screened head is asked for; for more, all of them are computed."""
+"""Maximum number of logits of a position for which a head is screened; for more, all logits are computed."""
 
 MAX_RUNS: int = _native.GREEDY_MAX
-"""Most runs of one :class:`Greedy` call."""
+"""Maximum number of runs of one :class:`Greedy` call."""
 
 NO_TOKENS = array("i")
 """An empty history."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AllLogits:
     """Every output of each wanted position, as float32 rows (P, W)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Top:
     """The ``k`` largest outputs of each wanted position and those tied with the last, as :class:`TopLogits`.
 
@@ -41,7 +41,7 @@ class Top:
     k: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Greedy:
     """Several runs in one call, each of the token with the largest logit of the run before, as :class:`GreedyToken`.
 
@@ -49,7 +49,7 @@ class Greedy:
     code and data out of the CPU caches.
 
     Attributes:
-        count: most runs, 1 to :data:`MAX_RUNS`.
+        count: maximum number of runs, 1 to :data:`MAX_RUNS`.
         ends: tokens after which nothing is run. Nothing is run after a logit that is not finite, either.
         history: 32-bit token ids of the sequence up to the token of the first run, which is included.
         repeat: if above 0, nothing is run once the last ``repeat`` tokens of the history and the new tokens occur for

@@ -2,7 +2,7 @@
 
 
 def pack_into(packed, const uint8_t[::1] stored, int type_id, int64_t first_panel, int64_t n, int64_t k, int threads):
-    """Pack n stored rows of k elements into panels ``first_panel``.. of ``packed``; see csrc/pack.c. Sizes are the caller's."""
+    """Pack n stored rows of k elements into panels ``first_panel``.. of ``packed``; see csrc/pack.c. The caller checks the sizes."""
     if n == 0 or k == 0:
         return
     cdef const uint8_t *source = &stored[0]
@@ -22,7 +22,7 @@ def pack_into(packed, const uint8_t[::1] stored, int type_id, int64_t first_pane
 
 
 def read_parts(parts, int threads):
-    """Read and pack parts of matrices (see from_file.py, which has checked them): their hashes, and None or what went wrong."""
+    """Read and pack parts of matrices, which from_file.py has checked. Returns their hashes, and None or the fault."""
     cdef pyml_read_fault fault
     cdef pyml_watch watch
     cdef _Signals signals = _Signals()
@@ -33,7 +33,7 @@ def read_parts(parts, int threads):
     cdef int64_t low_bytes, first_panel
     cdef pyml_part *table = <pyml_part *>calloc(len(parts) + 1, sizeof(pyml_part))
     if not table:
-        raise OutOfMemoryError("no memory for the list of what is to be read")
+        raise OutOfMemoryError("no memory for the list of parts to read")
     try:
         for matrix, first, count, fd, offset, stored, rows in parts:
             part = &table[n_parts]
@@ -61,7 +61,7 @@ def read_parts(parts, int threads):
 
 
 def hash_rows(const uint8_t[::1] data, int64_t n_rows):
-    """The hash of so many rows, as :func:`read_parts` has it (see csrc/hash.c). The size is the caller's."""
+    """The hash of ``n_rows`` rows, as :func:`read_parts` computes it (see csrc/hash.c). The caller checks the size."""
     cdef uint64_t found = 0
     if data.shape[0]:
         with nogil:
@@ -70,7 +70,7 @@ def hash_rows(const uint8_t[::1] data, int64_t n_rows):
 
 
 def read_ranges(const int64_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1] sizes, uint8_t[::1] target):
-    """Bytes of files, one range behind the other; None, or what went wrong. Sizes are the caller's."""
+    """Read ranges of files one after the other. Returns None or the fault. The caller checks the sizes."""
     cdef pyml_read_fault fault
     cdef bint done
     if not offsets.shape[0] or not target.shape[0]:
@@ -111,14 +111,14 @@ def unpack_rows(packed, rows, str level):
     return out
 
 
-def screen_facts(packed, str level, int threads):
-    """What a screen knows of every row of a split matrix: float16 (panels, 4, 16), see csrc/level/screen.c."""
+def row_stats(packed, str level, int threads):
+    """What a screen knows about every row of a split matrix: float16 (panels, 4, 16), see csrc/level/screen.c."""
     cdef pyml_matrix m
     _fill_matrix(&m, packed)
     if m.type != TYPE_Q8_0_SPLIT:
         raise ShapeError(f"screen: expected a split q8_0 matrix, got {packed.dtype}")
-    facts = aligned_empty(((m.n + PANEL - 1) // PANEL, SCREEN_FACTS, PANEL), np.float16)
-    cdef uint16_t *target = <uint16_t *>_address(facts)
+    stats = aligned_empty(((m.n + PANEL - 1) // PANEL, SCREEN_FACTS, PANEL), np.float16)
+    cdef uint16_t *target = <uint16_t *>_address(stats)
     cdef const pyml_kernels *kernels = pyml_level_kernels(_level_index(level))
     cdef bint done
     cdef pyml_watch watch
@@ -128,7 +128,7 @@ def screen_facts(packed, str level, int threads):
         done = pyml_screen_facts(kernels, threads, &m, target, &watch)
     if not done:
         _raise_stopped(signals)
-    return facts
+    return stats
 
 
 def all_finite(const uint8_t[::1] data, int ggml_id):

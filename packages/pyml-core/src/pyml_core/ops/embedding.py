@@ -23,7 +23,7 @@ def embed(table: Weight, ids: npt.ArrayLike, scale: float = 1.0) -> F32Array:
     """``out[t] = scale * table[ids[t]]``: (T, W) from a table (vocab, W); the product is taken in float32.
 
     Raises:
-        ShapeError: an id that is no row of the table.
+        ShapeError: an id outside the table.
     """
     rows = table.unpack(ids) if isinstance(table, PackedMatrix) else table.take_rows(ids)
     return rows.to_f32() * np.float32(scale)
@@ -35,7 +35,7 @@ def add_positions(x: F32Array, table: F32Array, positions: npt.ArrayLike) -> F32
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
 
     Raises:
-        ShapeError: a position that is no row of the table.
+        ShapeError: a position outside the table.
     """
     return x + Tensor.from_array(table).take_rows(positions).to_f32()
 

@@ -64,7 +64,7 @@ def dispatch(x: F32Array, routes: Routes) -> F32Array:
 
 
 def expert_linear(rows: F32Array, routes: Routes, experts: Sequence[Sequence[Weight]]) -> F32Array:
-    """Every dispatched row times its expert's matrices, whose outputs lie side by side: (T * K, N)."""
+    """Every dispatched row times its expert's matrices, whose outputs are concatenated: (T * K, N)."""
     of_row = routes.experts.reshape(-1)[routes.order]
     out = np.empty((len(rows), sum(matrix.shape[0] for matrix in experts[0])), np.float32)
     for expert in np.unique(of_row):
@@ -145,7 +145,7 @@ def _check_routes(
     """That ``routes`` holds routes (to ``n_experts``), and the buffers a row for each and one for each token."""
     found = [op for op in graph.operations if op.kind == "route" and op.output is routes]
     if not found:
-        raise ShapeError(f"{name}: expected routes in {routes.name}, which none were written to")
+        raise ShapeError(f"{name}: expected routes in {routes.name}, but none were written to it")
     n_chosen, width = found[-1].params["n_chosen"], found[-1].inputs[0].width
     if n_experts is not None and n_experts != width:
         raise ShapeError(f"{name}: expected {width} experts, as {routes.name} leads to, got {n_experts}")

@@ -25,7 +25,7 @@ def round_to_cache(x: F32Array, layout: KVLayout) -> npt.NDArray[np.generic]:
 def hadamard(x: F32Array, block: int) -> F32Array:
     """The Hadamard transform of every ``block`` elements of the last axis, in float32, not normalised.
 
-    A rotation of queries and keys leaves their products as they are, and spreads what stands out in a block over it, so
+    A rotation of queries and keys leaves their products as they are, and spreads outliers over their block, so
     that int8 codes are finer. Twice makes ``block`` x. Source: Ashkboos et al. 2024, arXiv 2404.00456.
     """
     y = x.astype(np.float32)

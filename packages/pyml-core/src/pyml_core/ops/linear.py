@@ -52,7 +52,7 @@ def quantize_activations(x: F32Array) -> QuantizedRows:
     finite has a scale that is not finite, and arbitrary codes.
 
     Raises:
-        ShapeError: the width is no multiple of 32.
+        ShapeError: the width is not a multiple of 32.
     """
     rows, width = x.shape
     if width % ACTIVATION_BLOCK:

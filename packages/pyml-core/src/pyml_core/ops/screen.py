@@ -16,7 +16,7 @@ from ..dtypes import expand
 from ..errors import ShapeError
 from ..graph import Graph, Operation
 from ..operation_kind import F32Array, OperationKind, RunSize, to_f32
-from ..screen import MARGIN
+from ..screen import Z_SCORE
 from ..tensor import PackedMatrix
 from .linear import ACTIVATION_BLOCK, Weight, linear, product_flops, product_shape, quantize_activations, shape_text
 
@@ -29,21 +29,21 @@ UNIFORM_ERROR = 21.25
 """Variance of a nibble if all its values are alike: (16^2 - 1) / 12."""
 
 
-class ScreenFacts(NamedTuple):
-    """What a screen knows of every row of a q8_0 matrix, each float32 (N): see :func:`screen_facts`."""
+class RowStats(NamedTuple):
+    """What a screen knows about every row of a q8_0 matrix, each float32 (N): see :func:`row_stats`."""
 
     alpha: F32Array
     beta: F32Array
-    deviation: F32Array
-    lean: F32Array
+    rms_error: F32Array
+    bias_bound: F32Array
 
 
-def screen_facts(weight: Weight) -> ScreenFacts:
+def row_stats(weight: Weight) -> RowStats:
     """How the low nibbles of every row of a q8_0 matrix (N, K) follow from the high ones: code = 16 h + l - 128.
 
-    ``l ~ alpha h + beta`` is a least-squares fit, weighted with the squares of the blocks' scales; ``deviation`` is the
-    root mean square of what is left, but not below that of nibbles of all values alike; ``lean`` is the energy of what
-    is left by that of the coarse row. They are float16 numbers.
+    ``l ~ alpha h + beta`` is a least-squares fit, weighted with the squares of the blocks' scales; ``rms_error`` is
+    the root mean square of the fit's error, but at least that of evenly distributed nibbles; ``bias_bound`` is the
+    energy of the error divided by that of the coarse row. They are float16 numbers.
     """
     stored = weight.unpack() if isinstance(weight, PackedMatrix) else weight
     expanded = expand(stored.data, stored.dtype, stored.shape)
@@ -64,19 +64,19 @@ def screen_facts(weight: Weight) -> ScreenFacts:
     coarse = (16 + alpha[:, None]) * h + beta[:, None] - 128
     error = np.maximum(mean((codes - 128 - coarse) ** 2), UNIFORM_ERROR)
     energy = mean(coarse**2)
-    lean = np.where(energy > 0, np.minimum(error / np.where(energy > 0, energy, 1), 8), 0)
-    return ScreenFacts(*(to_f32(x.astype(np.float16)) for x in (alpha, beta, 1.001 * np.sqrt(error), lean)))
+    bias_bound = np.where(energy > 0, np.minimum(error / np.where(energy > 0, energy, 1), 8), 0)
+    return RowStats(*(to_f32(x.astype(np.float16)) for x in (alpha, beta, 1.001 * np.sqrt(error), bias_bound)))
 
 
-def screen_bounds(x: F32Array, weight: Weight, facts: ScreenFacts, margin: float) -> tuple[F32Array, F32Array]:
+def screen_bounds(x: F32Array, weight: Weight, stats: RowStats, z_score: float) -> tuple[F32Array, F32Array]:
     """Bounds (T, N) on ``linear(x, weight)`` from the high nibbles h of a q8_0 matrix (N, K); scales s, codes a::
 
         A = sum s_w s_x sum_k h a     B = sum s_w s_x sum_k a     V = sum s_w^2 s_x^2 sum_k a^2
         coarse = (16 + alpha) A + (beta - 128) B
-        lower = coarse - margin deviation sqrt(V)
-        upper = coarse + margin deviation sqrt(V) + lean max(coarse, 0)
+        lower = coarse - z_score rms_error sqrt(V)
+        upper = coarse + z_score rms_error sqrt(V) + bias_bound max(coarse, 0)
 
-    A row that points along a state leans towards its own error: that is the last term.
+    A state that points along a row points along its error too: that is the last term.
     """
     stored = weight.unpack() if isinstance(weight, PackedMatrix) else weight
     expanded = expand(stored.data, stored.dtype, stored.shape)
@@ -87,19 +87,19 @@ def screen_bounds(x: F32Array, weight: Weight, facts: ScreenFacts, margin: float
     a = np.einsum("tbk,nbk,tb,nb->tn", codes, h, rows.scales, scale, optimize=True)
     b = (rows.scales * codes.sum(axis=2)) @ scale.T
     v = (rows.scales.astype(np.float64) ** 2 * (codes**2).sum(axis=2)) @ (scale**2).T
-    coarse = (16.0 + facts.alpha) * a + (facts.beta - 128.0) * b
-    spread = margin * facts.deviation * np.sqrt(v)
-    return to_f32(coarse - spread), to_f32(coarse + spread + facts.lean * np.maximum(coarse, 0))
+    coarse = (16.0 + stats.alpha) * a + (stats.beta - 128.0) * b
+    spread = z_score * stats.rms_error * np.sqrt(v)
+    return to_f32(coarse - spread), to_f32(coarse + spread + stats.bias_bound * np.maximum(coarse, 0))
 
 
-def declare_screen(graph: Graph, margin: float = MARGIN) -> None:
+def declare_screen(graph: Graph, z_score: float = Z_SCORE) -> None:
     """Screen the last operation: runs for :class:`Top` and :class:`Greedy` read fewer of its bytes.
 
     That operation is a linear layer of one split matrix, without bias, on rows of wanted positions; nothing comes after
     it. In such runs two operations take its place, ``<its name>.screen`` and ``.rescore`` (``screening``).
 
     Args:
-        margin: standard deviations between a coarse output and its bounds, see :mod:`pyml_core.screen`.
+        z_score: standard deviations between a coarse output and its bounds, see :mod:`pyml_core.screen`.
 
     Raises:
         ShapeError: it is anything else, or the program has run already.
@@ -113,23 +113,23 @@ def declare_screen(graph: Graph, margin: float = MARGIN) -> None:
     ):  # fmt: skip
         raise ShapeError("screen: expected the last operation to be a linear layer of one split matrix")
     matrices = last.params["matrices"]
-    facts = _native.screen_facts(matrices[0], graph.level, graph.threads)
-    params = {"matrices": matrices, "facts": facts, "margin": float(margin)}
+    stats = _native.row_stats(matrices[0], graph.level, graph.threads)
+    params = {"matrices": matrices, "row_stats": stats, "z_score": float(z_score)}
     graph.screening = tuple(
         Operation(kind.name, f"{last.name}.{kind.name}", last.inputs, last.output, params) for kind in (SCREEN, RESCORE)
     )
 
 
 def coarse_nbytes(screen: Operation) -> int:
-    """Bytes that a screen reads of a head: scales and high nibbles, 9 of 17 bytes, and the facts of the rows."""
-    nbytes: int = screen.params["matrices"][0].nbytes * 9 // 17 + screen.params["facts"].nbytes
+    """Bytes that a screen reads of a head: scales and high nibbles, 9 of 17 bytes, and the statistics of the rows."""
+    nbytes: int = screen.params["matrices"][0].nbytes * 9 // 17 + screen.params["row_stats"].nbytes
     return nbytes
 
 
 def _run_screen(batch: Batch, op: Operation) -> F32Array:
     """Upper bounds of all outputs."""
     (matrix,) = op.params["matrices"]
-    return screen_bounds(batch.input(op), matrix, screen_facts(matrix), op.params["margin"])[1]
+    return screen_bounds(batch.input(op), matrix, row_stats(matrix), op.params["z_score"])[1]
 
 
 def _run_rescore(batch: Batch, op: Operation) -> F32Array:
