@@ -1,9 +1,9 @@
 """Run the test matrix, Python x CPU level, as far as this machine has them, and report the missing ones.
 
     python scripts/matrix.py              the packages' own tests, every Python x every level
-    python scripts/matrix.py --ci         the packages' own tests on the oldest Python at every level but the best,
-                                          without those that take all levels in turn wherever they run;
-                                          and a smoke test at the best on every other Python
+    python scripts/matrix.py --ci         the oldest Python: tests of kernels and layers at every level but the best,
+                                          without those that take all levels in turn wherever they run, and tests of
+                                          text, which run no kernels, once; a smoke test on every other Python
 
 Hatch tries to download a Python that is missing and dies where it cannot; so only interpreters that start are passed
 on. A version manager's shim, for one, is a file that may not start.
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     """Run the requested part; returns 0 if everything passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ci", action="store_true", help="one Python at every other level, the others at the best")
+    parser.add_argument("--ci", action="store_true", help="what is not run elsewhere: one Python at every other level")
     arguments = parser.parse_args()
 
     with (ROOT / "pyproject.toml").open("rb") as file:
@@ -39,7 +39,7 @@ def main() -> int:
     first = next(iter(pythons))
 
     if arguments.ci:
-        runs = [(first, [level for level in here if level != best], "level")]
+        runs = [(first, [level for level in here if level != best], "level"), (first, [best], "text")]
         runs += [(version, [best], "smoke") for version in pythons if version != first]
     else:
         runs = [(version, here, "packages") for version in pythons]
