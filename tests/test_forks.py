@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from thread_cases import held, in_child
 
 import pyml_core.memory
 import pyml_nlp
 from pyml_core.errors import Cancelled
-from pyml_core.locks import Lock
 from pyml_nlp import loading
 from pyml_nlp.background import BackgroundCall, run_cancellable
 from pyml_nlp.chat.renderer import Renderer
@@ -39,18 +39,6 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageModel]:
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TEMPLATE}))
     with pyml_nlp.load(folder, threads=2) as loaded:
         yield loaded
-
-
-def in_child(call: Callable[[], object]) -> None:
-    """The call in a forked child, which has to end well."""
-    process = multiprocessing.get_context("fork").Process(target=call)
-    process.start()
-    process.join(PATIENCE)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        pytest.fail("the child hangs")
-    assert process.exitcode == 0
 
 
 @contextmanager
@@ -76,26 +64,6 @@ def again_and_again(*calls: Callable[[], object]) -> Iterator[None]:
         for thread in threads:
             thread.join(PATIENCE)
     assert errors == []
-
-
-@contextmanager
-def held(lock: Lock) -> Iterator[None]:
-    """Another thread has it."""
-    taken, leave = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lock:
-            taken.set()
-            leave.wait(PATIENCE)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert taken.wait(PATIENCE)
-    try:
-        yield
-    finally:
-        leave.set()
-        thread.join(PATIENCE)
 
 
 def everything(lm: LanguageModel) -> list[object]:

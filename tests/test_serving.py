@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from thread_cases import in_child
 
 import pyml_nlp
 from pyml_core.errors import PymlError
@@ -118,19 +118,6 @@ def test_a_traced_text_runs_alone(lm: LanguageModel) -> None:
 
 
 # ---- processes
-
-
-def in_child(call: Callable[[], object]) -> None:
-    """The call in a forked child, which has to end well."""
-    process = multiprocessing.get_context("fork").Process(target=call)
-    process.start()
-    process.join(PATIENCE)
-    alive = process.is_alive()
-    if alive:
-        process.kill()
-        process.join()
-    assert not alive
-    assert process.exitcode == 0
 
 
 def test_forks_while_texts_run(lm: LanguageModel) -> None:

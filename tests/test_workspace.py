@@ -159,6 +159,36 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
     assert set(listed) == pages | made
 
 
+READS = re.compile(r"""(?:environ(?:\.get|\.setdefault)?[(\[]|getenv\()"([A-Z_]+)"|\$\{([A-Z_]+):-""")
+NO_SETTINGS = {"PATH", "TMPDIR", "LD_PRELOAD", "ASAN_OPTIONS"}
+
+
+def test_environment_variables_are_documented() -> None:
+    """Every variable that a file of ours reads is on one page."""
+    page = (ROOT / "docs/reference/environment.md").read_text()
+    documented = set(re.findall(r"`([A-Z_]+)(?:=[^`]*)?`", page))
+    read = {}
+    for path in our_files():
+        if path.suffix in (".py", ".c", ".h", ".pyx", ".pxi", ".sh"):
+            for names in READS.findall(path.read_text(errors="replace")):
+                read["".join(names)] = path
+    assert len(read) > 10
+    assert {name: path for name, path in read.items() if name not in documented | NO_SETTINGS} == {}
+
+
+def test_folders_of_helpers_are_in_the_settings_of_all_tools() -> None:
+    """pytest, mypy and scripts find the helpers of tests in the same places; no file changes sys.path for them."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        tool = tomllib.load(file)["tool"]
+    folders = tool["pytest"]["ini_options"]["pythonpath"]
+    scripts = tool["hatch"]["envs"]["default"]["env-vars"]["PYTHONPATH"].replace("{root}", ".").split(":")
+    assert [str(Path(name)) for name in scripts] == folders
+    assert set(folders) - {"."} <= set(tool["mypy"]["mypy_path"])
+    changes = "sys.path" + ".insert"
+    files = [path for path in our_files() if path.suffix == ".py" and "tests" in path.parts]
+    assert [path for path in files if changes in path.read_text()] == []
+
+
 def test_readme_has_two_commands() -> None:
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     commands = [text for language, text in blocks if language in ("sh", "bash", "shell")]

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
+from core_cases import same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -42,10 +43,6 @@ def random_blocks(name: str, rows: int, columns: int, seed: int = 0) -> npt.NDAr
         bits[:4] = (0x0000, 0x8000, 0x0001, 0x7BFF)  # zeros, the smallest and the largest number
         blocks[:, offset : offset + 2] = bits.view(np.uint8).reshape(-1, 2)
     return blocks.reshape(rows, -1)
-
-
-def same_bits(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
-    return a.shape == b.shape and np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
 @pytest.mark.parametrize("name", BLOCK_TYPES)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from core_cases import normal, random_weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -25,20 +26,6 @@ QUANTIZED = [name for name, kind in BLOCK_TYPES.items() if kind.quantized]
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(11)
-
-
-def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> F32Array:
-    return (scale * rng.standard_normal(shape)).astype(np.float32)
-
-
-def random_weight(name: str, rows: int, columns: int, rng: np.random.Generator) -> Tensor:
-    """A weight of random codes with scales around 0.01."""
-    kind = BLOCK_TYPES[name]
-    blocks = rng.integers(0, 256, (rows * columns // kind.block_size, kind.type_size), dtype=np.uint8)
-    for offset in kind.scale_offsets:
-        scales = rng.uniform(-0.02, 0.02, len(blocks)).astype(np.float16)
-        blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
-    return Tensor(blocks.reshape(-1), name, (rows, columns))
 
 
 def nmse(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
