@@ -17,10 +17,10 @@ import numpy.typing as npt
 from pyml_core.cpu import level
 from pyml_core.errors import ShapeError
 from pyml_core.kv_layout import PAGE_TOKENS, KVLayout, PageTable
+from pyml_core.locks import importing
 from pyml_core.pickling import OfOneProcess
 
 from ..errors import ContextOverflowError
-from .cache_file import Contents, load_cache, save_cache
 from .origin import Origin
 
 U8Array = npt.NDArray[np.uint8]
@@ -141,6 +141,9 @@ class KVCache(OfOneProcess, instead="save it with save(path), and load it with l
         Raises:
             CacheFileError: the file cannot be written.
         """
+        with importing:
+            from .cache_file import Contents, save_cache  # start-up: few processes save a cache
+
         save_cache(path, self.origin, Contents(self._ids, self.rope_set, self.pages))
 
     @classmethod
@@ -168,6 +171,9 @@ class KVCache(OfOneProcess, instead="save it with save(path), and load it with l
                 geometry or CPU level, its token ids are invalid or more than ``max_length``, its numbers are not
                 finite, or its hash differs: it is damaged, or has become shorter meanwhile.
         """
+        with importing:
+            from .cache_file import load_cache
+
         cache = cls(layout, max_length, model, cpu_level)
         contents = load_cache(path, cache.origin, max_length, vocab_size)
         cache.pages = PageTable(contents.pages)

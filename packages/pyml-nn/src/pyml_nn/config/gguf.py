@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -86,19 +85,19 @@ class Table(NamedTuple):
 # ---- readers
 
 
-@dataclass(frozen=True)
 class PerLayer:
     """A positive integer that all layers share: one number, or an array with equal numbers, one for each layer.
 
-    Attributes:
+    Args:
         name: the key.
         high: largest number allowed.
-        default: as in :class:`pyml_nn.config.table.Key`.
+        default: as in :class:`pyml_nn.config.Key`.
     """
 
-    name: str
-    high: int
-    default: Any = None
+    __slots__ = ("default", "high", "name")
+
+    def __init__(self, name: str, high: int, default: Any = None) -> None:
+        self.name, self.high, self.default = name, high, default
 
     def __call__(self, fields: Fields, known: Known) -> int:
         """Read the key; ConfigError if it is missing, out of range, or differs between layers."""

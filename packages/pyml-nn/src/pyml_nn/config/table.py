@@ -7,7 +7,6 @@ An architecture has two tables, for ``config.json`` (:class:`pyml_nn.config.hf.T
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .fields import Fields
@@ -19,11 +18,10 @@ Reader = Callable[[Fields, Known], Any]
 """Reads one field of a configuration."""
 
 
-@dataclass(frozen=True)
 class Key:
     """A field that is read from one key.
 
-    Attributes:
+    Args:
         name: the key.
         kind: ``int``, ``float``, ``bool``, or a mapping from the allowed texts to values.
         low: smallest number allowed.
@@ -31,11 +29,17 @@ class Key:
         default: value of an absent key, or a function of the fields read so far; None: the key is required.
     """
 
-    name: str
-    kind: type[bool] | type[int] | type[float] | Mapping[str, str]
-    low: float = 0
-    high: float = 0
-    default: Any = None
+    __slots__ = ("default", "high", "kind", "low", "name")
+
+    def __init__(
+        self,
+        name: str,
+        kind: type[bool] | type[int] | type[float] | Mapping[str, str],
+        low: float = 0,
+        high: float = 0,
+        default: Any = None,
+    ) -> None:
+        self.name, self.kind, self.low, self.high, self.default = name, kind, low, high, default
 
     def __call__(self, fields: Fields, known: Known) -> Any:
         """Read the key; ConfigError if it is missing, of another type, or out of range."""

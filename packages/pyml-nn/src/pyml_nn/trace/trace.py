@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import OutOfMemoryError, PymlError, quoted
-from pyml_core.locks import Lock
+from pyml_core.locks import Lock, importing
 from pyml_core.pickling import OfOneProcess
 
 from ..memory import megabytes
-from . import files
 from .events import Event, Step, events_of
 from .lines import attention_plan
 from .names import event_names, matcher
@@ -113,7 +112,10 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
 
     def table(self) -> dict[str, npt.NDArray[Any]]:
         """The events as columns: a NumPy array for each field, level, busy_ms, gb_s and gflop_s; no layer is -1."""
-        return files.table(self.events)
+        with importing:
+            from .files import table  # start-up: csv, json and codecs
+
+        return table(self.events)
 
     def attention_lines(self) -> list[str]:
         """The lines of :func:`pyml_nn.attention_lines`, without making events: fast enough for every step."""
@@ -124,7 +126,10 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
 
     def summary(self, top: int = 20) -> str:
         """The slowest operations, all layers together: calls, total ms, share, ms each, GB/s, GFLOP/s."""
-        return files.summary(files.records(self.events), top)
+        with importing:
+            from .files import records, summary
+
+        return summary(records(self.events), top)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the events: ``.json`` for Perfetto and chrome://tracing, ``.csv`` or ``.parquet`` as a table.
@@ -132,7 +137,10 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
         Raises:
             PymlError: another suffix, a file that cannot be written, or Parquet without pyarrow.
         """
-        files.save(self.events, path)
+        with importing:
+            from .files import save
+
+        save(self.events, path)
 
     # ---- tensors
 
