@@ -60,7 +60,6 @@ class FakeModel:
     cache_origin = Origin("fake", "fake", kv_layout)
     vocab_size = VOCAB
     n_params = 0
-    config = None
     screened = False
 
     def __init__(self, following: Callable[[list[int]], int], context_length: int = 64) -> None:

@@ -164,6 +164,13 @@ def test_running_texts_do_not_wait_for_a_whole_prompt(lm: LanguageModel) -> None
     assert max(len(ids) for _, (ids, _) in mixed) == PREFILL_TOKENS
 
 
+def test_a_batch_has_a_size(lm: LanguageModel) -> None:
+    for size, message in ((0, "max_batch_size must be > 0, got 0"), ("2", "must be a whole number, got '2'")):
+        with pytest.raises(ArgumentError, match=message):
+            lm.server.max_batch_size = size  # type: ignore[assignment]
+    assert lm.server.max_batch_size == 8
+
+
 def test_places_are_given_in_the_order_of_arrival(lm: LanguageModel) -> None:
     lm.server.max_batch_size = 2
     gate = Gate(lm)

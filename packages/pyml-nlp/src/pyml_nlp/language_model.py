@@ -160,34 +160,18 @@ class LanguageModel(ChatMethods, SharedByCopies):
         draft_model: HasEngine | None = None,
         **changes: Unpack[GenerationKeywords],
     ) -> TextStream:
-        """:meth:`generate` in the background: all submitted texts run together, whoever reads them and when.
+        """:meth:`generate` in the background: all submitted texts run together.
 
-        Arguments and errors are those of :meth:`generate`; they are checked here, at once. The text joins those that
-        run between two of their steps. At most ``server.max_batch_size`` run at a time, fewer if memory is short.
+        The stream is read with ``for`` or, in a coroutine, with ``async for``; ``agenerate`` is the same method. The
+        text joins the running ones between two of their steps. At most ``server.max_batch_size`` run at a time, fewer
+        if memory is short. Arguments and errors are those of :meth:`generate`; they are checked here, at once.
         """
         options, token = self._options(options, changes), CancelToken(seconds("timeout", timeout))
         with preparing(token):
             request = Request(prompt_ids(self.engine, "prompt", prompt), options)
         return self.server.submit(request, cache, token=token, speculate=speculate, draft_model=draft_model)
 
-    def agenerate(
-        self,
-        prompt: str | Sequence[int],
-        options: GenerationOptions | None = None,
-        *,
-        cache: KVCache | None = None,
-        timeout: float | None = None,
-        speculate: bool = True,
-        draft_model: HasEngine | None = None,
-        **changes: Unpack[GenerationKeywords],
-    ) -> TextStream:
-        """:meth:`submit` for asyncio: ``async for step in lm.agenerate(...)``, while other coroutines go on.
-
-        The cancellation of the task that reads ends the text.
-        """
-        return self.submit(
-            prompt, options, cache=cache, timeout=timeout, speculate=speculate, draft_model=draft_model, **changes
-        )
+    agenerate = submit
 
     def generate_batch(
         self,
@@ -240,19 +224,6 @@ class LanguageModel(ChatMethods, SharedByCopies):
         """The options of a call: the given ones, or the model's defaults, with changes."""
         base = self.generation_options if options is None else instance("options", options, GenerationOptions)
         return base.replace(**changes)
-
-    def prefill(self, prompt: str | Sequence[int]) -> KVCache:
-        """The keys and values of a prompt, to be saved or continued; later prompts that begin alike reuse them too.
-
-        Raises:
-            ContextOverflowError, OutOfMemoryError, PymlError: as of :meth:`generate`.
-        """
-        generator = Generator(self)
-        completion = generator.start(
-            Request(prompt_ids(self.engine, "prompt", prompt), GenerationOptions(max_tokens=0)), self.new_cache()
-        )
-        generator.prefill(completion)
-        return completion.cache
 
     # ---- the end
 

@@ -18,7 +18,10 @@ from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, Top, Want
 from . import memory
 from .arguments import check_forward, indices, not_empty, prompt_ids
 from .engine import Engine
+from .generation.generator import Generator
 from .generation.prefix_cache import PrefixCache
+from .generation.request import Request
+from .options.generation import GenerationOptions
 
 if TYPE_CHECKING:
     from pyml_core.kv_layout import KVLayout
@@ -159,6 +162,19 @@ class ModelMethods:
         return self.engine.forward(batch, want)[0]
 
     # ---- caches
+
+    def prefill(self, prompt: str | Sequence[int]) -> KVCache:
+        """The keys and values of a prompt, to be saved or continued; later prompts that begin alike reuse them too.
+
+        Raises:
+            ContextOverflowError, OutOfMemoryError, PymlError: as of :meth:`generate`.
+        """
+        generator = Generator(self.engine)
+        completion = generator.start(
+            Request(prompt_ids(self.engine, "prompt", prompt), GenerationOptions(max_tokens=0)), self.new_cache()
+        )
+        generator.prefill(completion)
+        return completion.cache
 
     def new_cache(self, max_length: int | None = None) -> KVCache:
         """An empty KV cache of at most ``max_length`` positions (None: the context); it takes memory as it grows."""

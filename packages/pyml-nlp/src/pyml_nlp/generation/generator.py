@@ -257,7 +257,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         )  # fmt: skip
         self._engine.prefix_cache.add(completion.cache)
         if not len(rows):
-            self.end([completion], LENGTH)
+            completion.end(LENGTH)
             return []
         step = self._chooser.choose(completion, rows[-1], 0.0)
         completion.decode_ms += step.sample_ms

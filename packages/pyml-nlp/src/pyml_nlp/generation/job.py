@@ -109,10 +109,9 @@ class Job:
 
     def wake(self, wakes: Wakes) -> None:
         """Wake threads that wait, and collect the futures of coroutines that do."""
-        while self.waiters:
-            self.waiters.popleft().wake(wakes)
-        while self.ended and self.end_waiters:
-            self.end_waiters.popleft().wake(wakes)
+        wake_all(self.waiters, wakes)
+        if self.ended:
+            wake_all(self.end_waiters, wakes)
 
     # ---- readers
 
@@ -144,6 +143,13 @@ class Job:
             finally:
                 discard(waiters, waiter)
         return True
+
+
+def wake_all(waiters: deque[Waiter], wakes: Wakes) -> None:
+    """Wake all waiters, each once; several threads may do so, and others remove their own meanwhile."""
+    with suppress(IndexError):
+        while True:
+            waiters.popleft().wake(wakes)
 
 
 def discard(waiters: deque[Waiter], waiter: Waiter) -> None:

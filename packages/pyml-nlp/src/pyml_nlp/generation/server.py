@@ -27,11 +27,12 @@ from pyml_nn import KVCache
 
 from ..engine import Engine, HasEngine
 from ..errors import ArgumentError
+from ..values import whole
 from .admission import prepared
 from .completion import CANCELLED, Completion, Step
 from .draft_model import drafting_of
 from .generator import Generator
-from .job import Job, ThreadWaiter, Waiter, Wakes, discard
+from .job import Job, ThreadWaiter, Waiter, Wakes, discard, wake_all
 from .request import Request
 from .scheduler import MAX_BATCH_SIZE, Scheduler
 from .text_stream import TextStream
@@ -53,18 +54,28 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         engine: of the model.
         max_batch_size: most texts at a time. Further ones wait; the first that came is the first to be served.
 
-    Attributes:
-        max_batch_size: as given; it may be set at any time.
-
     In the child of a fork it has no texts, and gets a thread of its own.
     """
 
     def __init__(self, engine: Engine, max_batch_size: int = MAX_BATCH_SIZE) -> None:
-        self.max_batch_size = max_batch_size
         self._engine = engine
+        self.max_batch_size = max_batch_size
         self._lock = Lock()
         self._numbers = itertools.count()
         self._worker: _Worker | None = None
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most texts at a time; it may be set while texts run.
+
+        Raises:
+            ArgumentError: not a whole number above 0.
+        """
+        return self._max_batch_size
+
+    @max_batch_size.setter
+    def max_batch_size(self, max_batch_size: int) -> None:
+        self._max_batch_size = whole("max_batch_size", max_batch_size, 1)
 
     def submit(
         self,
@@ -102,8 +113,9 @@ class Server(OfOneProcess, instead="each process has one of its own"):
                 self._worker = worker
             if cache is not None and any(other.completion.cache is cache for other in list(worker.jobs.values())):
                 raise ArgumentError("is in use by a text that has not ended", "cache")
+            stream = TextStream(job, worker.cancel)
             worker.add(job)
-        return TextStream(job, worker.cancel)
+        return stream
 
     def close(self) -> None:
         """End the thread and all texts, and wait for it; after the engine's close, texts end with its error."""
@@ -184,8 +196,7 @@ class _Worker:
         self.thread.join(timeout)
 
     def _wake(self) -> None:
-        while self._waiters:
-            self._waiters.popleft().wake({})
+        wake_all(self._waiters, {})
 
     # ---- the thread
 
@@ -228,7 +239,8 @@ class _Worker:
         stopped = {}
         while self._cancelled:
             completion = self._cancelled.popleft().completion
-            stopped[completion.sequence] = completion
+            if completion.sequence in self.jobs:
+                stopped[completion.sequence] = completion
         if monotonic() >= self._deadline:
             completions = [job.completion for job in list(self.jobs.values())]
             stopped |= {one.sequence: one for one in completions if one.stop_token.expired}

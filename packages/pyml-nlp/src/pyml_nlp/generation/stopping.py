@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Finds the first stop string in a text that comes piece by piece.
+    """Finds the first stop string in a text that arrives in pieces.
 
     The stop string whose last character comes first ends the text (of two that end there, the longer one), however the
-    text is cut into pieces. What may be the beginning of a stop string is held back until it is known not to be.
+    text is cut into pieces. Characters that may begin a stop string are held back until the next ones decide.
 
     Args:
-        stops: the strings; none of them empty.
-        include: whether the text has the stop string that ends it.
+        stops: the strings; none of them is empty.
+        include: whether the text contains the stop string that ends it.
 
     Attributes:
         found: the stop string that has ended the text.
@@ -26,7 +26,7 @@ class StopStrings:
         self._held = ""
 
     def push(self, piece: str) -> str:
-        """The text that is certain with this piece; after the end there is no more."""
+        """The characters that are certain with this piece; none after a stop string."""
         if not self._stops or not piece:
             return piece
         text, self._held = self._held + piece, ""
@@ -42,7 +42,7 @@ class StopStrings:
         return text[:certain]
 
     def flush(self) -> str:
-        """What was held back, at the end of the text."""
+        """The characters that are held back at the end of the text."""
         text, self._held = self._held, ""
         return text
 
