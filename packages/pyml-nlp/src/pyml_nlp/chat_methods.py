@@ -55,7 +55,7 @@ class ChatMethods(ModelMethods, ABC):
     def chat_template(self) -> ChatTemplate:
         """The model's chat template; ChatTemplateError if it has none."""
         if self._chat_template is None:
-            with importing:
+            with importing:  # few programs chat
                 from .chat import ChatTemplate
 
             self._chat_template = ChatTemplate(self.engine.tokenizer, self.engine.name)
@@ -109,7 +109,7 @@ class ChatMethods(ModelMethods, ABC):
             ChatTemplateError: the model has no template.
             ArgumentError: an unknown option, or a value of the wrong type.
         """
-        with importing:
+        with importing:  # few programs chat
             from .chat import Conversation
 
         self.chat_template.start()

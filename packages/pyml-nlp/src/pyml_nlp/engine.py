@@ -101,7 +101,7 @@ class Engine(OfOneProcess, instead="pickle the LanguageModel that has it"):
     @property
     def vocabulary(self) -> Vocabulary:
         """The tokens as structured output needs them; made at its first use."""
-        with importing:
+        with importing:  # few texts have a grammar
             from .structured.vocabulary import Vocabulary
 
         with self._vocabulary_lock:  # two would take seconds and memory twice

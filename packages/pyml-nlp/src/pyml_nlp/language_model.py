@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pyml_core.cancel import CancelToken
 from pyml_core.errors import PymlError
 from pyml_core.pickling import SharedByCopies
 
@@ -17,7 +16,7 @@ from .generation.batch import Batch
 from .generation.generator import Generator
 from .generation.iterator import Generation
 from .generation.prefix_cache import PrefixCache
-from .generation.preparing import preparing
+from .generation.preparing import within_timeout
 from .generation.request import Request
 from .generation.scheduler import MAX_BATCH_SIZE
 from .generation.server import Server
@@ -25,7 +24,7 @@ from .generation.text_stream import TextStream
 from .options.generation import GenerationOptions
 from .options.keywords import instance
 from .pickling import Origin, reduce_model
-from .values import flag, seconds
+from .values import flag
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -166,10 +165,10 @@ class LanguageModel(ChatMethods, SharedByCopies):
         text joins the running ones between two of their steps. At most ``server.max_batch_size`` run at a time, fewer
         if memory is short. Arguments and errors are those of :meth:`generate`; they are checked here, at once.
         """
-        options, token = self._options(options, changes), CancelToken(seconds("timeout", timeout))
-        with preparing(token):
-            request = Request(prompt_ids(self.engine, "prompt", prompt), options)
-        return self.server.submit(request, cache, token=token, speculate=speculate, draft_model=draft_model)
+        options = self._options(options, changes)
+        ids, timeout = within_timeout(timeout, lambda: prompt_ids(self.engine, "prompt", prompt))
+        request = Request(ids, options)
+        return self.server.submit(request, cache, timeout=timeout, speculate=speculate, draft_model=draft_model)
 
     agenerate = submit
 

@@ -141,7 +141,7 @@ class ModelMethods:
             ContextOverflowError: more ids than the context holds.
             PymlError: no ids, or ids or ``top`` out of range.
         """
-        with importing:
+        with importing:  # few programs score texts
             from .evaluation import score
 
         return score(self, self.ids(text), top)

@@ -27,7 +27,7 @@ from pyml_nn import KVCache
 
 from ..engine import Engine, HasEngine
 from ..errors import ArgumentError
-from ..values import whole
+from ..values import seconds, whole
 from .admission import prepared
 from .completion import CANCELLED, Completion, Step
 from .draft_model import drafting_of
@@ -82,7 +82,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         request: Request,
         cache: KVCache | None = None,
         *,
-        token: CancelToken | None = None,
+        timeout: float | None = None,
         speculate: bool = True,
         draft_model: Engine | HasEngine | None = None,
     ) -> TextStream:
@@ -91,15 +91,15 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         Args:
             request: how it is generated.
             cache: continue after its positions, and add to it; None: a new one.
-            token: ends the text when it is cancelled or its deadline passes.
+            timeout: seconds from now after which the text ends with what has been generated.
             speculate: draft tokens from the text's own past where that pays.
             draft_model: a smaller model that drafts, too.
 
         Raises:
-            ArgumentError: another text is using the cache.
+            ArgumentError: another text is using the cache, or ``timeout`` is not above 0.
             ContextOverflowError, GrammarError, ShapeError, PymlError: as of :meth:`.Generator.start`.
         """
-        engine, token = self._engine, CancelToken() if token is None else token
+        engine, token = self._engine, CancelToken(seconds("timeout", timeout))
         drafting = drafting_of(engine, speculate, draft_model)
         completion = prepared(engine, request, cache, token, drafting)
         completion.sequence = next(self._numbers)

@@ -108,7 +108,7 @@ class TextStream(OfOneProcess, instead="send its text, tokens and finish_reason 
             raise
 
     async def _until(self, waiters: deque[Waiter], ready: Callable[[], bool]) -> None:
-        from asyncio import get_running_loop
+        from asyncio import get_running_loop  # as above
 
         while not ready():
             self._job.check_process()
