@@ -17,7 +17,6 @@ from posix.unistd cimport usleep
 
 from .structs cimport *
 
-from dataclasses import replace
 from os import register_at_fork
 from threading import get_ident, main_thread
 from time import monotonic, sleep

@@ -6,8 +6,7 @@ Letters: T = tokens of a run (all slices together), P = positions of a run that 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +16,27 @@ from .kv_layout import KVLayout, PageTable
 from .operation_kind import F32Array, OperationKind
 
 
-@dataclass(eq=False)
 class Buffer:
     """One activation of the model: float32 of shape (rows, width), where rows is T or P.
 
     Attributes:
         name: for messages and traces.
-        width: W, elements a row.
-        rows: ``"tokens"`` (one row a token of the run) or ``"outputs"`` (one row a position that wants logits).
-        copies: rows a token: 1, or the number of experts that each token is dispatched to.
-        quantized: a quantised matrix reads this buffer, so that whatever writes it also writes an int8 copy
-            (codes per row, a scale and a sum of codes per block of 32).
+        width: W, elements of a row.
+        rows: ``"tokens"`` (one row for each token of the run) or ``"outputs"`` (one for each wanted position).
+        copies: rows of a token: 1, or the number of experts that each token is dispatched to.
+        index: its place in the program.
+        quantized: whether a quantised matrix reads it, so that it has an int8 copy (codes of each row, a scale and a
+            sum of codes of each block of 32).
     """
 
-    name: str
-    width: int
-    rows: str = "tokens"
-    copies: int = 1
-    quantized: bool = False
-    index: int = -1
+    def __init__(self, name: str, width: int, rows: str = "tokens", copies: int = 1, index: int = -1) -> None:
+        self.name, self.width, self.rows, self.copies, self.index = name, width, rows, copies, index
+        self.quantized = False
+
+    def __repr__(self) -> str:
+        return f"Buffer({self.name!r}, {self.width}, {self.rows!r}, {self.copies})"
 
 
-@dataclass(frozen=True, eq=False)
 class Operation:
     """One step of a program.
 
@@ -50,15 +48,16 @@ class Operation:
         params: everything else: weights, eps, scale, ...
     """
 
-    kind: str
-    name: str
-    inputs: tuple[Buffer, ...]
-    output: Buffer
-    params: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(
+        self, kind: str, name: str, inputs: tuple[Buffer, ...], output: Buffer, params: Mapping[str, Any]
+    ) -> None:
+        self.kind, self.name, self.inputs, self.output, self.params = kind, name, inputs, output, params
+
+    def __repr__(self) -> str:
+        return f"Operation({self.kind!r}, {self.name!r})"
 
 
-@dataclass
-class Slice:
+class Slice(NamedTuple):
     """Consecutive tokens of one sequence in a run.
 
     Attributes:

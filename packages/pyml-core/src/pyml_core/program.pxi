@@ -4,7 +4,7 @@ cdef enum:
     PARTIALS_FLOATS = 1 << 20  # 4 MB: attention's per-block results when key blocks are split over threads
 
 _KINDS = {pyml_operation_name(kind).decode(): kind for kind in range(OP_KINDS)}
-_ACTIVATIONS = {"gelu_tanh": ACT_GELU_TANH, "gelu_erf": ACT_GELU_ERF, "silu": ACT_SILU}
+_ACTIVATIONS = {"": 0, "gelu_tanh": ACT_GELU_TANH, "gelu_erf": ACT_GELU_ERF, "silu": ACT_SILU}
 
 
 def operation_names():
@@ -162,7 +162,7 @@ cdef class _NativeTables:
             o.weight2 = <const float *>self._keep(vectors[1])
         o.eps, o.scale, o.cap = record.eps, record.scale, record.cap
         o.layer, o.n_heads, o.window = record.layer, record.n_heads, record.window
-        o.activation = _ACTIVATIONS.get(record.activation, 0)
+        o.activation = _ACTIVATIONS[record.activation]
         o.accumulate, o.normalize = record.accumulate, record.normalize
         if record.matrices:
             o.matrices = &self.matrices[matrix]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
 from time import perf_counter
 from typing import Any, overload
 
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from . import _native, cpu
 from .cancel import CancelToken, current_flag
 from .errors import Cancelled, ShapeError, quoted
-from .graph import Buffer, Graph, Slice
+from .graph import Buffer, Graph, Operation, Slice
 from .kv_layout import KVLayout, PageTable
 from .locks import Lock
 from .lower import lower
@@ -225,7 +224,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
             if OPERATIONS[op.kind].rows != "each" or any(buf not in copies for buf in op.inputs):
                 raise ShapeError(f"{name}: {op.name} needs more than the rows of {name}")
             inputs = tuple(copies[buf] for buf in op.inputs)
-            program.operations.append(replace(op, inputs=inputs, output=copies[op.output]))
+            program.operations.append(Operation(op.kind, op.name, inputs, copies[op.output], op.params))
             program.result = copies[op.output]
         return program.run([Slice(PageTable(), 0, np.arange(len(x), dtype=np.int32))])
 

@@ -310,4 +310,4 @@ def _with_table(part, page_bytes):
     for page in part.pages:
         if page.dtype != np.uint8 or not page.flags.c_contiguous or page.nbytes != page_bytes:
             raise ShapeError(f"run: expected KV pages of {page_bytes} contiguous bytes, got {page.nbytes}")
-    return replace(part, pages=PageTable(part.pages))
+    return part._replace(pages=PageTable(part.pages))

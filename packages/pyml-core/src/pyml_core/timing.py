@@ -6,7 +6,6 @@ Letters: T = tokens of a slice, P = its positions that want logits, S = position
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -128,7 +127,6 @@ class OpTiming(NamedTuple):
     rescored: int = 0
 
 
-@dataclass(eq=False)
 class Capture:
     """An array that a run captures: a copy of an operation's values when the operation ends.
 
@@ -147,13 +145,11 @@ class Capture:
         ShapeError: an unknown ``what``, or one that only attention has.
     """
 
-    operation: Operation
-    what: str = "output"
-    arrays: list[F32Array] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.what not in ("output", *OPERATIONS[self.operation.kind].captures):
-            raise ShapeError(f"capture: operation {self.operation.name} ({self.operation.kind}) has no {self.what!r}")
+    def __init__(self, operation: Operation, what: str = "output") -> None:
+        if what not in ("output", *OPERATIONS[operation.kind].captures):
+            raise ShapeError(f"capture: operation {operation.name} ({operation.kind}) has no {what!r}")
+        self.operation, self.what = operation, what
+        self.arrays: list[F32Array] = []
 
     def nbytes(self, part: Slice) -> int:
         """Bytes of a slice's array; keys are counted in whole pages, as they are stored."""

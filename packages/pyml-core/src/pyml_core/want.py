@@ -26,13 +26,11 @@ NO_TOKENS = array("i")
 """An empty history."""
 
 
-@dataclass(frozen=True)
-class AllLogits:
+class AllLogits(NamedTuple):
     """Every output of each wanted position, as float32 rows (P, W)."""
 
 
-@dataclass(frozen=True)
-class Top:
+class Top(NamedTuple):
     """The ``k`` largest outputs of each wanted position and those tied with the last, as :class:`TopLogits`.
 
     A screened head finds them in about half of the time that all outputs take (see :mod:`pyml_core.screen`).

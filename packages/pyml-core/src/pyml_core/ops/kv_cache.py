@@ -38,8 +38,8 @@ def hadamard(x: F32Array, block: int) -> F32Array:
 def quantize_keys(x: F32Array, block: int) -> tuple[I8Array, F32Array]:
     """Transformed keys or queries (..., D) as int8: codes, and scales (..., D/block).
 
-    Of every ``block`` elements scale = max|x| / 127 and code = round-half-even(x * (127 / max|x|)); codes are 0 where
-    there is nothing, or next to it. Where x is not finite, the scale is NaN and the codes are 0.
+    For every ``block`` elements, scale = max|x| / 127 and code = round-half-even(x * (127 / max|x|)). Codes are 0 where
+    all elements are (nearly) 0. Where x is not finite, the scale is NaN and the codes are 0.
     """
     blocks = x.reshape(*x.shape[:-1], -1, block)
     top = np.abs(blocks).max(axis=-1, keepdims=True)
@@ -53,9 +53,9 @@ def quantize_keys(x: F32Array, block: int) -> tuple[I8Array, F32Array]:
 
 
 def quantize_values(x: F32Array) -> tuple[I8Array, F32Array]:
-    """Values (..., D) as int8: codes, and (..., 2) of their scale the logarithm to the base of 2, and the inverse.
+    """Values (..., D) as int8: codes, and (..., 2) the binary logarithm and the inverse of their scale.
 
-    One scale for all of D: max|x| / 127, or that of 2^-24 (the least number of float16) if all are smaller;
+    There is one scale for all of D: max|x| / 127, or 2^-24 / 127 (2^-24 is float16's smallest number) if x is smaller;
     code = round-half-even(x * (127 / max|x|)). Attention adds the logarithm to the score of the value's key. It is NaN
     where x is not finite, and the codes arbitrary.
     """
