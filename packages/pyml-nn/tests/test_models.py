@@ -187,16 +187,16 @@ def small() -> Any:
 @pytest.mark.parametrize(
     ("ids", "positions", "message"),
     [
-        ([], None, "slice 0: expected at least one token id, found none"),
-        ([5, 61], None, "slice 0: expected token ids from 0 to 60, found 61"),
-        ([-1], None, "slice 0: expected token ids from 0 to 60, found -1"),
-        ([1 << 70], None, "slice 0: expected token ids from 0 to 60"),
-        ([1.5], None, "slice 0: expected a list of token ids"),
-        ("12", None, "slice 0: expected a list of token ids"),
-        (7, None, "slice 0: expected a list of token ids"),
-        ([1, 2], [2], r"slice 0: expected positions from 0 to 1, found 2"),
-        ([1, 2], [0, -1], r"slice 0: expected positions from 0 to 1, found -1"),
-        ([1, 2], ["0"], "slice 0: expected a list of positions"),
+        ([], None, "sequence 0: expected at least one token id, found none"),
+        ([5, 61], None, "sequence 0: expected token ids from 0 to 60, found 61"),
+        ([-1], None, "sequence 0: expected token ids from 0 to 60, found -1"),
+        ([1 << 70], None, "sequence 0: expected token ids from 0 to 60"),
+        ([1.5], None, "sequence 0: expected a list of token ids"),
+        ("12", None, "sequence 0: expected a list of token ids"),
+        (7, None, "sequence 0: expected a list of token ids"),
+        ([1, 2], [2], r"sequence 0: expected positions from 0 to 1, found 2"),
+        ([1, 2], [0, -1], r"sequence 0: expected positions from 0 to 1, found -1"),
+        ([1, 2], ["0"], "sequence 0: expected a list of positions"),
     ],
 )
 def test_bad_ids_and_positions(small: Any, ids: Any, positions: Any, message: str) -> None:
@@ -215,7 +215,7 @@ def test_a_cache_twice_or_of_another_model(small: Any) -> None:
     with pytest.raises(ShapeError, match="expected every cache once in a batch"):
         small.forward([(cache, [1], None), (cache, [2], None)])
     other = make({**LLAMA, "rms_norm_eps": 1e-6})
-    with pytest.raises(ShapeError, match=r"slice 1: expected a KV cache of this model"):
+    with pytest.raises(ShapeError, match=r"sequence 1: expected a KV cache of this model"):
         small.forward([(cache, [1], None), (other.new_cache(), [2], None)])
     assert cache.length == 0
 

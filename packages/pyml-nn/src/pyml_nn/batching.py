@@ -94,7 +94,7 @@ class BatchPlan:
         self.n_outputs = 0
         for sequence, (cache, given_ids, given_positions) in enumerate(batch):
             if cache.origin != origin:
-                origin.check(cache.origin, f"slice {sequence}")
+                origin.check(cache.origin, f"sequence {sequence}")
             ids = checked_ids(given_ids, vocab_size, sequence)
             positions, order = checked_positions(given_positions, len(ids), sequence)
             cache.check_room(len(ids))
@@ -146,7 +146,7 @@ def checked_ids(ids: Sequence[int], vocab_size: int, sequence: int) -> list[int]
     """Return token ids as a list; ShapeError, naming the sequence, if the list is empty or an id is out of range."""
     found = _integers(ids, vocab_size, sequence, "token ids")
     if not found:
-        raise ShapeError(f"slice {sequence}: expected at least one token id, found none")
+        raise ShapeError(f"sequence {sequence}: expected at least one token id, found none")
     return found
 
 
@@ -223,8 +223,8 @@ def _integers(values: Sequence[int], end: int, sequence: int, name: str) -> list
     try:
         numbers = [operator.index(value) for value in values]
     except TypeError:
-        raise ShapeError(f"slice {sequence}: expected a list of {name}") from None
+        raise ShapeError(f"sequence {sequence}: expected a list of {name}") from None
     if numbers and (min(numbers) < 0 or max(numbers) >= end):
         wrong = next(number for number in numbers if not 0 <= number < end)
-        raise ShapeError(f"slice {sequence}: expected {name} from 0 to {end - 1}, found {show(wrong)}")
+        raise ShapeError(f"sequence {sequence}: expected {name} from 0 to {end - 1}, found {show(wrong)}")
     return numbers

@@ -45,7 +45,7 @@ class Recorder:
         record_from: Mapping[int, tuple[int, int]],
     ) -> None:
         self._program, self._traces, self._record_from = program, traces, record_from
-        self._tensors = {name: it for trace in traces for name, it in trace.tensors.items()}
+        self._tensors = {name: tensor for trace in traces for name, tensor in trace.tensors.items()}
         self._needed = [0] * len(traces)
         if self._tensors:
             self._check_room([slice_ for run in runs for slice_ in run])
