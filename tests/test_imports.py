@@ -78,7 +78,6 @@ def circle(edges: dict[str, set[str]]) -> list[str]:
 KNOWN = [
     ("pyml_core.operation_kind", "pyml_core.batch"),
     ("pyml_core.operation_kind", "pyml_core.graph"),
-    ("pyml_nlp.options.sampling", "pyml_nlp.options.keywords"),
 ]
 
 

@@ -16,6 +16,7 @@ from pyml_nlp import ArgumentError, ChatOptions, GenerationOptions, Grammar, Gra
 from pyml_nlp.cli.options import DTYPES, KV_DTYPES
 from pyml_nlp.options import DEFAULT_SAMPLING, keywords, load
 from pyml_nlp.options.defaults import from_generation_config, from_gguf
+from pyml_nlp.options.sampling_keywords import SAMPLING
 
 CLASSES: list[Any] = [SamplingOptions, GenerationOptions, ChatOptions, LoadOptions]
 
@@ -45,7 +46,7 @@ def test_keywords_have_the_fields_of_the_objects() -> None:
     def names(kind: Any) -> set[str]:
         return {field.name for field in dataclasses.fields(kind)}
 
-    assert names(SamplingOptions) == keywords.SAMPLING
+    assert names(SamplingOptions) == SAMPLING
     assert names(GenerationOptions) | names(SamplingOptions) | {"schema", "regex"} == keywords.GENERATION
     assert names(ChatOptions) == keywords.CHAT
     assert names(LoadOptions) == keywords.LOAD

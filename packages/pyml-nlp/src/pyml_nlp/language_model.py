@@ -21,8 +21,8 @@ from .generation.request import Request
 from .generation.scheduler import MAX_BATCH_SIZE
 from .generation.server import Server
 from .generation.text_stream import TextStream
+from .options.checks import instance
 from .options.generation import GenerationOptions
-from .options.keywords import instance
 from .pickling import Origin, reduce_model
 from .values import flag
 

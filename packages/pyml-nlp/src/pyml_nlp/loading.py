@@ -25,9 +25,9 @@ from .formats.gguf import GGUFFile
 from .formats.safetensors import SafetensorsFolder
 from .generation.prefix_cache import PrefixCache
 from .language_model import LanguageModel
+from .options.checks import instance
 from .options.defaults import from_generation_config, from_gguf
 from .options.generation import GenerationOptions
-from .options.keywords import instance
 from .options.load import LoadOptions
 from .pickling import Origin, fingerprint
 from .source import Source, resolve

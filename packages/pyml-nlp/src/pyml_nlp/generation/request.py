@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pyml_core.errors import PymlError, quoted
 
 from ..errors import ArgumentError
+from ..options.checks import instance
 from ..options.generation import GenerationOptions
-from ..options.keywords import instance
 from ..values import token_ids
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from .chat import ChatOptions
 from .generation import DEFAULT_SAMPLING, ERROR, POLICIES, SHIFT, GenerationOptions
-from .keywords import ChatKeywords, GenerationKeywords, LoadKeywords, SamplingKeywords
+from .keywords import ChatKeywords, GenerationKeywords, LoadKeywords
 from .load import LoadOptions
 from .sampling import GREEDY_BELOW, ORDER, PENALTIES, SamplingOptions
+from .sampling_keywords import SamplingKeywords
 
 __all__ = [
     "DEFAULT_SAMPLING",

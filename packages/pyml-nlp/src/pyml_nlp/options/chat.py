@@ -10,7 +10,8 @@ from pyml_core.errors import quoted
 
 from ..errors import ArgumentError
 from ..values import flag, text, without_none
-from .keywords import CHAT, given, instance
+from .checks import given, instance
+from .keywords import CHAT
 
 if TYPE_CHECKING:
     from typing import Unpack

@@ -11,8 +11,10 @@ from pyml_core.errors import quoted
 from ..errors import ArgumentError
 from ..structured.grammar import Grammar, one_grammar
 from ..values import choice, flag, texts, token_id, whole, without_none
-from .keywords import GENERATION, SAMPLING, Overflow, given, instance
+from .checks import given, instance
+from .keywords import GENERATION, Overflow
 from .sampling import SamplingOptions
+from .sampling_keywords import SAMPLING
 
 if TYPE_CHECKING:
     from typing import Unpack

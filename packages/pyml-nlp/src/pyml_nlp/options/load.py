@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..values import choice, flag, whole, without_none
-from .keywords import LOAD, given
+from .checks import given
+from .keywords import LOAD
 
 if TYPE_CHECKING:
     from typing import Unpack

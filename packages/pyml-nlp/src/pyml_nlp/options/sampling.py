@@ -13,12 +13,13 @@ from pyml_core.locks import cached_property
 
 from ..errors import ArgumentError
 from ..values import choice, number, token_id, whole, without_none
-from .keywords import SAMPLING, given
+from .checks import given
+from .sampling_keywords import SAMPLING
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from .keywords import SamplingKeywords
+    from .sampling_keywords import SamplingKeywords
 
 GREEDY_BELOW = 1e-7
 """Temperatures below this one take the most probable token."""
