@@ -171,7 +171,7 @@ class KVCache(OfOneProcess, instead="save it with save(path), and load it with l
                 geometry or CPU level, its token ids are invalid or more than ``max_length``, its numbers are not
                 finite, or its hash differs: it is damaged, or has become shorter meanwhile.
         """
-        with importing:
+        with importing:  # start-up: few programs load caches
             from .cache_file import load_cache
 
         cache = cls(layout, max_length, model, cpu_level)

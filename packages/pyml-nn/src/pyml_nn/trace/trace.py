@@ -126,7 +126,7 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
 
     def summary(self, top: int = 20) -> str:
         """The slowest operations, all layers together: calls, total ms, share, ms each, GB/s, GFLOP/s."""
-        with importing:
+        with importing:  # start-up: few programs trace
             from .files import records, summary
 
         return summary(records(self.events), top)
@@ -137,7 +137,7 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
         Raises:
             PymlError: another suffix, a file that cannot be written, or Parquet without pyarrow.
         """
-        with importing:
+        with importing:  # start-up: few programs trace
             from .files import save
 
         save(self.events, path)
