@@ -3,6 +3,7 @@
  * test_attention_layout.py.
  */
 #include "attention_layout.h"
+#include "program.h"
 
 #include <stdio.h>
 

@@ -23,7 +23,7 @@ from .tensor import PackedMatrix, row_index
 NOT_FINITE = "expected finite numbers, found infinite ones or NaN"
 """What is wrong with weights that are not finite, for messages."""
 
-_NO_SCALE, _NOT_FINITE = -1, -2  # in place of an error number of the system, see csrc/pyml.h
+_NO_SCALE, _NOT_FINITE = -1, -2  # in place of an error number of the system, see csrc/read.h
 
 
 class Part(NamedTuple):

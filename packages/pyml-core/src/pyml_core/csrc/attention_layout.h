@@ -4,7 +4,7 @@
 #ifndef PYML_ATTENTION_LAYOUT_H
 #define PYML_ATTENTION_LAYOUT_H
 
-#include "pyml.h"
+#include "types.h"
 
 /* Offsets in floats from the start of the scratch, for R rows and D head_dim. Queries and weights are held in the form
  * that the type of the cache asks for; the offsets of the other form are equal to the next region's. */

@@ -1,5 +1,5 @@
 /* dispatch.c: which CPU levels this build holds, and which of them this machine can run. */
-#include "pyml.h"
+#include "program.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>

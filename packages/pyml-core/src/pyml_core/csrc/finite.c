@@ -1,7 +1,7 @@
 /* finite.c: whether stored weights are finite. Floats are looked at themselves; of blocks their float16 scales and
  * minima, since codes and the scales of sub-blocks are integers.
  */
-#include "pyml.h"
+#include "formats.h"
 
 #include <string.h>
 

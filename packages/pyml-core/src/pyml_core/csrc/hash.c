@@ -5,7 +5,7 @@
  * wyhash does it (Wang Yi, https://github.com/wangyi-fudan/wyhash, public domain). Every byte and its place count.
  * Machines whose bytes are in another order have other hashes.
  */
-#include "pyml.h"
+#include "formats.h"
 
 #include <string.h>
 

@@ -1,5 +1,8 @@
 /* limits.c: one measurement of the machine by all threads of a pool; the loops are csrc/level/limits.c's. */
-#include "pyml.h"
+#define _GNU_SOURCE
+#include "clock.h"
+#include "pool.h"
+#include "program.h"
 
 #include <fenv.h>
 #include <stdatomic.h>

@@ -2,7 +2,7 @@
  * in the child of a fork, where the threads that held them do not exist, locks are free.
  */
 #define _GNU_SOURCE
-#include "pyml.h"
+#include "lock.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -76,8 +76,7 @@ bool pyml_told_to_stop(pyml_watch *w) {
     bool told = (w->stop && pyml_flag_is_set(&w->stop->cancelled)) || (deadline && now >= deadline);
     if (!told && w->poll && now - w->polled >= POLL_NS) {
         w->polled = now;
-        /* Or the handler of a signal has forked, and this is the child: the other threads of what goes on are not here.
-         */
+        /* Or the handler of a signal has forked, and this is the child, which has none of the other threads. */
         told = w->poll(w->poll_argument) || w->forks != atomic_load(&forks);
     }
     if (told) pyml_flag_set(&w->cancel, true);

@@ -18,7 +18,7 @@
  * everything else, so that a coarse pass (level/screen.c) reads the first half of the matrix from front to end: what is
  * skipped line by line is read all the same.
  */
-#include "pyml.h"
+#include "formats.h"
 
 #include <string.h>
 

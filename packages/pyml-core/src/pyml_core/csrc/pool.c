@@ -7,7 +7,8 @@
  * (threads do not survive it).
  */
 #define _GNU_SOURCE
-#include "pyml.h"
+#include "pool.h"
+#include "types.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -176,7 +177,7 @@ void pyml_pool_run(pyml_pool *pool, void (*job)(void *, int), void *argument) {
     pyml_pool_barrier(pool);
 }
 
-void pyml_pool_meet(pyml_pool *pool, void (*last)(void *), bool (*idle)(void *), void *argument) {
+void pyml_pool_barrier_with_work(pyml_pool *pool, void (*last)(void *), bool (*idle)(void *), void *argument) {
     if (pool->threads == 1) {
         if (last) last(argument);
         return;
@@ -191,4 +192,4 @@ void pyml_pool_meet(pyml_pool *pool, void (*last)(void *), bool (*idle)(void *),
     }
 }
 
-void pyml_pool_barrier(pyml_pool *pool) { pyml_pool_meet(pool, NULL, NULL, NULL); }
+void pyml_pool_barrier(pyml_pool *pool) { pyml_pool_barrier_with_work(pool, NULL, NULL, NULL); }

@@ -1,10 +1,14 @@
 /* program.c: the run loop. Every thread walks the same list of operations, takes items of work, and waits for the
  * others at a barrier before the next operation. Each thread starts with a range of items of its own, so that it
- * streams weights that lie one behind the other, and then helps the others with theirs. At a barrier the last to come
- * does what is not worth sharing, and those that wait ask for the weights that come next.
+ * streams weights that lie one behind the other, and then helps the others with theirs. At a barrier the last thread to
+ * arrive does what is not worth sharing, and those that wait prefetch the weights that come next.
  */
 #define _GNU_SOURCE
 #include "attention_layout.h"
+#include "clock.h"
+#include "formats.h"
+#include "pool.h"
+#include "program.h"
 
 #include <fenv.h>
 #include <stdatomic.h>
@@ -14,12 +18,11 @@
 
 enum {
     STAGES = 2,
-    GRABS = 16,       /* times that a thread goes to its counter, about */
-    MANY_ROWS = 64,   /* so many make one item of a linear layer long enough to go for each */
-    APART = 64 << 10, /* bytes between threads' scratch: what a core fetches ahead of its strides, up to 30 kB, would be
-                         its neighbour's */
-    AHEAD = 128 << 10, /* bytes of weights that a thread asks for while it waits */
-    LINES_AT_ONCE = 8, /* of 64 bytes, between looks at the barrier */
+    BATCHES = 16,               /* times that a thread goes to its counter, approximately */
+    ROWS_PER_ITEM = 64,         /* with that many rows, one item of a linear layer is a batch */
+    SCRATCH_PADDING = 64 << 10, /* bytes between the scratch of two threads: a core prefetches up to 30 kB further */
+    PREFETCH_BYTES = 128 << 10, /* bytes of weights that a thread prefetches while it waits */
+    PREFETCH_LINES = 8,         /* of 64 bytes, between looks at the barrier */
 };
 
 typedef struct {
@@ -45,7 +48,7 @@ int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_toke
 }
 
 bool pyml_program_allocate(pyml_program *p) {
-    p->scratch_bytes = aligned(p->scratch_bytes + APART);
+    p->scratch_bytes = aligned(p->scratch_bytes + SCRATCH_PADDING);
     p->scratch = aligned_alloc(64, (size_t)(p->scratch_bytes * p->threads));
     p->counters = aligned_alloc(64, sizeof(counter) * (size_t)p->threads);
     p->copied = calloc((size_t)p->n_ops + 1, sizeof *p->copied);
@@ -66,9 +69,9 @@ typedef struct {
 
 /* Items that a thread takes at a time. The calling thread looks in between whether to stop, so it must come round
  * often. */
-static int64_t grab_of(const pyml_program *p, const pyml_op *op, int64_t range) {
-    int64_t grab = range / GRABS, rows = op->out->outputs ? p->run.outputs : p->run.tokens;
-    return grab < 1 || (pyml_is_product(op->kind) && rows >= MANY_ROWS) ? 1 : grab;
+static int64_t batch_size(const pyml_program *p, const pyml_op *op, int64_t range) {
+    int64_t batch = range / BATCHES, rows = op->out->outputs ? p->run.outputs : p->run.tokens;
+    return batch < 1 || (pyml_is_product(op->kind) && rows >= ROWS_PER_ITEM) ? 1 : batch;
 }
 
 static void reset_counters(const pyml_program *p) {
@@ -80,54 +83,54 @@ static void reset_counters(const pyml_program *p) {
 typedef struct {
     job *job;
     pyml_thread thread;
-    pyml_thread_span *spans; /* a thread's own, away from the others': they would share cache lines */
-    int64_t coming;          /* the operation whose weights are asked for */
-    const uint8_t *next;     /* the first of them that were not */
-    int64_t left;            /* bytes */
-} walker;
+    pyml_thread_span *spans;    /* a thread's own, away from the others': they would share cache lines */
+    int64_t prefetched_op;      /* the operation whose weights are prefetched */
+    const uint8_t *prefetch_at; /* the first of them that have not been */
+    int64_t prefetch_left;      /* bytes */
+} worker;
 
 /* Take items of this pass until there are none: first of this thread's range, then of the others'. */
-static void take_items(walker *w, const pyml_op *op, int stage, int64_t items) {
+static void run_items(worker *w, const pyml_op *op, int stage, int64_t items) {
     pyml_program *p = w->job->program;
     counter *counters = p->counters;
     for (int help = 0; help < p->threads; help++) {
         int owner = (w->thread.index + help) % p->threads;
         int64_t first = items * owner / p->threads, last = items * (owner + 1) / p->threads;
-        int64_t grab = grab_of(p, op, last - first);
+        int64_t batch = batch_size(p, op, last - first);
         w->thread.last = last;
         for (;;) {
             if (pyml_stopped(&p->watch, w->thread.index)) break;
-            int64_t begin = first + atomic_fetch_add_explicit(&counters[owner].taken, grab, memory_order_relaxed);
+            int64_t begin = first + atomic_fetch_add_explicit(&counters[owner].taken, batch, memory_order_relaxed);
             if (begin >= last) break;
             p->kernels->work[op->kind](op, &p->run, &w->thread, stage, begin,
-                                       begin + grab < last ? begin + grab : last);
+                                       begin + batch < last ? begin + batch : last);
         }
     }
 }
 
-/* One pass of an operation, by all threads or by this one alone. */
-static void pass(walker *w, int64_t i, int stage, int64_t items, bool alone) {
+/* One pass of an operation, by all threads or by this one only. */
+static void pass(worker *w, int64_t i, int stage, int64_t items, bool alone) {
     pyml_program *p = w->job->program;
     const pyml_op *op = &p->ops[i];
-    pyml_thread_span *lap = &w->spans[i];
+    pyml_thread_span *span = &w->spans[i];
     uint64_t began = 0;
     if (w->thread.timed) {
-        __builtin_prefetch(lap + 1, 1); /* weights have driven it out of the caches */
+        __builtin_prefetch(span + 1, 1); /* weights have driven it out of the caches */
         memset(w->thread.phase, 0, sizeof w->thread.phase);
         began = pyml_ticks();
-        if (!lap->began) lap->began = began;
+        if (!span->began) span->began = began;
     }
     if (!alone) {
-        take_items(w, op, stage, items);
+        run_items(w, op, stage, items);
     } else {
         w->thread.last = items;
         if (!pyml_stopped(&p->watch, w->thread.index))
             p->kernels->work[op->kind](op, &p->run, &w->thread, stage, 0, items);
     }
     if (!w->thread.timed) return;
-    lap->arrived = pyml_ticks();
-    lap->busy += lap->arrived - began;
-    for (int phase = 0; phase < MAX_PHASES; phase++) lap->phase[phase] += w->thread.phase[phase];
+    span->arrived = pyml_ticks();
+    span->busy += span->arrived - began;
+    for (int phase = 0; phase < MAX_PHASES; phase++) span->phase[phase] += w->thread.phase[phase];
 }
 
 /* Dispatched rows are copied token by token, each token's in the order of its experts. */
@@ -142,10 +145,10 @@ static void copy_output(pyml_program *p, int64_t i) {
     p->copied[i] = pyml_ticks();
 }
 
-/* When a pass is done, and before anybody goes on: on to the next one that is worth sharing. A single item is not, one
- * thread does it at once. Nor may a copy of an output wait, as a later operation may write to the same buffer. */
+/* Called by the last thread when a pass is done: go on to the next pass that is worth sharing. A pass of a single item
+ * is not, and is done at once. So is the copy of an output, because a later operation may write to the same buffer. */
 static void advance(void *argument) {
-    walker *w = argument;
+    worker *w = argument;
     job *j = w->job;
     pyml_program *p = j->program;
     reset_counters(p);
@@ -166,33 +169,35 @@ static void advance(void *argument) {
     j->op = p->n_ops;
 }
 
-/* While a thread waits, it asks for what it will read first of the next weights: so memory has something to do. */
-static bool fetch_ahead(void *argument) {
-    walker *w = argument;
-    if (w->left <= 0) return false;
-    for (int i = 0; i < LINES_AT_ONCE; i++) __builtin_prefetch(w->next + i * 64, 0, 2);
-    w->next += LINES_AT_ONCE * 64;
-    w->left -= LINES_AT_ONCE * 64;
+/* While a thread waits, it prefetches the weights that it will read first, so that memory is never idle. */
+static bool prefetch_some(void *argument) {
+    worker *w = argument;
+    if (w->prefetch_left <= 0) return false;
+    for (int i = 0; i < PREFETCH_LINES; i++) __builtin_prefetch(w->prefetch_at + i * 64, 0, 2);
+    w->prefetch_at += PREFETCH_LINES * 64;
+    w->prefetch_left -= PREFETCH_LINES * 64;
     return true;
 }
 
-static void look_ahead(walker *w) {
+/* Find the weights that this thread reads first after the present operation. */
+static void plan_prefetch(worker *w) {
     const pyml_program *p = w->job->program;
     int64_t i = w->job->op + 1;
     while (i < p->n_ops && (p->ops[i].skip || !p->kernels->weights[p->ops[i].kind])) i++;
-    if (i == w->coming) return;
-    w->coming = i, w->left = 0, w->thread.then = NULL;
+    if (i == w->prefetched_op) return;
+    w->prefetched_op = i, w->prefetch_left = 0, w->thread.next_weights = NULL;
     if (i == p->n_ops) return;
     int64_t items = p->kernels->items[p->ops[i].kind](&p->ops[i], &p->run, 0);
-    w->left = p->kernels->weights[p->ops[i].kind](&p->ops[i], &p->run, items * w->thread.index / p->threads, &w->next);
-    if (w->left > AHEAD) w->left = AHEAD;
-    if (w->left) w->thread.then = w->next;
+    w->prefetch_left =
+        p->kernels->weights[p->ops[i].kind](&p->ops[i], &p->run, items * w->thread.index / p->threads, &w->prefetch_at);
+    if (w->prefetch_left > PREFETCH_BYTES) w->prefetch_left = PREFETCH_BYTES;
+    if (w->prefetch_left) w->thread.next_weights = w->prefetch_at;
 }
 
 static void work(void *argument, int index) {
     job *j = argument;
     pyml_program *p = j->program;
-    walker w = {
+    worker w = {
         .job = j,
         .spans = p->spans + index * p->n_ops,
         .thread = {.index = index, .scratch = p->scratch + index * p->scratch_bytes, .timed = j->timed},
@@ -202,27 +207,27 @@ static void work(void *argument, int index) {
     if (index == 0) advance(&w);
     pyml_pool_barrier(j->pool);
     while (j->op < p->n_ops) {
-        look_ahead(&w);
+        plan_prefetch(&w);
         pass(&w, j->op, j->stage, j->items, false);
-        pyml_pool_meet(j->pool, advance, fetch_ahead, &w);
+        pyml_pool_barrier_with_work(j->pool, advance, prefetch_some, &w);
     }
 }
 
-/* What a linear layer took for the activation after it is told as that one's, as if it had come last: of each thread
- * the same share, so that one ends where the other begins. */
+/* The time that a linear layer has spent on the activation fused into it becomes the activation's span, as if it had
+ * run last: the same share of each thread's time, so that one ends where the other begins. */
 static void split_fused_spans(const pyml_program *p, int64_t i) {
     double busy = 0, activating = 0;
     for (int t = 0; t < p->threads; t++) {
-        const pyml_thread_span *lap = &p->spans[t * p->n_ops + i];
-        busy += (double)lap->busy, activating += (double)lap->phase[0];
+        const pyml_thread_span *span = &p->spans[t * p->n_ops + i];
+        busy += (double)span->busy, activating += (double)span->phase[0];
     }
     for (int t = 0; t < p->threads && busy > 0; t++) {
-        pyml_thread_span *lap = &p->spans[t * p->n_ops + i];
-        uint64_t span = (uint64_t)((double)(lap->arrived - lap->began) * activating / busy);
-        uint64_t worked = (uint64_t)((double)lap->busy * activating / busy);
-        lap[1] =
-            (pyml_thread_span){.busy = worked, .began = lap->began ? lap->arrived - span : 0, .arrived = lap->arrived};
-        lap->arrived -= span, lap->busy -= worked, lap->phase[0] = 0;
+        pyml_thread_span *span = &p->spans[t * p->n_ops + i];
+        uint64_t length = (uint64_t)((double)(span->arrived - span->began) * activating / busy);
+        uint64_t worked = (uint64_t)((double)span->busy * activating / busy);
+        span[1] = (pyml_thread_span){
+            .busy = worked, .began = span->began ? span->arrived - length : 0, .arrived = span->arrived};
+        span->arrived -= length, span->busy -= worked, span->phase[0] = 0;
     }
 }
 
@@ -260,7 +265,7 @@ typedef struct {
     pyml_watch *watch;
 } panel_work;
 
-static void some_panels(void *argument, int index) {
+static void pack_panels(void *argument, int index) {
     panel_work *p = argument;
     while (!pyml_stopped(p->watch, index)) {
         int64_t begin = atomic_fetch_add(&p->next, PANELS_AT_A_TIME), end = begin + PANELS_AT_A_TIME;
@@ -271,13 +276,13 @@ static void some_panels(void *argument, int index) {
     }
 }
 
-static bool all_panels(panel_work *p, int threads) {
+static bool run_panels(panel_work *p, int threads) {
     pyml_pool *pool = p->panels > PANELS_AT_A_TIME ? pyml_pool_get(threads) : NULL;
     if (!pool) {
-        some_panels(p, 0);
+        pack_panels(p, 0);
     } else {
         if (!pyml_pool_lock(pool, p->watch)) return false;
-        pyml_pool_run(pool, some_panels, p);
+        pyml_pool_run(pool, pack_panels, p);
         pyml_pool_unlock(pool);
     }
     return !pyml_flag_is_set(&p->watch->cancel);
@@ -295,12 +300,12 @@ bool pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8
         .low = low,
         .watch = watch,
     };
-    return all_panels(&p, threads);
+    return run_panels(&p, threads);
 }
 
 bool pyml_screen_facts(const pyml_kernels *kernels, int threads, const pyml_matrix *m, uint16_t *facts,
                        pyml_watch *watch) {
     panel_work p = {
         .panels = (m->n + PANEL - 1) / PANEL, .kernels = kernels, .matrix = m, .facts = facts, .watch = watch};
-    return all_panels(&p, threads);
+    return run_panels(&p, threads);
 }

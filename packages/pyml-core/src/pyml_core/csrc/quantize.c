@@ -1,5 +1,5 @@
 /* quantize.c: floats to blocks of q8_0 while they are loaded; the formulas are those of dtypes.py, to the bit. */
-#include "pyml.h"
+#include "formats.h"
 
 #include <math.h>
 #include <string.h>

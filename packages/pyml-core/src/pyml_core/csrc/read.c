@@ -3,7 +3,9 @@
  * that are not finite, too. Reads are positional; sizes and places are the caller's.
  */
 #define _GNU_SOURCE
-#include "pyml.h"
+#include "formats.h"
+#include "pool.h"
+#include "read.h"
 
 #include <errno.h>
 #include <stdatomic.h>

@@ -44,12 +44,12 @@ INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf sca
  * sums in the same order as dot_tile. */
 
 /* Bytes between what is read and what is asked for meanwhile. A plane of q8_0 is read from front to end, while the
- * planes of other types lie beside each other and need some chunks of lead; most those of 256 columns, half of which
- * their first blocks read. */
-INLINE int64_t lead_of(int type) { return type == TYPE_Q8_0 ? 4 << 10 : is_super(type) ? 16 << 10 : 8 << 10; }
+ * planes of other types lie beside each other and need some chunks of distance; most those of 256 columns, half of
+ * which their first blocks read. */
+INLINE int64_t prefetch_distance(int type) { return type == TYPE_Q8_0 ? 4 << 10 : is_super(type) ? 16 << 10 : 8 << 10; }
 
 /* Lines of 64 bytes in 32 elements of a panel. */
-INLINE int lines_of(const int type) {
+INLINE int lines_of_block(const int type) {
     const int bytes = type == TYPE_Q8_0_SPLIT ? params_of(type).bytes - 16 : params_of(type).bytes; /* low: elsewhere */
     return (bytes * 8 + params_of(type).block - 1) / params_of(type).block;
 }
@@ -61,8 +61,7 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
     const bool mins = params.minimum;
     const int run = words_of_pairs(params.share, params.bits);
     vf part[STREAM_ROWS];
-    UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* for compilers that do not see that the first half is
-                                                                   there */
+    UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* else compilers may warn */
     UNROLL for (int h = 0; h < halves; h++) {
         const int at = b * halves + h;
         vi dot[STREAM_ROWS], pairs[STREAM_ROWS];
@@ -87,7 +86,7 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
 INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u,
                          const quantized_rows *a, float *sums, bool first) {
     const int ld_sums = TILE_PANELS * PANEL, blocks = k / BLOCK;
-    const int lines = lines_of(type);
+    const int lines = lines_of_block(type);
     const uint8_t *planes = unpack_scales(type, chunk, k, u);
     vf sum[STREAM_ROWS];
     UNROLL for (int t = 0; t < nt; t++) sum[t] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums);

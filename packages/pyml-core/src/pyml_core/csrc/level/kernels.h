@@ -2,7 +2,9 @@
 #ifndef PYML_LEVEL_KERNELS_H
 #define PYML_LEVEL_KERNELS_H
 
-#include "../pyml.h"
+#include "../clock.h"
+#include "../formats.h"
+#include "../types.h"
 #include "simd.h"
 
 #include <float.h>

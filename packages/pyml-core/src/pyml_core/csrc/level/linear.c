@@ -24,8 +24,8 @@ typedef struct {
     int64_t stride;
 } target;
 
-/* The output's lines for some rows, asked for before they are written: they are far apart. */
-INLINE void expect(const target *to, int64_t t, int64_t rows) {
+/* The output's lines for some rows, prefetched before they are written: they are far apart. */
+INLINE void prefetch_output(const target *to, int64_t t, int64_t rows) {
     for (int64_t r = t; r < t + rows; r++)
         for (int64_t c = 0; c < to->columns; c += PANEL) PREFETCH_WRITE(to->out + r * to->stride + c);
 }
@@ -66,38 +66,37 @@ static const uint8_t *low_nibbles(const pyml_matrix *m, int64_t panel, int64_t k
     return m->low ? m->low + panel * m->low_bytes + k0 / 2 * PANEL : NULL;
 }
 
-/* Up to where weights lie one behind the other, and where those are that are read next (or NULL): what is asked for
- * ahead. */
+/* Weights lie one behind the other up to `end`; those at `next` (or NULL) are read after that. */
 typedef struct {
-    const uint8_t *until, *then;
-} weights_ahead;
+    const uint8_t *end, *next;
+} prefetch_range;
 
-static const uint8_t *further(const weights_ahead *ahead, const uint8_t *at, int64_t lead) {
-    return at + lead < ahead->until || !ahead->then ? at + lead : ahead->then + (at + lead - ahead->until);
+static const uint8_t *prefetch_address(const prefetch_range *range, const uint8_t *at, int64_t distance) {
+    return at + distance < range->end || !range->next ? at + distance : range->next + (at + distance - range->end);
 }
 
 /* One panel's outputs for a few rows from `row` on; those of a row are TILE_PANELS panels from the last row's. */
-static void stream_panel(const pyml_matrix *m, int64_t panel, const weights_ahead *ahead, const pyml_buffer *x,
+static void stream_panel(const pyml_matrix *m, int64_t panel, const prefetch_range *range, const pyml_buffer *x,
                          int64_t row, int64_t rows, uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
     const uint8_t *chunk = m->data + panel * m->panel_bytes;
-    const int64_t lead = lead_of(m->type), chunk_bytes = pyml_chunk_bytes(m->type, CHUNK);
+    const int64_t distance = prefetch_distance(m->type), chunk_bytes = pyml_chunk_bytes(m->type, CHUNK);
     unpacked *u = (unpacked *)scratch;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int k = (int)min_i64(CHUNK, m->k - k0);
         u->low = low_nibbles(m, panel, k0);
         for (int64_t t = 0; t < rows; t += STREAM_ROWS) {
             quantized_rows a = rows_from(q, x, row + t, k0);
-            q->stream((int)min_i64(STREAM_ROWS, rows - t), chunk, further(ahead, chunk, lead), k, u, &a,
+            q->stream((int)min_i64(STREAM_ROWS, rows - t), chunk, prefetch_address(range, chunk, distance), k, u, &a,
                       sums + t * TILE_PANELS * PANEL, k0 == 0);
         }
         chunk += chunk_bytes;
     }
 }
 
-static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const weights_ahead *ahead,
+static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const prefetch_range *range,
                             const pyml_buffer *x, int64_t rows, const target *to, uint8_t *scratch, float *sums) {
-    for (int p = 0; p < np; p++) stream_panel(m, panel + p, ahead, x, to->row, rows, scratch, sums + p * PANEL);
+    for (int p = 0; p < np; p++) stream_panel(m, panel + p, range, x, to->row, rows, scratch, sums + p * PANEL);
     finish(to, 0, rows, sums);
 }
 
@@ -105,10 +104,10 @@ static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const w
 void FN(panel_product)(const pyml_matrix *m, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows,
                        uint8_t *scratch, float *sums) {
     float *wide = (float *)scratch;
-    const weights_ahead ahead = {m->data, NULL};
+    const prefetch_range range = {m->data, NULL};
     for (int64_t t = 0, nt; t < rows; t += nt) {
         nt = min_i64(STREAM_ROWS, rows - t);
-        stream_panel(m, panel, &ahead, x, row + t, nt, scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float),
+        stream_panel(m, panel, &range, x, row + t, nt, scratch + TOKEN_BLOCK * TILE_PANELS * PANEL * sizeof(float),
                      wide);
         for (int64_t i = 0; i < nt; i++) f_store(sums + (t + i) * PANEL, f_load(wide + i * TILE_PANELS * PANEL));
     }
@@ -133,20 +132,27 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
                 chunk[p] += pyml_chunk_bytes(m->type, part);
             }
         }
-        int64_t ahead = (chunk[0] + np * m->panel_bytes - next + 64 * tiles - 1) / (64 * tiles) * 64;
+        int64_t bytes_ahead = (chunk[0] + np * m->panel_bytes - next + 64 * tiles - 1) / (64 * tiles) * 64;
         bool last = k0 + depth >= m->k, direct = last && to->columns == np * PANEL;
         for (int64_t t = 0, nt; t < rows; t += nt) {
             nt = min_i64(rows_a_tile, rows - t);
             quantized_rows a = rows_from(q, x, to->row + t, k0);
-            for (int64_t i = 0; i < ahead; i += 64, next += 64)
+            for (int64_t i = 0; i < bytes_ahead; i += 64, next += 64)
                 for (int p = 0; p < np; p++) PREFETCH(next + p * m->panel_bytes);
             float *part = sums + t * TILE_PANELS * PANEL;
             tile_results results = direct ? results_of(to, t) : (tile_results){part, TILE_PANELS * PANEL, NULL, false};
-            if (last) expect(to, t, nt);
+            if (last) prefetch_output(to, t, nt);
             dot_tokens[nt](q, np, w, k, &a, k0 ? part : NULL, &results);
             if (last && !direct) finish(to, t, nt, part);
         }
     }
+}
+
+INLINE void plain_rows(const int type, int np, const float *a, int64_t lda, const void *const *b, int64_t k,
+                       float *sums, int64_t rows, bool first) {
+    const prefetch_plan nothing = {NULL, 0};
+    if (np == 1) fma_rows(1, type, a, lda, b, PANEL, k, sums, TILE_PANELS * PANEL, rows, first, nothing);
+    else fma_rows(TILE_PANELS, type, a, lda, b, PANEL, k, sums, TILE_PANELS * PANEL, rows, first, nothing);
 }
 
 static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_buffer *x, int64_t rows,
@@ -157,21 +163,9 @@ static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_b
         const float *a = x->f + to->row * x->width + k0;
         const void *b[TILE_PANELS];
         for (int p = 0; p < np; p++) b[p] = m->data + (panel + p) * m->panel_bytes + k0 * PANEL * element;
-#define PLAIN(type)                                                                                    \
-    if (np == 1)                                                                                       \
-        fma_rows(1, type, a, x->width, b, PANEL, k, sums, TILE_PANELS *PANEL, rows, k0 == 0,           \
-                 (prefetch_plan){NULL, 0});                                                            \
-    else                                                                                               \
-        fma_rows(TILE_PANELS, type, a, x->width, b, PANEL, k, sums, TILE_PANELS *PANEL, rows, k0 == 0, \
-                 (prefetch_plan){NULL, 0})
-        if (m->type == TYPE_F32) {
-            PLAIN(TYPE_F32);
-        } else if (m->type == TYPE_F16) {
-            PLAIN(TYPE_F16);
-        } else {
-            PLAIN(TYPE_BF16);
-        }
-#undef PLAIN
+        if (m->type == TYPE_F32) plain_rows(TYPE_F32, np, a, x->width, b, k, sums, rows, k0 == 0);
+        else if (m->type == TYPE_F16) plain_rows(TYPE_F16, np, a, x->width, b, k, sums, rows, k0 == 0);
+        else plain_rows(TYPE_BF16, np, a, x->width, b, k, sums, rows, k0 == 0);
     }
     finish(to, 0, rows, sums);
 }
@@ -200,12 +194,12 @@ enum { SUMS_BYTES = TOKEN_BLOCK * TILE_PANELS * PANEL * 4 };
 _Static_assert(SUMS_BYTES + sizeof(unpacked_panels) <= LINEAR_SCRATCH, "a tile fits in its scratch");
 
 /* One or two panels times `count` rows of the input. */
-static void linear_panels(const pyml_matrix *m, int64_t panel, int np, const weights_ahead *ahead, int64_t count,
+static void linear_panels(const pyml_matrix *m, int64_t panel, int np, const prefetch_range *range, int64_t count,
                           const target *to, pyml_thread *thread) {
     float *sums = (float *)thread->scratch;
     uint8_t *scratch = thread->scratch + SUMS_BYTES;
     if (is_plain(m->type)) plain_tile(m, panel, np, to->op->in, count, to, sums);
-    else if (count <= FEW_ROWS) streamed_panels(m, panel, np, ahead, to->op->in, count, to, scratch, sums);
+    else if (count <= FEW_ROWS) streamed_panels(m, panel, np, range, to->op->in, count, to, scratch, sums);
     else quantized_tile(m, panel, np, to->op->in, count, to, scratch, sums);
 }
 
@@ -226,9 +220,9 @@ static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, i
                  min_i64(np * PANEL, m->n - from),
                  op->out->f + row * op->out->width + column + from,
                  op->out->width};
-    weights_ahead ahead = {m->data + min_i64(end, tiles_of(m)) * TILE_PANELS * m->panel_bytes,
-                           end <= tiles_of(m) || m == last ? thread->then : m[1].data};
-    linear_panels(m, panel, np, &ahead, count, &to, thread);
+    prefetch_range range = {m->data + min_i64(end, tiles_of(m)) * TILE_PANELS * m->panel_bytes,
+                            end <= tiles_of(m) || m == last ? thread->next_weights : m[1].data};
+    linear_panels(m, panel, np, &range, count, &to, thread);
 }
 
 /* A block of 32 columns of the activation that follows, for `count` rows: what it is made of, and that put through it.
@@ -240,10 +234,10 @@ static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_
         int64_t column = part * op->fused_next->out->width + block * BLOCK, from = column;
         const pyml_matrix *m = op->matrices;
         for (; from >= m->n; m++) from -= m->n;
-        weights_ahead ahead = {m->data, NULL};
+        prefetch_range range = {m->data, NULL};
         for (int p = 0; p < BLOCK / PANEL; p += TILE_PANELS) {
             target to = {op, row, column + p * PANEL, TILE_PANELS * PANEL, x + part * BLOCK + p * PANEL, parts * BLOCK};
-            linear_panels(m, from / PANEL + p, TILE_PANELS, &ahead, count, &to, thread);
+            linear_panels(m, from / PANEL + p, TILE_PANELS, &range, count, &to, thread);
         }
     }
     uint64_t time = phase_start(thread);

@@ -12,7 +12,7 @@ int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) {
 #define FOR_LANES(width) for (int64_t i = 0, n = 0; n = min_i64(PANEL, (width) - i), i < (width); i += PANEL)
 
 /* Lanes 0..n-1 of v, zero elsewhere: keeps a tail out of a sum. */
-INLINE vf first_of(vf v, int64_t n) {
+INLINE vf mask_tail(vf v, int64_t n) {
     if (n == PANEL) return v;
     _Alignas(64) float lanes[PANEL] = {0};
     f_store_n(lanes, v, n);
@@ -107,7 +107,7 @@ void FN(layer_norm)(const pyml_op *op, const pyml_run *run, pyml_thread *thread,
         FOR_LANES(width) sum = f_add(sum, f_load_n(x + i, n));
         vf mean = f_set1(f_sum(sum) / (float)width);
         FOR_LANES(width) {
-            vf v = first_of(f_sub(f_load_n(x + i, n), mean), n);
+            vf v = mask_tail(f_sub(f_load_n(x + i, n), mean), n);
             squares = f_fma(v, v, squares);
         }
         vf scale = f_set1(1.0f / sqrtf(f_sum(squares) / (float)width + op->eps));

@@ -6,15 +6,17 @@
  *     A = sum s_w s_a sum_k h a      B = sum s_w s_a sum_k a      V = sum s_w^2 s_a^2 sum_k a^2
  *
  * A row's low nibbles are taken to be l = alpha h + beta, its own least-squares fit; what they really are differs from
- * that by `deviation` (root mean square, in codes). So the logit is, with margin in standard deviations,
+ * that by `rms_error` (in codes). So the logit is, with z_score standard deviations to either side,
  *
- *     coarse = (16 + alpha) A + (beta - 128) B,   lower = coarse - margin deviation sqrt(V),   upper = coarse + the
- * same + lean
+ *     coarse = (16 + alpha) A + (beta - 128) B
+ *     lower = coarse - z_score rms_error sqrt(V)
+ *     upper = coarse + z_score rms_error sqrt(V) + bias_bound
  *
- * where lean = coarse |w - coarse w|^2 / |coarse w|^2 (if above 0) is how far a state that points along the row leans
- * towards its error. When all rows are screened, the k panels with the best lower bounds are computed, by linear.c
- * itself, so that their logits are the full head's, bit for bit. The k-th largest of them is the threshold: no smaller
- * one can be among the k largest of all. Then every panel whose upper bound reaches it is computed in the same way.
+ * where bias_bound = coarse |w - coarse w|^2 / |coarse w|^2 (if above 0) is how far a state that points along the row
+ * leans towards its error. When all rows are screened, the k panels with the best lower bounds are computed, by
+ * linear.c itself, so that their logits are the full head's, bit for bit. The k-th largest of them is the threshold: no
+ * smaller one can be among the k largest of all. Then every panel whose upper bound reaches it is computed in the same
+ * way.
  *
  * What is not finite has no bounds and is always computed. A result depends on its state alone: not on threads, nor on
  * the other states of a run.
@@ -28,7 +30,7 @@ INLINE int64_t scale_bytes(int64_t blocks) { return (blocks * PANEL * 2 + 63) / 
 INLINE vb high_of_first(vb word) { return b_and(word, b_set1(15)); }
 INLINE vb high_of_second(vb word) { return b_and(b_shr(word, 4), b_set1(15)); }
 
-/* ---- facts of the rows, once a matrix: planes of float16 [alpha, beta, deviation, lean][16 rows] for every panel */
+/* ---- facts of the rows, once a matrix: for every panel float16 [alpha, beta, rms_error, bias_bound][16 rows] */
 
 typedef struct {
     vf weight, h, l, hh, hl, ll; /* sums over the row of s_w^2 times 1, h, l, ... */
@@ -95,10 +97,10 @@ void FN(screen_facts)(const pyml_matrix *m, int64_t begin, int64_t end, uint16_t
                          + (beta - 128) * (beta - 128);
             }
             error = error > UNIFORM_ERROR ? error : UNIFORM_ERROR;
-            double lean = energy > error / 8 ? error / energy : energy > 0 ? 8 : 0;
+            double bias_bound = energy > error / 8 ? error / energy : energy > 0 ? 8 : 0;
             fact[0][lane] = (float)alpha, fact[1][lane] = (float)beta;
-            fact[2][lane] = (float)(1.001 * sqrt(error)), fact[3][lane] = (float)lean; /* float16 may round down by
-                                                                                          1/2048 */
+            fact[2][lane] = (float)(1.001 * sqrt(error)); /* float16 may round down by 1/2048 */
+            fact[3][lane] = (float)bias_bound;
         }
         for (int i = 0; i < SCREEN_FACTS; i++) f_store_f16(facts + (panel * SCREEN_FACTS + i) * PANEL, f_load(fact[i]));
     }
@@ -127,13 +129,13 @@ static factors factors_of(const pyml_buffer *x, int64_t states, uint8_t *scratch
 }
 
 /* Bounds on the best logit of a panel's `rows` rows; none where something is not finite. */
-INLINE void bound_panel(const uint16_t *facts, float margin, vf a, vf b, vf v, int64_t rows, float *best_lower,
+INLINE void bound_panel(const uint16_t *facts, float z_score, vf a, vf b, vf v, int64_t rows, float *best_lower,
                         float *best_upper) {
     vf slope = f_add(f_load_f16(facts), f_set1(16.0f)), offset = f_add(f_load_f16(facts + PANEL), f_set1(-128.0f));
     vf coarse = f_fma(slope, a, f_mul(offset, b));
-    vf spread = f_mul(f_mul(f_load_f16(facts + 2 * PANEL), f_set1(margin)), f_sqrt(v));
-    vf lean = f_mul(f_load_f16(facts + 3 * PANEL), f_max(coarse, f_set1(0.0f)));
-    vf lower = f_sub(coarse, spread), upper = f_add(f_add(coarse, spread), lean);
+    vf spread = f_mul(f_mul(f_load_f16(facts + 2 * PANEL), f_set1(z_score)), f_sqrt(v));
+    vf bias_bound = f_mul(f_load_f16(facts + 3 * PANEL), f_max(coarse, f_set1(0.0f)));
+    vf lower = f_sub(coarse, spread), upper = f_add(f_add(coarse, spread), bias_bound);
     vf nothing = f_mul(f_sub(upper, lower), f_set1(0.0f)); /* 0, or NaN */
     if (f_sum(nothing) != 0.0f) {
         *best_lower = -INFINITY, *best_upper = INFINITY;
@@ -164,8 +166,7 @@ INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t
         const uint8_t *high = chunk + scale_bytes(blocks);
         for (int64_t i = 0; i < blocks; i++) {
             const int64_t at = k0 / BLOCK + i;
-            UNROLL for (int j = 0; j < 4; j++) PREFETCH(high + (i * 4 + j) * 64 + m->panel_bytes); /* the next panel's
-                                                                                                    */
+            UNROLL for (int j = 0; j < 4; j++) PREFETCH(high + (i * 4 + j) * 64 + m->panel_bytes);
             if (i % 2 == 0) PREFETCH(chunk + i * PANEL * 2 + m->panel_bytes);
             vi dot[STATES_AT_ONCE];
             UNROLL for (int s = 0; s < ns; s++) dot[s] = i_set1(0);

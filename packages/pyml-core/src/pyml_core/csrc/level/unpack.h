@@ -101,8 +101,7 @@ INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_p
         return j < 4 ? b_or(b_and(b_shl(high, 4), b_set1(0xf0)), b_and(low, nibble))
                      : b_or(b_and(high, b_set1(0xf0)), b_and(b_shr(low, 4), nibble));
     }
-    if (type == TYPE_Q4_K || type == TYPE_Q5_K) { /* words 8c.. hold block 2c in their low nibbles and 2c + 1 in the
-                                                     high ones */
+    if (type == TYPE_Q4_K || type == TYPE_Q5_K) { /* words 8c..: blocks 2c (low nibbles) and 2c + 1 (high) */
         const uint8_t *low = planes + (type == TYPE_Q5_K ? WORDS * 64 : 0);
         vb v = b_load(low + (b / 2 * WORDS + j) * 64);
         v = b_and(b % 2 ? b_shr(v, 4) : v, nibble);
@@ -116,8 +115,7 @@ INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_p
         v = b_and(q / 2 ? b_shr(v, 4) : v, nibble);
         return b_or(v, b_and(MOVE_BITS(h, 2 * q, 4), b_set1(0x30)));
     }
-    if (type == TYPE_Q2_K || type == TYPE_Q3_K) { /* word 8n + j holds elements 128n + 32q + 4j.. at bits 2q; q3_K's
-                                                     third is in hmask */
+    if (type == TYPE_Q2_K || type == TYPE_Q3_K) { /* word 8n + j: elements 128n + 32q + 4j.. at bits 2q */
         const int n = b / 4, q = b % 4;
         const uint8_t *low = planes + (type == TYPE_Q3_K ? WORDS * 64 : 0);
         vb v = b_load(low + (8 * n + j) * 64);

@@ -1,0 +1,93 @@
+/* program.h: programs and what runs them: levels, runs, greedy runs, times, limits. */
+#ifndef PYML_PROGRAM_H
+#define PYML_PROGRAM_H
+
+#include "lock.h"
+#include "types.h"
+
+/* dispatch.c */
+const char *pyml_operation_name(int kind);
+int pyml_level_count(void);
+const char *pyml_level_name(int level);
+int pyml_level_compiled(int level);
+int pyml_level_supported(int level); /* by this CPU and its operating system */
+const pyml_kernels *pyml_level_kernels(int level);
+
+/* program.c */
+typedef struct {
+    uint64_t busy, phase[MAX_PHASES]; /* ticks of one thread in one operation */
+    uint64_t began, arrived; /* ticks when it came to the operation (0: there was no work), and had no work left */
+} pyml_thread_span;
+
+typedef struct {
+    int64_t n_ops;
+    pyml_op *ops;
+    const pyml_kernels *kernels;
+    int32_t threads;
+    int64_t scratch_bytes; /* each thread's */
+    pyml_watch watch;      /* looked at with every item of work */
+    pyml_run run;
+    uint8_t *scratch; /* [threads][scratch_bytes] */
+    void *counters;
+    /* filled by a timed run: */
+    pyml_thread_span *spans;  /* [threads][n_ops] */
+    uint64_t *copied;         /* [n_ops] ticks when the output had been copied, 0 if it was not */
+    int64_t start_ns, end_ns; /* of the whole run, by CLOCK_MONOTONIC; in between ticks are read, which is cheaper */
+    uint64_t start, end;      /* ticks at these moments */
+} pyml_program;
+
+int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t tile_tokens);
+bool pyml_program_allocate(pyml_program *); /* scratch, counters, spans; false: out of memory */
+void pyml_program_free(pyml_program *);
+bool pyml_program_run(pyml_program *, bool timed); /* false: cancelled, or its threads could not be started */
+/* These two return false if they were told to stop. */
+bool pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed,
+                        uint8_t *low, pyml_watch *);
+bool pyml_screen_facts(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *facts, pyml_watch *);
+
+/* timings.c: times of timed runs */
+typedef struct {
+    const pyml_thread_span *spans; /* [threads][n_ops] of a timed run */
+    const uint64_t *copied;        /* [n_ops] */
+    int64_t n_ops;
+    int threads;
+    int64_t start_ns, end_ns, start, end; /* of the run, in ns and in ticks */
+} pyml_timings;
+
+/* When each operation began and ended, and the spans as [n_ops][threads] with `began` and `arrived` in ns; returns ns a
+ * tick. */
+double pyml_read_timings(const pyml_timings *, int64_t *begin_ns, int64_t *end_ns, pyml_thread_span *spans);
+
+/* greedy.c */
+typedef struct {
+    int64_t token;
+    float logit;
+    int64_t ns;       /* of the run that gave it */
+    int64_t rescored; /* rows of the head that were computed, if it was screened */
+} pyml_greedy_token;
+
+/* Runs of one slice of one token, which wants logits; it has pages for `count` positions. */
+typedef struct {
+    int64_t count;            /* runs at most, at least 1 */
+    int32_t *ids, *positions; /* of the program's run */
+    pyml_slice *slice;
+    const float *logits; /* where a run leaves them */
+    int64_t n_logits;
+    const pyml_screen *screen; /* or, if they are not all computed, the candidates */
+    const int64_t *ends;       /* tokens that nothing is run after */
+    int64_t n_ends;
+    int32_t *history; /* the tokens before, with room for `count` more */
+    int64_t n_history;
+    int64_t repeat;           /* nothing is run once the last so many tokens stand in it before; 0: whatever they are */
+    pyml_greedy_token *found; /* [count] */
+    pyml_thread_span *spans;  /* [count][threads][n_ops] of every run; NULL: runs are not timed */
+    int64_t *clock;           /* [count][4] its start and end in ns, then in ticks */
+} pyml_greedy;
+
+int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *); /* tokens found; -1: as false of a run */
+
+/* limits.c */
+int64_t pyml_measure_limit(const pyml_kernels *, int threads, int what, const uint8_t *data, int64_t amount,
+                           int64_t *done, pyml_watch *);
+
+#endif

@@ -1,0 +1,219 @@
+/* types.h: buffers, matrices, operations, a run, and the kernels of a level. Plain C11 without vector types, so that
+ * all of it means the same in the objects of every CPU level.
+ *
+ * Letters: T tokens of a run, P wanted positions, K input width, N output width, D head_dim, H key/value heads.
+ */
+#ifndef PYML_TYPES_H
+#define PYML_TYPES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    PANEL = 16,    /* rows of a weight, or keys, side by side */
+    CHUNK = 256,   /* k of a quantised panel that are unpacked at a time */
+    BLOCK = 32,    /* activations that share a scale */
+    PAGE = 64,     /* positions in a KV page */
+    KEY_PAGES = 2, /* pages of a key block of attention, at most: block b has pages 2 b and 2 b + 1 */
+    KEYS = KEY_PAGES * PAGE,
+    KEY_BLOCK_MAX = 128,         /* most elements of an int8 key that share a scale */
+    KEY_SCALES = PAGE * 4,       /* bytes before the codes of a block of a page's int8 keys */
+    VALUE_SCALES = 2 * PAGE * 4, /* bytes before the codes of a page's int8 values: the scales' logarithms, inverses */
+    LINEAR_SCRATCH = 70 << 10,   /* bytes that a tile of a linear layer needs of each thread */
+    FEW_TOKENS = 16,             /* of a run that streams weights for them */
+    TOKEN_BLOCK = 256,           /* tokens that a thread takes through a tile of a linear layer at a time */
+    MAX_EXPERTS = 1024,
+    MAX_PHASES = 4, /* parts of a fused operation that are timed apart */
+    MAX_THREADS = 256,
+    SCREEN_STATES = 16,   /* states at most that one run screens the head for */
+    SCREEN_MAX_TOP = 256, /* logits at most that are wanted of each */
+    SCREEN_FACTS = 4      /* numbers about a row of a screened head */
+};
+
+#define UNIFORM_ERROR 21.25 /* (16 * 16 - 1) / 12: variance of a nibble, all values alike */
+
+enum { /* TYPE_Q4_K, ... */
+#define PLAIN_TYPE(NAME, name, number, ...) TYPE_##NAME = number,
+#define BLOCK_TYPE(NAME, name, number, ...) TYPE_##NAME = number,
+#include "block_types.def"
+};
+
+/* Where the tokens of a run go: to K experts each. Dispatched rows lie expert by expert, in the order of tokens. */
+typedef struct {
+    int64_t experts, chosen; /* E, K */
+    int32_t *row;            /* [T][K] dispatched row of each choice */
+    int32_t *token;          /* [T * K] token of each dispatched row */
+    int32_t *first;          /* [E + 1] first dispatched row of each expert */
+} pyml_routes;
+
+/* An activation: rows of width float32, and an int8 copy where a quantised matrix reads it. */
+typedef struct {
+    float *f; /* [rows][width] */
+    int64_t width;
+    int64_t stride8;          /* bytes between rows of codes */
+    int64_t blocks;           /* width / 32 */
+    int8_t *codes;            /* [rows][stride8], or NULL: no int8 copy */
+    float *scales;            /* [rows][blocks] */
+    int32_t *sums;            /* [rows][blocks]       sum of a block's codes */
+    int32_t *half_sums;       /* [rows][2 * blocks]   the same for its halves of 16 */
+    bool codes_only;          /* nobody reads the floats of rows but for a trace */
+    bool outputs;             /* a row a wanted position instead of a row a token */
+    int64_t copies;           /* rows a token: 1, or the experts that it is dispatched to */
+    pyml_routes *routes;      /* of a buffer that holds routes: [T][experts | weights] */
+    const pyml_routes *order; /* of one that holds dispatched rows: how they lie */
+} pyml_buffer;
+
+/* A weight (N, K) in panels of 16 rows; see pack.c for what a panel holds. */
+typedef struct {
+    int32_t type;
+    int64_t n, k;
+    const uint8_t *data;
+    int64_t panel_bytes;
+    const uint8_t *low; /* of a split q8_0: the low nibbles of all panels, which follow on all the rest; else NULL */
+    int64_t low_bytes;  /* a panel's */
+} pyml_matrix;
+
+enum { /* OP_LINEAR, ... */
+#define OPERATION(KIND, ...) OP_##KIND,
+#include "operations.def"
+       OP_KINDS
+};
+
+static inline bool pyml_is_product(int kind) {
+    switch (kind) {
+#define OPERATION(KIND, name, items, product) \
+    case OP_##KIND: return product;
+#include "operations.def"
+    default: return false;
+    }
+}
+
+enum { ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU };
+
+/* What a trace wants of attention in one run: for each slice in order [n_heads][its tokens][keys], keys being the
+ * positions of its pages. Arrays are filled beforehand with what a key outside every token's sight has: -INFINITY and
+ * 0. */
+typedef struct {
+    float *scores;        /* scaled and capped, -INFINITY where masked; or NULL */
+    float *probabilities; /* or NULL */
+    float *maxima;        /* a number for every PAGE of probabilities: the largest score there */
+} pyml_capture;
+
+/* What screening and rescoring a head share: see level/screen.c. N rows in so many panels. */
+typedef struct {
+    const uint16_t *facts;     /* [panels][SCREEN_FACTS][16] float16 */
+    int64_t k;                 /* logits wanted of each state in this run */
+    float *lower, *upper;      /* [SCREEN_STATES][panels] bounds on a panel's best logit */
+    float *threshold;          /* [SCREEN_STATES] */
+    float *heap;               /* [SCREEN_STATES][SCREEN_MAX_TOP] */
+    int32_t *ids;              /* [SCREEN_STATES][N] the candidates */
+    float *logits;             /* [SCREEN_STATES][N] */
+    int64_t *count, *rescored; /* [SCREEN_STATES] candidates, and rows that were rescored for them */
+} pyml_screen;
+
+typedef struct pyml_op {
+    int32_t kind;
+    pyml_buffer *in, *in2, *out;
+    const pyml_matrix *matrices;   /* linear: outputs side by side; embed: the table; expert_linear: each expert's */
+    int32_t n_matrices;            /* expert_linear: of one expert */
+    const float *weight, *weight2; /* norms: weight and bias; prepare_qkv: q_norm and k_norm; linear: bias; tables */
+    float eps, scale, cap;
+    int32_t layer, n_heads, window, activation;
+    bool accumulate, normalize;
+    bool skip;                        /* not in this run */
+    const pyml_screen *screen;        /* screen, rescore */
+    const struct pyml_op *fused_next; /* linear: the activation that it does with each tile's results, or NULL */
+    const struct pyml_op *fused_into; /* activate, gated: the linear layer that does it, or NULL */
+    float *copy;                      /* where a trace wants the output's rows of this run, or NULL */
+    const pyml_capture *capture;      /* attention: what a trace wants of this run, or NULL */
+} pyml_op;
+
+/* One sequence's part of a run. */
+typedef struct {
+    uint8_t *const *pages; /* KV pages */
+    int64_t start;         /* position of its first token */
+    int64_t count;         /* its tokens */
+    int64_t row;           /* row of its first token in the token buffers */
+    int64_t rope_set;      /* which set of RoPE frequencies */
+} pyml_slice;
+
+/* Some consecutive tokens of one slice: the unit that attention hands out (times H heads). */
+typedef struct {
+    int32_t slice, first, count;
+} pyml_tile;
+
+typedef struct {
+    int64_t n_layers, n_kv_heads, head_dim;
+    int64_t key_bytes, value_bytes, layer_bytes; /* of a head's keys, a head's values, and all of a layer: see
+                                                    kv_layout.py */
+    bool f16, int8;
+} pyml_kv;
+
+/* Elements of an int8 key that share a scale. */
+static inline int64_t pyml_key_block(int64_t head_dim) {
+    int64_t power = head_dim & -head_dim;
+    return power < KEY_BLOCK_MAX ? power : KEY_BLOCK_MAX;
+}
+
+/* Everything that an operation needs to know of the run it is in. */
+typedef struct {
+    int64_t tokens, outputs;
+    const int32_t *ids;         /* [T] */
+    const int32_t *positions;   /* [T] */
+    const int32_t *token_slice; /* [T] slice of each token */
+    const int32_t *output_rows; /* [P] token row of each wanted position */
+    const pyml_slice *slices;
+    int64_t n_slices;
+    const pyml_tile *tiles;
+    int64_t n_tiles;
+    int64_t tile_tokens; /* most tokens in a tile */
+    pyml_kv kv;
+    float *partials; /* attention's per-block results when key blocks are split over threads */
+    int64_t partials_floats;
+    int32_t threads;
+} pyml_run;
+
+/* Whether a linear layer does the activation after it too, with each tile's results while they are in the cache. With
+ * few rows reading weights is all that takes time: it goes best from front to end of one matrix. A trace that wants the
+ * results has them all written first. */
+static inline bool pyml_fuses_activation(const pyml_op *linear, const pyml_run *run) {
+    return linear->fused_next && !linear->copy && run->tokens > FEW_TOKENS;
+}
+
+/* What one thread has of its own. */
+typedef struct {
+    int32_t index;
+    uint8_t *scratch; /* SCRATCH_BYTES, aligned */
+    int64_t last;     /* the item behind its range of this pass, and what it reads after that */
+    const uint8_t *next_weights;
+    bool timed;
+    uint64_t phase[MAX_PHASES]; /* ticks in the parts of the current operation */
+} pyml_thread;
+
+/* An operation's work is cut into items; threads take them in order from a shared counter.
+ * `stage` numbers the passes of an operation that needs a barrier in its middle. */
+typedef int64_t (*pyml_items_fn)(const pyml_op *, const pyml_run *, int stage);
+typedef void (*pyml_work_fn)(const pyml_op *, const pyml_run *, pyml_thread *, int stage, int64_t begin, int64_t end);
+
+/* The bytes that the item and those after it read one behind the other, and where: to be asked for ahead. 0: it is not
+ * worth it. */
+typedef int64_t (*pyml_weights_fn)(const pyml_op *, const pyml_run *, int64_t item, const uint8_t **from);
+
+/* What the machine reaches at most: `amount` steps of a loop, or a read of that many bytes; returns operations or
+ * bytes. */
+enum { LIMIT_READ, LIMIT_INT8, LIMIT_F32, LIMITS };
+typedef int64_t (*pyml_limit_fn)(const uint8_t *data, int64_t amount, uint8_t *sink);
+
+typedef struct {
+    const char *name;
+    pyml_items_fn items[OP_KINDS];
+    pyml_work_fn work[OP_KINDS];
+    pyml_weights_fn weights[OP_KINDS]; /* or NULL */
+    void (*unpack_rows)(const pyml_matrix *, const int64_t *rows, int64_t count, float *out);
+    void (*screen_facts)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *facts);
+    pyml_limit_fn limits[LIMITS];
+    void (*enter)(void); /* floating-point state: round to nearest, no flush to zero */
+} pyml_kernels;
+
+#endif
