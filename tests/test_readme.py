@@ -37,9 +37,6 @@ for session in json.loads(sys.argv[1]):
 print(json.dumps(results))
 """
 
-CHATS = {"docs/chat.md", "docs/structured-output.md"}
-"""Pages whose model.gguf is one that was trained for chats."""
-
 NOT_RUN = ("openai-community/gpt2", "pyml audit", "pip install")
 """A download, minutes of measurements, and another installation."""
 
@@ -58,12 +55,10 @@ FILES = {
 
 
 @pytest.fixture
-def folder(request: pytest.FixtureRequest, tmp_path: Path, gemma_gguf: Path, smollm2_gguf: Path) -> Path:
-    """A folder with the files that the examples of a page name."""
-    chats = request.getfixturevalue("page") in CHATS
-    for name in ("gemma-3-270m.gguf", *(() if chats else ("model.gguf",))):
-        (tmp_path / name).symlink_to(gemma_gguf)
-    for name in (smollm2_gguf.name, "instruct.gguf", "small.gguf", "large.gguf", *(("model.gguf",) if chats else ())):
+def folder(tmp_path: Path, gemma_gguf: Path, smollm2_gguf: Path) -> Path:
+    """A folder with the files that the examples name."""
+    (tmp_path / "gemma-3-270m.gguf").symlink_to(gemma_gguf)
+    for name in (smollm2_gguf.name, "model.gguf", "instruct.gguf", "small.gguf", "large.gguf"):
         (tmp_path / name).symlink_to(smollm2_gguf)
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)

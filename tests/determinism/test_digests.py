@@ -10,6 +10,8 @@ from pyml_core import cpu
 from tests.determinism import digests
 from tests.determinism.determinism_checks import Subject
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> list[Subject]:

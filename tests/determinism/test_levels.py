@@ -12,6 +12,8 @@ from pyml_core import cpu
 
 LEVELS = ("scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_level(level: str) -> None:

@@ -12,7 +12,7 @@ from tests.native.scenarios import SCENARIOS
 
 FILLED = ("runs", "products", "packing", "reading", "mixture", "growing", "greedy")
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="libraries are preloaded on Linux")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="libraries are preloaded on Linux")]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ LLAMA_CPP = {"gemma_gguf": 0.0146, "smollm2_gguf": 0.0035}
 
 SOME = range(0, 300, 3)
 
+pytestmark = pytest.mark.slow
+
 
 def text_ids(name: str) -> list[int]:
     with np.load(GOLDENS / f"{name}_text.npz") as file:
