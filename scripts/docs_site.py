@@ -2,12 +2,14 @@
 
 - The files at the root of the repository that belong to the site (``PROJECT``) become pages of it.
 - ``reference/commands.md`` gets the complete help text of every command, from click.
+- Every public name of the packages must be in the reference.
 - Relative links work in the repository as well as on the site: those to files outside of ``docs`` lead to the page made
   from the file, or, for sources, keep their text only.
 """
 
 from __future__ import annotations
 
+import ast
 import posixpath
 import re
 import sys
@@ -71,6 +73,23 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     markdown = outside_code(markdown, lambda text: LINK.sub(pointed, text))
     return markdown + commands_help() if uri == COMMANDS else markdown
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Fail unless every public name of the packages is in the reference."""
+    from mkdocs.exceptions import PluginError
+
+    for package in ("core", "nn", "nlp"):
+        page = (Path(config.site_dir) / f"reference/pyml-{package}/index.html").read_text()
+        source = (ROOT / f"packages/pyml-{package}/src/pyml_{package}/__init__.py").read_text()
+        names: list[str] = next(
+            ast.literal_eval(node.value)
+            for node in ast.parse(source).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        )
+        missing = [name for name in names if f'id="pyml_{package}.{name}"' not in page]
+        if missing:
+            raise PluginError(f"reference/pyml-{package}.md lacks {', '.join(missing)}")
 
 
 def outside_code(markdown: str, change: Callable[[str], str]) -> str:
