@@ -44,7 +44,7 @@ def check_operations(model: Any, ids: list[int], layers: Collection[int] | None 
     def new_slice() -> Slice:
         return Slice([model.kv_layout.new_page() for _ in range(0, len(ids), 64)], 0, ids, outputs)
 
-    batch = Batch(program, [new_slice()])
+    batch = Batch(program.kv, [new_slice()])
     for count, operation in enumerate(program.operations, 1):
         part = new_slice()
         got = beginning(program, count).run([part])

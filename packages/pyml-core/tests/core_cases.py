@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from pyml_core import KVLayout, Program, Slice, Tensor, pack, quantize, reference
 from pyml_core.block_types import BLOCK_TYPES
-from pyml_core.graph import Buffer
 from pyml_core.kv_layout import PageTable
+from pyml_core.records import Buffer
 from pyml_core.tensor import PackedMatrix, pack_parts
 from pyml_core.timing import Capture, Timings
 from pyml_core.want import ALL_LOGITS

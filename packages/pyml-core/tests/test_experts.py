@@ -9,7 +9,7 @@ import pytest
 from core_cases import F32Array, normal, random_weight, same_bits, timed_run
 
 from pyml_core import Program, ShapeError, Slice, pack, reference
-from pyml_core.graph import Buffer
+from pyml_core.records import Buffer
 from pyml_core.reference import Routes
 from pyml_core.tensor import PackedMatrix
 from pyml_core.timing import Capture

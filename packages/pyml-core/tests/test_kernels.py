@@ -31,9 +31,9 @@ from core_cases import (
 from pyml_core import KVLayout, Program, ShapeError, Slice, Tensor, pack, reference
 from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.cpu import use_level
-from pyml_core.graph import Buffer
 from pyml_core.kv_layout import PageTable
 from pyml_core.ops.activation import ACTIVATIONS
+from pyml_core.records import Buffer
 from pyml_core.timing import Capture
 
 # ---- packing: the compiled packer and unpacker

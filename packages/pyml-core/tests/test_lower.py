@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pyml_core import KVLayout, Program, ShapeError, pack, quantize
-from pyml_core.graph import Buffer
 from pyml_core.lower import NO_LIMIT, TILE_ROWS, find_codes_only, find_fusions, lower
+from pyml_core.records import Buffer
 from pyml_core.tensor import PackedMatrix
 
 

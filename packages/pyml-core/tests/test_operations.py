@@ -129,7 +129,7 @@ def test_a_quantised_matrix_can_read_its_output(kind: str, level: str) -> None:
 
 
 def test_screened_heads_have_a_reference_too(model: EveryOperation) -> None:
-    batch = Batch(model.program, model.batch(new_pages(model.kv, TOKENS), 0, TOKENS))
+    batch = Batch(model.program.kv, model.batch(new_pages(model.kv, TOKENS), 0, TOKENS))
     for op in model.program.operations:
         batch.values[op.output] = OPERATIONS[op.kind].run(batch, op)
     screen, rescore = model.program.screening

@@ -12,8 +12,8 @@ import pytest
 from core_cases import Model, new_pages, normal, same_bits, timed_run
 
 from pyml_core import KVLayout, Program, ShapeError, Slice, pack, quantize
-from pyml_core.graph import Buffer
 from pyml_core.kv_layout import PageTable
+from pyml_core.records import Buffer
 from pyml_core.timing import OpTiming
 
 LAYOUT = KVLayout(2, 2, 16)

@@ -23,9 +23,9 @@ from .cancel import CancelToken  # noqa: E402
 from .cpu import cpu_info  # noqa: E402
 from .dtypes import dequantize, quantize  # noqa: E402
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError  # noqa: E402
-from .graph import Slice  # noqa: E402
 from .kv_layout import KVLayout  # noqa: E402
 from .program import Program  # noqa: E402
+from .records import Slice  # noqa: E402
 from .tensor import Tensor, pack  # noqa: E402
 from .want import AllLogits, Greedy, GreedyToken, Top, TopLogits  # noqa: E402
 

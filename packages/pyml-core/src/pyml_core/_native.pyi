@@ -6,8 +6,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from .graph import Operation, Slice
 from .lower import Lowered
+from .records import Operation, Slice
 from .tensor import PackedMatrix
 from .timing import Capture
 

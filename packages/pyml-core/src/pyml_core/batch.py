@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ShapeError
-from .graph import Buffer, Graph, Operation, Slice
+from .records import Buffer, Operation, Slice
 
 if TYPE_CHECKING:
     from .kv_layout import KVLayout
@@ -29,9 +29,9 @@ class Batch:
         values: the rows of every buffer that has been written.
     """
 
-    def __init__(self, graph: Graph, slices: Sequence[Slice]) -> None:
+    def __init__(self, kv: KVLayout | None, slices: Sequence[Slice]) -> None:
         lengths = [len(part.ids) for part in slices]
-        self.kv = graph.kv
+        self.kv = kv
         self.slices = slices
         self.ids = np.concatenate([np.asarray(part.ids, np.int64) for part in slices])
         self.positions = np.concatenate([np.arange(s.start, s.start + n) for s, n in zip(slices, lengths, strict=True)])

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ShapeError
-from .graph import Buffer, Slice
 from .kv_layout import PAGE_TOKENS, KVLayout, PageTable
 from .operation_kind import F32Array
 from .program import Program
+from .records import Buffer, Slice
 from .tensor import PackedMatrix, Tensor, pack
 
 

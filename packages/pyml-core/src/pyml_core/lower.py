@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ShapeError
-from .graph import Buffer, Graph, Operation
+from .graph import Graph
 from .operation_kind import Bound
 from .ops import OPERATIONS
+from .records import Buffer, Operation
 
 if TYPE_CHECKING:
     from .kv_layout import KVLayout

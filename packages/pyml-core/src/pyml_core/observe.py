@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from .graph import Slice
+    from .records import Slice
     from .timing import Capture, Timings
 
 

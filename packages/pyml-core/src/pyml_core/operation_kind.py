@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from .batch import Batch
-    from .graph import Buffer, Operation
     from .kv_layout import KVLayout
+    from .records import Buffer, Operation
 
 F32Array = npt.NDArray[np.float32]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from . import _native, cpu
 from .cancel import CancelToken, current_flag
 from .errors import Cancelled, ShapeError, quoted
-from .graph import Buffer, Graph, Operation, Slice
+from .graph import Graph
 from .kv_layout import KVLayout, PageTable
 from .locks import Lock
 from .lower import lower
@@ -39,6 +39,7 @@ from .ops.prepare_qkv import declare_prepare_qkv
 from .ops.rope import declare_rope_angles
 from .ops.screen import declare_screen
 from .pickling import OfOneProcess
+from .records import Buffer, Operation, Slice
 from .screen import MAX_STATES
 from .tensor import Tensor, pack
 from .timing import Capture, Timings

@@ -15,7 +15,7 @@ from .batch import Batch
 from .block_types import F32Array, U8Array
 from .dtypes import ByteSource
 from .errors import ShapeError
-from .graph import Graph, Slice
+from .graph import Graph
 from .ops import OPERATIONS
 from .ops.activation import ACTIVATIONS, activate, gated, gelu_erf, gelu_tanh, silu, soft_cap
 from .ops.attention import attention, int8_attention, softmax
@@ -37,6 +37,7 @@ from .ops.norm import layer_norm, rms_norm
 from .ops.prepare_qkv import prepare_qkv
 from .ops.rope import rope, rope_angles
 from .ops.screen import RowStats, row_stats, screen_bounds
+from .records import Slice
 from .tensor import Tensor
 
 __all__ = [
@@ -107,7 +108,7 @@ def run(program: Graph, slices: Sequence[Slice]) -> F32Array:
     Raises:
         ShapeError: an id or position outside its table.
     """
-    batch = Batch(program, slices)
+    batch = Batch(program.kv, slices)
     for operation in program.operations:
         batch.values[operation.output] = OPERATIONS[operation.kind].run(batch, operation)
     if program.result is None:

@@ -20,7 +20,7 @@ from .operation_kind import RunSize
 from .ops import OPERATIONS
 
 if TYPE_CHECKING:
-    from .graph import Operation, Slice
+    from .records import Operation, Slice
 
 F32Array = npt.NDArray[np.float32]
 I64Array = npt.NDArray[np.int64]

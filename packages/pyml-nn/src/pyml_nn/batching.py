@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.errors import ShapeError
-from pyml_core.graph import Slice
+from pyml_core.records import Slice
 from pyml_core.want import TopLogits
 
 from .cache import KVCache, Origin

@@ -31,7 +31,7 @@ from .model import Model
 from .weights import Weights
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
+    from pyml_core.records import Buffer
 
 Rows = Mapping[str, npt.NDArray[np.intp]]
 

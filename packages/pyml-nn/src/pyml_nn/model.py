@@ -34,7 +34,7 @@ from .weights import NameRules, Spec, Weights, WeightSource
 if TYPE_CHECKING:
     import os
 
-    from pyml_core.graph import Slice
+    from pyml_core.records import Slice
     from pyml_core.tensor import Tensor
 
 F32Array = npt.NDArray[np.float32]

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ShapeError
-from ..graph import Buffer, Graph, Operation, check_width
+from ..graph import Graph, check_width
 from ..operation_kind import F32Array, OperationKind, no_shape, row_cost, to_f32
+from ..records import Buffer, Operation
 
 if TYPE_CHECKING:
     from ..batch import Batch

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ShapeError
-from ..graph import Buffer, Graph, Operation, check_width
+from ..graph import Graph, check_width
 from ..kv_layout import KEY_BLOCK_TOKENS, PAGE_TOKENS
 from ..operation_kind import F32Array, OperationKind, RunSize, no_shape, row_cost, to_f32
+from ..records import Buffer, Operation
 from .kv_cache import read_kv, read_value_scales, round_queries
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..graph import Buffer, Graph, Operation, check_width, checked_weight
+from ..graph import Graph, check_width, checked_weight
 from ..operation_kind import F32Array, OperationKind, no_shape, row_cost
+from ..records import Buffer, Operation
 from ..tensor import PackedMatrix, Tensor
 from .linear import Weight
 

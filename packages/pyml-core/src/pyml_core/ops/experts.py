@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from .. import _native
 from ..errors import ShapeError
-from ..graph import Buffer, Graph, Operation, check_copies, check_width
+from ..graph import Graph, check_copies, check_width
 from ..operation_kind import F32Array, OperationKind, RunSize, no_shape, row_cost, to_f32
+from ..records import Buffer, Operation
 from ..tensor import PackedMatrix
 from .attention import softmax
 from .head import top_k

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from ..block_types import Expanded, I8Array, block_type
 from ..dtypes import expand
 from ..errors import ShapeError
-from ..graph import Buffer, Graph, Operation, check_width, checked_weight
+from ..graph import Graph, check_width, checked_weight
 from ..operation_kind import F32Array, OperationKind, RunSize, row_cost, to_f32
+from ..records import Buffer, Operation
 from ..tensor import PackedMatrix, Tensor
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ShapeError
-from ..graph import Buffer, Graph, Operation, check_width, checked_weight
+from ..graph import Graph, check_width, checked_weight
 from ..operation_kind import F32Array, OperationKind, no_shape, row_cost, to_f32
+from ..records import Buffer, Operation
 
 if TYPE_CHECKING:
     from ..batch import Batch

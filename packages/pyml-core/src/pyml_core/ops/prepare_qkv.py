@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ShapeError
-from ..graph import Buffer, Graph, Operation, checked_weight
+from ..graph import Graph, checked_weight
 from ..kv_layout import KVLayout
 from ..operation_kind import F32Array, OperationKind, no_shape, row_cost
+from ..records import Buffer, Operation
 from .kv_cache import append_kv
 from .norm import rms_norm
 from .rope import rope

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..graph import Buffer, Graph, Operation, checked_weight
+from ..graph import Graph, checked_weight
 from ..operation_kind import F32Array, OperationKind, no_shape, row_cost, to_f32
+from ..records import Buffer, Operation
 
 if TYPE_CHECKING:
     from ..batch import Batch

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from .. import _native
 from ..dtypes import expand
 from ..errors import ShapeError
-from ..graph import Graph, Operation
+from ..graph import Graph
 from ..operation_kind import F32Array, OperationKind, RunSize, to_f32
+from ..records import Operation
 from ..screen import Z_SCORE
 from ..tensor import PackedMatrix
 from .linear import ACTIVATION_BLOCK, Weight, linear, product_flops, product_shape, quantize_activations, shape_text

@@ -12,7 +12,7 @@ from .linear import Linear
 from .norm import RMSNorm
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
+    from pyml_core.records import Buffer
 
     from .scratch import Scratch
 

@@ -15,7 +15,7 @@ from .moe import MixtureOfExperts
 from .norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
+    from pyml_core.records import Buffer
 
     from .scratch import Scratch
 

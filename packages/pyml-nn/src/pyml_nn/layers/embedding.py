@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
     from pyml_core.program import Program
+    from pyml_core.records import Buffer
     from pyml_core.tensor import PackedMatrix
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .linear import Linear
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
+    from pyml_core.records import Buffer
 
     from .scratch import Scratch
 

@@ -8,7 +8,7 @@ from .linear import Linear
 from .norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
+    from pyml_core.records import Buffer
     from pyml_core.tensor import PackedMatrix
 
     from .scratch import Scratch

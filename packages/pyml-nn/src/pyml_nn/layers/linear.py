@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
     from pyml_core.program import Program
+    from pyml_core.records import Buffer
     from pyml_core.tensor import PackedMatrix
 
 F32Array = npt.NDArray[np.float32]

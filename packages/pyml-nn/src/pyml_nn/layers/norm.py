@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
     from pyml_core.program import Program
+    from pyml_core.records import Buffer
 
 F32Array = npt.NDArray[np.float32]
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
     from pyml_core.program import Program
+    from pyml_core.records import Buffer
 
 F32Array = npt.NDArray[np.float32]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pyml_core.errors import ShapeError
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Buffer
     from pyml_core.program import Program
+    from pyml_core.records import Buffer
 
 
 class Scratch:

@@ -11,8 +11,8 @@ from pyml_core.errors import PymlError, quoted
 from pyml_core.timing import PHASES
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Operation
     from pyml_core.program import Program
+    from pyml_core.records import Operation
 
 
 def event_names(program: Program) -> Iterator[str]:

@@ -16,8 +16,8 @@ from .tensors import CaptureSet, TracedTensor, from_token
 from .trace import Trace
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Slice
     from pyml_core.program import Program
+    from pyml_core.records import Slice
     from pyml_core.timing import Capture, Timings
 
 F32Array = npt.NDArray[np.float32]

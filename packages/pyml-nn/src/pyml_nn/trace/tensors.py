@@ -17,8 +17,8 @@ from pyml_core.ops.kv_cache import read_kv
 from pyml_core.timing import Capture
 
 if TYPE_CHECKING:
-    from pyml_core.graph import Operation, Slice
     from pyml_core.program import Program
+    from pyml_core.records import Operation, Slice
 
 F32Array = npt.NDArray[np.float32]
 

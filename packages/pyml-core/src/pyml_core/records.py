@@ -1,0 +1,74 @@
+"""The records of a program and its runs: buffers, operations, and slices of sequences.
+
+Letters: T = tokens of a run (all slices together), P = positions of a run that want logits, W = width of a buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .kv_layout import PageTable
+
+
+class Buffer:
+    """One activation of the model: float32 of shape (rows, width), where rows is T or P.
+
+    Attributes:
+        name: for messages and traces.
+        width: W, elements of a row.
+        rows: ``"tokens"`` (one row for each token of the run) or ``"outputs"`` (one for each wanted position).
+        copies: rows of a token: 1, or the number of experts that each token is dispatched to.
+        index: its place in the program.
+        quantized: whether a quantised matrix reads it, so that it has an int8 copy (codes of each row, a scale and a
+            sum of codes of each block of 32).
+    """
+
+    def __init__(self, name: str, width: int, rows: str = "tokens", copies: int = 1, index: int = -1) -> None:
+        self.name, self.width, self.rows, self.copies, self.index = name, width, rows, copies, index
+        self.quantized = False
+
+    def __repr__(self) -> str:
+        return f"Buffer({self.name!r}, {self.width}, {self.rows!r}, {self.copies})"
+
+
+class Operation:
+    """One step of a program.
+
+    Attributes:
+        kind: a name of :data:`pyml_core.ops.OPERATIONS` (``"linear"``, ``"rms_norm"``, ...).
+        name: dotted name, unique in its program (``"layers.3.attention.qkv"``).
+        inputs: buffers read.
+        output: the buffer written.
+        params: everything else: weights, eps, scale, ...
+    """
+
+    def __init__(
+        self, kind: str, name: str, inputs: tuple[Buffer, ...], output: Buffer, params: Mapping[str, Any]
+    ) -> None:
+        self.kind, self.name, self.inputs, self.output, self.params = kind, name, inputs, output, params
+
+    def __repr__(self) -> str:
+        return f"Operation({self.kind!r}, {self.name!r})"
+
+
+class Slice(NamedTuple):
+    """Consecutive tokens of one sequence in a run.
+
+    Attributes:
+        pages: the sequence's KV pages, enough for ``start + len(ids)`` positions (see :mod:`pyml_core.kv_layout`);
+            a :class:`PageTable` is used as it is, other sequences are looked up page by page at every run.
+        start: position of the first token, which is also the number of positions already in the pages.
+        ids: token ids.
+        outputs: indices into ``ids`` of the positions that want logits, ascending.
+        rope_set: which of the sets of frequencies of :meth:`Program.rope_angles` its tokens are rotated with.
+    """
+
+    pages: PageTable | Sequence[npt.NDArray[np.uint8]]
+    start: int
+    ids: Sequence[int] | npt.NDArray[np.int32]
+    outputs: Sequence[int] = ()
+    rope_set: int = 0
