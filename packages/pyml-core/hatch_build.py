@@ -175,7 +175,7 @@ def _beside(target: Path, ending: str) -> Path:
 
 def _key(state: Sequence[str], files: Sequence[str]) -> str:
     digest = hashlib.sha256("\0".join(state).encode())
-    for path in map(Path, files):
+    for path in (ROOT / file for file in files):  # a compiler behind a cache may tell relative ones
         digest.update(path.read_bytes() if path.exists() else b"missing")
     return digest.hexdigest()
 
@@ -228,7 +228,7 @@ _VERSIONS: dict[str, str] = {}
 
 
 def _call(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{shlex.join(command)}\n{done.stdout}{done.stderr}pyml-core could not be built")
     if done.stderr:
