@@ -22,7 +22,7 @@ done
 
 # ---- what is built, and what is run
 
-levels=$("$python" -c 'import pyml_core; print(*pyml_core.levels())')
+levels=$("$python" -c 'from pyml_core.cpu import levels; print(*levels())')
 best=${levels##* }
 core=packages/pyml-core/tests nn=packages/pyml-nn/tests nlp=packages/pyml-nlp/tests
 threaded="$core/test_threads.py $core/test_locks.py $core/test_turns.py $core/test_greedy.py $core/test_captures.py"
@@ -66,8 +66,8 @@ library() { # where the compiler has it
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-cp -r packages tests conftest.py pyproject.toml "$work/"
-rm -rf "$work/packages/pyml-core/build"
+tar --create --exclude=build --exclude='*.so' --exclude=__pycache__ packages tests conftest.py pyproject.toml |
+    tar --extract --directory "$work"
 mkdir "$work/reports"
 cd "$work"
 
