@@ -5,7 +5,7 @@
  * compiler must print the same lines: scripts/arm64.sh compares x86-64 with ARM64. (rope_angles has cosf and sinf of
  * the C library, the same in both.)
  */
-#include "../src/pyml_core/csrc/program.h"
+#include "../src/pyml_core/csrc/pyml.h"
 
 #include <stdio.h>
 #include <stdlib.h>

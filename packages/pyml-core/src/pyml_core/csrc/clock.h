@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <time.h>
 
-/* A clock that all cores share; its rate is for those to find out who read it. */
+/* A clock that all cores share. Its rate is unknown here; readers compare it with another clock. */
 static inline uint64_t pyml_ticks(void) {
 #if defined(__x86_64__)
     uint32_t low, high;

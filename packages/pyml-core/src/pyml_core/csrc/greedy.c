@@ -38,7 +38,7 @@ static bool contains(int64_t token, const int64_t *ends, int64_t n) {
     return false;
 }
 
-/* Whether the last tokens of a text, so many, stand somewhere before in it. */
+/* Whether the last `match` tokens of a text occur in it before. */
 static bool ends_in_repetition(const int32_t *text, int64_t n, int64_t match) {
     for (int64_t end = match; match && end < n; end++) {
         int64_t same = 0;

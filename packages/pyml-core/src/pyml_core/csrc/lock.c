@@ -116,7 +116,7 @@ void pyml_lock_free(pyml_lock *l) {
 
 static void hold(pyml_lock *l, pthread_t thread) { l->held = true, l->owner = thread; }
 
-/* To the caller that has waited longest, or to nobody. */
+/* Pass the lock to the caller that has waited longest, or release it. */
 static void hand_on(pyml_lock *l) {
     waiter *first = l->first;
     if (!first) {
@@ -156,7 +156,7 @@ static void init_condition(pthread_cond_t *condition) {
     pthread_condattr_destroy(&attributes);
 }
 
-/* Until another thread changes this one's state, or it is time to look at what may tell it to stop. */
+/* Wait until another thread changes this one's state, or until it is time to look for a reason to stop. */
 static void wait_a_step(waiter *me, pthread_mutex_t *mutex) {
     struct timespec until;
     clock_gettime(WAIT_CLOCK, &until);

@@ -15,13 +15,14 @@ static inline void pyml_flag_set(pyml_flag *flag, bool value) {
 
 static inline bool pyml_flag_is_set(const pyml_flag *flag) { return atomic_load_explicit(flag, memory_order_relaxed); }
 
-/* Asks runs to stop. It outlives them: what is set before a run begins counts too. */
+/* A request to stop. It outlives the runs that look at it, so that a request before a run counts too. */
 typedef struct {
     pyml_flag cancelled;
     int64_t deadline_ns; /* of CLOCK_MONOTONIC; 0: none */
 } pyml_stop;
 
-/* Who may tell a call of native code to stop: a run, a job or a wait. Its own thread looks; cancel is set from any. */
+/* How a call of native code (a run, a job, a wait) is stopped. Its own thread polls; `cancel` may be set by any
+ * thread. */
 typedef struct {
     pyml_flag cancel;      /* and set for the other threads once this one has been told */
     const pyml_stop *stop; /* or NULL */
@@ -44,9 +45,9 @@ typedef enum { LOCK_TAKEN, LOCK_STOPPED, LOCK_OWN } pyml_lock_outcome; /* LOCK_O
 
 pyml_lock *pyml_lock_new(void); /* NULL: out of memory */
 void pyml_lock_free(pyml_lock *);
-bool pyml_lock_try(pyml_lock *); /* false: somebody has it */
+bool pyml_lock_try(pyml_lock *); /* false: the lock is held */
 pyml_lock_outcome pyml_lock_take(pyml_lock *, pyml_watch *);
-void pyml_lock_give(pyml_lock *);    /* to whoever has waited longest */
+void pyml_lock_give(pyml_lock *);    /* to the caller that has waited longest */
 int pyml_lock_waiting(pyml_lock *);  /* callers */
 void pyml_lock_dismiss(pyml_lock *); /* all that wait are told to stop */
 

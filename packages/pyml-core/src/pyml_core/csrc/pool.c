@@ -1,10 +1,10 @@
 /* pool.c: persistent worker threads and the barrier between operations.
  *
- * A pool of n threads is n - 1 workers and whoever calls pyml_pool_run. Workers wait for a job, and threads for each
+ * A pool of n threads is n - 1 workers and the caller of pyml_pool_run. Workers wait for a job, and threads for each
  * other at a barrier, by spinning for a bounded time and then sleeping. There is no more than one for each processor:
- * more would wait for each other's turn at every barrier. Whoever wants more has work shared out for so many, and these
- * do the others' shares too. Pools are made on first use, kept for the life of the process, and made anew after a fork
- * (threads do not survive it).
+ * more would wait for each other's turn at every barrier. Work for more threads is divided among as many shares, and
+ * the threads that exist do all of them. Pools are made on first use, kept for the life of the process, and made anew
+ * after a fork (threads do not survive it).
  */
 #define _GNU_SOURCE
 #include "pool.h"
@@ -101,7 +101,7 @@ static void *worker(void *start) {
 
 static void forget_pools(void) { /* in the child of a fork: the workers are gone, their memory is not worth chasing */
     for (int i = 0; i <= MAX_THREADS; i++) {
-        if (pools[i]) pools[i]->threads = 1; /* should this thread be in a job, it meets nobody */
+        if (pools[i]) pools[i]->threads = 1; /* a thread in a job must not wait for the others */
         pools[i] = NULL;
     }
     pthread_mutex_init(&pools_mutex, NULL);

@@ -62,8 +62,7 @@ typedef struct {
     pyml_program *program;
     pyml_pool *pool;
     bool timed;
-    int64_t op, items; /* the pass that all are in, a stage of an operation: what the last one to leave the one before
-                          has said */
+    int64_t op, items; /* the present pass, a stage of an operation; set by the last thread that left the pass before */
     int stage;
 } job;
 
@@ -249,7 +248,7 @@ bool pyml_program_run(pyml_program *p, bool timed) {
     return !pyml_flag_is_set(&p->watch.cancel);
 }
 
-/* ---- packing, and what else is done once with the panels of a matrix, by all threads */
+/* ---- packing and other work that is done once with the panels of a matrix, by all threads */
 
 enum { PANELS_AT_A_TIME = 16 };
 

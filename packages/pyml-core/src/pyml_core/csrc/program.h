@@ -71,14 +71,14 @@ typedef struct {
     int64_t count;            /* runs at most, at least 1 */
     int32_t *ids, *positions; /* of the program's run */
     pyml_slice *slice;
-    const float *logits; /* where a run leaves them */
+    const float *logits; /* of each run */
     int64_t n_logits;
     const pyml_screen *screen; /* or, if they are not all computed, the candidates */
     const int64_t *ends;       /* tokens that nothing is run after */
     int64_t n_ends;
     int32_t *history; /* the tokens before, with room for `count` more */
     int64_t n_history;
-    int64_t repeat;           /* nothing is run once the last so many tokens stand in it before; 0: whatever they are */
+    int64_t repeat;           /* stop when the last `repeat` tokens occur before; 0: never */
     pyml_greedy_token *found; /* [count] */
     pyml_thread_span *spans;  /* [count][threads][n_ops] of every run; NULL: runs are not timed */
     int64_t *clock;           /* [count][4] its start and end in ns, then in ticks */

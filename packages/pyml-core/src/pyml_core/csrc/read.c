@@ -1,6 +1,6 @@
-/* read.c: matrices from files into their panels, by all threads: each reads a piece into memory that stays in its
- * cache, and packs it from there, as it is stored or quantised; what was read is hashed and looked through for numbers
- * that are not finite, too. Reads are positional; sizes and places are the caller's.
+/* read.c: matrices from files into their panels, by all threads. Each reads a piece into memory that stays in its cache
+ * and packs it from there, as stored or quantised; the piece is hashed and checked for numbers that are not finite.
+ * Reads are positional; the caller has checked sizes and places.
  */
 #define _GNU_SOURCE
 #include "formats.h"
@@ -104,7 +104,7 @@ static void pack_piece(reading *r, int64_t index, int64_t piece, uint8_t *memory
     pyml_pack_panels(part->type, end - begin, part->k, rows, packed, low, 0, (end - begin + PANEL - 1) / PANEL);
 }
 
-/* A piece and, four times as large, what rows in another order lie among; or as large, what is made of it. */
+/* Memory of a thread: a piece, and its quantised form; four times as much if rows are read in another order. */
 static int64_t memory_for(const reading *r) {
     int64_t most = 0;
     for (int64_t i = 0; i < r->n_parts; i++) {

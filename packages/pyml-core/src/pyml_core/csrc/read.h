@@ -12,7 +12,7 @@ typedef struct {
     int64_t offset;        /* in the file, of row 0 */
     const int64_t *rows;   /* which row each is; NULL: in order */
     uint8_t *packed, *low; /* of the part's first panel */
-    atomic_ullong hash;    /* pyml_hash_rows of what was read, which is added to it */
+    atomic_ullong hash;    /* pyml_hash_rows of the rows that were read is added to it */
 } pyml_part;
 
 typedef struct {

@@ -57,7 +57,7 @@ typedef struct {
     float *scales;            /* [rows][blocks] */
     int32_t *sums;            /* [rows][blocks]       sum of a block's codes */
     int32_t *half_sums;       /* [rows][2 * blocks]   the same for its halves of 16 */
-    bool codes_only;          /* nobody reads the floats of rows but for a trace */
+    bool codes_only;          /* the floats of rows are read by traces only */
     bool outputs;             /* a row a wanted position instead of a row a token */
     int64_t copies;           /* rows a token: 1, or the experts that it is dispatched to */
     pyml_routes *routes;      /* of a buffer that holds routes: [T][experts | weights] */
@@ -91,16 +91,15 @@ static inline bool pyml_is_product(int kind) {
 
 enum { ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU };
 
-/* What a trace wants of attention in one run: for each slice in order [n_heads][its tokens][keys], keys being the
- * positions of its pages. Arrays are filled beforehand with what a key outside every token's sight has: -INFINITY and
- * 0. */
+/* What a trace records of attention in one run: for each slice in order [n_heads][its tokens][keys], keys being the
+ * positions of its pages. Arrays start with the values of keys that no token sees: -INFINITY and 0. */
 typedef struct {
     float *scores;        /* scaled and capped, -INFINITY where masked; or NULL */
     float *probabilities; /* or NULL */
     float *maxima;        /* a number for every PAGE of probabilities: the largest score there */
 } pyml_capture;
 
-/* What screening and rescoring a head share: see level/screen.c. N rows in so many panels. */
+/* Shared by the screen and the rescoring of a head, see level/screen.c. N is the number of rows of the head. */
 typedef struct {
     const uint16_t *facts;     /* [panels][SCREEN_FACTS][16] float16 */
     int64_t k;                 /* logits wanted of each state in this run */
@@ -174,18 +173,18 @@ typedef struct {
     int32_t threads;
 } pyml_run;
 
-/* Whether a linear layer does the activation after it too, with each tile's results while they are in the cache. With
- * few rows reading weights is all that takes time: it goes best from front to end of one matrix. A trace that wants the
- * results has them all written first. */
+/* Whether a linear layer does the activation after it too, with the results of each tile while they are in the cache.
+ * With few rows, reading weights takes all the time and is fastest from front to end of one matrix. A trace that
+ * records the results has all of them written first. */
 static inline bool pyml_fuses_activation(const pyml_op *linear, const pyml_run *run) {
     return linear->fused_next && !linear->copy && run->tokens > FEW_TOKENS;
 }
 
-/* What one thread has of its own. */
+/* The state of one thread in a run. */
 typedef struct {
     int32_t index;
     uint8_t *scratch; /* SCRATCH_BYTES, aligned */
-    int64_t last;     /* the item behind its range of this pass, and what it reads after that */
+    int64_t last;     /* the end of its range of items in this pass, and the weights that it reads after that */
     const uint8_t *next_weights;
     bool timed;
     uint64_t phase[MAX_PHASES]; /* ticks in the parts of the current operation */
@@ -196,12 +195,11 @@ typedef struct {
 typedef int64_t (*pyml_items_fn)(const pyml_op *, const pyml_run *, int stage);
 typedef void (*pyml_work_fn)(const pyml_op *, const pyml_run *, pyml_thread *, int stage, int64_t begin, int64_t end);
 
-/* The bytes that the item and those after it read one behind the other, and where: to be asked for ahead. 0: it is not
- * worth it. */
+/* The number of bytes that an item and those after it read one behind the other, and where they begin, to be
+ * prefetched. 0: not worth it. */
 typedef int64_t (*pyml_weights_fn)(const pyml_op *, const pyml_run *, int64_t item, const uint8_t **from);
 
-/* What the machine reaches at most: `amount` steps of a loop, or a read of that many bytes; returns operations or
- * bytes. */
+/* Limits of the machine: `amount` steps of a loop, or a read of that many bytes; returns operations or bytes. */
 enum { LIMIT_READ, LIMIT_INT8, LIMIT_F32, LIMITS };
 typedef int64_t (*pyml_limit_fn)(const uint8_t *data, int64_t amount, uint8_t *sink);
 

@@ -43,9 +43,9 @@ INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf sca
  * takes time. Other numbers of rows are rounded up: buffers have rows to spare, zero until they are written. The same
  * sums in the same order as dot_tile. */
 
-/* Bytes between what is read and what is asked for meanwhile. A plane of q8_0 is read from front to end, while the
- * planes of other types lie beside each other and need some chunks of distance; most those of 256 columns, half of
- * which their first blocks read. */
+/* Distance in bytes at which weights are prefetched. A plane of q8_0 is read from front to end. The planes of other
+ * types lie next to each other and need a distance of some chunks; those of 256 columns need the most, because their
+ * first blocks read half of the chunk. */
 INLINE int64_t prefetch_distance(int type) { return type == TYPE_Q8_0 ? 4 << 10 : is_super(type) ? 16 << 10 : 8 << 10; }
 
 /* Lines of 64 bytes in 32 elements of a panel. */
@@ -140,7 +140,7 @@ typedef struct {
     unpacked chunks[DEPTH_CHUNKS][TILE_PANELS];
 } unpacked_panels;
 
-/* Where a tile's results go: to `out`, with a bias (or NULL), over what is there or on top of it. */
+/* The output of a tile: with a bias (or NULL), and instead of its values or added to them. */
 typedef struct {
     float *out;
     int64_t stride;
@@ -160,7 +160,8 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
     const int8_t *codes_low = a->codes, *codes_high = codes_low + 3 * codes_stride;
     const float *scales_low = a->scales, *scales_high = scales_low + 3 * scale_stride;
     const int32_t *sums_low = a->sums, *sums_high = sums_low + 3 * sum_stride;
-    _Alignas(64) int32_t starts[TILE_TOKENS][FACTS]; /* of the dot products: what takes the bias off */
+    _Alignas(64) int32_t starts[TILE_TOKENS][FACTS]; /* initial values of the dot products, which take off the bias of
+                                                        the codes */
     const int32_t *start = starts[0];
     if (!mins)
         UNROLL for (int t = 0; t < nt; t++) for (int64_t b = 0; b < k / block; b += PANEL)

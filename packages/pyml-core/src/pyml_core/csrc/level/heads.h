@@ -6,16 +6,16 @@
 
 #include "kernels.h"
 
-/* What became of a block: code times scale is about the number. What is not finite has a scale that is not, and codes
- * of 0. */
+/* The scale of a block and the sum of its codes: element = code * scale, approximately. If an element is not finite,
+ * neither is the scale, and the codes are 0. */
 typedef struct {
     float scale;
     int32_t sum; /* of the codes */
 } quant_params;
 
-/* The Hadamard transform of some panels (a power of two), not normalised: of n numbers H H = n. Applied to queries and
- * keys it leaves their products as they are and spreads what stands out in either, so that int8 codes are finer. Its
- * additions are in the order of the reference's. */
+/* The Hadamard transform H of some panels (a power of two), not normalised: for n numbers H H = n. Applied to both
+ * queries and keys, it keeps their products and spreads large elements, so that int8 codes are finer. Its additions
+ * have the order of the reference. */
 INLINE void hadamard(const int panels, vf *x) {
     static const float signs[4][PANEL] = {
         {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1},

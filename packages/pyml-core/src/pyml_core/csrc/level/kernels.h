@@ -1,4 +1,4 @@
-/* kernels.h: what one level's files share. */
+/* kernels.h: shared by the files of one level. */
 #ifndef PYML_LEVEL_KERNELS_H
 #define PYML_LEVEL_KERNELS_H
 
@@ -9,12 +9,12 @@
 
 #include <float.h>
 
-/* What was loaded before is loaded again: in long unrolled code the compiler else keeps what blocks share, and runs out
- * of registers. */
+/* Compiler barrier: values are loaded again. In long unrolled code, compilers would otherwise keep values that blocks
+ * share, and run out of registers. */
 #define FORGET() __asm__ volatile("" ::: "memory")
 
-/* A pointer that unrolled code moves on: else the compiler works out all its values beforehand, and runs out of
- * registers. */
+/* Hides the value of a pointer that unrolled code advances. Compilers would otherwise compute all its values
+ * beforehand, and run out of registers. */
 #define MOVED(pointer) __asm__ volatile("" : "+r"(pointer))
 
 INLINE int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -107,8 +107,8 @@ INLINE block_quant_params quantize_block(vf low, vf high, int8_t *codes) {
     return (block_quant_params){top / 127.0f + finite, i_sum(a), i_sum(c)};
 }
 
-/* Where blocks of 32 numbers are, and where their codes, scales and sums go: a block is so many elements from the last
- * one in each. */
+/* Blocks of 32 numbers, and the place of their codes, scales and sums. Steps are from one block to the next, in
+ * elements. */
 typedef struct {
     const float *x;
     int8_t *codes;
@@ -117,7 +117,7 @@ typedef struct {
     int64_t x_step, codes_step, params_step;
 } block_run;
 
-/* quantize_block of four blocks at a time, which share what is done across lanes; the i-th is block `at[i]`. */
+/* quantize_block of four blocks at a time, which share the operations across lanes; the i-th is block `at[i]`. */
 INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
     vi top[4];
     vf low[4], high[4];

@@ -1,4 +1,4 @@
-/* limits.c: what this level's instructions reach at most: the tile of a matmul with everything in the first-level
+/* limits.c: the limits of this level's instructions: the tile of a matmul with everything in the first-level
  * cache, and a plain read of memory. Figures to compare kernels with. */
 #include "kernels.h"
 

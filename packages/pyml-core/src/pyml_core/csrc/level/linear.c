@@ -123,7 +123,7 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
     int64_t passes = (m->k + DEPTH - 1) / DEPTH, depth = (m->k + passes * CHUNK - 1) / (passes * CHUNK) * CHUNK;
     for (int64_t k0 = 0; k0 < m->k; k0 += depth) {
         int64_t k = min_i64(depth, m->k - k0);
-        const uint8_t *next = chunk[0] + np * m->panel_bytes; /* the next tile's: asked for meanwhile */
+        const uint8_t *next = chunk[0] + np * m->panel_bytes; /* the next tile's, prefetched meanwhile */
         for (int64_t i = 0; i * CHUNK < k; i++) {
             int part = (int)min_i64(CHUNK, k - i * CHUNK);
             for (int p = 0; p < np; p++) {
@@ -225,7 +225,7 @@ static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, i
     linear_panels(m, panel, np, &range, count, &to, thread);
 }
 
-/* A block of 32 columns of the activation that follows, for `count` rows: what it is made of, and that put through it.
+/* A block of 32 columns of the activation that follows, for `count` rows: compute its inputs, then the activation.
  * Matrices are whole blocks (see find_fusions in lower.py). */
 static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_t count, pyml_thread *thread) {
     float *x = (float *)(thread->scratch + LINEAR_SCRATCH);
@@ -266,7 +266,7 @@ int64_t FN(linear_weights)(const pyml_op *op, const pyml_run *run, int64_t item,
     return (panels - item * TILE_PANELS) * m->panel_bytes;
 }
 
-/* The same for the rows of each expert and its own matrices. An expert that nobody chose has no items: its bytes are
+/* Linear layers of experts: the rows of each expert and its own matrices. The weights of an expert without rows are
  * not read. */
 
 static int64_t blocks_of(const pyml_routes *routes, int64_t expert) {

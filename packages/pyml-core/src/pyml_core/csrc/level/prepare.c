@@ -1,5 +1,5 @@
-/* prepare.c: what comes between the product that makes q, k and v and attention: QK-norm and RoPE of q and k in place,
- * and k and v rounded into the KV pages (kv_layout.py says where what lies).
+/* prepare.c: the steps between the product that makes q, k and v and attention: QK-norm and RoPE of q and k in place,
+ * and rounding of k and v into the KV pages (laid out in kv_layout.py).
  */
 #include "heads.h"
 
@@ -59,9 +59,9 @@ static float log2_of(float x) {
     return (float)(exponent + 2.8853900817779268 * z * sum);
 }
 
-/* Store x as value `at` of a page: int8 codes of one scale, those of four keys to a word. Of the scale its logarithm
- * and its inverse are kept, which is what attention takes. What is below f16's least number counts for nothing; what is
- * not finite makes the logarithm NaN. */
+/* Store x as value `at` of a page: int8 codes of one scale, those of four keys to a word. The logarithm of the scale
+ * and its inverse are stored. Numbers below the smallest of float16 count as 0; a number that is not finite makes the
+ * logarithm NaN. */
 static void append_int8_value(const pyml_kv *kv, const float *x, uint8_t *values, int64_t at) {
     vf tops = f_set1(0x1p-24f), zeros = f_set1(0.0f);
     for (int64_t i = 0; i < kv->head_dim; i += PANEL) {

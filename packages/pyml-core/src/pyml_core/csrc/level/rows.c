@@ -1,7 +1,7 @@
 /* rows.c: operations on one row at a time: embedding, norms, activations, and the int8 copy that quantised matrices
  * read.
  *
- * Whoever writes a row of a buffer that a quantised matrix reads quantises it too, while it is in the cache (end_row).
+ * A kernel that writes a row of a buffer with an int8 copy quantises it too, while it is in the cache (end_row).
  */
 #include "kernels.h"
 
@@ -155,8 +155,7 @@ INLINE void activate_rows(const int kind, const bool gated, const pyml_op *op, c
 ACTIVATION_OP(activate, false)
 ACTIVATION_OP(gated, true)
 
-/* The same for a block of 32 columns of some rows: x is [rows][x], or [rows][gate | up], of so many each, and is
- * changed. */
+/* The same for a block of 32 columns of `rows` rows: x is [rows][x] or [rows][gate | up], and is overwritten. */
 INLINE void activate_block(const int kind, const bool gated, const pyml_op *op, float *x, int64_t column, int64_t row,
                            int64_t rows) {
     const int64_t width = gated ? 2 * BLOCK : BLOCK, block = row * op->out->blocks + column / BLOCK;

@@ -5,8 +5,8 @@
  *
  *     A = sum s_w s_a sum_k h a      B = sum s_w s_a sum_k a      V = sum s_w^2 s_a^2 sum_k a^2
  *
- * A row's low nibbles are taken to be l = alpha h + beta, its own least-squares fit; what they really are differs from
- * that by `rms_error` (in codes). So the logit is, with z_score standard deviations to either side,
+ * The low nibbles of a row are approximated by l = alpha h + beta, its least-squares fit; `rms_error` is the root mean
+ * square of the difference, in codes. So the logit is, with z_score standard deviations to either side,
  *
  *     coarse = (16 + alpha) A + (beta - 128) B
  *     lower = coarse - z_score rms_error sqrt(V)
@@ -18,8 +18,8 @@
  * smaller one can be among the k largest of all. Then every panel whose upper bound reaches it is computed in the same
  * way.
  *
- * What is not finite has no bounds and is always computed. A result depends on its state alone: not on threads, nor on
- * the other states of a run.
+ * Rows with numbers that are not finite have no bounds and are always computed. A result depends on its state only, not
+ * on threads or the other states of a run.
  */
 #include "kernels.h"
 
@@ -128,7 +128,7 @@ static factors factors_of(const pyml_buffer *x, int64_t states, uint8_t *scratch
     return f;
 }
 
-/* Bounds on the best logit of a panel's `rows` rows; none where something is not finite. */
+/* Bounds on the best logit of a panel's `rows` rows; infinite if something is not finite. */
 INLINE void bound_panel(const uint16_t *facts, float z_score, vf a, vf b, vf v, int64_t rows, float *best_lower,
                         float *best_upper) {
     vf slope = f_add(f_load_f16(facts), f_set1(16.0f)), offset = f_add(f_load_f16(facts + PANEL), f_set1(-128.0f));
@@ -205,7 +205,7 @@ static void screen_panels(const pyml_op *op, int64_t states, pyml_thread *thread
     }
 }
 
-/* ---- the threshold, and what reaches it */
+/* ---- the threshold, and the panels that reach it */
 
 /* The k largest of some numbers, as a heap with the smallest of them on top: -INFINITY as long as there are fewer. */
 static void heap_clear(float *heap, int64_t k) {

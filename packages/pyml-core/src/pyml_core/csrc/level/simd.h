@@ -1,7 +1,7 @@
 /* simd.h: sixteen lanes, whatever the machine's vectors are.
  *
- * Kernels are written once, for vectors of 16 float32 (vf), 16 int32 (vi) and 64 bytes (vb); each CPU level says here
- * what these are. Every function has one meaning at every level; only the rounding of fused multiply-add differs at the
+ * Kernels are written once, for vectors of 16 float32 (vf), 16 int32 (vi) and 64 bytes (vb); each CPU level
+ * defines them. Every function has one meaning at every level; only the rounding of fused multiply-add differs at the
  * scalar level.
  *
  *   vf  f_load f_store f_load_n f_store_n f_set1 f_add f_sub f_mul f_div f_fma f_max f_min f_sqrt f_abs f_from_i
@@ -94,8 +94,8 @@ INLINE vf f_exp2(vf x) {
     return f_scale2(p, n);
 }
 
-/* 2^x of n vectors for what is rounded to eight bits: within 3e-6 of it from -126 to 127, exactly 1 at 0; below and for
- * NaN as f_exp2. Step by step for all of them: one alone would wait for each step's result. */
+/* 2^x of n vectors, to be rounded to eight bits: within 3e-6 of it from -126 to 127, exactly 1 at 0; below and for
+ * NaN as f_exp2. Each step is done for all vectors, so that none waits for the result of its own last step. */
 INLINE void f_exp2_short(const int n, vf *x) {
     vi whole[4];
     vf r[4];
