@@ -14,9 +14,8 @@ from fake_model import make
 
 from pyml_nlp import ArgumentError, ChatOptions, GenerationOptions, Grammar, GrammarError, LoadOptions, SamplingOptions
 from pyml_nlp.cli.options import DTYPES, KV_DTYPES
-from pyml_nlp.options import DEFAULT_SAMPLING, keywords, load
+from pyml_nlp.options import DEFAULT_SAMPLING, chat, generation, keywords, load, sampling
 from pyml_nlp.options.defaults import from_generation_config, from_gguf
-from pyml_nlp.options.sampling_keywords import SAMPLING
 
 CLASSES: list[Any] = [SamplingOptions, GenerationOptions, ChatOptions, LoadOptions]
 
@@ -46,11 +45,18 @@ def test_keywords_have_the_fields_of_the_objects() -> None:
     def names(kind: Any) -> set[str]:
         return {field.name for field in dataclasses.fields(kind)}
 
-    assert names(SamplingOptions) == SAMPLING
-    assert names(GenerationOptions) | names(SamplingOptions) | {"schema", "regex"} == keywords.GENERATION
-    assert names(ChatOptions) == keywords.CHAT
-    assert names(LoadOptions) == keywords.LOAD
-    assert keywords.CHAT.isdisjoint(keywords.GENERATION)
+    def keys(kind: Any) -> frozenset[str]:
+        found: frozenset[str] = kind.__optional_keys__
+        return found
+
+    assert keys(keywords.SamplingKeywords) == names(SamplingOptions) == sampling.SAMPLING
+    forms = {"schema", "regex", "grammar"}
+    everything = names(GenerationOptions) | names(SamplingOptions) | forms
+    assert keys(keywords.GenerationKeywords) == everything == generation.GENERATION
+    assert keys(keywords.ChatKeywords) == names(ChatOptions) == chat.CHAT
+    assert keys(keywords.LoadKeywords) == names(LoadOptions) == load.LOAD
+    assert keys(keywords.ChatGenerationKeywords) == everything | names(ChatOptions)
+    assert chat.CHAT.isdisjoint(everything)
 
 
 def test_the_command_line_knows_the_same_types() -> None:

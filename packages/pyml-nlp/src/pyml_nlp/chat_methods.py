@@ -11,7 +11,6 @@ from pyml_core.locks import importing
 from .engine import Engine
 from .generation.preparing import within_timeout
 from .model_methods import ModelMethods
-from .options.keywords import split_chat
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -89,6 +88,8 @@ class ChatMethods(ModelMethods, ABC):
             ChatTemplateError: the model has no template, or as of :meth:`chat_ids`.
             PymlError: as of :meth:`generate`.
         """
+        from .options.chat import split_chat  # loaded with the first chat
+
         template, generation = split_chat(changes)
         ids, timeout = within_timeout(timeout, lambda: self.chat_ids(messages, chat_options, **template))
         return self.generate(

@@ -10,14 +10,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyml_core.errors import PymlError, one_line, quoted
 
-from ..options.generation import GenerationOptions
-from ..options.keywords import GENERATION, GenerationKeywords
+from ..options.generation import GENERATION, GenerationOptions
 from ..text_files import MAX_NAME, parse_json, without_mark
 from ..values import given
+
+if TYPE_CHECKING:
+    from ..options.keywords import GenerationKeywords
 
 MAX_FILE = 256 << 20
 """Bytes of a batch file. All of its prompts are kept in memory."""
@@ -41,7 +43,7 @@ class Item:
     """
 
     prompt: str
-    options: GenerationKeywords = field(default_factory=GenerationKeywords)
+    options: GenerationKeywords = field(default_factory=lambda: cast("GenerationKeywords", {}))
     id: str | int | None = None
     line: int = 1
     problem: str | None = None

@@ -77,7 +77,7 @@ def load_options(values: Arguments) -> LoadOptions:
         UsageError: an invalid value.
     """
     from ..errors import ArgumentError
-    from ..options import LoadOptions
+    from ..options.load import LoadOptions
 
     try:
         return LoadOptions(
@@ -98,7 +98,7 @@ def generation_changes(values: Arguments) -> GenerationKeywords:
         UsageError: an invalid value. PymlError: a file of a grammar that cannot be read.
     """
     from ..errors import ArgumentError
-    from ..options import SHIFT, GenerationOptions
+    from ..options.generation import SHIFT, GenerationOptions
 
     changes: GenerationKeywords = {
         "max_tokens": values["max_tokens"],

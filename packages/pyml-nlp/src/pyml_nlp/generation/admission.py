@@ -12,7 +12,7 @@ from pyml_nn import ContextOverflowError, KVCache
 from .. import logs, memory
 from ..engine import Engine
 from ..errors import ArgumentError
-from ..options import SHIFT
+from ..options.generation import SHIFT
 from ..structured.grammar import Grammar
 from ..structured.matcher import Matcher
 from ..tokenizer.decoding import ByteDecoding

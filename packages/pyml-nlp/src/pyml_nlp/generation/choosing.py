@@ -9,7 +9,7 @@ import numpy as np
 from pyml_core.want import GreedyToken, TopLogits
 
 from ..engine import Engine
-from ..options import SHIFT
+from ..options.generation import SHIFT
 from ..sampling import F32Array, check_finite, sample, top_logprobs
 from ..structured.matcher import Matcher
 from .completion import LENGTH, STOP, Completion, Logits, Step

@@ -11,13 +11,13 @@ from pyml_core.errors import quoted
 from ..errors import ArgumentError
 from ..values import flag, text, without_none
 from .checks import given, instance
-from .keywords import CHAT
+from .generation import GENERATION
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from ..chat.messages import Message
-    from .keywords import ChatKeywords
+    from .keywords import ChatGenerationKeywords, ChatKeywords, GenerationKeywords
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class ChatOptions:
         return replace(self, **new) if new else self
 
 
+CHAT = frozenset(ChatOptions.__dataclass_fields__)
+"""The keywords of :meth:`ChatOptions.replace`."""
+
+
 def chat_options(options: ChatOptions | None, changes: ChatKeywords, default: ChatOptions | None = None) -> ChatOptions:
     """The given options, or the default, with changes.
 
@@ -79,6 +83,17 @@ def chat_options(options: ChatOptions | None, changes: ChatKeywords, default: Ch
     if options is None:
         options = default or ChatOptions()
     return instance("options", options, ChatOptions).replace(**changes)
+
+
+def split_chat(changes: ChatGenerationKeywords) -> tuple[ChatKeywords, GenerationKeywords]:
+    """Return the changes of the prompt, and those of its generation.
+
+    Raises:
+        ArgumentError: a name is unknown.
+    """
+    new: Any = given(changes, CHAT | GENERATION)
+    chat: Any = {name: new.pop(name) for name in list(new) if name in CHAT}
+    return chat, new
 
 
 def _check_list(name: str, value: Any) -> None:

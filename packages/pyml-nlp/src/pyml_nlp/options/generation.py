@@ -12,14 +12,12 @@ from ..errors import ArgumentError
 from ..structured.grammar import Grammar, one_grammar
 from ..values import choice, flag, texts, token_id, whole, without_none
 from .checks import given, instance
-from .keywords import GENERATION, Overflow
-from .sampling import SamplingOptions
-from .sampling_keywords import SAMPLING
+from .sampling import SAMPLING, SamplingOptions
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from .keywords import GenerationKeywords
+    from .keywords import GenerationKeywords, Overflow
 
 ERROR, SHIFT = "error", "shift"
 POLICIES = (ERROR, SHIFT)
@@ -117,6 +115,10 @@ class GenerationOptions:
         """The same options, with a random seed if they need one and have none."""
         sampling = self.sampling.seeded()
         return self if sampling is self.sampling else replace(self, sampling=sampling)
+
+
+GENERATION = SAMPLING | GenerationOptions.__dataclass_fields__.keys() | set(_GRAMMARS)
+"""The keywords of :meth:`GenerationOptions.replace`."""
 
 
 def _stop_ids(value: Any) -> tuple[int, ...]:

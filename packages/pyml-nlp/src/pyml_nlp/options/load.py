@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ..values import choice, flag, whole, without_none
 from .checks import given
-from .keywords import LOAD
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -68,3 +67,7 @@ class LoadOptions:
         """
         new = given(changes, LOAD)
         return replace(self, **new) if new else self
+
+
+LOAD = frozenset(LoadOptions.__dataclass_fields__)
+"""The keywords of :meth:`LoadOptions.replace`."""

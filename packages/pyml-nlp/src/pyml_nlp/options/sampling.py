@@ -14,7 +14,6 @@ from pyml_core.locks import cached_property
 from ..errors import ArgumentError
 from ..values import choice, number, token_id, whole, without_none
 from .checks import given
-from .sampling_keywords import SAMPLING
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -157,6 +156,10 @@ class SamplingOptions:
             names = dict.fromkeys(("temperature", *self.rules, *(["seed"] if self.seed is not None else [])))
             shown = [f"{name}={getattr(self, name)}" for name in names]
         return " ".join(shown)
+
+
+SAMPLING = frozenset(SamplingOptions.__dataclass_fields__)
+"""The keywords of :meth:`SamplingOptions.replace`."""
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The type of keyword arguments that change sampling options (PEP 692)."""
+"""The type of keyword arguments that change sampling options, for annotations."""
 
 from __future__ import annotations
 
@@ -20,6 +20,3 @@ class SamplingKeywords(TypedDict, total=False):
     presence_penalty: float | None
     logit_bias: Mapping[int, float] | None
     order: Sequence[str] | None
-
-
-SAMPLING = SamplingKeywords.__optional_keys__
