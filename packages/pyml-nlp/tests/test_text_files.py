@@ -16,6 +16,7 @@ import pytest
 from pyml_core.errors import PymlError
 from pyml_nlp import text_files
 from pyml_nlp.cli import batch_file, chat, interactive, options
+from pyml_nlp.cli.task import Chat
 from pyml_nlp.text_files import NoJSON, decoded, parse_json, read_bounded, read_text
 
 MARK = b"\xef\xbb\xbf"
@@ -152,7 +153,7 @@ def test_tools_and_variables(tmp_path: Path) -> None:
     path = tmp_path / "tools.json"
     path.write_bytes(MARK + b'[{"type": "function"}]')
 
-    def asked(tools: Path | None, *arguments: str) -> chat.Chat | None:
+    def asked(tools: Path | None, *arguments: str) -> Chat | None:
         name = None if tools is None else str(tools)
         return chat.check_chat(
             {"chat": True, "interactive": False, "system": None, "tools": name, "chat_arg": arguments}

@@ -7,7 +7,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,9 +17,6 @@ from pyml_core.want import Top
 
 from .options import (
     SETTINGS,
-    LogArguments,
-    MemoryArguments,
-    ModelArguments,
     check_model,
     choice,
     configure_logs,
@@ -33,12 +30,15 @@ from .options import (
 from .output import Output, ProgressBar
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     import numpy as np
     import numpy.typing as npt
 
     from pyml_nn import KVCache
 
     from ..language_model import LanguageModel
+    from .arguments import BenchArguments
 
 SEED = 42  # of the random token ids, the same in every run
 
@@ -103,18 +103,6 @@ MAX_BATCH = 1 << 16
 """Maximum number of sequences in a batch."""
 
 
-class Arguments(ModelArguments, MemoryArguments, LogArguments):
-    """All values of ``pyml-bench``."""
-
-    prompt: int
-    steps: int
-    depth: int
-    batch: int
-    repetitions: int
-    text: str | None
-    output_format: str
-
-
 @click.command("bench", context_settings=SETTINGS)
 @model_options
 @integer("-p", "prompt", default=512, show_default=True, metavar="N", help="Tokens of the prefill test.")
@@ -126,7 +114,7 @@ class Arguments(ModelArguments, MemoryArguments, LogArguments):
 @choice("md", "json")("-o", "output_format", default="md", show_default=True, metavar="md|json")
 @memory_options
 @log_options
-def command(**values: Unpack[Arguments]) -> None:
+def command(**values: Unpack[BenchArguments]) -> None:
     """Measure MODEL: ppP, the prefill of P tokens, and tgN, N decode steps; -p 0 or -n 0 leaves one out.
 
     One run that is not timed comes first. Nothing is sampled but the most probable token, and the tokens fed are random

@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import F, Option, invalid, utf8
 
 if TYPE_CHECKING:
-    from ..chat import Message
-    from ..options.chat import ChatOptions
-
-
-@dataclass(frozen=True)
-class Chat:
-    """How prompts become chats.
-
-    Attributes:
-        system: a system message to begin with.
-        options: how the template is rendered.
-    """
-
-    system: str | None
-    options: ChatOptions
-
-    def messages(self, prompt: str) -> list[Message]:
-        """A chat in which the user says the prompt."""
-        spoken: list[Message] = [{"role": "user", "content": prompt}]
-        return spoken if self.system is None else [{"role": "system", "content": self.system}, *spoken]
-
-
-class ChatArguments(TypedDict):
-    """The values of :func:`add_chat_options`."""
-
-    chat: bool
-    interactive: bool
-    system: str | None
-    tools: str | None
-    chat_arg: tuple[str, ...]
+    from .arguments import ChatArguments
+    from .task import Chat
 
 
 def add_chat_options(function: F) -> F:
@@ -84,6 +55,7 @@ def check_chat(values: ChatArguments) -> Chat | None:
     schemas = None if tools is None else _tools(tools)
     variables = dict(map(_variable, values["chat_arg"]))
     from ..options.chat import ChatOptions
+    from .task import Chat
 
     return Chat(system, ChatOptions(tools=schemas, variables=variables))
 

@@ -10,47 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .chat import ChatArguments
-from .options import (
-    LogArguments,
-    MemoryArguments,
-    ModelArguments,
-    exclusive,
-    positive,
-    usage_error,
-)
-from .reuse import ReuseArguments, check_reuse
-from .sampling import GrammarArguments, SamplingArguments, StopArguments, chosen_grammar
+from .options import exclusive, positive, usage_error
+from .reuse import check_reuse
+from .sampling import chosen_grammar
 
 if TYPE_CHECKING:
     from ..options import GenerationKeywords, LoadOptions
+    from .arguments import InferArguments
 
 
-class Arguments(
-    ModelArguments,
-    SamplingArguments,
-    StopArguments,
-    ChatArguments,
-    GrammarArguments,
-    ReuseArguments,
-    MemoryArguments,
-    LogArguments,
-):
-    """All values of ``pyml-infer``."""
-
-    prompt: str | None
-    batch_file: str | None
-    max_tokens: int | None
-    stream: bool
-    logprobs: int | None
-    echo: bool
-    as_json: bool
-    context_len: int | None
-    timeout: float | None
-    trace_out: str | None
-
-
-def check_combinations(values: Arguments) -> None:
+def check_combinations(values: InferArguments) -> None:
     """Usage errors of options that cannot be used together."""
     prompt, batch_file = values["prompt"] is not None, values["batch_file"] is not None
     exclusive({"--prompt <TEXT>": prompt, "--batch-file <PATH>": batch_file})
@@ -70,7 +39,7 @@ def check_combinations(values: Arguments) -> None:
     check_reuse(values, values["batch_file"])
 
 
-def load_options(values: Arguments) -> LoadOptions:
+def load_options(values: InferArguments) -> LoadOptions:
     """How to load the model.
 
     Raises:
@@ -91,7 +60,7 @@ def load_options(values: Arguments) -> LoadOptions:
         raise usage_error(error) from None
 
 
-def generation_changes(values: Arguments) -> GenerationKeywords:
+def generation_changes(values: InferArguments) -> GenerationKeywords:
     """The options of generation that were given: changes of the model's defaults.
 
     Raises:

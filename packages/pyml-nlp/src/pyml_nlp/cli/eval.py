@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import (
     DTYPES,
     SETTINGS,
-    LogArguments,
-    ModelArguments,
     check_model,
     choice,
     configure_logs,
@@ -25,19 +23,10 @@ from .options import (
 from .output import Output, ProgressBar
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from ..evaluation import Estimate, Evaluation
-
-
-class Arguments(ModelArguments, LogArguments):
-    """All values of ``pyml eval``."""
-
-    file: str
-    against: str | None
-    against_dtype: str | None
-    window: int
-    stride: int | None
-    chunks: int | None
-    as_json: bool
+    from .arguments import EvalArguments
 
 
 @click.command("eval", context_settings=SETTINGS)
@@ -50,7 +39,7 @@ class Arguments(ModelArguments, LogArguments):
 @integer("--chunks", metavar="N", help="Run only the first N windows.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @log_options
-def command(**values: Unpack[Arguments]) -> int:
+def command(**values: Unpack[EvalArguments]) -> int:
     """Perplexity of the text in FILE ("-": stdin) under MODEL, with its interval of 95 %.
 
     With --against or --against-dtype also the Kullback-Leibler divergence from that reference to MODEL, and how often

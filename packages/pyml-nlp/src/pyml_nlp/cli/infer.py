@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 import click
 
 from .chat import add_chat_options, check_chat
-from .collect import Arguments, check_combinations, generation_changes, load_options
 from .ending import INTERRUPTED
 from .interrupts import interruptible
 from .options import (
@@ -29,12 +28,15 @@ from .output import Output, ProgressBar
 from .places import check_places
 from .reuse import reuse_options
 from .sampling import grammar_options, sampling_options, stop_options
-from .task import Job, RunArguments, Task, log_end, log_start
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from ..language_model import LanguageModel
     from ..options import LoadOptions
+    from .arguments import InferArguments, RunArguments
     from .batch_file import Item
+    from .task import Job, Task
 
 
 @click.command("infer", cls=Command, context_settings=SETTINGS)
@@ -56,11 +58,14 @@ if TYPE_CHECKING:
 @reuse_options
 @memory_options
 @log_options
-def command(**values: Unpack[Arguments]) -> int:
+def command(**values: Unpack[InferArguments]) -> int:
     """Generate text with MODEL: a .gguf file, a folder in Hugging Face layout, or a hub id.
 
     Without MODEL: the one that PYML_MODEL names, else the embedded default, Gemma 3 270M.
     """
+    from .collect import check_combinations, generation_changes, load_options
+    from .task import Job, Task
+
     level = verbosity(values["verbose"], values["quiet"])
     source = check_model(values["model"], values["safetensors"], values["threads"])
     check_combinations(values)
@@ -148,6 +153,7 @@ def _draft_model(name: str | None, threads: int | None) -> LanguageModel | None:
 def _generate_one(lm: LanguageModel, job: Job, task: Task, output: Output) -> int:
     from .prompt_cache import save_prompt_cache, use_prompt_cache
     from .results import json_line
+    from .task import log_end, log_start
 
     prompt = job.items[0].prompt
     if task.prompt_cache is not None:

@@ -6,7 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -119,15 +119,6 @@ def choice(*choices: str) -> Callable[..., Callable[[F], F]]:
     return parsed(dict(zip(choices, choices, strict=True)).__getitem__, f"one of {', '.join(choices)}")
 
 
-class ModelArguments(TypedDict):
-    """The values of :func:`model_options`."""
-
-    model: str | None
-    safetensors: str | None
-    dtype: str
-    threads: int | None
-
-
 def model_options(function: F) -> F:
     """MODEL, --safetensors, --dtype and --threads."""
     for decorator in reversed((
@@ -141,13 +132,6 @@ def model_options(function: F) -> F:
     )):  # fmt: skip
         function = decorator(function)
     return function
-
-
-class MemoryArguments(TypedDict):
-    """The values of :func:`memory_options`."""
-
-    full_head: bool
-    kv_dtype: str
 
 
 def memory_options(function: F) -> F:
@@ -164,13 +148,6 @@ def memory_options(function: F) -> F:
     )):  # fmt: skip
         function = decorator(function)
     return function
-
-
-class LogArguments(TypedDict):
-    """The values of :func:`log_options`."""
-
-    verbose: int
-    quiet: int
 
 
 def log_options(function: F) -> F:

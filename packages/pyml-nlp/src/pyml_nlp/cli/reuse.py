@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import F, Option, choice, exclusive, integer, positive
 
+if TYPE_CHECKING:
+    from .arguments import ReuseArguments
+
 HEADING = "Batches, reuse and speed"
-
-
-class ReuseArguments(TypedDict):
-    """The values of :func:`reuse_options`."""
-
-    output: str | None
-    resume: bool
-    max_batch_size: int | None
-    prompt_cache: str | None
-    overflow: str
-    n_keep: int | None
-    draft_model: str | None
-    no_speculation: bool
 
 
 def reuse_options(function: F) -> F:

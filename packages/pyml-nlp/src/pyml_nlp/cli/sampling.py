@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,24 +11,9 @@ from .options import BASIC, F, Option, exclusive, integer, invalid, number, utf8
 
 if TYPE_CHECKING:
     from ..structured.grammar import Grammar
+    from .arguments import GrammarArguments
 
 HEADING, STRUCTURED = "Sampling", "Structured output"
-
-
-class SamplingArguments(TypedDict):
-    """The values of :func:`sampling_options`; None: not given."""
-
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    typical_p: float | None
-    repetition_penalty: float | None
-    frequency_penalty: float | None
-    presence_penalty: float | None
-    logit_bias: dict[int, float] | None
-    sampler_order: tuple[str, ...] | None
-    seed: int | None
 
 
 def sampling_options(function: F) -> F:
@@ -58,14 +43,6 @@ def sampling_options(function: F) -> F:
     )  # fmt: skip
 
 
-class StopArguments(TypedDict):
-    """The values of :func:`stop_options`."""
-
-    stop: tuple[str, ...]
-    stop_id: tuple[int, ...]
-    include_stop: bool
-
-
 def stop_options(function: F) -> F:
     """--stop, --stop-id and --include-stop."""
     return _decorated(
@@ -77,14 +54,6 @@ def stop_options(function: F) -> F:
         click.option("--include-stop", is_flag=True, cls=Option, heading=HEADING,
                      help="End the text after the stop text."),
     )  # fmt: skip
-
-
-class GrammarArguments(TypedDict):
-    """The values of :func:`grammar_options`."""
-
-    json_schema: str | None
-    regex: str | None
-    grammar: str | None
 
 
 def grammar_options(function: F) -> F:

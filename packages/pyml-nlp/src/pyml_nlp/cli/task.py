@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..engine import HasEngine
+    from ..chat import Message
     from ..generation.iterator import Generation
     from ..language_model import LanguageModel
-    from ..options import GenerationOptions
+    from ..options import ChatOptions, GenerationOptions
+    from .arguments import RunArguments
     from .batch_file import Item
-    from .chat import Chat
 
 
-class RunArguments(TypedDict):
-    """The arguments of :meth:`.LanguageModel.generate` that are not options of a text."""
+@dataclass(frozen=True)
+class Chat:
+    """How prompts become chats.
 
-    timeout: float | None
-    speculate: bool
-    draft_model: HasEngine | None
+    Attributes:
+        system: a system message to begin with.
+        options: how the template is rendered.
+    """
+
+    system: str | None
+    options: ChatOptions
+
+    def messages(self, prompt: str) -> list[Message]:
+        """A chat in which the user says the prompt."""
+        spoken: list[Message] = [{"role": "user", "content": prompt}]
+        return spoken if self.system is None else [{"role": "system", "content": self.system}, *spoken]
 
 
 @dataclass(frozen=True)

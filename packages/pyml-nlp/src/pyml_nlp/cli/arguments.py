@@ -1,0 +1,142 @@
+"""The values that click passes to the commands. Annotations alone use these types: no command makes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from ..engine import HasEngine
+
+
+class ModelArguments(TypedDict):
+    """The values of :func:`model_options`."""
+
+    model: str | None
+    safetensors: str | None
+    dtype: str
+    threads: int | None
+
+
+class MemoryArguments(TypedDict):
+    """The values of :func:`memory_options`."""
+
+    full_head: bool
+    kv_dtype: str
+
+
+class LogArguments(TypedDict):
+    """The values of :func:`log_options`."""
+
+    verbose: int
+    quiet: int
+
+
+class SamplingArguments(TypedDict):
+    """The values of :func:`sampling_options`; None: not given."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: dict[int, float] | None
+    sampler_order: tuple[str, ...] | None
+    seed: int | None
+
+
+class StopArguments(TypedDict):
+    """The values of :func:`stop_options`."""
+
+    stop: tuple[str, ...]
+    stop_id: tuple[int, ...]
+    include_stop: bool
+
+
+class GrammarArguments(TypedDict):
+    """The values of :func:`grammar_options`."""
+
+    json_schema: str | None
+    regex: str | None
+    grammar: str | None
+
+
+class ChatArguments(TypedDict):
+    """The values of :func:`add_chat_options`."""
+
+    chat: bool
+    interactive: bool
+    system: str | None
+    tools: str | None
+    chat_arg: tuple[str, ...]
+
+
+class ReuseArguments(TypedDict):
+    """The values of :func:`reuse_options`."""
+
+    output: str | None
+    resume: bool
+    max_batch_size: int | None
+    prompt_cache: str | None
+    overflow: str
+    n_keep: int | None
+    draft_model: str | None
+    no_speculation: bool
+
+
+class InferArguments(
+    ModelArguments,
+    SamplingArguments,
+    StopArguments,
+    ChatArguments,
+    GrammarArguments,
+    ReuseArguments,
+    MemoryArguments,
+    LogArguments,
+):
+    """All values of ``pyml-infer``."""
+
+    prompt: str | None
+    batch_file: str | None
+    max_tokens: int | None
+    stream: bool
+    logprobs: int | None
+    echo: bool
+    as_json: bool
+    context_len: int | None
+    timeout: float | None
+    trace_out: str | None
+
+
+class BenchArguments(ModelArguments, MemoryArguments, LogArguments):
+    """All values of ``pyml-bench``."""
+
+    prompt: int
+    steps: int
+    depth: int
+    batch: int
+    repetitions: int
+    text: str | None
+    output_format: str
+
+
+class EvalArguments(ModelArguments, LogArguments):
+    """All values of ``pyml eval``."""
+
+    file: str
+    against: str | None
+    against_dtype: str | None
+    window: int
+    stride: int | None
+    chunks: int | None
+    as_json: bool
+
+
+class RunArguments(TypedDict):
+    """The arguments of :meth:`.LanguageModel.generate` that are not options of a text."""
+
+    timeout: float | None
+    speculate: bool
+    draft_model: HasEngine | None
