@@ -118,7 +118,7 @@ def test_the_end_can_be_waited_for_without_reading(lm: LanguageModel) -> None:
     assert "".join(step.text for step in stream) == "cdef"
 
 
-def test_a_stream_that_nobody_reads_holds_up_none(lm: LanguageModel) -> None:
+def test_an_unread_stream_does_not_block_others(lm: LanguageModel) -> None:
     unread = lm.submit("ab", max_tokens=50, temperature=0)
     assert text(lm.submit("xa", max_tokens=60, temperature=0)) == lm.generate_text("xa", max_tokens=60, temperature=0)
     assert text(unread) == lm.generate_text("ab", max_tokens=50, temperature=0)

@@ -6,21 +6,19 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pyml_core.errors import PymlError
+from pyml_core.locks import Lock, importing
 from pyml_core.pickling import SharedByCopies
 
-from .arguments import prompt_ids, prompt_list
+from .arguments import prompt_ids
 from .chat_methods import ChatMethods
 from .engine import Engine
-from .generation.batch import Batch
+from .generation.batch import Batch, checked_requests
 from .generation.generator import Generator
 from .generation.iterator import Generation
 from .generation.prefix_cache import PrefixCache
 from .generation.preparing import within_timeout
 from .generation.request import Request
 from .generation.scheduler import MAX_BATCH_SIZE
-from .generation.server import Server
-from .generation.text_stream import TextStream
 from .options.checks import instance
 from .options.generation import GenerationOptions
 from .pickling import Origin, reduce_model
@@ -33,13 +31,14 @@ if TYPE_CHECKING:
     from pyml_nn.model import Model
 
     from .engine import HasEngine
+    from .generation.server import Server
+    from .generation.text_stream import TextStream
     from .options.keywords import GenerationKeywords
     from .tokenizer import Tokenizer
 
 
 class LanguageModel(ChatMethods, SharedByCopies):
-    """Text in, text out (here); messages in, answers out (:class:`ChatMethods`); ids in, logits out
-    (:class:`.ModelMethods`).
+    """Text in, text out; with the methods for chats of :class:`ChatMethods`, for logits of :class:`.ModelMethods`.
 
     Args:
         model, tokenizer, eos_ids, context_length, prefill_chunk, name, prefix_cache: see :class:`Engine`.
@@ -47,15 +46,13 @@ class LanguageModel(ChatMethods, SharedByCopies):
 
     Attributes:
         engine: the :class:`Engine` that runs the model.
-        server: the :class:`Server` that generates submitted texts; ``server.max_batch_size`` bounds their number.
         origin: how it was loaded; None: it was not loaded from files.
 
     Several threads may use it, each with caches of its own: runs of the model take turns, and results are the same.
     It is a context manager that closes itself.
 
     It is pickled as the path and options that it was loaded with, and loaded again where it is unpickled, for
-    multiprocessing; an error if the files are not the same any more. ``copy.copy`` and ``copy.deepcopy`` return the
-    model itself.
+    multiprocessing; an error if the files have changed. ``copy.copy`` and ``copy.deepcopy`` return the model itself.
     """
 
     def __init__(
@@ -71,7 +68,8 @@ class LanguageModel(ChatMethods, SharedByCopies):
     ) -> None:
         engine = Engine(model, tokenizer, eos_ids, context_length, prefill_chunk, name, prefix_cache)
         super().__init__(engine)
-        self.server = Server(engine)
+        self._server: Server | None = None
+        self._server_lock = Lock()
         self.origin: Origin | None = None
         self._generation_options = generation_options or GenerationOptions()
 
@@ -148,6 +146,16 @@ class LanguageModel(ChatMethods, SharedByCopies):
             pass
         return generation.text
 
+    @property
+    def server(self) -> Server:
+        """Generates submitted texts; ``server.max_batch_size`` is how many run at a time."""
+        with importing:  # few programs submit texts
+            from .generation.server import Server
+
+        with self._server_lock:
+            self._server = self._server or Server(self.engine)
+            return self._server
+
     def submit(
         self,
         prompt: str | Sequence[int],
@@ -200,23 +208,15 @@ class LanguageModel(ChatMethods, SharedByCopies):
             An iterator of :class:`Completion`, whose ``sequence`` is the index of its prompt.
 
         Raises:
-            ContextOverflowError: a prompt does not fit the context. It is raised here, before any work, and names the
-                prompt.
+            ContextOverflowError: a prompt does not fit the context. The message names the prompt.
             ArgumentError: an unknown option, or a value of the wrong type or out of its range.
-            PymlError: an empty prompt.
+            PymlError: an empty prompt. All of these are raised here, before any work.
         """
         options = self._options(options, changes)
         generator = Generator(self, timeout, speculate, draft_model)
-        requests = []
-        for index, prompt in enumerate(prompt_list(prompts)):
-            try:
-                if not isinstance(prompt, Request):
-                    with generator.preparing():
-                        prompt = Request(prompt_ids(self.engine, "prompt", prompt), options)
-                generator.check(prompt)
-            except PymlError as error:
-                raise type(error)(f"prompt {index}: {error}") from None
-            requests.append(prompt)
+        requests = checked_requests(
+            generator, prompts, lambda prompt: Request(prompt_ids(self.engine, "prompt", prompt), options)
+        )
         return Batch(generator, requests, max_batch_size, self.prefill_chunk, flag("ordered", ordered))
 
     def _options(self, options: GenerationOptions | None, changes: GenerationKeywords) -> GenerationOptions:
@@ -233,7 +233,8 @@ class LanguageModel(ChatMethods, SharedByCopies):
         """
         self.close_chat()
         self.engine.close()
-        self.server.close()
+        if self._server is not None:
+            self._server.close()
 
     def check_open(self) -> None:
         """Raise :class:`PymlError` once the model is closed."""

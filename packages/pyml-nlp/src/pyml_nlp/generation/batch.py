@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+from pyml_core.errors import PymlError
 from pyml_core.pickling import OfOneProcess
 
+from ..arguments import prompt_list
 from .completion import Completion
 from .generator import Generator
 from .request import Request
 from .scheduler import Scheduler
+
+
+def checked_requests(generator: Generator, prompts: Any, make: Callable[[Any], Request]) -> list[Request]:
+    """The requests of a batch: given ones, and those that ``make`` returns for prompts.
+
+    Raises:
+        PymlError: ``prompts`` is not a list of prompts, or one of them is invalid: the message has its index.
+    """
+    requests = []
+    for index, prompt in enumerate(prompt_list(prompts)):
+        try:
+            if not isinstance(prompt, Request):
+                with generator.preparing():
+                    prompt = make(prompt)
+            generator.check(prompt)
+        except PymlError as error:
+            raise type(error)(f"prompt {index}: {error}") from None
+        requests.append(prompt)
+    return requests
 
 
 class Batch(OfOneProcess, instead="send the texts of its completions instead"):
@@ -42,7 +64,7 @@ class Batch(OfOneProcess, instead="send the texts of its completions instead"):
         return completion
 
     def cancel(self) -> None:
-        """End every text with what it has; from any thread or signal handler."""
+        """End every text, keeping the tokens so far; from any thread or signal handler."""
         self._generator.cancel()
 
     def _in_order(self) -> Iterator[Completion]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 from pyml_core.errors import PymlError, quoted
@@ -17,8 +17,7 @@ from .prefix_cache import common_length
 from .speculation import EMA_ALPHA, Drafter
 
 
-@dataclass(frozen=True)
-class Drafting:
+class Drafting(NamedTuple):
     """What may draft the tokens of a text.
 
     Attributes:

@@ -35,7 +35,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     Args:
         engine: of the model; a language model stands for its own.
-        timeout: seconds from now after which every text ends, with what it has.
+        timeout: seconds from now after which every text ends, with the tokens so far.
         speculate: draft tokens and check several in a run where that pays; the texts are the same either way.
         draft_model: a smaller model that drafts where the text's own past does not.
 
@@ -167,7 +167,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             raise completion.error
 
     def cancel(self) -> None:
-        """End every text with what it has; from any thread or signal handler, also while the model runs."""
+        """End every text, keeping the tokens so far; from any thread or signal handler, also while the model runs."""
         self.stop_token.cancel()
 
     def end(self, completions: Sequence[Completion], reason: str) -> None:

@@ -47,5 +47,5 @@ class Generation(OfOneProcess, instead="send its text, tokens and finish_reason 
         return self.completion.finish_reason
 
     def cancel(self) -> None:
-        """End the text with what it has; from any thread or signal handler."""
+        """End the text, keeping the tokens so far; from any thread or signal handler."""
         self._generator.cancel()

@@ -82,11 +82,9 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
 
     def step(self) -> tuple[list[Step], list[Completion]]:
         """Run the model once, after :meth:`admit`; the steps, and the texts that have ended or were refused."""
-        refused, self._refused = self._refused, []
         batch = self.batch
-        if not batch:
-            return [], refused
-        steps = self._generator.advance(self._pieces())
+        steps = self._generator.advance(self._pieces()) if batch else []
+        refused, self._refused = self._refused, []
         return steps, refused + self._drop_ended(batch)
 
     def drop(self, completions: Sequence[Completion]) -> None:

@@ -70,7 +70,7 @@ class PromptLookup:
 
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = array("i")
-        self._ends: dict[tuple[int, ...], int] = {}  # after the last occurrence of so many tokens
+        self._ends: dict[tuple[int, ...], int] = {}  # the index after the last occurrence of each n-gram
         self._source: int | None = None  # index of what the next token should be
         self._match = 0  # tokens before it that are the same as the last ones
         self._rates = list(_EXPECTED)

@@ -123,7 +123,7 @@ class TextStream(OfOneProcess, instead="send its text, tokens and finish_reason 
     # ---- both
 
     def cancel(self) -> None:
-        """End the text with what it has, within one step; from any thread or signal handler."""
+        """End the text within one step, keeping the tokens so far; from any thread or signal handler."""
         self._cancel(self._job)
 
     @property
