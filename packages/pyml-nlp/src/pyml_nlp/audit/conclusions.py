@@ -112,7 +112,7 @@ def _screen(m: Measurements) -> Iterator[Conclusion]:
     full, screened = statistics.median(m.full_ms), statistics.median(m.screened_ms)
     text = (
         f"In a text, a step that needs only the largest logits takes {ms(screened)} where one with all of them takes "
-        f"{ms(full)}: {full / screened:.2f} times as fast, with the same tokens."
+        f"{ms(full)}: {full / screened:.2f} times as fast, with identical tokens."
     )
     if full > 1.1 * screened:
         yield Conclusion(

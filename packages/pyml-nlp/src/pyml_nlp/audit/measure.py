@@ -1,7 +1,7 @@
 """Execution of an audit's plan.
 
 Cold and warm runs are separate by construction: a cold run is the first run of a new process (``cold``), a warm run
-follows runs of the same kind in this process.
+follows similar runs in this process.
 """
 
 from __future__ import annotations

@@ -164,8 +164,8 @@ def _efficiency(m: Measurements, a: Analysis) -> Section:
         "Per-token efficiency of prefill and decode",
         [
             f"Cold: the first run of a new process after loading ({ms(load)}); measured {len(m.cold_runs('prefill'))} "
-            "times for the prefill, and as often for a decode step after a saved cache. Warm: after runs of the same "
-            "kind. Medians, not traced.",
+            "times for the prefill, and as often for a decode step after a saved cache. Warm: after similar "
+            "runs. Medians, not traced.",
         ],
         [Table(["", "prefill ms", "tokens", "ms/token", "decode ms", "decode / prefill token"],
                [row("cold", a.cold), row("warm", a.warm)])],
