@@ -185,9 +185,11 @@ class TinyModel:
                 for name, shape in (("w1", (inner, width)), ("w2", (width, inner)), ("w3", (inner, width))):
                     matrices[f"block_sparse_moe.experts.{expert}.{name}"] = shape
         biased = [name for name in matrices if c.get("attention_bias" if name.startswith("self_attn") else "mlp_bias")]
-        if self.family == "qwen2":
+        if self.family == "qwen2" or c.get("use_qkv_bias"):
             biased = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
         norms = {"input_layernorm": width, "post_attention_layernorm": width}
+        if c.get("use_parallel_residual"):
+            del norms["post_attention_layernorm"]
         if self.family in GEMMAS:
             norms |= {"pre_feedforward_layernorm": width, "post_feedforward_layernorm": width}
         if self.family in ("gemma3_text", "qwen3"):
@@ -200,7 +202,11 @@ class TinyModel:
                     yield f"model.layers.{i}.{name}.bias", shape[:1]
             for name, size in norms.items():
                 yield f"model.layers.{i}.{name}.weight", (size,)
+                if self.family == "stablelm":
+                    yield f"model.layers.{i}.{name}.bias", (size,)
         yield "model.norm.weight", (width,)
+        if self.family == "stablelm":
+            yield "model.norm.bias", (width,)
         if not self.tied:
             yield "lm_head.weight", (c["vocab_size"], width)
 
@@ -250,6 +256,11 @@ _MIXTRAL: dict[str, Any] = {
     "tie_word_embeddings": False, "sliding_window": None, "output_router_logits": False, "router_aux_loss_coef": 0.02,
 }  # fmt: skip
 _QWEN2 = {**_LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rms_norm_eps": 1e-6}
+_STABLELM: dict[str, Any] = {
+    **{key: value for key, value in _LLAMA.items() if not key.startswith(("rms", "attention", "mlp"))},
+    "model_type": "stablelm", "architectures": ["StableLmForCausalLM"], "layer_norm_eps": 1e-5, "qk_layernorm": False,
+    "hidden_dropout": 0.0, "attention_dropout": 0.0, "tie_word_embeddings": False,
+}  # fmt: skip
 _QWEN3 = {**_QWEN2, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
 
 MODELS = {
@@ -411,6 +422,16 @@ MODELS = {
                 "beta_fast": 16.0, "beta_slow": 2.0, "truncate": False, "attention_factor": 1.3,
             },
         }),
+        TinyModel("stablelm", 67, {
+            **_STABLELM, "hidden_size": 96, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "use_qkv_bias": True, "partial_rotary_factor": 0.25,
+            "use_parallel_residual": False,
+        }, gguf=True),
+        TinyModel("stablelm_parallel", 68, {
+            **_STABLELM, "hidden_size": 160, "intermediate_size": 130, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "use_qkv_bias": False, "partial_rotary_factor": 0.5,
+            "use_parallel_residual": True, "layer_norm_eps": 1e-3,
+        }, gguf=True),
         TinyModel("yarn", 65, {  # with two coefficients
             **_QWEN2, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 20000.0,
@@ -488,7 +509,7 @@ _GGUF_NAMES["mixtral"] = {
     **_GGUF_NAMES["llama"], "block_sparse_moe.gate": "ffn_gate_inp", "w1": "ffn_gate_exps", "w2": "ffn_down_exps",
     "w3": "ffn_up_exps",
 }  # fmt: skip
-for _family in ("mistral", "qwen2", "qwen3"):
+for _family in ("mistral", "qwen2", "qwen3", "stablelm"):
     _GGUF_NAMES[_family] = _GGUF_NAMES["llama"]
 _GGUF_ARCHITECTURES = {
     "gemma3_text": "gemma3",
@@ -616,7 +637,11 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
     writer.add_feed_forward_length(c["intermediate_size"])
     writer.add_head_count(c["num_attention_heads"])
     writer.add_head_count_kv(c["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    if model.family == "stablelm":
+        writer.add_layer_norm_eps(c["layer_norm_eps"])
+        writer.add_parallel_residual(c["use_parallel_residual"])
+    else:
+        writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
     if model.family != "gemma2":  # llama.cpp's converter leaves it out there
         writer.add_rope_freq_base(c["rope_theta"])
     if model.family != "phi3":  # nor these

@@ -51,6 +51,11 @@ def head(model: TinyModel, weights: Mapping[str, F32Array], x: npt.NDArray[Any])
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["layer_norm_epsilon"])
         x = x * named["ln_f.weight"] + named["ln_f.bias"]
         table = named["wte.weight" if model.family == "gpt2" else "word_embeddings.weight"]
+    elif model.family == "stablelm":
+        x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["layer_norm_eps"])
+        x = x * named["model.norm.weight"] + named["model.norm.bias"]
+        table = named["model.embed_tokens.weight"]
     else:
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["rms_norm_eps"])
         x = x * (named["model.norm.weight"] + (1.0 if model.family in tiny_models.GEMMAS else 0.0))

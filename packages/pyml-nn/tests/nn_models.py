@@ -56,10 +56,16 @@ FALCON_NEW: dict[str, Any] = {**FALCON, "new_decoder_architecture": True, "num_k
 MIXTRAL: dict[str, Any] = {
     **LLAMA, "model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 2, "router_jitter_noise": 0.0,
 }  # fmt: skip
+STABLELM: dict[str, Any] = {
+    "model_type": "stablelm", "vocab_size": 61, "max_position_embeddings": 200, "hidden_size": 36,
+    "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1,
+    "layer_norm_eps": 1e-5, "rope_theta": 5000.0, "use_qkv_bias": True, "partial_rotary_factor": 0.5,
+}  # fmt: skip
+STABLELM_PARALLEL: dict[str, Any] = {**STABLELM, "use_parallel_residual": True, "use_qkv_bias": False}
 CONFIGS = {
     "gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3,
     "qwen2": QWEN2, "qwen3": QWEN3, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
-    "mixtral": MIXTRAL,
+    "mixtral": MIXTRAL, "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
 }  # fmt: skip
 
 
@@ -93,7 +99,7 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
     module = architecture_of(values, "config.json")
     config = module.Config.from_hf(values)
     architecture = _gguf_architecture(values)
-    eps = "layer_norm_epsilon" if architecture in ("gpt2", "falcon") else "layer_norm_rms_epsilon"
+    eps = "layer_norm_epsilon" if architecture in ("gpt2", "falcon", "stablelm") else "layer_norm_rms_epsilon"
     metadata = {
         "general.architecture": architecture,
         f"{architecture}.vocab_size": config.vocab_size,
@@ -125,6 +131,11 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
             "phi3.rope.dimension_count": config.rope.dim,
             "phi3.rope.scaling.original_context_length": config.original_context,
             "phi3.rope.scaling.attn_factor": config.rope.scaling.magnitude,
+        }
+    if architecture == "stablelm":
+        metadata |= {
+            "stablelm.rope.dimension_count": config.rope.dim,
+            "stablelm.use_parallel_residual": config.parallel,
         }
     if architecture == "gemma2":
         metadata |= {

@@ -96,3 +96,12 @@ GEMMA_4B = {
                     "sliding_window": 1024},
     "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
 }  # fmt: skip
+STABLELM_2: dict[str, Any] = {
+    "architectures": ["StableLmForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 100257, "eos_token_id": 100257,
+    "hidden_act": "silu", "hidden_dropout": 0.0, "hidden_size": 2048, "initializer_range": 0.02,
+    "intermediate_size": 5632, "layer_norm_eps": 1e-05, "max_position_embeddings": 4096, "model_type": "stablelm",
+    "num_attention_heads": 32, "num_hidden_layers": 24, "num_key_value_heads": 32, "partial_rotary_factor": 0.25,
+    "qk_layernorm": False, "rope_scaling": None, "rope_theta": 10000, "tie_word_embeddings": False,
+    "torch_dtype": "float16", "transformers_version": "4.38.0", "use_cache": True, "use_parallel_residual": False,
+    "use_qkv_bias": True, "vocab_size": 100352,
+}  # fmt: skip

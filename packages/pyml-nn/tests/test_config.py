@@ -19,6 +19,7 @@ from published_configs import (
     MIXTRAL_8X7B,
     PHI3_128K,
     SMOLLM2,
+    STABLELM_2,
 )
 
 from pyml_nn.config.hf_file import repeats_built_ins
@@ -38,6 +39,7 @@ from pyml_nn.models import (
     phi3,
     qwen2,
     qwen3,
+    stablelm,
 )
 
 
@@ -221,6 +223,14 @@ def test_phi3() -> None:
 def test_bad_longrope(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         phi3.Config.from_hf({**PHI3_128K, "rope_scaling": {**PHI3_128K["rope_scaling"], **change}})
+
+
+def test_stablelm() -> None:
+    config = stablelm.Config.from_hf(STABLELM_2)
+    assert (config.rope, config.norm_eps, config.parallel, config.qkv_bias) == (Rope(16, 10_000.0), 1e-5, False, True)
+    absent = {key: value for key, value in STABLELM_2.items() if key != "partial_rotary_factor"}
+    assert stablelm.Config.from_hf(absent) == config  # transformers' default
+    assert stablelm.Config.from_hf({**STABLELM_2, "partial_rotary_factor": 1.0}).rope.dim == 64
 
 
 def test_gpt2() -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from nn_models import GEMMA3, GPT2, LLAMA
-from published_configs import GEMMA_4B
+from published_configs import GEMMA_4B, STABLELM_2
 
 from pyml_core.errors import PymlError
 from pyml_nn.errors import ConfigError, show
-from pyml_nn.models import gemma3, gpt2, llama
+from pyml_nn.models import gemma3, gpt2, llama, stablelm
 
 MISSING = object()
 BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
@@ -132,6 +132,23 @@ def test_bad_gemma3_config(change: dict[str, Any], message: str) -> None:
 def test_bad_nested_gemma3_config(values: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         gemma3.Config.from_hf(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"qk_layernorm": True}, "qk_layernorm: expected false or null"),
+        ({"partial_rotary_factor": 0}, "partial_rotary_factor: expected a number from 0.001 to 1, found 0"),
+        ({"use_parallel_residual": 1}, "use_parallel_residual: expected true or false, found 1"),
+        ({"use_qkv_bias": "yes"}, "use_qkv_bias: expected true or false, found 'yes'"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps: expected a number from 0 to 1, found -1"),
+        ({"rms_norm_eps": 1e-6}, "rms_norm_eps: unknown key"),
+        ({"attention_bias": True}, "attention_bias: unknown key"),
+    ],
+)
+def test_bad_stablelm_config(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        stablelm.Config.from_hf({**STABLELM_2, **change})
 
 
 @pytest.mark.parametrize(

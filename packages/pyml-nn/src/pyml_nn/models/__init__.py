@@ -43,6 +43,7 @@ ARCHITECTURES = _Modules(
     phi3="phi3",
     qwen2="qwen2",
     qwen3="qwen3",
+    stablelm="stablelm",
 )
 """``model_type`` -> module; each module has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
 
@@ -55,6 +56,7 @@ GGUF_ARCHITECTURES = _Modules(
     phi3="phi3",
     qwen2="qwen2",
     qwen3="qwen3",
+    stablelm="stablelm",
 )
 """``general.architecture`` of a GGUF file -> module."""
 
