@@ -1,4 +1,4 @@
-"""What generation needs of a loaded model: its runs, tokens, caches and limits. The facade above it is
+"""The parts of a loaded model that generation uses: runs, tokens, caches and limits. The facade above it is
 :class:`.LanguageModel`.
 
 Letters: V = vocabulary size.
@@ -41,7 +41,7 @@ class Engine(OfOneProcess, instead="pickle the LanguageModel that has it"):
         eos_ids: tokens that end a text.
         context_length: most positions of a sequence; None: as many as the model was made for.
         prefill_chunk: most tokens of a prompt that run at once.
-        name: what it was loaded from, for messages.
+        name: the model's name in messages.
         prefix_cache: where keys and values are kept for later prompts; None: one of the default size.
 
     Attributes:
@@ -170,7 +170,7 @@ class HasEngine(Protocol):
 
     @property
     def engine(self) -> Engine:
-        """What generates for it."""
+        """The engine that generates for it."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Ids in, logits out: what a language model does without choosing tokens.
+"""Ids in, logits out: the methods of a language model that choose no tokens.
 
 Letters: V = vocabulary size.
 """
@@ -39,7 +39,7 @@ class ModelMethods:
     """The methods of :class:`.LanguageModel` that run its model, and the facts about it.
 
     Args:
-        engine: what runs the model.
+        engine: runs the model.
 
     Attributes:
         engine: as given.
@@ -59,7 +59,7 @@ class ModelMethods:
 
     @property
     def name(self) -> str:
-        """What it was loaded from, for messages."""
+        """The model's name in messages: the path or hub id that it was loaded from."""
         return self.engine.name
 
     @name.setter
@@ -103,7 +103,7 @@ class ModelMethods:
     # ---- logits
 
     def ids(self, text: str | Sequence[int]) -> list[int]:
-        """Token ids of a text, with what the model wants around them, once; ids are returned as they are."""
+        """Return the token ids of a text, with the model's special tokens around it; ids are returned unchanged."""
         return prompt_ids(self.engine, "text", text)
 
     def logits(self, text: str | Sequence[int], positions: Sequence[int] | None = None) -> F32Array:
@@ -128,14 +128,15 @@ class ModelMethods:
         return self.forward([(self.new_cache(), ids, wanted)])[0]
 
     def score(self, text: str | Sequence[int], top: int = 0) -> list[TokenScore]:
-        """How probable each token of a text was after those before it: the log probabilities of a prompt.
+        """Return the log probability of each token of a text, given the tokens before it.
 
         Args:
             text: text or token ids.
-            top: report so many of the most probable tokens beside each.
+            top: number of most probable tokens to report at each position.
 
         Returns:
-            A :class:`.TokenScore` a token. They are the model's own: before temperature, penalties and truncation.
+            A :class:`.TokenScore` for each token. Its probabilities are the model's own, before temperature, penalties
+            and truncation.
 
         Raises:
             ContextOverflowError: more ids than the context holds.
@@ -155,8 +156,8 @@ class ModelMethods:
     def forward(self, batch: Sequence[Input], want: Want = ALL_LOGITS) -> Any:
         """Continue several sequences at once: ``(cache, ids, positions that want logits, or None for the last)`` each.
 
-        Returns float32 (len(positions), V) for each sequence, or what ``want`` asks for, and advances the caches. See
-        :meth:`pyml_nn.Model.forward`.
+        Returns float32 (len(positions), V) for each sequence, or the results that ``want`` requests, and advances the
+        caches. See :meth:`pyml_nn.Model.forward`.
         """
         check_forward(batch, want)
         return self.engine.forward(batch, want)[0]
@@ -191,13 +192,13 @@ class ModelMethods:
     # ---- watching, stopping
 
     def trace(self, *names: str, tensors: str | Iterable[str] = (), max_bytes: int | None = None) -> Trace:
-        """Record what the model does: ``with lm.trace() as t: ...``, then ``t.events``, ``t.summary()``, ``t.save()``.
+        """Record operations: ``with lm.trace() as t: ...``, then ``t.events``, ``t.summary()``, ``t.save()``.
 
         Args:
             names: patterns of the operations to keep the times of (``layers.*.attention.*``); none: all.
             tensors: patterns of the tensors to keep (``layers.*``, ``layers.0.attention.probabilities``), for
                 ``t.tensor(name)``; none by default.
-            max_bytes: most bytes of tensors to keep; None: as many as are free.
+            max_bytes: maximum size of the kept tensors in bytes; None: the free memory.
         """
         return self.model.trace(*names, tensors=tensors, max_bytes=max_bytes)
 
