@@ -184,7 +184,7 @@ cdef class _NativeTables:
             return 0
         cdef int64_t n = o.matrices.n, panels = (o.matrices.n + PANEL - 1) // PANEL
         self.full_head = o - 1
-        self.screen.facts = <const uint16_t *>self._keep(row_stats)
+        self.screen.row_stats = <const uint16_t *>self._keep(row_stats)
         self.screen.lower = <float *>self._new(SCREEN_STATES * panels, np.float32)
         self.screen.upper = <float *>self._new(SCREEN_STATES * panels, np.float32)
         self.screen.threshold = <float *>self._new(SCREEN_STATES, np.float32)

@@ -10,7 +10,7 @@ cdef extern from "pyml.h":
         OP_KINDS
         ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU
         LIMIT_READ, LIMIT_INT8, LIMIT_F32
-        SCREEN_STATES, SCREEN_MAX_TOP, SCREEN_FACTS
+        SCREEN_STATES, SCREEN_MAX_TOP, ROW_STATS
 
     # ---- programs
 
@@ -49,7 +49,7 @@ cdef extern from "pyml.h":
         float *maxima
 
     ctypedef struct pyml_screen:
-        const uint16_t *facts
+        const uint16_t *row_stats
         int64_t k
         float *lower
         float *upper
@@ -118,7 +118,7 @@ cdef extern from "pyml.h":
         void **work
         void **weights
         void (*unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *) nogil
-        void (*screen_facts)(const pyml_matrix *, int64_t, int64_t, uint16_t *) nogil
+        void (*row_stats)(const pyml_matrix *, int64_t, int64_t, uint16_t *) nogil
         void **limits
         void (*enter)()
 
@@ -245,7 +245,7 @@ cdef extern from "pyml.h":
     int64_t pyml_panel_bytes(int, int64_t)
     int64_t pyml_low_bytes(int, int64_t)
     bint pyml_pack_threaded(int, int, int64_t, int64_t, const uint8_t *, uint8_t *, uint8_t *, pyml_watch *) nogil
-    bint pyml_screen_facts(const pyml_kernels *, int, const pyml_matrix *, uint16_t *, pyml_watch *) nogil
+    bint pyml_row_stats(const pyml_kernels *, int, const pyml_matrix *, uint16_t *, pyml_watch *) nogil
     bint pyml_read_parts(int, pyml_part *, int64_t, pyml_read_fault *, pyml_watch *) nogil
     bint pyml_read_ranges(const int64_t *, const int64_t *, const int64_t *, int64_t, uint8_t *, pyml_read_fault *) nogil
     bint pyml_all_finite(int, const uint8_t *, int64_t) nogil

@@ -117,7 +117,7 @@ def row_stats(packed, str level, int threads):
     _fill_matrix(&m, packed)
     if m.type != TYPE_Q8_0_SPLIT:
         raise ShapeError(f"screen: expected a split q8_0 matrix, got {packed.dtype}")
-    stats = aligned_empty(((m.n + PANEL - 1) // PANEL, SCREEN_FACTS, PANEL), np.float16)
+    stats = aligned_empty(((m.n + PANEL - 1) // PANEL, ROW_STATS, PANEL), np.float16)
     cdef uint16_t *target = <uint16_t *>_address(stats)
     cdef const pyml_kernels *kernels = pyml_level_kernels(_level_index(level))
     cdef bint done
@@ -125,7 +125,7 @@ def row_stats(packed, str level, int threads):
     cdef _Signals signals = _Signals()
     _listen(&watch, signals, None)
     with nogil:
-        done = pyml_screen_facts(kernels, threads, &m, target, &watch)
+        done = pyml_row_stats(kernels, threads, &m, target, &watch)
     if not done:
         _raise_stopped(signals)
     return stats

@@ -257,9 +257,9 @@ typedef struct {
     int64_t n, k, panels;
     const uint8_t *stored;
     uint8_t *packed, *low;
-    const pyml_kernels *kernels; /* of screen_facts, with the matrix */
+    const pyml_kernels *kernels; /* with the matrix, for row_stats */
     const pyml_matrix *matrix;
-    uint16_t *facts; /* NULL: to be packed */
+    uint16_t *stats; /* NULL: to be packed */
     atomic_llong next;
     pyml_watch *watch;
 } panel_work;
@@ -270,7 +270,7 @@ static void pack_panels(void *argument, int index) {
         int64_t begin = atomic_fetch_add(&p->next, PANELS_AT_A_TIME), end = begin + PANELS_AT_A_TIME;
         if (begin >= p->panels) return;
         if (end > p->panels) end = p->panels;
-        if (p->facts) p->kernels->screen_facts(p->matrix, begin, end, p->facts);
+        if (p->stats) p->kernels->row_stats(p->matrix, begin, end, p->stats);
         else pyml_pack_panels(p->type, p->n, p->k, p->stored, p->packed, p->low, begin, end);
     }
 }
@@ -302,9 +302,9 @@ bool pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8
     return run_panels(&p, threads);
 }
 
-bool pyml_screen_facts(const pyml_kernels *kernels, int threads, const pyml_matrix *m, uint16_t *facts,
-                       pyml_watch *watch) {
+bool pyml_row_stats(const pyml_kernels *kernels, int threads, const pyml_matrix *m, uint16_t *stats,
+                    pyml_watch *watch) {
     panel_work p = {
-        .panels = (m->n + PANEL - 1) / PANEL, .kernels = kernels, .matrix = m, .facts = facts, .watch = watch};
+        .panels = (m->n + PANEL - 1) / PANEL, .kernels = kernels, .matrix = m, .stats = stats, .watch = watch};
     return run_panels(&p, threads);
 }

@@ -43,7 +43,7 @@ bool pyml_program_run(pyml_program *, bool timed); /* false: cancelled, or its t
 /* These two return false if they were told to stop. */
 bool pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed,
                         uint8_t *low, pyml_watch *);
-bool pyml_screen_facts(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *facts, pyml_watch *);
+bool pyml_row_stats(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *stats, pyml_watch *);
 
 /* timings.c: times of timed runs */
 typedef struct {

@@ -28,7 +28,7 @@ enum {
     MAX_THREADS = 256,
     SCREEN_STATES = 16,   /* states at most that one run screens the head for */
     SCREEN_MAX_TOP = 256, /* logits at most that are wanted of each */
-    SCREEN_FACTS = 4      /* numbers about a row of a screened head */
+    ROW_STATS = 4         /* numbers about a row of a screened head */
 };
 
 #define UNIFORM_ERROR 21.25 /* (16 * 16 - 1) / 12: variance of a nibble, all values alike */
@@ -101,7 +101,7 @@ typedef struct {
 
 /* Shared by the screen and the rescoring of a head, see level/screen.c. N is the number of rows of the head. */
 typedef struct {
-    const uint16_t *facts;     /* [panels][SCREEN_FACTS][16] float16 */
+    const uint16_t *row_stats; /* [panels][ROW_STATS][16] float16 */
     int64_t k;                 /* logits wanted of each state in this run */
     float *lower, *upper;      /* [SCREEN_STATES][panels] bounds on a panel's best logit */
     float *threshold;          /* [SCREEN_STATES] */
@@ -209,7 +209,7 @@ typedef struct {
     pyml_work_fn work[OP_KINDS];
     pyml_weights_fn weights[OP_KINDS]; /* or NULL */
     void (*unpack_rows)(const pyml_matrix *, const int64_t *rows, int64_t count, float *out);
-    void (*screen_facts)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *facts);
+    void (*row_stats)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *stats);
     pyml_limit_fn limits[LIMITS];
     void (*enter)(void); /* floating-point state: round to nearest, no flush to zero */
 } pyml_kernels;

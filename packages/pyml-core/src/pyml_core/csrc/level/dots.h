@@ -133,7 +133,11 @@ static const quantized_type quantized_types[] = {
 
 /* The k of one or two panels that dot_tile is given at a time: sums are then rarely put down and taken up again, and
  * the codes of both still fit in the first-level cache. */
-enum { DEPTH_CHUNKS = 3, DEPTH = DEPTH_CHUNKS * CHUNK, FACTS = DEPTH / 16 /* blocks at most, a multiple of 16 */ };
+enum {
+    DEPTH_CHUNKS = 3,
+    DEPTH = DEPTH_CHUNKS * CHUNK,
+    DEPTH_BLOCKS = DEPTH / 16 /* blocks at most, a multiple of 16 */
+};
 
 typedef struct {
     const uint8_t *codes[DEPTH_CHUNKS][TILE_PANELS];
@@ -160,8 +164,8 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
     const int8_t *codes_low = a->codes, *codes_high = codes_low + 3 * codes_stride;
     const float *scales_low = a->scales, *scales_high = scales_low + 3 * scale_stride;
     const int32_t *sums_low = a->sums, *sums_high = sums_low + 3 * sum_stride;
-    _Alignas(64) int32_t starts[TILE_TOKENS][FACTS]; /* initial values of the dot products, which take off the bias of
-                                                        the codes */
+    _Alignas(64) int32_t starts[TILE_TOKENS][DEPTH_BLOCKS]; /* initial values of the dot products, which take off the
+                                                        bias of the codes */
     const int32_t *start = starts[0];
     if (!mins)
         UNROLL for (int t = 0; t < nt; t++) for (int64_t b = 0; b < k / block; b += PANEL)
@@ -181,7 +185,7 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
             UNROLL for (int h = 0; h < halves; h++) {
                 vi dot[TILE_TOKENS][TILE_PANELS], pairs[TILE_TOKENS][TILE_PANELS];
                 UNROLL for (int t = 0; t < nt; t++) {
-                    vi from = mins ? i_set1(0) : i_load4(start + t * FACTS + h);
+                    vi from = mins ? i_set1(0) : i_load4(start + t * DEPTH_BLOCKS + h);
                     UNROLL for (int p = 0; p < np; p++) dot[t][p] = from;
                 }
                 UNROLL for (int g = 0; g < words; g++) {

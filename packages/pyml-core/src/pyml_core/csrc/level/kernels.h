@@ -195,7 +195,7 @@ void FN(panel_product)(const pyml_matrix *, int64_t panel, const pyml_buffer *x,
 
 /* screen.c */
 int64_t FN(screen_weights)(const pyml_op *, const pyml_run *, int64_t, const uint8_t **);
-void FN(screen_facts)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *facts);
+void FN(row_stats)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *stats);
 
 /* rows.c */
 void FN(activate_tile)(const pyml_op *, float *x, int64_t column, int64_t row, int64_t rows);

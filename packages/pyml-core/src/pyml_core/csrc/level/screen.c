@@ -30,7 +30,7 @@ INLINE int64_t scale_bytes(int64_t blocks) { return (blocks * PANEL * 2 + 63) / 
 INLINE vb high_of_first(vb word) { return b_and(word, b_set1(15)); }
 INLINE vb high_of_second(vb word) { return b_and(b_shr(word, 4), b_set1(15)); }
 
-/* ---- facts of the rows, once a matrix: for every panel float16 [alpha, beta, rms_error, bias_bound][16 rows] */
+/* ---- statistics of the rows, once a matrix: for every panel float16 [alpha, beta, rms_error, bias_bound][16 rows] */
 
 typedef struct {
     vf weight, h, l, hh, hl, ll; /* sums over the row of s_w^2 times 1, h, l, ... */
@@ -77,10 +77,10 @@ static float rounded_to_f16(float x) {
     return lanes[0];
 }
 
-void FN(screen_facts)(const pyml_matrix *m, int64_t begin, int64_t end, uint16_t *facts) {
+void FN(row_stats)(const pyml_matrix *m, int64_t begin, int64_t end, uint16_t *stats) {
     for (int64_t panel = begin; panel < end; panel++) {
         const moments sum = moments_of(m, panel);
-        _Alignas(64) float s[6][PANEL], fact[SCREEN_FACTS][PANEL];
+        _Alignas(64) float s[6][PANEL], stat[ROW_STATS][PANEL];
         f_store(s[0], sum.weight), f_store(s[1], sum.h), f_store(s[2], sum.l);
         f_store(s[3], sum.hh), f_store(s[4], sum.hl), f_store(s[5], sum.ll);
         for (int lane = 0; lane < PANEL; lane++) {
@@ -98,11 +98,11 @@ void FN(screen_facts)(const pyml_matrix *m, int64_t begin, int64_t end, uint16_t
             }
             error = error > UNIFORM_ERROR ? error : UNIFORM_ERROR;
             double bias_bound = energy > error / 8 ? error / energy : energy > 0 ? 8 : 0;
-            fact[0][lane] = (float)alpha, fact[1][lane] = (float)beta;
-            fact[2][lane] = (float)(1.001 * sqrt(error)); /* float16 may round down by 1/2048 */
-            fact[3][lane] = (float)bias_bound;
+            stat[0][lane] = (float)alpha, stat[1][lane] = (float)beta;
+            stat[2][lane] = (float)(1.001 * sqrt(error)); /* float16 may round down by 1/2048 */
+            stat[3][lane] = (float)bias_bound;
         }
-        for (int i = 0; i < SCREEN_FACTS; i++) f_store_f16(facts + (panel * SCREEN_FACTS + i) * PANEL, f_load(fact[i]));
+        for (int i = 0; i < ROW_STATS; i++) f_store_f16(stats + (panel * ROW_STATS + i) * PANEL, f_load(stat[i]));
     }
 }
 
@@ -129,12 +129,12 @@ static factors factors_of(const pyml_buffer *x, int64_t states, uint8_t *scratch
 }
 
 /* Bounds on the best logit of a panel's `rows` rows; infinite if something is not finite. */
-INLINE void bound_panel(const uint16_t *facts, float z_score, vf a, vf b, vf v, int64_t rows, float *best_lower,
+INLINE void bound_panel(const uint16_t *stats, float z_score, vf a, vf b, vf v, int64_t rows, float *best_lower,
                         float *best_upper) {
-    vf slope = f_add(f_load_f16(facts), f_set1(16.0f)), offset = f_add(f_load_f16(facts + PANEL), f_set1(-128.0f));
+    vf slope = f_add(f_load_f16(stats), f_set1(16.0f)), offset = f_add(f_load_f16(stats + PANEL), f_set1(-128.0f));
     vf coarse = f_fma(slope, a, f_mul(offset, b));
-    vf spread = f_mul(f_mul(f_load_f16(facts + 2 * PANEL), f_set1(z_score)), f_sqrt(v));
-    vf bias_bound = f_mul(f_load_f16(facts + 3 * PANEL), f_max(coarse, f_set1(0.0f)));
+    vf spread = f_mul(f_mul(f_load_f16(stats + 2 * PANEL), f_set1(z_score)), f_sqrt(v));
+    vf bias_bound = f_mul(f_load_f16(stats + 3 * PANEL), f_max(coarse, f_set1(0.0f)));
     vf lower = f_sub(coarse, spread), upper = f_add(f_add(coarse, spread), bias_bound);
     vf nothing = f_mul(f_sub(upper, lower), f_set1(0.0f)); /* 0, or NaN */
     if (f_sum(nothing) != 0.0f) {
@@ -157,10 +157,10 @@ INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t
     const pyml_buffer *x = op->in;
     const pyml_screen *screen = op->screen;
     const uint8_t *chunk = m->data + panel * m->panel_bytes;
-    const uint16_t *facts = screen->facts + panel * SCREEN_FACTS * PANEL;
+    const uint16_t *stats = screen->row_stats + panel * ROW_STATS * PANEL;
     vf a[STATES_AT_ONCE], b[STATES_AT_ONCE], v[STATES_AT_ONCE];
     UNROLL for (int s = 0; s < ns; s++) a[s] = b[s] = v[s] = f_set1(0.0f);
-    PREFETCH(facts + SCREEN_FACTS * PANEL), PREFETCH(facts + (SCREEN_FACTS + 2) * PANEL);
+    PREFETCH(stats + ROW_STATS * PANEL), PREFETCH(stats + (ROW_STATS + 2) * PANEL);
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int64_t blocks = min_i64(CHUNK, m->k - k0) / BLOCK;
         const uint8_t *high = chunk + scale_bytes(blocks);
@@ -189,7 +189,7 @@ INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t
     }
     int64_t rows = min_i64(PANEL, m->n - panel * PANEL), panels = panels_of(m);
     for (int s = 0; s < ns; s++)
-        bound_panel(facts, op->scale, a[s], b[s], v[s], rows, screen->lower + (state + s) * panels + panel,
+        bound_panel(stats, op->scale, a[s], b[s], v[s], rows, screen->lower + (state + s) * panels + panel,
                     screen->upper + (state + s) * panels + panel);
 }
 

@@ -17,7 +17,7 @@ const pyml_kernels FN(pyml_kernels) = {
         },
     .weights = {[OP_LINEAR] = FN(linear_weights), [OP_SCREEN] = FN(screen_weights)},
     .unpack_rows = FN(unpack_rows),
-    .screen_facts = FN(screen_facts),
+    .row_stats = FN(row_stats),
     .limits = {[LIMIT_READ] = FN(limit_read), [LIMIT_INT8] = FN(limit_int8), [LIMIT_F32] = FN(limit_f32)},
     .enter = enter,
 };
