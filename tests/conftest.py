@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import fetch, tiny_models
+from tests.helpers import fetch, tiny_files, tiny_models
 
 
 def _fetched(asset: fetch.Asset) -> Path:
@@ -66,12 +66,12 @@ def gpt2_dir(gpt2_vocab_dir: Path) -> Path:
 def tiny_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of the tiny random models by name (see tiny_models.MODELS)."""
     root = tmp_path_factory.mktemp("tiny")
-    return {name: tiny_models.write_hf(model, root / name) for name, model in tiny_models.MODELS.items()}
+    return {name: tiny_files.write_hf(model, root / name) for name, model in tiny_models.MODELS.items()}
 
 
 @pytest.fixture(scope="session")
-def tiny_ggufs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def tiny_filess(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """GGUF files of the tiny random models that have one, f32, by name."""
     root = tmp_path_factory.mktemp("tiny-gguf")
     models = (model for model in tiny_models.MODELS.values() if model.gguf)
-    return {model.name: tiny_models.write_gguf(model, root / f"{model.name}.gguf") for model in models}
+    return {model.name: tiny_files.write_gguf(model, root / f"{model.name}.gguf") for model in models}

@@ -24,14 +24,14 @@ from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.options import GenerationOptions, SamplingOptions
 from pyml_nlp.structured.grammar import Grammar
 from pyml_nn import CacheFileError, KVCache
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 IDS = [int(i) for i in np.random.RandomState(7).randint(10, 300, 90)]
 BASE = tiny_models.MODELS["llama"]
 
 
 def _folder(root: Path, name: str, **changes: Any) -> Path:
-    return tiny_models.write_hf(dataclasses.replace(BASE, **changes), root / name)
+    return tiny_files.write_hf(dataclasses.replace(BASE, **changes), root / name)
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def _with_more_rows(lm: LanguageModel, rows: int) -> LanguageModel:
     more = rows - len(weights["lm_head.weight"])
     for name, scale in (("model.embed_tokens.weight", 1.0), ("lm_head.weight", 1.4)):
         weights[name] = np.concatenate([weights[name], scale * weights[name][:more]])
-    model = tiny_models.build(dataclasses.replace(BASE, config={**BASE.config, "vocab_size": rows}), weights, threads=1)
+    model = tiny_files.build(dataclasses.replace(BASE, config={**BASE.config, "vocab_size": rows}), weights, threads=1)
     return LanguageModel(model, lm.tokenizer, lm.eos_ids, name=f"{rows} rows")
 
 

@@ -25,7 +25,7 @@ from pyml_nlp.chat.renderer import Renderer
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.structured.grammar import Grammar
 from pyml_nlp.tokenizer import Tokenizer, load_tokenizer
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 PATIENCE = 60  # seconds
 TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
@@ -34,7 +34,7 @@ TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageModel]:
     """A tiny model that can chat."""
-    folder = tiny_models.write_hf(tiny_models.MODELS["llama"], tmp_path_factory.mktemp("forks") / "llama")
+    folder = tiny_files.write_hf(tiny_models.MODELS["llama"], tmp_path_factory.mktemp("forks") / "llama")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TEMPLATE}))
     with pyml_nlp.load(folder, threads=2) as loaded:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import pyml_nlp
 from pyml_core.errors import PymlError
 from pyml_nlp.formats.gguf import GGUFFile
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 SCALES = {"q8_0": 0, "q4_0": 0, "q4_1": 2, "q5_0": 0, "q5_1": 2, "iq4_nl": 0}
 SCALES |= {"q2_K": 82, "q3_K": 108, "q4_K": 2, "q5_K": 0, "q6_K": 208, "f16": 0}
@@ -39,7 +39,7 @@ def refused(path: Path, dtype: str) -> str:
 @pytest.mark.parametrize("stored", SCALES)
 @pytest.mark.parametrize("dtype", ["auto", "f32", "bf16", "q8_0", "q4_0"])
 def test_a_scale_of_a_block(tmp_path: Path, stored: str, dtype: str) -> None:
-    path = tiny_models.write_gguf(tiny_models.QUANTIZED, tmp_path / "m.gguf", stored)
+    path = tiny_files.write_gguf(tiny_models.QUANTIZED, tmp_path / "m.gguf", stored)
     with GGUFFile(path) as file:
         name, info = next(
             (name, info) for name, info in file.tensors.items() if info.dtype == stored and "blk.1" in name

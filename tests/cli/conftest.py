@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 CODE = "import sys; from pyml_nlp.cli.main import _command; _command(sys.argv.pop(1))"
 
@@ -131,6 +131,6 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **base.config, "max_position_embeddings": 1 << 24, "num_hidden_layers": 12, "num_attention_heads": 8,
         "num_key_value_heads": 8, "head_dim": 64, "eos_token_id": None,
     }  # fmt: skip
-    folder = tiny_models.write_hf(replace(base, config=config), tmp_path_factory.mktemp("endless"))
+    folder = tiny_files.write_hf(replace(base, config=config), tmp_path_factory.mktemp("endless"))
     (folder / "tokenizer_config.json").write_text("{}")
     return folder

@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import pytest
 
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 KEYS = ["test", "tokens_per_s", "stddev", "ms", "gb_per_s", "gflop_per_s", "threads", "level", "model", "dtype"]
 KEYS += ["head", "kv_dtype", "samples_ms"]
@@ -68,10 +68,10 @@ def inspect(commands: Any, *arguments: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3", "mixtral"])
-def test_inspect_gguf(name: str, commands: Any, tiny_ggufs: dict[str, Path]) -> None:
-    facts = inspect(commands, tiny_ggufs[name])
+def test_inspect_gguf(name: str, commands: Any, tiny_filess: dict[str, Path]) -> None:
+    facts = inspect(commands, tiny_filess[name])
     assert facts["format"] == "GGUF v3"
-    architecture = tiny_models.gguf_architecture(tiny_models.MODELS[name])
+    architecture = tiny_files.gguf_architecture(tiny_models.MODELS[name])
     assert facts["architecture"]["name"] == architecture
     assert facts["architecture"]["vocab_size"] == facts["tokenizer"]["tokens"] == 331
     assert facts["metadata"]["general.architecture"] == architecture
@@ -116,8 +116,8 @@ def test_inspect_with_another_dtype(commands: Any, tiny_dirs: dict[str, Path]) -
     assert {tensor["packed_type"] for tensor in facts["tensors"]} == {"f32"}
 
 
-def test_inspect_text(commands: Any, tiny_ggufs: dict[str, Path]) -> None:
-    result = commands.inspect(tiny_ggufs["gemma3"])
+def test_inspect_text(commands: Any, tiny_filess: dict[str, Path]) -> None:
+    result = commands.inspect(tiny_filess["gemma3"])
     assert result.code == 0
     for part in (
         "GGUF v3", "gemma3: 7 layers, 64 wide, vocabulary 331, context 256", "parameters", "kv_cache",

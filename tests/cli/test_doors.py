@@ -11,7 +11,7 @@ import pytest
 
 import pyml_nlp
 from pyml_nlp import ChatOptions, GenerationOptions, SamplingOptions
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 PROMPT = "the cat in the hat"
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
@@ -34,7 +34,7 @@ def sampled_gguf(path: Path) -> Path:
         writer.add_float32("general.sampling.temp", 3.0)
         writer.add_int32("general.sampling.top_k", 7)
 
-    return tiny_models.write_gguf(tiny_models.MODELS["gemma3"], path, more=add)
+    return tiny_files.write_gguf(tiny_models.MODELS["gemma3"], path, more=add)
 
 
 def test_every_door_has_the_models_defaults(folder: Path, commands: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 F32Array = npt.NDArray[np.float32]
 Build = Callable[..., Any]
@@ -207,7 +207,7 @@ def tiny_subject(name: str, dtype: str) -> Subject:
     weights = model.weights()
 
     def build(**options: Any) -> Any:
-        return tiny_models.build(model, weights, dtype=dtype, **options)
+        return tiny_files.build(model, weights, dtype=dtype, **options)
 
     return Subject(f"{name} {dtype}", build, model.prompt, load_cache)
 
@@ -216,7 +216,7 @@ def block_type_subject(dtype: str, folder: Path) -> Subject:
     """A tiny Llama whose GGUF file stores every matrix in one block type."""
     from pyml_nlp.formats.gguf import GGUFFile
 
-    path = tiny_models.write_gguf(tiny_models.QUANTIZED, folder / f"{dtype}.gguf", dtype)
+    path = tiny_files.write_gguf(tiny_models.QUANTIZED, folder / f"{dtype}.gguf", dtype)
     return gguf_subject(f"block type {dtype}", GGUFFile(path), tiny_models.QUANTIZED.prompt)
 
 

@@ -18,7 +18,7 @@ import pyml_nlp
 from pyml_core.errors import PymlError
 from pyml_nlp.formats.gguf import GGUFFile
 from tests.fuzz.changes import change, noisy, odd
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 BLOCKS = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl")
 RANGES = {"u8": 8, "i8": -8, "u16": 16, "i16": -16, "u32": 32, "i32": -32, "u64": 64, "i64": -64}
@@ -80,9 +80,9 @@ class GGUFModels:
         self._seeds: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         for name, model in tiny_models.MODELS.items():
             if model.gguf:
-                self._take(name, tiny_models.write_gguf(model, self._path, "f32"))
+                self._take(name, tiny_files.write_gguf(model, self._path, "f32"))
         for dtype in BLOCKS:
-            self._take(dtype, tiny_models.write_gguf(tiny_models.QUANTIZED, self._path, dtype))
+            self._take(dtype, tiny_files.write_gguf(tiny_models.QUANTIZED, self._path, dtype))
 
     def _take(self, name: str, path: Path) -> None:
         raw = path.read_bytes()
@@ -285,7 +285,7 @@ class Folders:
         self._folder = folder / "case"
         self._seeds: dict[str, dict[str, bytes]] = {}
         for name, model in tiny_models.MODELS.items():
-            written = tiny_models.write_hf(model, folder / name)
+            written = tiny_files.write_hf(model, folder / name)
             self._seeds[name] = {path.name: path.read_bytes() for path in sorted(written.iterdir())}
 
     def make(self, rng: random.Random) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyml_nlp
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{{ tools | tojson }}{{ x }}"
@@ -24,7 +24,7 @@ class TinyModelDoor:
 
     def prepare(self, folder: Path) -> None:
         """Write the model."""
-        self.folder = tiny_models.write_hf(tiny_models.MODELS["llama"], folder / "model")
+        self.folder = tiny_files.write_hf(tiny_models.MODELS["llama"], folder / "model")
         path = self.folder / "tokenizer_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": CHAT_TEMPLATE}))
 

@@ -31,7 +31,7 @@ import tokenizers
 import torch
 import transformers
 
-from tests.helpers import fetch, gpt2_random, tiny_models
+from tests.helpers import fetch, gpt2_random, tiny_files, tiny_models
 
 HERE = Path(__file__).parent
 
@@ -101,7 +101,7 @@ def as_generated(model: Any, tiny: tiny_models.TinyModel) -> tuple[np.ndarray, n
 def make_tiny(root: Path, names: set[str]) -> None:
     """Goldens of these tiny random models; checks that transformers reads the GGUF twins as equal models."""
     for model in (model for name, model in tiny_models.MODELS.items() if name in names):
-        folder = tiny_models.write_hf(model, root / model.name)
+        folder = tiny_files.write_hf(model, root / model.name)
         logits, hidden, attention = as_generated(load(folder), model)
         np.savez_compressed(
             HERE / "tiny" / f"{model.name}.npz",
@@ -121,7 +121,7 @@ def make_tiny(root: Path, names: set[str]) -> None:
 
 def check_gguf(model: tiny_models.TinyModel, root: Path, logits: np.ndarray) -> None:
     """transformers reads the GGUF file that we write as an equal model, as far as it reads such files at all."""
-    tiny_models.write_gguf(model, root / f"{model.name}.gguf")
+    tiny_files.write_gguf(model, root / f"{model.name}.gguf")
     try:
         # The configuration is passed: transformers does not read biases, scaled RoPE and small contexts from the file.
         config = transformers.AutoConfig.from_pretrained(root / model.name)

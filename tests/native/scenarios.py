@@ -21,7 +21,7 @@ from pyml_core.strings import decode_strings, split_pairs
 from pyml_core.tensor import empty_matrix
 from pyml_core.timing import Capture
 from pyml_nn.weights import spec
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 Act = Callable[[], Any]
 
@@ -149,7 +149,7 @@ def folder(name: str) -> Path:
     found = tiny_models.MODELS[name]
     if name == "gemma3":
         found = replace(found, config={**found.config, "max_position_embeddings": 512})
-    return tiny_models.write_hf(found, root / name)
+    return tiny_files.write_hf(found, root / name)
 
 
 def tiny(name: str = "gemma3", **options: Any) -> Any:

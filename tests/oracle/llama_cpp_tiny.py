@@ -15,7 +15,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 HERE = Path(__file__).parent
 
@@ -28,7 +28,7 @@ def main() -> None:
         for model in tiny_models.MODELS.values():
             if not model.gguf:
                 continue
-            path = tiny_models.write_gguf(model, Path(folder) / f"{model.name}.gguf")
+            path = tiny_files.write_gguf(model, Path(folder) / f"{model.name}.gguf")
             llama = llama_cpp.Llama(
                 str(path), logits_all=True, verbose=False, n_ctx=128, n_batch=128, n_threads=1, type_k=F32, type_v=F32
             )

@@ -19,7 +19,7 @@ from pyml_core import Program, Slice, reference
 from pyml_core.batch import Batch
 from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.ops import OPERATIONS
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 
 BLOCK_TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "f16", "bf16")
 NMSE = 1e-6
@@ -82,7 +82,7 @@ def assert_close(name: str, got: F32Array, expected: F32Array) -> None:
 @pytest.mark.parametrize("dtype", BLOCK_TYPES)
 def test_block_type(dtype: str, tmp_path: Path) -> None:
     model = tiny_models.QUANTIZED
-    lm = pyml_nlp.load(tiny_models.write_gguf(model, tmp_path / "model.gguf", dtype), threads=2)
+    lm = pyml_nlp.load(tiny_files.write_gguf(model, tmp_path / "model.gguf", dtype), threads=2)
     check_operations(lm.model, model.prompt[:24])
 
 
@@ -90,7 +90,7 @@ def test_block_type(dtype: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["q8_0", "q4_0", "bf16", "f32"])
 def test_converted_model(name: str, dtype: str) -> None:
     model = tiny_models.MODELS[name]
-    check_operations(tiny_models.build(model, dtype=dtype, threads=2), model.prompt)
+    check_operations(tiny_files.build(model, dtype=dtype, threads=2), model.prompt)
 
 
 @pytest.mark.parametrize(("fixture", "layers"), [("smollm2_gguf", (0,)), ("gemma_gguf", (5,))])

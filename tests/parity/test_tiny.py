@@ -14,7 +14,7 @@ import pyml_nlp
 from pyml_nlp.formats.gguf import GGUFFile
 from pyml_nlp.formats.safetensors import SafetensorsFolder
 from pyml_nlp.loading import describe
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files, tiny_models
 from tests.helpers.tiny_models import MODELS, TinyModel
 
 TOLERANCE = 1e-4
@@ -37,7 +37,7 @@ def golden(model: TinyModel) -> dict[str, npt.NDArray[Any]]:
 
 
 def logits(model: TinyModel, weights: Mapping[str, F32Array] | None, positions: npt.NDArray[np.int32]) -> F32Array:
-    built = tiny_models.build(model, weights, dtype="f32", threads=2)
+    built = tiny_files.build(model, weights, dtype="f32", threads=2)
     found: F32Array = built.forward([(built.new_cache(), model.prompt, positions.tolist())])[0]
     return found
 
@@ -96,10 +96,10 @@ def test_logits_equal_transformers(model: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.gguf])
-def test_gguf_gives_the_same_logits(name: str, tiny_ggufs: dict[str, Path]) -> None:
+def test_gguf_gives_the_same_logits(name: str, tiny_filess: dict[str, Path]) -> None:
     model = MODELS[name]
     positions = golden(model)["positions"]
-    with_gguf = pyml_nlp.load(tiny_ggufs[model.name], dtype="f32", threads=2)
+    with_gguf = pyml_nlp.load(tiny_filess[model.name], dtype="f32", threads=2)
     check(model, model.weights(), with_gguf.logits(model.prompt, positions.tolist()), positions)
 
 
@@ -123,8 +123,8 @@ def check_read_at_once(files: GGUFFile | SafetensorsFolder, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["auto", "f32"])
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.gguf])
-def test_gguf_is_read_at_once_as_tensor_by_tensor(name: str, dtype: str, tiny_ggufs: dict[str, Path]) -> None:
-    with GGUFFile(tiny_ggufs[name]) as file:
+def test_gguf_is_read_at_once_as_tensor_by_tensor(name: str, dtype: str, tiny_filess: dict[str, Path]) -> None:
+    with GGUFFile(tiny_filess[name]) as file:
         check_read_at_once(file, dtype)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import tiny_models
+from tests.helpers import tiny_files
 from tests.helpers.tiny_models import MODELS
 
 PROBABILITIES, HIDDEN = 1e-5, 3e-5
@@ -23,7 +23,7 @@ def test_hidden_states_and_attention_equal_transformers(name: str, chunk: int) -
     model = MODELS[name]
     with np.load(GOLDENS / f"{name}.npz") as file:
         golden = dict(file)
-    built = tiny_models.build(model, dtype="f32", threads=2, max_tokens=chunk)
+    built = tiny_files.build(model, dtype="f32", threads=2, max_tokens=chunk)
     rows = golden["hidden_positions"]
     with built.trace("forward", tensors=["embedding**", "layers.*", "layers.*.attention.probabilities"]) as trace:
         built.forward([(built.new_cache(), model.prompt, range(len(model.prompt)))])

@@ -303,42 +303,6 @@ def test_equal_to_transformers() -> None:
         assert ids.tolist() == kept, names
 
 
-# ---- noise
-
-
-def test_uniform_is_splitmix64() -> None:
-    # The first outputs of java.util.SplittableRandom(0) and (42), upper halves.
-    for seed, outputs in {
-        0: [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F],
-        42: [0xBDD732262FEB6E95, 0x28EFE333B266F103, 0x47526757130F9F52],
-    }.items():
-        expected = [((value >> 32) + 0.5) / 2**32 for value in outputs]
-        assert noise.uniform(seed, np.arange(3)).tolist() == expected
-
-
-def test_noise_is_keyed_by_each_part() -> None:
-    ids = np.arange(1000)
-    keys = {noise.noise_key(seed, sequence, position)
-            for seed in (0, 1, 2**64 - 1) for sequence in range(4) for position in range(4)}  # fmt: skip
-    assert len(keys) == 48
-    noises = [noise.uniform(key, ids) for key in keys]
-    correlations = np.abs(np.corrcoef(noises) - np.eye(len(noises)))
-    assert correlations.max() < 0.2
-
-
-def test_noise_of_a_token_does_not_depend_on_the_others() -> None:
-    whole = noise.gumbel(7, np.arange(100_000))
-    assert np.array_equal(noise.gumbel(7, np.array([5, 99_999])), whole[[5, 99_999]])
-
-
-def test_gumbel_bounds() -> None:
-    values = noise.gumbel(1, np.arange(1 << 20))
-    assert values.min() > -3.2
-    assert values.max() < noise._LARGEST_GUMBEL
-    assert np.mean(values) == pytest.approx(0.5772, abs=0.01)  # Euler's constant
-    assert np.var(values) == pytest.approx(np.pi**2 / 6, abs=0.02)
-
-
 # ---- the draw
 
 
@@ -455,54 +419,3 @@ def test_top_logprobs_of_ties_and_of_more_than_there_are() -> None:
     logits = np.array([1, 2, 2, 2], np.float32)
     assert [token for token, _ in top_logprobs(logits, 0, 2)[1]] == [1, 2]
     assert [token for token, _ in top_logprobs(logits, 0, 9)[1]] == [1, 2, 3, 0]
-
-
-# ---- refused arguments
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"temperature": -1.0}, "temperature must be a finite number >= 0.0, got -1"),
-        ({"temperature": float("nan")}, "temperature must be a finite number >= 0.0, got nan"),
-        ({"temperature": float("inf")}, "temperature must be a finite number >= 0.0, got inf"),
-        ({"top_k": -2}, r"top_k must be > 0, got -2 \(0 and -1 are off\)"),
-        ({"top_p": 0.0}, r"top_p must be in \(0.0, 1.0\], got 0 \(1 is off\)"),
-        ({"top_p": 1.5}, r"top_p must be in \(0.0, 1.0\], got 1.5"),
-        ({"repetition_penalty": 0.0}, r"repetition_penalty must be a finite number > 0.0, got 0 \(1 is off\)"),
-        ({"seed": -2}, r"seed must be in 0 .. 2\*\*64 - 1, got -2 \(-1 is random\)"),
-        ({"seed": 2**64}, "seed must be in"),
-        ({"min_p": -0.1}, r"min_p must be in \[0.0, 1.0\], got -0.1"),
-        ({"min_p": float("nan")}, r"min_p must be in \[0.0, 1.0\], got nan"),
-        ({"typical_p": 0.0}, r"typical_p must be in \(0.0, 1.0\], got 0"),
-        ({"frequency_penalty": float("inf")}, "frequency_penalty must be a finite number, got inf"),
-        ({"presence_penalty": float("nan")}, "presence_penalty must be a finite number, got nan"),
-        ({"logit_bias": {-1: 0.0}}, "logit_bias must be token ids, got -1"),
-        ({"logit_bias": {3: float("inf")}}, "logit_bias must be below infinity, got inf for token 3"),
-        ({"order": ["top_p", "best"]}, "order must be one of logit_bias, .*, got 'best'"),
-        ({"order": ["top_p", "top_p"]}, "order must name each rule once, got 'top_p, top_p'"),
-        ({"temperature": 0.5, "top_k": 3, "order": ["top_k"]}, "order must name all rules in use, temperature missing"),
-    ],
-)
-def test_ranges(values: dict[str, object], message: str) -> None:
-    with pytest.raises(PymlError, match=message):
-        SamplingOptions(**values)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_not_finite(temperature: float, bad: float) -> None:
-    logits = np.array([1.0, bad, 0.0], np.float32)
-    with pytest.raises(PymlError, match=r"not finite: logit .* for token 1 at position 9"):
-        sample(logits, SamplingOptions(temperature, seed=0), 0, 9)
-
-
-def test_minus_infinity_is_never_drawn() -> None:
-    logits = np.array([-np.inf, 0.0, -np.inf, 0.0], np.float32)
-    rules = (
-        SamplingOptions(1.0, seed=0),
-        SamplingOptions(1.0, top_k=3, seed=0),
-        SamplingOptions(1.0, top_p=0.9, seed=0),
-    )
-    for chosen in rules:
-        assert {sample(logits, chosen, 0, position) for position in range(50)} == {1, 3}
