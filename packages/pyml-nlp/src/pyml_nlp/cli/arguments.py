@@ -110,6 +110,17 @@ class InferArguments(
     trace_out: str | None
 
 
+class AuditArguments(ModelArguments, LogArguments):
+    """All values of ``pyml audit``."""
+
+    prompt_lengths: tuple[int, ...] | None
+    repetitions: int | None
+    layers: tuple[int, ...] | None
+    output: str | None
+    quick: bool
+    compare: tuple[str, str] | None
+
+
 class BenchArguments(ModelArguments, MemoryArguments, LogArguments):
     """All values of ``pyml-bench``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,11 @@ from .options import (
     verbosity,
 )
 from .output import Output, ProgressBar
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .arguments import AuditArguments
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -39,34 +45,23 @@ numbers = parsed(_numbers, "numbers such as 16,64 or 0,4-7")
 @click.option("--quick", is_flag=True, help="Three prompt lengths, fewer repetitions.")
 @click.option("--compare", nargs=2, metavar="A.json B.json", help="Say what changed from one report to another.")
 @log_options
-def command(
-    model: str | None,
-    safetensors: str | None,
-    dtype: str,
-    threads: int | None,
-    prompt_lengths: tuple[int, ...] | None,
-    repetitions: int | None,
-    layers: tuple[int, ...] | None,
-    output: str | None,
-    quick: bool,
-    compare: tuple[str, str] | None,
-    verbose: int,
-    quiet: int,
-) -> None:
+def command(**values: Unpack[AuditArguments]) -> None:
     """Audit the performance of MODEL on this machine: report.md, report.json and report.html in one folder.
 
     It measures the machine's limits, loading, cold and warm prefill and decode, attention part by part over prompt
     lengths, every operation against the roofline, jitter and memory, and says what limits the model.
     """
-    level = verbosity(verbose, quiet)
+    level = verbosity(values["verbose"], values["quiet"])
+    model, safetensors, threads = values["model"], values["safetensors"], values["threads"]
+    repetitions, output = values["repetitions"], values["output"]
     out = Output()
-    if compare:
+    if values["compare"]:
         if model is not None or safetensors is not None:
             raise click.UsageError("the argument '--compare' cannot be used with '[MODEL]'")
         configure_logs(level or -1)
         from ..audit import compare as comparison
 
-        out.write(comparison.text(*(comparison.read(Path(path)) for path in compare)))
+        out.write(comparison.text(*(comparison.read(Path(path)) for path in values["compare"])))
         return
     source = check_model(model, safetensors, threads)
     positive({"--repetitions": repetitions})
@@ -84,7 +79,7 @@ def command(
                 logs.tell(f"audit: {text}")
 
         folder, lines = audit(
-            source, dtype, threads, prompt_lengths, repetitions, layers or (), quick,
-            Path(output) if output else None, tell,
+            source, values["dtype"], threads, values["prompt_lengths"], repetitions, values["layers"] or (),
+            values["quick"], Path(output) if output else None, tell,
         )  # fmt: skip
     out.write("\n".join([*lines, *(str(folder / name) for name in ("report.md", "report.json", "report.html"))]) + "\n")
