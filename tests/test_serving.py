@@ -152,16 +152,17 @@ def run(script: str, folder: Path) -> str:
 HEAD = """
 import os, sys, threading, pyml_nlp
 lm = pyml_nlp.load(sys.argv[1], threads=2)
+endless = {"max_tokens": 10**6, "overflow": "shift", "logit_bias": dict.fromkeys(lm.eos_ids, -float("inf"))}
 """
 
 
 @pytest.mark.parametrize(
     "script",
     [
-        "stream = lm.submit('the cat', max_tokens=100000, overflow='shift'); next(stream); print('end')",
+        "stream = lm.submit('the cat', **endless); next(stream); print('end')",
         "streams = [lm.submit('the cat', max_tokens=50) for _ in range(30)]; print('end')",
         "lm.submit('the cat', max_tokens=5).result(); print('end')",
-        "stream = lm.submit('the cat', max_tokens=100000, overflow='shift'); lm.close(); print('end')",
+        "stream = lm.submit('the cat', **endless); lm.close(); print('end')",
     ],
     ids=["running", "waiting", "idle", "closed"],
 )
@@ -177,7 +178,7 @@ def test_a_thread_reads_on_after_the_main_one_has_ended(tiny_dirs: dict[str, Pat
 def test_ctrl_c_while_a_text_is_waited_for(tiny_dirs: dict[str, Path]) -> None:
     script = """
 import signal
-stream = lm.submit('the cat', max_tokens=100000, overflow='shift')
+stream = lm.submit('the cat', **endless)
 threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
     stream.result()
@@ -195,7 +196,7 @@ def test_a_handler_that_forks_while_a_text_is_waited_for(tiny_dirs: dict[str, Pa
 import signal
 children = []
 signal.signal(signal.SIGUSR1, lambda *_: children.append(os.fork()))
-stream = lm.submit('the cat', max_tokens=100000, overflow='shift')
+stream = lm.submit('the cat', **endless)
 threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
 timer = threading.Timer(1.0, stream.cancel)
 timer.start()
