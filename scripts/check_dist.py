@@ -10,7 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = runpy.run_path(str(ROOT / "packages/pyml-core/src/pyml_core/_version.py"))["__version__"]
-SOURCE_ONLY = (".c", ".h", ".def", ".pyx", ".pxd", ".pxi")
+
+
+def source_only(path: str) -> bool:
+    """Whether wheels are without this file: sources of the extension, and what explains them."""
+    return "/csrc/" in path or path.endswith((".c", ".h", ".def", ".pyx", ".pxd", ".pxi"))
 
 
 def main(folder: Path) -> int:
@@ -25,9 +29,9 @@ def main(folder: Path) -> int:
             inner = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
         with zipfile.ZipFile(wheel) as archive:
             outer = set(archive.namelist())
-        expected = {path for path in inner if path.startswith("src/") and not path.endswith(SOURCE_ONLY)}
+        expected = {path for path in inner if path.startswith("src/") and not source_only(path)}
         faults += [f"{wheel.name}: lacks {path}" for path in expected if path.removeprefix("src/") not in outer]
-        faults += [f"{wheel.name}: has {path}" for path in outer if path.endswith(SOURCE_ONLY)]
+        faults += [f"{wheel.name}: has {path}" for path in outer if source_only(path)]
         faults += [f"{sdist.name}: has {path}" for path in inner if path.endswith((".so", ".pyc", ".o"))]
         needed = {"LICENSE", "README.md", "pyproject.toml"}
         faults += [f"{sdist.name}: lacks {path}" for path in needed - inner]
