@@ -33,7 +33,7 @@ def right(lm: LanguageModel, chat: Conversation) -> None:
 
 
 def wrong(lm: LanguageModel, chat: Conversation) -> None:
-    lm.generate("a", 8)  # type: ignore[arg-type]
+    lm.generate("a", 8.5)  # type: ignore[arg-type]
     lm.generate("a", temprature=0.8)  # type: ignore[call-arg]
     lm.generate("a", temperature="hot")  # type: ignore[arg-type]
     lm.generate("a", overflow="roll")  # type: ignore[arg-type]

@@ -194,6 +194,14 @@ def test_keywords_are_changes_of_the_defaults() -> None:
     assert next(lm.generate_batch(["ab"], top_k=40)).text == same
 
 
+@pytest.mark.parametrize("count", [3, np.int64(3)])
+def test_a_number_in_place_of_options_is_max_tokens(count: int) -> None:
+    lm = make(generation_options=GenerationOptions(max_tokens=5, sampling=SamplingOptions(2.0, seed=7)))
+    expected = lm.generate_text("ab", max_tokens=3, top_k=40)
+    assert lm.generate_text("ab", count, top_k=40) == expected
+    assert next(lm.generate_batch(["ab"], count, top_k=40)).text == lm.submit("ab", count, top_k=40).result().text
+
+
 # ---- defaults of a model
 
 FOLDERS: dict[str, tuple[dict[str, Any], SamplingOptions]] = {

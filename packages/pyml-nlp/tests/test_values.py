@@ -280,5 +280,9 @@ def test_unknown_options() -> None:
             lm.generate_batch(["a"], **{name: 5})
     with pytest.raises(ArgumentError, match=r"^unknown option 'tool': did you mean 'tools'\?$"):
         lm.chat("a", tool=[])
-    with pytest.raises(ArgumentError, match=r"^options must be GenerationOptions, got 5"):
-        lm.generate("a", 5)
+    with pytest.raises(ArgumentError, match=r"^options must be GenerationOptions, got '5'"):
+        lm.generate("a", "5")
+    with pytest.raises(ArgumentError, match=r"^max_tokens is given twice: "):
+        lm.generate("a", 5, max_tokens=5)
+    with pytest.raises(ArgumentError, match=r"^max_tokens must be"):
+        lm.generate("a", True)

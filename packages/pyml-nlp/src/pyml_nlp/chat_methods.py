@@ -40,7 +40,7 @@ class ChatMethods(ModelMethods, ABC):
     def generate(
         self,
         prompt: str | Sequence[int],
-        options: GenerationOptions | None = None,
+        options: GenerationOptions | int | None = None,
         *,
         cache: KVCache | None = None,
         timeout: float | None = None,
@@ -63,7 +63,7 @@ class ChatMethods(ModelMethods, ABC):
     def chat(
         self,
         messages: Messages,
-        options: GenerationOptions | None = None,
+        options: GenerationOptions | int | None = None,
         *,
         chat_options: ChatOptions | None = None,
         cache: KVCache | None = None,

@@ -19,8 +19,7 @@ from .generation.prefix_cache import PrefixCache
 from .generation.preparing import within_timeout
 from .generation.request import Request
 from .generation.scheduler import MAX_BATCH_SIZE
-from .options.checks import instance
-from .options.generation import GenerationOptions
+from .options.generation import GenerationOptions, options_of_call
 from .pickling import Origin, reduce_model
 from .values import flag
 
@@ -87,7 +86,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
     def generate(
         self,
         prompt: str | Sequence[int],
-        options: GenerationOptions | None = None,
+        options: GenerationOptions | int | None = None,
         *,
         cache: KVCache | None = None,
         timeout: float | None = None,
@@ -99,7 +98,8 @@ class LanguageModel(ChatMethods, SharedByCopies):
 
         Args:
             prompt: text, or the token ids as the model wants them (beginning-of-sequence token included).
-            options: how to continue it; None: :attr:`generation_options`, the model's defaults.
+            options: how to continue it; None: :attr:`generation_options`, the model's defaults; a number: these
+                defaults with this ``max_tokens``.
             cache: continue after the sequence in this cache of the model, and add to it; None: a new cache.
             timeout: seconds after which the text ends with what has been generated. If the prompt has not been turned
                 into tokens by then, it is an error.
@@ -130,7 +130,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
     def generate_text(
         self,
         prompt: str | Sequence[int],
-        options: GenerationOptions | None = None,
+        options: GenerationOptions | int | None = None,
         *,
         cache: KVCache | None = None,
         timeout: float | None = None,
@@ -159,7 +159,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
     def submit(
         self,
         prompt: str | Sequence[int],
-        options: GenerationOptions | None = None,
+        options: GenerationOptions | int | None = None,
         *,
         cache: KVCache | None = None,
         timeout: float | None = None,
@@ -183,7 +183,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
     def generate_batch(
         self,
         prompts: Iterable[str | Sequence[int] | Request],
-        options: GenerationOptions | None = None,
+        options: GenerationOptions | int | None = None,
         *,
         timeout: float | None = None,
         speculate: bool = True,
@@ -219,10 +219,8 @@ class LanguageModel(ChatMethods, SharedByCopies):
         )
         return Batch(generator, requests, max_batch_size, self.prefill_chunk, flag("ordered", ordered))
 
-    def _options(self, options: GenerationOptions | None, changes: GenerationKeywords) -> GenerationOptions:
-        """The options of a call: the given ones, or the model's defaults, with changes."""
-        base = self.generation_options if options is None else instance("options", options, GenerationOptions)
-        return base.replace(**changes)
+    def _options(self, options: GenerationOptions | int | None, changes: GenerationKeywords) -> GenerationOptions:
+        return options_of_call(options, changes, self.generation_options)
 
     # ---- the end
 

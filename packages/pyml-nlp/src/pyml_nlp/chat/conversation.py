@@ -38,7 +38,7 @@ class Chatter(Protocol):
     def generate(
         self,
         prompt: Sequence[int],
-        options: GenerationOptions | None = None,
+        options: GenerationOptions | int | None = None,
         *,
         cache: KVCache | None = None,
         timeout: float | None = None,
@@ -113,7 +113,7 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
     def send(
         self,
         message: str | Message,
-        options: GenerationOptions | None = None,
+        options: GenerationOptions | int | None = None,
         *,
         timeout: float | None = None,
         speculate: bool = True,

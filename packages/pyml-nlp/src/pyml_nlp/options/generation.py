@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import quoted
@@ -119,6 +120,29 @@ class GenerationOptions:
 
 GENERATION = SAMPLING | GenerationOptions.__dataclass_fields__.keys() | set(_GRAMMARS)
 """The keywords of :meth:`GenerationOptions.replace`."""
+
+
+def options_of_call(
+    options: GenerationOptions | int | None, changes: GenerationKeywords, defaults: GenerationOptions
+) -> GenerationOptions:
+    """Return the options of a call: the given ones, or the model's defaults, with changes.
+
+    Args:
+        options: an object means exactly its values; a number is ``max_tokens``, and the rest are the defaults.
+        changes: keywords of the call.
+        defaults: the model's.
+
+    Raises:
+        ArgumentError: neither options nor a number, ``max_tokens`` twice, or invalid changes.
+    """
+    if options is None:
+        return defaults.replace(**changes)
+    if not isinstance(options, Integral):
+        return instance("options", options, GenerationOptions).replace(**changes)
+    if changes.get("max_tokens") is not None:
+        raise ArgumentError("is given twice: as the second argument and as a keyword", "max_tokens")
+    changed: GenerationKeywords = {**changes, "max_tokens": whole("max_tokens", options, 0)}
+    return defaults.replace(**changed)
 
 
 def _stop_ids(value: Any) -> tuple[int, ...]:
