@@ -70,7 +70,7 @@ def tiny_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_filess(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def tiny_ggufs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """GGUF files of the tiny random models that have one, f32, by name."""
     root = tmp_path_factory.mktemp("tiny-gguf")
     models = (model for model in tiny_models.MODELS.values() if model.gguf)

@@ -59,7 +59,7 @@ def test_every_name_can_be_imported() -> None:
         assert name in dir(pyml_nlp)
     assert len(set(pyml_nlp.__all__)) == len(pyml_nlp.__all__)
     with pytest.raises(AttributeError, match="module 'pyml_nlp' has no attribute 'Sampling'"):
-        pyml_nlp.Sampling  # noqa: B018
+        pyml_nlp.Sampling  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_names_are_loaded_when_they_are_first_used() -> None:

@@ -13,9 +13,9 @@ from pyml_nlp.errors import ModelNotFoundError
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma3"])
 def test_a_folder_and_a_file_are_described_as_they_load(
-    architecture: str, tiny_dirs: dict[str, Path], tiny_filess: dict[str, Path]
+    architecture: str, tiny_dirs: dict[str, Path], tiny_ggufs: dict[str, Path]
 ) -> None:
-    for path in (tiny_dirs[architecture], tiny_filess[architecture]):
+    for path in (tiny_dirs[architecture], tiny_ggufs[architecture]):
         info = model_info(path)
         with pyml_nlp.load(path) as lm:
             expected = ModelInfo(

@@ -76,9 +76,9 @@ def test_every_option_of_loading_goes_along() -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "gguf", "pieces"])
 def test_tokenizers_are_loaded_again(
-    kind: str, tiny_dirs: dict[str, Path], tiny_filess: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tiny_dirs: dict[str, Path], tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = {"folder": tiny_dirs["llama"], "gguf": tiny_filess["gemma3"], "pieces": tiny_dirs["gemma3"]}[kind]
+    source = {"folder": tiny_dirs["llama"], "gguf": tiny_ggufs["gemma3"], "pieces": tiny_dirs["gemma3"]}[kind]
     monkeypatch.chdir(source.parent)
     tokenizer = load_tokenizer(source.name)
     assert tokenizer.path == source
@@ -196,8 +196,8 @@ def test_models_that_were_not_loaded(lm: LanguageModel, folder: Path) -> None:
         pickle.dumps(closed)
 
 
-def test_tokenizers_that_were_not_loaded(tiny_filess: dict[str, Path]) -> None:
-    with GGUFFile(tiny_filess["gemma3"]) as file:
+def test_tokenizers_that_were_not_loaded(tiny_ggufs: dict[str, Path]) -> None:
+    with GGUFFile(tiny_ggufs["gemma3"]) as file:
         metadata = file.metadata
 
     class Metadata:

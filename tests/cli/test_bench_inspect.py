@@ -68,8 +68,8 @@ def inspect(commands: Any, *arguments: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3", "mixtral"])
-def test_inspect_gguf(name: str, commands: Any, tiny_filess: dict[str, Path]) -> None:
-    facts = inspect(commands, tiny_filess[name])
+def test_inspect_gguf(name: str, commands: Any, tiny_ggufs: dict[str, Path]) -> None:
+    facts = inspect(commands, tiny_ggufs[name])
     assert facts["format"] == "GGUF v3"
     architecture = tiny_files.gguf_architecture(tiny_models.MODELS[name])
     assert facts["architecture"]["name"] == architecture
@@ -116,8 +116,8 @@ def test_inspect_with_another_dtype(commands: Any, tiny_dirs: dict[str, Path]) -
     assert {tensor["packed_type"] for tensor in facts["tensors"]} == {"f32"}
 
 
-def test_inspect_text(commands: Any, tiny_filess: dict[str, Path]) -> None:
-    result = commands.inspect(tiny_filess["gemma3"])
+def test_inspect_text(commands: Any, tiny_ggufs: dict[str, Path]) -> None:
+    result = commands.inspect(tiny_ggufs["gemma3"])
     assert result.code == 0
     for part in (
         "GGUF v3", "gemma3: 7 layers, 64 wide, vocabulary 331, context 256", "parameters", "kv_cache",

@@ -137,9 +137,9 @@ def test_bad_gguf(content: bytes, message: str, commands: Any, tmp_path: Path) -
     assert message in error
 
 
-def test_truncated_gguf(commands: Any, tiny_filess: dict[str, Path], tmp_path: Path) -> None:
+def test_truncated_gguf(commands: Any, tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "short.gguf"
-    path.write_bytes(tiny_filess["gpt2"].read_bytes()[:-100])
+    path.write_bytes(tiny_ggufs["gpt2"].read_bytes()[:-100])
     assert "data exceeds file bounds" in failing(commands, path)
 
 

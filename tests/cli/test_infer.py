@@ -79,10 +79,10 @@ def test_dtypes(dtype: str, commands: Any, model: Path) -> None:
 
 
 def test_gguf_and_folder_give_the_same_text(
-    commands: Any, tiny_dirs: dict[str, Path], tiny_filess: dict[str, Path]
+    commands: Any, tiny_dirs: dict[str, Path], tiny_ggufs: dict[str, Path]
 ) -> None:
     folder = commands.infer(tiny_dirs["llama"], *GREEDY, "--dtype", "f32")
-    assert folder.stdout == commands.infer(tiny_filess["llama"], *GREEDY, "--dtype", "f32").stdout
+    assert folder.stdout == commands.infer(tiny_ggufs["llama"], *GREEDY, "--dtype", "f32").stdout
 
 
 # ---- sampling
@@ -224,9 +224,9 @@ def test_lines_of_a_folder(commands: Any, model: Path) -> None:
         assert re.fullmatch(pattern, line), (line, pattern)
 
 
-def test_lines_of_a_gguf_file(commands: Any, tiny_filess: dict[str, Path]) -> None:
-    lines = commands.infer(tiny_filess["gemma3"], *GREEDY, "--stream").stderr.splitlines()
-    assert lines[2] == f"Loading GGUF: {tiny_filess['gemma3']}"
+def test_lines_of_a_gguf_file(commands: Any, tiny_ggufs: dict[str, Path]) -> None:
+    lines = commands.infer(tiny_ggufs["gemma3"], *GREEDY, "--stream").stderr.splitlines()
+    assert lines[2] == f"Loading GGUF: {tiny_ggufs['gemma3']}"
     assert re.fullmatch(r"  GGUF v3, \d+ tensors", lines[3])
     assert lines[4].startswith("  Config: arch=gemma3, dim=64, layers=7, heads=4, vocab=331")
     assert not any("Quantized" in line for line in lines)

@@ -55,9 +55,10 @@ def lm(folder: Path) -> Iterator[LanguageModel]:
 )
 def test_timeouts_from_python(call: Callable[[LanguageModel], Any], lm: LanguageModel) -> None:
     lm.chat_template.start()
-    before = set(threading.enumerate())
+    before, start = set(threading.enumerate()), time.monotonic()
     with pytest.raises(Cancelled, match="the timeout has passed while the prompt was turned into tokens"):
         call(lm)
+    assert time.monotonic() - start < 1.5
     assert set(threading.enumerate()) - before  # the tokenizer is still at work
     while len(lm.tokenizer.encode("a")) != 1:  # waits for the call in the background
         pass
@@ -87,5 +88,5 @@ def test_ctrl_c(commands: Any, folder: Path) -> None:
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
         assert process.wait(60) == 130
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 2
         assert process.stderr.read().decode().splitlines()[-1] == "Error: interrupted"

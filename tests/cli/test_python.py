@@ -82,17 +82,17 @@ def test_a_deadline_does_not_change_a_text(lm: LanguageModel) -> None:
     )
 
 
-def test_progress(tiny_filess: dict[str, Path]) -> None:
+def test_progress(tiny_ggufs: dict[str, Path]) -> None:
     seen: list[tuple[int, int]] = []
-    with pyml_nlp.load(tiny_filess["gpt2"], threads=1, progress=lambda done, total: seen.append((done, total))) as lm:
+    with pyml_nlp.load(tiny_ggufs["gpt2"], threads=1, progress=lambda done, total: seen.append((done, total))) as lm:
         assert "0.4M params, context 128" in repr(lm)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert len({total for _, total in seen}) == 1
     assert seen[-1][0] == seen[-1][1]
 
 
-def test_closed(tiny_filess: dict[str, Path]) -> None:
-    lm = pyml_nlp.load(tiny_filess["gpt2"], threads=1)
+def test_closed(tiny_ggufs: dict[str, Path]) -> None:
+    lm = pyml_nlp.load(tiny_ggufs["gpt2"], threads=1)
     lm.close()
     lm.close()
     with pytest.raises(PymlError, match="closed"):
@@ -122,9 +122,9 @@ def test_closed(tiny_filess: dict[str, Path]) -> None:
         ({"progress": 5}, "progress must be a function of two numbers, got 5"),
     ],
 )
-def test_bad_arguments(options: dict[str, int], message: str, tiny_filess: dict[str, Path]) -> None:
+def test_bad_arguments(options: dict[str, int], message: str, tiny_ggufs: dict[str, Path]) -> None:
     with pytest.raises(PymlError, match=message):
-        pyml_nlp.load(tiny_filess["gpt2"], **options)  # type: ignore[arg-type]
+        pyml_nlp.load(tiny_ggufs["gpt2"], **options)  # type: ignore[arg-type]
 
 
 def test_bad_names_of_models() -> None:

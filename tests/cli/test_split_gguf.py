@@ -26,10 +26,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return found
 
 
-def test_the_same_model(parts: list[Path], tiny_filess: dict[str, Path]) -> None:
+def test_the_same_model(parts: list[Path], tiny_ggufs: dict[str, Path]) -> None:
     ids = tiny_models.MODELS["llama"].prompt
     for dtype in ("auto", "q8_0"):
-        whole = pyml_nlp.load(tiny_filess["llama"], dtype=dtype, threads=1)
+        whole = pyml_nlp.load(tiny_ggufs["llama"], dtype=dtype, threads=1)
         for path in (parts[0], parts[2], parts[-1]):
             split = pyml_nlp.load(path, dtype=dtype, threads=1)
             np.testing.assert_array_equal(split.logits(ids), whole.logits(ids))
@@ -37,9 +37,9 @@ def test_the_same_model(parts: list[Path], tiny_filess: dict[str, Path]) -> None
             assert split.tokenizer.encode("the end") == whole.tokenizer.encode("the end")
 
 
-def test_progress_counts_all_parts(parts: list[Path], tiny_filess: dict[str, Path]) -> None:
+def test_progress_counts_all_parts(parts: list[Path], tiny_ggufs: dict[str, Path]) -> None:
     ends = []
-    for path in (parts[0], tiny_filess["llama"]):
+    for path in (parts[0], tiny_ggufs["llama"]):
         seen: list[tuple[int, int]] = []
         pyml_nlp.load(path, threads=1, progress=lambda done, total, seen=seen: seen.append((done, total)))  # type: ignore[misc]
         ends.append(seen[-1])
@@ -47,8 +47,8 @@ def test_progress_counts_all_parts(parts: list[Path], tiny_filess: dict[str, Pat
     assert ends[0][0] == ends[0][1]
 
 
-def test_inspect(commands: Any, parts: list[Path], tiny_filess: dict[str, Path]) -> None:
-    split, whole = (json.loads(commands.inspect(path, "--json").text) for path in (parts[1], tiny_filess["llama"]))
+def test_inspect(commands: Any, parts: list[Path], tiny_ggufs: dict[str, Path]) -> None:
+    split, whole = (json.loads(commands.inspect(path, "--json").text) for path in (parts[1], tiny_ggufs["llama"]))
     assert split["files"] == [path.name for path in parts]
     assert whole["files"] == ["llama.gguf"]
     for key in ("format", "tensor_count", "parameters", "stored_bytes", "architecture", "memory", "tokenizer"):

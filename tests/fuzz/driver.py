@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from pyml_core.errors import PymlError
 
 CPU_SECONDS = 2.0
-HANG_SECONDS = 120.0
+HANG_SECONDS = 30.0
 MEMORY_BYTES = 96 << 20
 MEMORY_PER_BYTE = 32
 MESSAGE_CHARACTERS = 1500

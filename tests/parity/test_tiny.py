@@ -96,10 +96,10 @@ def test_logits_equal_transformers(model: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.gguf])
-def test_gguf_gives_the_same_logits(name: str, tiny_filess: dict[str, Path]) -> None:
+def test_gguf_gives_the_same_logits(name: str, tiny_ggufs: dict[str, Path]) -> None:
     model = MODELS[name]
     positions = golden(model)["positions"]
-    with_gguf = pyml_nlp.load(tiny_filess[model.name], dtype="f32", threads=2)
+    with_gguf = pyml_nlp.load(tiny_ggufs[model.name], dtype="f32", threads=2)
     check(model, model.weights(), with_gguf.logits(model.prompt, positions.tolist()), positions)
 
 
@@ -123,8 +123,8 @@ def check_read_at_once(files: GGUFFile | SafetensorsFolder, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["auto", "f32"])
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.gguf])
-def test_gguf_is_read_at_once_as_tensor_by_tensor(name: str, dtype: str, tiny_filess: dict[str, Path]) -> None:
-    with GGUFFile(tiny_filess[name]) as file:
+def test_gguf_is_read_at_once_as_tensor_by_tensor(name: str, dtype: str, tiny_ggufs: dict[str, Path]) -> None:
+    with GGUFFile(tiny_ggufs[name]) as file:
         check_read_at_once(file, dtype)
 
 

@@ -6,7 +6,6 @@ Each ``type: ignore`` is an error that mypy must find: strict settings report on
 from __future__ import annotations
 
 from pyml_nlp import (
-    AsyncGeneration,
     Batch,
     ChatOptions,
     Conversation,
@@ -15,6 +14,7 @@ from pyml_nlp import (
     LanguageModel,
     LoadOptions,
     SamplingOptions,
+    TextStream,
     load,
 )
 
@@ -23,7 +23,7 @@ def right(lm: LanguageModel, chat: Conversation) -> None:
     options = GenerationOptions(max_tokens=8, sampling=SamplingOptions(temperature=0.7, seed=1))
     one: Generation = lm.generate("a", options, temperature=0.8, top_k=5, schema={"type": "object"}, stop="x")
     text: str = lm.generate_text([1, 2], max_tokens=None, logit_bias={3: -1.0}, overflow="shift", n_keep=4)
-    later: AsyncGeneration = lm.agenerate("a", order=["top_p", "temperature"], timeout=1.5)
+    later: TextStream = lm.agenerate("a", order=["top_p", "temperature"], timeout=1.5)
     many: Batch = lm.generate_batch(["a", [1]], options, max_batch_size=2, logprobs=3)
     answer: Generation = lm.chat("a", options, chat_options=ChatOptions(tools=[]), variables={"x": 1}, min_p=0.1)
     turn: Generation = chat.send("a", options, draft_model=lm, regex="[a-z]")

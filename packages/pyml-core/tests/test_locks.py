@@ -75,7 +75,7 @@ def test_a_deadline_ends_the_wait() -> None:
     lock, start = Lock(), time.monotonic()
     with held(lock), CancelToken(0.1), pytest.raises(Cancelled, match="the run was cancelled"), lock:
         pass
-    assert time.monotonic() - start >= 0.1
+    assert 0.1 <= time.monotonic() - start < 1
     free(lock)
 
 

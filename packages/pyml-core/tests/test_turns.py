@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
@@ -66,16 +67,23 @@ def measure_something() -> object:
 
 
 def test_a_deadline_while_another_program_runs(busy: threading.Event) -> None:
-    model = Model(THREADS)
+    model, start = Model(THREADS), time.monotonic()
     with CancelToken(0.1), pytest.raises(Cancelled):
         model.run(model.pages(10), 0, model.ids(10))
+    assert time.monotonic() - start < 1
     assert not busy.is_set()
 
 
 @pytest.mark.parametrize("call", [run_something, pack_something, measure_something])
 def test_ctrl_c_while_another_program_runs(call: Callable[[], object], busy: threading.Event) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.3, send)
 
     def interrupted() -> None:
         timer.start()
@@ -88,6 +96,7 @@ def test_ctrl_c_while_another_program_runs(call: Callable[[], object], busy: thr
             interrupted()
     finally:
         signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - sent[0] < 1
     assert not busy.is_set()
 
 
@@ -109,6 +118,9 @@ def test_runs_that_wait_are_cancelled_with_the_one_in_progress() -> None:
         for _ in range(3):
             threads.enter_context(thread(work))
         until(lambda: program._lock.waiting == 2)
+        start = time.monotonic()
         program.stop()
+        assert time.monotonic() - start < 2
         until(lambda: len(ended) == 3)
+        assert time.monotonic() - start < 2
     assert ended == ["cancelled"] * 3

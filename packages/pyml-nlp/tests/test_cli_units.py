@@ -111,7 +111,7 @@ def test_names_of_the_package() -> None:
         assert callable(getattr(pyml_nlp, name))
     assert set(pyml_nlp.__all__) <= set(dir(pyml_nlp))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        pyml_nlp.nothing  # noqa: B018
+        pyml_nlp.nothing  # type: ignore[attr-defined]  # noqa: B018
     import pyml_nlp.loading
 
     assert pyml_nlp.load is pyml_nlp.loading.load

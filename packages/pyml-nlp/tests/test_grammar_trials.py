@@ -157,7 +157,7 @@ def test_a_token_stops_the_waiting(words: Words) -> None:
         start = time.monotonic()
         with pytest.raises(Cancelled), token:
             words.vocabulary.matcher(SLOW())
-        assert time.monotonic() - start >= seconds
+        assert seconds <= time.monotonic() - start < seconds + 1
 
 
 def test_an_interrupt_ends_the_waiting(words: Words) -> None:
@@ -166,9 +166,10 @@ def test_an_interrupt_ends_the_waiting(words: Words) -> None:
 
     for _ in range(2):
         threading.Timer(0.3, interrupt).start()
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             words.vocabulary.matcher(SLOW())
+        assert time.monotonic() - start < 1.3
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert after.ru_utime - before.ru_utime < trial.SECONDS - 0.5  # the process has not gone on to its end
     with pytest.raises(ChildProcessError):  # none is left behind

@@ -97,9 +97,9 @@ def test_spaces_at_the_end_take_linear_time() -> None:
     for _ in range(5000):
         text = "".join(draw.choices(" \n\t\rx\u3000\u2028", k=draw.randrange(1, 14)))
         assert linear.pre_tokenize_str(text) == published.pre_tokenize_str(text), repr(text)
-    start = time.process_time()
+    start = time.perf_counter()
     linear.pre_tokenize_str(" " * 300_000 + "x")  # the published one: minutes
-    assert time.process_time() - start < 5
+    assert time.perf_counter() - start < 5
 
 
 def test_expressions_that_are_accepted_take_linear_time() -> None:

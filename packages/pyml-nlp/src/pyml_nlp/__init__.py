@@ -11,8 +11,6 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # not typing's, whose import takes milliseconds
 if TYPE_CHECKING:
-    from typing import Any
-
     from pyml_core.errors import Cancelled as Cancelled
     from pyml_core.errors import OutOfMemoryError as OutOfMemoryError
     from pyml_core.errors import PymlError as PymlError
@@ -49,6 +47,8 @@ if TYPE_CHECKING:
     from .structured.grammar import GrammarError as GrammarError
     from .tokenizer.base import TextError as TextError
     from .tokenizer.base import TokenIdError as TokenIdError
+
+    __version__: str
 
 _HOME = {
     # entry
@@ -135,18 +135,20 @@ __all__ = [  # noqa: RUF022 (in groups)
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a name that is not exported is an error for type checkers
 
-        return version("pyml-nlp")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
 
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+            return version("pyml-nlp")
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
