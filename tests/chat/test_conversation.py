@@ -54,6 +54,15 @@ def test_turns_are_those_of_new_runs(lm: LanguageModel) -> None:
     assert chat.system == "s"
 
 
+def test_the_text_of_an_answer(lm: LanguageModel) -> None:
+    messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "in"}]
+    options: Any = {"continue_final_message": True, "max_tokens": 6, "temperature": 0}
+    assert lm.chat_text(messages, **options) == text_of(lm.chat(messages, **options))
+    chat = lm.conversation("s")
+    assert chat.send("the", max_tokens=4).read() == chat.messages[-1]["content"]
+    assert repr(chat).startswith("<Conversation: 3 messages, ")
+
+
 def test_only_what_is_new_runs(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer whose ids are those of its text is not run again: only the new message is."""
     chat = lm.conversation()

@@ -5,6 +5,8 @@ Each ``type: ignore`` is an error that mypy must find: strict settings report on
 
 from __future__ import annotations
 
+import numpy as np
+
 from pyml_nlp import (
     Batch,
     ChatOptions,
@@ -29,6 +31,9 @@ def right(lm: LanguageModel, chat: Conversation) -> None:
     turn: Generation = chat.send("a", options, draft_model=lm, regex="[a-z]")
     loaded: LanguageModel = load("m", LoadOptions(threads=2), dtype="f32", context_length=9, progress=print)
     ids: list[int] = lm.chat_ids("a", template="rag", add_generation_prompt=False)
+    said: str = lm.chat_text("a", tools=[], max_tokens=3) + answer.read()
+    hidden: float = lm.hidden_states(np.arange(3), [-1])[0, 0, 0] + lm.logits(np.arange(3), [0])[0, 0]
+    print(said, hidden, lm.config.n_layers, lm.generate_text(np.arange(3)), lm.prefill(np.arange(3)))
     print(one, text, later, many, answer, turn, loaded, ids, lm.conversation("s", tools=None).options)
 
 
@@ -40,6 +45,7 @@ def wrong(lm: LanguageModel, chat: Conversation) -> None:
     lm.generate_text("a", tools=[])  # type: ignore[call-arg]
     lm.agenerate("a", max_tokens="8")  # type: ignore[arg-type]
     lm.generate_batch(["a"], cache=None)  # type: ignore[call-arg]
+    lm.chat_text("a", max_tokenz=5)  # type: ignore[call-arg]
     lm.chat("a", tool=[])  # type: ignore[call-arg]
     chat.send("a", top_k=1.5)  # type: ignore[arg-type]
     load("m", context_len=9)  # type: ignore[call-arg]

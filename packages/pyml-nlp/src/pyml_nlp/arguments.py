@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pyml_core.errors import PymlError, quoted
 from pyml_core.want import Want
 from pyml_nn import KVCache
@@ -14,6 +17,9 @@ from .values import check_ids, token_ids, whole
 
 if TYPE_CHECKING:
     from .engine import Engine
+
+Prompt = str | Sequence[int] | npt.NDArray[np.integer[Any]]
+"""A text, or token ids as the model wants them (beginning-of-sequence token included)."""
 
 
 def prompt_ids(engine: Engine, name: str, value: Any) -> list[int]:
@@ -41,8 +47,8 @@ def prompt_list(value: Any) -> Iterable[Any]:
     return value
 
 
-def indices(value: Any, count: int) -> list[int]:
-    """Return positions below ``count`` as non-negative numbers; negative ones count from the end, None means all.
+def indices(name: str, value: Any, count: int) -> list[int]:
+    """Return indices below ``count`` as non-negative numbers; negative ones count from the end, None means all.
 
     Raises:
         ArgumentError: ``value`` is not a list of whole numbers, or one is out of range.
@@ -50,12 +56,12 @@ def indices(value: Any, count: int) -> list[int]:
     if value is None:
         return list(range(count))
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
-        raise ArgumentError(f"must be a list of whole numbers, got {quoted(value)}", "positions")
-    found = [whole("positions", position) for position in value]
-    for position in found:
-        if not -count <= position < count:
-            raise ArgumentError(f"must be in {-count} .. {count - 1}, got {quoted(position)}", "positions")
-    return [count + position if position < 0 else position for position in found]
+        raise ArgumentError(f"must be a list of whole numbers, got {quoted(value)}", name)
+    found = [whole(name, index) for index in value]
+    for index in found:
+        if not -count <= index < count:
+            raise ArgumentError(f"must be in {-count} .. {count - 1}, got {quoted(index)}", name)
+    return [count + index if index < 0 else index for index in found]
 
 
 def check_forward(batch: Any, want: Any) -> None:

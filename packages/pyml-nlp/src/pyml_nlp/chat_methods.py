@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyml_core.locks import importing
 
+from .arguments import Prompt
 from .engine import Engine
 from .generation.preparing import within_timeout
 from .model_methods import ModelMethods
@@ -39,7 +39,7 @@ class ChatMethods(ModelMethods, ABC):
     @abstractmethod
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         options: GenerationOptions | int | None = None,
         *,
         cache: KVCache | None = None,
@@ -95,6 +95,24 @@ class ChatMethods(ModelMethods, ABC):
         return self.generate(
             ids, options, cache=cache, timeout=timeout, speculate=speculate, draft_model=draft_model, **generation
         )
+
+    def chat_text(
+        self,
+        messages: Messages,
+        options: GenerationOptions | int | None = None,
+        *,
+        chat_options: ChatOptions | None = None,
+        cache: KVCache | None = None,
+        timeout: float | None = None,
+        speculate: bool = True,
+        draft_model: HasEngine | None = None,
+        **changes: Unpack[ChatGenerationKeywords],
+    ) -> str:
+        """The text of an answer. Arguments and errors are those of :meth:`chat`."""
+        return self.chat(
+            messages, options, chat_options=chat_options, cache=cache, timeout=timeout, speculate=speculate,
+            draft_model=draft_model, **changes,
+        ).read()  # fmt: skip
 
     def conversation(
         self, system: str | None = None, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]

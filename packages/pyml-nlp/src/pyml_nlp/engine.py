@@ -151,6 +151,11 @@ class Engine(OfOneProcess, instead="pickle the LanguageModel that has it"):
         """Make the model's runs in progress raise :class:`pyml_core.errors.Cancelled`; from any thread."""
         self.model.cancel()
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
     def check_open(self) -> None:
         """Raise :class:`PymlError` once the engine is closed."""
         if self._closed:

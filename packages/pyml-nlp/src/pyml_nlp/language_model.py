@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.locks import Lock, importing
 from pyml_core.pickling import SharedByCopies
 
-from .arguments import prompt_ids
+from .arguments import Prompt, prompt_ids
 from .chat_methods import ChatMethods
 from .engine import Engine
 from .generation.batch import Batch, checked_requests
@@ -73,7 +73,24 @@ class LanguageModel(ChatMethods, SharedByCopies):
         self._generation_options = generation_options or GenerationOptions()
 
     def __repr__(self) -> str:
+        if self.engine.closed:
+            return f"<LanguageModel {self.name}: closed>"
         return f"<LanguageModel {self.name}: {self.model.n_params / 1e6:.1f}M params, context {self.context_length}>"
+
+    def _repr_html_(self) -> str:
+        with importing:
+            from pyml_core.notebook import html_table  # start-up: for notebooks alone
+
+        rows = {
+            "state": "closed" if self.engine.closed else "open",
+            "parameters": f"{self.model.n_params / 1e6:.1f} million",
+            "context": f"{self.context_length} positions",
+            "keys and values": self.kv_layout.dtype,
+            "tokenizer": f"{self.tokenizer.kind}, {self.tokenizer.vocab_size} tokens",
+            "sampling": self.generation_options.sampling,
+            "prefix cache": self.prefix_cache,
+        }
+        return html_table(f"LanguageModel {self.name}", rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reduce_model(self.engine, self.origin)
@@ -85,7 +102,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         options: GenerationOptions | int | None = None,
         *,
         cache: KVCache | None = None,
@@ -129,7 +146,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
 
     def generate_text(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         options: GenerationOptions | int | None = None,
         *,
         cache: KVCache | None = None,
@@ -139,12 +156,9 @@ class LanguageModel(ChatMethods, SharedByCopies):
         **changes: Unpack[GenerationKeywords],
     ) -> str:
         """The continuation of a text, without the prompt. Arguments and errors are those of :meth:`generate`."""
-        generation = self.generate(
+        return self.generate(
             prompt, options, cache=cache, timeout=timeout, speculate=speculate, draft_model=draft_model, **changes
-        )
-        for _ in generation:
-            pass
-        return generation.text
+        ).read()
 
     @property
     def server(self) -> Server:
@@ -158,7 +172,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
 
     def submit(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         options: GenerationOptions | int | None = None,
         *,
         cache: KVCache | None = None,
@@ -182,7 +196,7 @@ class LanguageModel(ChatMethods, SharedByCopies):
 
     def generate_batch(
         self,
-        prompts: Iterable[str | Sequence[int] | Request],
+        prompts: Iterable[Prompt | Request],
         options: GenerationOptions | int | None = None,
         *,
         timeout: float | None = None,

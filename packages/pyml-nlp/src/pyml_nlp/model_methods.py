@@ -16,7 +16,7 @@ from pyml_core.locks import importing
 from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, Top, Want
 
 from . import memory
-from .arguments import check_forward, indices, not_empty, prompt_ids
+from .arguments import Prompt, check_forward, indices, not_empty, prompt_ids
 from .engine import Engine
 from .generation.generator import Generator
 from .generation.prefix_cache import PrefixCache
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyml_core.want import GreedyToken, TopLogits
     from pyml_nn import KVCache, Trace
     from pyml_nn.batching import Input
+    from pyml_nn.config import Dimensions
 
     from .evaluation import TokenScore
     from .structured.vocabulary import Vocabulary
@@ -67,9 +68,10 @@ class ModelMethods:
         self.engine.name = name
 
     @property
-    def config(self) -> Any:
-        """The architecture's configuration (a frozen dataclass)."""
-        return self.model.config
+    def config(self) -> Dimensions:
+        """The architecture's configuration, a frozen dataclass: these fields and the architecture's own."""
+        config: Dimensions = self.model.config
+        return config
 
     @property
     def vocab_size(self) -> int:
@@ -102,11 +104,11 @@ class ModelMethods:
 
     # ---- logits
 
-    def ids(self, text: str | Sequence[int]) -> list[int]:
+    def ids(self, text: Prompt) -> list[int]:
         """Return the token ids of a text, with the model's special tokens around it; ids are returned unchanged."""
         return prompt_ids(self.engine, "text", text)
 
-    def logits(self, text: str | Sequence[int], positions: Sequence[int] | None = None) -> F32Array:
+    def logits(self, text: Prompt, positions: Sequence[int] | None = None) -> F32Array:
         """Logits after each position.
 
         Args:
@@ -122,12 +124,39 @@ class ModelMethods:
             PymlError: no ids, or ids or positions out of range.
         """
         ids = not_empty("text", self.ids(text))
-        wanted = indices(positions, len(ids))
+        wanted = indices("positions", positions, len(ids))
         needed = 4 * len(wanted) * self.vocab_size + self.kv_layout.bytes_for(len(ids))
         memory.require(needed, f"logits of {len(wanted)} positions")
         return self.forward([(self.new_cache(), ids, wanted)])[0]
 
-    def score(self, text: str | Sequence[int], top: int = 0) -> list[TokenScore]:
+    def hidden_states(self, text: Prompt, layers: Sequence[int] | None = None) -> F32Array:
+        """Outputs of the layers at every position, before the final norm; the head is not computed.
+
+        Args:
+            text: text or token ids.
+            layers: indices of layers, of which negative ones count from the end; None: all.
+
+        Returns:
+            float32 (len(layers), number of ids, hidden size). :meth:`head` makes logits of a layer's: those of the last
+            one are the model's own, bit for bit.
+
+        Raises:
+            ContextOverflowError: more ids than the context holds.
+            OutOfMemoryError: the result and the keys and values would not fit in memory.
+            ArgumentError: a layer that the model does not have.
+            PymlError: no ids, or ids out of range.
+        """
+        ids = not_empty("text", self.ids(text))
+        names = [f"layers.{layer}" for layer in indices("layers", layers, self.config.n_layers)]
+        needed = 8 * len(names) * len(ids) * self.config.hidden_size + self.kv_layout.bytes_for(len(ids))
+        memory.require(needed, f"hidden states of {len(names)} layers and {len(ids)} positions")
+        if not names:
+            return np.empty((0, len(ids), self.config.hidden_size), np.float32)
+        with self.trace("forward", tensors=names) as trace:
+            self.forward([(self.new_cache(), ids, [])])
+        return np.stack([trace.tensor(name) for name in names])
+
+    def score(self, text: Prompt, top: int = 0) -> list[TokenScore]:
         """Return the log probability of each token of a text, given the tokens before it.
 
         Args:
@@ -164,7 +193,7 @@ class ModelMethods:
 
     # ---- caches
 
-    def prefill(self, prompt: str | Sequence[int]) -> KVCache:
+    def prefill(self, prompt: Prompt) -> KVCache:
         """The keys and values of a prompt, to be saved or continued; later prompts that begin alike reuse them too.
 
         Raises:

@@ -85,6 +85,9 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
         self._cache = lm.new_cache()
         self.reset(system)
 
+    def __repr__(self) -> str:
+        return f"<Conversation: {len(self.messages)} messages, {self._cache.length} tokens computed>"
+
     @property
     def messages(self) -> list[Message]:
         """All messages, with the text of the last answer so far."""

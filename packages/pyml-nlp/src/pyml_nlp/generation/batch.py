@@ -51,14 +51,20 @@ class Batch(OfOneProcess, instead="send the texts of its completions instead"):
         self, generator: Generator, requests: Iterable[Request], max_batch_size: int, chunk: int, ordered: bool = True
     ) -> None:
         self._generator = generator
+        requests = list(requests)
+        self._count, self._given = len(requests), 0
         self._ended = iter(Scheduler(generator, requests, max_batch_size, chunk))
         self._completions = self._in_order() if ordered else self._ended
 
     def __iter__(self) -> Iterator[Completion]:
         return self
 
+    def __repr__(self) -> str:
+        return f"<Batch: {self._given} of {self._count} texts given>"
+
     def __next__(self) -> Completion:
         completion = next(self._completions)
+        self._given += 1
         if completion.error is not None:
             raise completion.error
         return completion

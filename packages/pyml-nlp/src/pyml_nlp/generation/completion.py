@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from pyml_core.cancel import CancelToken
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, quoted
+from pyml_core.locks import importing
 from pyml_core.pickling import OfOneProcess
 from pyml_core.want import GreedyToken, TopLogits
 from pyml_nn import KVCache
@@ -164,6 +165,12 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self._stops = StopStrings(request.options.stop, request.options.include_stop)
         self._pieces: list[str] = []
 
+    def __repr__(self) -> str:
+        return f"<Completion {self.sequence}: {summary(self)}>"
+
+    def _repr_html_(self) -> str:
+        return html_summary("Completion", self)
+
     @property
     def text(self) -> str:
         """The text so far, in whole characters."""
@@ -253,3 +260,25 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         if self.speculated is not None:
             self.speculated = None
             self.cache.trim(self.cache.length)
+
+
+def summary(completion: Completion) -> str:
+    """A text's state on one line, for reprs."""
+    count, reason = len(completion.tokens), completion.finish_reason or "running"
+    return f"{count} of at most {completion.options.max_tokens} tokens, {quoted(completion.text)}, {reason}"
+
+
+def html_summary(title: str, completion: Completion) -> str:
+    """A text and its state as a table, for notebooks."""
+    with importing:
+        from pyml_core.notebook import html_table  # start-up: for notebooks alone
+
+    rows = {
+        "text": completion.text,
+        "tokens": f"{len(completion.tokens)} of at most {completion.options.max_tokens}",
+        "prompt": f"{len(completion.prompt)} tokens, {completion.reused} of them reused",
+        "sampling": completion.options.sampling,
+        "finish reason": completion.finish_reason or "running",
+        "time": f"prompt {completion.prefill_ms:.0f} ms, text {completion.decode_ms:.0f} ms",
+    }
+    return html_table(title, rows)

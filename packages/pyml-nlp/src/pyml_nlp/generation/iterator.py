@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyml_core.pickling import OfOneProcess
 
-from .completion import Completion, Step
+from .completion import Completion, Step, html_summary, summary
 from .generator import Generator
 
 
@@ -25,6 +25,22 @@ class Generation(OfOneProcess, instead="send its text, tokens and finish_reason 
 
     def __next__(self) -> Step:
         return next(self._steps)
+
+    def __repr__(self) -> str:
+        return f"<Generation: {summary(self.completion)}>"
+
+    def _repr_html_(self) -> str:
+        return html_summary("Generation", self.completion)
+
+    def read(self) -> str:
+        """Generate the rest of the text, and return all of it, from its first token.
+
+        Raises:
+            PymlError: the error that ended the text.
+        """
+        for _ in self:
+            pass
+        return self.text
 
     @property
     def seed(self) -> int | None:

@@ -55,6 +55,23 @@ class KVCache(OfOneProcess, instead="save it with save(path), and load it with l
         self._n_shared = 0  # number of pages, from the first one, that a fork may use as well
         self._ids: list[int] = []
 
+    def __repr__(self) -> str:
+        megabytes = self.nbytes / 1e6
+        return f"<KVCache: {self.length} of {self.max_length} positions, {self.layout.dtype}, {megabytes:.1f} MB>"
+
+    def _repr_html_(self) -> str:
+        with importing:
+            from pyml_core.notebook import html_table  # start-up: for notebooks alone
+
+        layout = self.layout
+        rows = {
+            "positions": f"{self.length} of {self.max_length}",
+            "type": layout.dtype,
+            "memory": f"{self.nbytes / 1e6:.1f} MB, pages shared with forks included",
+            "layers x heads x width": f"{layout.n_layers} x {layout.n_kv_heads} x {layout.head_dim}",
+        }
+        return html_table("KVCache", rows)
+
     @property
     def length(self) -> int:
         """Number of positions in the cache (T)."""

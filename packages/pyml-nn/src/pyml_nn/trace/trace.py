@@ -83,6 +83,22 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
         self._lock = Lock()
         self._token: Token[tuple[Trace, ...]] | None = None
 
+    def __repr__(self) -> str:
+        tensors = f", {len(self.tensors)} tensors of each" if self.tensors else ""
+        return f"<Trace: {len(self._steps)} calls{tensors}, {'closed' if self._token is None else 'open'}>"
+
+    def _repr_html_(self) -> str:
+        with importing:  # start-up: for notebooks alone
+            from pyml_core.notebook import html_table
+
+        rows = {
+            "calls of forward": len(self._steps),
+            "state": "closed" if self._token is None else "open",
+            "recorded tensors": ", ".join(self.tensors) or "none",
+            "slowest operations": self.summary(5) if self._steps else "none",
+        }
+        return html_table("Trace", rows)
+
     def __enter__(self) -> Trace:
         if self._token is not None:
             raise PymlError("trace: it is open already; make a new one with trace()")
