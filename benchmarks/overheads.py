@@ -30,42 +30,11 @@ from models import NAMES, Files
 from pyml_core import cpu
 from pyml_nlp import logs
 from pyml_nlp.language_model import LanguageModel
+from stopwatch import Stopwatch
 
 PROMPT = "The history of the computer begins"
 PREFILL, STEPS, BLOCK, DEPTH = 512, 96, 8, 64
 MANY = 8  # threads, more than cores
-
-
-class Stopwatch:
-    """Time inside a program's runs; one that another one begins counts once."""
-
-    def __init__(self, lm: LanguageModel) -> None:
-        self.seconds = 0.0
-        self._inside = False
-        self._program = lm.model.program
-        self._names = [name for name in dir(type(self._program)) if name.startswith("run")]
-
-    def __enter__(self) -> Stopwatch:
-        for name in self._names:
-            setattr(self._program, name, self._timed(getattr(self._program, name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in self._names:
-            delattr(self._program, name)
-
-    def _timed(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any, **options: Any) -> Any:
-            if self._inside:
-                return run(*arguments, **options)
-            self._inside, start = True, time.perf_counter()
-            try:
-                return run(*arguments, **options)
-            finally:
-                self._inside = False
-                self.seconds += time.perf_counter() - start
-
-        return timed
 
 
 def python_share(lm: LanguageModel, repetitions: int) -> dict[str, float]:
