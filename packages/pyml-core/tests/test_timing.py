@@ -9,8 +9,8 @@ import pytest
 from core_cases import Model, timed_run
 
 from pyml_core import ShapeError, Slice
-from pyml_core._native import read_thread_timings
-from pyml_core.timing import MAX_PHASES, _spans_of
+from pyml_core._native import read_milliseconds, read_thread_timings
+from pyml_core.timing import MAX_PHASES, _spans_of, text_of_sums
 
 
 def stamps_of(*threads: list[tuple[int, int]]) -> bytes:
@@ -55,6 +55,27 @@ def test_times_alone_are_those_of_the_timings(threads: int) -> None:
         for timing, (wall, *parts) in zip(timings, timings.milliseconds.tolist(), strict=True):
             assert wall == timing.ms
             assert parts[: len(timing.phases)] == list(timing.phases.values())
+
+
+def test_milliseconds_of_operations_that_are_not_there() -> None:
+    stamps = (stamps_of([(990, 1200)]), bytes(8), 1, (0, 1000), (1000, 2000))
+    with pytest.raises(ShapeError, match=r"native operations below 1, got 0 to 1"):
+        read_milliseconds(*stamps, np.array([[0, 1]], np.int64))
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0004, 0.0006], [1.25, 999.9996, 12345.678], [1e9, 0.1, 2.0]])
+def test_text_of_sums(values: list[float]) -> None:
+    numbers = np.array([values, [1, 2, 3]])
+    text = text_of_sums([b"a=", "ms \u00e9=".encode(), b"ms"], numbers, np.array([0, 1, 5]), np.array([1, 3]))
+    assert text == f"a={values[0]:.3f}ms \u00e9={values[1] + 3:.3f}ms"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "places", "ends"), [([b"a"], [0], [1]), ([b"a", b"b"], [6], [1]), ([b"a", b"b"], [0], [2])]
+)
+def test_text_of_sums_that_do_not_fit(pieces: list[bytes], places: list[int], ends: list[int]) -> None:
+    with pytest.raises(ShapeError, match="timings: expected"):
+        text_of_sums(pieces, np.zeros((2, 3)), np.array(places), np.array(ends))
 
 
 def in_numpy(

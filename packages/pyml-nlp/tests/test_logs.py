@@ -173,8 +173,8 @@ class GivenTrace:
     def __init__(self, events: list[Event]) -> None:
         self.events = events
 
-    def attention_lines(self) -> list[str]:
-        return attention_lines(self.events)
+    def attention_text(self) -> str:
+        return "\n".join(attention_lines(self.events))
 
 
 def log(events: list[Event]) -> None:
@@ -208,3 +208,19 @@ def test_one_target_alone(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(logs.parse("pyml=off,pyml.attn=trace"))
     log(step_events(0, "prefill"))
     assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == ["[attn]"]
+
+
+def test_lines_for_handlers_of_an_application(capsys: pytest.CaptureFixture[str]) -> None:
+    """With any other handler there are records, one for the lines of a kind."""
+    logs.configure(logs.parse("pyml=off,pyml.attn=trace"))
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign, assignment]
+    logs.root.addHandler(handler)
+    try:
+        log(step_events(0, "prefill"))
+    finally:
+        logs.root.removeHandler(handler)
+    assert [(record.name, record.levelno) for record in records] == [("pyml.attn", TRACE)]
+    assert records[0].getMessage().startswith("[attn] layer=0 QKV=10.410ms")
+    assert records[0].getMessage() in capsys.readouterr().err

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .lower import Lowered
-from .records import Operation, Slice
+from .records import NativeSpans, Slice
 from .tensor import PackedMatrix
 from .timing import Capture
 
@@ -53,8 +53,22 @@ def measure_limit(level: str, threads: int, what: str, data: npt.NDArray[Any], a
 def read_thread_timings(
     ticks: bytes, copied: bytes, threads: int, span_ns: tuple[int, int], span: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], float]: ...
+def read_milliseconds(
+    ticks: bytes,
+    copied: bytes,
+    threads: int,
+    span_ns: tuple[int, int],
+    span: tuple[int, int],
+    operations: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]: ...
+def text_of_sums(
+    pieces: list[bytes],
+    milliseconds: npt.NDArray[np.float64],
+    places: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+) -> str: ...
 
-Stamps = tuple[dict[Operation, tuple[int, int]], bytes, bytes, int, tuple[int, int], tuple[int, int]]
+Stamps = tuple[NativeSpans, bytes, bytes, int, tuple[int, int], tuple[int, int]]
 
 class StopFlag:
     def __init__(self, deadline_ns: int = 0) -> None: ...

@@ -17,7 +17,7 @@ from .errors import ShapeError
 from .graph import Graph
 from .operation_kind import Bound
 from .ops import OPERATIONS
-from .records import Buffer, Operation
+from .records import Buffer, NativeSpans, Operation
 
 if TYPE_CHECKING:
     from .kv_layout import KVLayout
@@ -96,7 +96,7 @@ class Lowered(NamedTuple):
         buffers: one for each buffer of the program.
         operations: in the order of execution.
         fusions: indices of a linear layer and of the activation that it applies to its own results.
-        spans: the first and last index of every operation of the program; the last one may be its quantise pass.
+        spans: the first and last index of every operation of the program.
         result: index of the last operation's output.
         vocabulary: token ids are below this.
         positions: positions are below this.
@@ -110,7 +110,7 @@ class Lowered(NamedTuple):
     buffers: list[BufferRecord]
     operations: list[OperationRecord]
     fusions: list[tuple[int, int]]
-    spans: dict[Operation, tuple[int, int]]
+    spans: NativeSpans
     result: int
     vocabulary: int
     positions: int
@@ -135,7 +135,7 @@ def lower(program: Graph, max_tokens: int) -> Lowered:
             )
     whole = program.kv is None or program.kv.head_dim % BLOCK == 0
     operations: list[OperationRecord] = []
-    spans: dict[Operation, tuple[int, int]] = {}
+    spans = NativeSpans()
     for op in (*program.operations, *program.screening):
         first = len(operations)
         operations.append(_record(op))

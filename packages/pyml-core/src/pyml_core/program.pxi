@@ -32,7 +32,7 @@ cdef class _NativeTables:
     cdef list alive
     cdef int32_t[::1] ids, position, token_slice, output_rows
     cdef pyml_capture *captures
-    cdef dict span           # Operation -> its first and last native operation
+    cdef object span         # Operation -> its first and last native operation
     cdef pyml_slice *slices
     cdef pyml_tile *tiles
     cdef pyml_screen screen

@@ -55,6 +55,21 @@ class Operation:
         return f"Operation({self.kind!r}, {self.name!r})"
 
 
+class NativeSpans(dict[Operation, tuple[int, int]]):
+    """The first and the last native operation of each operation; the last one may be its quantise pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arrays: dict[Operation, npt.NDArray[np.int64]] = {}
+
+    def array(self, operations: Sequence[Operation]) -> npt.NDArray[np.int64]:
+        """The spans of a run's operations, int64 (operations, 2). Runs of a program differ in the last one only."""
+        array = self._arrays.get(operations[-1])
+        if array is None:
+            array = self._arrays[operations[-1]] = np.array([self[operation] for operation in operations], np.int64)
+        return array
+
+
 class Slice(NamedTuple):
     """Consecutive tokens of one sequence in a run.
 

@@ -35,6 +35,21 @@ MAX_PHASES = 4
 _BEGAN, _ARRIVED = 5, 6  # columns of a thread's timings, after its busy ticks and those of the phases
 
 
+def text_of_sums(pieces: list[bytes], milliseconds: F64Array, places: I64Array, ends: I64Array) -> str:
+    """Join pieces of text with sums of milliseconds between them, each with three digits.
+
+    Args:
+        pieces: UTF-8, one more than sums.
+        milliseconds: :attr:`Timings.milliseconds`, of one run or added up over several.
+        places: indices into it, row by row: the terms of all sums.
+        ends: for each sum, the index after its last term in ``places``.
+
+    Raises:
+        ShapeError: sizes that do not agree, or a place outside of ``milliseconds``.
+    """
+    return _native.text_of_sums(pieces, milliseconds, places, ends)
+
+
 class _Measured(NamedTuple):
     """Times of all operations of a run, computed together.
 
@@ -230,16 +245,16 @@ class Timings(Sequence[OpTiming]):
     @cached_property
     def milliseconds(self) -> F64Array:
         """(operations, 1 + 4): the wall time of each operation, and its share of each of its phases."""
-        measured = self._times
-        return np.concatenate([measured.walls[:, None], measured.parts], axis=1)
+        spans, ticks, copied, threads, span_ns, span = self._measured
+        # perf: overheads.py attn_lines. NumPy takes ten times as long: the weights evict its functions from the caches.
+        return _native.read_milliseconds(ticks, copied, threads, span_ns, span, spans.array(self._operations))
 
     @cached_property
     def _times(self) -> _Measured:
         """The time of making an output's int8 copy belongs to the operation that wrote it."""
         spans, *stamps = self._measured
         begin_ns, end_ns, threads, ms_a_tick = _native.read_thread_timings(*stamps)
-        both = np.array([spans[operation] for operation in self._operations])
-        first, last = both[:, 0], both[:, 1]
+        first, last = spans.array(self._operations).T
         walls = (end_ns[last] - begin_ns[first]) * 1e-6
         ticks = threads[first, :, 1:_BEGAN].sum(axis=1)
         parts = walls[:, None] * ticks / np.maximum(ticks.sum(axis=1), 1)[:, None]

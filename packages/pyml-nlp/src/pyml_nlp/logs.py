@@ -144,14 +144,16 @@ def log_trace(trace: Trace) -> None:
     from pyml_nn.trace.lines import forward_lines, matmul_lines
 
     if attention.isEnabledFor(TRACE):
-        _log(attention, TRACE, trace.attention_lines())
+        _log(attention, TRACE, trace.attention_text())
     if matmul.isEnabledFor(TRACE):
-        _log(matmul, TRACE, matmul_lines(trace.events))
+        _log(matmul, TRACE, "\n".join(matmul_lines(trace.events)))
     if model.isEnabledFor(logging.DEBUG):
-        _log(model, logging.DEBUG, forward_lines(trace.events))
+        _log(model, logging.DEBUG, "\n".join(forward_lines(trace.events)))
 
 
-def _log(logger: logging.Logger, level: int, lines: list[str]) -> None:
-    # perf: overheads.py attn_lines. A message for each line takes longer than formatting it.
-    if lines:
-        logger.log(level, "%s", "\n".join(lines))
+def _log(logger: logging.Logger, level: int, text: str) -> None:
+    # perf: overheads.py attn_lines. One message for all lines, and none at all where only stderr would show it.
+    if text and [type(handler) for handler in root.handlers] == [_StderrHandler] and not root.propagate:
+        tell(text)
+    elif text:
+        logger.log(level, "%s", text)

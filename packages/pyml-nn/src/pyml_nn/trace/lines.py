@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyml_core.timing import MAX_PHASES, PHASES
+from pyml_core.timing import MAX_PHASES, PHASES, text_of_sums
 
 from .events import Event
 from .names import PHASE_OF_OPERATION, layer_of, phases_of
@@ -52,20 +52,20 @@ class AttentionPlan:
             for part in phases_of(operation):
                 place = index * columns + 1 + PHASES[operation.kind].index(part)
                 terms.setdefault("QKV" if part == "append" else part, []).append(place)
-        shown = [(terms, phase) for terms in layers.values() for phase in ATTENTION_PHASES if phase in terms]
-        self._places = np.array([place for terms, phase in shown for place in terms[phase]], np.intp)
-        self._numbers = np.repeat(np.arange(len(shown)), [len(terms[phase]) for terms, phase in shown])
-        self._text = "".join(
-            f"[attn] layer={layer} "
-            + " ".join(f"{phase}=%.3fms" for phase in ATTENTION_PHASES if phase in terms)
-            + "\n"
+        shown = [terms[phase] for terms in layers.values() for phase in ATTENTION_PHASES if phase in terms]
+        self._places = np.array([place for places in shown for place in places], np.int64)
+        self._ends = np.cumsum([len(places) for places in shown], dtype=np.int64)
+        text = "\n".join(
+            f"[attn] layer={layer} " + " ".join(f"{phase}=%sms" for phase in ATTENTION_PHASES if phase in terms)
             for layer, terms in layers.items()
         )
+        self._pieces = text.encode().split(b"%s")
 
     def text(self, runs: Sequence[Timings]) -> str:
         """The lines of one step, with the sums over its runs."""
-        ms = sum(np.bincount(self._numbers, run.milliseconds.ravel()[self._places]) for run in runs)
-        return self._text % tuple(np.asarray(ms).tolist())
+        # perf: overheads.py attn_lines. A step's hundreds of numbers take Python three times as long.
+        milliseconds = runs[0].milliseconds if len(runs) == 1 else np.sum([run.milliseconds for run in runs], axis=0)
+        return text_of_sums(self._pieces, milliseconds, self._places, self._ends)
 
 
 _plans: weakref.WeakKeyDictionary[Program, AttentionPlan] = weakref.WeakKeyDictionary()

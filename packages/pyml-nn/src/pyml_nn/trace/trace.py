@@ -135,10 +135,14 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
 
     def attention_lines(self) -> list[str]:
         """The lines of :func:`pyml_nn.attention_lines`, without making events: fast enough for every step."""
+        return self.attention_text().splitlines()
+
+    def attention_text(self) -> str:
+        """:meth:`attention_lines` as one text."""
         with self._lock:
             steps = list(self._steps)
         plan = attention_plan(self._model.program)
-        return [line for step in steps for line in plan.text(step.runs).splitlines()]
+        return "\n".join([plan.text(step.runs) for step in steps])
 
     def summary(self, top: int = 20) -> str:
         """The slowest operations, all layers together: calls, total ms, share, ms each, GB/s, GFLOP/s."""
