@@ -379,8 +379,8 @@ def refusals() -> Iterator[tuple[Callable[[LanguageModel], object], str]]:
     yield lambda lm: lm.generate("a", timeout=float("nan")), "timeout must be > 0.0, got nan"
     yield lambda lm: lm.generate("a", logprobs=-1), "logprobs must be >= 0, got -1"
     yield lambda lm: lm.generate("a", temperature=-0.5), "temperature must be a finite number >= 0.0, got -0.5"
-    yield lambda lm: lm.new_cache(0), "context: expected 1 to 64 positions, got 0"
-    yield lambda lm: lm.new_cache(65), "context: expected 1 to 64 positions, got 65"
+    yield lambda lm: lm.new_cache(0), r"max_length must be in 1 \.\. 64 \(the context\), got 0"
+    yield lambda lm: lm.new_cache(65), r"max_length must be in 1 \.\. 64 \(the context\), got 65"
 
 
 @pytest.mark.parametrize(("call", "message"), list(refusals()))

@@ -91,7 +91,7 @@ def test_nothing_kept() -> None:
     prefixes = PrefixCache(0)
     prefixes.add(cache_of([1, 2]))
     assert (len(prefixes), prefixes.nbytes) == (0, 0)
-    with pytest.raises(PymlError, match="prefix_cache_bytes must be >= 0, got -1"):
+    with pytest.raises(PymlError, match="max_bytes must be >= 0, got -1"):
         PrefixCache(-1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from pyml_core.want import Want
 from pyml_nn import KVCache
 
 from .errors import ArgumentError
-from .values import check_ids, token_ids, whole
+from .values import check_ids, is_list, token_ids, whole
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -42,9 +42,10 @@ def prompt_list(value: Any) -> Iterable[Any]:
     Raises:
         ArgumentError: ``value`` is one prompt, or not iterable.
     """
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | Mapping):
+    if not is_list(value):
         raise ArgumentError(f"must be a list of prompts, got {quoted(value)}; for one prompt: generate", "prompts")
-    return value
+    prompts: Iterable[Any] = value
+    return prompts
 
 
 def indices(name: str, value: Any, count: int) -> list[int]:
@@ -55,7 +56,7 @@ def indices(name: str, value: Any, count: int) -> list[int]:
     """
     if value is None:
         return list(range(count))
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+    if not is_list(value):
         raise ArgumentError(f"must be a list of whole numbers, got {quoted(value)}", name)
     found = [whole(name, index) for index in value]
     for index in found:
@@ -80,6 +81,9 @@ def check_forward(batch: Any, want: Any) -> None:
             raise ArgumentError(f"{expected}, got {quoted(part)} at {index}", "batch")
         if not isinstance(part[0], KVCache):
             raise ArgumentError(f"{expected}, got {quoted(part[0])} for the cache at {index}", "batch")
+        token_ids("batch", part[1])
+        if part[2] is not None and not is_list(part[2]):
+            raise ArgumentError(f"{expected}, got {quoted(part[2])} for the positions at {index}", "batch")
 
 
 def not_empty(name: str, ids: list[int]) -> list[int]:
@@ -87,3 +91,21 @@ def not_empty(name: str, ids: list[int]) -> list[int]:
     if not ids:
         raise PymlError(f"the {name} is empty: expected at least one token")
     return ids
+
+
+def hidden_rows(hidden: Any, width: int) -> npt.NDArray[np.float32]:
+    """Return hidden states as float32 (rows, ``width``).
+
+    Raises:
+        ArgumentError: ``hidden`` is no array of numbers, or has another shape.
+    """
+    expected = f"must be an array of numbers of shape (rows, {width})"
+    try:
+        rows = np.asarray(hidden)
+    except ValueError:  # lists of several lengths
+        raise ArgumentError(f"{expected}, got {quoted(hidden)}", "hidden") from None
+    if rows.dtype.kind not in "fiu":
+        raise ArgumentError(f"{expected}, got {quoted(hidden)}", "hidden")
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
+        raise ArgumentError(f"{expected}, got one of shape {rows.shape}", "hidden")
+    return rows.astype(np.float32)

@@ -11,6 +11,7 @@ from .arguments import Prompt
 from .engine import Engine
 from .generation.preparing import within_timeout
 from .model_methods import ModelMethods
+from .options.checks import instance
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -88,8 +89,10 @@ class ChatMethods(ModelMethods, ABC):
             ChatTemplateError: the model has no template, or as of :meth:`chat_ids`.
             PymlError: as of :meth:`generate`.
         """
-        from .options.chat import split_chat  # loaded with the first chat
+        from .options.chat import ChatOptions, split_chat  # loaded with the first chat
 
+        if chat_options is not None:
+            instance("chat_options", chat_options, ChatOptions)
         template, generation = split_chat(changes)
         ids, timeout = within_timeout(timeout, lambda: self.chat_ids(messages, chat_options, **template))
         return self.generate(

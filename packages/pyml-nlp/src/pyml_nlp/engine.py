@@ -20,6 +20,7 @@ from . import logs, memory
 from .errors import ArgumentError
 from .generation.prefix_cache import PrefixCache
 from .generation.speculation import Costs
+from .options.checks import instance
 from .values import whole
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Engine(OfOneProcess, instead="pickle the LanguageModel that has it"):
 
     @prefix_cache.setter
     def prefix_cache(self, prefix_cache: PrefixCache) -> None:
-        prefix_cache.bind(self.model.cache_origin)
+        instance("prefix_cache", prefix_cache, PrefixCache).bind(self.model.cache_origin)
         self._prefix_cache = prefix_cache
 
     @property
@@ -133,14 +134,15 @@ class Engine(OfOneProcess, instead="pickle the LanguageModel that has it"):
         """Positions of a new cache: ``max_length``, or the whole context for None.
 
         Raises:
-            ArgumentError: not a whole number.
-            PymlError: not in 1 .. :attr:`context_length`.
+            ArgumentError: not a whole number in 1 .. :attr:`context_length`.
         """
         if max_length is None:
             return self.context_length
         length = whole("max_length", max_length)
         if not 1 <= length <= self.context_length:
-            raise PymlError(f"context: expected 1 to {self.context_length} positions, got {quoted(length)}")
+            raise ArgumentError(
+                f"must be in 1 .. {self.context_length} (the context), got {quoted(length)}", "max_length"
+            )
         return length
 
     def new_cache(self, max_length: int | None = None) -> KVCache:

@@ -16,12 +16,13 @@ from pyml_core.locks import importing
 from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, Top, Want
 
 from . import memory
-from .arguments import Prompt, check_forward, indices, not_empty, prompt_ids
+from .arguments import Prompt, check_forward, hidden_rows, indices, not_empty, prompt_ids
 from .engine import Engine
 from .generation.generator import Generator
 from .generation.prefix_cache import PrefixCache
 from .generation.request import Request
 from .options.generation import GenerationOptions
+from .values import text
 
 if TYPE_CHECKING:
     from pyml_core.kv_layout import KVLayout
@@ -65,7 +66,7 @@ class ModelMethods:
 
     @name.setter
     def name(self, name: str) -> None:
-        self.engine.name = name
+        self.engine.name = text("name", name)
 
     @property
     def config(self) -> Dimensions:
@@ -232,8 +233,12 @@ class ModelMethods:
         return self.model.trace(*names, tensors=tensors, max_bytes=max_bytes)
 
     def head(self, hidden: npt.ArrayLike) -> F32Array:
-        """The final norm and the head applied to hidden states of any layer: (P, hidden size) to logits (P, V)."""
-        return self.model.head(hidden)
+        """The final norm and the head applied to hidden states of any layer: (P, hidden size) to logits (P, V).
+
+        Raises:
+            ArgumentError: no numbers, no rows, or rows of another width.
+        """
+        return self.model.head(hidden_rows(hidden, self.config.hidden_size))
 
     def cancel(self) -> None:
         """Make the model's run in progress, if any, raise :class:`pyml_core.errors.Cancelled`; from any thread."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pyml_core.errors import one_line
 from pyml_core.locks import importing
 
 from .default_model import default_model
@@ -69,7 +70,7 @@ def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info)
         return _local(found, text)
     match = _HUB_ID.fullmatch(text)
     if match is None or (match[2] is None and text.endswith(".gguf")):
-        shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        shown = one_line(text, _LONGEST)
         raise ModelNotFoundError(
             f"{shown}: there is no such file or folder, and a hub id would be organisation/name or "
             "organisation/name/file.gguf"

@@ -117,7 +117,7 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
     """
     if isinstance(value, str):
         value = (value,)
-    if not _is_list(value):
+    if not is_list(value):
         raise ArgumentError(f"must be a text or a list of texts, got {quoted(value)}", name)
     found = tuple(text(name, item) for item in value)
     if not all(found):
@@ -134,6 +134,17 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ArgumentError(f"must be one of {', '.join(choices)}, got {quoted(value)}", name)
     return value
+
+
+def stop_ids(name: str, values: Any) -> tuple[int, ...]:
+    """Return token ids, each checked alone; a set of them is accepted.
+
+    Raises:
+        ArgumentError: ``values`` are not token ids.
+    """
+    if not (is_list(values) or isinstance(values, Set)):
+        raise ArgumentError(f"must be a list of token ids, got {quoted(values)}", name)
+    return tuple(token_id(name, token) for token in values)
 
 
 def token_id(name: str, value: Any) -> int:
@@ -158,10 +169,10 @@ def token_ids(name: str, values: Any) -> Sequence[int]:
         values = values.tolist()
     elif isinstance(values, Mapping):
         raise ArgumentError(f"must be a text or token ids, got {quoted(values)}{_CHAT}", name)
-    elif not _is_list(values):
+    elif not is_list(values):
         raise ArgumentError(f"must be a text or token ids, got {quoted(values)}", name)
     if not isinstance(values, list | tuple):
-        values = _as_list(name, values)
+        values = list(values)
     ids: Sequence[int] = values
     if not set(map(type, ids)) <= {int}:
         ids = [_id_of_list(name, position, value) for position, value in enumerate(values)]
@@ -205,7 +216,7 @@ def _id_of_list(name: str, position: int, value: Any) -> int:
         raise ArgumentError(f"must be a text or token ids, got {quoted(value)} at {position}{_BATCH}", name)
     if isinstance(value, Mapping):
         raise ArgumentError(f"must be a text or token ids, got {quoted(value)} at {position}{_CHAT}", name)
-    if _is_list(value):
+    if is_list(value):
         raise ArgumentError(f"must be a text or token ids, got {quoted(value)} at {position}{_BATCH}", name)
     try:
         return whole(name, value)
@@ -213,13 +224,6 @@ def _id_of_list(name: str, position: int, value: Any) -> int:
         raise ArgumentError(f"must be a text or token ids, got {quoted(value)} at {position}", name) from None
 
 
-def _as_list(name: str, values: Iterable[Any]) -> list[Any]:
-    try:
-        return list(values)
-    except TypeError:  # a NumPy array without dimensions is Iterable, but its iterator raises
-        raise ArgumentError(f"must be a text or token ids, got {quoted(values)}", name) from None
-
-
-def _is_list(value: Any) -> bool:
+def is_list(value: Any) -> bool:
     """Return whether ``value`` is an ordered iterable that is not a text, bytes or a mapping."""
-    return isinstance(value, Iterable) and not isinstance(value, _NO_LISTS)
+    return isinstance(value, Iterable) and not isinstance(value, _NO_LISTS) and getattr(value, "ndim", 1) > 0

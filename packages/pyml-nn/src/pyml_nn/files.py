@@ -19,11 +19,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from pyml_core.errors import PymlError, quoted
+
 LEFTOVERS = ".pyml-*.part"
 """Pattern of the names of incomplete files."""
 
 _NO_UNNAMED_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 """Errors of file systems and kernels without ``O_TMPFILE``; an error of the folder is repeated by the next attempt."""
+
+
+def checked_path(path: object) -> str:
+    """Return a path as a str; PymlError if it is neither a str nor an os.PathLike of one, or no file can have it."""
+    found = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise PymlError(f"path: expected a path, got {quoted(path)}")
+    try:
+        os.fsencode(found)
+    except UnicodeEncodeError:
+        raise PymlError(f"path: expected a path, got {quoted(path)}") from None
+    return found
 
 
 class NewFile:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from pyml_core.errors import quoted
 from pyml_core.pickling import OfOneProcess
 
+from ..errors import ArgumentError
 from ..generation.prefix_cache import common_length
 from ..generation.preparing import within_timeout
 from ..options.chat import ChatOptions, chat_options
@@ -78,6 +80,8 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
         options: ChatOptions | None = None,
         **changes: Unpack[ChatKeywords],
     ) -> None:
+        if not callable(getattr(lm, "chat_ids", None)):
+            raise ArgumentError(f"must be a model that pyml_nlp.load has returned, got {quoted(lm)}", "lm")
         self.lm = lm
         self.options = chat_options(options, changes)
         self._messages: list[Message] = []

@@ -141,6 +141,12 @@ class TextLimits:
             raise ChatTemplateError(f"messages: expected at most {MAX_TEXTS} texts, got more")
         if self.characters > MAX_GIVEN:
             raise ChatTemplateError(f"messages: expected at most {MAX_GIVEN} characters, got more")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                found = ascii(text[error.start])
+                raise _Misfit(f"Unicode characters, got the lone surrogate {found} at {error.start}") from None
         return text
 
 

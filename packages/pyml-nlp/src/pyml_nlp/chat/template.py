@@ -88,6 +88,7 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             ChatTemplateError: there is no such template.
         """
         names = list(self._templates)
+        tools = checked_list(tools, "tools", TextLimits())
         if name is None and tools and "tool_use" in names:
             name = "tool_use"
         elif name is None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pyml_core.errors import PymlError
 from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.locks import Lock
 from pyml_core.pickling import OfOneProcess
 from pyml_nn import KVCache
 from pyml_nn.cache import Origin
 
+from ..options.checks import instance
 from ..options.load import LoadOptions
+from ..values import token_ids, whole
 
 
 class _Entry(NamedTuple):
@@ -34,13 +35,11 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
         max_bytes: as given.
 
     Raises:
-        PymlError: ``max_bytes`` below 0.
+        ArgumentError: ``max_bytes`` is not a whole number from 0.
     """
 
     def __init__(self, max_bytes: int = LoadOptions.prefix_cache_bytes) -> None:
-        if max_bytes < 0:
-            raise PymlError(f"prefix_cache_bytes must be >= 0, got {max_bytes}")
-        self.max_bytes = max_bytes
+        self.max_bytes = whole("max_bytes", max_bytes, 0)
         self._origin: Origin | None = None
         self._entries: list[_Entry] = []  # the one used last is the last
         self._lock = Lock()
@@ -71,7 +70,7 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
 
         The last id is left out: it has to run, for its logits.
         """
-        wanted = list(ids[:-1])
+        wanted = list(token_ids("ids", ids)[:-1])
         with self._lock:
             lengths = [common_length(entry.ids, wanted) for entry in self._entries]
             length = max(lengths, default=0)
@@ -88,7 +87,9 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
 
         Raises:
             ShapeError: a cache of another model, type of keys and values or CPU level.
+            ArgumentError: not a cache.
         """
+        instance("cache", cache, KVCache)
         room = self.max_bytes // cache.layout.page_bytes * PAGE_TOKENS
         length = min(cache.length, room)
         ids = cache.ids[:length]

@@ -27,6 +27,7 @@ from pyml_nn import KVCache
 
 from ..engine import Engine, HasEngine
 from ..errors import ArgumentError
+from ..options.checks import instance
 from ..values import seconds, whole
 from .admission import prepared
 from .completion import CANCELLED, Completion, Step
@@ -99,6 +100,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
             ArgumentError: another text is using the cache, or ``timeout`` is not above 0.
             ContextOverflowError, GrammarError, ShapeError, PymlError: as of :meth:`.Generator.start`.
         """
+        instance("request", request, Request)
         engine, token = self._engine, CancelToken(seconds("timeout", timeout))
         drafting = drafting_of(engine, speculate, draft_model)
         completion = prepared(engine, request, cache, token, drafting)

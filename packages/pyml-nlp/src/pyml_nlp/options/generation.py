@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from pyml_core.errors import quoted
-
 from ..errors import ArgumentError
 from ..structured.grammar import Grammar, one_grammar
-from ..values import choice, flag, texts, token_id, whole, without_none
+from ..values import choice, flag, stop_ids, texts, whole, without_none
 from .checks import given, instance
 from .sampling import SAMPLING, SamplingOptions
 
@@ -74,7 +72,7 @@ class GenerationOptions:
         own |= {
             "max_tokens": whole("max_tokens", own["max_tokens"], 0),
             "stop": texts("stop", own["stop"]),
-            "stop_ids": _stop_ids(own["stop_ids"]),
+            "stop_ids": stop_ids("stop_ids", own["stop_ids"]),
             "include_stop": flag("include_stop", own["include_stop"]),
             "logprobs": None if self.logprobs is None else whole("logprobs", self.logprobs, 0),
             "overflow": choice("overflow", own["overflow"], POLICIES),
@@ -143,9 +141,3 @@ def options_of_call(
         raise ArgumentError("is given twice: as the second argument and as a keyword", "max_tokens")
     changed: GenerationKeywords = {**changes, "max_tokens": whole("max_tokens", options, 0)}
     return defaults.replace(**changed)
-
-
-def _stop_ids(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
-        raise ArgumentError(f"must be a list of token ids, got {quoted(value)}", "stop_ids")
-    return tuple(token_id("stop_ids", token) for token in value)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pyml_core.errors import PymlError, quoted
 
@@ -14,6 +14,7 @@ MAX_SOURCE = 1 << 20
 """Maximum number of characters of a schema, an expression or a grammar."""
 
 Kind = Literal["schema", "regex", "grammar"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class GrammarError(PymlError, ValueError):
@@ -30,14 +31,18 @@ class Grammar:
         source: its text.
 
     Raises:
-        GrammarError: the source is empty, has more than ``MAX_SOURCE`` characters or half of a surrogate pair, or is
-            a schema that is not JSON.
+        GrammarError: the kind is unknown, or the source is not a text, is empty, has more than ``MAX_SOURCE``
+            characters or half of a surrogate pair, or is a schema that is not JSON.
     """
 
     kind: Kind
     source: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
+            raise GrammarError(f"kind: expected one of {', '.join(KINDS)}, got {quoted(self.kind)}")
+        if not isinstance(self.source, str):
+            raise GrammarError(f"{self.kind}: expected a text as source, got {quoted(self.source)}")
         if not self.source:
             raise GrammarError(f"{self.kind}: expected one, got an empty text")
         if len(self.source) > MAX_SOURCE:

@@ -18,7 +18,7 @@ from pyml_core.pickling import OfOneProcess, SharedByCopies
 
 from ..background import run_cancellable
 from ..errors import ArgumentError
-from ..values import flag, whole
+from ..values import flag, is_list, whole
 from .decoding import Decoding
 
 _log = logging.getLogger("pyml.tokenizer")
@@ -208,14 +208,14 @@ class Tokenizer(SharedByCopies, ABC):
             TokenIdError: ``ids`` is not a sequence, or an id is negative or not an integer.
             ArgumentError: ``skip_special`` is neither True nor False.
         """
-        if not isinstance(ids, Iterable) or isinstance(ids, str | bytes | Mapping):
+        if not is_list(ids):
             raise TokenIdError(f"ids: expected a list of token ids, got {quoted(ids)}")
-        stream = self.stream_decoder(flag("skip_special", skip_special))
+        stream = self.stream_decoder(skip_special)
         return "".join([*map(stream.push, ids), stream.flush()])
 
     def stream_decoder(self, skip_special: bool = True) -> StreamDecoder:
         """Return a decoder that takes one id at a time, as ids are generated."""
-        return StreamDecoder(self, skip_special)
+        return StreamDecoder(self, flag("skip_special", skip_special))
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of one token, which may end inside a character. A control token gives its spelling.

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core.errors import one_line
 from pyml_core.kv_layout import PAGE_TOKENS, VALUE_SCALES, KVLayout
 
 from ..errors import CacheFileError, show
-from ..files import new_file
+from ..files import checked_path, new_file
 from .origin import Origin
 from .tensor_file import NUMPY_TYPES, Kind, TensorFile, TensorFileError, write_tensors
 
@@ -54,6 +55,7 @@ def save_cache(path: str | os.PathLike[str], origin: Origin, contents: Contents)
     Raises:
         CacheFileError: the file cannot be written.
     """
+    path = checked_path(path)
     layout, length = origin.layout, len(contents.ids)
     layers = range(layout.n_layers)
     kinds = {name: kind for layer in layers for name, kind in _layer_kinds(layout, layer, length).items()}
@@ -63,7 +65,7 @@ def save_cache(path: str | os.PathLike[str], origin: Origin, contents: Contents)
         with new_file(path) as file:
             write_tensors(file, kinds, arrays, metadata)
     except OSError as error:
-        raise CacheFileError(f"{os.fspath(path)}: cannot save the KV cache: {error.strerror or error}") from None
+        raise CacheFileError(f"{one_line(path)}: cannot save the KV cache: {error.strerror or error}") from None
 
 
 def load_cache(path: str | os.PathLike[str], origin: Origin, max_length: int, vocab_size: int) -> Contents:
@@ -78,6 +80,7 @@ def load_cache(path: str | os.PathLike[str], origin: Origin, max_length: int, vo
     Raises:
         CacheFileError: there is no such file, or it is not such a cache, or it is damaged.
     """
+    path = checked_path(path)
     layout = origin.layout
     try:
         with TensorFile(path, max(_HEADER_BYTES, 16 * max_length)) as file:
@@ -92,7 +95,7 @@ def load_cache(path: str | os.PathLike[str], origin: Origin, max_length: int, vo
             file.check_hash()
     except (OSError, ValueError, TensorFileError, CacheFileError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise CacheFileError(f"{os.fspath(path)}: cannot load the KV cache: {reason}") from None
+        raise CacheFileError(f"{one_line(path)}: cannot load the KV cache: {reason}") from None
     return Contents(ids, rope_set, pages)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.cpu import level
-from pyml_core.errors import ShapeError
+from pyml_core.errors import ShapeError, quoted
 from pyml_core.kv_layout import PAGE_TOKENS, KVLayout, PageTable
 from pyml_core.locks import importing
 from pyml_core.pickling import OfOneProcess
@@ -198,8 +198,12 @@ class KVCache(OfOneProcess, instead="save it with save(path), and load it with l
         return cache
 
     def _check_length(self, length: int) -> None:
-        if not 0 <= operator.index(length) <= self.length:
-            raise ShapeError(f"KV cache: expected a length from 0 to {self.length}, got {length}")
+        try:
+            inside = not isinstance(length, bool) and 0 <= operator.index(length) <= self.length
+        except TypeError:
+            inside = False
+        if not inside:
+            raise ShapeError(f"KV cache: expected a length from 0 to {self.length}, got {quoted(length)}")
 
 
 def _pages_for(length: int) -> int:

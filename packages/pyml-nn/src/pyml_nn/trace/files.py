@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import PymlError, one_line
 
-from ..files import new_file
+from ..files import checked_path, new_file
 from .events import Event
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ def table(events: Sequence[Event]) -> dict[str, npt.NDArray[Any]]:
 
 def check_ending(path: str | os.PathLike[str]) -> str:
     """Return the suffix of a trace file's name; PymlError if it is unknown, or Parquet without pyarrow."""
+    path = checked_path(path)
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
-        raise PymlError(f"{Path(path)}: expected a trace file that ends in {', '.join(ENDINGS)}")
+        raise PymlError(f"{one_line(str(path))}: expected a trace file that ends in {', '.join(ENDINGS)}")
     if ending == ".parquet":
         _parquet(path)
     return ending
@@ -100,7 +101,7 @@ def save(events: Sequence[Event], path: str | os.PathLike[str]) -> None:
                 file.writelines(line if index == 0 else b",\n" + line for index, line in enumerate(lines))
                 file.write(b"\n]}\n")
     except OSError as error:
-        raise PymlError(f"{Path(path)}: the trace cannot be written: {error.strerror or error}") from None
+        raise PymlError(f"{one_line(str(path))}: the trace cannot be written: {error.strerror or error}") from None
 
 
 def _parquet(path: str | os.PathLike[str]) -> tuple[Any, Any]:
@@ -108,7 +109,7 @@ def _parquet(path: str | os.PathLike[str]) -> tuple[Any, Any]:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
         raise PymlError(
-            f"{Path(path)}: Parquet needs the package pyarrow, which is not installed; .csv does not"
+            f"{one_line(str(path))}: Parquet needs the package pyarrow, which is not installed; .csv does not"
         ) from None
 
 

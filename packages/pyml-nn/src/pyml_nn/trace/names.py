@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pyml_core.errors import PymlError, quoted
 from pyml_core.timing import PHASES
@@ -23,6 +23,19 @@ def event_names(program: Program) -> Iterator[str]:
         if operation.name.endswith(".attention.out"):
             yield operation.name.removesuffix(".out")
     yield "forward"
+
+
+def checked_patterns(name: str, patterns: object) -> list[str]:
+    """Return patterns as a list: one, or several; PymlError, which names the argument, if they are no texts."""
+    if isinstance(patterns, str):
+        return [patterns]
+    several = isinstance(patterns, Iterable) and getattr(patterns, "ndim", 1) != 0
+    found: list[str] = []
+    for pattern in cast("Iterable[object]", patterns) if several else (patterns,):
+        if not isinstance(pattern, str):
+            raise PymlError(f"trace: {name}: expected patterns of names, got {quoted(pattern)}")
+        found.append(pattern)
+    return found
 
 
 class Matcher(Protocol):

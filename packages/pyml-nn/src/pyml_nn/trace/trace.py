@@ -6,11 +6,12 @@ clock. Without an open trace, nothing is measured.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from pyml_core.pickling import OfOneProcess
 from ..memory import megabytes
 from .events import Event, Step, events_of
 from .lines import attention_plan
-from .names import event_names, matcher
+from .names import checked_patterns, event_names, matcher
 from .tensors import TracedTensor, concatenated, tensors_of
 
 if TYPE_CHECKING:
@@ -69,9 +70,11 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
         self, model: Traced, names: Iterable[str] = (), tensors: str | Iterable[str] = (), max_bytes: int | None = None
     ) -> None:
         self._model = model
-        operations = list(names)
+        operations = checked_patterns("names", names)
         self._matches = matcher(operations, "operation", event_names(model.program)) if operations else None
-        patterns = [tensors] if isinstance(tensors, str) else list(tensors)
+        patterns = checked_patterns("tensors", tensors)
+        if max_bytes is not None:
+            max_bytes = _whole("max_bytes", max_bytes)
         available = tensors_of(model.program) if patterns else {}
         matches = matcher(patterns, "tensor", available)
         self.tensors: Mapping[str, TracedTensor] = {name: tensor for name, tensor in available.items() if matches(name)}
@@ -145,11 +148,18 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
         return "\n".join([plan.text(step.runs) for step in steps])
 
     def summary(self, top: int = 20) -> str:
-        """The slowest operations, all layers together: calls, total ms, share, ms each, GB/s, GFLOP/s."""
+        """The slowest operations, all layers together: calls, total ms, share, ms each, GB/s, GFLOP/s.
+
+        Args:
+            top: how many of them, at least one.
+
+        Raises:
+            PymlError: ``top`` is not a whole number above 0.
+        """
         with importing:  # start-up: few programs trace
             from .files import records, summary
 
-        return summary(records(self.events), top)
+        return summary(records(self.events), _whole("top", top, 1))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the events: ``.json`` for Perfetto and chrome://tracing, ``.csv`` or ``.parquet`` as a table.
@@ -186,17 +196,19 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
         Raises:
             PymlError: the tensor is not recorded, or there is no such step or sequence.
         """
-        if name not in self.tensors:
+        sequence = _whole("sequence", sequence)
+        if not isinstance(name, str) or name not in self.tensors:
             raise PymlError(f"trace: expected a tensor of {', '.join(self.tensors) or '(none)'}, got {quoted(name)}")
         with self._lock:
             steps = list(self._steps)
         if step is not None:
-            if not -len(steps) <= step < len(steps):
-                raise PymlError(f"trace: expected a step below {len(steps)}, got {step}")
-            steps = [steps[step]]
+            index = _whole("step", step)
+            if not -len(steps) <= index < len(steps):
+                raise PymlError(f"trace: expected a step below {len(steps)}, got {quoted(index)}")
+            steps = [steps[index]]
         sequences = [recorded.tensors[name] for recorded in steps if 0 <= sequence < len(recorded.tensors[name])]
         if not sequences:
-            raise PymlError(f"trace: nothing was recorded of sequence {sequence}")
+            raise PymlError(f"trace: nothing was recorded of sequence {quoted(sequence)}")
         arrays = [array for pieces in sequences for array in pieces[sequence]]
         return concatenated(arrays, self.tensors[name].kind)
 
@@ -236,3 +248,17 @@ def traces_of(model: object) -> list[Trace]:
     """The open traces of this model in the current context."""
     active = _ACTIVE.get()
     return [trace for trace in active if trace._model is model] if active else []
+
+
+def _whole(name: str, value: object, low: int | None = None) -> int:
+    """Return a whole number; PymlError, which names the argument, if it is none or below ``low``."""
+    expected = "a whole number" + ("" if low is None else f" from {low}")
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise PymlError(f"trace: {name}: expected {expected}, got {quoted(value)}")
+    try:
+        found = operator.index(value)
+    except TypeError:  # an array
+        raise PymlError(f"trace: {name}: expected {expected}, got {quoted(value)}") from None
+    if low is not None and found < low:
+        raise PymlError(f"trace: {name}: expected {expected}, got {quoted(found)}")
+    return found
