@@ -29,8 +29,8 @@ import pyml_nlp
 from models import NAMES, Files
 from pyml_core import cpu
 from pyml_nlp import logs
+from pyml_nlp.cli.stopwatch import Stopwatch
 from pyml_nlp.language_model import LanguageModel
-from stopwatch import Stopwatch
 
 PROMPT = "The history of the computer begins"
 PREFILL, STEPS, BLOCK, DEPTH = 512, 96, 8, 64

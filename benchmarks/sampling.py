@@ -30,7 +30,7 @@ from models import NAMES, Files
 from pyml_core import cpu
 from pyml_core.want import Top
 from pyml_nlp import GenerationOptions, LanguageModel, Request, SamplingOptions
-from stopwatch import Stopwatch
+from pyml_nlp.cli.stopwatch import Stopwatch
 
 TEXT = Path(__file__).with_name("text.txt")
 PROMPT = 64

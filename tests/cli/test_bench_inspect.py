@@ -57,6 +57,50 @@ def test_bench_table(commands: Any, model: Path) -> None:
     assert "| pp8 |" in lines[2]
 
 
+SAMPLED = ("--temperature", 1, "--top-k", 9, "--top-p", 0.9, "--seed", 3)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bench_of_sampled_texts(batch: int, commands: Any, model: Path) -> None:
+    result = commands.bench(model, "-p", 8, "-n", 5, "-b", batch, "-r", 2, "-o", "json", *SAMPLED)
+    assert (result.code, result.stderr) == (0, "")
+    kernels, texts = json.loads(result.text)
+    assert list(kernels) == KEYS
+    assert list(texts) == [*KEYS, "rules", "outside_share"]
+    assert texts["rules"] == "temperature=1.0 top_k=9 top_p=0.9 min_p=0.05 seed=3"
+    assert 0 < texts["outside_share"] < 1
+    assert (texts["gb_per_s"], texts["gflop_per_s"], len(texts["samples_ms"])) == (None, None, 2)
+    rates = [5 * batch / ms * 1e3 for ms in texts["samples_ms"]]
+    assert texts["tokens_per_s"] == pytest.approx(sum(rates) / 2, rel=1e-2)
+
+
+def test_bench_of_greedy_texts_after_a_text(commands: Any, model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat in the hat sat on the mat and that was that " * 9)
+    result = commands.bench(
+        model, "-p", 0, "-n", 4, "-d", 20, "-r", 1, "--text", text, "--temperature", 0,
+        "--repetition-penalty", 1.1, "--logprobs", 2,
+    )  # fmt: skip
+    assert result.code == 0, result.stderr
+    row = result.text.splitlines()[-1]
+    assert "| tg4@d20 |" in row
+    assert row.endswith("% | greedy repetition_penalty=1.1 logprobs=2 |")
+
+
+def test_bench_of_structured_texts(commands: Any, model: Path) -> None:
+    """Texts that end early follow each other until the tokens are counted."""
+    schema = '{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}'
+    result = commands.bench(model, "-p", 0, "-n", 40, "-r", 1, "-o", "json", "--json-schema", schema, "--seed", 1)
+    (row,) = json.loads(result.text)
+    assert row["rules"].endswith(" seed=1 grammar=schema")
+
+
+def test_bench_of_a_grammar_of_single_tokens(commands: Any, model: Path) -> None:
+    result = commands.bench(model, "-p", 0, "-n", 4, "-r", 1, "--regex", "x")
+    assert result.code == 1
+    assert "the texts of the grammar end with their first token" in result.stderr
+
+
 # ---- inspect
 
 

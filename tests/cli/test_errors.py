@@ -237,6 +237,8 @@ def test_text_larger_than_the_memory(commands: Any, endless: Path) -> None:
         (("-b", str(1 << 63)), "-b must be <= 65536, got 9223372036854775808"),
         (("-d", "-2"), "-d must be >= 0, got -2"),
         (("-o", "xml"), "invalid value 'xml' for '-o': expected one of md, json"),
+        (("-n", "0", "--top-k", "4"), "options of sampling are for decoding, but -n is 0"),
+        (("--temperature", "-1"), "--temperature must be a finite number >= 0.0, got -1"),
     ],
 )
 def test_bench_command_lines(arguments: tuple[str, ...], message: str, commands: Any) -> None:
@@ -248,6 +250,8 @@ def test_bench_beyond_the_context(commands: Any, model: Path) -> None:
     result = commands.bench(model, "-p", 100, "-d", 50, "-n", 0)
     assert (result.code, result.stdout) == (1, b"")
     assert result.error == "Error: pp100@d50: needs 150 positions, the context holds 128"
+    result = commands.bench(model, "-p", 0, "-n", 70, "--temperature", 0)
+    assert result.error == "Error: tg70: needs 135 positions, the context holds 128"
 
 
 def test_bench_with_a_bad_text(commands: Any, model: Path, tmp_path: Path) -> None:
@@ -259,6 +263,8 @@ def test_bench_with_a_bad_text(commands: Any, model: Path, tmp_path: Path) -> No
     result = commands.bench(model, "--text", short, "-p", 50, "-n", 0)
     assert result.code == 1
     assert result.error.startswith("Error: pp50: needs a text of 50 tokens, --text has ")
+    result = commands.bench(model, "--text", short, "-p", 0, "-n", 4, "--temperature", 0)
+    assert result.error.startswith("Error: prompt: needs a text of 64 tokens, --text has ")
 
 
 def test_unknown_subcommand(commands: Any) -> None:

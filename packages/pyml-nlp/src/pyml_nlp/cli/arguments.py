@@ -121,7 +121,7 @@ class AuditArguments(ModelArguments, LogArguments):
     compare: tuple[str, str] | None
 
 
-class BenchArguments(ModelArguments, MemoryArguments, LogArguments):
+class BenchArguments(ModelArguments, SamplingArguments, GrammarArguments, MemoryArguments, LogArguments):
     """All values of ``pyml-bench``."""
 
     prompt: int
@@ -130,6 +130,7 @@ class BenchArguments(ModelArguments, MemoryArguments, LogArguments):
     batch: int
     repetitions: int
     text: str | None
+    logprobs: int | None
     output_format: str
 
 

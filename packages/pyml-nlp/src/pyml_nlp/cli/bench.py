@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +12,10 @@ from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.ops.screen import coarse_nbytes
 from pyml_core.want import Top
 
+from .bench_rows import About, Test, as_json, markdown, row_of, text_row
 from .options import (
     SETTINGS,
+    Command,
     check_model,
     choice,
     configure_logs,
@@ -28,6 +27,7 @@ from .options import (
     verbosity,
 )
 from .output import Output, ProgressBar
+from .sampling import HEADING, grammar_options, sampling_options
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -43,67 +43,11 @@ if TYPE_CHECKING:
 SEED = 42  # of the random token ids, the same in every run
 
 
-@dataclass(frozen=True)
-class Test:
-    """One row of the table: a run that is timed after ``depth`` tokens, for ``batch`` sequences at a time.
-
-    Attributes:
-        prompt: tokens of a prefill, or 0.
-        steps: decode steps, or 0.
-    """
-
-    prompt: int
-    steps: int
-    depth: int
-    batch: int
-
-    @property
-    def name(self) -> str:
-        """``pp512``, ``tg64``, ``tg64@d2048``, ``tg64@b8``."""
-        kind = f"pp{self.prompt}" if self.prompt else f"tg{self.steps}"
-        return kind + (f"@d{self.depth}" if self.depth else "") + (f"@b{self.batch}" if self.batch > 1 else "")
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one sequence that are timed."""
-        return self.prompt or self.steps
-
-
-@dataclass(frozen=True)
-class Row:
-    """The measurements of a test.
-
-    Attributes:
-        tokens_per_s: mean over the repetitions, all sequences together.
-        stddev: of it.
-        ms: mean time of a repetition.
-        gb_per_s: (weights, keys and values read) / time.
-        gflop_per_s: arithmetic of the matrices and of attention / time.
-        head: ``screened`` or ``full``: how the most probable token was found.
-        kv_dtype: type of keys and values.
-        samples_ms: time of each repetition.
-    """
-
-    test: str
-    tokens_per_s: float
-    stddev: float
-    ms: float
-    gb_per_s: float
-    gflop_per_s: float
-    threads: int
-    level: str
-    model: str
-    dtype: str
-    head: str
-    kv_dtype: str
-    samples_ms: list[float] = field(default_factory=list)
-
-
 MAX_BATCH = 1 << 16
 """Maximum number of sequences in a batch."""
 
 
-@click.command("bench", context_settings=SETTINGS)
+@click.command("bench", cls=Command, context_settings=SETTINGS)
 @model_options
 @integer("-p", "prompt", default=512, show_default=True, metavar="N", help="Tokens of the prefill test.")
 @integer("-n", "steps", default=64, show_default=True, metavar="N", help="Steps of the decode test.")
@@ -112,6 +56,9 @@ MAX_BATCH = 1 << 16
 @integer("-r", "repetitions", default=5, show_default=True, metavar="N", help="Repetitions.")
 @click.option("--text", metavar="FILE", help="Feed the tokens of this text. [default: random token ids]")
 @choice("md", "json")("-o", "output_format", default="md", show_default=True, metavar="md|json")
+@sampling_options
+@integer("--logprobs", metavar="N", heading=HEADING, help="Log probabilities of each token, and of the N largest.")
+@grammar_options
 @memory_options
 @log_options
 def command(**values: Unpack[BenchArguments]) -> None:
@@ -120,7 +67,13 @@ def command(**values: Unpack[BenchArguments]) -> None:
     One run that is not timed comes first. Nothing is sampled but the most probable token, and the tokens fed are random
     ones or those of --text, whatever the model says. With --text a large q8_0 head is screened, as it is in generating:
     how much that saves depends on the text. With random tokens all logits are computed.
+
+    With any option of sampling or structured output, such as --temperature 1, the tests of decoding generate texts by
+    these rules and the model's own defaults, as pyml-infer does but without drafts: of N tokens, after a prompt of -d
+    tokens (64 without it) of a built-in text or of --text.
     """
+    from .collect import rule_changes
+
     level = verbosity(values["verbose"], values["quiet"])
     source = check_model(values["model"], values["safetensors"], values["threads"])
     prompt, steps, depth, batch = values["prompt"], values["steps"], values["depth"], values["batch"]
@@ -134,6 +87,9 @@ def command(**values: Unpack[BenchArguments]) -> None:
     tests = [test for test in (Test(prompt, 0, depth, batch), Test(0, steps, depth, batch)) if test.tokens]
     if not tests:
         raise click.UsageError("nothing to measure: -p and -n are both 0")
+    changes = rule_changes(values)
+    if changes is not None and not steps:
+        raise click.UsageError("options of sampling are for decoding, but -n is 0")
     configure_logs(level or -1)  # rows are the result: log nothing else unless -v asks for it
     output = Output()
 
@@ -142,7 +98,7 @@ def command(**values: Unpack[BenchArguments]) -> None:
     from .. import load
 
     with ProgressBar("Loading", level >= 0) as bar:
-        screen = values["text"] is not None and not values["full_head"]
+        screen = (values["text"] is not None or changes is not None) and not values["full_head"]
         lm = load(
             source,
             dtype=dtype,
@@ -151,15 +107,19 @@ def command(**values: Unpack[BenchArguments]) -> None:
             kv_dtype=values["kv_dtype"],
             progress=bar,
         )
-    kv = lm.kv_layout.dtype
     text_ids = None if values["text"] is None else _text_ids(lm, Path(values["text"]))
+    about = About(lm.model.program.threads, cpu.level(), lm.name, dtype, _head(lm), lm.kv_layout.dtype)
     rows = []
     for test in tests:
-        samples = measure(lm, test, repetitions, text_ids)
-        rows.append(
-            _row(test, samples, *cost(lm, test), lm.model.program.threads, cpu.level(), lm.name, dtype, _head(lm), kv)
-        )
-    output.write(_json(rows) if values["output_format"] == "json" else _markdown(rows))
+        if test.steps and changes is not None:
+            from .bench_texts import measure_texts, options_of_texts, rules
+
+            options = options_of_texts(lm, changes)
+            texts = measure_texts(lm, test, options, repetitions, text_ids)
+            rows.append(text_row(test, texts, rules(options), about))
+        else:
+            rows.append(row_of(test, measure(lm, test, repetitions, text_ids), *cost(lm, test), about))
+    output.write(as_json(rows) if values["output_format"] == "json" else markdown(rows))
 
 
 def measure(
@@ -282,49 +242,3 @@ def _text_ids(lm: LanguageModel, path: Path) -> npt.NDArray[np.int64]:
     except PymlError as error:
         raise PymlError(f"Failed to read text file: {error}") from None
     return np.array(lm.ids(text), np.int64)
-
-
-def _row(
-    test: Test,
-    samples: list[float],
-    read: int,
-    flops: int,
-    threads: int,
-    level: str,
-    model: str,
-    dtype: str,
-    head: str,
-    kv_dtype: str,
-) -> Row:
-    rates = [test.tokens * test.batch / seconds for seconds in samples]
-    mean = statistics.fmean(samples)
-    return Row(
-        test=test.name,
-        tokens_per_s=round(statistics.fmean(rates), 3),
-        stddev=round(statistics.stdev(rates), 3) if len(rates) > 1 else 0.0,
-        ms=round(mean * 1e3, 3),
-        gb_per_s=round(read / mean / 1e9, 3),
-        gflop_per_s=round(flops / mean / 1e9, 3),
-        threads=threads,
-        level=level,
-        model=model,
-        dtype=dtype,
-        head=head,
-        kv_dtype=kv_dtype,
-        samples_ms=[round(seconds * 1e3, 3) for seconds in samples],
-    )
-
-
-def _json(rows: list[Row]) -> str:
-    return json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n"
-
-
-def _markdown(rows: list[Row]) -> str:
-    titles = ("model", "level", "threads", "head", "test", "tokens/s", "ms", "GB/s", "GFLOP/s")
-    lines = [f"| {' | '.join(titles)} |", "|---|---|--:|---|---|--:|--:|--:|--:|"]
-    for row in rows:
-        rate = f"{row.tokens_per_s:.2f} ± {row.stddev:.2f}"
-        name = row.model.replace("|", "\\|")
-        cells = (name, row.level, str(row.threads), row.head, row.test, rate, f"{row.ms:.2f}", f"{row.gb_per_s:.2f}")
-        lines.append(f"| {' | '.join(cells)} | {row.gflop_per_s:.2f} |")
-    return "\n".join(lines) + "\n"

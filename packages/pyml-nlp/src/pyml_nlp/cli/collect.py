@@ -1,4 +1,4 @@
-"""The values that click passes to ``pyml-infer``, as the arguments of pyml's own methods.
+"""The values that click passes to ``pyml-infer`` and ``pyml-bench``, as the arguments of pyml's own methods.
 
 Everything is checked here before a model is loaded. An invalid value is the error that Python's methods raise, with the
 name of the flag.
@@ -16,7 +16,7 @@ from .sampling import chosen_grammar
 
 if TYPE_CHECKING:
     from ..options import GenerationKeywords, LoadOptions
-    from .arguments import InferArguments
+    from .arguments import BenchArguments, InferArguments
 
 
 def check_combinations(values: InferArguments) -> None:
@@ -66,11 +66,33 @@ def generation_changes(values: InferArguments) -> GenerationKeywords:
     Raises:
         UsageError: an invalid value. PymlError: a file of a grammar that cannot be read.
     """
-    from ..errors import ArgumentError
-    from ..options.generation import SHIFT, GenerationOptions
+    from ..options.generation import SHIFT
 
     changes: GenerationKeywords = {
+        **_sampling_changes(values),
         "max_tokens": values["max_tokens"],
+        "stop": values["stop"],
+        "stop_ids": values["stop_id"],
+        "include_stop": values["include_stop"],
+        "overflow": "shift" if values["overflow"] == SHIFT else "error",
+        "n_keep": values["n_keep"],
+    }
+    return _checked(changes)
+
+
+def rule_changes(values: BenchArguments) -> GenerationKeywords | None:
+    """The rules that were given, as changes of the model's defaults; None: none was given.
+
+    Raises:
+        UsageError: an invalid value. PymlError: a file of a grammar that cannot be read.
+    """
+    changes = _checked(_sampling_changes(values))
+    return None if all(value is None for value in changes.values()) else changes
+
+
+def _sampling_changes(values: InferArguments | BenchArguments) -> GenerationKeywords:
+    """The options of sampling, structured output and log probabilities."""
+    return {
         "temperature": values["temperature"],
         "top_k": values["top_k"],
         "top_p": values["top_p"],
@@ -83,13 +105,14 @@ def generation_changes(values: InferArguments) -> GenerationKeywords:
         "order": values["sampler_order"],
         "seed": values["seed"],
         "logprobs": values["logprobs"],
-        "stop": values["stop"],
-        "stop_ids": values["stop_id"],
-        "include_stop": values["include_stop"],
         "grammar": chosen_grammar(values),
-        "overflow": "shift" if values["overflow"] == SHIFT else "error",
-        "n_keep": values["n_keep"],
     }
+
+
+def _checked(changes: GenerationKeywords) -> GenerationKeywords:
+    from ..errors import ArgumentError
+    from ..options.generation import GenerationOptions
+
     try:
         GenerationOptions().replace(**changes)
     except ArgumentError as error:

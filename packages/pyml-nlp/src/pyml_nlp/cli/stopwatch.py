@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyml_nlp.language_model import LanguageModel
+if TYPE_CHECKING:
+    from ..language_model import LanguageModel
 
 
 class Stopwatch:
-    """Time inside a program's runs; one that another one begins counts once.
+    """Measures the time inside a program's runs, within a ``with`` block; one that another one begins counts once.
 
     Attributes:
-        seconds: the sum over everything that ran within the ``with`` block.
+        seconds: their sum.
     """
 
     def __init__(self, lm: LanguageModel) -> None:
