@@ -17,6 +17,7 @@ import numpy as np
 from pyml_core.errors import QUOTED, one_line, quoted
 
 from ..errors import ChatTemplateError
+from .parts import check_parts
 
 Message = Mapping[str, Any]
 Messages = str | Sequence[Message]
@@ -57,9 +58,21 @@ def checked_messages(messages: Messages, protect: Protect) -> list[dict[str, Any
             raise ChatTemplateError(f"{where}: role: expected a word such as 'user', got {quoted(role)}")
         kept = {key: value for key, value in message.items() if value is not None}
         copy = checked(kept, where, protect)
+        check_parts(copy, where)
         _decode_calls(copy, where)
         found.append(_with_reasoning(copy))
     return found
+
+
+def fill_contents(messages: list[dict[str, Any]]) -> bool:
+    """Give an empty text to messages that have calls and no content, in place; whether there were any.
+
+    OpenAI's clients send null beside calls, which transformers leaves out. Some templates need a text.
+    """
+    bare = [one for one in messages if "content" not in one and ("tool_calls" in one or "function_call" in one)]
+    for message in bare:
+        message["content"] = ""
+    return bool(bare)
 
 
 def _decode_calls(message: dict[str, Any], where: str) -> None:

@@ -75,7 +75,16 @@ class Renderer:
             ChatTemplateError: the template is invalid, refuses the messages, or takes too much time or memory.
             Cancelled: the :class:`pyml_core.CancelToken` that this thread has entered was cancelled.
         """
-        request = json.dumps({"source": source, "variables": variables}).encode() + b"\n"
+        text: str = self._ask({"source": source, "variables": variables})["text"]
+        return text
+
+    def names(self, source: str) -> set[str]:
+        """Names of the variables that a template reads. Errors are those of :meth:`render`."""
+        return set(self._ask({"source": source})["names"])
+
+    def _ask(self, question: Mapping[str, Any]) -> Any:
+        """Send a request to the process, and return its answer."""
+        request = json.dumps(question).encode() + b"\n"
         with self._lock:
             process = self._started()
             if process.poll() is not None:  # killed from outside between two requests
@@ -88,10 +97,10 @@ class Renderer:
                 raise
             if not line.endswith(b"\n"):
                 raise ChatTemplateError(f"chat template: {self._reason(process)}")
-        answer: dict[str, str] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ChatTemplateError(f"chat template: {one_line(answer['error'])}")
-        return answer["text"]
+        return answer
 
     def close(self) -> None:
         """End the process; the next call of :meth:`render` starts it again."""

@@ -11,9 +11,21 @@ from pyml_core.errors import quoted
 from pyml_core.locks import cached_property
 from pyml_core.pickling import OfOneProcess
 
+from .. import logs
 from ..errors import ChatTemplateError
 from ..options.chat import ChatOptions, chat_options
-from .messages import Message, Messages, TextLimits, checked, checked_list, checked_messages, cut_end, open_end
+from .messages import (
+    Message,
+    Messages,
+    TextLimits,
+    checked,
+    checked_list,
+    checked_messages,
+    cut_end,
+    fill_contents,
+    open_end,
+)
+from .parts import has_parts, join_parts
 from .renderer import Renderer
 from .sentinels import ControlTokens, choose_sentinels, remove_sentinel, unescaped
 
@@ -67,6 +79,9 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         self._templates = dict(tokenizer.metadata.chat_templates)
         self._named_tokens = dict(tokenizer.metadata.named_tokens)
         self._renderer = Renderer()
+        self._model = model
+        self._part_templates: dict[str, bool] = {}  # by source
+        self._checked: set[tuple[str, str]] = set()  # sources and names of variables, see _warn_of_unused
 
     def start(self) -> None:
         """Start the process that renders, without waiting for it."""
@@ -144,6 +159,9 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         for taken in _OWN:
             if taken in given["variables"]:
                 raise ChatTemplateError(f"variables: {taken} is an argument of its own")
+        self._warn_of_unused(source, options)
+        if has_parts(given["messages"]) and not self._takes_parts(source):
+            join_parts(given["messages"])
         sentinel, end = choose_sentinels(2, json.dumps(given, ensure_ascii=False), source)
         variables = given.pop("variables")
         given, variables = (self._protected(parts, sentinel) for parts in (given, variables))
@@ -151,10 +169,44 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         final = open_end(given["messages"], tag) if continued else ""
         given |= self._named_tokens | variables
         given["add_generation_prompt"] = prompted
-        rendered = unescaped(self._renderer.render(source, given), sentinel, end)
+        rendered = unescaped(self._rendered(source, given), sentinel, end)
         if continued:
             rendered = cut_end(rendered, final, tag)
         return Prompt(*remove_sentinel(rendered, sentinel), source)
+
+    def _rendered(self, source: str, variables: dict[str, Any]) -> str:
+        try:
+            return self._renderer.render(source, variables)
+        except ChatTemplateError:
+            if not fill_contents(variables["messages"]):
+                raise
+            return self._renderer.render(source, variables)
+
+    def _takes_parts(self, source: str) -> bool:
+        """Whether a template writes the texts of a list of parts, rather than the list."""
+        if source not in self._part_templates:
+            probe = {"type": "text", "text": "probe of parts"}
+            variables = dict.fromkeys(_OWN) | self._named_tokens | {"add_generation_prompt": False}
+            variables["messages"] = [{"role": "user", "content": [probe]}]
+            try:
+                written = self._renderer.render(source, variables)
+            except ChatTemplateError:
+                written = ""
+            whole = "'type'" in written or '"type"' in written
+            self._part_templates[source] = probe["text"] in written and not whole
+        return self._part_templates[source]
+
+    def _warn_of_unused(self, source: str, options: ChatOptions) -> None:
+        """Log a warning, once, for tools, documents and variables that the template does not read."""
+        given = {name for name in ("tools", "documents") if getattr(options, name)} | set(options.variables or {})
+        new = {(source, name) for name in given} - self._checked
+        if not new:
+            return
+        self._checked |= new
+        used = self._renderer.names(source)
+        for _, name in sorted(new):
+            if name not in used:
+                logs.generator.warning("%s: the chat template does not use %s, so it has no effect", self._model, name)
 
     def _protected(self, parts: Mapping[str, Any], sentinel: str) -> dict[str, Any]:
         """Return the parts with sentinels in the control tokens that they spell; names of variables stay unchanged."""

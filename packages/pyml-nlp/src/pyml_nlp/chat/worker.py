@@ -59,11 +59,17 @@ class Renderer:
         self._environment = environment()
         self._last: tuple[str, Any] = ("", None)
 
-    def answer(self, request: dict[str, Any]) -> dict[str, str]:
-        """Return ``{"text": ...}`` or ``{"error": ...}`` for ``{"source": ..., "variables": {...}}``."""
-        from jinja2 import TemplateSyntaxError  # after sys.path has its folder
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return ``{"text": ...}`` or ``{"error": ...}`` for ``{"source": ..., "variables": {...}}``.
+
+        Without variables it is ``{"names": [...]}``: those of the variables that the template reads.
+        """
+        from jinja2 import TemplateSyntaxError, meta  # after sys.path has its folder
 
         try:
+            if "variables" not in request:
+                names = meta.find_undeclared_variables(self._environment.parse(request["source"]))
+                return {"names": sorted(names)}
             return self._render(request["source"], request["variables"])
         except (MemoryError, RecursionError):
             raise
@@ -74,7 +80,7 @@ class Renderer:
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]}
 
-    def _render(self, source: str, variables: dict[str, Any]) -> dict[str, str]:
+    def _render(self, source: str, variables: dict[str, Any]) -> dict[str, Any]:
         if self._last[0] != source or self._last[1] is None:
             self._last = (source, self._environment.from_string(source))
         pieces: list[str] = []
