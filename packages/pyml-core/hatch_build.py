@@ -1,15 +1,15 @@
 """Build hook of pyml-core: one extension module, ``pyml_core._native``.
 
 - ``csrc/*.c`` is compiled once, for any CPU of the architecture;
-- ``csrc/level/*.c`` is compiled once per CPU level with that level's flags and ``-DPYML_LEVEL=<level>``, which the
-  sources append to the name of every symbol that they define;
-- ``_native.pyx``, with what it includes, becomes C and is linked with all of those.
+- ``csrc/level/*.c`` is compiled once for each CPU level, with that level's flags and ``-DPYML_LEVEL=<level>``, which
+  the sources append to the name of every symbol that they define;
+- ``_native.pyx`` and the files that it includes are translated to C, compiled, and linked with all of those.
 
-A level that the compiler does not know is left out; ``PYML_HAVE_<LEVEL>`` is 0 or 1 for the code that picks one at run
-time. Run as a script it rebuilds the module in place: ``python hatch_build.py`` (or ``hatch run kernels``). Unchanged
+A level that the compiler does not support is left out; the macro ``PYML_HAVE_<LEVEL>`` (0 or 1) tells the dispatcher.
+Run as a script, it rebuilds the module in place: ``python hatch_build.py`` (or ``hatch run kernels``). Unchanged
 objects are kept in ``build/``.
 
-Environment: ``CC`` is the compiler (and its options); ``PYML_LEVELS=scalar,avx2`` compiles these levels only;
+Environment: ``CC`` is the compiler (with options); ``PYML_LEVELS=scalar,avx2`` compiles these levels only;
 ``PYML_SANITIZE=address,undefined`` makes a sanitizer build.
 """
 
@@ -42,7 +42,7 @@ MODULE = "_native" + (sysconfig.get_config_var("EXT_SUFFIX") or ".so")
 
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
-# Every level that pyml knows, with its flags; an architecture compiles those that are its own.
+# The flags of every level. An architecture compiles its own levels.
 LEVELS: dict[str, list[str]] = {
     "scalar": [],
     "avx2": AVX2,
@@ -53,14 +53,14 @@ LEVELS: dict[str, list[str]] = {
 X86_LEVELS = list(LEVELS)
 OTHER_LEVELS = ["scalar"]
 
-# No contraction and no fast-math: the sources say where a fused multiply-add is, so that every build rounds alike.
+# No contraction and no fast-math: fused multiply-adds are explicit in the sources, so that every build rounds alike.
 C_FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fvisibility=hidden", "-fPIC", "-pthread", "-Wall", "-Wextra"]
-# The wall between Python and C only checks and converts: it need not be fast, and compiles in half the time so.
+# The extension module only checks and converts. It need not be fast, and -O1 halves its compile time.
 CYTHON_FLAGS = ["-O1", "-fvisibility=hidden", "-fPIC", "-pthread", "-DNDEBUG", "-w"]
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """Compiles the extension for a wheel: beside its sources if editable, else into the wheel."""
+    """Compiles the extension: next to its sources if the install is editable, else into the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it collects the files of a wheel; ``version`` is "editable" or "standard"."""
@@ -74,7 +74,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
 
 def build() -> Path:
-    """Compile what has changed and link; returns the module in ``build/``."""
+    """Compile changed sources and link. Returns the path of the module in ``build/``."""
     sanitize = os.environ.get("PYML_SANITIZE", "")
     folder = ROOT / "build" / (f"sanitize-{sanitize.replace(',', '-')}" if sanitize else "objects")
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,16 +83,16 @@ def build() -> Path:
 
 
 def install(module: Path) -> None:
-    """Put the module beside its sources, in one step, so that a process that has the old one loaded keeps it whole."""
+    """Put the module next to its sources atomically, so that running processes keep the old one."""
     temporary = PACKAGE / f".{MODULE}.{os.getpid()}.so"
     shutil.copyfile(module, temporary)
     temporary.replace(PACKAGE / MODULE)
 
 
 def _sanitizer_flags(sanitize: str) -> list[str]:
-    # Without warnings: where compilers insert checks they no longer see what has a value.
+    # Without warnings: inserted checks cause false reports of uninitialised variables.
     flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1", "-w"]
-    # The checks of unrolled kernels are calls: inline, they take a compiler three times as long.
+    # Checks are calls: inlined into unrolled kernels, they take three times as long to compile.
     calls = ["--param", "asan-instrumentation-with-call-threshold=0"]
     return [*flags, *calls] if "address" in sanitize.split(",") and _accepts(_compiler(), [*flags, *calls]) else flags
 
@@ -102,7 +102,7 @@ def _build(folder: Path, extra: list[str]) -> Path:
     levels = _levels(compiler)
     have = [f"-DPYML_HAVE_{level.upper()}={int(level in levels)}" for level in LEVELS]
 
-    # The hash first: a source that changes while this runs must not be taken for compiled.
+    # The hash first: a source that changes during the build must not count as compiled.
     hash_c, hash_h = _write_source_hash(folder)
     generated = folder / f"_native-{sysconfig.get_config_var('SOABI')}.c"
     _cythonize(PACKAGE / "_native.pyx", generated)
@@ -134,7 +134,7 @@ def _cythonize(source: Path, target: Path) -> None:
 
 
 def _write_source_hash(folder: Path) -> tuple[Path, Path]:
-    """The hash of all sources as a C file of its own, so that an edit recompiles what it changed and that file only."""
+    """Write the hash of all sources to a separate C file, so that an edit recompiles only that file and its own."""
     value = runpy.run_path(str(PACKAGE / "_build_check.py"))["source_hash"](PACKAGE)
     source, header = folder / "source_hash.c", folder / "source_hash.h"
     _write_if_changed(source, f'#include "source_hash.h"\nconst char pyml_source_hash[] = "{value}";\n')
@@ -148,7 +148,7 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 
 def _compile(source: Path, target: Path, command: Sequence[str]) -> None:
-    """Compile one file unless command, compiler and every file that it includes are as they were."""
+    """Compile one file unless the command, the compiler and every included file are unchanged."""
     state = [_version(command[0]), *command, str(source)]  # a copy of the checkout compiles its own sources
     if not _current(target, state):
         depends = _beside(target, ".d")
@@ -157,7 +157,7 @@ def _compile(source: Path, target: Path, command: Sequence[str]) -> None:
 
 
 def _current(target: Path, state: Sequence[str]) -> bool:
-    """Whether ``target`` was made in this state from files that are still the same."""
+    """Whether ``target`` was built in this state, and its source files are unchanged since."""
     record = _beside(target, ".json")
     if not (target.exists() and record.exists()):
         return False
@@ -175,7 +175,7 @@ def _beside(target: Path, ending: str) -> Path:
 
 def _key(state: Sequence[str], files: Sequence[str]) -> str:
     digest = hashlib.sha256("\0".join(state).encode())
-    for path in (ROOT / file for file in files):  # a compiler behind a cache may tell relative ones
+    for path in (ROOT / file for file in files):  # a compiler cache may report relative paths
         digest.update(path.read_bytes() if path.exists() else b"missing")
     return digest.hexdigest()
 
@@ -183,10 +183,10 @@ def _key(state: Sequence[str], files: Sequence[str]) -> str:
 def _compiler() -> list[str]:
     command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     if not os.environ.get("CC"):
-        # Python's own compiler may be gone or never have been on this machine; any other will do.
+        # The compiler that built Python may not be installed here; any other will do.
         command = next(([name] for name in (command[0], "cc", "gcc", "clang") if shutil.which(name)), command)
     if not shutil.which(command[0]):
-        sys.exit(f"pyml-core needs a C compiler, {command[0]!r} is not here: install Debian's package gcc, or set CC")
+        sys.exit(f"pyml-core needs a C compiler, {command[0]!r} was not found: install Debian's package gcc, or set CC")
     if not _accepts(command, []):
         sys.exit(f"{shlex.join(command)} cannot compile a C file: on Debian install the packages gcc and libc6-dev")
     return command
@@ -209,7 +209,7 @@ def _levels(compiler: list[str]) -> list[str]:
 
 
 def _accepts(compiler: list[str], flags: list[str]) -> bool:
-    """Whether the compiler takes these flags, and finds the C library's headers."""
+    """Whether the compiler accepts these flags and finds the C library's headers."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text("#include <stdint.h>\n#include <math.h>\n#include <pthread.h>\nint probe;\n")
@@ -237,7 +237,7 @@ def _call(command: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One build at a time in a folder."""
+    """Allow one build at a time in a folder."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

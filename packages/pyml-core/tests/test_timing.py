@@ -113,5 +113,5 @@ def test_thread_timings_as_random_as_can_be(rng: np.random.Generator) -> None:
 def test_thread_timings_of_another_run_are_refused() -> None:
     stamps = (stamps_of([(1, 2), (3, 4)]), bytes(16), 1, (0, 10), (0, 10))
     for wrong in ((stamps[0][:-8], *stamps[1:]), (*stamps[:2], 2, *stamps[3:]), (*stamps[:2], 0, *stamps[3:])):
-        with pytest.raises(ShapeError, match="timings: expected those of one run"):
+        with pytest.raises(ShapeError, match="timings: expected the ticks of one run"):
             read_thread_timings(*wrong)

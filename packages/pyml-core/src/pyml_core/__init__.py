@@ -6,8 +6,8 @@ Example::
     weight = pyml_core.pack(pyml_core.quantize(np.random.randn(512, 256).astype("f4"), "q8_0"), "q8_0", (512, 256))
     print(pyml_core.matmul(np.ones((1, 256), "f4"), weight).shape)
 
-Everything else is in the submodules: block types in ``block_types``, times and captures of runs in ``timing`` and
-``observe``, KV pages in ``kv_layout``, CPU levels and threads in ``cpu``, formulas in ``reference``.
+The submodules have the rest: ``block_types``, timings and captures of runs in ``timing`` and ``observe``, KV pages in
+``kv_layout``, CPU levels and threads in ``cpu``, the NumPy formulas in ``reference``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [  # noqa: RUF022 (by group)
     "matmul",
     "rms_norm",
     "rope",
-    # Programs, what their runs are asked for, and the results
+    # Programs, the options of a run, and its results
     "KVLayout",
     "Program",
     "Slice",
@@ -57,7 +57,7 @@ __all__ = [  # noqa: RUF022 (by group)
     "TopLogits",
     # This machine
     "cpu_info",
-    # Errors, and what makes runs stop
+    # Errors and cancellation
     "CancelToken",
     "Cancelled",
     "OutOfMemoryError",
@@ -70,7 +70,7 @@ _ARRAYS_OUT = ("activate", "attention", "gated", "layer_norm", "matmul", "rms_no
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Import the functions on arrays when they are first used: models do without."""
+        """Import the functions on arrays at their first use: models do not need them."""
         if name in _ARRAYS_OUT:
             from . import functional
 

@@ -1,4 +1,4 @@
-"""Is the compiled module made from the sources next to it? Shared by the build hook and by the import of pyml_core."""
+"""Check that the compiled module was built from the sources next to it. Used by the build hook and at import."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ _SUFFIXES = (".c", ".h", ".def", ".inc", ".pyx", ".pxd", ".pxi")
 
 
 def source_hash(package: Path) -> str | None:
-    """SHA-256 (64 hex digits) of every C and Cython source of the compiled module, in the order of their names.
+    """Return the SHA-256 (64 hex digits) of all C and Cython sources of the compiled module, sorted by path.
 
-    The ladders are under ``package`` too, but only tests compile them.
-
-    None where there is no ``csrc`` folder, as in an installed wheel: nothing can be out of date there.
+    The ``ladder`` folder is left out, because only tests compile it. Without a ``csrc`` folder, as in an installed
+    wheel, return None: nothing can be out of date there.
     """
     if not (package / "csrc").is_dir():
         return None

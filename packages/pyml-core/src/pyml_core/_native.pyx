@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, freethreading_compatible=False
 """The boundary between Python and C: checks, pointers, and the GIL. No arithmetic here; see csrc/.
 
-Everything that native code reads has been checked on this side: types, widths, contiguity, ids and positions in range,
-enough pages for the positions. lower.py decides how a program is run in native code.
+All input of the C code is checked on this side: types, widths, contiguity, ids and positions in range, enough pages for
+the positions. lower.py decides how a program is run by the C code.
 
-No list comprehension makes new objects here: the C that Cython 3.3 makes of one frees an item twice where the list
+Do not create objects in list comprehensions here: the C code that Cython 3.3 generates frees an item twice if the list
 cannot grow.
 """
 
@@ -41,7 +41,7 @@ SCREEN_TOP_MAX = SCREEN_MAX_TOP
 
 
 def levels():
-    """[(name, compiled, supported by this CPU)] of every CPU level, from the plainest to the best."""
+    """Return (name, compiled, supported by this CPU) of every CPU level, from the lowest to the best."""
     cdef list found = []
     for i in range(pyml_level_count()):
         found.append((pyml_level_name(i).decode(), bool(pyml_level_compiled(i)), bool(pyml_level_supported(i))))
@@ -58,7 +58,7 @@ cdef int _level_index(str name) except -1:
 
 
 def aligned_empty(shape, dtype):
-    """An uninitialised array whose data is aligned to 64 bytes, with 64 bytes to spare behind it."""
+    """Return an uninitialised array whose data is aligned to 64 bytes and followed by 64 spare bytes."""
     return _aligned(np.empty, shape, dtype)
 
 

@@ -18,12 +18,12 @@ F32Array = npt.NDArray[np.float32]
 
 
 class Batch:
-    """A value for every buffer, and where each slice's tokens are in it.
+    """The values of all buffers, and the rows of each slice's tokens in them.
 
     Attributes:
         kv: geometry of the KV pages, or None.
-        slices: of the run.
-        ids, positions: of all tokens, slice after slice.
+        slices: the slices of the run.
+        ids, positions: token ids and positions of all tokens, slice after slice.
         spans: rows of each slice's tokens.
         outputs: rows of the wanted positions.
         values: the rows of every buffer that has been written.
@@ -41,25 +41,25 @@ class Batch:
         self.values: dict[Buffer, F32Array] = {}
 
     def input(self, operation: Operation, index: int = 0) -> F32Array:
-        """Rows of an input."""
+        """Return the rows of an input."""
         return self.values[operation.inputs[index]]
 
     def output(self, operation: Operation) -> F32Array:
-        """Rows that the output buffer has already.
+        """Return the rows already in the output buffer.
 
         Raises:
-            ShapeError: nothing was written to it.
+            ShapeError: the buffer has not been written.
         """
         if operation.output not in self.values:
-            raise ShapeError(f"{operation.name}: adds to a buffer that nothing was written to")
+            raise ShapeError(f"{operation.name}: adds to a buffer that has not been written")
         return self.values[operation.output]
 
     def added(self, operation: Operation, rows: F32Array) -> F32Array:
-        """The rows, or their sum with those of the output buffer if the operation accumulates."""
+        """Return ``rows``, plus the rows of the output buffer if the operation accumulates."""
         return self.output(operation) + rows if operation.params["accumulate"] else rows
 
     def layout(self, operation: Operation) -> KVLayout:
-        """The KV layout.
+        """Return the KV layout.
 
         Raises:
             ShapeError: the program has no KV layout.

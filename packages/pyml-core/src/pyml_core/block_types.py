@@ -1,16 +1,17 @@
 """Block types: how a row of numbers is stored, in one record for each type. NumPy only.
 
-A quantised type stores ``block_size`` weights in ``type_size`` bytes. All types are the same formula over sub-blocks of
-16 or 32 weights, so that a type below only reads three things from its bytes::
+A quantised type stores ``block_size`` weights in ``type_size`` bytes. All types share one formula over sub-blocks of 16
+or 32 weights::
 
     weight = scale * code            (q8_0 q4_0 q5_0 q3_K q6_K iq4_nl)
     weight = scale * code + minimum  (q4_1 q5_1 q2_K q4_K q5_K)
 
-with a small integer ``code`` for each weight, and a float32 ``scale`` and ``minimum`` for each sub-block. The int8
-arithmetic of :mod:`pyml_core.ops.linear` works on the same three. Bytes are little-endian; offsets below are in bytes.
+with a small integer ``code`` for each weight, and a float32 ``scale`` and ``minimum`` for each sub-block. Each type
+only has to decode these three from its bytes, and the int8 arithmetic of :mod:`pyml_core.ops.linear` works on them.
+Bytes are little-endian; offsets below are in bytes.
 
 Source: the block structs of ggml's ``ggml-common.h``, and ``dequantize_row_*`` and ``quantize_row_*_ref`` of its
-``ggml-quants.c``. Results are bit-identical to the ``gguf`` package's, which is tested.
+``ggml-quants.c``. Tests check that results are bit-identical to those of the ``gguf`` package.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class Field(NamedTuple):
     """A part of a stored block that becomes a plane of a packed panel, see :mod:`pyml_core.panels`.
 
     Attributes:
-        name: as in ggml's block struct.
-        offset: where it starts in the stored block, in bytes.
+        name: name of the field in ggml's block struct.
+        offset: offset of its first byte in the stored block.
         unit: bytes that stay together: 2 for float16 scales, 1 for packed scales, 4 for words of codes.
-        n_units: units in a block.
+        n_units: number of units in a block.
         recode: ``"biased"``: int8 codes become unsigned (xor 0x80); ``"bits"``: the 32 fifth bits of q5_0 and q5_1 are
             re-ordered so that bit g of byte i is the stored bit 4 g + i, next to word g of the codes.
     """
@@ -53,9 +54,9 @@ class Expanded(NamedTuple):
     """The parts of quantised weights (N, K) in sub-blocks of S = 16 or 32 weights.
 
     Attributes:
-        codes: int8 (N, K); centred where the type has no minimum.
+        codes: int8 (N, K); signed around zero in types without a minimum.
         scale: float32 (N, K / S).
-        minimum: float32 (N, K / S), or None for a type without; what is *added*, so negative in K-quants.
+        minimum: float32 (N, K / S), or None for a type without minima. It is *added*, so it is negative in K-quants.
     """
 
     codes: I8Array
@@ -64,21 +65,21 @@ class Expanded(NamedTuple):
 
 
 class BlockType(NamedTuple):
-    """One storage format of a row of numbers: everything that is known about it.
+    """A storage format for rows of numbers.
 
     Attributes:
         name: ``"q4_K"``, ...
         ggml_id: its number in GGUF files (``enum ggml_type``).
-        block_size: weights in a block; a row is whole blocks.
+        block_size: weights in a block; the width of a row is a multiple of it.
         type_size: bytes of a block.
         fields: planes of a packed panel, in order. Fields with units of 2 bytes are float16 scales and minima, which
             lie next to each other in the block.
-        share: weights that share a scale, 16 or 32 (of a quantised type).
+        share: weights that share a scale in a quantised type: 16 or 32.
         zero: the unsigned byte that kernels unpack code 0 to.
         minimum: whether a minimum is added to the weights of a sub-block.
         decode: from bytes (blocks, type_size) to codes (blocks, block_size), scales and minima (blocks, sub-blocks).
-        to_floats: from bytes to numbers, of a type that is not quantised.
-        encode: from float32 (blocks, block_size) to bytes (blocks, type_size), or None if it cannot be written.
+        to_floats: from bytes to numbers, in types that are not quantised.
+        encode: from float32 (blocks, block_size) to bytes (blocks, type_size); None: the type cannot be written.
     """
 
     name: str
@@ -100,14 +101,15 @@ class BlockType(NamedTuple):
 
     @property
     def scale_offsets(self) -> list[int]:
-        """Where the float16 scales and minima of a block are."""
+        """Offsets of the float16 scales and minima in a block, in bytes."""
         return [f.offset + 2 * i for f in self.fields for i in range(f.n_units) if f.unit == 2 and self.quantized]
 
     def nbytes(self, shape: Sequence[int]) -> int:
-        """Bytes of an array of this shape, in Python integers, which cannot overflow.
+        """Return the bytes of an array of this shape, as a Python integer, which cannot overflow.
 
         Raises:
-            ShapeError: a dimension is not an integer of at least 0, or the last one not a multiple of the block size.
+            ShapeError: a dimension is not an integer of at least 0, or the last one is not a multiple of the block
+                size.
         """
         dims = check_shape(shape)
         if (dims[-1] if dims else 1) % self.block_size:
@@ -121,7 +123,7 @@ class BlockType(NamedTuple):
 
 
 def _from_f32(data: U8Array) -> F32Array:
-    """A view where the memory is aligned."""
+    """Return a view if the memory is aligned, else a copy."""
     return np.require(data.view(np.float32), requirements="A")
 
 
@@ -133,16 +135,16 @@ def _from_bf16(data: U8Array) -> F32Array:
     return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
-# ---- reading quantised types
+# ---- decoding quantised types
 
 
 def _half(blocks: U8Array, offset: int) -> F32Array:
-    """The float16 at this offset of every block, as float32 (blocks, 1)."""
+    """Return the float16 at this offset of every block, as float32 (blocks, 1)."""
     return blocks[:, offset : offset + 2].view(np.float16).astype(np.float32)
 
 
 def _fields(data: U8Array, bits: int, group: int) -> U8Array:
-    """Split bytes into ``bits``-wide fields: of each ``group`` bytes first all the lowest fields, then the next, ..."""
+    """Split bytes into fields of ``bits`` bits: in each group of ``group`` bytes, all lowest fields come first."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8).reshape(1, 1, -1, 1)
     fields = (data.reshape(len(data), -1, 1, group) >> shifts) & np.uint8((1 << bits) - 1)
     return fields.reshape(len(data), -1)
@@ -180,7 +182,7 @@ def _q5_1(blocks: U8Array) -> Expanded:
 
 
 def _iq4_nl(blocks: U8Array) -> Expanded:
-    """``d f16 | qs 16``: nibbles as in q4_0, which index a table of uneven steps; d * table[q]."""
+    """``d f16 | qs 16``: nibbles as in q4_0, indices into a table of unevenly spaced codes; d * table[q]."""
     return Expanded(_IQ4_NL_TABLE[_fields(blocks[:, 2:18], 4, 16)], _half(blocks, 0), None)
 
 
@@ -212,7 +214,7 @@ def _q3_k(blocks: U8Array) -> Expanded:
 
 
 def _scales_and_minima(packed: U8Array) -> tuple[F32Array, F32Array]:
-    """The eight 6-bit scales and minima of q4_K and q5_K from their 12 bytes (``get_scale_min_k4``).
+    """Unpack the eight 6-bit scales and minima of q4_K and q5_K from their 12 bytes (``get_scale_min_k4``).
 
     Bytes 0-3: scales 0-3; bytes 4-7: minima 0-3; bytes 8-11: the low four bits of scales 4-7 (low half) and minima 4-7
     (high half), whose upper two bits are the upper two of bytes 0-3 and 4-7.
@@ -234,7 +236,7 @@ def _q4_k(blocks: U8Array) -> Expanded:
 
 
 def _q5_k(blocks: U8Array) -> Expanded:
-    """``d f16 | dmin f16 | scales 12 | qh 32 | qs 128``: q4_K with a fifth bit, for weight 32 s + j bit s of qh[j]."""
+    """``d f16 | dmin f16 | scales 12 | qh 32 | qs 128``: q4_K plus a fifth bit: bit s of qh[j] for weight 32 s + j."""
     scales, minima = _scales_and_minima(blocks[:, 4:16])
     codes = _fields(blocks[:, 48:176], 4, 32) | _fields(blocks[:, 16:48], 1, 32) << np.uint8(4)
     return Expanded(codes.view(np.int8), _half(blocks, 0) * scales, -(_half(blocks, 2) * minima))
@@ -243,15 +245,15 @@ def _q5_k(blocks: U8Array) -> Expanded:
 def _q6_k(blocks: U8Array) -> Expanded:
     """``ql 128 | qh 64 | scales 16 x int8 | d f16``, sub-blocks of 16: scale d * scales[i], code (6 bits) - 32.
 
-    Two halves of 128 weights. Low four bits: of a half's 64 bytes of ql first the low nibbles, then the high ones; high
-    two bits of a half's weight 32 f + j: 2-bit field f of its byte j of qh.
+    A block has two halves of 128 weights. The low four bits are the low nibbles of the half's 64 bytes of ql, then the
+    high nibbles; the high two bits of weight 32 f + j are 2-bit field f of the half's byte j of qh.
     """
     codes = _fields(blocks[:, :128], 4, 64) | _fields(blocks[:, 128:192], 2, 32) << np.uint8(4)
     scales = blocks[:, 192:208].view(np.int8).astype(np.float32)
     return Expanded(_centred(codes, 32), _half(blocks, 208) * scales, None)
 
 
-# ---- writing
+# ---- encoding
 
 
 def _to_f32(values: F32Array) -> U8Array:
@@ -259,7 +261,7 @@ def _to_f32(values: F32Array) -> U8Array:
 
 
 def _to_f16(values: F32Array) -> U8Array:
-    """Round to nearest even; what is beyond float16's range becomes infinite."""
+    """Round to nearest even; values beyond float16's range become infinite."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16).view(np.uint8)
 
@@ -273,7 +275,7 @@ def _to_bf16(values: F32Array) -> U8Array:
 
 
 def check_scales(dtype: str, scale: F32Array) -> U8Array:
-    """Scales as float16, bytes of it; ShapeError if one has none."""
+    """Return the bytes of the scales as float16. Raises ShapeError if one is not finite in float16."""
     with np.errstate(over="ignore", invalid="ignore"):
         half = scale.astype(np.float16)
     bad = scale[~np.isfinite(half)]
@@ -283,7 +285,7 @@ def check_scales(dtype: str, scale: F32Array) -> U8Array:
 
 
 def _reciprocal(scale: F32Array) -> F32Array:
-    """1 / scale, and 0 where that is infinite (such a scale is stored as 0)."""
+    """Return 1 / scale, and 0 where that is infinite (such a scale is stored as 0)."""
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.float32(1) / scale
     return np.where(np.isinf(inverse), np.float32(0), inverse)
@@ -353,7 +355,7 @@ BLOCK_TYPES: dict[str, BlockType] = {
         BlockType("iq4_nl", 20, 32, 18, (_D, _F("qs", 2, 4, 4)), zero=128, decode=_iq4_nl),
     )
 }  # fmt: skip
-"""By name. The C side has a line for each in ``csrc/block_types.def``, which a test compares with this table."""
+"""Block types by name. ``csrc/block_types.def`` has the same list for C; a test compares the two."""
 
 
 def block_type(dtype: str) -> BlockType:

@@ -1,4 +1,4 @@
-"""Stopping runs from outside: a token that another thread can cancel, and that can have a deadline."""
+"""Cancelling runs: a token that another thread can cancel, and that can have a deadline."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from .pickling import OfOneProcess
 
 
 class CancelToken(OfOneProcess, instead="make one in each process"):
-    """Stops every run that a thread does while it has entered the token: ``with token: program.run(...)``.
+    """Cancels the runs of a thread that has entered the token: ``with token: program.run(...)``.
 
-    Such a run raises :class:`pyml_core.errors.Cancelled` within one item of work once the token is cancelled, from any
-    thread, or its deadline has passed. Unlike :meth:`pyml_core.Program.cancel` a token stops nobody else's run, and one
-    that is cancelled before a run begins stops it too.
+    Such a run raises :class:`pyml_core.errors.Cancelled` within one work item after the token is cancelled (from any
+    thread) or its deadline has passed. Unlike :meth:`pyml_core.Program.cancel`, a token does not affect the runs of
+    other threads, and it also stops runs that begin after it was cancelled.
 
     Args:
-        seconds: from now, after which it stops runs; None: never of its own accord.
+        seconds: time from now after which runs are stopped; None: no deadline.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
         self.deadline = None if seconds is None else time.monotonic() + seconds
-        # A number of nanoseconds beyond 64 bits is no deadline either.
+        # Nanoseconds are held in 64 bits; a later deadline is never reached anyway.
         ns = 0 if self.deadline is None else int(min(self.deadline * 1e9, 9e18))
         self._flag = StopFlag(ns)
 
     def cancel(self) -> None:
-        """Stop what runs under it, now and later; from any thread or signal handler."""
+        """Stop all runs under the token, now and later. Any thread or signal handler may call it."""
         self._flag.cancel()
 
     @property
@@ -53,7 +53,7 @@ class CancelToken(OfOneProcess, instead="make one in each process"):
 
 
 class _Entered(threading.local):
-    """The tokens that a thread has entered."""
+    """The tokens that this thread has entered."""
 
     def __init__(self) -> None:
         self.tokens: list[CancelToken] = []
@@ -63,12 +63,12 @@ _entered = _Entered()
 
 
 def current_flag() -> StopFlag | None:
-    """The flag of the token that this thread has entered last, if any."""
+    """Return the flag of the token that this thread entered last, or None."""
     return _entered.tokens[-1]._flag if _entered.tokens else None
 
 
 def check() -> None:
-    """Raise :class:`pyml_core.errors.Cancelled` if the token that this thread has entered last asks for it."""
+    """Raise :class:`pyml_core.errors.Cancelled` if the token that this thread entered last is cancelled or expired."""
     token = _entered.tokens[-1] if _entered.tokens else None
     if token is not None and (token.cancelled or token.expired):
         raise Cancelled("the run was cancelled")

@@ -1,8 +1,8 @@
-"""What this CPU has, which level of kernels is used, and how many threads are right.
+"""Features of this CPU, the kernel level in use, and the default number of threads.
 
-Levels, each compiled from the same C sources: ``scalar``; ``avx2`` (AVX2 + FMA + F16C); ``avx_vnni`` (that and
-AVX-VNNI); ``avx512`` (F, BW, VL, DQ); ``avx512_vnni`` (that and VNNI). The best one that the CPU and its operating
-system support is used; the environment variable ``PYML_CPU_LEVEL`` caps it.
+One set of C sources is compiled once for each level: ``scalar``; ``avx2`` (AVX2 + FMA + F16C); ``avx_vnni`` (avx2 plus
+AVX-VNNI); ``avx512`` (F, BW, VL, DQ); ``avx512_vnni`` (avx512 plus VNNI). The best level that the CPU and the operating
+system support is used, unless the environment variable ``PYML_CPU_LEVEL`` names another supported one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _forced: str | None = None
 
 
 def levels() -> list[str]:
-    """Names of the levels that can run here, from the plainest to the best."""
+    """Return the names of the levels that can run here, from the lowest to the best."""
     return [name for name, compiled, supported in _native.levels() if compiled and supported]
 
 
 def level() -> str:
-    """The level in use: the best, or what ``PYML_CPU_LEVEL`` caps it to.
+    """Return the level in use: the best one, or the one that ``PYML_CPU_LEVEL`` names.
 
     Raises:
         PymlError: ``PYML_CPU_LEVEL`` is unknown, not compiled in, or not supported by this CPU.
@@ -51,7 +51,7 @@ def _checked(wanted: str, source: str) -> str:
 
 @contextlib.contextmanager
 def use_level(name: str) -> Iterator[None]:
-    """Programs made inside run at this level (tests and benchmarks); not for several threads at once."""
+    """Use this level for all programs made inside the context. For tests and benchmarks; not thread-safe."""
     global _forced
     before, _forced = _forced, _checked(name, "CPU level")
     try:
@@ -61,7 +61,7 @@ def use_level(name: str) -> Iterator[None]:
 
 
 def default_threads() -> int:
-    """Threads that are right here: the CPUs this process may use, capped by its cgroup's quota."""
+    """Return the number of CPUs that this process may use, capped by its cgroup's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_cpus()
     return max(1, min(cpus, math.ceil(quota) if quota else cpus, _native.THREADS_MAX))
@@ -69,7 +69,7 @@ def default_threads() -> int:
 
 @functools.cache
 def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> float | None:
-    """The smallest CPU quota of this process's control groups (v2, then v1), or None."""
+    """Return the smallest CPU quota of this process's control groups (v2 and v1), or None."""
     quotas = []
     try:
         entries = proc.read_text().splitlines()
@@ -105,7 +105,7 @@ def _quota_v1(folder: Path) -> float | None:
 
 
 def cpu_info() -> dict[str, Any]:
-    """What was found and chosen: architecture, model, levels (compiled, supported), level in use, default threads."""
+    """Return the architecture, CPU model, levels (compiled, supported), level in use and default number of threads."""
     return {
         "machine": platform.machine(),
         "model": _model_name(),

@@ -1,4 +1,4 @@
-"""Buffers of stored numbers: checks, and from and to float32. The block types are in :mod:`pyml_core.block_types`."""
+"""Buffers of stored numbers: checks, and conversion from and to float32. See :mod:`pyml_core.block_types`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK_ELEMENTS = 1 << 20  # elements (de)quantised at a time, which bounds the 
 
 
 def as_bytes(buffer: ByteSource) -> U8Array:
-    """A flat uint8 view of the buffer's memory (no copy); ShapeError if it is not contiguous."""
+    """Return a flat uint8 view of the buffer's memory. Raises ShapeError if it is not contiguous."""
     if isinstance(buffer, np.ndarray):
         if not buffer.flags.c_contiguous:
             raise ShapeError(
@@ -29,7 +29,7 @@ def as_bytes(buffer: ByteSource) -> U8Array:
 
 
 def checked_bytes(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> U8Array:
-    """:func:`as_bytes` of a buffer that has exactly the bytes of a ``dtype`` array of this shape, else ShapeError."""
+    """Return :func:`as_bytes` of a buffer. Raises ShapeError if a ``dtype`` array of this shape has another size."""
     data = as_bytes(buffer)
     expected = block_type(dtype).nbytes(shape)
     if data.size != expected:
@@ -38,7 +38,7 @@ def checked_bytes(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> U8Arr
 
 
 def dequantize(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> F32Array:
-    """The stored numbers as float32 of the given shape; f32 comes back as a view where its memory is aligned.
+    """Return the stored numbers as float32 of the given shape; aligned f32 is returned as a view.
 
     Raises:
         ShapeError: unknown ``dtype``, or a shape that does not fit the type or the buffer.
@@ -61,7 +61,7 @@ def dequantize(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> F32Array
 
 
 def expand(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> Expanded:
-    """Codes, scales and minima of quantised weights of shape (N, K); see :class:`Expanded`.
+    """Return codes, scales and minima of quantised weights of shape (N, K); see :class:`Expanded`.
 
     Raises:
         ShapeError: ``dtype`` is not quantised, or the shape does not fit the type or the buffer.
@@ -82,7 +82,7 @@ def expand(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> Expanded:
 
 
 def quantize(array: npt.ArrayLike, dtype: str) -> U8Array:
-    """The array's numbers stored as ``dtype``, as flat uint8: f32, f16, bf16, q8_0 or q4_0. The last axis is the row.
+    """Store an array as ``dtype`` (f32, f16, bf16, q8_0 or q4_0); return flat uint8. The last axis is the row.
 
     Raises:
         ShapeError: another ``dtype``, a row that is not a multiple of the block size, or (q8_0, q4_0) numbers that are

@@ -1,4 +1,4 @@
-"""The base class of everything that pyml raises on purpose, and how messages quote what a user gave."""
+"""The base class of pyml's exceptions, and how messages quote a user's values."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Collection
 from itertools import islice
 
 QUOTED = 80
-"""Characters of a user's value that a message repeats."""
+"""Maximum number of characters of a user's value in a message."""
 
-_ITEMS = 8  # of a list or mapping that are shown, on each of so many levels
-_LEVELS = 3
-_BITS = 256  # an integer of more is told by its length: writing out all digits takes quadratic time
+_ITEMS = 8  # shown of a list or mapping
+_LEVELS = 3  # of nesting that are shown
+_BITS = 256  # only the length of a longer integer is shown: writing out all digits takes quadratic time
 _BRACKETS: dict[type, str] = {dict: "{{{}}}", list: "[{}]", tuple: "({})", set: "{{{}}}", frozenset: "{{{}}}"}
 
 
 class PymlError(Exception):
-    """Something a user can cause and can mend: one line that names it, what was expected and what was found."""
+    """Base class of errors that a user can cause and fix. The message is one line: the thing, expected, found."""
 
 
 class ShapeError(PymlError, ValueError):
@@ -23,28 +23,28 @@ class ShapeError(PymlError, ValueError):
 
 
 class OutOfMemoryError(PymlError, MemoryError):
-    """What was asked for would not fit in this machine's memory; the message gives both figures."""
+    """The request would not fit in this machine's memory."""
 
 
 class Cancelled(PymlError):
-    """A running program was told to stop: by :meth:`pyml_core.Program.cancel` or a :class:`pyml_core.CancelToken`."""
+    """A run was stopped by :meth:`pyml_core.Program.cancel` or a :class:`pyml_core.CancelToken`."""
 
 
 def quoted(value: object, limit: int = QUOTED) -> str:
-    """A user's value for a message: its ``repr`` on one line, printable, in at most ``limit`` characters.
+    """Return a user's value for a message: its ``repr`` on one line, printable, in at most ``limit`` characters.
 
-    It takes little time however long or deep the value is, and it never fails.
+    It is fast for values of any length and depth, and never fails.
     """
     text = one_line(_repr(value, _LEVELS, limit))
     end = "..."
     if isinstance(value, str | bytes | bytearray):
         end += text[-1]
-        text = text if len(value) <= limit else text + end  # it is longer than what was looked at
+        text = text if len(value) <= limit else text + end  # `text` shows the first `limit` characters only
     return text if len(text) <= limit else text[: limit - len(end)] + end
 
 
 def one_line(text: str, limit: int | None = None) -> str:
-    """A text from elsewhere on one line, without what would steer a terminal; cut at ``limit`` characters."""
+    """Return foreign text on one line, without terminal control characters, cut at ``limit`` characters."""
     text = " ".join(text.split())
     text = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
     return text if limit is None or len(text) <= limit else text[: limit - 3] + "..."
@@ -60,12 +60,12 @@ def _repr(value: object, levels: int, limit: int) -> str:
         if isinstance(value, dict | list | tuple | set | frozenset) and kind in _BRACKETS and value:
             return _BRACKETS[kind].format(_items(value, levels - 1, limit))
         return repr(value)
-    except Exception:  # of a repr that is not ours, or one that is nested too deeply
+    except Exception:  # a user's own __repr__ failed, or the value is nested too deeply
         return f"<{kind.__name__}>"
 
 
 def _items(values: Collection[object], levels: int, limit: int) -> str:
-    """What stands between the brackets of a collection."""
+    """Return the text between the brackets of a collection."""
     if not levels:
         return "..."
     first = islice(values, _ITEMS)

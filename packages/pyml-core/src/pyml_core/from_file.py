@@ -1,7 +1,7 @@
-"""Weights straight from a file into their panels: one call for many matrices, without the GIL, by all threads.
+"""Read weights from a file straight into panels: many matrices in one call, on all threads, without the GIL.
 
-Each thread reads some hundred kilobytes and packs them while they are in its cache (``csrc/read.c``). Nothing else of
-the file is ever in memory, and another Python thread has the interpreter to itself meanwhile.
+Each thread reads a few hundred kilobytes at a time and packs them while they are in its cache (``csrc/read.c``). No
+other copy of the file's contents is made in memory.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from .errors import OutOfMemoryError, ShapeError
 from .tensor import PackedMatrix, row_index
 
 NOT_FINITE = "expected finite numbers, found infinite ones or NaN"
-"""What is wrong with weights that are not finite, for messages."""
+"""The message for weights that are not finite."""
 
-_NO_SCALE, _NOT_FINITE = -1, -2  # in place of an error number of the system, see csrc/read.h
+_NO_SCALE, _NOT_FINITE = -1, -2  # in place of an errno, see csrc/read.h
 
 
 class Part(NamedTuple):
-    """Rows of a matrix that are to be read.
+    """Rows of a matrix to read.
 
     Attributes:
-        matrix: of :func:`pyml_core.tensor.empty_matrix`.
-        first: row of the matrix, a multiple of 16.
-        n_rows: how many, a multiple of 16 unless they are its last ones.
+        matrix: the destination, made by :func:`pyml_core.tensor.empty_matrix`.
+        first: first row in the matrix, a multiple of 16.
+        n_rows: number of rows, a multiple of 16 unless they are the last rows of the matrix.
         fd: descriptor of the file.
-        offset: bytes in it up to row 0 of those that ``order`` tells, or up to the first of the rows.
-        stored: block type in the file, such as :func:`can_be_made` allows.
-        order: which row of the file each is; None: one after the other.
+        offset: offset in the file of the first row, or of row 0 of ``order``.
+        stored: block type in the file; see :func:`can_be_made`.
+        order: index of each row in the file, counted from ``offset``; None: consecutive rows.
     """
 
     matrix: PackedMatrix
@@ -49,17 +49,18 @@ class Part(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of it in the file."""
+        """Bytes of the part in the file."""
         return self.n_rows * block_type(self.stored).nbytes((self.matrix.shape[1],))
 
 
 class ReadError(Exception):
-    """A read that failed; for whoever knows what was read to tell.
+    """A read that failed. Not a PymlError: callers, which know the file's name, turn it into one.
 
     Attributes:
         fd: descriptor of the file.
-        reason: what the system said; None: the file ended.
-        offset, wanted, got: bytes.
+        reason: the system's error message; None: unexpected end of file.
+        offset: offset of the read.
+        wanted, got: bytes requested and read.
     """
 
     def __init__(self, fd: int, error: int, offset: int, wanted: int, got: int) -> None:
@@ -69,12 +70,12 @@ class ReadError(Exception):
 
 
 class NumbersError(ReadError):
-    """Numbers were read that no matrix can have.
+    """Invalid numbers were read: not finite, or too large to be quantised.
 
     Attributes:
         fd: descriptor of the file.
-        offset: of the matrix in it.
-        problem: what was expected and found, for messages.
+        offset: offset of the matrix in the file.
+        problem: the expected and found values, for messages.
     """
 
     def __init__(self, fd: int, offset: int, problem: str) -> None:
@@ -83,20 +84,21 @@ class NumbersError(ReadError):
 
 
 def can_be_made(dtype: str, stored: str) -> bool:
-    """Whether panels of a type can be filled from a file that stores the other one: the same, or q8_0 from floats."""
+    """Whether a matrix of type ``dtype`` can be read from a file that stores ``stored``: equal types, or f* to q8_0."""
     return dtype == stored or (dtype == "q8_0" and stored in ("f32", "f16", "bf16"))
 
 
 def read_parts(parts: Sequence[Part], threads: int | None = None) -> list[int]:
-    """Read and pack parts of matrices. The caller has compared what lies where with the size of the file.
+    """Read and pack parts of matrices. The caller has checked that all offsets are within the file.
 
     Returns:
-        The hash of what each part has in the file, without regard to its order: that of :func:`.hash_rows`.
+        The hash of each part's bytes in the file (:func:`.hash_rows`), which does not depend on ``order``.
 
     Raises:
-        ReadError: the file has become shorter, or cannot be read. OutOfMemoryError: no memory for reading.
-        NumbersError: numbers that are not finite, or that cannot be quantised.
-        ShapeError: a part that is no part of its matrix.
+        ReadError: the file has become shorter, or cannot be read.
+        OutOfMemoryError: there is no memory for reading.
+        NumbersError: numbers are not finite, or cannot be quantised.
+        ShapeError: a part does not fit its matrix.
     """
     checked = [_checked(part) for part in parts]
     hashes, fault = _native.read_parts(checked, threads or cpu.default_threads())
@@ -106,10 +108,11 @@ def read_parts(parts: Sequence[Part], threads: int | None = None) -> list[int]:
 
 
 def read_ranges(ranges: Sequence[tuple[int, int, int]]) -> U8Array:
-    """Bytes of files, (descriptor, offset, size) each, one behind the other.
+    """Read ranges of files, (descriptor, offset, size) each, and return their bytes joined.
 
     Raises:
-        ReadError: a file has become shorter, or cannot be read. OutOfMemoryError: no memory for so many bytes.
+        ReadError: a file has become shorter, or cannot be read.
+        OutOfMemoryError: there is no memory for the bytes.
     """
     fds, offsets, sizes = np.ascontiguousarray(np.array(ranges, np.int64).reshape(-1, 3).T)
     nbytes = int(sizes.sum())
@@ -128,7 +131,7 @@ def _checked(part: Part) -> Part:
     n_rows, columns = matrix.shape
     whole = count % panels.PANEL_ROWS == 0 or first + count == n_rows
     if first < 0 or first % panels.PANEL_ROWS or not 0 <= count <= n_rows - first or not whole:
-        raise ShapeError(f"read: rows {first} to {first + count} are no panels of a matrix of {n_rows} rows")
+        raise ShapeError(f"read: rows {first} to {first + count} are not whole panels of a matrix of {n_rows} rows")
     if not can_be_made(matrix.dtype, stored):
         raise ShapeError(f"read: expected {matrix.dtype} or floats for q8_0, got {stored} for {matrix.dtype}")
     if offset < 0 or offset + n_rows * block_type(stored).nbytes((columns,)) >= 1 << 62:

@@ -1,4 +1,4 @@
-"""The operations on NumPy arrays, one call each: small programs over the same kernels that models run.
+"""The operations as functions on NumPy arrays: each call runs a small program on the kernels that models use.
 
 Letters: T rows, K inputs, N outputs, H heads, D head_dim, V vocabulary.
 """
@@ -17,7 +17,7 @@ from .tensor import PackedMatrix, Tensor, pack
 
 
 def _program(x: F32Array, kv: KVLayout | None = None, threads: int | None = None) -> tuple[Program, Buffer]:
-    """A program whose first buffer holds x: row t is looked up in x itself."""
+    """Return a program whose first buffer holds x: it embeds ids 0, 1, ... with x as the table."""
     program = Program(len(x), kv, threads)
     source = program.buffer("x", x.shape[1])
     program.embed("x", pack(Tensor.from_array(x)), source)
@@ -65,7 +65,7 @@ def layer_norm(x: npt.ArrayLike, weight: F32Array, bias: F32Array, eps: float = 
 
 
 def activate(x: npt.ArrayLike, activation: str) -> F32Array:
-    """``gelu_tanh``, ``gelu_erf`` or ``silu`` of every element; x (T, K)."""
+    """Apply ``gelu_tanh``, ``gelu_erf`` or ``silu`` to every element; x (T, K)."""
     rows = _rows("activate", x)
     program, source = _program(rows)
     program.activate("activate", source, activation, program.buffer("out", rows.shape[1]))
@@ -115,10 +115,10 @@ def attention(
     """Causal attention: q (T, H, D), k and v (T, H_kv, D), result (T, H, D); H a multiple of H_kv.
 
     Args:
-        scale: of the scores; None is ``D ** -0.5``.
-        window: positions that a token sees, itself included; 0 is all before it.
-        soft_cap: c > 0 makes scores ``c * tanh(score / c)``.
-        dtype: ``"f32"`` or ``"f16"``, the type to which k and v are rounded.
+        scale: factor of the scores; None: ``D ** -0.5``.
+        window: number of positions that a token attends to, its own included; 0: all up to its own.
+        soft_cap: c > 0 replaces scores by ``c * tanh(score / c)``.
+        dtype: type to which k and v are rounded: ``"f32"``, ``"f16"`` or ``"int8"``.
     """
     queries, keys, values = (np.ascontiguousarray(a, np.float32) for a in (q, k, v))
     if queries.ndim != 3 or keys.ndim != 3 or keys.shape != values.shape or queries.shape[::2] != keys.shape[::2]:
@@ -143,12 +143,12 @@ def softmax(x: npt.ArrayLike) -> F32Array:
 
 
 def argmax(logits: F32Array) -> int:
-    """Index of the largest of (V,) logits, the first of equal ones."""
+    """Return the index of the largest of (V,) logits; the lowest index of equal ones."""
     return int(np.argmax(logits))
 
 
 def top_k(logits: F32Array, k: int) -> npt.NDArray[np.intp]:
-    """Indices of the k largest of (V,) logits, largest first, the lower index first among equals."""
+    """Return the indices of the k largest of (V,) logits, largest first; equal ones by ascending index."""
     if not 1 <= k <= len(logits):
         raise ShapeError(f"top_k: expected k from 1 to {len(logits)}, got {k}")
     threshold = np.partition(logits, len(logits) - k)[len(logits) - k]

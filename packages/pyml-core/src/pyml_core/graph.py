@@ -16,17 +16,17 @@ from .records import Buffer, Operation
 
 
 class Graph:
-    """Buffers and a flat list of operations: the part of a :class:`pyml_core.Program` that is declared.
+    """Buffers and a flat list of operations: the declared part of a :class:`pyml_core.Program`.
 
     Attributes:
         kv: geometry of the sequences' KV pages, or None for a program without attention.
-        buffers: in the order of their indices.
-        operations: in the order of execution.
+        buffers: all buffers, in the order of their indices.
+        operations: all operations, in the order of execution.
         result: output of the last operation.
-        screening: the operations that replace the last one in runs for the largest outputs, or none.
-        compiled: whether it has run, after which nothing can be declared.
-        level: CPU level whose kernels run it.
-        threads: threads that run it.
+        screening: the operations that replace the last one in runs for the largest outputs; empty without a screen.
+        compiled: whether the program has run; after that, nothing can be declared.
+        level: CPU level of its kernels.
+        threads: number of threads.
     """
 
     def __init__(self, kv: KVLayout | None, level: str, threads: int) -> None:
@@ -40,12 +40,12 @@ class Graph:
         self.compiled = False
 
     def buffer(self, name: str, width: int, rows: str = "tokens", copies: int = 1) -> Buffer:
-        """Declare an activation of ``width`` float32 a row, with ``copies`` rows for each token.
+        """Declare an activation with rows of ``width`` float32 numbers, ``copies`` rows for each token.
 
-        With ``rows="outputs"`` it has a row for each wanted position.
+        With ``rows="outputs"`` it has one row for each wanted position instead.
 
         Raises:
-            ShapeError: a number below 1, unknown ``rows``, or copies of wanted positions.
+            ShapeError: ``width`` or ``copies`` is below 1, ``rows`` is unknown, or several copies of ``"outputs"``.
         """
         if width < 1:
             raise ShapeError(f"{name}: expected a width of at least 1, got {width}")
@@ -58,10 +58,11 @@ class Graph:
         return buf
 
     def add(self, kind: OperationKind, name: str, inputs: tuple[Buffer, ...], out: Buffer, **params: Any) -> Buffer:
-        """Append an operation whose parameters have been checked; returns the buffer that it writes.
+        """Append an operation whose parameters have been checked, and return its output buffer.
 
         Raises:
-            ShapeError: buffers of another program, or whose rows are not those of this kind of operation.
+            ShapeError: a buffer belongs to another program, or has the wrong rows for this kind of operation; or the
+                program has run, or ends with a screened operation.
         """
         if self.compiled:
             raise ShapeError(f"{name}: the program has run already; declare every operation before its first run")
@@ -73,7 +74,7 @@ class Graph:
                 raise ShapeError(f"{name}: {buf.name} is not a buffer of this program")
             if buf.rows != rows and kind.rows != "selected":
                 raise ShapeError(f"{name}: expected {buf.name} to have rows of {rows}, it has rows of {buf.rows}")
-        if kind.rows not in ("dispatched", "combined"):  # these have looked at their routes
+        if kind.rows not in ("dispatched", "combined"):  # these are checked with their routes
             for buf in (*inputs[:1], out):
                 check_copies(name, buf, out.copies if kind.rows == "each" else 1)
         self.operations.append(Operation(kind.name, name, inputs, out, params))
@@ -81,10 +82,10 @@ class Graph:
         return out
 
     def attention_layout(self, name: str, layer: int, n_heads: int, qkv: Buffer) -> KVLayout:
-        """The KV layout, for an operation on ``qkv``.
+        """Return the KV layout, for an operation on ``qkv``.
 
         Raises:
-            ShapeError: the program has no KV layout, or layer, heads or width do not fit it.
+            ShapeError: the program has no KV layout, or it does not fit ``layer``, ``n_heads`` or the width of ``qkv``.
         """
         if self.kv is None:
             raise ShapeError(f"{name}: attention needs a program with a KV layout")
@@ -97,19 +98,19 @@ class Graph:
 
 
 def check_width(name: str, expected: int, buf: Buffer) -> None:
-    """ShapeError if a buffer has another width than an operation expects."""
+    """Raise ShapeError if the width of ``buf`` is not ``expected``."""
     if buf.width != expected:
         raise ShapeError(f"{name}: expected {buf.name} to be {expected} wide, it is {buf.width}")
 
 
 def check_copies(name: str, buf: Buffer, expected: int) -> None:
-    """ShapeError if a buffer has another number of rows for each token than an operation expects."""
+    """Raise ShapeError if the rows of ``buf`` for each token are not ``expected``."""
     if buf.copies != expected:
         raise ShapeError(f"{name}: expected {buf.name} to have {expected} rows a token, it has {buf.copies}")
 
 
 def checked_weight(name: str, array: F32Array, ndim: int) -> F32Array:
-    """A contiguous float32 array; ShapeError if it has another number of dimensions."""
+    """Return ``array`` as contiguous float32. Raises ShapeError if it does not have ``ndim`` dimensions."""
     if array.ndim != ndim:
         raise ShapeError(f"{name}: expected a weight of {ndim} dimensions, got shape {array.shape}")
     return np.require(array, np.float32, ["C", "A"])

@@ -1,20 +1,20 @@
-"""How keys and values lie in memory: pages of 64 positions, each holding every layer.
+"""The memory layout of keys and values: pages of 64 positions, each with every layer.
 
 Letters: P = positions in a page (64), H = key/value heads, D = head_dim.
 
-A page is at a fixed absolute position (page ``b`` holds positions ``64 b .. 64 b + 63``), and two of them are a key
-block of attention (pages ``2 b`` and ``2 b + 1``), so that prefill and decode reduce over the same blocks in the same
-order. Inside a page, layer by layer and head by head,
-keys and values side by side, so that a head's share of a page is read in one go:
+Page ``b`` always has positions ``64 b .. 64 b + 63``. Pages ``2 b`` and ``2 b + 1`` are one key block of attention, so
+that prefill and decode reduce over the same blocks in the same order. A page has the layers in order, each layer the
+heads in order, and each head its keys, then its values, so that a head's part of a page is contiguous:
 
-- K as ``P/16`` panels of shape ``(D, 16)``: sixteen keys side by side, which the dot products with a query stream;
-- V as ``(P, D)``: one row a position, which the weighted sum streams.
+- K as ``P/16`` panels of shape ``(D, 16)``: sixteen interleaved keys, which the dot products with a query stream;
+- V as ``(P, D)``: one row for each position, which the weighted sum streams.
 
-Of the type ``"int8"``, keys are codes of their Hadamard transform (:func:`pyml_core.reference.hadamard`), with a
-float32 scale for every B elements (:attr:`KVLayout.key_block`). They lie as ``D/B`` blocks, each ``(P)`` scales and
-``(B/4, P, 4)`` codes: four elements of each key at a time, stored as code + 128, which is the order in which integer
-dot products take them. Values are codes with one scale each (:func:`pyml_core.reference.quantize_values`): ``(2, P)``
-of the scales, then ``(D/16, P/4, 16, 4)`` codes, four positions of each of 16 elements at a time.
+With ``dtype="int8"``, keys are stored as int8 codes of their Hadamard transform (:func:`pyml_core.reference.hadamard`),
+with a float32 scale for every B elements (:attr:`KVLayout.key_block`). A head has ``D/B`` blocks, each with ``(P)``
+scales and ``(B/4, P, 4)`` codes: groups of four elements of each key, stored as code + 128, in the operand order of
+integer dot product instructions. Values are int8 codes with one scale each
+(:func:`pyml_core.reference.quantize_values`): ``(2, P)`` float32 numbers for the scales, then ``(D/16, P/4, 16, 4)``
+codes, groups of four positions of 16 elements.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ KEY_BLOCK_TOKENS = 128
 PANEL = 16
 
 INT8_MULTIPLE = 32
-"""What the width of a head must be a multiple of, for keys and values in int8."""
+"""With int8 keys and values, ``head_dim`` must be a multiple of this."""
 KEY_BLOCK_MAX = 128
-"""Most elements of an int8 key that are transformed together and share a scale."""
+"""Maximum number of elements of an int8 key that are transformed together and share a scale."""
 VALUE_SCALES = 2
-"""Numbers of float32 that an int8 value has besides its codes: the logarithm of its scale and its inverse."""
+"""Number of float32 stored with the codes of an int8 value: the logarithm and the inverse of its scale."""
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {
     "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "int8": np.dtype(np.int8),
@@ -48,11 +48,11 @@ _DTYPES: dict[str, np.dtype[np.generic]] = {
 
 @dataclass(frozen=True)
 class KVLayout:
-    """The geometry of a key/value cache: what a page holds and where.
+    """The geometry of a key/value cache: size and layout of a page.
 
     Args:
-        n_layers: number of layers that keep keys and values.
-        n_kv_heads: key/value heads a layer (H).
+        n_layers: number of layers with attention.
+        n_kv_heads: number of key/value heads in a layer (H).
         head_dim: width of a head (D).
         dtype: ``"f16"``, ``"f32"`` or ``"int8"`` (D a multiple of 32); keys and values are rounded to it before use.
     """
@@ -75,7 +75,7 @@ class KVLayout:
 
     @property
     def numpy_dtype(self) -> np.dtype[np.generic]:
-        """The NumPy type of a stored element."""
+        """NumPy type of a stored element."""
         return _DTYPES[self.dtype]
 
     @property
@@ -103,7 +103,7 @@ class KVLayout:
 
     @property
     def layer_bytes(self) -> int:
-        """Bytes of one layer's keys and values in one page: K and V of the first head, then of the next."""
+        """Bytes of one layer's keys and values in one page: K and V of the first head, then of the second, ..."""
         return self.n_kv_heads * (self.key_bytes + self.value_bytes)
 
     @property
@@ -112,43 +112,43 @@ class KVLayout:
         return self.n_layers * self.layer_bytes
 
     def bytes_for(self, tokens: int) -> int:
-        """Bytes of the pages that ``tokens`` positions need."""
+        """Return the bytes of the pages that ``tokens`` positions need."""
         return -(-tokens // PAGE_TOKENS) * self.page_bytes
 
     def new_page(self) -> npt.NDArray[np.uint8]:
-        """A zeroed page, aligned to 64 bytes; kernels may read (and ignore) up to 64 bytes past its end."""
+        """Return a zeroed page, aligned to 64 bytes; kernels may read (and ignore) up to 64 bytes past its end."""
         raw = np.zeros(self.page_bytes + 128, np.uint8)
         start = -raw.ctypes.data % 64
         return raw[start : start + self.page_bytes]
 
     def keys(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.generic]:
-        """A view of one layer's keys in a page, shape ``(H, P/16, D, 16)``; not of int8 keys."""
+        """Return a view of one layer's f16 or f32 keys in a page, shape ``(H, P/16, D, 16)``."""
         return self._keys(page, layer).view(self.numpy_dtype).reshape(self.n_kv_heads, -1, self.head_dim, PANEL)
 
     def key_codes(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.uint8]:
-        """A view of one layer's int8 keys in a page, each code + 128: shape ``(H, D/B, B/4, P, 4)``."""
+        """Return a view of one layer's int8 keys in a page, stored as code + 128: shape ``(H, D/B, B/4, P, 4)``."""
         return self._key_blocks(page, layer)["codes"]
 
     def key_scales(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.float32]:
-        """A view of the scales of one layer's int8 keys in a page, shape ``(H, D/B, P)``."""
+        """Return a view of the scales of one layer's int8 keys in a page, shape ``(H, D/B, P)``."""
         return self._key_blocks(page, layer)["scales"]
 
     def values(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.generic]:
-        """A view of one layer's values in a page, shape ``(H, P, D)``; not of int8 values."""
+        """Return a view of one layer's f16 or f32 values in a page, shape ``(H, P, D)``."""
         return self._values(page, layer).view(self.numpy_dtype).reshape(self.n_kv_heads, PAGE_TOKENS, self.head_dim)
 
     def value_codes(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.int8]:
-        """A view of one layer's int8 values in a page, shape ``(H, D/16, P/4, 16, 4)``."""
+        """Return a view of one layer's int8 values in a page, shape ``(H, D/16, P/4, 16, 4)``."""
         codes = self._values(page, layer)[:, PAGE_TOKENS * VALUE_SCALES * 4 :].view(np.int8)
         return codes.reshape(self.n_kv_heads, self.head_dim // PANEL, PAGE_TOKENS // 4, PANEL, 4)
 
     def value_scales(self, page: npt.NDArray[np.uint8], layer: int) -> npt.NDArray[np.float32]:
-        """A view of the scales of one layer's int8 values in a page, logarithms (of 2) and inverses: ``(H, 2, P)``."""
+        """Return a view of the base-2 logarithms and inverses of one layer's int8 value scales: ``(H, 2, P)``."""
         scales = self._values(page, layer)[:, : PAGE_TOKENS * VALUE_SCALES * 4].view(np.float32)
         return scales.reshape(self.n_kv_heads, VALUE_SCALES, PAGE_TOKENS)
 
     def load_keys(self, page: npt.NDArray[np.uint8], layer: int) -> tuple[npt.NDArray[np.generic], ...]:
-        """One layer's keys in a page by position: (P, H, D); of int8 keys the codes, and scales (P, H, D/B)."""
+        """Return one layer's keys in a page by position: (P, H, D), or int8 codes and their scales (P, H, D/B)."""
         if not self.int8:
             keys = self.keys(page, layer).transpose(1, 3, 0, 2)  # (H, P/16, D, 16) -> (P/16, 16, H, D)
             return (keys.reshape(PAGE_TOKENS, self.n_kv_heads, self.head_dim),)
@@ -159,7 +159,7 @@ class KVLayout:
     def store_keys(
         self, page: npt.NDArray[np.uint8], layer: int, first: int, keys: Sequence[npt.NDArray[np.generic]]
     ) -> None:
-        """Put what :meth:`load_keys` gives, for positions ``first ..`` of a page, where it belongs."""
+        """Store keys, in the form that :meth:`load_keys` returns, at positions ``first ..`` of a page."""
         rows = slice(first, first + len(keys[0]))
         parts = self.load_keys(page, layer)
         for whole, part in zip(parts, keys, strict=True):
@@ -174,9 +174,9 @@ class KVLayout:
         self.key_scales(page, layer)[...] = parts[1].transpose(1, 2, 0)
 
     def load_values(self, page: npt.NDArray[np.uint8], layer: int) -> tuple[npt.NDArray[np.generic], ...]:
-        """One layer's values in a page by position: (P, H, D); of int8 values the codes, and (P, H, 2) of their scales.
+        """Return one layer's values in a page by position: (P, H, D), or int8 codes and (P, H, 2) for their scales.
 
-        The two are the logarithm of the scale, to the base of 2, and its inverse.
+        The latter are the base-2 logarithm and the inverse of each scale.
         """
         if not self.int8:
             return (self.values(page, layer).swapaxes(0, 1).copy(),)
@@ -187,7 +187,7 @@ class KVLayout:
     def store_values(
         self, page: npt.NDArray[np.uint8], layer: int, first: int, values: Sequence[npt.NDArray[np.generic]]
     ) -> None:
-        """Put what :meth:`load_values` gives, for positions ``first ..`` of a page, where it belongs."""
+        """Store values, in the form that :meth:`load_values` returns, at positions ``first ..`` of a page."""
         rows = slice(first, first + len(values[0]))
         parts = self.load_values(page, layer)
         for whole, part in zip(parts, values, strict=True):
@@ -226,8 +226,8 @@ class PageTable(Sequence["npt.NDArray[np.uint8]"]):
         for page in pages:
             self.append(page)
 
-    # Pages and addresses change together or not at all: a run may be reading the table (BufferError), and there may be
-    # no memory.
+    # Pages and addresses change together or not at all. Either change can fail: with BufferError while a run reads the
+    # table, or with MemoryError.
 
     def append(self, page: npt.NDArray[np.uint8]) -> None:
         """Add a page at the end."""

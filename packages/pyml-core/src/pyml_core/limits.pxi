@@ -1,11 +1,11 @@
-# The highest speeds of this machine: see csrc/limits.c and limits.py.
+# Peak speeds of this machine: see csrc/limits.c and limits.py.
 
 
 _LIMITS = {"read": LIMIT_READ, "int8": LIMIT_INT8, "f32": LIMIT_F32}
 
 
 def measure_limit(str level, int threads, str what, data, int64_t amount):
-    """Bytes or operations of all threads and the nanoseconds they took; sizes are the caller's (limits.py)."""
+    """Return the bytes or operations of all threads, and the nanoseconds they took. The caller checks the sizes."""
     cdef const pyml_kernels *kernels = pyml_level_kernels(_level_index(level))
     cdef const uint8_t *source = <const uint8_t *>_address(data)
     cdef int64_t done = 0, ns

@@ -1,4 +1,4 @@
-"""The highest speeds of the machine at the moment, with which a kernel's speed is compared.
+"""Peak memory bandwidth and arithmetic rates of this machine, as measured now; kernels are compared with them.
 
 Source: Williams, Waterman and Patterson 2009, "Roofline", doi 10.1145/1498765.1498785.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from . import _native, cpu
 from .errors import PymlError
 
-READ_BYTES = 384 << 20  # more than last-level caches hold
+READ_BYTES = 384 << 20  # larger than last-level caches
 PASSES = 3
 _PASS_NS = 20e6  # minimum duration of an arithmetic loop
 _PAGE = 4096
@@ -20,14 +20,14 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Limits:
-    """The best of a few passes on all threads.
+    """The measured limits, each the best of a few passes on all threads.
 
     Attributes:
-        threads: how many ran together.
+        threads: number of threads.
         level: CPU level of the instructions.
-        read_gb_s: plain reads from memory, 1e9 bytes a second.
-        int8_gop_s: int8 dot products from the first-level cache, 1e9 operations a second, two a multiply-add.
-        f32_gflop_s: float32 multiply-adds from there, likewise.
+        read_gb_s: sequential reads from memory, in 1e9 bytes a second.
+        int8_gop_s: int8 dot products from the L1 cache, in 1e9 operations a second; a multiply-add is two operations.
+        f32_gflop_s: float32 multiply-adds from the L1 cache, in 1e9 operations a second.
     """
 
     threads: int
@@ -37,20 +37,20 @@ class Limits:
     f32_gflop_s: float
 
     def roof(self, intensity: float, quantized: bool) -> float:
-        """1e9 operations a second that an operation can reach that does ``intensity`` of them a byte."""
+        """Return the limit of an operation with ``intensity`` arithmetic operations a byte, in 1e9 a second."""
         peak = self.int8_gop_s if quantized else self.f32_gflop_s
         return min(peak, intensity * self.read_gb_s)
 
 
 def measure_limits(threads: int | None = None, read_bytes: int = READ_BYTES) -> Limits:
-    """Measure read bandwidth, int8 and float32 arithmetic; takes about a second.
+    """Measure read bandwidth and the rates of int8 and float32 arithmetic. Takes about a second.
 
     Args:
-        threads: 1 to 256; None takes :func:`pyml_core.cpu.default_threads`.
+        threads: number of threads, 1 to 256; None: :func:`pyml_core.cpu.default_threads`.
         read_bytes: memory to allocate and read; a size that fits in a cache measures the cache.
 
     Raises:
-        PymlError: an argument out of its range.
+        PymlError: an argument is out of range.
     """
     threads = cpu.default_threads() if threads is None else threads
     if not 1 <= threads <= _native.THREADS_MAX:
@@ -63,12 +63,12 @@ def measure_limits(threads: int | None = None, read_bytes: int = READ_BYTES) -> 
     memory.fill(1.0)
 
     def rate(what: str, amount: int) -> float:
-        """The best pass, in 1e9 a second."""
+        """Return the rate of the best pass, in 1e9 a second."""
         passes = [_native.measure_limit(level, threads, what, memory, amount) for _ in range(PASSES)]
         return max(done / ns for done, ns in passes)
 
     def steps(what: str) -> int:
-        """Steps that take long enough to be timed well."""
+        """Return a number of steps that takes at least ``_PASS_NS``."""
         count = 1000
         while _native.measure_limit(level, threads, what, memory, count)[1] < _PASS_NS:
             count *= 4

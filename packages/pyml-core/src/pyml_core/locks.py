@@ -1,16 +1,16 @@
-"""Locks for what threads share, which neither Ctrl-C nor a fork leaves taken for ever.
+"""Locks that neither Ctrl-C nor a fork leaves taken forever.
 
-Every lock of the project is a :class:`Lock`. Callers get it in the order in which they ask for it. One that waits can
-be told to stop, like a run: it raises KeyboardInterrupt after Ctrl-C, and :class:`pyml_core.errors.Cancelled` once the
-:class:`pyml_core.CancelToken` that its thread has entered is cancelled or has expired, or at ``dismiss()``. A thread
-that asks for a lock that it has gets a RuntimeError. In the child of a fork, the locks of other threads are free,
-because these threads are not there: what they guard must be usable after every single change, or made anew in the
-child.
+Every lock of the project is a :class:`Lock`. Threads get it in the order in which they ask for it. A waiting thread can
+be stopped, like a run: it raises KeyboardInterrupt after Ctrl-C, and :class:`pyml_core.errors.Cancelled` when the
+:class:`pyml_core.CancelToken` that it has entered is cancelled or expires, or when ``dismiss()`` is called. A thread
+that asks for a lock that it already has raises RuntimeError. In the child of a fork, locks that other threads had are
+free, because those threads do not exist there. The guarded data must therefore be valid after each single change, or be
+created anew in the child.
 
-Libraries have locks of their own, and so has an import, which a child cannot free. Their calls are in :class:`NoFork`
-sections: a fork by another thread waits until there is none, at most ten seconds. If that is not enough, entering the
-section raises PymlError in the child. Logging within a section is safe. A thread enters a section before it takes a
-lock that others take within one: it may have to wait for a fork, which waits for them.
+Imports and other libraries have locks that a child cannot free. Calls that take them are in :class:`NoFork` sections: a
+fork by another thread waits for the sections to end, for at most ten seconds. If one has not ended by then, entering it
+in the child raises PymlError. Logging in a section is safe. A thread must enter a section before it takes a lock that
+other threads take within a section: otherwise it may wait for a fork that waits for them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ._native import NoFork as NoFork
 T = TypeVar("T")
 
 importing = NoFork("import")
-"""The section of imports within functions, which a thread may do for the first time while another one forks."""
+"""The section of imports inside functions, whose first execution another thread's fork could interrupt."""
 
 
 class cached_property(Generic[T]):  # noqa: N801 (in place of functools.cached_property)
-    """``functools.cached_property`` without the lock that it has in Python 3.11, which a forked child may find taken.
+    """``functools.cached_property`` without the lock of Python 3.11, which could stay taken in a forked child.
 
-    Threads that ask at once may each compute the value, as from Python 3.12 on.
+    As in Python 3.12, concurrent threads may each compute the value.
     """
 
     def __init__(self, function: Callable[[Any], T]) -> None:
@@ -50,5 +50,5 @@ class cached_property(Generic[T]):  # noqa: N801 (in place of functools.cached_p
         if instance is None:
             return self
         value = self._function(instance)
-        instance.__dict__[self._name] = value  # which is found before this from now on
+        instance.__dict__[self._name] = value  # takes precedence over this descriptor from now on
         return value

@@ -1,7 +1,7 @@
-"""From a program to the records that the native program is built from.
+"""Lowering: from a program to the records that the native program is built from.
 
-It decides what is fused, which floats are not written, and where a pass that quantises rows is inserted. The results
-are the same bits with or without each of these decisions. Nothing here calls native code.
+Lowering decides which operations are fused, which float outputs need not be written, and where a pass that quantises
+rows is inserted. None of these decisions changes a bit of the results. Nothing here calls native code.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 F32Array = npt.NDArray[np.float32]
 
 BLOCK = 32
-"""Activations that share a scale."""
+"""Number of activations that share a scale."""
 
 TILE_ROWS = 24
-"""Rows (tokens times grouped heads) that share the loads of a key block."""
+"""Maximum number of rows (tokens times grouped heads) that share the loads of a key block."""
 
 NO_LIMIT = 1 << 31
 
@@ -40,10 +40,10 @@ class BufferRecord(NamedTuple):
     Attributes:
         width: elements of a row.
         outputs: whether it has a row for each wanted position instead of one for each token.
-        copies: rows of a token.
+        copies: rows for each token.
         quantized: whether it has an int8 copy.
         codes_only: whether only the int8 copy is read.
-        routes: numbers of experts and of those chosen for a token, if it holds routes.
+        routes: number of experts and number chosen for a token, if the buffer contains routes.
         order: index of the buffer of routes that its rows are sorted by, or -1.
     """
 
@@ -60,13 +60,13 @@ class OperationRecord(NamedTuple):
     """An operation of the native program, with the fields of ``pyml_op`` that do not change between runs.
 
     Attributes:
-        kind: that of the operation, or ``"quantize"``: make the int8 copy of ``output``.
+        kind: kind of the operation, or ``"quantize"``: make the int8 copy of ``output``.
         inputs: indices of the buffers read.
         output: index of the buffer written.
-        matrices: packed matrices; those of all experts one after the other.
-        n_matrices: matrices whose outputs lie next to each other: all of them, or those of one expert.
+        matrices: packed matrices; with experts, the matrices of all experts in order.
+        n_matrices: number of matrices whose outputs are adjacent: all, or those of one expert.
         vectors: norm weights, bias, table or frequencies.
-        screen: the operation whose statistics of the rows of a head are used, if this one is part of a screen.
+        screen: for operations of a screen: the operation that has the row statistics of the head.
     """
 
     kind: str
@@ -88,21 +88,21 @@ class OperationRecord(NamedTuple):
 
 
 class Lowered(NamedTuple):
-    """A program as the native one is built from it.
+    """The records of a native program.
 
     Attributes:
-        max_tokens: most tokens of a run.
+        max_tokens: maximum number of tokens of a run.
         kv: geometry of the KV pages, or None.
         buffers: one for each buffer of the program.
-        operations: in the order of execution.
-        fusions: indices of a linear layer and of the activation that it applies to its own results.
-        spans: the first and last index of every operation of the program.
+        operations: native operations, in the order of execution.
+        fusions: pairs of indices: a linear layer, and the activation that it applies to its own results.
+        spans: indices of the first and last native operation of every operation of the program.
         result: index of the last operation's output.
-        vocabulary: token ids are below this.
-        positions: positions are below this.
-        rope_sets: sets of RoPE frequencies of a slice are below this.
-        needs_pages: whether slices have KV pages.
-        tile_tokens: most tokens of a tile of attention, or 0 without a KV layout.
+        vocabulary: upper bound (exclusive) of token ids.
+        positions: upper bound (exclusive) of positions.
+        rope_sets: upper bound (exclusive) of the RoPE set of a slice.
+        needs_pages: whether slices need KV pages.
+        tile_tokens: maximum number of tokens of an attention tile; 0 without a KV layout.
     """
 
     max_tokens: int
@@ -120,11 +120,11 @@ class Lowered(NamedTuple):
 
 
 def lower(program: Graph, max_tokens: int) -> Lowered:
-    """The records of a program that has a result, for runs of up to ``max_tokens`` tokens.
+    """Return the records of a program, for runs of up to ``max_tokens`` tokens.
 
     Raises:
-        ShapeError: there are no operations, a quantised matrix reads rows that are not whole blocks, or a buffer holds
-            routes of two sizes.
+        ShapeError: there are no operations, a quantised matrix reads rows that are not whole blocks, or routes of two
+            sizes are written to one buffer.
     """
     if program.result is None:
         raise ShapeError("the program has no operations")
@@ -160,18 +160,18 @@ def lower(program: Graph, max_tokens: int) -> Lowered:
 
 
 def writes_pieces(op: Operation, whole_blocks: bool) -> bool:
-    """Whether several threads write parts of one row, so that another pass has to quantise it.
+    """Whether several threads write parts of one row, so that a separate pass has to quantise it.
 
     Args:
         op: an operation whose output has an int8 copy.
-        whole_blocks: whether attention's heads are whole blocks of activations, which it quantises itself.
+        whole_blocks: whether a head is a whole number of activation blocks; attention then quantises its output.
     """
     writes = OPERATIONS[op.kind].writes
     return writes == "pieces" or (writes == "heads" and not whole_blocks)
 
 
 def find_codes_only(program: Graph, whole_blocks: bool) -> list[Buffer]:
-    """Buffers of which only the int8 copy is read, so that the operation that writes them need not write floats."""
+    """Return the buffers of which only the int8 copy is read, so that their floats need not be written."""
     read = {program.result}
     for op in program.operations:
         matrices = op.params.get("matrices", ())
@@ -182,9 +182,10 @@ def find_codes_only(program: Graph, whole_blocks: bool) -> list[Buffer]:
 
 
 def find_fusions(program: Graph) -> list[tuple[Operation, Operation]]:
-    """Linear layers, each with the activation that is the only one to read its rows and can be applied tile by tile.
+    """Return pairs of a linear layer and an activation that it can apply to its own results, tile by tile.
 
-    That is possible if the matrices' outputs are whole blocks, and pays if a quantised matrix reads the activation.
+    The activation must be the only reader of the layer's output, and the outputs of each matrix must be whole blocks.
+    Fusion is worthwhile if a quantised matrix reads the activation's output.
     """
     pairs = [
         (first, second)
@@ -224,7 +225,7 @@ def _record(op: Operation) -> OperationRecord:
 
 
 def _bounds(program: Graph) -> dict[Bound, int]:
-    """The rows of the smallest table of each kind."""
+    """Return the number of rows of the smallest table for each bound."""
     found: dict[Bound, int] = {}
     for op in program.operations:
         kind = OPERATIONS[op.kind]
@@ -235,7 +236,7 @@ def _bounds(program: Graph) -> dict[Bound, int]:
 
 
 def _buffers(program: Graph, codes_only: set[int]) -> list[BufferRecord]:
-    """Rows of experts are sorted by the routes; operations that work row by row leave them in their order."""
+    """Return the buffer records. Rows of experts are sorted by the routes; row-wise operations keep that order."""
     routes: dict[int, tuple[int, int]] = {}
     order: dict[int, int] = {}
     for op in program.operations:

@@ -1,7 +1,7 @@
-"""Memory for weights: small matrices lie in common blocks, which huge pages fill.
+"""Memory for weights: small matrices share blocks that are large enough for huge pages.
 
-A decode step reads every weight once, so that each page of it costs a look-up of its address. NumPy asks for huge pages
-(Linux, ``madvise``) for arrays of some megabytes; most matrices of a small model are smaller.
+A decode step reads every weight once, and each memory page costs an address translation. NumPy requests huge pages
+(Linux, ``madvise``) only for arrays of at least 4 MiB; most matrices of a small model are smaller.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy.typing as npt
 from . import _native
 from .locks import Lock
 
-BLOCK_BYTES = 32 << 20  # what is never written to takes no memory
-_SMALL = 4 << 20  # below this NumPy asks for nothing
+BLOCK_BYTES = 32 << 20  # the unused rest is never written and takes no memory
+_SMALL = 4 << 20  # NumPy requests huge pages from this size on
 _ALIGNMENT = 64
 
 
 class _Block(NamedTuple):
-    array: weakref.ref[npt.NDArray[np.uint8]]  # its slices keep it
+    array: weakref.ref[npt.NDArray[np.uint8]]  # its slices keep it alive
     used: int
 
 
@@ -30,9 +30,9 @@ _last: _Block | None = None
 
 
 def weights_empty(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Uninitialised bytes, aligned to 64, with 64 to spare behind them.
+    """Return uninitialised bytes, aligned to 64, followed by at least 64 spare bytes.
 
-    A block is given back with the last of its arrays.
+    A block is freed with the last of its arrays.
     """
     global _last
     if nbytes >= _SMALL:
@@ -42,5 +42,6 @@ def weights_empty(nbytes: int) -> npt.NDArray[np.uint8]:
         if block is None or used + nbytes + 2 * _ALIGNMENT > block.size:
             block, used = np.empty(BLOCK_BYTES, np.uint8), 0
         start = used + -(block.__array_interface__["data"][0] + used) % _ALIGNMENT
-        _last = _Block(weakref.ref(block), start + nbytes + _ALIGNMENT)  # at once: Ctrl-C or a fork leaves it whole
+        # One assignment, so that Ctrl-C or a fork cannot leave it half done.
+        _last = _Block(weakref.ref(block), start + nbytes + _ALIGNMENT)
         return block[start : start + nbytes]

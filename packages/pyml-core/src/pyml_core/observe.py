@@ -1,6 +1,6 @@
-"""Observers of the runs of a program. They are attached for a while, never passed as arguments.
+"""Observers of the runs of a program. They are attached with a context manager, not passed as arguments.
 
-A run without observers takes no times. The numbers of a run are the same bits whether it is observed or not.
+Runs without observers are not timed. Observing a run does not change a bit of its results.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Observer(Protocol):
     """An object that :meth:`pyml_core.Program.observe` attaches."""
 
     def captures(self, batch: Sequence[Slice]) -> Sequence[Capture]:
-        """The arrays that the run of this batch has to capture. Called before the run."""
+        """Return the captures that the run of this batch has to fill. Called before the run."""
         ...
 
     def ran(self, batch: Sequence[Slice], timings: Timings) -> None:
-        """Called after each run, with its times; the arrays of the captures are filled."""
+        """Called after each run with its timings; the arrays of the captures are filled."""
         ...
 
 
@@ -32,7 +32,7 @@ _observed: ContextVar[tuple[tuple[object, Observer], ...]] = ContextVar("pyml_co
 
 @contextmanager
 def observing(program: object, observer: Observer) -> Iterator[None]:
-    """Attach an observer to the runs of a program that are made in this context (thread or task)."""
+    """Attach an observer to the runs of a program in this context (thread or task)."""
     token = _observed.set((*_observed.get(), (program, observer)))
     try:
         yield
@@ -41,6 +41,6 @@ def observing(program: object, observer: Observer) -> Iterator[None]:
 
 
 def observers_of(program: object) -> list[Observer]:
-    """The observers that are attached to a program in this context, in the order of their attachment."""
+    """Return the observers attached to a program in this context, in the order of their attachment."""
     attached = _observed.get()
     return [observer for watched, observer in attached if watched is program] if attached else []

@@ -1,4 +1,4 @@
-"""Everything that pyml knows about one kind of operation, in one record. The records are in :mod:`pyml_core.ops`.
+"""The record that describes a kind of operation. The records themselves are in :mod:`pyml_core.ops`.
 
 Letters: T = tokens of a run (all slices together), P = positions of a run that want logits.
 """
@@ -20,36 +20,36 @@ F32Array = npt.NDArray[np.float32]
 
 
 Rows = Literal["each", "tokens", "dispatched", "combined", "selected"]
-"""Which rows an operation reads and writes.
+"""The rows that an operation reads and writes.
 
-- ``each``: row by row. All buffers have the rows of the output, and nothing but these rows is read.
+- ``each``: row by row. All inputs have the rows of the output, and each output row depends on those rows only.
 - ``tokens``: one row for each token.
-- ``dispatched``: a row for each expert of each token, sorted as the routes say.
-- ``combined``: from a row for each expert of each token to a row for each token.
-- ``selected``: from a row for each token to a row for each wanted position.
+- ``dispatched``: one row for each expert of each token, sorted by the routes.
+- ``combined``: from one row for each expert of each token to one row for each token.
+- ``selected``: from one row for each token to one row for each wanted position.
 """
 
 Writes = Literal["rows", "pieces", "heads"]
 """How an output row is written, which decides how its int8 copy is made.
 
-- ``rows``: whole, by one thread, which makes the int8 copy too.
-- ``pieces``: in parts, by several threads, or without the copy: a pass of its own makes it when all parts are there.
-- ``heads``: head by head. As ``rows`` if heads are whole blocks of activations, else as ``pieces``.
+- ``rows``: as a whole, by one thread, which also makes the int8 copy.
+- ``pieces``: in parts by several threads, or without the int8 copy; a separate pass makes it afterwards.
+- ``heads``: head by head. Like ``rows`` if a head is a whole number of activation blocks, else like ``pieces``.
 """
 
 Bound = Literal["vocabulary", "positions", "rope_sets"]
-"""The quantity of a run that is limited by the number of rows of an operation's table."""
+"""A quantity of a run that must be below the number of rows of an operation's table."""
 
 
 class RunSize(NamedTuple):
-    """How much a run computes.
+    """The size of a run.
 
     Attributes:
         tokens: T.
         outputs: P.
         spans: start and number of tokens of every slice.
         kv: geometry of the KV pages, or None.
-        rescored: rows of a screened head that were computed, for all wanted positions together.
+        rescored: number of rows of a screened head that were computed, summed over all wanted positions.
     """
 
     tokens: int
@@ -59,22 +59,22 @@ class RunSize(NamedTuple):
     rescored: int = 0
 
     def rows(self, buf: Buffer) -> int:
-        """Rows that the run fills of a buffer."""
+        """Return the number of rows of a buffer that the run fills."""
         return self.outputs if buf.rows == "outputs" else self.tokens * buf.copies
 
 
 Cost = Callable[["Operation", RunSize], tuple[int, int]]
-"""Bytes read and written, and arithmetic operations (2 for a multiplication and addition)."""
+"""Returns the bytes read and written, and the arithmetic operations (2 for a multiply-add)."""
 
 Shape = Callable[["Operation", RunSize], str]
-"""The shapes of a matrix product for traces, or an empty string."""
+"""Returns the shapes of a matrix product for traces, or an empty string."""
 
 
 class OperationKind(NamedTuple):
-    """One kind of operation. Every kind has to set the fields without a default.
+    """A kind of operation.
 
     Attributes:
-        name: also the name of the method of :class:`pyml_core.Program` and of the C functions, see
+        name: its name, which the method of :class:`pyml_core.Program` and the C functions have too; see
             ``csrc/operations.def``.
         declare: checks its arguments and appends the operation to a graph.
         formula: the computation on NumPy arrays.
@@ -84,15 +84,15 @@ class OperationKind(NamedTuple):
         inputs: names of the buffers that it reads. Trailing ones may be missing.
         rows: which rows it reads and writes.
         writes: how an output row is written.
-        codes_only: it need not write floats of which only the int8 copy is read.
-        fusable: the linear layer before it can apply it to its own results.
-        adds: it always adds to its output. (Others do with the parameter ``accumulate``.)
-        matrices: the parameter that has its packed matrix or matrices.
-        vectors: the parameters that are its one or two arrays of float32.
-        bound: the quantity that is limited by the rows of its table or of ``vectors[0]``.
-        needs_pages: it reads or writes KV pages.
-        phases: parts of it that are timed, in the order in which the kernel counts them.
-        captures: arrays that a run can return in addition to its output.
+        codes_only: whether it can skip writing floats if only the int8 copy is read.
+        fusable: whether the linear layer before it can apply it to its own results.
+        adds: whether it always adds to its output. (Other kinds do so with the parameter ``accumulate``.)
+        matrices: name of the parameter with its packed matrix or matrices.
+        vectors: names of the parameters that are float32 arrays, one or two.
+        bound: the quantity limited by the rows of its table or of ``vectors[0]``.
+        needs_pages: whether it reads or writes KV pages.
+        phases: parts of it that are timed, in the kernel's order.
+        captures: arrays that a run can capture, besides its output.
     """
 
     name: str
@@ -116,16 +116,16 @@ class OperationKind(NamedTuple):
 
 
 def row_cost(op: Operation, size: RunSize) -> tuple[int, int]:
-    """Every row is read and written once, with one operation for each element of the output."""
+    """Return the cost of reading and writing every row once, with one operation for each output element."""
     rows = size.rows(op.output)
     return 4 * rows * (op.output.width + sum(buf.width for buf in op.inputs)), rows * op.output.width
 
 
 def no_shape(op: Operation, size: RunSize) -> str:
-    """Not a matrix product."""
+    """Return an empty string, for operations that are not a matrix product."""
     return ""
 
 
 def to_f32(x: npt.NDArray[np.floating[Any]]) -> F32Array:
-    """Rounded to float32."""
+    """Round to float32."""
     return np.asarray(x, np.float32)

@@ -2,14 +2,14 @@
 
 Rows are grouped into panels of 16 (in the last panel, rows past the end of the matrix are zero). A panel is a
 sequence of chunks of up to 256 columns. A chunk is a sequence of planes, one for each field of the block type
-(:class:`pyml_core.block_types.Field`); a plane holds that field of all blocks of the chunk, unit by unit, each unit of
-all 16 rows side by side: ``[blocks * units][16 rows]``, filled up with zeros to a multiple of 64 bytes. So one 64-byte
-load reads the same four weights' codes (or two scales) of 16 rows. Stored bits stay as they are, but for two fields
-that are re-ordered for the kernels' sake.
+(:class:`pyml_core.block_types.Field`). A plane has that field of all blocks of the chunk, unit by unit, with the 16
+rows interleaved: ``[blocks * units][16 rows]``, padded with zeros to a multiple of 64 bytes. One 64-byte load thus
+reads one 4-byte unit (or two float16 scales) of each of 16 rows. Stored bits are unchanged, except for two kinds of
+field that are recoded for the kernels.
 
-A q8_0 matrix may be *split*: its unsigned codes are then two planes of nibbles, and the low ones of all panels follow
-on everything else, so that a coarse pass over a vocabulary's head reads the first half of it from front to end
-(:func:`pyml_core.reference.screen_bounds`). Its size is the same.
+A q8_0 matrix may be *split*: its unsigned codes become two planes of nibbles, and the low nibbles of all panels come
+after everything else. A coarse pass over a model's head then reads the first half of the matrix sequentially
+(:func:`pyml_core.reference.screen_bounds`). Splitting does not change the size.
 
 This is the specification in NumPy; the compiled packer is tested against it.
 """
@@ -34,28 +34,29 @@ _SPLIT_FIELDS = (Field("d", 0, 2, 1), Field("high", 2, 4, 4), Field("low", 18, 4
 
 
 def padded_rows(rows: int) -> int:
-    """``rows`` rounded up to whole panels."""
+    """Return ``rows`` rounded up to whole panels."""
     return -(-rows // PANEL_ROWS) * PANEL_ROWS
 
 
 def panel_nbytes(dtype: str, columns: int) -> int:
-    """Bytes of one panel of a matrix with ``columns`` columns (K)."""
+    """Return the bytes of one panel of a matrix with ``columns`` columns (K)."""
     kind = block_type(dtype)
     kind.nbytes((columns,))
     return sum(_padded(PANEL_ROWS * f.unit * f.n_units * blocks) for f, _, blocks in _planes(dtype, columns))
 
 
 def packed_nbytes(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes of a packed matrix of shape (N, K), in Python integers."""
+    """Return the bytes of a packed matrix of shape (N, K), as a Python integer."""
     rows, columns = matrix_shape(shape)
     return padded_rows(rows) // PANEL_ROWS * panel_nbytes(dtype, columns)
 
 
 def pack(buffer: ByteSource, dtype: str, shape: Sequence[int], split: bool = False) -> U8Array:
-    """The stored matrix (N, K) in panels: flat uint8, aligned to 64 bytes; ``split``: q8_0 in planes of nibbles.
+    """Pack a stored matrix (N, K) into panels: flat uint8, aligned to 64 bytes. ``split`` makes planes of nibbles.
 
     Raises:
-        ShapeError: not a matrix of at least one row and column, or not its bytes; ``split`` of another type.
+        ShapeError: ``shape`` is not a matrix of at least one row and column, ``buffer`` has another size, or ``split``
+            is set for a type other than q8_0.
     """
     rows, columns = matrix_shape(shape)
     check_split(dtype, split)
@@ -75,16 +76,16 @@ def pack(buffer: ByteSource, dtype: str, shape: Sequence[int], split: bool = Fal
 
 
 def check_split(dtype: str, split: bool) -> None:
-    """ShapeError if a matrix of this type cannot be packed so."""
+    """Raise ShapeError if ``split`` is set for a type that cannot be split."""
     if split and dtype != "q8_0":
         raise ShapeError(f"pack: expected q8_0 to be split into nibbles, got {dtype}")
 
 
 def unpack(packed: ByteSource, dtype: str, shape: Sequence[int], split: bool = False) -> U8Array:
-    """The stored bytes of a packed matrix (N, K): the inverse of :func:`pack`, flat uint8.
+    """Return the stored bytes of a packed matrix (N, K), flat uint8: the inverse of :func:`pack`.
 
     Raises:
-        ShapeError: not the bytes of such a packed matrix.
+        ShapeError: ``packed`` does not have the size of such a matrix.
     """
     rows, columns = matrix_shape(shape)
     data = as_bytes(packed)
@@ -107,7 +108,7 @@ def unpack(packed: ByteSource, dtype: str, shape: Sequence[int], split: bool = F
 
 
 def _as_panels(packed: U8Array, dtype: str, columns: int, split: bool = False) -> U8Array:
-    """All of a packed matrix panel by panel: uint8 (panels, bytes), a copy where it is split."""
+    """Return a packed matrix panel by panel: uint8 (panels, bytes); a copy if it is split."""
     size = panel_nbytes(dtype, columns)
     if not split:
         return packed.reshape(-1, size)
@@ -120,7 +121,7 @@ def _as_panels(packed: U8Array, dtype: str, columns: int, split: bool = False) -
 
 
 def take(packed: U8Array, dtype: str, columns: int, index: npt.NDArray[np.intp], split: bool = False) -> U8Array:
-    """Some panels of a packed matrix as a packed matrix."""
+    """Return the panels ``index`` of a packed matrix, as a packed matrix."""
     size = panel_nbytes(dtype, columns)
     if not split:
         return packed.reshape(-1, size)[index].reshape(-1)
@@ -130,14 +131,14 @@ def take(packed: U8Array, dtype: str, columns: int, index: npt.NDArray[np.intp],
 
 
 def aligned_empty(nbytes: int) -> U8Array:
-    """Uninitialised memory that starts at a multiple of 64 bytes."""
+    """Return uninitialised memory that starts at a multiple of 64 bytes."""
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + nbytes]
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """(N, K) as Python integers; ShapeError if it is not a matrix of at least one row and column."""
+    """Return (N, K) as Python integers. Raises ShapeError if it is not a matrix of at least one row and column."""
     dims = check_shape(shape)
     if len(dims) != 2 or 0 in dims:
         raise ShapeError(f"matrix: expected a shape (N, K) of at least (1, 1), got {dims}")
@@ -145,7 +146,7 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _planes(dtype: str, columns: int, split: bool = False) -> Iterator[tuple[Field, int, int]]:
-    """The planes of a panel in order: field, first block, number of blocks."""
+    """Yield the planes of a panel in order: field, first block, number of blocks."""
     kind = block_type(dtype)
     for start in range(0, columns, CHUNK_COLUMNS):
         blocks = min(CHUNK_COLUMNS, columns - start) // kind.block_size
@@ -168,7 +169,7 @@ def _fill_panels(stored: U8Array, rows: int, dtype: str, columns: int, out: U8Ar
 
 
 def _low_columns(columns: int) -> npt.NDArray[np.bool_]:
-    """Which bytes of a split panel are low nibbles."""
+    """Return a mask of the bytes of a split panel that are low nibbles."""
     parts = []
     for field, _, blocks in _planes("q8_0", columns, split=True):
         parts.append(np.full(_padded(PANEL_ROWS * field.unit * field.n_units * blocks), field.name == "low"))
@@ -176,9 +177,9 @@ def _low_columns(columns: int) -> npt.NDArray[np.bool_]:
 
 
 def _split_codes(stored: U8Array) -> U8Array:
-    """Rows of q8_0 blocks, the codes of each as 16 bytes of high nibbles of ``code + 128`` and 16 of low ones.
+    """Recode q8_0 blocks: 16 bytes of high nibbles of ``code + 128``, then 16 bytes of low nibbles.
 
-    Byte i of either has the nibbles of elements i (its low half) and 16 + i.
+    Byte i of each 16 has the nibbles of elements i (in its low half) and 16 + i.
     """
     blocks = stored.reshape(*stored.shape[:-1], -1, 34).copy()
     codes = blocks[..., 2:] ^ np.uint8(0x80)

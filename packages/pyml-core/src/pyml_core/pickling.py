@@ -1,4 +1,4 @@
-"""Pickling and copying of objects: for multiprocessing, joblib and the ``copy`` module."""
+"""Pickling and copying of objects, as in multiprocessing, joblib and the ``copy`` module."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .errors import PymlError
 
 
 class OfOneProcess:
-    """Base of objects that cannot leave their process: the error of pickling or copying says what to do instead.
+    """Base of objects that cannot be pickled or copied. The error names an alternative.
 
-    Subclasses name that: ``class KVCache(OfOneProcess, instead="save it with save(path)")``.
+    Subclasses give it as ``instead``: ``class KVCache(OfOneProcess, instead="save it with save(path)")``.
     """
 
     _instead = ""

@@ -1,4 +1,4 @@
-# The structs of a program, copied from the records of lower.py, and the memory that they point to.
+# The C structs of a program, filled from the records of lower.py, and the memory that they point to.
 
 cdef enum:
     PARTIALS_FLOATS = 1 << 20  # 4 MB: attention's per-block results when key blocks are split over threads
@@ -8,7 +8,7 @@ _ACTIVATIONS = {"": 0, "gelu_tanh": ACT_GELU_TANH, "gelu_erf": ACT_GELU_ERF, "si
 
 
 def operation_names():
-    """Names of the operations in the order of csrc/operations.def."""
+    """Return the names of the operations in the order of csrc/operations.def."""
     return list(_KINDS)
 
 
@@ -37,8 +37,8 @@ cdef class _NativeTables:
     cdef pyml_tile *tiles
     cdef pyml_screen screen
     cdef pyml_op *full_head  # replaced by screen and rescore in runs for the largest logits
-    cdef object screened     # their output, one row for each state; only the rescored elements are written
-    cdef object candidates   # ids and logits, counts of both kinds
+    cdef object screened     # output of rescore, one row for each state; only the rescored elements are written
+    cdef object candidates   # arrays: ids, logits, counts, rescored (see pyml_screen)
 
     def __cinit__(self, lowered, str level, int threads):
         cdef int64_t n_matrices = 0
@@ -98,7 +98,7 @@ cdef class _NativeTables:
         return self._keep(aligned_empty((count,), dtype))
 
     cdef void *_zeros(self, count, dtype) except NULL:
-        """Zeros; of large arrays these are pages that take no memory before they are used."""
+        """Zeros. The pages of large arrays take no memory before they are used."""
         return self._keep(_aligned(np.zeros, (count,), dtype))
 
     cdef void *_keep(self, array) except NULL:
@@ -130,8 +130,8 @@ cdef class _NativeTables:
         if record.quantized:
             b.blocks = b.width // BLOCK
             b.stride8 = b.width + 64  # rows a power of two apart would share cache sets
-            # Few rows are multiplied in groups of up to eight, and sums are taken sixteen at a time: rows that no run has
-            # written are read with others, and their results are not used. They are zero, so that all of it is defined.
+            # Rows are multiplied in groups of up to eight: up to seven rows are read that no run has written. Their results
+            # are not used; the rows are zeroed so that no read is undefined.
             rows += 7
             b.codes = <int8_t *>self._zeros(rows * b.stride8, np.int8)
             b.scales = <float *>self._zeros(rows * b.blocks, np.float32)
@@ -177,7 +177,7 @@ cdef class _NativeTables:
         return 0
 
     cdef int _add_screen(self, pyml_op *o, row_stats) except -1:
-        """Tables of the states that a run may screen for. Their pages take memory as they are used."""
+        """Allocate the tables of a screen. Their pages take memory only when they are used."""
         o.skip = True
         o.screen = &self.screen
         if self.full_head:  # rescore: the same matrix, after it was screened

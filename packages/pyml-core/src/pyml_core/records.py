@@ -1,6 +1,7 @@
 """The records of a program and its runs: buffers, operations, and slices of sequences.
 
-Letters: T = tokens of a run (all slices together), P = positions of a run that want logits, W = width of a buffer.
+Letters: T = tokens of a run (all slices together), P = wanted positions of a run (those with logits), W = width of a
+buffer.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ class Buffer:
     """One activation of the model: float32 of shape (rows, width), where rows is T or P.
 
     Attributes:
-        name: for messages and traces.
+        name: name for messages and traces.
         width: W, elements of a row.
         rows: ``"tokens"`` (one row for each token of the run) or ``"outputs"`` (one for each wanted position).
-        copies: rows of a token: 1, or the number of experts that each token is dispatched to.
-        index: its place in the program.
-        quantized: whether a quantised matrix reads it, so that it has an int8 copy (codes of each row, a scale and a
-            sum of codes of each block of 32).
+        copies: rows for each token: 1, or the number of experts that each token is dispatched to.
+        index: index of the buffer in the program.
+        quantized: whether a quantised matrix reads it. It then has an int8 copy: the codes, and for each block of 32 a
+            scale and the sum of the codes.
     """
 
     def __init__(self, name: str, width: int, rows: str = "tokens", copies: int = 1, index: int = -1) -> None:
@@ -39,11 +40,11 @@ class Operation:
     """One step of a program.
 
     Attributes:
-        kind: a name of :data:`pyml_core.ops.OPERATIONS` (``"linear"``, ``"rms_norm"``, ...).
+        kind: a key of :data:`pyml_core.ops.OPERATIONS` (``"linear"``, ``"rms_norm"``, ...).
         name: dotted name, unique in its program (``"layers.3.attention.qkv"``).
-        inputs: buffers read.
+        inputs: the buffers read.
         output: the buffer written.
-        params: everything else: weights, eps, scale, ...
+        params: all other parameters: weights, eps, scale, ...
     """
 
     def __init__(
@@ -74,12 +75,12 @@ class Slice(NamedTuple):
     """Consecutive tokens of one sequence in a run.
 
     Attributes:
-        pages: the sequence's KV pages, enough for ``start + len(ids)`` positions (see :mod:`pyml_core.kv_layout`);
-            a :class:`PageTable` is used as it is, other sequences are looked up page by page at every run.
+        pages: the sequence's KV pages, enough for ``start + len(ids)`` positions (see :mod:`pyml_core.kv_layout`). A
+            :class:`PageTable` is used directly; other sequences are converted to one at every run.
         start: position of the first token, which is also the number of positions already in the pages.
         ids: token ids.
-        outputs: indices into ``ids`` of the positions that want logits, ascending.
-        rope_set: which of the sets of frequencies of :meth:`Program.rope_angles` its tokens are rotated with.
+        outputs: indices into ``ids`` of the wanted positions, ascending.
+        rope_set: index of the set of RoPE frequencies, see :meth:`Program.rope_angles`.
     """
 
     pages: PageTable | Sequence[npt.NDArray[np.uint8]]

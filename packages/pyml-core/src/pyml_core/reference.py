@@ -1,9 +1,9 @@
 """Programs in plain NumPy: the specification that the compiled kernels are tested against.
 
-:func:`run` interprets a :class:`~pyml_core.program.Program` with the formulas of :mod:`pyml_core.ops`, which can be
-used from here too. They take and return float32 arrays. Inside, formulas are evaluated in float64 and rounded once at
-the end, so that any other difference is the kernel's own rounding. The exception is :func:`linear` with quantised
-weights, whose int8 arithmetic and order of accumulation are part of the specification and are followed step by step.
+:func:`run` interprets a :class:`~pyml_core.program.Program` with the formulas of :mod:`pyml_core.ops`, which are also
+exported here. They take and return float32 arrays. Formulas are evaluated in float64 and rounded once at the end, so
+that all other rounding errors are the kernel's. The exception is :func:`linear` with quantised weights, whose int8
+arithmetic and order of accumulation are part of the specification and are followed step by step.
 """
 
 from __future__ import annotations
@@ -89,24 +89,24 @@ __all__ = [
 
 
 def pack_panels(tensor: Tensor) -> U8Array:
-    """The bytes of a weight (N, K) in panels of 16 rows; the layout is that of :mod:`pyml_core.panels`."""
+    """Return the bytes of a weight (N, K) in panels of 16 rows; see :mod:`pyml_core.panels`."""
     return panels.pack(tensor.data, tensor.dtype, tensor.shape)
 
 
 def unpack_panels(data: ByteSource, dtype: str, shape: Sequence[int]) -> Tensor:
-    """The stored weight (N, K) again, from its panels: the inverse of :func:`pack_panels`."""
+    """Return the stored weight (N, K) from its panels: the inverse of :func:`pack_panels`."""
     return Tensor(panels.unpack(data, dtype, shape), dtype, panels.matrix_shape(shape))
 
 
 def run(program: Graph, slices: Sequence[Slice]) -> F32Array:
-    """Run a program in NumPy: compute the result of :meth:`Program.run`, and append to the slices' KV pages.
+    """Run a program in NumPy, like :meth:`Program.run`, and append to the slices' KV pages.
 
     Returns:
-        The last operation's output, float32 (P, W): the wanted positions of all slices in order (or (T, W), all tokens
-        in order, if that output has a row a token).
+        The last operation's output, float32 (P, W): the wanted positions of all slices in order. If that output has one
+        row for each token: (T, W).
 
     Raises:
-        ShapeError: an id or position outside its table.
+        ShapeError: an id or position is outside its table.
     """
     batch = Batch(program.kv, slices)
     for operation in program.operations:

@@ -1,8 +1,8 @@
-# Stopping native calls early, and locks whose waiters can be stopped; see csrc/lock.c.
+# Stopping native calls, and locks whose waiting threads can be stopped; see csrc/lock.c.
 
 
 cdef class StopFlag:
-    """The flag of a :class:`pyml_core.CancelToken`, without its context."""
+    """The flag and deadline of a :class:`pyml_core.CancelToken`."""
 
     cdef pyml_stop stop
 
@@ -38,8 +38,8 @@ cdef int _listen(pyml_watch *watch, _Signals signals, StopFlag stop) except -1:
     signals.raised = None
     watch.stop = NULL if stop is None else &stop.stop
     watch.poll_argument = <void *>signals
-    # Python hands signals to its main thread alone. Another one leaves the GIL be: asking for it while the process
-    # ends would end that thread in the middle of a run, and free the memory that its workers are reading.
+    # Only the main thread receives signals. Other threads must not take the GIL during a run: if the process were
+    # exiting, Python would end them in the middle of the run and free memory that its workers read.
     watch.poll = NULL
     if get_ident() == main_thread().ident:
         watch.poll = _poll
@@ -56,7 +56,7 @@ cdef int _raise_stopped(_Signals signals) except -1:
 cdef class Lock:
     """A lock for ``with``: see :mod:`pyml_core.locks`.
 
-    It is taken and given back without a look at signals, so that Ctrl-C never leaves it taken.
+    Signals are not checked while it is taken or released, so that Ctrl-C never leaves it taken.
     """
 
     cdef pyml_lock *lock
@@ -87,37 +87,38 @@ cdef class Lock:
         with nogil:
             outcome = pyml_lock_take(self.lock, &watch)
         if outcome == LOCK_OWN:
-            raise RuntimeError("expected a lock to be taken once by a thread, which has it already")
+            raise RuntimeError("this thread already has the lock")
         if outcome == LOCK_STOPPED:
             _raise_stopped(signals)
         return 0
 
     @property
     def waiting(self):
-        """How many threads wait for it."""
+        """Number of threads that wait for it."""
         return pyml_lock_waiting(self.lock)
 
     def dismiss(self):
-        """Let every thread that waits for it raise Cancelled."""
+        """Make every thread that waits for it raise Cancelled."""
         pyml_lock_dismiss(self.lock)
 
 
 cdef list _no_forks = []
-cdef dict _inside = {}  # thread -> how many sections it is in
-cdef set _forking = set()  # threads
+cdef dict _inside = {}  # thread -> number of sections that it is in
+cdef set _forking = set()  # threads that are about to fork
 
 
 cdef class NoFork:
     """A section that a fork by another thread waits for: see :mod:`pyml_core.locks`."""
 
     cdef str what
-    cdef list threads  # that are in it, as often as they are
+    cdef list threads  # threads in the section, once for each entry
     cdef bint lost
 
     def __cinit__(self, str what):
         self.what, self.threads = what, []
         if not _no_forks:
-            import logging  # noqa: F401 (handlers run in reverse order: a section may log, so its lock is to be taken later)
+            # Registered earlier, logging's own handler runs after ours: it takes a lock that sections may need.
+            import logging  # noqa: F401
 
             register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
         _no_forks.append(self)
@@ -126,7 +127,7 @@ cdef class NoFork:
         thread = get_ident()
         if self.lost and thread not in self.threads:
             raise PymlError(f"{self.what}: this process was forked while another thread used it, start a new one")
-        while _forking and thread not in _forking and thread not in _inside:  # who is in one is waited for
+        while _forking and thread not in _forking and thread not in _inside:  # the fork waits for threads in _inside
             sleep(0.001)
         self.threads.append(thread)
         _inside[thread] = _inside.get(thread, 0) + 1
@@ -147,7 +148,7 @@ def _before_fork():
     _forking.add(thread)
     while _inside.keys() - {thread} and monotonic() < deadline:
         with nogil:
-            usleep(500)  # signals wait: an exception of a handler would be lost here
+            usleep(500)  # not sleep(), which runs signal handlers: their exceptions would be lost here
 
 
 def _in_parent():

@@ -1,4 +1,4 @@
-"""Loops over a vocabulary's strings, compiled: ``text.pxi``. A model's file holds hundreds of thousands of them."""
+"""Compiled loops over the strings of a vocabulary, of which a model file has hundreds of thousands: ``text.pxi``."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from ._native import walk_strings as _walk_strings
 
 
 def walk_strings(data: bytes, position: int, count: int) -> tuple[int, int, int]:
-    """Go from string to string, each ``length u64, little-endian | bytes``, as far as lengths lie in the data.
+    """Skip over strings, each ``length u64, little-endian | bytes``, up to the end of the data.
 
     Args:
-        data: read up to its end; a string may go on behind that.
-        position: of the first one.
-        count: most of them.
+        data: the bytes; the last string may extend beyond their end.
+        position: position of the first string.
+        count: maximum number of strings.
 
     Returns:
-        How many there were, the position behind the last one, and the largest length.
+        The number of strings, the position after the last one, and the largest length.
     """
     return _walk_strings(data, position, count)
 
 
 def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
-    """So many strings of UTF-8, one behind the other, as :func:`walk_strings` has found them.
+    """Decode ``count`` consecutive UTF-8 strings, stored as for :func:`walk_strings`.
 
     Raises:
-        UnicodeDecodeError: its ``object`` is the first string that is no UTF-8.
-        ShapeError: there are fewer in the data.
+        UnicodeDecodeError: a string is not valid UTF-8; ``object`` has its bytes.
+        ShapeError: the data has fewer strings.
     """
     return _decode_strings(data, count)
 
 
 def split_pairs(lines: list[Any]) -> list[tuple[str, str]]:
-    """Pairs of strings that are not empty from lines "left right" or lists of two, up to the first that is neither."""
+    """Split lines "left right", or lists of two strings, into pairs of non-empty strings; stop at an invalid line."""
     return _split_pairs(lines)

@@ -1,4 +1,4 @@
-"""The C declarations that the extension uses. Every struct has the fields of its header, in their order (a test compares them)."""
+"""C declarations for the extension. Every struct has all fields of its header, in order; a test compares them."""
 
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 
@@ -129,7 +129,7 @@ cdef extern from "pyml.h":
     int pyml_level_supported(int)
     const pyml_kernels *pyml_level_kernels(int)
 
-    # ---- what ends calls early
+    # ---- stopping calls
 
     ctypedef bint pyml_flag
     void pyml_flag_set(pyml_flag *, bint) nogil

@@ -1,4 +1,4 @@
-"""Tensor: stored bytes with a block type and a shape. PackedMatrix: a weight in the layout that its kernel streams.
+"""Tensor: stored bytes with a block type and a shape. PackedMatrix: a weight in the layout that kernels read.
 
 Letters: N = rows (outputs of a linear layer), K = columns (its inputs).
 """
@@ -20,7 +20,7 @@ from .errors import ShapeError
 
 _CONVERT_ELEMENTS = 1 << 22  # elements converted at a time, which bounds the float32 copy
 
-_NUMPY_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}  # bfloat16 is ml_dtypes'
+_NUMPY_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}  # bfloat16 is a type of ml_dtypes
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +28,12 @@ class Tensor:
     """An array as it is stored in a model file: bytes, block type and shape.
 
     Args:
-        data: the bytes, flat and contiguous; not copied (any bytes-like object or contiguous array; kept as uint8).
+        data: the bytes: any bytes-like object or contiguous array; kept as a flat uint8 view, not copied.
         dtype: block type, see :data:`pyml_core.block_types.BLOCK_TYPES`.
-        shape: logical shape, row-major, the last axis being the row that blocks run along; a weight is (N, K).
+        shape: logical shape, row-major; blocks run along the last axis. A weight is (N, K).
 
     Raises:
-        ShapeError: unknown ``dtype``, a shape that does not fit it, or another number of bytes than the shape needs.
+        ShapeError: ``dtype`` is unknown, or ``shape`` does not fit the type or the number of bytes.
     """
 
     data: U8Array
@@ -46,10 +46,10 @@ class Tensor:
 
     @classmethod
     def from_array(cls, array: npt.NDArray[Any]) -> Tensor:
-        """A tensor of the array's numbers (float32, float16 or ml_dtypes' bfloat16), sharing its memory if contiguous.
+        """Return a tensor of an array of float32, float16 or ml_dtypes' bfloat16; it shares contiguous memory.
 
         Raises:
-            ShapeError: another dtype.
+            ShapeError: the array has another dtype.
         """
         array = np.asarray(array)
         dtype = _NUMPY_DTYPES.get(array.dtype.name)
@@ -60,19 +60,19 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Stored bytes."""
+        """Number of stored bytes."""
         return self.data.size
 
     def to_f32(self) -> F32Array:
-        """The numbers as float32 of this shape (f32: a view)."""
+        """Return the numbers as float32 of this shape; f32 is returned as a view."""
         return dequantize(self.data, self.dtype, self.shape)
 
     def is_finite(self) -> bool:
-        """Whether all numbers are finite: of a quantised type, the scales and minima of its blocks."""
+        """Whether all numbers are finite; in a quantised type, whether all scales and minima are."""
         return _native.all_finite(self.data, block_type(self.dtype).ggml_id)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` of the first axis, sharing this tensor's memory.
+        """Return rows ``start`` to ``stop`` (exclusive) of the first axis, sharing this tensor's memory.
 
         Raises:
             ShapeError: not ``0 <= start <= stop <= shape[0]``.
@@ -84,7 +84,7 @@ class Tensor:
         return Tensor(self.data[start * row : stop * row], self.dtype, (stop - start, *self.shape[1:]))
 
     def take_rows(self, index: npt.ArrayLike) -> Tensor:
-        """A copy of the rows of the first axis with these indices, in their order.
+        """Return a copy of the rows ``index`` of the first axis, in that order.
 
         Raises:
             ShapeError: ``index`` is not a list of integers from 0 to ``shape[0] - 1``.
@@ -94,17 +94,17 @@ class Tensor:
         return Tensor(data.reshape(-1), self.dtype, (len(index), *self.shape[1:]))
 
     def reshape(self, *shape: int) -> Tensor:
-        """Return the same bytes with another shape of as many elements; quantised blocks must still fill whole rows.
+        """Return a tensor of these bytes with another shape; a quantised type must keep the width of its rows.
 
         Raises:
-            ShapeError: another number of elements, or rows of another width in a quantised type.
+            ShapeError: the number of elements differs, or the width of the rows in a quantised type.
         """
         if block_type(self.dtype).quantized and shape[-1:] != self.shape[-1:]:
             raise ShapeError(f"reshape: expected rows of {self.shape[-1]} {self.dtype} elements, got shape {shape}")
         return Tensor(self.data, self.dtype, shape)
 
     def convert(self, dtype: str) -> Tensor:
-        """This tensor in another block type, by way of float32; itself if it has that type already.
+        """Return this tensor in another block type, converted through float32; itself if the type is unchanged.
 
         Raises:
             ShapeError: ``dtype`` cannot be written (see :func:`pyml_core.dtypes.quantize`) or does not fit the rows.
@@ -137,10 +137,10 @@ class PackedMatrix:
     """A weight (N, K) in panels of 16 rows (:mod:`pyml_core.panels`), as the kernels read it; made by :func:`pack`.
 
     Attributes:
-        data: the packed bytes, flat, aligned to 64 bytes.
-        dtype: block type; packing keeps the stored bits.
+        data: the packed bytes, flat uint8, aligned to 64 bytes.
+        dtype: block type.
         shape: (N, K).
-        split: q8_0 in two planes of nibbles, for a head that is screened (see :mod:`pyml_core.screen`).
+        split: whether it is q8_0 in two planes of nibbles, for a screened head (see :mod:`pyml_core.screen`).
     """
 
     data: U8Array
@@ -150,12 +150,12 @@ class PackedMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Packed bytes, all of which a product with the matrix reads."""
+        """Number of packed bytes. A product with the matrix reads all of them."""
         return self.data.size
 
     @property
     def stored_nbytes(self) -> int:
-        """Bytes of the same weight as a :class:`Tensor`."""
+        """Number of bytes of the weight as a :class:`Tensor`."""
         return block_type(self.dtype).nbytes(self.shape)
 
     @property
@@ -165,7 +165,7 @@ class PackedMatrix:
 
     @property
     def kernel_type(self) -> int:
-        """The block type as kernels number it: GGUF's number, or one of pyml's own for another layout."""
+        """Number of the block type in kernels: GGUF's number, or one of pyml's own for a split matrix."""
         return _native.SPLIT_Q8_0 if self.split else block_type(self.dtype).ggml_id
 
     @property
@@ -174,7 +174,7 @@ class PackedMatrix:
         return panels.padded_rows(self.shape[0])
 
     def unpack(self, rows: npt.ArrayLike | None = None) -> Tensor:
-        """Return the stored tensor, or a copy of some of its rows in the given order: shape (len(rows), K).
+        """Return the stored tensor, or a copy of the rows ``rows`` in that order: shape (len(rows), K).
 
         Raises:
             ShapeError: ``rows`` is not a list of integers from 0 to N - 1.
@@ -192,7 +192,7 @@ class PackedMatrix:
         return stored.take_rows(where * panels.PANEL_ROWS + index % panels.PANEL_ROWS)
 
     def dequantize(self, rows: npt.ArrayLike | None = None) -> F32Array:
-        """The weights as float32 (N, K), or these rows of them (len(rows), K).
+        """Return the weights as float32 (N, K), or the rows ``rows`` of them: (len(rows), K).
 
         Raises:
             ShapeError: ``rows`` is not a list of integers from 0 to N - 1.
@@ -205,7 +205,7 @@ def pack(source: Tensor | ByteSource, dtype: str | None = None, shape: Sequence[
     """Pack a weight (N, K): a :class:`Tensor`, stored bytes with ``dtype`` and ``shape``, or a float array (N, K).
 
     Raises:
-        ShapeError: not a matrix, or bytes that do not fit type and shape.
+        ShapeError: the source is not a matrix, or its bytes do not fit ``dtype`` and ``shape``.
     """
     if not isinstance(source, Tensor):
         if (dtype is None) != (shape is None):
@@ -225,13 +225,13 @@ def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int], split:
     """Pack a weight (N, K) that is read in parts, so that it is never in memory twice.
 
     Args:
-        parts: consecutive rows, each part a multiple of 16 of them but for the last; all of type ``dtype``.
+        parts: consecutive rows of type ``dtype``; the rows of each part but the last are a multiple of 16.
         dtype: block type.
         shape: (N, K).
         split: see :class:`PackedMatrix`.
 
     Raises:
-        ShapeError: parts that are not the rows of the matrix, or a type that cannot be split.
+        ShapeError: the parts do not make up the matrix, or the type cannot be split.
     """
     matrix = empty_matrix(dtype, shape, split)
     (n_rows, columns), kind, threads = matrix.shape, matrix.kernel_type, cpu.default_threads()
@@ -248,10 +248,10 @@ def pack_parts(parts: Iterable[Tensor], dtype: str, shape: Sequence[int], split:
 
 
 def empty_matrix(dtype: str, shape: Sequence[int], split: bool = False) -> PackedMatrix:
-    """A matrix (N, K) whose panels have not been written yet.
+    """Return a matrix (N, K) whose panels have not been written yet.
 
     Raises:
-        ShapeError: not a matrix, or a type that cannot be split.
+        ShapeError: ``shape`` is not a matrix, or the type cannot be split.
     """
     n_rows, columns = panels.matrix_shape(shape)
     panels.check_split(dtype, split)
@@ -260,7 +260,7 @@ def empty_matrix(dtype: str, shape: Sequence[int], split: bool = False) -> Packe
 
 
 def row_index(index: npt.ArrayLike, length: int) -> npt.NDArray[np.intp]:
-    """``index`` as an array of integers from 0 to ``length - 1``; ShapeError if it is anything else."""
+    """Return ``index`` as an array of indices. Raises ShapeError if one is not an integer from 0 to ``length - 1``."""
     array = np.asarray(index)
     if array.size == 0:
         array = array.astype(np.intp)

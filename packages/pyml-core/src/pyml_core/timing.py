@@ -1,6 +1,6 @@
 """Timings of the operations of a run, and arrays that a run captures.
 
-Letters: T = tokens of a slice, P = its positions that want logits, S = positions of its sequence up to its last token.
+Letters: T = tokens of a slice, P = its wanted positions, S = positions of its sequence up to its last token.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ I64Array = npt.NDArray[np.int64]
 F64Array = npt.NDArray[np.float64]
 
 PHASES = {kind.name: kind.phases for kind in OPERATIONS.values() if kind.phases}
-"""The parts of fused operations, in the order in which kernels count them."""
+"""The phases of fused operations, in the kernels' order."""
 
 MAX_PHASES = 4
-"""Most parts of a fused operation."""
+"""Maximum number of phases of a fused operation."""
 
 _BEGAN, _ARRIVED = 5, 6  # columns of a thread's timings, after its busy ticks and those of the phases
 
@@ -54,12 +54,13 @@ class _Measured(NamedTuple):
     """Times of all operations of a run, computed together.
 
     Attributes:
-        first, last: of each operation: the native operation that it is, and the one that makes its output's int8 copy.
-        begin_ns: when each began.
-        walls: ms of each.
-        parts: (operations, 4) ms: a wall shared out by the ticks of its phases.
+        first, last: for each operation, the index of its native operation, and of the one that makes the int8 copy of
+            its output.
+        begin_ns: start of each operation.
+        walls: wall time of each operation, in ms.
+        parts: (operations, 4) ms: wall times divided in proportion to the ticks of the phases.
         threads: (native operations, threads, 7), see ``read_thread_timings`` in ``timings.pxi``.
-        ms_a_tick: of those.
+        ms_a_tick: milliseconds of a tick.
     """
 
     first: I64Array
@@ -75,10 +76,10 @@ class ThreadSpan(NamedTuple):
     """One thread's part in an operation.
 
     Attributes:
-        start_ns: when it came to the operation (monotonic clock).
+        start_ns: when it began the operation (monotonic clock).
         end_ns: when it found no work left.
-        busy_ms: time in between that it worked; the rest it waited at a barrier in the middle of the operation.
-        phases: milliseconds of the parts of a fused operation, as :attr:`OpTiming.phases` names them.
+        busy_ms: the time in between that it worked; the rest was waiting at barriers within the operation.
+        phases: milliseconds of the phases of a fused operation, in the order of :attr:`OpTiming.phases`.
     """
 
     start_ns: int
@@ -88,7 +89,7 @@ class ThreadSpan(NamedTuple):
 
 
 class ThreadSpans(Sequence[ThreadSpan]):
-    """The span of each thread, computed at the first access: most users of timings never look at them."""
+    """The span of each thread, computed at the first access, because most users of timings do not need them."""
 
     __slots__ = ("_count", "_make", "_spans")
 
@@ -119,16 +120,16 @@ class OpTiming(NamedTuple):
     """The time of one operation of a timed run.
 
     Attributes:
-        operation: which.
+        operation: the operation.
         start_ns: when it began (monotonic clock).
         ms: wall time.
-        phases: the wall time of a fused operation shared out by the threads' ticks, in ms (``prepare_qkv``: QKnorm,
-            RoPE, append; ``attention``: QK^T, softmax, A*V); empty for others.
-        bytes: weights, KV pages and activations read and written.
-        flops: multiplications and additions (2 a multiply-add), integer ones included.
-        busy: share of the threads' time that was work, 0..1; the rest was waiting for the slowest.
-        thread_spans: every thread's part.
-        rescored: of ``rescore``: rows whose logits were computed, for all wanted positions together; else 0.
+        phases: the wall time of a fused operation in ms, divided in proportion to the threads' ticks (``prepare_qkv``:
+            QKnorm, RoPE, append; ``attention``: QK^T, softmax, A*V); empty for other operations.
+        bytes: bytes of weights, KV pages and activations read and written.
+        flops: multiplications and additions (a multiply-add is 2), including integer ones.
+        busy: fraction of the threads' time spent working, 0..1; the rest was waiting for the slowest thread.
+        thread_spans: the part of each thread.
+        rescored: for ``rescore``: number of rows whose logits were computed, summed over all wanted positions; else 0.
     """
 
     operation: Operation
@@ -147,17 +148,18 @@ class Capture:
 
     Args:
         operation: an operation of the program.
-        what: ``"output"``: the rows of its output buffer, dispatched ones token by token. Of an ``attention``,
-            ``"scores"``: the input of the softmax (scaled, capped, -inf where masked), or ``"probabilities"``: the
-            softmax's own exponentials, rescaled with the final maximum and sum as the weighted values are.
+        what: ``"output"``: the rows of its output buffer; dispatched rows are in the order of the tokens. For
+            ``attention`` also ``"scores"``: the input of the softmax (scaled, capped, -inf where masked), and
+            ``"probabilities"``: the exponentials computed by the kernel, rescaled with the final maximum and sum like
+            the weighted values.
 
     Attributes:
         arrays: filled by the run, one for each slice: the output (T, W) or (P, W); scores and probabilities
-            (heads, T, S) by absolute position of the key, keys after a token included. They are views of one
-            array: copy a view that is kept longer than the others.
+            (heads, T, S) by absolute position of the key, including keys after the token. All are views of one array:
+            copy a view to keep it longer than the others.
 
     Raises:
-        ShapeError: an unknown ``what``, or one that only attention has.
+        ShapeError: the operation has no such capture.
     """
 
     def __init__(self, operation: Operation, what: str = "output") -> None:
@@ -167,7 +169,7 @@ class Capture:
         self.arrays: list[F32Array] = []
 
     def nbytes(self, part: Slice) -> int:
-        """Bytes of a slice's array; keys are counted in whole pages, as they are stored."""
+        """Return the bytes of a slice's array; keys are counted in whole pages, as they are stored."""
         tokens = len(part.ids)
         if self.what == "output":
             output = self.operation.output
@@ -182,9 +184,9 @@ class Timings(Sequence[OpTiming]):
     """A run's timings in the order of its operations, computed at the first access.
 
     Attributes:
-        tokens: of the run.
-        outputs: positions of the run that want logits.
-        start_ns, end_ns: of the run (monotonic clock).
+        tokens: number of tokens of the run.
+        outputs: number of wanted positions of the run.
+        start_ns, end_ns: start and end of the run (monotonic clock).
     """
 
     def __init__(
@@ -239,19 +241,19 @@ class Timings(Sequence[OpTiming]):
             yield OpTiming(operation, begin, wall, phases, moved, flops, share, found, rescored)
 
     def shape(self, operation: Operation) -> str:
-        """``[rows,K]x[N,K] block types`` of an operation that is a matrix product, else an empty string."""
+        """Return ``[rows,K]x[N,K] block types`` for a matrix product, else an empty string."""
         return OPERATIONS[operation.kind].shape(operation, self._size)
 
     @cached_property
     def milliseconds(self) -> F64Array:
-        """(operations, 1 + 4): the wall time of each operation, and its share of each of its phases."""
+        """(operations, 1 + 4): the wall time of each operation, and of each of its phases."""
         spans, ticks, copied, threads, span_ns, span = self._measured
         # perf: overheads.py attn_lines. NumPy takes ten times as long: the weights evict its functions from the caches.
         return _native.read_milliseconds(ticks, copied, threads, span_ns, span, spans.array(self._operations))
 
     @cached_property
     def _times(self) -> _Measured:
-        """The time of making an output's int8 copy belongs to the operation that wrote it."""
+        """The times; making the int8 copy of an output counts for the operation that wrote it."""
         spans, *stamps = self._measured
         begin_ns, end_ns, threads, ms_a_tick = _native.read_thread_timings(*stamps)
         first, last = spans.array(self._operations).T
@@ -264,14 +266,14 @@ class Timings(Sequence[OpTiming]):
 def _spans_of(
     columns: I64Array, copying: I64Array | None, begin: int, n_phases: int, ms_a_tick: float
 ) -> tuple[ThreadSpan, ...]:
-    """Each thread's part in an operation, and in making the int8 copy of its output where that is a pass of its own."""
+    """Return each thread's part in an operation, including a separate pass that makes the output's int8 copy."""
     found = []
     for own, closing in zip(columns.tolist(), (columns if copying is None else copying).tolist(), strict=True):
         start = own[_BEGAN] or closing[_BEGAN] or begin
         stop = closing[_ARRIVED] if closing[_BEGAN] else own[_ARRIVED] if own[_BEGAN] else begin
         busy = own[0] + (0 if copying is None else closing[0])
         stop = max(start, stop)
-        scale = ms_a_tick  # both are rounded to ns: never more work than time
+        scale = ms_a_tick  # start and stop are rounded to ns, so busy time could exceed their difference
         if busy * scale > (stop - start) * 1e-6:
             scale = (stop - start) * 1e-6 / busy
         found.append(ThreadSpan(start, stop, busy * scale, tuple(ticks * scale for ticks in own[1 : 1 + n_phases])))

@@ -22,7 +22,7 @@ def pack_into(packed, const uint8_t[::1] stored, int type_id, int64_t first_pane
 
 
 def read_parts(parts, int threads):
-    """Read and pack parts of matrices, which from_file.py has checked. Returns their hashes, and None or the fault."""
+    """Read and pack parts of matrices that from_file.py has checked. Returns their hashes, and the fault or None."""
     cdef pyml_read_fault fault
     cdef pyml_watch watch
     cdef _Signals signals = _Signals()
@@ -61,7 +61,7 @@ def read_parts(parts, int threads):
 
 
 def hash_rows(const uint8_t[::1] data, int64_t n_rows):
-    """The hash of ``n_rows`` rows, as :func:`read_parts` computes it (see csrc/hash.c). The caller checks the size."""
+    """Return the hash of ``n_rows`` rows, as in :func:`read_parts`; see csrc/hash.c. The caller checks the size."""
     cdef uint64_t found = 0
     if data.shape[0]:
         with nogil:
@@ -70,7 +70,7 @@ def hash_rows(const uint8_t[::1] data, int64_t n_rows):
 
 
 def read_ranges(const int64_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1] sizes, uint8_t[::1] target):
-    """Read ranges of files one after the other. Returns None or the fault. The caller checks the sizes."""
+    """Read ranges of files, one after the other. Returns the fault or None. The caller checks the sizes."""
     cdef pyml_read_fault fault
     cdef bint done
     if not offsets.shape[0] or not target.shape[0]:
@@ -94,7 +94,7 @@ cdef int _fill_matrix(pyml_matrix *m, object packed) except -1:
 
 
 def unpack_rows(packed, rows, str level):
-    """Rows of a PackedMatrix (indices checked by the caller) as float32 (len(rows), K)."""
+    """Return rows of a PackedMatrix as float32 (len(rows), K). The caller checks the indices."""
     cdef pyml_matrix m
     _fill_matrix(&m, packed)
     index = np.ascontiguousarray(rows, np.int64)
@@ -112,7 +112,7 @@ def unpack_rows(packed, rows, str level):
 
 
 def row_stats(packed, str level, int threads):
-    """What a screen knows about every row of a split matrix: float16 (panels, 4, 16), see csrc/level/screen.c."""
+    """Return the statistics of every row of a split matrix: float16 (panels, 4, 16), see csrc/level/screen.c."""
     cdef pyml_matrix m
     _fill_matrix(&m, packed)
     if m.type != TYPE_Q8_0_SPLIT:
@@ -132,7 +132,7 @@ def row_stats(packed, str level, int threads):
 
 
 def all_finite(const uint8_t[::1] data, int ggml_id):
-    """Whether the floats, or the scales and minima of the blocks, are finite. The data are whole blocks of this type."""
+    """Whether all floats, or all scales and minima, are finite. The data must be whole blocks of the type."""
     cdef bint finite = True
     if data.shape[0]:
         with nogil:

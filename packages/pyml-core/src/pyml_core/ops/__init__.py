@@ -1,4 +1,4 @@
-"""Every operation that a program can have: declaration, NumPy formula, cost, and how it is lowered, in one record each.
+"""The operations of programs. One record for each has its declaration, NumPy formula, cost and lowering.
 
 The C side lists the same operations in ``csrc/operations.def``, which a test compares with this table.
 """
@@ -24,4 +24,4 @@ OPERATIONS: dict[str, OperationKind] = {
         PREPARE_QKV, ATTENTION, ROUTE, DISPATCH, EXPERT_LINEAR, COMBINE, SCREEN, RESCORE,
     )
 }  # fmt: skip
-"""By name, in the order of ``csrc/operations.def``."""
+"""Operation kinds by name, in the order of ``csrc/operations.def``."""

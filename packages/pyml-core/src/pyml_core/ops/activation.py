@@ -1,4 +1,4 @@
-"""Element by element: ``activate``, ``gated`` and ``soft_cap``."""
+"""Elementwise operations: ``activate``, ``gated`` and ``soft_cap``."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _erfc(x: F64Array) -> F64Array:
 
 
 def declare_activate(graph: Graph, name: str, x: Buffer, activation: str, out: Buffer) -> Buffer:
-    """``out = activation(x)``: ``gelu_tanh``, ``gelu_erf`` or ``silu``. In place where out is x."""
+    """``out = activation(x)``: ``gelu_tanh``, ``gelu_erf`` or ``silu``. In place if ``out`` is ``x``."""
     _check_activation(name, activation)
     check_width(name, x.width, out)
     return graph.add(ACTIVATE, name, (x,), out, activation=activation)

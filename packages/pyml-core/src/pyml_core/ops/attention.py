@@ -39,9 +39,9 @@ def attention(
 ) -> F32Array:
     """Causal attention of T tokens from position ``start`` on: q and result (T, heads, D), keys and values (H, L, D).
 
-    ``softmax(mask(cap(scale * q k^T))) v``, head h reading key/value head ``h // (heads / H)``. Position i sees
-    positions up to i, from ``i - window + 1`` on if ``window`` > 0; ``soft_cap`` c > 0 caps scores to
-    ``c tanh(score / c)`` first.
+    ``softmax(mask(cap(scale * q k^T))) v``; head h reads key/value head ``h // (heads / H)``. Position i attends to
+    positions up to i, and with ``window`` > 0 only from ``i - window + 1`` on. ``soft_cap`` c > 0 first replaces scores
+    by ``c tanh(score / c)``.
 
     Source: Vaswani et al. 2017, arXiv 1706.03762; grouped heads: Ainslie et al. 2023, arXiv 2305.13245; sliding window:
     Beltagy et al. 2020, arXiv 2004.05150.
@@ -59,10 +59,10 @@ def int8_attention(
     window: int = 0,
     soft_cap: float = 0.0,
 ) -> F32Array:
-    """:func:`attention` of int8 values, which ``value_scales`` (H, L) have been multiplied with.
+    """:func:`attention` with int8 values; ``values`` are dequantised with ``value_scales`` (H, L).
 
-    The scale of a value is part of its weight, and the weights of every 128 keys are rounded to 8 bits, the largest to
-    255. They are divided by the sum of the exponentials as they are.
+    The scale of a value is folded into its attention weight. The weights of each block of 128 keys are rounded to 8
+    bits, the largest to 255. They are normalised by the sum of the unrounded exponentials.
     """
     return _attend(q, keys, values, value_scales, start, scale, window, soft_cap)
 
@@ -97,7 +97,7 @@ def _attend(
 
 
 def _round_weights(weights: F64Array, scales: F64Array) -> F64Array:
-    """Weights (T, L) to multiples of 1/255 of the largest of a key block, a weight being that of a value's codes."""
+    """Round ``weights * scales`` (T, L) to multiples of 1/255 of the largest of each key block; return weights."""
     rounded = np.empty_like(weights)
     for first in range(0, len(scales), KEY_BLOCK_TOKENS):
         block = slice(first, first + KEY_BLOCK_TOKENS)
@@ -126,10 +126,10 @@ def declare_attention(
 ) -> Buffer:
     """Causal attention of every token's q (in ``qkv``) over its sequence's pages; ``out`` is (T, n_heads * D).
 
-    Query head h reads key/value head ``h // (n_heads / H)``. ``window`` w > 0: a token at position i sees positions
-    ``i - w + 1 .. i``. ``soft_cap`` c > 0: scores become ``c * tanh(score / c)`` before the mask. Softmax is taken
-    online over key blocks at absolute positions (of :data:`pyml_core.kv_layout.KEY_BLOCK_TOKENS` keys), merged in
-    ascending order (Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135).
+    Query head h reads key/value head ``h // (n_heads / H)``. ``window`` w > 0: a token at position i attends to
+    positions ``i - w + 1 .. i``. ``soft_cap`` c > 0: scores become ``c * tanh(score / c)`` before the mask. Softmax is
+    computed online over key blocks at absolute positions (of :data:`pyml_core.kv_layout.KEY_BLOCK_TOKENS` keys), which
+    are merged in ascending order (Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135).
     """
     kv = graph.attention_layout(name, layer, n_heads, qkv)
     check_width(name, n_heads * kv.head_dim, out)
@@ -173,7 +173,7 @@ def _cost(op: Operation, size: RunSize) -> tuple[int, int]:
 
 
 def _pairs(positions: int, window: int) -> int:
-    """Keys that the first ``positions`` positions of a sequence see, added up."""
+    """Return the number of keys that the first ``positions`` positions attend to, summed."""
     growing = min(positions, window or positions)
     return growing * (growing + 1) // 2 + (positions - growing) * window
 

@@ -1,4 +1,4 @@
-"""Looking up rows by token and by position: ``embed`` and ``add_positions``.
+"""Table look-ups by token and by position: ``embed`` and ``add_positions``.
 
 Letters: T = tokens, W = width of a row.
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def embed(table: Weight, ids: npt.ArrayLike, scale: float = 1.0) -> F32Array:
-    """``out[t] = scale * table[ids[t]]``: (T, W) from a table (vocab, W); the product is taken in float32.
+    """``out[t] = scale * table[ids[t]]``: (T, W) from a table (vocab, W); the product is float32.
 
     Raises:
-        ShapeError: an id outside the table.
+        ShapeError: an id is outside the table.
     """
     rows = table.unpack(ids) if isinstance(table, PackedMatrix) else table.take_rows(ids)
     return rows.to_f32() * np.float32(scale)
@@ -36,7 +36,7 @@ def add_positions(x: F32Array, table: F32Array, positions: npt.ArrayLike) -> F32
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
 
     Raises:
-        ShapeError: a position outside the table.
+        ShapeError: a position is outside the table.
     """
     return x + Tensor.from_array(table).take_rows(positions).to_f32()
 

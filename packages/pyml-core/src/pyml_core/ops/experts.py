@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from ..batch import Batch
 
 MAX_EXPERTS: int = _native.EXPERTS_MAX
-"""Most experts of a mixture."""
+"""Maximum number of experts."""
 
 
 class Routes(NamedTuple):
-    """Where tokens go.
+    """The experts of each token.
 
     Attributes:
-        experts: int (T, K).
-        weights: float32 (T, K).
+        experts: indices of the experts, int (T, K).
+        weights: weights of their outputs, float32 (T, K).
     """
 
     experts: npt.NDArray[np.intp]
@@ -41,14 +41,14 @@ class Routes(NamedTuple):
 
     @property
     def order(self) -> npt.NDArray[np.intp]:
-        """For every dispatched row, its place in ``experts`` read row by row: by expert, then by token (T * K)."""
+        """The flat index into ``experts`` of every dispatched row (T * K); rows are sorted by expert, then token."""
         return np.argsort(self.experts.reshape(-1), kind="stable")
 
 
 def route(logits: F32Array, n_chosen: int, normalize: bool = True) -> Routes:
-    """The K experts of the largest logits (T, E), the first of equals, and their softmax weights.
+    """Return the K experts with the largest logits (T, E), equal ones by index, and their softmax weights.
 
-    Softmax is taken over all experts, or over the chosen ones with ``normalize``. Source: Shazeer et al. 2017, arXiv
+    The softmax is over all experts, or over the chosen ones with ``normalize``. Source: Shazeer et al. 2017, arXiv
     1701.06538; Jiang et al. 2024, arXiv 2401.04088.
     """
     experts, _ = top_k(logits, n_chosen)
@@ -59,13 +59,13 @@ def route(logits: F32Array, n_chosen: int, normalize: bool = True) -> Routes:
 
 
 def dispatch(x: F32Array, routes: Routes) -> F32Array:
-    """The row of every token once for each of its experts, sorted by expert: (T * K, W) from (T, W)."""
+    """Copy the row of every token once for each of its experts, sorted by expert: (T * K, W) from (T, W)."""
     rows: F32Array = x[routes.order // routes.experts.shape[1]]
     return rows
 
 
 def expert_linear(rows: F32Array, routes: Routes, experts: Sequence[Sequence[Weight]]) -> F32Array:
-    """Every dispatched row times its expert's matrices, whose outputs are concatenated: (T * K, N)."""
+    """Multiply every dispatched row by its expert's matrices and concatenate the outputs: (T * K, N)."""
     of_row = routes.experts.reshape(-1)[routes.order]
     out = np.empty((len(rows), sum(matrix.shape[0] for matrix in experts[0])), np.float32)
     for expert in np.unique(of_row):
@@ -85,15 +85,15 @@ def combine(rows: F32Array, routes: Routes) -> F32Array:
 def declare_route(
     graph: Graph, name: str, logits: Buffer, n_chosen: int, out: Buffer, normalize: bool = True
 ) -> Buffer:
-    """Choose the K experts of every token: those of the largest ``logits`` (T, E), the first of equals.
+    """Choose the K experts of every token: those with the largest ``logits`` (T, E), equal ones by index.
 
-    ``out`` is (T, 2 K): [experts | weights], the largest first. Weights are those of the softmax over all experts, or
+    ``out`` is (T, 2 K): [experts | weights], the largest weight first. Weights are the softmax over all experts, or
     over the chosen ones with ``normalize``. Source: Shazeer et al. 2017, arXiv 1701.06538; Jiang et al. 2024, arXiv
     2401.04088.
     """
     if not 1 <= n_chosen <= logits.width <= MAX_EXPERTS:
         raise ShapeError(
-            f"{name}: expected 1 to {MAX_EXPERTS} experts, of which as many are chosen at most, "
+            f"{name}: expected 1 to {MAX_EXPERTS} experts and at most as many chosen ones, "
             f"got {logits.width} and {n_chosen}"
         )
     check_width(name, 2 * n_chosen, out)
@@ -101,7 +101,7 @@ def declare_route(
 
 
 def declare_dispatch(graph: Graph, name: str, x: Buffer, routes: Buffer, out: Buffer) -> Buffer:
-    """The row of every token once for each of its experts: ``out`` has K rows a token, expert by expert."""
+    """Copy the row of every token once for each of its experts: ``out`` has K rows a token, sorted by expert."""
     check_width(name, x.width, out)
     _check_routes(graph, name, routes, out, x)
     return graph.add(DISPATCH, name, (x, routes), out)
@@ -110,14 +110,14 @@ def declare_dispatch(graph: Graph, name: str, x: Buffer, routes: Buffer, out: Bu
 def declare_expert_linear(
     graph: Graph, name: str, x: Buffer, routes: Buffer, experts: Sequence[Sequence[PackedMatrix]], out: Buffer
 ) -> Buffer:
-    """Every dispatched row times its expert's matrices: ``x @ concat(experts[e]).T``.
+    """Multiply every dispatched row by its expert's matrices: ``x @ concat(experts[e]).T``.
 
-    All experts have matrices (N_i, inputs) of the same shapes, next to each other in ``out``. The matrices of an expert
-    that no token of a run has chosen are not read.
+    The matrices (N_i, inputs) have the same shapes in all experts; their outputs are adjacent in ``out``. The matrices
+    of an expert that no token of the run has chosen are not read.
     """
     shapes = {tuple(matrix.shape for matrix in matrices) for matrices in experts}
     if len(shapes) != 1 or not all(experts):
-        raise ShapeError(f"{name}: expected matrices of the same shapes for every expert, got {len(shapes)} kinds")
+        raise ShapeError(f"{name}: expected matrices of equal shapes for every expert, got {len(shapes)} kinds")
     _check_routes(graph, name, routes, x, n_experts=len(experts))
     matrices = tuple(matrix for matrices in experts for matrix in matrices)
     check_inputs(name, x, matrices)
@@ -129,7 +129,7 @@ def declare_expert_linear(
 def declare_combine(
     graph: Graph, name: str, x: Buffer, routes: Buffer, out: Buffer, accumulate: bool = False
 ) -> Buffer:
-    """``out[t] = sum over t's experts of weight * x[row]``, in the routes' order; added to with ``accumulate``."""
+    """``out[t] = sum over t's experts of weight * x[row]``, in the routes' order; ``+=`` with ``accumulate``."""
     check_width(name, x.width, out)
     _check_routes(graph, name, routes, x, out)
     return graph.add(COMBINE, name, (x, routes), out, accumulate=accumulate)
@@ -143,13 +143,13 @@ def _check_routes(
     tokens: Buffer | None = None,
     n_experts: int | None = None,
 ) -> None:
-    """That ``routes`` holds routes (to ``n_experts``), and the buffers a row for each and one for each token."""
+    """Check that ``routes`` has been written (for ``n_experts`` experts), and the copies of the other buffers."""
     found = [op for op in graph.operations if op.kind == "route" and op.output is routes]
     if not found:
-        raise ShapeError(f"{name}: expected routes in {routes.name}, but none were written to it")
+        raise ShapeError(f"{name}: expected routes in {routes.name}, but no route operation writes to it")
     n_chosen, width = found[-1].params["n_chosen"], found[-1].inputs[0].width
     if n_experts is not None and n_experts != width:
-        raise ShapeError(f"{name}: expected {width} experts, as {routes.name} leads to, got {n_experts}")
+        raise ShapeError(f"{name}: expected {width} experts as in {routes.name}, got {n_experts}")
     check_copies(name, dispatched, n_chosen)
     if tokens is not None:
         check_copies(name, tokens, 1)
@@ -181,7 +181,7 @@ def _run_combine(batch: Batch, op: Operation) -> F32Array:
 
 
 def _cost(op: Operation, size: RunSize) -> tuple[int, int]:
-    """An upper bound of the bytes: tokens may choose the same experts."""
+    """Return the cost; bytes are an upper bound, because tokens may share experts."""
     moved, _ = row_cost(op, size)
     rows, matrices, n_experts = size.rows(op.output), op.params["matrices"], op.params["n_experts"]
     count = len(matrices) // n_experts

@@ -1,6 +1,6 @@
 """The end of a model: ``select`` the wanted positions, choose the largest logits.
 
-Letters: T = tokens, P = positions that want logits, W = width of a row.
+Letters: T = tokens, P = wanted positions, W = width of a row.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ def select(x: F32Array, rows: npt.ArrayLike) -> F32Array:
 
 
 def argmax(x: F32Array) -> npt.NDArray[np.intp]:
-    """Index of the largest element of every row; the lowest index of equals."""
+    """Return the index of the largest element of every row; the lowest index of equal ones."""
     return np.asarray(np.argmax(x, axis=-1), np.intp)
 
 
 def top_k(x: F32Array, k: int) -> tuple[npt.NDArray[np.intp], F32Array]:
-    """Indices and values (..., k) of the k largest elements of every row, largest first; of equals the lowest index.
+    """Return indices and values (..., k) of the k largest elements of every row, largest first.
+
+    Equal elements are in the order of their indices.
 
     Raises:
         ShapeError: k is not from 1 to the width of a row.
@@ -42,7 +44,7 @@ def top_k(x: F32Array, k: int) -> tuple[npt.NDArray[np.intp], F32Array]:
 
 
 def declare_select(graph: Graph, name: str, x: Buffer, out: Buffer) -> Buffer:
-    """``out[p] = x[row of wanted position p]``: from a row a token to a row a wanted position."""
+    """``out[p] = x[row of wanted position p]``: from a row for each token to a row for each wanted position."""
     check_width(name, x.width, out)
     if x.rows != "tokens" or out.rows != "outputs":
         raise ShapeError(f"{name}: select goes from rows 'tokens' to rows 'outputs'")

@@ -1,4 +1,4 @@
-"""Keys and values in KV pages: how they are rounded, written and read.
+"""Rounding, writing and reading of keys and values in KV pages.
 
 Letters: T = tokens, H = key/value heads, D = head_dim, L = positions of a sequence.
 """
@@ -18,15 +18,17 @@ _F16_MAX = float(np.finfo(np.float16).max)
 
 
 def round_to_cache(x: F32Array, layout: KVLayout) -> npt.NDArray[np.generic]:
-    """x as the cache stores it: float16 rounds to nearest even, and clamps to +-65504; float32 keeps it."""
+    """Convert x to the cache's type: float16 rounds to nearest even and clamps to +-65504; float32 is unchanged."""
     return (np.clip(x, -_F16_MAX, _F16_MAX) if layout.numpy_dtype == np.float16 else x).astype(layout.numpy_dtype)
 
 
 def hadamard(x: F32Array, block: int) -> F32Array:
-    """The Hadamard transform of every ``block`` elements of the last axis, in float32, not normalised.
+    """Return the Hadamard transform of every ``block`` elements of the last axis, in float32, not normalised.
 
-    A rotation of queries and keys leaves their products as they are, and spreads outliers over their block, so
-    that int8 codes are finer. Twice makes ``block`` x. Source: Ashkboos et al. 2024, arXiv 2404.00456.
+    Rotating both queries and keys leaves their dot products unchanged. It spreads outliers over their block, which
+    makes the int8 codes more precise. Applied twice, the transform gives ``block * x``.
+
+    Source: Ashkboos et al. 2024, arXiv 2404.00456.
     """
     y = x.astype(np.float32)
     for distance in (block >> shift for shift in range(1, block.bit_length())):
@@ -36,10 +38,10 @@ def hadamard(x: F32Array, block: int) -> F32Array:
 
 
 def quantize_keys(x: F32Array, block: int) -> tuple[I8Array, F32Array]:
-    """Transformed keys or queries (..., D) as int8: codes, and scales (..., D/block).
+    """Round transformed keys or queries (..., D) to int8; return codes, and scales (..., D/block).
 
-    For every ``block`` elements, scale = max|x| / 127 and code = round-half-even(x * (127 / max|x|)). Codes are 0 where
-    all elements are (nearly) 0. Where x is not finite, the scale is NaN and the codes are 0.
+    For every ``block`` elements, scale = max|x| / 127 and code = round-half-even(x * (127 / max|x|)). If 127 / max|x|
+    is infinite, the codes are 0. If an element is not finite, the scale is NaN and the codes are 0.
     """
     blocks = x.reshape(*x.shape[:-1], -1, block)
     top = np.abs(blocks).max(axis=-1, keepdims=True)
@@ -53,11 +55,11 @@ def quantize_keys(x: F32Array, block: int) -> tuple[I8Array, F32Array]:
 
 
 def quantize_values(x: F32Array) -> tuple[I8Array, F32Array]:
-    """Values (..., D) as int8: codes, and (..., 2) the binary logarithm and the inverse of their scale.
+    """Round values (..., D) to int8; return codes, and (..., 2) the base-2 logarithm and the inverse of the scale.
 
-    There is one scale for all of D: max|x| / 127, or 2^-24 / 127 (2^-24 is float16's smallest number) if x is smaller;
-    code = round-half-even(x * (127 / max|x|)). Attention adds the logarithm to the score of the value's key. It is NaN
-    where x is not finite, and the codes arbitrary.
+    All D elements share one scale: m / 127 with m = max(max|x|, 2^-24), where 2^-24 is the smallest positive float16;
+    code = round-half-even(x * (127 / m)). Attention adds the logarithm to the score of the value's key. If x is not
+    finite, the logarithm is NaN and the codes are arbitrary.
     """
     top = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(2**-24))
     finite = np.isfinite(top)
@@ -70,10 +72,10 @@ def quantize_values(x: F32Array) -> tuple[I8Array, F32Array]:
 
 
 def round_queries(q: F32Array, scale: float, soft_cap: float = 0.0) -> F32Array:
-    """Queries (T, heads, D) as they meet int8 keys: times the scores' scale, transformed, rounded.
+    """Round queries (T, heads, D) like the kernel does for int8 keys: scale, transform, round to int8.
 
-    See :func:`hadamard` and :func:`quantize_keys`. The scale is that of scores in powers of two, or of what the
-    soft-cap's tanh takes; it is taken off again here.
+    See :func:`hadamard` and :func:`quantize_keys`. Before rounding, the kernel multiplies queries by the scale that
+    makes scores exponents of 2, or arguments of the soft-cap's tanh. The result here is divided by that scale again.
     """
     block = min(q.shape[-1] & -q.shape[-1], KEY_BLOCK_MAX)
     factor = np.float32(scale) / np.float32(soft_cap) if soft_cap > 0 else np.float32(scale) * np.float32(1.44269504)
@@ -86,7 +88,7 @@ def append_kv(
 ) -> None:
     """Write keys and values, each (T, H, D), to a sequence's pages at positions ``start .. start + T - 1``.
 
-    int8 keys are transformed by :func:`hadamard` and rounded by :func:`quantize_keys`, int8 values are rounded by
+    With int8, keys are transformed by :func:`hadamard` and rounded by :func:`quantize_keys`; values are rounded by
     :func:`quantize_values`.
     """
     stored_keys: tuple[npt.NDArray[np.generic], ...]
@@ -105,7 +107,7 @@ def append_kv(
 
 
 def read_kv(layout: KVLayout, pages: Sequence[U8Array], layer: int, length: int) -> tuple[F32Array, F32Array]:
-    """Keys and values of positions ``0 .. length - 1`` of a sequence, each float32 (H, L, D)."""
+    """Return keys and values of positions ``0 .. length - 1`` of a sequence, each float32 (H, L, D)."""
     used = pages[: -(-length // PAGE_TOKENS)]
     keys, *scales = (
         np.concatenate(parts).astype(np.float32)[:length]
@@ -122,7 +124,7 @@ def read_kv(layout: KVLayout, pages: Sequence[U8Array], layer: int, length: int)
 
 
 def read_value_scales(layout: KVLayout, pages: Sequence[U8Array], layer: int, length: int) -> F32Array:
-    """Scales of the int8 values of positions ``0 .. length - 1`` of a sequence, float32 (H, L); 0 where none are."""
+    """Return the scales of the int8 values of positions ``0 .. length - 1``, float32 (H, L); 0 where not written."""
     inverses = [layout.value_scales(page, layer)[:, 1] for page in pages[: -(-length // PAGE_TOKENS)]]
     inverse = np.concatenate(inverses, axis=1)[:, :length]
     return np.divide(np.float32(1), inverse, out=np.zeros_like(inverse), where=inverse != 0)

@@ -27,18 +27,18 @@ IntArray = npt.NDArray[np.int32]
 Weight = Tensor | PackedMatrix
 
 ACTIVATION_BLOCK = 32
-"""Activations that share a scale in their int8 copy."""
+"""Number of activations that share a scale in their int8 copy."""
 
 _LINEAR_ROWS = 8192  # rows of a weight that are expanded at a time, which bounds the temporaries
 
 
 class QuantizedRows(NamedTuple):
-    """The int8 copy of activations (T, K): ``x`` is about ``scales * codes`` block by block.
+    """The int8 copy of activations (T, K): in each block, ``x`` is about ``scale * codes``.
 
     Attributes:
         codes: int8 (T, K), from -127 to 127.
         scales: float32 (T, K / 32).
-        sums: int32 (T, K / 32), the sum of a block's codes.
+        sums: int32 (T, K / 32), the sums of the codes of each block.
     """
 
     codes: I8Array
@@ -49,8 +49,8 @@ class QuantizedRows(NamedTuple):
 def quantize_activations(x: F32Array) -> QuantizedRows:
     """Round every block of 32 of a row to int8: scale = max|x| / 127, code = round-half-even(x * (127 / max|x|)).
 
-    All in float32. A block so small that 127 / max|x| is infinite (all zeros among them) has codes 0. Input that is not
-    finite has a scale that is not finite, and arbitrary codes.
+    All arithmetic is float32. If 127 / max|x| is infinite, as for zeros, the codes are 0. If an element is not finite,
+    the scale is not finite either, and the codes are arbitrary.
 
     Raises:
         ShapeError: the width is not a multiple of 32.
@@ -71,15 +71,16 @@ def quantize_activations(x: F32Array) -> QuantizedRows:
 def linear(x: F32Array, weight: Weight, bias: F32Array | None = None) -> F32Array:
     """``x @ weight.T + bias``: (T, N) from x (T, K) and a weight (N, K).
 
-    f32, f16 and bf16 weights: ordinary arithmetic. Quantised weights: x is rounded by :func:`quantize_activations`; the
-    products of every sub-block of S weights are summed exactly in integers, then in float32, block of 32 after block::
+    With f32, f16 and bf16 weights, arithmetic is floating-point. With quantised weights, x is rounded by
+    :func:`quantize_activations`. The products of every sub-block of S weights are summed exactly in integers, then
+    accumulated in float32, one block of 32 after the other::
 
-        part = scale_w * sum_k(code_w * code_x)                      of its first sub-block
-        part = fma(scale_w, sum_k(code_w * code_x), part)            of its second, where S = 16
-        part = fma(minimum_w, sum_k(code_x), part)                   after either, where the type has minima
+        part = scale_w * sum_k(code_w * code_x)                      first sub-block
+        part = fma(scale_w, sum_k(code_w * code_x), part)            second sub-block, if S = 16
+        part = fma(minimum_w, sum_k(code_x), part)                   after each sub-block, if the type has minima
         sum = fma(part, scale_x, sum)
 
-    and the bias is added last.
+    The bias is added last.
 
     Raises:
         ShapeError: x is not (T, K).
@@ -120,13 +121,13 @@ def _int8_product(x: QuantizedRows, weight: Expanded) -> F32Array:
 
 
 def _by_sub_block(codes: I8Array, n_sub: int) -> F32Array:
-    """(rows, K) as float32 (K / S, rows, S)."""
+    """Rearrange (rows, K) into float32 (K / S, rows, S)."""
     rows, width = codes.shape
     return np.ascontiguousarray(codes.reshape(rows, n_sub, width // n_sub).swapaxes(0, 1), np.float32)
 
 
 def _fma(a: F32Array, b: F32Array, c: F32Array) -> F32Array:
-    """``a * b + c`` rounded once: the product is exact in float64 (but for the rare sum that float64 itself rounds)."""
+    """``a * b + c`` in float64, where the product is exact. In rare cases the sum is rounded twice."""
     with np.errstate(invalid="ignore", over="ignore"):
         return to_f32(a.astype(np.float64) * b + c)
 
@@ -142,8 +143,8 @@ def declare_linear(
 ) -> Buffer:
     """``out = x @ concat(matrices).T + bias``, or ``out += ...`` with ``accumulate``.
 
-    Every matrix is (N_i, K); their outputs lie next to each other in ``out`` (W = sum of N_i), so that Q, K and V, or
-    gate and up, are one operation even where their block types differ. Quantised matrices read x's int8 copy.
+    Every matrix is (N_i, K). Their outputs are adjacent in ``out`` (W = sum of N_i), so that Q, K and V, or gate and
+    up, are one operation even if their block types differ. Quantised matrices read the int8 copy of ``x``.
     """
     check_inputs(name, x, matrices)
     check_width(name, sum(matrix.shape[0] for matrix in matrices), out)
@@ -154,7 +155,7 @@ def declare_linear(
 
 
 def check_inputs(name: str, x: Buffer, matrices: Sequence[PackedMatrix]) -> None:
-    """That the matrices fit the rows of x, which gets an int8 copy if one of them is quantised."""
+    """Check that the matrices fit the width of ``x``, and request an int8 copy of it if one is quantised."""
     for matrix in matrices:
         check_width(name, matrix.shape[1], x)
         if matrix.quantized:
@@ -168,7 +169,7 @@ def _run_linear(batch: Batch, op: Operation) -> F32Array:
 
 
 def product_flops(op: Operation, size: RunSize) -> int:
-    """A multiplication and an addition for each input of each output."""
+    """Return the arithmetic operations: a multiplication and an addition for each input of each output."""
     return 2 * size.rows(op.output) * op.output.width * op.inputs[0].width
 
 
@@ -178,12 +179,12 @@ def _cost(op: Operation, size: RunSize) -> tuple[int, int]:
 
 
 def product_shape(op: Operation, size: RunSize) -> str:
-    """``[rows,K]x[N,K] block types``; for experts all dispatched rows, and the matrices of one expert."""
+    """``[rows,K]x[N,K] block types``; with experts, all dispatched rows and the matrices of one expert."""
     return shape_text(op, size.rows(op.output), op.output.width)
 
 
 def shape_text(op: Operation, rows: int, width: int) -> str:
-    """The shapes of a product of rows with ``width`` rows of its matrices."""
+    """Return the shapes of a product of ``rows`` rows with ``width`` rows of the operation's matrices."""
     matrices = op.params["matrices"]
     types = "+".join(dict.fromkeys(matrix.dtype for matrix in matrices))
     return f"[{rows},{matrices[0].shape[1]}]x[{width},{matrices[0].shape[1]}] {types}"

@@ -1,4 +1,4 @@
-"""Norms over a row: ``rms_norm`` and ``layer_norm``."""
+"""Normalisation of rows: ``rms_norm`` and ``layer_norm``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def layer_norm(x: F32Array, weight: F32Array, bias: F32Array, eps: float) -> F32
 def declare_rms_norm(
     graph: Graph, name: str, x: Buffer, weight: F32Array, eps: float, out: Buffer, add_to: Buffer | None = None
 ) -> Buffer:
-    """``x / sqrt(mean(x^2) + eps) * weight`` into ``out``; with ``add_to`` (which must be ``out``): added to it.
+    """``out = x / sqrt(mean(x^2) + eps) * weight``; added to ``out`` if ``add_to`` is given, which must be ``out``.
 
     Source: Zhang and Sennrich 2019, arXiv 1910.07467.
     """
@@ -46,7 +46,7 @@ def declare_rms_norm(
 def declare_layer_norm(
     graph: Graph, name: str, x: Buffer, weight: F32Array, bias: F32Array, eps: float, out: Buffer
 ) -> Buffer:
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` into ``out``. Source: Ba et al. 2016, arXiv 1607.06450."""
+    """``out = (x - mean) / sqrt(var + eps) * weight + bias``. Source: Ba et al. 2016, arXiv 1607.06450."""
     weight = checked_weight(name, weight, 1)
     bias = checked_weight(name, bias, 1)
     check_width(name, weight.shape[0], x)

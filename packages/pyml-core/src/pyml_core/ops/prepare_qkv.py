@@ -1,4 +1,4 @@
-"""``prepare_qkv``: QK-norm, RoPE, and keys and values appended to the KV pages.
+"""``prepare_qkv``: QK-norm, RoPE, and appending keys and values to the KV pages.
 
 Letters: T = tokens, H = key/value heads, D = head_dim.
 """
@@ -31,7 +31,7 @@ def prepare_qkv(
     k_norm: F32Array | None = None,
     eps: float = 1e-6,
 ) -> tuple[F32Array, F32Array, F32Array]:
-    """q (T, n_heads, D), k and v (T, H, D) of [q heads | k heads | v heads]; q and k are normed per head, then rotated.
+    """Split [q heads | k heads | v heads] into q (T, n_heads, D), k and v (T, H, D); norm each head of q and k, rotate.
 
     Source of the norm per head: Henry et al. 2020, arXiv 2010.04245, with RMSNorm as in Gemma 3.
     """
@@ -57,7 +57,7 @@ def declare_prepare_qkv(
     k_norm: F32Array | None = None,
     eps: float = 1e-6,
 ) -> Buffer:
-    """Make q ready and append k and v to the KV pages: per head norm (QK-norm), rotation (half-split RoPE), append.
+    """Norm each head of q and k (QK-norm), rotate them (half-split RoPE), and append k and v to the KV pages.
 
     ``qkv`` is [q heads | k heads | v heads], ``(n_heads + 2 H) * D`` wide; q is changed in place. RoPE rotates the
     first ``rope.width`` elements of a head: ``x1 cos - x2 sin | x2 cos + x1 sin`` (Su et al. 2021, arXiv 2104.09864, in

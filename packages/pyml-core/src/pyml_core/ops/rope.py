@@ -1,4 +1,4 @@
-"""Rotary positions: ``rope_angles``, and the rotation that ``prepare_qkv`` applies.
+"""Rotary position embedding (RoPE): ``rope_angles``, and the rotation that ``prepare_qkv`` applies.
 
 Letters: T = tokens, D = head_dim, F = frequencies.
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def rope_angles(positions: npt.ArrayLike, inv_freq: F32Array, scale: float = 1.0) -> F32Array:
     """``[cos(a) | sin(a)] * scale`` with ``a = position * inv_freq`` rounded to float32: (T, 2 F) from F frequencies.
 
-    ``inv_freq`` is (F), or (T, F) where tokens differ in it. The angle is a float32 as in Hugging Face transformers,
-    whose numbers long prompts are compared with.
+    ``inv_freq`` is (F), or (T, F) if frequencies differ between tokens. The angle is float32 as in Hugging Face
+    transformers, so that long prompts give the same numbers.
 
     Source: Su et al. 2021, arXiv 2104.09864.
     """
@@ -33,8 +33,8 @@ def rope_angles(positions: npt.ArrayLike, inv_freq: F32Array, scale: float = 1.0
 def rope(x: F32Array, angles: F32Array) -> F32Array:
     """Rotate the first 2 F of D elements of every head: ``x1 cos - x2 sin | x2 cos + x1 sin | rest``.
 
-    x (T, heads, D), angles [cos | sin] (T, 2 F) of :func:`rope_angles`; x1 and x2 are elements 0..F-1 and F..2F-1 (the
-    half-split order of GPT-NeoX). Source: Su et al. 2021, arXiv 2104.09864.
+    x (T, heads, D), angles [cos | sin] (T, 2 F) from :func:`rope_angles`; x1 and x2 are elements 0..F-1 and F..2F-1
+    (the half-split order of GPT-NeoX). Source: Su et al. 2021, arXiv 2104.09864.
     """
     width = angles.shape[1]
     cos, sin = np.split(angles.astype(np.float64)[:, None, :], 2, axis=-1)
@@ -43,9 +43,9 @@ def rope(x: F32Array, angles: F32Array) -> F32Array:
 
 
 def declare_rope_angles(graph: Graph, name: str, inv_freq: F32Array, scale: float = 1.0) -> Buffer:
-    """A new buffer, 2 F wide: [cos | sin] of ``position * inv_freq``, times ``scale``.
+    """Declare a new buffer, 2 F wide: [cos | sin] of ``position * inv_freq``, times ``scale``.
 
-    ``inv_freq`` is (F) or (sets, F): each slice of a run says which of several sets it wants.
+    ``inv_freq`` is (F) or (sets, F); the ``rope_set`` of a slice selects the set.
     """
     inv_freq = checked_weight(name, np.atleast_2d(inv_freq), 2)
     out = graph.buffer(name, 2 * inv_freq.shape[1])
