@@ -1,30 +1,30 @@
-/* attention_layout.h: where the scratch of a thread holds what during attention. pyml_scratch_for, which says how much
- * scratch there must be, and level/attention.c, which uses it, both take the layout from here.
+/* attention_layout.h: the layout of a thread's scratch memory during attention. pyml_scratch_for, which computes its
+ * size, and level/attention.c, which uses it, share this definition.
  */
 #ifndef PYML_ATTENTION_LAYOUT_H
 #define PYML_ATTENTION_LAYOUT_H
 
 #include "types.h"
 
-/* Offsets in floats from the start of the scratch, for R rows and D head_dim. Queries and weights are held in the form
- * that the type of the cache asks for; the offsets of the other form are equal to the next region's. */
+/* Offsets in floats from the start of the scratch, for R rows and D head_dim. The type of the cache determines the form
+ * of queries and weights; regions of the other form are empty. */
 typedef struct {
     int64_t scores;        /* [R][KEYS] float */
     int64_t block, result; /* partial results, see pyml_partial_floats */
-    int64_t queries;       /* [R][D] float, where keys are float */
-    int64_t query_scales;  /* [R][D / B] float, where keys are int8 and B elements share a scale */
-    int64_t query_starts;  /* [R][D / B] int32, likewise */
-    int64_t query_codes;   /* [R][D] int8, likewise */
+    int64_t queries;       /* float keys: [R][D] float */
+    int64_t query_scales;  /* int8 keys: [R][D / B] float, B elements sharing a scale */
+    int64_t query_starts;  /* int8 keys: [R][D / B] int32 */
+    int64_t query_codes;   /* int8 keys: [R][D] int8 */
     int64_t rescale_old;   /* [R] float, R rounded up to whole panels */
-    int64_t rescale_new;   /* [R] float, likewise */
-    int64_t weights;       /* [R][KEYS] uint8, where values are int8 */
+    int64_t rescale_new;   /* [R] float, R rounded up to whole panels */
+    int64_t weights;       /* int8 values: [R][KEYS] uint8 */
     int64_t end;
 } pyml_attention_layout;
 
 static inline int64_t pyml_whole_panels(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
-/* A partial result: weighted values [R][width], sums [R][16], maxima [R]. The width is D, rounded up to whole panels;
- * so are the R maxima. */
+/* Size of a partial result: weighted values [R][width], sums [R][16], maxima [R]. The width is D rounded up to whole
+ * panels; the number of maxima is rounded up too. */
 static inline int64_t pyml_partial_floats(int64_t rows, int64_t head_dim) {
     return rows * (pyml_whole_panels(head_dim) + PANEL) + pyml_whole_panels(rows);
 }
@@ -38,7 +38,7 @@ static inline pyml_attention_layout pyml_attention_layout_of(const pyml_kv *kv, 
     at.query_scales = at.queries + (kv->int8 ? 0 : rows * d);
     at.query_starts = at.query_scales + (kv->int8 ? rows * blocks : 0);
     at.query_codes = at.query_starts + (kv->int8 ? rows * blocks : 0);
-    at.rescale_old = at.query_codes + (kv->int8 ? rows * d / 4 : 0); /* D is a multiple of 32 there */
+    at.rescale_old = at.query_codes + (kv->int8 ? rows * d / 4 : 0); /* D is a multiple of 32 */
     at.rescale_new = at.rescale_old + pyml_whole_panels(rows);
     at.weights = at.rescale_new + pyml_whole_panels(rows);
     at.end = at.weights + (kv->int8 ? rows * KEYS / 4 : 0);

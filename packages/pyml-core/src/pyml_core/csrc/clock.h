@@ -1,11 +1,11 @@
-/* clock.h: ticks, the cheapest clock of the machine. */
+/* clock.h: ticks, the cheapest clock of the CPU. */
 #ifndef PYML_CLOCK_H
 #define PYML_CLOCK_H
 
 #include <stdint.h>
 #include <time.h>
 
-/* A clock that all cores share. Its rate is unknown here; readers compare it with another clock. */
+/* Read a clock that all cores share. Its rate is unknown; timings.c calibrates it with another clock. */
 static inline uint64_t pyml_ticks(void) {
 #if defined(__x86_64__)
     uint32_t low, high;

@@ -1,4 +1,4 @@
-/* dispatch.c: which CPU levels this build holds, and which of them this machine can run. */
+/* dispatch.c: the CPU levels that were compiled, and those that this machine supports. */
 #include "program.h"
 
 #if defined(__x86_64__)

@@ -1,11 +1,11 @@
-/* finite.c: whether stored weights are finite. Floats are looked at themselves; of blocks their float16 scales and
- * minima, since codes and the scales of sub-blocks are integers.
+/* finite.c: checks that stored weights are finite. In quantised types only the float16 scales and minima are checked,
+ * because codes and the scales of sub-blocks are integers.
  */
 #include "formats.h"
 
 #include <string.h>
 
-/* An exponent of ones: infinite, or no number. Without branches, so that compilers take many at once. */
+/* Numbers whose exponent bits are all ones are infinite or NaN. No branches, so that compilers vectorise the loops. */
 static bool words_finite(const uint8_t *words, int64_t n) {
     uint32_t odd = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -26,7 +26,7 @@ static bool halves_finite(const uint8_t *halves, int64_t n, uint16_t exponent) {
     return !odd;
 }
 
-/* A half of every block. */
+/* Whether the float16 at `first` is finite in each of n blocks, which are `step` bytes apart. */
 static bool scales_finite(const uint8_t *first, int64_t n, int64_t step) {
     unsigned odd = 0;
     for (int64_t i = 0; i < n; i++) {

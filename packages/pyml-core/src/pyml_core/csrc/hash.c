@@ -1,9 +1,8 @@
-/* hash.c: 64 bits that tell bytes apart, for weights and saved caches; no protection against bytes that are made to
- * collide.
+/* hash.c: a fast 64-bit hash for weights and saved caches. It is not cryptographic.
  *
- * Words are multiplied in pairs and the two halves of each product folded together, in four chains side by side, as
- * wyhash does it (Wang Yi, https://github.com/wangyi-fudan/wyhash, public domain). Every byte and its place count.
- * Machines whose bytes are in another order have other hashes.
+ * As in wyhash (Wang Yi, https://github.com/wangyi-fudan/wyhash, public domain), words are multiplied in pairs and the
+ * two halves of each product are folded together; four independent chains run in parallel. The hash depends on every
+ * byte and its position. Big-endian machines compute other hashes.
  */
 #include "formats.h"
 
@@ -11,7 +10,7 @@
 
 enum { CHAINS = 4, BLOCK_BYTES = 16 * CHAINS };
 
-/* Any odd numbers without a pattern do: digits of pi, as sixty-four bit words. */
+/* Arbitrary numbers without a pattern: digits of pi, as 64-bit words. */
 static const uint64_t SALT[2 * CHAINS] = {
     0x243f6a8885a308d3, 0x13198a2e03707345, 0xa4093822299f31d1, 0x082efa98ec4e6c89,
     0x452821e638d01377, 0xbe5466cf34e90c6d, 0xc0ac29b7c97c50dd, 0x3f84d5b5b5470917,
@@ -36,7 +35,7 @@ uint64_t pyml_hash(const uint8_t *bytes, int64_t n, uint64_t seed) {
     for (int i = 0; i < CHAINS; i++) chains[i] = all ^ SALT[2 * i + 1];
     for (int64_t done = 0; done + BLOCK_BYTES < n; done += BLOCK_BYTES) take_block(chains, bytes + done);
     if (n >= BLOCK_BYTES) {
-        take_block(chains, bytes + n - BLOCK_BYTES); /* over the block before where n is no multiple */
+        take_block(chains, bytes + n - BLOCK_BYTES); /* overlaps the block before if n is not a multiple */
     } else if (n) {
         uint8_t few[BLOCK_BYTES] = {0};
         memcpy(few, bytes, (size_t)n);

@@ -1,4 +1,4 @@
-/* limits.c: one measurement of the machine by all threads of a pool; the loops are csrc/level/limits.c's. */
+/* limits.c: one measurement of the machine on all threads of a pool, with the loops of level/limits.c. */
 #define _GNU_SOURCE
 #include "clock.h"
 #include "pool.h"
@@ -12,8 +12,8 @@ typedef struct {
     pyml_limit_fn limit;
     const pyml_kernels *kernels;
     const uint8_t *data;
-    int64_t amount; /* steps, or bytes of each thread */
-    bool shared;    /* each thread has its own part of data */
+    int64_t amount; /* steps, or bytes for each thread */
+    bool shared;    /* data is divided among the threads */
     atomic_llong done;
 } measurement;
 
@@ -25,7 +25,7 @@ static void measure(void *argument, int index) {
     atomic_fetch_add(&m->done, m->limit(data, m->amount, sink));
 }
 
-/* Nanoseconds; *done is the operations or bytes of all threads. 0: no such pool, or told to stop. */
+/* Returns nanoseconds, and in *done the operations or bytes of all threads; 0: no threads, or stopped. */
 int64_t pyml_measure_limit(const pyml_kernels *kernels, int threads, int what, const uint8_t *data, int64_t amount,
                            int64_t *done, pyml_watch *watch) {
     pyml_pool *pool = pyml_pool_get(threads);

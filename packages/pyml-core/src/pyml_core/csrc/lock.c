@@ -1,5 +1,5 @@
-/* lock.c: locks that are taken in the order in which callers ask for them. A caller that waits can be told to stop, and
- * in the child of a fork, where the threads that held them do not exist, locks are free.
+/* lock.c: locks that threads get in the order in which they ask for them. A waiting thread can be stopped. In the child
+ * of a fork, locks held by other threads are free, because those threads do not exist there.
  */
 #define _GNU_SOURCE
 #include "lock.h"
@@ -9,7 +9,7 @@
 
 enum { POLL_NS = 50 * 1000 * 1000, STEP_NS = 20 * 1000 * 1000 };
 
-/* A thread that waits, on its stack. */
+/* A waiting thread. Lives on the stack of that thread. */
 typedef struct waiter {
     struct waiter *next;
     pthread_t thread;
@@ -18,11 +18,11 @@ typedef struct waiter {
 } waiter;
 
 struct pyml_lock {
-    pthread_mutex_t mutex; /* of the rest; held for some instructions at a time */
+    pthread_mutex_t mutex; /* guards the other fields; held for a few instructions at a time */
     bool held;
     pthread_t owner;
     waiter *first, *last;
-    pyml_lock *next, **place; /* among all locks */
+    pyml_lock *next, **place; /* list of all locks */
 };
 
 static pyml_lock *locks;
@@ -51,7 +51,7 @@ static void in_child(void) {
     in_parent();
 }
 
-/* ---- being told to stop */
+/* ---- stopping */
 
 static int64_t cheap_now_ns(void) {
     struct timespec t;
@@ -76,7 +76,7 @@ bool pyml_told_to_stop(pyml_watch *w) {
     bool told = (w->stop && pyml_flag_is_set(&w->stop->cancelled)) || (deadline && now >= deadline);
     if (!told && w->poll && now - w->polled >= POLL_NS) {
         w->polled = now;
-        /* Or the handler of a signal has forked, and this is the child, which has none of the other threads. */
+        /* If a signal handler has forked, this is the child, which does not have the other threads: stop. */
         told = w->poll(w->poll_argument) || w->forks != atomic_load(&forks);
     }
     if (told) pyml_flag_set(&w->cancel, true);
@@ -140,7 +140,7 @@ static void leave_queue(pyml_lock *l, const waiter *me) {
     }
 }
 
-#if defined(__APPLE__) /* which waits by this clock alone */
+#if defined(__APPLE__) /* condition variables support no other clock */
 #define WAIT_CLOCK CLOCK_REALTIME
 #else
 #define WAIT_CLOCK CLOCK_MONOTONIC
@@ -156,7 +156,7 @@ static void init_condition(pthread_cond_t *condition) {
     pthread_condattr_destroy(&attributes);
 }
 
-/* Wait until another thread changes this one's state, or until it is time to look for a reason to stop. */
+/* Wait until another thread changes this one's state, or until it is time to poll for a reason to stop. */
 static void wait_a_step(waiter *me, pthread_mutex_t *mutex) {
     struct timespec until;
     clock_gettime(WAIT_CLOCK, &until);
@@ -173,7 +173,7 @@ bool pyml_lock_try(pyml_lock *l) {
     return free;
 }
 
-/* In the queue of a lock that is held, whose mutex the caller has; whether its turn came. */
+/* Wait in the queue of a lock that is held. The caller has its mutex. Returns whether the caller got the lock. */
 static bool wait_for_turn(pyml_lock *l, pyml_watch *watch) {
     waiter me = {.thread = pthread_self()};
     init_condition(&me.changed);
@@ -183,7 +183,7 @@ static bool wait_for_turn(pyml_lock *l, pyml_watch *watch) {
     while (!me.turn && !me.dismissed && !told) {
         wait_a_step(&me, &l->mutex);
         if (me.turn || me.dismissed) break;
-        pthread_mutex_unlock(&l->mutex); /* handlers of signals run in here */
+        pthread_mutex_unlock(&l->mutex); /* polling may run signal handlers */
         told = pyml_told_to_stop(watch);
         pthread_mutex_lock(&l->mutex);
     }

@@ -1,22 +1,22 @@
-/* pack.c: from the stored rows of blocks to panels of 16 rows.
+/* pack.c: packs stored rows of blocks into panels of 16 rows.
  *
- * A panel holds 16 consecutive rows of a weight, side by side, so that one activation meets 16 outputs in one vector.
- * f32, f16, bf16: [K][16] elements. Quantised types: a panel is a sequence of chunks of up to 256 k, and a chunk a
- * sequence of planes, one for each field of the stored block, in the order of block_types.def; every plane is padded to
- * 64 bytes:
+ * A panel interleaves 16 consecutive rows of a weight, so that one vector has the weights of 16 outputs for one
+ * activation. f32, f16, bf16: [K][16] elements. Quantised types: a panel is a sequence of chunks of up to 256 columns,
+ * and a chunk is a sequence of planes, one for each field of the stored block, in the order of block_types.def. Every
+ * plane is padded to 64 bytes:
  *
  *   u16 fields (d, m, dmin)  [blocks][16 rows] u16
  *   scale bytes              [bytes][16 rows] u8
  *   code words               [words][16 rows] u32, the stored 4-byte words transposed over the rows
  *
- * Nothing is recomputed: panels keep the stored bits. Two exceptions help the kernels and are undone by unpacking:
- * q8_0's codes are stored unsigned (code ^ 0x80), and the high bits of q5_0 and q5_1 are spread so that bit g of byte i
- * belongs to element 4g + i. Rows past the matrix's last one are zero.
+ * Nothing is recomputed: panels keep the stored bits. Two exceptions help the kernels and are undone by unpacking: the
+ * codes of q8_0 are stored unsigned (code ^ 0x80), and the high bits of q5_0 and q5_1 are spread so that bit g of byte
+ * i belongs to element 4g + i. Rows past the end of the matrix are zero.
  *
- * A split q8_0 has two planes of nibbles of its unsigned codes, both in the order of q4_0's words: nibbles of words
- * 0..3 of a block are elements 0..15 (low) and 16..31 (high). The planes of low nibbles of all panels follow on
- * everything else, so that a coarse pass (level/screen.c) reads the first half of the matrix from front to end: what is
- * skipped line by line is read all the same.
+ * A split q8_0 has two planes of nibbles of its unsigned codes, both in the word order of q4_0: nibbles of words 0..3
+ * of a block are elements 0..15 (low) and 16..31 (high). The low nibbles of all panels come after everything else, so
+ * that a coarse pass (level/screen.c) reads the first half of the matrix sequentially. If the planes alternated,
+ * hardware prefetchers would load the skipped lines too.
  */
 #include "formats.h"
 
@@ -35,7 +35,7 @@ typedef struct {
     field fields[4];
 } block_type;
 
-/* By number. */
+/* Indexed by type number. */
 static const block_type table[] = {
 #define BLOCK_TYPE(NAME, name, number, block, bytes, share, bits, zero, minimum, ...) \
     [number] = {block, bytes, sizeof((field[]){__VA_ARGS__}) / sizeof(field), {__VA_ARGS__}},
@@ -47,7 +47,7 @@ static const block_type *find(int type) {
     return known ? &table[type] : NULL;
 }
 
-/* The float16 fields lie side by side. */
+/* The float16 fields of a block are adjacent. */
 pyml_block_scales pyml_scales_of(int type) {
     const block_type *t = find(type);
     pyml_block_scales scales = {.block_bytes = t->bytes, .offset = t->bytes};
@@ -100,7 +100,7 @@ int64_t pyml_stored_row_bytes(int type, int64_t k) {
     return !t || k % t->block ? -1 : k / t->block * t->bytes;
 }
 
-/* Bit 4g + i of a stored word goes to bit g of byte i. */
+/* Move bit 4g + i of a stored word to bit g of byte i. */
 static uint32_t spread(uint32_t word) {
     uint32_t result = 0;
     for (int g = 0; g < 8; g++)
@@ -108,8 +108,8 @@ static uint32_t spread(uint32_t word) {
     return result;
 }
 
-/* Nibbles of four codes (in the low half of the bytes) and of those 16 elements on (in the high half), from unsigned
- * codes. */
+/* A word of high or low nibbles: of four codes in the low halves of its bytes, and of the codes 16 elements further in
+ * the high halves. */
 static uint32_t nibbles_of(const uint8_t *codes, bool high) {
     uint32_t first, second;
     memcpy(&first, codes, 4), memcpy(&second, codes + 16, 4);
@@ -162,8 +162,7 @@ static void pack_plain_panel(int element, int64_t k, int64_t rows, const uint8_t
             memcpy(packed + (i * PANEL + row) * element, stored + (row * k + i) * element, (size_t)element);
 }
 
-/* Pack panels begin..end of a matrix (n, k). `packed` (and `low`) are the whole matrix's memory, `stored` its first
- * row. */
+/* Pack panels begin..end-1 of a matrix (n, k). `packed`, `low` and `stored` point to the start of the whole matrix. */
 void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed, uint8_t *low,
                       int64_t begin, int64_t end) {
     int64_t panel_bytes = pyml_panel_bytes(type, k), low_bytes = pyml_low_bytes(type, k),

@@ -1,10 +1,10 @@
 /* pool.c: persistent worker threads and the barrier between operations.
  *
- * A pool of n threads is n - 1 workers and the caller of pyml_pool_run. Workers wait for a job, and threads for each
- * other at a barrier, by spinning for a bounded time and then sleeping. There is no more than one for each processor:
- * more would wait for each other's turn at every barrier. Work for more threads is divided among as many shares, and
- * the threads that exist do all of them. Pools are made on first use, kept for the life of the process, and made anew
- * after a fork (threads do not survive it).
+ * A pool of n threads is n - 1 workers and the caller of pyml_pool_run. Workers waiting for a job, and threads waiting
+ * at a barrier, spin for a bounded time and then sleep. A pool has at most one thread for each processor: more threads
+ * would wait for each other at every barrier. Work for more threads is still divided into that number of shares, which
+ * the existing threads process. Pools are created on first use, kept for the life of the process, and created anew
+ * after a fork, which threads do not survive.
  */
 #define _GNU_SOURCE
 #include "pool.h"
@@ -18,7 +18,7 @@
 
 enum { SPINS_AT_BARRIER = 4000, SPINS_FOR_JOB = 20000 };
 
-/* A number that grows, and threads that wait for it to change. */
+/* A counter, and the threads that wait for it to change. */
 typedef struct {
     _Alignas(64) atomic_uint value;
     _Alignas(64) atomic_int sleepers;
@@ -93,15 +93,15 @@ static void *worker(void *start) {
     free(start);
     for (unsigned seen = 0;; seen++) {
         event_wait(&pool->job_number, seen, SPINS_FOR_JOB, NULL, NULL);
-        if (!pool->job) return NULL; /* not all of the pool's threads could be made */
+        if (!pool->job) return NULL; /* not all threads of the pool could be started */
         pool->job(pool->argument, index);
         pyml_pool_barrier(pool);
     }
 }
 
-static void forget_pools(void) { /* in the child of a fork: the workers are gone, their memory is not worth chasing */
+static void forget_pools(void) { /* in the child of a fork: the workers do not exist; their memory is leaked */
     for (int i = 0; i <= MAX_THREADS; i++) {
-        if (pools[i]) pools[i]->threads = 1; /* a thread in a job must not wait for the others */
+        if (pools[i]) pools[i]->threads = 1; /* a thread that forked within a job must not wait for the others */
         pools[i] = NULL;
     }
     pthread_mutex_init(&pools_mutex, NULL);
@@ -115,7 +115,7 @@ static int processors(void) {
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* The pool's workers, as many as can be made; how many that is. */
+/* Start the workers of a pool. Returns the number that could be started. */
 static int make_workers(pyml_pool *pool, pthread_t *workers) {
     int made = 0;
     for (; made < pool->threads - 1; made++) {
@@ -143,7 +143,7 @@ static pyml_pool *pool_new(int threads) {
         int made = make_workers(pool, workers);
         for (int i = 0; made == threads - 1 && i < made; i++) pthread_detach(workers[i]);
         if (made == threads - 1) return pool;
-        event_advance(&pool->job_number); /* without a job: they end */
+        event_advance(&pool->job_number); /* no job: the workers return */
         for (int i = 0; i < made; i++) pthread_join(workers[i], NULL);
     }
     if (barrier) event_destroy(&pool->barrier);

@@ -1,7 +1,7 @@
-/* program.c: the run loop. Every thread walks the same list of operations, takes items of work, and waits for the
- * others at a barrier before the next operation. Each thread starts with a range of items of its own, so that it
- * streams weights that lie one behind the other, and then helps the others with theirs. At a barrier the last thread to
- * arrive does what is not worth sharing, and those that wait prefetch the weights that come next.
+/* program.c: the run loop. All threads walk the list of operations together: they take items of work, then wait for the
+ * others at a barrier. Each thread starts with its own range of items, so that it streams consecutive weights, and then
+ * helps the others with their ranges. At a barrier, the last thread to arrive does the work that is not worth dividing,
+ * while waiting threads prefetch the next weights.
  */
 #define _GNU_SOURCE
 #include "attention_layout.h"
@@ -18,15 +18,15 @@
 
 enum {
     STAGES = 2,
-    BATCHES = 16,               /* times that a thread goes to its counter, approximately */
-    ROWS_PER_ITEM = 64,         /* with that many rows, one item of a linear layer is a batch */
+    BATCHES = 16,               /* approximate number of batches of a thread's range of items */
+    ROWS_PER_ITEM = 64,         /* from this number of rows on, a batch is one item of a linear layer */
     SCRATCH_PADDING = 64 << 10, /* bytes between the scratch of two threads: a core prefetches up to 30 kB further */
     PREFETCH_BYTES = 128 << 10, /* bytes of weights that a thread prefetches while it waits */
-    PREFETCH_LINES = 8,         /* of 64 bytes, between looks at the barrier */
+    PREFETCH_LINES = 8,         /* lines of 64 bytes prefetched between checks of the barrier */
 };
 
 typedef struct {
-    _Alignas(64) atomic_llong taken; /* of one thread's range */
+    _Alignas(64) atomic_llong taken; /* items taken from one thread's range */
 } counter;
 
 static int64_t now_ns(void) {
@@ -37,7 +37,7 @@ static int64_t now_ns(void) {
 
 static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* Scratch that an operation needs of each thread: see linear.c (sums and unpacked chunks) and attention.c (a tile). */
+/* Scratch bytes that an operation needs for each thread: see linear.c (sums, unpacked chunks), attention.c (a tile). */
 int64_t pyml_scratch_for(const pyml_op *op, const pyml_kv *kv, int64_t tile_tokens) {
     int64_t factors = op->kind == OP_SCREEN ? 2 * SCREEN_STATES * op->in->blocks * (int64_t)sizeof(float) : 0;
     if (pyml_is_product(op->kind))
@@ -62,12 +62,12 @@ typedef struct {
     pyml_program *program;
     pyml_pool *pool;
     bool timed;
-    int64_t op, items; /* the present pass, a stage of an operation; set by the last thread that left the pass before */
+    int64_t op, items; /* the current pass, a stage of an operation; set by the last thread of the previous pass */
     int stage;
 } job;
 
-/* Items that a thread takes at a time. The calling thread looks in between whether to stop, so it must come round
- * often. */
+/* Number of items that a thread takes at a time. Threads check between batches whether to stop, so batches must be
+ * short. */
 static int64_t batch_size(const pyml_program *p, const pyml_op *op, int64_t range) {
     int64_t batch = range / BATCHES, rows = op->out->outputs ? p->run.outputs : p->run.tokens;
     return batch < 1 || (pyml_is_product(op->kind) && rows >= ROWS_PER_ITEM) ? 1 : batch;
@@ -78,17 +78,17 @@ static void reset_counters(const pyml_program *p) {
     for (int i = 0; i < p->threads; i++) atomic_store_explicit(&counters[i].taken, 0, memory_order_relaxed);
 }
 
-/* A thread on its way through the operations. */
+/* The state of a thread that walks the operations. */
 typedef struct {
     job *job;
     pyml_thread thread;
-    pyml_thread_span *spans;    /* a thread's own, away from the others': they would share cache lines */
+    pyml_thread_span *spans;    /* [n_ops], apart from those of other threads to avoid false sharing */
     int64_t prefetched_op;      /* the operation whose weights are prefetched */
-    const uint8_t *prefetch_at; /* the first of them that have not been */
-    int64_t prefetch_left;      /* bytes */
+    const uint8_t *prefetch_at; /* the next weights to prefetch */
+    int64_t prefetch_left;      /* bytes left to prefetch */
 } worker;
 
-/* Take items of this pass until there are none: first of this thread's range, then of the others'. */
+/* Take items of this pass until none is left: first from this thread's range, then from the others'. */
 static void run_items(worker *w, const pyml_op *op, int stage, int64_t items) {
     pyml_program *p = w->job->program;
     counter *counters = p->counters;
@@ -107,14 +107,14 @@ static void run_items(worker *w, const pyml_op *op, int stage, int64_t items) {
     }
 }
 
-/* One pass of an operation, by all threads or by this one only. */
+/* This thread's part in a pass of an operation, or the whole pass if `alone`. */
 static void pass(worker *w, int64_t i, int stage, int64_t items, bool alone) {
     pyml_program *p = w->job->program;
     const pyml_op *op = &p->ops[i];
     pyml_thread_span *span = &w->spans[i];
     uint64_t began = 0;
     if (w->thread.timed) {
-        __builtin_prefetch(span + 1, 1); /* weights have driven it out of the caches */
+        __builtin_prefetch(span + 1, 1); /* weights have evicted it from the caches */
         memset(w->thread.phase, 0, sizeof w->thread.phase);
         began = pyml_ticks();
         if (!span->began) span->began = began;
@@ -132,7 +132,7 @@ static void pass(worker *w, int64_t i, int stage, int64_t items, bool alone) {
     for (int phase = 0; phase < MAX_PHASES; phase++) span->phase[phase] += w->thread.phase[phase];
 }
 
-/* Dispatched rows are copied token by token, each token's in the order of its experts. */
+/* Copy an output for a trace. Dispatched rows are copied in the order of tokens, then of each token's experts. */
 static void copy_output(pyml_program *p, int64_t i) {
     const pyml_op *op = &p->ops[i];
     const pyml_buffer *out = op->out;
@@ -144,8 +144,8 @@ static void copy_output(pyml_program *p, int64_t i) {
     p->copied[i] = pyml_ticks();
 }
 
-/* Called by the last thread when a pass is done: go on to the next pass that is worth sharing. A pass of a single item
- * is not, and is done at once. So is the copy of an output, because a later operation may write to the same buffer. */
+/* Called by the last thread to finish a pass: advance to the next pass with several items. Passes of a single item are
+ * done here. So is the copy of an output, because a later operation may overwrite the buffer. */
 static void advance(void *argument) {
     worker *w = argument;
     job *j = w->job;
@@ -168,7 +168,7 @@ static void advance(void *argument) {
     j->op = p->n_ops;
 }
 
-/* While a thread waits, it prefetches the weights that it will read first, so that memory is never idle. */
+/* Called repeatedly while a thread waits: prefetch the weights that it will read next, to keep the memory bus busy. */
 static bool prefetch_some(void *argument) {
     worker *w = argument;
     if (w->prefetch_left <= 0) return false;
@@ -178,7 +178,7 @@ static bool prefetch_some(void *argument) {
     return true;
 }
 
-/* Find the weights that this thread reads first after the present operation. */
+/* Find the weights that this thread reads first after the current operation. */
 static void plan_prefetch(worker *w) {
     const pyml_program *p = w->job->program;
     int64_t i = w->job->op + 1;
@@ -212,8 +212,8 @@ static void work(void *argument, int index) {
     }
 }
 
-/* The time that a linear layer has spent on the activation fused into it becomes the activation's span, as if it had
- * run last: the same share of each thread's time, so that one ends where the other begins. */
+/* Move the time that a linear layer spent on its fused activation to the activation's span, as if the activation had
+ * run last. An equal fraction of each thread's time is moved, so that one operation ends when the other begins. */
 static void split_fused_spans(const pyml_program *p, int64_t i) {
     double busy = 0, activating = 0;
     for (int t = 0; t < p->threads; t++) {
@@ -248,7 +248,7 @@ bool pyml_program_run(pyml_program *p, bool timed) {
     return !pyml_flag_is_set(&p->watch.cancel);
 }
 
-/* ---- packing and other work that is done once with the panels of a matrix, by all threads */
+/* ---- packing, and other work on the panels of a matrix, on all threads */
 
 enum { PANELS_AT_A_TIME = 16 };
 
@@ -257,9 +257,9 @@ typedef struct {
     int64_t n, k, panels;
     const uint8_t *stored;
     uint8_t *packed, *low;
-    const pyml_kernels *kernels; /* with the matrix, for row_stats */
-    const pyml_matrix *matrix;
-    uint16_t *stats; /* NULL: to be packed */
+    const pyml_kernels *kernels; /* for row_stats */
+    const pyml_matrix *matrix;   /* for row_stats */
+    uint16_t *stats;             /* NULL: pack the panels */
     atomic_llong next;
     pyml_watch *watch;
 } panel_work;

@@ -1,4 +1,4 @@
-/* program.h: programs and what runs them: levels, runs, greedy runs, times, limits. */
+/* program.h: programs, CPU levels, runs, greedy runs, timings, limits. */
 #ifndef PYML_PROGRAM_H
 #define PYML_PROGRAM_H
 
@@ -10,13 +10,13 @@ const char *pyml_operation_name(int kind);
 int pyml_level_count(void);
 const char *pyml_level_name(int level);
 int pyml_level_compiled(int level);
-int pyml_level_supported(int level); /* by this CPU and its operating system */
+int pyml_level_supported(int level); /* by this CPU and operating system */
 const pyml_kernels *pyml_level_kernels(int level);
 
 /* program.c */
 typedef struct {
     uint64_t busy, phase[MAX_PHASES]; /* ticks of one thread in one operation */
-    uint64_t began, arrived; /* ticks when it came to the operation (0: there was no work), and had no work left */
+    uint64_t began, arrived; /* ticks when it began the operation (0: it had no work), and when it had no work left */
 } pyml_thread_span;
 
 typedef struct {
@@ -24,28 +24,28 @@ typedef struct {
     pyml_op *ops;
     const pyml_kernels *kernels;
     int32_t threads;
-    int64_t scratch_bytes; /* each thread's */
-    pyml_watch watch;      /* looked at with every item of work */
+    int64_t scratch_bytes; /* for each thread */
+    pyml_watch watch;      /* checked before every batch of items */
     pyml_run run;
     uint8_t *scratch; /* [threads][scratch_bytes] */
     void *counters;
-    /* filled by a timed run: */
+    /* Filled by a timed run: */
     pyml_thread_span *spans;  /* [threads][n_ops] */
-    uint64_t *copied;         /* [n_ops] ticks when the output had been copied, 0 if it was not */
-    int64_t start_ns, end_ns; /* of the whole run, by CLOCK_MONOTONIC; in between ticks are read, which is cheaper */
-    uint64_t start, end;      /* ticks at these moments */
+    uint64_t *copied;         /* [n_ops] ticks when the output had been copied; 0: not copied */
+    int64_t start_ns, end_ns; /* of the whole run, by CLOCK_MONOTONIC; ticks are cheaper to read in between */
+    uint64_t start, end;      /* ticks at start_ns and end_ns */
 } pyml_program;
 
 int64_t pyml_scratch_for(const pyml_op *, const pyml_kv *, int64_t tile_tokens);
 bool pyml_program_allocate(pyml_program *); /* scratch, counters, spans; false: out of memory */
 void pyml_program_free(pyml_program *);
 bool pyml_program_run(pyml_program *, bool timed); /* false: cancelled, or its threads could not be started */
-/* These two return false if they were told to stop. */
+/* These two return false if stopped. */
 bool pyml_pack_threaded(int threads, int type, int64_t n, int64_t k, const uint8_t *stored, uint8_t *packed,
                         uint8_t *low, pyml_watch *);
 bool pyml_row_stats(const pyml_kernels *, int threads, const pyml_matrix *, uint16_t *stats, pyml_watch *);
 
-/* timings.c: times of timed runs */
+/* timings.c */
 typedef struct {
     const pyml_thread_span *spans; /* [threads][n_ops] of a timed run */
     const uint64_t *copied;        /* [n_ops] */
@@ -54,8 +54,8 @@ typedef struct {
     int64_t start_ns, end_ns, start, end; /* of the run, in ns and in ticks */
 } pyml_timings;
 
-/* When each operation began and ended, and the spans as [n_ops][threads] with `began` and `arrived` in ns; returns ns a
- * tick. */
+/* Computes the begin and end of each operation, and the spans as [n_ops][threads] with `began` and `arrived` in ns.
+ * Returns the nanoseconds of a tick. */
 double pyml_read_timings(const pyml_timings *, int64_t *begin_ns, int64_t *end_ns, pyml_thread_span *spans);
 
 /* greedy.c */

@@ -1,5 +1,4 @@
-/* pyml.h: all that the extension module uses (structs.pxd declares it to Cython). C files include what they need of it.
- */
+/* pyml.h: all headers of the extension module; structs.pxd declares their contents to Cython. */
 #ifndef PYML_H
 #define PYML_H
 

@@ -1,4 +1,4 @@
-/* quantize.c: floats to blocks of q8_0 while they are loaded; the formulas are those of dtypes.py, to the bit. */
+/* quantize.c: converts floats to blocks of q8_0 while they are loaded, bit-identical to block_types.py. */
 #include "formats.h"
 
 #include <math.h>
@@ -16,14 +16,14 @@ static uint32_t bits_of(float x) {
     return bits;
 }
 
-/* Exact: small ones are a multiple of 2^-24, others have their exponent moved. */
+/* Exact: subnormals are multiples of 2^-24; for other numbers, the exponent is adjusted. */
 static float from_half(uint16_t half) {
     uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fff;
     if (rest < 0x400) return from_bits(sign | bits_of((float)rest * 0x1p-24f));
     return from_bits(sign | ((rest << 13) + (rest < 0x7c00 ? 112u << 23 : 224u << 23)));
 }
 
-/* Of a number that is not negative, to nearest even; infinite from 65520 on. */
+/* Round a number that is not negative to nearest even; infinite from 65520 on. */
 static uint16_t to_half(float x) {
     if (x < 0x1p-14f) return (uint16_t)lrintf(x * 0x1p24f);
     if (!(x < 65520.0f)) return 0x7c00;

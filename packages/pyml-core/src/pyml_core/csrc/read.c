@@ -1,6 +1,6 @@
-/* read.c: matrices from files into their panels, by all threads. Each reads a piece into memory that stays in its cache
- * and packs it from there, as stored or quantised; the piece is hashed and checked for numbers that are not finite.
- * Reads are positional; the caller has checked sizes and places.
+/* read.c: reads matrices from files into panels, on all threads. A thread reads a piece into a buffer that stays in its
+ * cache, hashes it, checks that all numbers are finite, and packs it, as stored or quantised. Reads are positional. The
+ * caller has checked sizes and offsets.
  */
 #define _GNU_SOURCE
 #include "formats.h"
@@ -18,13 +18,13 @@ enum { PIECE_BYTES = 256 << 10 };
 typedef struct {
     pyml_part *parts;
     int64_t n_parts;
-    atomic_llong next; /* piece of all parts together */
+    atomic_llong next; /* next piece, counted over all parts */
     atomic_bool failed;
     pyml_read_fault *fault;
     pyml_watch *watch;
 } reading;
 
-/* Bytes that were read, fewer than n at the end of the file or after an error, which is left in `error`. */
+/* Returns the number of bytes read: less than n at the end of the file or after an error, which is put in `error`. */
 static int64_t read_at(int fd, uint8_t *target, int64_t n, int64_t offset, int *error) {
     int64_t done = 0;
     while (done < n) {
@@ -59,7 +59,8 @@ static bool read_piece(reading *r, int64_t part, uint8_t *target, int64_t n, int
     return got == n;
 }
 
-/* Rows begin..end of a part, one behind the other. Those of an order of their own mostly lie close together. */
+/* Read rows begin..end-1 of a part into consecutive memory. Reordered rows are mostly close together in the file; they
+ * are then read as one span and copied. */
 static bool read_rows(reading *r, int64_t index, int64_t begin, int64_t end, uint8_t *rows, uint8_t *span) {
     const pyml_part *part = &r->parts[index];
     int64_t row_bytes = pyml_stored_row_bytes(part->stored, part->k), count = end - begin;
@@ -104,7 +105,7 @@ static void pack_piece(reading *r, int64_t index, int64_t piece, uint8_t *memory
     pyml_pack_panels(part->type, end - begin, part->k, rows, packed, low, 0, (end - begin + PANEL - 1) / PANEL);
 }
 
-/* Memory of a thread: a piece, and its quantised form; four times as much if rows are read in another order. */
+/* Buffer bytes of a thread: a piece and its quantised form; with reordered rows, also a span of up to four pieces. */
 static int64_t memory_for(const reading *r) {
     int64_t most = 0;
     for (int64_t i = 0; i < r->n_parts; i++) {
@@ -126,7 +127,7 @@ static void some_pieces(void *argument, int thread) {
         fail(r, (pyml_read_fault){.error = ENOMEM});
         return;
     }
-    int64_t part = 0, before = 0; /* pieces of the parts before */
+    int64_t part = 0, before = 0; /* number of pieces in earlier parts */
     while (!atomic_load(&r->failed) && !pyml_stopped(r->watch, thread)) {
         int64_t piece = atomic_fetch_add(&r->next, 1);
         while (part < r->n_parts && piece - before >= pieces_of(&r->parts[part]))

@@ -1,4 +1,4 @@
-/* read.h: weights from files: reads and packs by all threads. */
+/* read.h: reading weights from files and packing them, on all threads. */
 #ifndef PYML_READ_H
 #define PYML_READ_H
 
@@ -7,22 +7,22 @@
 
 typedef struct {
     int fd;
-    int stored, type;      /* in the file, and of the panels: the same, or floats and q8_0 */
-    int64_t n, k;          /* rows of the part, and their width */
-    int64_t offset;        /* in the file, of row 0 */
-    const int64_t *rows;   /* which row each is; NULL: in order */
-    uint8_t *packed, *low; /* of the part's first panel */
-    atomic_ullong hash;    /* pyml_hash_rows of the rows that were read is added to it */
+    int stored, type;      /* types in the file and of the panels: equal, or floats and q8_0 */
+    int64_t n, k;          /* number of rows of the part, and their width */
+    int64_t offset;        /* offset of row 0 in the file */
+    const int64_t *rows;   /* index of each row in the file; NULL: consecutive */
+    uint8_t *packed, *low; /* first panel of the part */
+    atomic_ullong hash;    /* incremented by pyml_hash_rows of the rows that were read */
 } pyml_part;
 
 typedef struct {
-    int64_t index;               /* of the part or range */
-    int error;                   /* errno; 0: the file ended; -1: a block with this scale has no q8_0; -2: not finite */
-    int64_t offset, wanted, got; /* bytes of the read that failed */
+    int64_t index;               /* part or range */
+    int error;                   /* errno; 0: end of file; -1: `scale` cannot be stored in q8_0; -2: not finite */
+    int64_t offset, wanted, got; /* of the read that failed, in bytes */
     float scale;
 } pyml_read_fault;
 
-/* False after a fault, or if it was told to stop. */
+/* These return false after a fault, or if stopped. */
 bool pyml_read_parts(int threads, pyml_part *, int64_t n_parts, pyml_read_fault *, pyml_watch *);
 bool pyml_read_ranges(const int64_t *fds, const int64_t *offsets, const int64_t *sizes, int64_t n, uint8_t *target,
                       pyml_read_fault *);

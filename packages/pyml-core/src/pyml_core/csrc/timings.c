@@ -1,4 +1,4 @@
-/* timings.c: from the ticks of a timed run to nanoseconds. timing.py says what the results mean. */
+/* timings.c: converts the ticks of a timed run to nanoseconds. timings.pxi documents the results. */
 #include "program.h"
 
 #include <math.h>
@@ -14,7 +14,7 @@ double pyml_read_timings(const pyml_timings *l, int64_t *begin_ns, int64_t *end_
         begin_ns[i] = TO_NS(edge);
         for (int t = 0; t < l->threads; t++) {
             pyml_thread_span span = l->spans[t * l->n_ops + i];
-            if (span.began) { /* a thread goes on where it was: processors read ticks a little early or late */
+            if (span.began) { /* keep a thread's times monotonic: CPUs may read ticks slightly early or late */
                 int64_t began = max_i64(own[t], (int64_t)span.began);
                 own[t] = max_i64(began, (int64_t)span.arrived);
                 span.began = (uint64_t)TO_NS(began), span.arrived = (uint64_t)TO_NS(own[t]);

@@ -1,5 +1,5 @@
 /* types.h: buffers, matrices, operations, a run, and the kernels of a level. Plain C11 without vector types, so that
- * all of it means the same in the objects of every CPU level.
+ * layouts are equal in the objects of every CPU level.
  *
  * Letters: T tokens of a run, P wanted positions, K input width, N output width, D head_dim, H key/value heads.
  */
@@ -11,27 +11,27 @@
 #include <stdint.h>
 
 enum {
-    PANEL = 16,    /* rows of a weight, or keys, side by side */
-    CHUNK = 256,   /* k of a quantised panel that are unpacked at a time */
+    PANEL = 16,    /* interleaved rows of a weight, or keys */
+    CHUNK = 256,   /* columns of a quantised panel that are unpacked at a time */
     BLOCK = 32,    /* activations that share a scale */
     PAGE = 64,     /* positions in a KV page */
-    KEY_PAGES = 2, /* pages of a key block of attention, at most: block b has pages 2 b and 2 b + 1 */
+    KEY_PAGES = 2, /* maximum pages of a key block of attention: block b has pages 2 b and 2 b + 1 */
     KEYS = KEY_PAGES * PAGE,
-    KEY_BLOCK_MAX = 128,         /* most elements of an int8 key that share a scale */
+    KEY_BLOCK_MAX = 128,         /* maximum elements of an int8 key that share a scale */
     KEY_SCALES = PAGE * 4,       /* bytes before the codes of a block of a page's int8 keys */
-    VALUE_SCALES = 2 * PAGE * 4, /* bytes before the codes of a page's int8 values: the scales' logarithms, inverses */
-    LINEAR_SCRATCH = 70 << 10,   /* bytes that a tile of a linear layer needs of each thread */
-    FEW_TOKENS = 16,             /* of a run that streams weights for them */
+    VALUE_SCALES = 2 * PAGE * 4, /* bytes before the codes of a page's int8 values: logarithms and inverses of scales */
+    LINEAR_SCRATCH = 70 << 10,   /* bytes that a tile of a linear layer needs for each thread */
+    FEW_TOKENS = 16,             /* maximum tokens of a run that streams weights */
     TOKEN_BLOCK = 256,           /* tokens that a thread takes through a tile of a linear layer at a time */
     MAX_EXPERTS = 1024,
-    MAX_PHASES = 4, /* parts of a fused operation that are timed apart */
+    MAX_PHASES = 4, /* maximum parts of a fused operation that are timed separately */
     MAX_THREADS = 256,
-    SCREEN_STATES = 16,   /* states at most that one run screens the head for */
-    SCREEN_MAX_TOP = 256, /* logits at most that are wanted of each */
-    ROW_STATS = 4         /* numbers about a row of a screened head */
+    SCREEN_STATES = 16,   /* maximum states that one run screens the head for */
+    SCREEN_MAX_TOP = 256, /* maximum logits wanted for each state */
+    ROW_STATS = 4         /* statistics of a row of a screened head */
 };
 
-#define UNIFORM_ERROR 21.25 /* (16 * 16 - 1) / 12: variance of a nibble, all values alike */
+#define UNIFORM_ERROR 21.25 /* (16 * 16 - 1) / 12: variance of a uniformly distributed nibble */
 
 enum { /* TYPE_Q4_K, ... */
 #define PLAIN_TYPE(NAME, name, number, ...) TYPE_##NAME = number,
@@ -39,7 +39,7 @@ enum { /* TYPE_Q4_K, ... */
 #include "block_types.def"
 };
 
-/* Where the tokens of a run go: to K experts each. Dispatched rows lie expert by expert, in the order of tokens. */
+/* The K experts of every token of a run. Dispatched rows are sorted by expert, then by token. */
 typedef struct {
     int64_t experts, chosen; /* E, K */
     int32_t *row;            /* [T][K] dispatched row of each choice */
@@ -47,7 +47,7 @@ typedef struct {
     int32_t *first;          /* [E + 1] first dispatched row of each expert */
 } pyml_routes;
 
-/* An activation: rows of width float32, and an int8 copy where a quantised matrix reads it. */
+/* An activation: rows of `width` float32, and an int8 copy if a quantised matrix reads it. */
 typedef struct {
     float *f; /* [rows][width] */
     int64_t width;
@@ -55,23 +55,23 @@ typedef struct {
     int64_t blocks;           /* width / 32 */
     int8_t *codes;            /* [rows][stride8], or NULL: no int8 copy */
     float *scales;            /* [rows][blocks] */
-    int32_t *sums;            /* [rows][blocks]       sum of a block's codes */
-    int32_t *half_sums;       /* [rows][2 * blocks]   the same for its halves of 16 */
-    bool codes_only;          /* the floats of rows are read by traces only */
-    bool outputs;             /* a row a wanted position instead of a row a token */
-    int64_t copies;           /* rows a token: 1, or the experts that it is dispatched to */
-    pyml_routes *routes;      /* of a buffer that holds routes: [T][experts | weights] */
-    const pyml_routes *order; /* of one that holds dispatched rows: how they lie */
+    int32_t *sums;            /* [rows][blocks]       sum of the codes of a block */
+    int32_t *half_sums;       /* [rows][2 * blocks]   sum of the codes of a half block of 16 */
+    bool codes_only;          /* only traces read the floats */
+    bool outputs;             /* one row for each wanted position instead of each token */
+    int64_t copies;           /* rows for each token: 1, or the number of its experts */
+    pyml_routes *routes;      /* if the buffer has routes: [T][experts | weights]; else NULL */
+    const pyml_routes *order; /* if the buffer has dispatched rows: their routes; else NULL */
 } pyml_buffer;
 
-/* A weight (N, K) in panels of 16 rows; see pack.c for what a panel holds. */
+/* A weight (N, K) in panels of 16 rows; see pack.c. */
 typedef struct {
     int32_t type;
     int64_t n, k;
     const uint8_t *data;
     int64_t panel_bytes;
-    const uint8_t *low; /* of a split q8_0: the low nibbles of all panels, which follow on all the rest; else NULL */
-    int64_t low_bytes;  /* a panel's */
+    const uint8_t *low; /* split q8_0: the low nibbles of all panels, after everything else; else NULL */
+    int64_t low_bytes;  /* bytes of low nibbles in a panel */
 } pyml_matrix;
 
 enum { /* OP_LINEAR, ... */
@@ -91,12 +91,12 @@ static inline bool pyml_is_product(int kind) {
 
 enum { ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU };
 
-/* What a trace records of attention in one run: for each slice in order [n_heads][its tokens][keys], keys being the
- * positions of its pages. Arrays start with the values of keys that no token sees: -INFINITY and 0. */
+/* The arrays that a trace captures from attention in one run: for each slice in order [n_heads][tokens][keys], where
+ * keys are all positions of its pages. They are initialised with the values of masked keys: -INFINITY and 0. */
 typedef struct {
     float *scores;        /* scaled and capped, -INFINITY where masked; or NULL */
     float *probabilities; /* or NULL */
-    float *maxima;        /* a number for every PAGE of probabilities: the largest score there */
+    float *maxima;        /* the largest score of every PAGE keys, one for each PAGE of probabilities */
 } pyml_capture;
 
 /* Shared by the screen and the rescoring of a head, see level/screen.c. N is the number of rows of the head. */
@@ -114,38 +114,37 @@ typedef struct {
 typedef struct pyml_op {
     int32_t kind;
     pyml_buffer *in, *in2, *out;
-    const pyml_matrix *matrices;   /* linear: outputs side by side; embed: the table; expert_linear: each expert's */
+    const pyml_matrix *matrices;   /* linear: with adjacent outputs; embed: the table; expert_linear: of all experts */
     int32_t n_matrices;            /* expert_linear: of one expert */
     const float *weight, *weight2; /* norms: weight and bias; prepare_qkv: q_norm and k_norm; linear: bias; tables */
     float eps, scale, cap;
     int32_t layer, n_heads, window, activation;
     bool accumulate, normalize;
-    bool skip;                        /* not in this run */
+    bool skip;                        /* not part of this run */
     const pyml_screen *screen;        /* screen, rescore */
-    const struct pyml_op *fused_next; /* linear: the activation that it does with each tile's results, or NULL */
-    const struct pyml_op *fused_into; /* activate, gated: the linear layer that does it, or NULL */
-    float *copy;                      /* where a trace wants the output's rows of this run, or NULL */
-    const pyml_capture *capture;      /* attention: what a trace wants of this run, or NULL */
+    const struct pyml_op *fused_next; /* linear: the activation that it applies to each tile's results, or NULL */
+    const struct pyml_op *fused_into; /* activate, gated: the linear layer that applies it, or NULL */
+    float *copy;                      /* destination of a copy of the output for a trace, or NULL */
+    const pyml_capture *capture;      /* attention: arrays to capture in this run, or NULL */
 } pyml_op;
 
 /* One sequence's part of a run. */
 typedef struct {
     uint8_t *const *pages; /* KV pages */
     int64_t start;         /* position of its first token */
-    int64_t count;         /* its tokens */
+    int64_t count;         /* number of its tokens */
     int64_t row;           /* row of its first token in the token buffers */
-    int64_t rope_set;      /* which set of RoPE frequencies */
+    int64_t rope_set;      /* index of its set of RoPE frequencies */
 } pyml_slice;
 
-/* Some consecutive tokens of one slice: the unit that attention hands out (times H heads). */
+/* Some consecutive tokens of one slice. A unit of attention is a tile and one of the H heads. */
 typedef struct {
     int32_t slice, first, count;
 } pyml_tile;
 
 typedef struct {
     int64_t n_layers, n_kv_heads, head_dim;
-    int64_t key_bytes, value_bytes, layer_bytes; /* of a head's keys, a head's values, and all of a layer: see
-                                                    kv_layout.py */
+    int64_t key_bytes, value_bytes, layer_bytes; /* of a head's keys, a head's values, and a layer; see kv_layout.py */
     bool f16, int8;
 } pyml_kv;
 
@@ -155,7 +154,7 @@ static inline int64_t pyml_key_block(int64_t head_dim) {
     return power < KEY_BLOCK_MAX ? power : KEY_BLOCK_MAX;
 }
 
-/* Everything that an operation needs to know of the run it is in. */
+/* The run that an operation is part of. */
 typedef struct {
     int64_t tokens, outputs;
     const int32_t *ids;         /* [T] */
@@ -166,16 +165,16 @@ typedef struct {
     int64_t n_slices;
     const pyml_tile *tiles;
     int64_t n_tiles;
-    int64_t tile_tokens; /* most tokens in a tile */
+    int64_t tile_tokens; /* maximum tokens of a tile */
     pyml_kv kv;
-    float *partials; /* attention's per-block results when key blocks are split over threads */
+    float *partials; /* results of attention for each key block, if key blocks are split over threads */
     int64_t partials_floats;
     int32_t threads;
 } pyml_run;
 
-/* Whether a linear layer does the activation after it too, with the results of each tile while they are in the cache.
- * With few rows, reading weights takes all the time and is fastest from front to end of one matrix. A trace that
- * records the results has all of them written first. */
+/* Whether a linear layer also applies the activation after it, to the results of each tile while they are in the cache.
+ * With few rows it does not: reading weights dominates, and is fastest through one matrix after the other. It does not
+ * either if a trace copies its output, which must be written completely. */
 static inline bool pyml_fuses_activation(const pyml_op *linear, const pyml_run *run) {
     return linear->fused_next && !linear->copy && run->tokens > FEW_TOKENS;
 }
@@ -183,23 +182,23 @@ static inline bool pyml_fuses_activation(const pyml_op *linear, const pyml_run *
 /* The state of one thread in a run. */
 typedef struct {
     int32_t index;
-    uint8_t *scratch; /* SCRATCH_BYTES, aligned */
-    int64_t last;     /* the end of its range of items in this pass, and the weights that it reads after that */
-    const uint8_t *next_weights;
+    uint8_t *scratch;            /* scratch_bytes of the program, aligned */
+    int64_t last;                /* end of the range of items that it works on in this pass */
+    const uint8_t *next_weights; /* the first weights that it reads after this operation, or NULL */
     bool timed;
-    uint64_t phase[MAX_PHASES]; /* ticks in the parts of the current operation */
+    uint64_t phase[MAX_PHASES]; /* ticks in the phases of the current operation */
 } pyml_thread;
 
-/* An operation's work is cut into items; threads take them in order from a shared counter.
- * `stage` numbers the passes of an operation that needs a barrier in its middle. */
+/* The work of an operation is divided into items, which threads take in order. `stage` is the pass of an operation that
+ * needs a barrier in its middle. */
 typedef int64_t (*pyml_items_fn)(const pyml_op *, const pyml_run *, int stage);
 typedef void (*pyml_work_fn)(const pyml_op *, const pyml_run *, pyml_thread *, int stage, int64_t begin, int64_t end);
 
-/* The number of bytes that an item and those after it read one behind the other, and where they begin, to be
- * prefetched. 0: not worth it. */
+/* Returns the number of consecutive bytes of weights that an item and the following ones read, and their start in
+ * `from`, to be prefetched. 0: not worth it. */
 typedef int64_t (*pyml_weights_fn)(const pyml_op *, const pyml_run *, int64_t item, const uint8_t **from);
 
-/* Limits of the machine: `amount` steps of a loop, or a read of that many bytes; returns operations or bytes. */
+/* Limits of the machine: `amount` is steps of a loop, or bytes to read. Returns operations or bytes. */
 enum { LIMIT_READ, LIMIT_INT8, LIMIT_F32, LIMITS };
 typedef int64_t (*pyml_limit_fn)(const uint8_t *data, int64_t amount, uint8_t *sink);
 
