@@ -53,7 +53,7 @@ def test_bits_look_random() -> None:
 
 @pytest.mark.parametrize("n_rows", [0, -1, 3])
 def test_bytes_that_are_not_so_many_rows(n_rows: int) -> None:
-    with pytest.raises(ShapeError, match=f"expected {n_rows} rows of the same size, got 10 bytes"):
+    with pytest.raises(ShapeError, match=f"expected {n_rows} rows of equal size, got 10 bytes"):
         hash_rows(np.zeros(10, np.uint8), n_rows)
 
 

@@ -1,13 +1,12 @@
-/* attention.c: from the formula to the kernel of level/attention.c in steps. The first two are C without anything else,
- * the last two use the sixteen lanes of level/simd.h, which are plain C too where the machine has no such vectors.
+/* attention.c: from the formula to the kernel of level/attention.c in steps. The first two are plain C; the last two
+ * use the sixteen lanes of level/simd.h, which are plain C too on machines without such vectors.
  *
  * One query head attends to n keys: out = softmax(scale * q k^T) v. D is head_dim. The kernel does this for many tokens
- * and heads; the numbers of a row do not depend on the other rows, so one row is enough to follow it.
- * README.md says what each step is worth.
+ * and heads. Rows are independent, so one row is enough to show the method. README.md has the speed of each step.
  */
 #include "ladder.h"
 
-/* v0: the formula, in the order in which it is written. Needs memory for all n scores. */
+/* v0: the formula, literally. Needs memory for all n scores. */
 void attention_v0(const float *q, const float *k, const float *v, int64_t n, int64_t d, float scale, float *out) {
     float *p = malloc((size_t)n * sizeof *p), top = -INFINITY, sum = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -26,14 +25,14 @@ void attention_v0(const float *q, const float *k, const float *v, int64_t n, int
     free(p);
 }
 
-/* The result over some keys: weighted values, the sum of the exponentials, and the largest score, in powers of 2. */
+/* The result over some keys: weighted values, the sum of the exponentials, and the largest score (an exponent of 2). */
 typedef struct {
     float o[HEAD_DIM_MAX], l, m;
 } partial;
 
 static const partial nothing = {.m = -INFINITY};
 
-/* Online softmax: either result is rescaled to the larger maximum, then they are added. */
+/* Online softmax: both results are rescaled to the larger maximum, then added. */
 static void merge(partial *all, const partial *block, int64_t d) {
     float m = fmaxf(all->m, block->m), rescale_old = exp2f(all->m - m), rescale_new = exp2f(block->m - m);
     for (int64_t j = 0; j < d; j++) all->o[j] = all->o[j] * rescale_old + block->o[j] * rescale_new;
@@ -68,8 +67,7 @@ void attention_v1(const float *q, const float *k, const float *v, int64_t n, int
     for (int64_t j = 0; j < d; j++) out[j] = all.o[j] / all.l;
 }
 
-/* Exponentials of a block's scores, sixteen at a time, in place; the scores of keys from n on are left out. Returns
- * their maximum and sum. */
+/* Exponentials of a block's scores, in place, sixteen at a time, without keys from n on. Returns maximum and sum. */
 static partial exponentials(float *p, int64_t n) {
     vf top = f_set1(-INFINITY), sum = f_set1(0);
     for (int64_t i = n; i < KEYS; i++) p[i] = -INFINITY;
@@ -83,8 +81,8 @@ static partial exponentials(float *p, int64_t n) {
     return (partial){.m = f_first(top), .l = f_sum(sum)};
 }
 
-/* v2: pages and panels. Adds: one vector holds the same element of 16 keys, so that 16 dot products go side by side and
- * no sum has to be taken across lanes. A page of the cache is keys [P/16][D][16], then values [P][D]. */
+/* v2: pages and panels. Adds: a vector has one element of each of 16 keys, so that 16 dot products are computed in
+ * parallel, without sums across lanes. A page of the cache is keys [P/16][D][16], then values [P][D]. */
 void attention_v2(const float *q, const uint8_t *const *pages, int64_t n, int64_t d, float scale, float *out) {
     partial all = nothing;
     for (int64_t first = 0; first < n; first += KEYS) {
@@ -113,8 +111,8 @@ void attention_v2(const float *q, const uint8_t *const *pages, int64_t n, int64_
 /* Elements of a key that share a scale: the largest power of two up to 128 that divides D. */
 static int64_t key_block(int64_t d) { return (d & -d) < 128 ? d & -d : 128; }
 
-/* The Hadamard transform H of `size` numbers, H H = size. Queries and keys are both transformed, which leaves their
- * products as they are and spreads a large element over its block, so that codes are finer. */
+/* The Hadamard transform H of `size` numbers, H H = size. Transforming both queries and keys preserves their dot
+ * products and spreads a large element over its block, which makes codes more precise. */
 static void hadamard(float *x, int64_t size) {
     for (int64_t half = size / 2; half; half /= 2)
         for (int64_t i = 0; i < size; i++)
@@ -125,7 +123,7 @@ static void hadamard(float *x, int64_t size) {
             }
 }
 
-/* A query in int8: scaled, transformed and rounded as the keys are. */
+/* A query in int8: scaled, transformed and rounded like keys. */
 typedef struct {
     int8_t codes[HEAD_DIM_MAX];
     float scales[HEAD_DIM_MAX]; /* of each block */
@@ -144,8 +142,8 @@ static int8_query round_query(const float *q, int64_t d, float scale) {
     return rounded;
 }
 
-/* The scores of 16 keys from key i of a page on. The codes are stored + 128, which the start of the sum takes off. The
- * sum of the score starts with log2 of the scale of the key's value, which makes that scale a part of its weight. */
+/* The scores of 16 keys from key i of a page on. Codes are stored + 128; the initial value of the sum cancels that
+ * bias. The score starts with log2 of the scale of the key's value, which folds that scale into the weight. */
 static vf int8_scores(const int8_query *q, const uint8_t *page, int64_t i, int64_t d) {
     const int64_t size = key_block(d), block_bytes = PAGE * 4 + PAGE * size;
     vf score = f_load((const float *)(page + d / size * block_bytes) + i);
@@ -160,9 +158,9 @@ static vf int8_scores(const int8_query *q, const uint8_t *page, int64_t i, int64
     return score;
 }
 
-/* v3: keys and values in int8. Adds: a quarter of the bytes, and four products in the place of one. Weights are rounded
- * to 8 bits, the largest to 255. A page is, for every block of B elements of the keys, scales [P] and codes
- * [B/4][P][4]; then the values: log2 of the scales [P], their inverses [P], codes [D/16][P/4][16][4]. */
+/* v3: keys and values in int8. Adds: a quarter of the bytes, and four products in one operation. Weights are rounded to
+ * 8 bits, the largest to 255. A page is, for every block of B elements of the keys, scales [P] and codes [B/4][P][4];
+ * then the values: log2 of the scales [P], their inverses [P], codes [D/16][P/4][16][4]. */
 void attention_v3(const float *q, const uint8_t *const *pages, int64_t n, int64_t d, float scale, float *out) {
     const int64_t key_bytes = d / key_block(d) * PAGE * 4 + PAGE * d;
     const int8_query rounded = round_query(q, d, scale);

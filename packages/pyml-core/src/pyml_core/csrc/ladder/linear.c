@@ -1,8 +1,8 @@
-/* linear.c: from the formula to the quantised product of level/linear.c in steps. The first two are C without anything
- * else, the last two use the sixteen lanes of level/simd.h.
+/* linear.c: from the formula to the quantised product of level/linear.c in steps. The first two are plain C; the last
+ * two use the sixteen lanes of level/simd.h.
  *
  * out [T][N] = x [T][K] W^T for a weight W (N, K) of type q8_0: each row is blocks of 32 elements, a block being a
- * float16 scale d and 32 int8 codes; an element is d * code. README.md says what each step is worth.
+ * float16 scale d and 32 int8 codes; an element is d * code. README.md has the speed of each step.
  */
 #include "ladder.h"
 
@@ -14,7 +14,7 @@ static float scale_of(const uint8_t *block) {
     return half_to_float(half);
 }
 
-/* v0: the formula. Every weight becomes a float32 before it is multiplied. */
+/* v0: the formula. Every weight is converted to float32 before it is multiplied. */
 void linear_v0(const uint8_t *w, const float *x, int64_t t_count, int64_t n, int64_t k, float *out) {
     for (int64_t t = 0; t < t_count; t++)
         for (int64_t row = 0; row < n; row++) {
@@ -31,7 +31,7 @@ void linear_v0(const uint8_t *w, const float *x, int64_t t_count, int64_t n, int
 typedef struct {
     int8_t *codes; /* [T][K] */
     float *scales; /* [T][K / 32] */
-    int32_t *sums; /* [T][K / 32]: of a block's codes */
+    int32_t *sums; /* [T][K / 32]: sums of the codes of a block */
 } rounded;
 
 static rounded round_rows(const float *x, int64_t elements) {
@@ -47,8 +47,8 @@ static rounded round_rows(const float *x, int64_t elements) {
 
 static void free_rows(rounded a) { free(a.codes), free(a.scales), free(a.sums); }
 
-/* v1: x is rounded to int8 too. Adds: products and sums of integers, which are exact in any order, and two
- * multiplications with scales for 32 elements. */
+/* v1: x is rounded to int8 too. Adds: integer products and sums, which are exact in any order, and only two
+ * multiplications by scales for 32 elements. */
 void linear_v1(const uint8_t *w, const float *x, int64_t t_count, int64_t n, int64_t k, float *out) {
     rounded a = round_rows(x, t_count * k);
     for (int64_t t = 0; t < t_count; t++)
@@ -75,9 +75,9 @@ static int64_t panel_bytes(int64_t k) {
     return bytes;
 }
 
-/* Rows t..t+rows-1 of x times one panel, to columns column.. of the output. `rows` is a constant of the caller, so that
- * its loops are unrolled and the sums stay in registers. The codes are stored + 128, which the start of the sums takes
- * off. */
+/* Multiply rows t..t+rows-1 of x by one panel, into the columns of the output from `column` on. `rows` is a constant of
+ * the caller, so that loops are unrolled and sums stay in registers. Codes are stored + 128; the initial values of the
+ * sums cancel that bias. */
 static inline void panel_product(const uint8_t *panel, const rounded *a, int64_t t, const int rows, int64_t k,
                                  float *out, int64_t n, int64_t column) {
     vf sum[TILE];
@@ -109,8 +109,8 @@ static inline void panel_product(const uint8_t *panel, const rounded *a, int64_t
     }
 }
 
-/* v2: rows of W in panels of 16. Adds: one vector holds the same columns of 16 outputs, so that no sum has to be taken
- * across lanes, and one instruction multiplies 64 codes. */
+/* v2: rows of W in panels of 16. Adds: a vector has the weights of 16 outputs, so that there are no sums across lanes,
+ * and one instruction multiplies 64 codes. */
 void linear_v2(const uint8_t *w, const float *x, int64_t t_count, int64_t n, int64_t k, float *out) {
     rounded a = round_rows(x, t_count * k);
     for (int64_t t = 0; t < t_count; t++)
@@ -119,8 +119,8 @@ void linear_v2(const uint8_t *w, const float *x, int64_t t_count, int64_t n, int
     free_rows(a);
 }
 
-/* v3: tiles of four rows of x. Adds: each weight is loaded once for four rows, and there are four sums to work on while
- * one waits for its last addition. */
+/* v3: tiles of four rows of x. Adds: each weight is loaded once for four rows, and four independent sums hide the
+ * latency of additions. */
 void linear_v3(const uint8_t *w, const float *x, int64_t t_count, int64_t n, int64_t k, float *out) {
     rounded a = round_rows(x, t_count * k);
     for (int64_t column = 0; column < n; column += PANEL) {

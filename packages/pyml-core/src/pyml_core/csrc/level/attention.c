@@ -1,29 +1,29 @@
 /* attention.c: attention over the KV pages: units of work, their split over threads, and the loop over blocks of keys.
  *
- * The unit of work is a tile (some tokens of one sequence) and a key/value head. A block of keys is KEY_PAGES pages at
- * fixed absolute positions; pages that no row sees, in the last block or before a window, are not read. Each block is
- * reduced from scratch (scores, maximum, exponentials, their sum, weighted values) and merged into the running result
- * in ascending order, so that an output depends neither on which thread computed a block nor on the other tokens:
+ * A unit of work is a tile (some tokens of one sequence) and a key/value head. A block of keys is KEY_PAGES pages at
+ * fixed absolute positions; pages that no row attends to, in the last block or before a window, are not read. Each
+ * block is reduced on its own (scores, maximum, exponentials, their sum, weighted values) and merged into the running
+ * result in ascending order, so that an output depends neither on the thread that computed a block nor on other tokens:
  *
  *     m' = max(m, m_b);  o = o 2^(m - m') + o_b 2^(m_b - m');  l = l 2^(m - m') + l_b 2^(m_b - m')
  *
  * This is online softmax (Milakov and Gimelshein, arXiv 1805.02867; for attention Dao et al., arXiv 2205.14135).
- * Queries are scaled by log2(e) too, so that exponentials are powers of 2. The sum l is kept in sixteen lanes, which
- * are added up at the end.
+ * Queries are also scaled by log2(e), so that exponentials are powers of 2. The sum l is kept in sixteen lanes, which
+ * are added at the end.
  *
- * Where there are fewer units than threads (decoding), the blocks of a unit are split over threads too (split-KV,
- * "flash decoding"): stage 0 leaves the result of each block in run->partials, stage 1 merges them in the same order.
+ * If there are too few units for all threads (decoding), the blocks of a unit are split over threads too (split-KV,
+ * "flash decoding"): stage 0 stores the result of each block in run->partials, stage 1 merges them in the same order.
  *
- * ladder/attention.c gets here in four steps of plain C.
+ * ladder/attention.c develops this kernel in four steps of plain C.
  */
 #include "attention_f.h"
 #include "attention_i8.h"
 
-/* How keys and values are held decides about everything but the loop: it is chosen once a call. */
+/* The functions for a type of keys and values; selected once in each call. */
 typedef struct {
     void (*load_queries)(tile_state *, float scale);
     void (*attend_block)(const tile_state *, int64_t b, bool deferred);
-    float weight_of_1; /* the sums of values are that many times too large */
+    float weight_of_1; /* the weighted values are too large by this factor */
 } attention_path;
 
 static const attention_path path_f = {load_queries_f, attend_block_f, 1.0f};
@@ -31,13 +31,13 @@ static const attention_path path_i8 = {load_queries_i8, attend_block_i8, int8_we
 
 /* ---- units of work */
 
-/* How the work of an operation is divided: the blocks of each unit are split into `splits` items. */
+/* The division of an operation's work: the blocks of each unit are split into `splits` items. */
 typedef struct {
-    int64_t splits, blocks; /* blocks: the most of any tile */
-    int64_t rows, partial;  /* rows: the most of any tile; partial: floats of the result of one block */
+    int64_t splits, blocks; /* blocks: the maximum of all tiles */
+    int64_t rows, partial;  /* rows: the maximum of all tiles; partial: floats of the result of one block */
 } split_plan;
 
-INLINE const pyml_tile *tile_of(const pyml_run *run, int64_t unit) { /* late tiles are the long ones: first */
+INLINE const pyml_tile *tile_of(const pyml_run *run, int64_t unit) { /* last tiles first: they have the most keys */
     return &run->tiles[run->n_tiles - 1 - unit % run->n_tiles];
 }
 
@@ -59,7 +59,7 @@ static split_plan plan_splits(const pyml_op *op, const pyml_run *run) {
         if (blocks > plan.blocks) plan.blocks = blocks;
         if (tile->count > tokens) tokens = tile->count;
     }
-    plan.rows = tokens * group; /* no gaps: what one thread leaves for another has to come from its cache */
+    plan.rows = tokens * group; /* compact: other threads read these results from this thread's cache */
     plan.partial = pyml_partial_floats(plan.rows, run->kv.head_dim);
     if (units * plan.blocks * plan.partial <= run->partials_floats)
         plan.splits = min_i64(plan.blocks, (4 * run->threads + units - 1) / units);
@@ -110,7 +110,7 @@ static void reset(partial result, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < pyml_whole_panels(rows); r++) result.m[r] = -INFINITY;
 }
 
-/* Queries come from far away: with each block of a unit, a part of the next unit's queries are prefetched. */
+/* Queries are rarely in the cache: with each block of a unit, prefetch a part of the next unit's queries. */
 static void prefetch_queries(const pyml_op *op, const pyml_run *run, int64_t unit, int64_t part, int64_t parts) {
     if (unit >= run->n_tiles * run->kv.n_kv_heads) return;
     const pyml_tile *tile = tile_of(run, unit);
@@ -122,7 +122,7 @@ static void prefetch_queries(const pyml_op *op, const pyml_run *run, int64_t uni
         PREFETCH(first + i / lines * op->in->width + i % lines * PANEL);
 }
 
-/* o / l to the output, the heads of a token together: to the buffer's floats, and to its int8 copy if it has one. */
+/* Write o / l to the output: to the buffer's floats, and to its int8 copy if it has one. */
 static void write_heads(const tile_state *s, float weight_of_1) {
     int64_t d = s->run->kv.head_dim, column = s->head * s->group * d;
     pyml_buffer *buffer = s->op->out;
@@ -164,7 +164,7 @@ void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, 
         tile_state s = open_tile(op, run, thread, unit, &plan);
         if (stage == 0) path->load_queries(&s, scale);
         int64_t from = first_block(op, s.start), to = (s.start + s.tokens - 1) / KEYS + 1;
-        float *partials = run->partials + unit * plan.blocks * plan.partial; /* one for every block */
+        float *partials = run->partials + unit * plan.blocks * plan.partial; /* one for each block */
         if (plan.splits > 1 && stage == 0) {
             int64_t split = item % plan.splits;
             int64_t first = from + (to - from) * split / plan.splits;

@@ -1,6 +1,4 @@
-/* attention_capture.h: what a trace asks of attention: the scores and the probabilities of every key (see
- * pyml_capture).
- */
+/* attention_capture.h: captures for traces: the scores and probabilities of every key (see pyml_capture). */
 #ifndef PYML_LEVEL_ATTENTION_CAPTURE_H
 #define PYML_LEVEL_ATTENTION_CAPTURE_H
 
@@ -8,7 +6,7 @@
 
 INLINE int64_t captured_keys(const pyml_slice *slice) { return (slice->start + slice->count + PAGE - 1) / PAGE * PAGE; }
 
-/* Where a captured array has the keys of block b for row r of the tile. */
+/* The address of the keys of block b for row r of the tile in a captured array. */
 static float *captured(const tile_state *s, float *array, int64_t b, int64_t r) {
     int64_t head = s->head * s->group + r % s->group, token = s->start - s->slice->start + r / s->group;
     for (const pyml_slice *slice = s->run->slices; slice < s->slice; slice++)
@@ -16,7 +14,7 @@ static float *captured(const tile_state *s, float *array, int64_t b, int64_t r) 
     return array + (head * s->slice->count + token) * captured_keys(s->slice) + b * KEYS;
 }
 
-/* A block's scores, without the logarithms of int8 values' scales that have been added to them. */
+/* Capture the scores of a block, without the logarithms of value scales that are added to them with int8 values. */
 static void capture_scores(const tile_state *s, int64_t b, const key_range *in, bool masked) {
     const pyml_capture *c = s->op->capture;
     for (int64_t r = 0; c->scores && r < s->rows; r++) {
@@ -31,8 +29,8 @@ static void capture_scores(const tile_state *s, int64_t b, const key_range *in, 
     }
 }
 
-/* A block's exponentials and maxima before they are merged. Where values are int8, exponentials are computed again from
- * the scores. */
+/* Capture the exponentials and maxima of a block before it is merged. With int8 values, the exponentials are recomputed
+ * from the scores. */
 static void capture_block(const tile_state *s, int64_t b, const key_range *in, bool masked) {
     const pyml_capture *c = s->op->capture;
     for (int64_t r = 0; c->probabilities && r < s->rows; r++) {
@@ -51,7 +49,7 @@ static void capture_block(const tile_state *s, int64_t b, const key_range *in, b
     }
 }
 
-/* The exponentials of all blocks, rescaled in the way of merge and write_heads: e 2^(m_b - m) / l. */
+/* Rescale the captured exponentials of all blocks as merge and write_heads do: e 2^(m_b - m) / l. */
 static void capture_probabilities(const tile_state *s, int64_t first_page, int64_t end_page) {
     const pyml_capture *c = s->op->capture;
     for (int64_t r = 0; c->probabilities && r < s->rows; r++) {

@@ -1,12 +1,12 @@
-/* attention_f.h: attention where keys and values are float32 or float16. Both products, of queries with keys and of
- * weights with values, are the float inner loop of kernels.h.
+/* attention_f.h: attention with float32 or float16 keys and values. Both products, queries with keys and weights with
+ * values, use the float inner loop of kernels.h.
  */
 #ifndef PYML_LEVEL_ATTENTION_F_H
 #define PYML_LEVEL_ATTENTION_F_H
 
 #include "softmax.h"
 
-/* The tile's queries, times `scale`. */
+/* Load the queries of a tile, multiplied by `scale`. */
 static void load_queries_f(tile_state *s, float scale) {
     const pyml_op *op = s->op;
     int64_t d = s->run->kv.head_dim;
@@ -19,7 +19,7 @@ static void load_queries_f(tile_state *s, float scale) {
     }
 }
 
-/* Rows of A times panels of a page's keys or values, which lie `panel_stride` elements apart. */
+/* Multiply rows of A by panels of a page's keys or values, which are `panel_stride` elements apart. */
 INLINE void fma_panels(const int type, const tile_state *s, const float *a, int64_t lda, const uint8_t *b, int64_t ldb,
                        int64_t panel_stride, int64_t panels, int64_t k, float *out, int64_t ld_out, bool first,
                        prefetch_plan prefetch) {
@@ -38,20 +38,20 @@ INLINE void fma_panels(const int type, const tile_state *s, const float *a, int6
     }
 }
 
-/* The same, of the cache's type; meanwhile `next` (or NULL) is prefetched. */
+/* Call fma_panels for the cache's type, and meanwhile prefetch `next` (or NULL). */
 static void fma_page(const tile_state *s, const float *a, int64_t lda, const uint8_t *b, int64_t ldb,
                      int64_t panel_stride, int64_t panels, int64_t k, float *out, int64_t ld_out, bool first,
                      const uint8_t *next) {
     const bool f16 = s->run->kv.f16;
     prefetch_plan prefetch = {next, next ? FLOAT_PANELS * PANEL * (f16 ? 2 : 4) / 64 : 0};
-    if (s->rows > TILE_TOKENS) prefetch.lines = 0; /* many rows for each load: arithmetic is what takes the time */
+    if (s->rows > TILE_TOKENS) prefetch.lines = 0; /* many rows for each load: bound by arithmetic */
     if (f16) fma_panels(TYPE_F16, s, a, lda, b, ldb, panel_stride, panels, k, out, ld_out, first, prefetch);
     else fma_panels(TYPE_F32, s, a, lda, b, ldb, panel_stride, panels, k, out, ld_out, first, prefetch);
 }
 
-/* Scores, softmax and weighted values of key block b: merged into s->result, or left in s->block if the merge is
- * deferred. A page's values are prefetched while its keys are used, and the keys of the page KEY_PAGES further while
- * its values are. */
+/* Compute scores, softmax and weighted values of key block b; merge them into s->result, or leave them in s->block if
+ * the merge is deferred. While the keys of a page are used, its values are prefetched; while its values are used, the
+ * keys of the page KEY_PAGES later. */
 static void attend_block_f(const tile_state *s, int64_t b, bool deferred) {
     const pyml_kv *kv = &s->run->kv;
     const int64_t d = kv->head_dim, group = FLOAT_PANELS * PANEL;

@@ -1,5 +1,5 @@
-/* attention_i8.h: attention where keys and values are int8. Scores are products of bytes, and so are weighted values:
- * weights are rounded to 8 bits, the values' scales being part of them.
+/* attention_i8.h: attention with int8 keys and values. Both products are integer dot products: the scales of values are
+ * folded into the weights, which are rounded to 8 bits.
  */
 #ifndef PYML_LEVEL_ATTENTION_I8_H
 #define PYML_LEVEL_ATTENTION_I8_H
@@ -7,14 +7,14 @@
 #include "heads.h"
 #include "softmax.h"
 
-/* Panels of keys for which a last, smaller tile is computed. */
+/* Number of key panels of the smaller tile at the end of a page. */
 enum { HALF_PANELS = (FLOAT_PANELS + 1) / 2 };
 
-/* The tile's queries, times `scale`, transformed and rounded as keys are. */
+/* Load the queries of a tile: multiply by `scale`, transform, and round to int8 like keys. */
 static void load_queries_i8(tile_state *s, float scale) {
     const pyml_op *op = s->op;
     int64_t d = s->run->kv.head_dim, size = pyml_key_block(d), blocks = d / size;
-    vf factor = f_mul(f_set1(scale), f_set1(1.0f / (float)size)); /* of two Hadamard transforms, H H = size */
+    vf factor = f_mul(f_set1(scale), f_set1(1.0f / (float)size)); /* two Hadamard transforms: H H = size */
     for (int64_t r = 0; r < s->rows; r++) {
         const float *q = op->in->f + (s->row + r / s->group) * op->in->width + (s->head * s->group + r % s->group) * d;
         for (int64_t b = r * blocks; b < (r + 1) * blocks; b++, q += size) {
@@ -25,15 +25,15 @@ static void load_queries_i8(tile_state *s, float scale) {
     }
 }
 
-/* ---- prefetching: one tile after the other takes its share of the memory that comes next */
+/* ---- prefetching: each tile prefetches its share of the memory that is read next */
 
-/* One line at each step where there are many rows to a page, else several. */
+/* With many rows, prefetch one line at each step, else several. */
 INLINE prefetch_plan prefetch_of(const tile_state *s, const uint8_t *next) {
     const int64_t lines = s->rows > TILE_TOKENS ? 1 : FLOAT_PANELS + FLOAT_PANELS / 4;
     return (prefetch_plan){next, next ? lines : 0};
 }
 
-/* Few rows wait for memory: it is brought as near as possible. Many would evict what they have there. */
+/* With few rows, memory is the bottleneck: prefetch into the nearest cache. With many, that would evict their data. */
 INLINE void prefetch_step(const int nt, prefetch_plan plan, int64_t step) {
     for (int64_t line = step * plan.lines; line < (step + 1) * plan.lines; line++)
         if (nt < TILE_TOKENS) PREFETCH_NEAR(plan.from + line * 64);
@@ -48,9 +48,9 @@ INLINE prefetch_plan prefetch_share(prefetch_plan *plan, int64_t steps) {
 
 /* ---- queries times keys */
 
-/* Add the scores of one block of elements to the scores `before`, whose rows are `before_stride` apart. `keys` is the
- * block's scales, and codes behind them, from a panel on:
- *     out = fma(float(sum_d code_q code_k) * scale_k, scale_q, before). */
+/* Add the scores of one block of elements to the scores `before`, whose rows are `before_stride` apart. `keys` points
+ * to the block's scales, followed by its codes, from a panel on: out = fma(float(sum_d code_q code_k) * scale_k,
+ * scale_q, before). */
 INLINE void key_tile(const int nt, const int np, quantized_queries q, int64_t d, int64_t size, const uint8_t *keys,
                      const float *before, int64_t before_stride, float *out, prefetch_plan prefetch) {
     int64_t blocks = d / size;
@@ -80,7 +80,7 @@ INLINE void key_tile(const int nt, const int np, quantized_queries q, int64_t d,
     }
 }
 
-/* Scores of key panels from..to-1 of a page. `added` is added to the scores of each key. */
+/* Compute the scores of key panels from..to-1 of a page. `added` is added to the scores of each key. */
 static void dot_page(const tile_state *s, const uint8_t *keys, int64_t page, int64_t from, int64_t to,
                      const float *added, prefetch_plan prefetch) {
     int64_t d = s->run->kv.head_dim, size = pyml_key_block(d), blocks = d / size;
@@ -109,8 +109,8 @@ static void dot_page(const tile_state *s, const uint8_t *keys, int64_t page, int
 
 /* ---- weights times values */
 
-/* Weights times values of a block, four keys at a time: merged into the result, or stored if the merge is deferred. The
- * sums are integers that float32 represents exactly, so that both ways give the same bits. */
+/* Multiply weights by the values of a block, four keys at a time; merge into the result, or store if the merge is
+ * deferred. The sums are integers that float32 represents exactly, so that both ways give the same bits. */
 INLINE void value_tile(const int nt, const int np, bool deferred, const uint8_t *weights, const key_range *in,
                        const uint8_t *const *values, int64_t panel, const float *rescale_old, const float *rescale_new,
                        float *out, int64_t ld_out, const prefetch_plan *prefetch, int64_t step) {
@@ -139,7 +139,7 @@ INLINE void value_tile(const int nt, const int np, bool deferred, const uint8_t 
     }
 }
 
-/* The weighted values of a block, for all rows. */
+/* Compute the weighted values of a block for all rows. */
 static void weigh_values(const tile_state *s, const key_range *in, const uint8_t *const *values, bool deferred,
                          const prefetch_plan *prefetch) {
     int64_t panels = s->run->kv.head_dim / PANEL, step = 0;
@@ -163,7 +163,7 @@ static void weigh_values(const tile_state *s, const key_range *in, const uint8_t
     }
 }
 
-/* As attend_block_f. */
+/* Like attend_block_f, for int8 keys and values. */
 static void attend_block_i8(const tile_state *s, int64_t b, bool deferred) {
     static const float zeros[PAGE] = {0};
     const pyml_kv *kv = &s->run->kv;

@@ -1,8 +1,7 @@
-/* attention_tile.h: what all of attention shares: a tile and its memory, the keys that its rows see, and the merge of
- * two results (online softmax).
+/* attention_tile.h: shared by all attention code: a tile and its memory, the keys that its rows attend to, and the
+ * merge of two results (online softmax).
  *
- * Letters: R rows of a tile (a token's query heads that share a key/value head, times the tokens), D head_dim, G query
- * heads a key/value head.
+ * Letters: R rows of a tile (tokens times G), D head_dim, G query heads for each key/value head.
  */
 #ifndef PYML_LEVEL_ATTENTION_TILE_H
 #define PYML_LEVEL_ATTENTION_TILE_H
@@ -16,22 +15,22 @@ enum { PHASE_SCORES, PHASE_SOFTMAX, PHASE_VALUES };
 
 /* ---- a tile */
 
-/* The result of some rows over some keys: weighted values, the sum of the exponentials, and the largest score. */
+/* The result of some rows over some keys: weighted values, sums of the exponentials, and largest scores. */
 typedef struct {
     float *o; /* [R][width], width being D rounded up to whole panels */
-    float *l; /* [R][16]: the sum, lane by lane */
-    float *m; /* [R], in powers of 2 */
+    float *l; /* [R][16]: the sum in sixteen lanes */
+    float *m; /* [R], exponents of 2 */
 } partial;
 
 INLINE partial partial_at(float *memory, int64_t rows, int64_t width) {
     return (partial){memory, memory + rows * width, memory + rows * (width + PANEL)};
 }
 
-/* Scaled queries as int8, in the blocks of the keys: B elements share a scale. */
+/* Scaled queries as int8, in the blocks of keys: B elements share a scale. */
 typedef struct {
     int8_t *codes;   /* [R][D] */
     float *scales;   /* [R][D / B] */
-    int32_t *starts; /* [R][D / B]: initial values of the dot products, which take off the bias of the keys' codes */
+    int32_t *starts; /* [R][D / B]: initial values of the dot products, which cancel the bias of the keys' codes */
 } quantized_queries;
 
 /* One tile and its working memory. Row r is token r / G, query head (head * G + r % G). */
@@ -40,28 +39,28 @@ typedef struct {
     const pyml_run *run;
     pyml_thread *thread;
     const pyml_slice *slice;
-    int64_t start, row; /* the position of the tile's first token, and its row of the buffers */
+    int64_t start, row; /* position of the tile's first token, and its row in the buffers */
     int64_t tokens, group, rows, head, width;
-    float *q;                         /* [R][D], scaled, where keys are float */
-    quantized_queries q8;             /* where keys are int8 */
+    float *q;                         /* float keys: [R][D], scaled queries */
+    quantized_queries q8;             /* int8 keys */
     float *p;                         /* [R][KEYS]: scores, then their exponentials */
-    uint8_t *weights;                 /* [R][KEYS], where values are int8: exponentials times the values' scales */
+    uint8_t *weights;                 /* int8 values: [R][KEYS], exponentials times the scales of values */
     partial block, result;            /* of one block of keys, and of all blocks so far */
     float *rescale_old, *rescale_new; /* [R]: factors of the result and of the block when the two are merged */
 } tile_state;
 
-/* The keys of the head in a page; its values follow them. */
+/* The head's keys in a page; its values follow them. */
 INLINE const uint8_t *keys_of(const tile_state *s, int64_t page) {
     const pyml_kv *kv = &s->run->kv;
     return s->slice->pages[page] + s->op->layer * kv->layer_bytes + s->head * (kv->key_bytes + kv->value_bytes);
 }
 
-/* ---- which keys a tile sees */
+/* ---- visible keys: those that rows attend to */
 
-/* The keys of one block that any row of the tile sees: first..last-1. They lie in pages from..to-1 of the block. */
+/* The keys of one block that are visible to any row of the tile: first..last-1, in pages from..to-1 of the block. */
 typedef struct {
     int64_t first, last, from, to;
-    const float *scales[KEY_PAGES]; /* of int8 values: logarithms of the scales, then their inverses; else NULL */
+    const float *scales[KEY_PAGES]; /* int8 values: logarithms of the scales, then their inverses; else NULL */
 } key_range;
 
 INLINE key_range key_range_of(const tile_state *s, int64_t b) {
@@ -72,12 +71,12 @@ INLINE key_range key_range_of(const tile_state *s, int64_t b) {
     return in;
 }
 
-/* A key of the block as a key of one of its pages, 0..PAGE. */
+/* Convert a key of the block to a key of one of its pages, clamped to 0..PAGE. */
 INLINE int64_t key_in_page(int64_t key, int64_t page) {
     return key < page * PAGE ? 0 : min_i64(key - page * PAGE, PAGE);
 }
 
-/* The keys of a block that one row sees: low..high-1. */
+/* The keys of a block that are visible to one row: low..high-1. */
 typedef struct {
     int64_t low, high;
 } visible_keys;
@@ -87,17 +86,17 @@ INLINE visible_keys visible_to(const tile_state *s, int64_t b, int64_t r) {
     return (visible_keys){s->op->window ? high - s->op->window : 0, high};
 }
 
-/* Whether some row of the tile does not see some key of block b. */
+/* Whether a key of block b is masked for a row of the tile. */
 INLINE bool is_masked(const tile_state *s, int64_t b) {
     int64_t window = s->op->window;
     return s->start + 1 < (b + 1) * KEYS || (window && s->start + s->tokens - window > b * KEYS);
 }
 
-/* The panels of 16 keys to go through: those of the range, or all of the block where no key is masked. */
+/* The key panels to process: those of the range, or all panels of the block if no key is masked. */
 INLINE int64_t first_panel(const key_range *in, const bool masked) { return masked ? in->from * PAGE / PANEL : 0; }
 INLINE int64_t end_panel(const key_range *in, const bool masked) { return (masked ? in->to * PAGE : KEYS) / PANEL; }
 
-/* Scores of key panel i; those of keys that are not visible become minus infinity. */
+/* Replace the scores of invisible keys of key panel i by -infinity. */
 INLINE vf mask_invisible(visible_keys visible, int64_t i, vf v) {
     static const float lane[PANEL] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     vf key = f_add(f_load(lane), f_set1((float)(i * PANEL))), invisible = f_set1(-INFINITY);
@@ -105,7 +104,7 @@ INLINE vf mask_invisible(visible_keys visible, int64_t i, vf v) {
     return f_greater(key, f_set1((float)visible.low - 0.5f), v, invisible);
 }
 
-/* A row's maximum, or 0 if the row sees no key: the difference of two infinities would be NaN. */
+/* A row's maximum, or 0 if no key is visible: the difference of two infinities would be NaN. */
 INLINE vf finite_maximum(vf m) { return f_greater(m, f_set1(-INFINITY), m, f_set1(0.0f)); }
 
 /* ---- merging a block into the result */
@@ -114,7 +113,7 @@ INLINE void merge_into(float *o, vf block, float rescale_new, float rescale_old)
     f_store(o, f_fma(block, f_set1(rescale_new), f_mul(f_load(o), f_set1(rescale_old))));
 }
 
-/* Merge a block's maxima and sums into the result's, and find the factors for the values. */
+/* Merge the maxima and sums of a block into the result, and compute the factors of the values. */
 static void merge_sums(const tile_state *s) {
     for (int64_t first = 0; first < s->rows; first += PANEL) {
         vf m = f_load(s->result.m + first), m_b = f_load(s->block.m + first), top = f_max(m, m_b);

@@ -1,27 +1,27 @@
-/* dots.h: the int8 inner loops: a few rows times one panel, unpacked on the way (stream_chunk), and a tile of many rows
- * times one or two unpacked panels (dot_tile). linear.c gives the order of sums that both follow.
+/* dots.h: the int8 inner loops: a few rows times one panel that is unpacked in registers (stream_chunk), and a tile of
+ * rows times one or two unpacked panels (dot_tile). linear.c defines the order of summation of both.
  */
 #ifndef PYML_LEVEL_DOTS_H
 #define PYML_LEVEL_DOTS_H
 
 #include "unpack.h"
 
-/* Some rows of int8 activations from some k on. */
+/* Rows of int8 activations, from a column on. */
 typedef struct {
     const int8_t *codes;
     const float *scales;
-    const int32_t *sums; /* of blocks of the weight's size */
+    const int32_t *sums; /* sums of the codes of blocks; the block size is that of the weight's scales */
     int64_t stride8, blocks, sum_stride;
 } quantized_rows;
 
-/* Levels that sum pairs of products in 16 bits first: the words whose pairs fit in one such sum. Codes of four bits
- * allow eight (2 * 8 * 15 * 127 = 30480), of five four, of six two. */
+/* For levels that first sum pairs of products in 16 bits: the number of words whose pairs fit in such a sum. Codes of 4
+ * bits allow eight (2 * 8 * 15 * 127 = 30480), 5 bits four, 6 bits two. */
 INLINE int words_of_pairs(int block, int bits) {
     int words = bits == 8 ? 1 : bits == 6 ? 2 : bits == 5 ? 4 : 8;
     return words < block / 4 ? words : block / 4;
 }
 
-/* Word number g of a block: four codes of every row times as many activations. */
+/* Add word g of a block: four codes of each row times four activations. */
 INLINE void add_word(vi *dot, vi *pairs, const int bits, const int run, const int g, vb w, vi x) {
     if (!SUMS_PAIRS || run == 1) {
         *dot = bits == 8 ? i_dot_wide(*dot, w, x) : i_dot(*dot, w, x);
@@ -33,24 +33,24 @@ INLINE void add_word(vi *dot, vi *pairs, const int bits, const int run, const in
     if (g % run == run - 1) *dot = i_add(*dot, i_sum_pairs(*pairs));
 }
 
-/* A block's part of the sum: its first sub-block's, to which the next one's is added. */
+/* Add a sub-block to the block's part of the sum; `first` starts a new part. */
 INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf scale, vf min, vf total) {
     *part = first ? f_mul(f_from_i(dot), scale) : f_fma(f_from_i(dot), scale, *part);
     if (mins) *part = f_fma(min, total, *part);
 }
 
-/* One, two, four or eight rows and one panel: codes go from memory through registers, so that reading them is all that
- * takes time. Other numbers of rows are rounded up: buffers have rows to spare, zero until they are written. The same
- * sums in the same order as dot_tile. */
+/* One, two, four or eight rows times one panel: codes are unpacked in registers, so that the time is that of reading
+ * memory. Other numbers of rows are rounded up: buffers have spare rows, which are zero until they are written. Sums
+ * are in the order of dot_tile. */
 
-/* Distance in bytes at which weights are prefetched. A plane of q8_0 is read from front to end. The planes of other
- * types lie next to each other and need a distance of some chunks; those of 256 columns need the most, because their
- * first blocks read half of the chunk. */
+/* Distance in bytes at which weights are prefetched. A plane of q8_0 is read sequentially. Other types read several
+ * adjacent planes and need a distance of several chunks; super-blocks need the largest, because their first blocks read
+ * half of the chunk. */
 INLINE int64_t prefetch_distance(int type) { return type == TYPE_Q8_0 ? 4 << 10 : is_super(type) ? 16 << 10 : 8 << 10; }
 
-/* Lines of 64 bytes in 32 elements of a panel. */
+/* Lines of 64 bytes in 32 columns of a panel. */
 INLINE int lines_of_block(const int type) {
-    const int bytes = type == TYPE_Q8_0_SPLIT ? params_of(type).bytes - 16 : params_of(type).bytes; /* low: elsewhere */
+    const int bytes = type == TYPE_Q8_0_SPLIT ? params_of(type).bytes - 16 : params_of(type).bytes; /* without `low` */
     return (bytes * 8 + params_of(type).block - 1) / params_of(type).block;
 }
 
@@ -61,7 +61,7 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
     const bool mins = params.minimum;
     const int run = words_of_pairs(params.share, params.bits);
     vf part[STREAM_ROWS];
-    UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* else compilers may warn */
+    UNROLL for (int t = 0; t < nt; t++) part[t] = f_set1(0.0f); /* otherwise compilers may warn */
     UNROLL for (int h = 0; h < halves; h++) {
         const int at = b * halves + h;
         vi dot[STREAM_ROWS], pairs[STREAM_ROWS];
@@ -116,7 +116,7 @@ INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, con
     }
 #include "../block_types.def"
 
-/* A block type's forms of all this. */
+/* The functions and constants of a block type. */
 typedef struct {
     unpack_fn unpack;
     void (*stream)(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a,
@@ -131,12 +131,12 @@ static const quantized_type quantized_types[] = {
 #include "../block_types.def"
 };
 
-/* The k of one or two panels that dot_tile is given at a time: sums are then rarely put down and taken up again, and
- * the codes of both still fit in the first-level cache. */
+/* Columns that dot_tile processes at a time: sums are rarely stored and reloaded, and the codes of two panels still fit
+ * in the L1 cache. */
 enum {
     DEPTH_CHUNKS = 3,
     DEPTH = DEPTH_CHUNKS * CHUNK,
-    DEPTH_BLOCKS = DEPTH / 16 /* blocks at most, a multiple of 16 */
+    DEPTH_BLOCKS = DEPTH / 16 /* maximum number of blocks, a multiple of 16 */
 };
 
 typedef struct {
@@ -144,7 +144,7 @@ typedef struct {
     unpacked chunks[DEPTH_CHUNKS][TILE_PANELS];
 } unpacked_panels;
 
-/* The output of a tile: with a bias (or NULL), and instead of its values or added to them. */
+/* The output of a tile. `bias` may be NULL; with `accumulate`, results are added to the values in `out`. */
 typedef struct {
     float *out;
     int64_t stride;
@@ -152,20 +152,20 @@ typedef struct {
     bool accumulate;
 } tile_results;
 
-/* Up to TILE_TOKENS rows and one or two panels, for up to DEPTH k. `sums` is where the sums of the k before are, or
- * NULL. */
+/* Multiply up to TILE_TOKENS rows by one or two panels, over up to DEPTH columns. `sums` has the sums of the earlier
+ * columns; NULL: these are the first. */
 INLINE void dot_tile(const int nt, const int np, const int block, const int bits, const bool mins, int bias,
                      const unpacked_panels *w, int64_t k, const quantized_rows *a, const float *sums,
                      const tile_results *to) {
     const int ld_sums = TILE_PANELS * PANEL, halves = BLOCK / block, words = WORDS / halves,
               run = words_of_pairs(block, bits);
-    /* Rows 0..2 and 3..5: few registers address them all. */
+    /* Rows 0..2 and 3..5, so that few registers address them all. */
     const int64_t codes_stride = a->stride8, scale_stride = a->blocks, sum_stride = scale_stride * halves;
     const int8_t *codes_low = a->codes, *codes_high = codes_low + 3 * codes_stride;
     const float *scales_low = a->scales, *scales_high = scales_low + 3 * scale_stride;
     const int32_t *sums_low = a->sums, *sums_high = sums_low + 3 * sum_stride;
-    _Alignas(64) int32_t starts[TILE_TOKENS][DEPTH_BLOCKS]; /* initial values of the dot products, which take off the
-                                                        bias of the codes */
+    /* Initial values of the dot products, which cancel the bias of the codes. */
+    _Alignas(64) int32_t starts[TILE_TOKENS][DEPTH_BLOCKS];
     const int32_t *start = starts[0];
     if (!mins)
         UNROLL for (int t = 0; t < nt; t++) for (int64_t b = 0; b < k / block; b += PANEL)
@@ -231,7 +231,7 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
         f_store(out + t * to->stride + p * PANEL, sum[t][p]);
 }
 
-/* All of dot_tile's forms: tokens 1..6, panels 1..2, and the kinds of block. */
+/* The variants of dot_tile: tokens 1..6, panels 1..2, and kinds of blocks. */
 #define DOT_FORM(nt, np, block, bits, mins) dot_tile(nt, np, block, bits, mins, -q->bias, w, k, a, sums, to)
 #define DOT_KIND(nt, np)                                                           \
     if (q->bits == 8) DOT_FORM(nt, np, 32, 8, false);                              \

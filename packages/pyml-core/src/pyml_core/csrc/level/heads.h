@@ -1,21 +1,20 @@
-/* heads.h: queries and keys in int8, which prepare.c writes and attention.c reads: transformed and rounded in blocks of
- * pyml_key_block.
+/* heads.h: queries (attention_i8.h) and keys (prepare.c) in int8: transformed and rounded in blocks of pyml_key_block.
  */
 #ifndef PYML_LEVEL_HEADS_H
 #define PYML_LEVEL_HEADS_H
 
 #include "kernels.h"
 
-/* The scale of a block and the sum of its codes: element = code * scale, approximately. If an element is not finite,
- * neither is the scale, and the codes are 0. */
+/* The scale of a block and the sum of its codes; element = code * scale, approximately. If an element is not finite,
+ * the scale is not finite either, and the codes are 0. */
 typedef struct {
     float scale;
     int32_t sum; /* of the codes */
 } quant_params;
 
 /* The Hadamard transform H of some panels (a power of two), not normalised: for n numbers H H = n. Applied to both
- * queries and keys, it keeps their products and spreads large elements, so that int8 codes are finer. Its additions
- * have the order of the reference. */
+ * queries and keys, it preserves their dot products and spreads large elements, which makes int8 codes more precise.
+ * Additions are in the order of the reference. */
 INLINE void hadamard(const int panels, vf *x) {
     static const float signs[4][PANEL] = {
         {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1},
@@ -42,8 +41,8 @@ INLINE void hadamard(const int panels, vf *x) {
 #undef WITHIN
 }
 
-/* A block, times a factor and transformed, as int8 codes of one scale: max|x| / 127, code = x * (127 / max|x|) rounded
- * to even. */
+/* Multiply a block by a factor, transform it, and round it to int8 codes with one scale: scale = max|x| / 127, code = x
+ * * (127 / max|x|) rounded to nearest even. */
 INLINE quant_params quantize_panels(const int panels, const float *from, vf factor, int8_t *codes) {
     vf x[KEY_BLOCK_MAX / PANEL], tops = f_set1(0.0f), zeros = f_set1(0.0f);
     UNROLL for (int p = 0; p < panels; p++) x[p] = f_mul(f_load(from + p * PANEL), factor);
@@ -51,7 +50,7 @@ INLINE quant_params quantize_panels(const int panels, const float *from, vf fact
     UNROLL for (int p = 0; p < panels; p++) tops = f_max(tops, f_abs(x[p])), zeros = f_fma(x[p], f_set1(0.0f), zeros);
     float top = f_top(tops), finite = f_sum(zeros); /* 0, or NaN */
     float inverse = 127.0f / top;
-    if (!(inverse <= FLT_MAX)) inverse = 0.0f; /* nothing, or next to it */
+    if (!(inverse <= FLT_MAX)) inverse = 0.0f; /* zero, or nearly */
     vi sum = i_set1(0);
     UNROLL for (int p = 0; p < panels; p++) {
         vi code = i_round(f_mul(finite == 0.0f ? x[p] : f_set1(0.0f), f_set1(inverse)));
@@ -61,7 +60,7 @@ INLINE quant_params quantize_panels(const int panels, const float *from, vf fact
     return (quant_params){top / 127.0f + finite, i_sum(sum)};
 }
 
-/* The same for a block of pyml_key_block elements. */
+/* quantize_panels for a block of pyml_key_block elements. */
 static quant_params quantize_head(const float *from, int64_t size, vf factor, int8_t *codes) {
     if (size == 128) return quantize_panels(8, from, factor, codes);
     if (size == 64) return quantize_panels(4, from, factor, codes);

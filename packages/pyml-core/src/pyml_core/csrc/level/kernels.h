@@ -9,12 +9,12 @@
 
 #include <float.h>
 
-/* Compiler barrier: values are loaded again. In long unrolled code, compilers would otherwise keep values that blocks
- * share, and run out of registers. */
+/* Compiler barrier: forces reloads. In long unrolled code, compilers would otherwise keep values shared between blocks
+ * in registers and spill. */
 #define FORGET() __asm__ volatile("" ::: "memory")
 
-/* Hides the value of a pointer that unrolled code advances. Compilers would otherwise compute all its values
- * beforehand, and run out of registers. */
+/* Hides the value of a pointer that unrolled code advances. Compilers would otherwise compute all its values in advance
+ * and run out of registers. */
 #define MOVED(pointer) __asm__ volatile("" : "+r"(pointer))
 
 INLINE int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -39,25 +39,25 @@ INLINE int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
         }                                  \
         break;
 
-/* The rows of a buffer in this run. */
+/* The number of rows of a buffer in this run. */
 INLINE int64_t rows_of(const pyml_buffer *b, const pyml_run *run) {
     return b->outputs ? run->outputs : run->tokens * b->copies;
 }
 
-/* sum[t][p] (+)= A B: rows of A (float32, `lda` apart) times vectors of B (16 elements, `ldb` apart), k in ascending
- * order, one accumulator an output. The one float inner loop: linear layers, QK^T and A*V are all this. */
 INLINE vf load_b(const int type, const void *b, int64_t at) {
     if (type == TYPE_F32) return f_load((const float *)b + at);
     if (type == TYPE_F16) return f_load_f16((const uint16_t *)b + at);
     return f_load_bf16((const uint16_t *)b + at);
 }
 
-/* Memory that comes next, to be prefetched while a tile is worked on: `lines` of 64 bytes at every step. */
+/* Memory to prefetch while a tile is computed: `lines` of 64 bytes at every step. */
 typedef struct {
     const uint8_t *from;
     int64_t lines;
 } prefetch_plan;
 
+/* sum[t][p] (+)= A B: rows of A (float32, `lda` apart) times vectors of B (16 elements, `ldb` apart), k in ascending
+ * order, one accumulator for each output. This is the inner loop of all float products: linear layers, QK^T and A*V. */
 INLINE void fma_tile(const int nt, const int np, const int type, const float *a, int64_t lda, const void *const *b,
                      int64_t ldb, int64_t k, float *sums, int64_t ld_sums, bool first, prefetch_plan prefetch) {
     vf sum[TILE_TOKENS][FLOAT_PANELS];
@@ -77,7 +77,7 @@ INLINE void fma_tile(const int nt, const int np, const int type, const float *a,
         f_store(sums + t * ld_sums + p * PANEL, sum[t][p]);
 }
 
-/* Any number of rows through fma_tile; the last tile has as many rows as are left. */
+/* fma_tile for any number of rows; the last tile has the remaining rows. */
 INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, const void *const *b, int64_t ldb,
                      int64_t k, float *sums, int64_t ld_sums, int64_t rows, bool first, prefetch_plan prefetch) {
     for (; rows >= TILE_TOKENS; rows -= TILE_TOKENS, a += TILE_TOKENS * lda, sums += TILE_TOKENS * ld_sums) {
@@ -88,11 +88,11 @@ INLINE void fma_rows(const int np, const int type, const float *a, int64_t lda, 
         WITH_CONST(rows, TILE_TOKENS - 1, fma_tile(N, np, type, a, lda, b, ldb, k, sums, ld_sums, first, prefetch));
 }
 
-/* Thirty-two numbers as int8 codes of one scale: scale = max|x| / 127, code = x * (127 / max|x|) rounded to even. What
- * is not finite has a scale that is not. */
+/* The parameters of 32 numbers rounded to int8: scale = max|x| / 127, code = x * (127 / max|x|) rounded to nearest
+ * even. If a number is not finite, the scale is not finite either. */
 typedef struct {
     float scale;
-    int32_t first, second; /* sums of the codes of either half */
+    int32_t first, second; /* sums of the codes of the two halves */
 } block_quant_params;
 
 INLINE block_quant_params quantize_block(vf low, vf high, int8_t *codes) {
@@ -100,14 +100,14 @@ INLINE block_quant_params quantize_block(vf low, vf high, int8_t *codes) {
     float finite = f_sum(f_add(f_mul(low, f_set1(0.0f)), f_mul(high, f_set1(0.0f)))); /* 0, or NaN */
     if (finite != 0.0f) low = high = f_set1(0.0f);
     float inverse = 127.0f / top;
-    if (!(inverse <= FLT_MAX)) inverse = 0.0f; /* nothing, or next to it, or not finite */
+    if (!(inverse <= FLT_MAX)) inverse = 0.0f; /* zero, nearly zero, or not finite */
     vi a = i_round(f_mul(low, f_set1(inverse))), c = i_round(f_mul(high, f_set1(inverse)));
     i_store_s8(codes, a);
     i_store_s8(codes + PANEL, c);
     return (block_quant_params){top / 127.0f + finite, i_sum(a), i_sum(c)};
 }
 
-/* Blocks of 32 numbers, and the place of their codes, scales and sums. Steps are from one block to the next, in
+/* Blocks of 32 numbers, and the destination of their codes, scales and sums. Steps are distances between blocks, in
  * elements. */
 typedef struct {
     const float *x;
@@ -117,7 +117,7 @@ typedef struct {
     int64_t x_step, codes_step, params_step;
 } block_run;
 
-/* quantize_block of four blocks at a time, which share the operations across lanes; the i-th is block `at[i]`. */
+/* quantize_block for four blocks at[0..3] together, which share the operations across lanes. */
 INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
     vi top[4];
     vf low[4], high[4];
@@ -127,10 +127,10 @@ INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
     }
     UNROLL for (int i = 0; i < 4; i += 2) top[i] =
         i_max(i_quarters(0, top[i], top[i + 1]), i_quarters(1, top[i], top[i + 1]));
-    vi tops = i_max(i_quarters(0, top[0], top[2]), i_quarters(1, top[0], top[2])); /* quarter i is of block i */
+    vi tops = i_max(i_quarters(0, top[0], top[2]), i_quarters(1, top[0], top[2])); /* quarter i belongs to block i */
     tops = i_max(tops, i_swap(2, tops));
     tops = i_max(tops, i_swap(1, tops));
-    if (i_any_above(tops, 0x7f7fffff)) { /* something is not finite */
+    if (i_any_above(tops, 0x7f7fffff)) { /* a number is not finite */
         for (int i = 0; i < 4; i++) {
             int64_t f = at[i] * run->params_step;
             block_quant_params params = quantize_block(low[i], high[i], run->codes + at[i] * run->codes_step);
@@ -140,7 +140,7 @@ INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
         return;
     }
     vf largest = f_from_bits(tops), inverse = f_div(f_set1(127.0f), largest);
-    inverse = f_greater(inverse, f_set1(FLT_MAX), f_set1(0.0f), inverse); /* nothing, or next to it */
+    inverse = f_greater(inverse, f_set1(FLT_MAX), f_set1(0.0f), inverse); /* zero, or nearly */
     _Alignas(64) float scales[PANEL];
     _Alignas(64) int32_t halves[2][PANEL];
     _Alignas(64) uint8_t codes[2][2 * BLOCK];
@@ -150,7 +150,7 @@ INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
         vb both = b_narrow(i_round(f_mul(low[i], first)), i_round(f_mul(high[i], first)),
                            i_round(f_mul(low[i + 1], second)), i_round(f_mul(high[i + 1], second)));
         b_store(codes[i / 2], both);
-        vi sums = i_dot(i_set1(0), b_set1(1), i_from_b(both)); /* of four codes; a quarter is half a block */
+        vi sums = i_dot(i_set1(0), b_set1(1), i_from_b(both)); /* sums of four codes; a quarter is half a block */
         sums = i_add(sums, i_swap(2, sums));
         i_store(halves[i / 2], i_add(sums, i_swap(1, sums)));
     }
@@ -164,15 +164,15 @@ INLINE void quantize_four(const block_run *run, const int64_t at[4]) {
 }
 
 INLINE void quantize_blocks(const block_run *run, int64_t count) {
-    for (int64_t i = 0; i < count; i += 4) /* the last ones again where they do not come out even */
+    for (int64_t i = 0; i < count; i += 4) /* the last block is repeated if count is not a multiple of 4 */
         quantize_four(run,
                       (int64_t[4]){i, min_i64(i + 1, count - 1), min_i64(i + 2, count - 1), min_i64(i + 3, count - 1)});
 }
 
-/* Ticks at which a phase of an operation starts, if the run is timed. */
+/* The current ticks if the run is timed, else 0. */
 INLINE uint64_t phase_start(const pyml_thread *thread) { return thread->timed ? pyml_ticks() : 0; }
 
-/* Charge the ticks since then to a phase; returns the present ones. */
+/* Add the ticks since `since` to a phase. Returns the current ticks. */
 INLINE uint64_t charge_phase(pyml_thread *thread, int phase, uint64_t since) {
     if (!thread->timed) return 0;
     uint64_t now = pyml_ticks();
@@ -180,7 +180,7 @@ INLINE uint64_t charge_phase(pyml_thread *thread, int phase, uint64_t since) {
     return now;
 }
 
-/* Of every operation: into how many items its work is cut, and the work on some of them. */
+/* For every operation: the number of items of its work, and the function that computes some of them. */
 #define OPERATION(KIND, name, items, product)                        \
     int64_t FN(items)(const pyml_op *, const pyml_run *, int stage); \
     void FN(name)(const pyml_op *, const pyml_run *, pyml_thread *, int stage, int64_t begin, int64_t end);

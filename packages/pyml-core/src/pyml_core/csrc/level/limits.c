@@ -1,15 +1,15 @@
-/* limits.c: the limits of this level's instructions: the tile of a matmul with everything in the first-level
- * cache, and a plain read of memory. Figures to compare kernels with. */
+/* limits.c: peak rates with the instructions of this level, to compare kernels with: the tile of a matrix product with
+ * all data in the L1 cache, and a sequential read of memory. */
 #include "kernels.h"
 
-/* The compiler may not keep what it has loaded from one step to the next, or take the steps together. */
+/* Keeps the compiler from reusing loaded values in the next step, or merging steps. */
 #define STEP() __asm__ volatile("" ::: "memory")
 
 int64_t FN(limit_int8)(const uint8_t *data, int64_t steps, uint8_t *sink) {
     vi sum[TILE_TOKENS][TILE_PANELS];
     UNROLL for (int t = 0; t < TILE_TOKENS; t++) UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = i_set1(0);
     for (int64_t i = 0; i < steps; i += BLOCK / 4) {
-        UNROLL for (int word = 0; word < BLOCK / 4; word++) { /* as in a matmul */
+        UNROLL for (int word = 0; word < BLOCK / 4; word++) { /* as in a matrix product */
             STEP();
             vb w[TILE_PANELS];
             UNROLL for (int p = 0; p < TILE_PANELS; p++) w[p] = b_load(data + 64 * p);

@@ -1,22 +1,23 @@
 /* linear.c: out = x W^T for weights in panels (pack.c), of every block type.
  *
- * Three inner loops do all the work. Plain weights (f32, f16, bf16) go through fma_tile. Quantised ones are unpacked to
- * unsigned bytes: for a few rows in registers, on their way from memory (stream_chunk); for more, up to DEPTH k of one
- * or two panels at a time, in the first-level cache, and dot_tile takes every row through them. However many rows there
- * are, each output is summed in one order, for each block of 32 in ascending order:
+ * There are three inner loops. fma_tile multiplies plain weights (f32, f16, bf16). Quantised weights are unpacked to
+ * unsigned bytes. For a few rows, stream_chunk unpacks them in registers. For more rows, up to DEPTH columns of one or
+ * two panels are unpacked into the L1 cache, and dot_tile multiplies all rows by them. The order of summation of an
+ * output does not depend on the number of rows. For each block of 32 in ascending order:
  *
  *     part = scale_w * float(sum_k code_w code_a)
- *     part = fma(scale_w', float(sum_k code_w code_a), part)     for the second half, where a scale is for 16
- *     part = fma(min_w, float(sum_k code_a), part)               after either of these, where the type has minima
+ *     part = fma(scale_w', float(sum_k code_w code_a), part)     for the second half, if 16 weights share a scale
+ *     part = fma(min_w, float(sum_k code_a), part)               after each of these, if the type has minima
  *     sum = fma(part, scale_a, sum)
  *
- * The integer sums are exact, so that results do not depend on how a level multiplies bytes.
+ * The integer sums are exact, so that results do not depend on the byte instructions of a level.
  */
 #include "dots.h"
 
 /* ---- drivers: a tile of one or two panels, for up to TOKEN_BLOCK rows; sums is [rows][TILE_PANELS * 16] */
 
-/* Which results of an operation a tile has, columns `column`.. of rows `row`.., and where they go. */
+/* The results of an operation that a tile computes (columns from `column` on, rows from `row` on), and their
+ * destination. */
 typedef struct {
     const pyml_op *op;
     int64_t row, column, columns;
@@ -24,19 +25,19 @@ typedef struct {
     int64_t stride;
 } target;
 
-/* The output's lines for some rows, prefetched before they are written: they are far apart. */
+/* Prefetch the output of some rows before it is written: the rows are far apart. */
 INLINE void prefetch_output(const target *to, int64_t t, int64_t rows) {
     for (int64_t r = t; r < t + rows; r++)
         for (int64_t c = 0; c < to->columns; c += PANEL) PREFETCH_WRITE(to->out + r * to->stride + c);
 }
 
-/* Rows t.. of the output, for a tile whose columns are all there. */
+/* The output from row t on, for a tile of whole panels. */
 INLINE tile_results results_of(const target *to, int64_t t) {
     return (tile_results){to->out + t * to->stride, to->stride, to->op->weight ? to->op->weight + to->column : NULL,
                           to->op->accumulate};
 }
 
-/* sums + bias (+ what is there) to rows t.. of the output. */
+/* Write sums + bias to the output from row t on, or add them to it. */
 INLINE void finish(const target *to, int64_t t, int64_t rows, const float *sums) {
     const pyml_op *op = to->op;
     for (int64_t r = 0; r < rows; r++)
@@ -51,7 +52,7 @@ INLINE void finish(const target *to, int64_t t, int64_t rows, const float *sums)
 }
 
 static quantized_rows rows_from(const quantized_type *q, const pyml_buffer *x, int64_t row, int64_t k0) {
-    int64_t halves = q->block == BLOCK ? 1 : 2; /* sums are kept for blocks of 32 and for halves */
+    int64_t halves = q->block == BLOCK ? 1 : 2; /* there are sums for blocks of 32 and for half blocks */
     return (quantized_rows){
         .codes = x->codes + row * x->stride8 + k0,
         .stride8 = x->stride8,
@@ -66,7 +67,7 @@ static const uint8_t *low_nibbles(const pyml_matrix *m, int64_t panel, int64_t k
     return m->low ? m->low + panel * m->low_bytes + k0 / 2 * PANEL : NULL;
 }
 
-/* Weights lie one behind the other up to `end`; those at `next` (or NULL) are read after that. */
+/* Weights are consecutive up to `end`; after that, those at `next` (or NULL) are read. */
 typedef struct {
     const uint8_t *end, *next;
 } prefetch_range;
@@ -75,7 +76,7 @@ static const uint8_t *prefetch_address(const prefetch_range *range, const uint8_
     return at + distance < range->end || !range->next ? at + distance : range->next + (at + distance - range->end);
 }
 
-/* One panel's outputs for a few rows from `row` on; those of a row are TILE_PANELS panels from the last row's. */
+/* Compute the outputs of one panel for a few rows from `row` on. Rows of `sums` are TILE_PANELS panels apart. */
 static void stream_panel(const pyml_matrix *m, int64_t panel, const prefetch_range *range, const pyml_buffer *x,
                          int64_t row, int64_t rows, uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
@@ -100,7 +101,7 @@ static void streamed_panels(const pyml_matrix *m, int64_t panel, int np, const p
     finish(to, 0, rows, sums);
 }
 
-/* One panel of a quantised matrix times some rows of x, for screen.c: sums is [rows][16]. */
+/* Multiply one panel of a quantised matrix by some rows of x, for screen.c: sums is [rows][16]. */
 void FN(panel_product)(const pyml_matrix *m, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows,
                        uint8_t *scratch, float *sums) {
     float *wide = (float *)scratch;
@@ -123,7 +124,7 @@ static void quantized_tile(const pyml_matrix *m, int64_t panel, int np, const py
     int64_t passes = (m->k + DEPTH - 1) / DEPTH, depth = (m->k + passes * CHUNK - 1) / (passes * CHUNK) * CHUNK;
     for (int64_t k0 = 0; k0 < m->k; k0 += depth) {
         int64_t k = min_i64(depth, m->k - k0);
-        const uint8_t *next = chunk[0] + np * m->panel_bytes; /* the next tile's, prefetched meanwhile */
+        const uint8_t *next = chunk[0] + np * m->panel_bytes; /* the next tile, prefetched meanwhile */
         for (int64_t i = 0; i * CHUNK < k; i++) {
             int part = (int)min_i64(CHUNK, k - i * CHUNK);
             for (int p = 0; p < np; p++) {
@@ -177,7 +178,7 @@ static int64_t tiles_of(const pyml_matrix *m) {
     return (panels + TILE_PANELS - 1) / TILE_PANELS;
 }
 
-/* Of the matrices side by side; of one expert's. */
+/* Tiles of all matrices with adjacent outputs (of one expert). */
 static int64_t tiles_of_all(const pyml_op *op) {
     int64_t tiles = 0;
     for (int i = 0; i < op->n_matrices; i++) tiles += tiles_of(&op->matrices[i]);
@@ -189,11 +190,11 @@ int64_t FN(linear_items)(const pyml_op *op, const pyml_run *run, int stage) {
     return stage ? 0 : (pyml_fuses_activation(op, run) ? op->fused_next->out->blocks : tiles_of_all(op)) * blocks;
 }
 
-/* What a thread has for a tile: sums, and unpacked codes behind them. */
+/* The scratch of a thread for a tile: sums, then unpacked codes. */
 enum { SUMS_BYTES = TOKEN_BLOCK * TILE_PANELS * PANEL * 4 };
 _Static_assert(SUMS_BYTES + sizeof(unpacked_panels) <= LINEAR_SCRATCH, "a tile fits in its scratch");
 
-/* One or two panels times `count` rows of the input. */
+/* Multiply one or two panels by `count` rows of the input. */
 static void linear_panels(const pyml_matrix *m, int64_t panel, int np, const prefetch_range *range, int64_t count,
                           const target *to, pyml_thread *thread) {
     float *sums = (float *)thread->scratch;
@@ -203,7 +204,8 @@ static void linear_panels(const pyml_matrix *m, int64_t panel, int np, const pre
     else quantized_tile(m, panel, np, to->op->in, count, to, scratch, sums);
 }
 
-/* A tile of the matrices side by side, for `count` input rows; the thread goes on with the tiles before `end`. */
+/* Compute tile number `tile` of the adjacent matrices for `count` rows. The thread then takes those before `end`.
+ */
 static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t end, int64_t row, int64_t count,
                         pyml_thread *thread) {
     const pyml_matrix *last = m + op->n_matrices - 1;
@@ -225,11 +227,11 @@ static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, i
     linear_panels(m, panel, np, &range, count, &to, thread);
 }
 
-/* A block of 32 columns of the activation that follows, for `count` rows: compute its inputs, then the activation.
+/* Compute a block of 32 columns of the fused activation for `count` rows: first its inputs, then the activation.
  * Matrices are whole blocks (see find_fusions in lower.py). */
 static void activated_tile(const pyml_op *op, int64_t block, int64_t row, int64_t count, pyml_thread *thread) {
     float *x = (float *)(thread->scratch + LINEAR_SCRATCH);
-    const int64_t parts = op->fused_next->kind == OP_GATED ? 2 : 1; /* gate and up are side by side */
+    const int64_t parts = op->fused_next->kind == OP_GATED ? 2 : 1; /* gate and up are adjacent */
     for (int64_t part = 0; part < parts; part++) {
         int64_t column = part * op->fused_next->out->width + block * BLOCK, from = column;
         const pyml_matrix *m = op->matrices;
@@ -256,7 +258,7 @@ void FN(linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int
     }
 }
 
-/* Of a few rows, for which weights are all that takes time. */
+/* Only for a few rows, where reading weights dominates. */
 int64_t FN(linear_weights)(const pyml_op *op, const pyml_run *run, int64_t item, const uint8_t **from) {
     if (rows_of(op->out, run) > FEW_ROWS) return 0;
     const pyml_matrix *m = op->matrices;
@@ -266,8 +268,7 @@ int64_t FN(linear_weights)(const pyml_op *op, const pyml_run *run, int64_t item,
     return (panels - item * TILE_PANELS) * m->panel_bytes;
 }
 
-/* Linear layers of experts: the rows of each expert and its own matrices. The weights of an expert without rows are
- * not read. */
+/* ---- linear layers of experts: the rows of each expert times its matrices. Experts without rows are not read. */
 
 static int64_t blocks_of(const pyml_routes *routes, int64_t expert) {
     return (routes->first[expert + 1] - routes->first[expert] + TOKEN_BLOCK - 1) / TOKEN_BLOCK;

@@ -1,5 +1,5 @@
-/* prepare.c: the steps between the product that makes q, k and v and attention: QK-norm and RoPE of q and k in place,
- * and rounding of k and v into the KV pages (laid out in kv_layout.py).
+/* prepare.c: the steps between the q, k, v product and attention: QK-norm and RoPE of q and k in place, and appending k
+ * and v to the KV pages (see kv_layout.py).
  */
 #include "heads.h"
 
@@ -16,14 +16,14 @@ static void rotate(float *x, const float *cosines, int64_t half) {
     }
 }
 
-/* Store x to out[0], out[step], ...: in f16 (clamped to its range) or as it is. */
+/* Store x to out[0], out[step], ...: as f16, clamped to its range, or as f32. */
 INLINE void append(const pyml_kv *kv, const float *x, uint8_t *out, const int64_t step) {
     vf top = f_set1(65504.0f), bottom = f_set1(-65504.0f);
     for (int64_t i = 0; i < kv->head_dim; i += PANEL) {
         int64_t n = min_i64(PANEL, kv->head_dim - i);
         if (kv->f16) {
             uint16_t lanes[PANEL];
-            f_store_f16(lanes, f_min(top, f_max(bottom, f_load_n(x + i, n)))); /* in this order NaN stays NaN */
+            f_store_f16(lanes, f_min(top, f_max(bottom, f_load_n(x + i, n)))); /* this order preserves NaN */
             for (int64_t j = 0; j < n; j++) ((uint16_t *)out)[(i + j) * step] = lanes[j];
         } else {
             for (int64_t j = 0; j < n; j++) ((float *)out)[(i + j) * step] = x[i + j];
@@ -31,8 +31,7 @@ INLINE void append(const pyml_kv *kv, const float *x, uint8_t *out, const int64_
     }
 }
 
-/* Store x, transformed, as key `at` of a page: codes + 128, four to a word, in the order in which a dot product takes
- * them. */
+/* Transform x and store it as key `at` of a page: codes + 128, four to a word, in the operand order of dot products. */
 static void append_int8_key(const pyml_kv *kv, const float *x, uint8_t *keys, int64_t at) {
     int64_t size = pyml_key_block(kv->head_dim);
     for (int64_t first = 0; first < kv->head_dim; first += size, keys += KEY_SCALES + PAGE * size) {
@@ -48,8 +47,8 @@ static void append_int8_key(const pyml_kv *kv, const float *x, uint8_t *keys, in
     }
 }
 
-/* log2 x of a normal x > 0, rounded once: by the C library's it would differ between machines. With m from sqrt(1/2) to
- * sqrt(2) and z = (m - 1) / (m + 1), log m = 2 (z + z^3 / 3 + z^5 / 5 + ...). */
+/* log2 x for normal x > 0, rounded once. Results of the C library's function differ between machines. With m from
+ * sqrt(1/2) to sqrt(2) and z = (m - 1) / (m + 1), log m = 2 (z + z^3 / 3 + z^5 / 5 + ...). */
 static float log2_of(float x) {
     int exponent;
     double m = frexpf(x, &exponent);
@@ -59,9 +58,9 @@ static float log2_of(float x) {
     return (float)(exponent + 2.8853900817779268 * z * sum);
 }
 
-/* Store x as value `at` of a page: int8 codes of one scale, those of four keys to a word. The logarithm of the scale
- * and its inverse are stored. Numbers below the smallest of float16 count as 0; a number that is not finite makes the
- * logarithm NaN. */
+/* Store x as value `at` of a page: int8 codes with one scale, a word having the codes of four keys. The logarithm and
+ * the inverse of the scale are stored. The scale is at least 2^-24 / 127, so that smaller numbers become 0. If a number
+ * is not finite, the logarithm is NaN. */
 static void append_int8_value(const pyml_kv *kv, const float *x, uint8_t *values, int64_t at) {
     vf tops = f_set1(0x1p-24f), zeros = f_set1(0.0f);
     for (int64_t i = 0; i < kv->head_dim; i += PANEL) {
@@ -92,7 +91,7 @@ void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread
     int64_t units = op->n_heads + kv->n_kv_heads, d = kv->head_dim, element = kv->f16 ? 2 : 4;
     for (int64_t item = begin; item < end; item++) {
         int64_t row = item / units, unit = item % units;
-        float *x = op->in->f + row * op->in->width + unit * d; /* q heads, then k heads, lie in order */
+        float *x = op->in->f + row * op->in->width + unit * d; /* q heads, then k heads */
         const float *norm = unit < op->n_heads ? op->weight : op->weight2;
         uint64_t time = phase_start(thread);
         if (norm) {

@@ -1,13 +1,13 @@
-/* route.c: which experts of a mixture see which tokens, and with what weight.
+/* route.c: chooses the experts of every token and their weights.
  *
- * Stage 0 chooses, token by token. Stage 1, one item, sorts the choices by expert and then by token, so that each
- * expert's rows lie one behind the other: a linear layer takes them through its matrix as it does any other rows. Where
- * a row lies changes nothing in it, so that results do not depend on the tokens around.
+ * Stage 0 chooses, token by token. Stage 1, a single item, sorts the choices by expert, then by token, so that the rows
+ * of an expert are consecutive and a linear layer processes them like any other rows. A row's result does not depend on
+ * its place, and therefore not on other tokens.
  */
 #include "kernels.h"
 
-/* The largest K of a token's logits, the first of equals, and exp(l) over the sum of all exponentials, or of the chosen
- * ones. */
+/* Choose the K largest logits of a token, equal ones by index. Weights are exp(l) divided by the sum over all experts,
+ * or over the chosen ones. */
 static void choose(const pyml_op *op, int64_t row) {
     int64_t experts = op->in->width, chosen = op->out->routes->chosen;
     const float *logits = op->in->f + row * experts;

@@ -1,7 +1,6 @@
-/* rows.c: operations on one row at a time: embedding, norms, activations, and the int8 copy that quantised matrices
- * read.
+/* rows.c: operations on one row at a time: embedding, norms, activations, and int8 copies for quantised matrices.
  *
- * A kernel that writes a row of a buffer with an int8 copy quantises it too, while it is in the cache (end_row).
+ * A kernel that writes a row of a buffer with an int8 copy also quantises it, while it is in the cache (end_row).
  */
 #include "kernels.h"
 
@@ -11,7 +10,7 @@ int64_t FN(row_items)(const pyml_op *op, const pyml_run *run, int stage) {
 
 #define FOR_LANES(width) for (int64_t i = 0, n = 0; n = min_i64(PANEL, (width) - i), i < (width); i += PANEL)
 
-/* Lanes 0..n-1 of v, zero elsewhere: keeps a tail out of a sum. */
+/* Lanes 0..n-1 of v, zero elsewhere, so that a tail does not add to a sum. */
 INLINE vf mask_tail(vf v, int64_t n) {
     if (n == PANEL) return v;
     _Alignas(64) float lanes[PANEL] = {0};
@@ -19,8 +18,8 @@ INLINE vf mask_tail(vf v, int64_t n) {
     return f_load(lanes);
 }
 
-/* Per block of 32: scale = max|x| / 127, code = round(x / scale) to nearest even, and the sums of the codes.
- * What is not finite makes the scale NaN, so that it shows in the result. */
+/* For each block of 32: scale = max|x| / 127, code = x * (127 / max|x|) rounded to nearest even, and the sums of the
+ * codes. If a number is not finite, the scale is NaN or infinite, so that results are not finite either. */
 static void quantize_row(pyml_buffer *b, const float *x, int64_t row) {
     int64_t at = row * b->blocks;
     block_run run = {x, b->codes + row * b->stride8, b->scales + at, b->sums + at, b->half_sums + 2 * at, BLOCK, BLOCK,
@@ -28,8 +27,7 @@ static void quantize_row(pyml_buffer *b, const float *x, int64_t row) {
     quantize_blocks(&run, b->blocks);
 }
 
-/* Where a row goes: to the buffer, or to scratch where its int8 copy is all that anybody reads: writing it out would
- * take longer. */
+/* The destination of a row: the buffer, or scratch memory if only the int8 copy is read, which is faster. */
 INLINE float *begin_row(const pyml_op *op, const pyml_thread *thread, int64_t row) {
     return op->out->codes_only && !op->copy ? (float *)thread->scratch : op->out->f + row * op->out->width;
 }
@@ -213,7 +211,7 @@ void FN(select)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int
     }
 }
 
-/* The rows of a mixture of experts: to the experts, and their weighted sum back. See route.c. */
+/* ---- mixtures of experts: copying rows to the experts, and their weighted sum; see route.c */
 
 void FN(dispatch)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
     (void)run, (void)thread, (void)stage;

@@ -9,9 +9,9 @@ typedef int32_t vd __attribute__((vector_size(64)));
 #define ENTER_FLOATING_POINT() _mm_setcsr(0x1f80)
 
 #define PYML_TILE_TOKENS 6
-enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 2 }; /* of 32 registers, 12 sums in int32 and 12 in float32 */
-enum { STREAM_ROWS = 8, FEW_ROWS = 16 }; /* rows that weights are streamed for at a time, and altogether */
-enum { FLOAT_PANELS = 4 };               /* of a tile of plain floats: 24 accumulators */
+enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 2 }; /* 12 int32 and 12 float32 sums in the 32 registers */
+enum { STREAM_ROWS = 8, FEW_ROWS = 16 }; /* rows that weights are streamed for at a time, and in total */
+enum { FLOAT_PANELS = 4 };               /* panels of a tile of plain floats: 24 accumulators */
 
 INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
 
@@ -78,14 +78,14 @@ INLINE vi i_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 #define i_shl(v, n) _mm512_slli_epi32((v), (n))
 INLINE vi i_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)); }
 INLINE vi i_load_s8(const uint8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)); }
-INLINE vi i_load4(const void *p) { /* the same four bytes in every lane */
+INLINE vi i_load4(const void *p) { /* broadcast four bytes to every lane */
     int32_t word;
     memcpy(&word, p, 4);
     return _mm512_set1_epi32(word);
 }
 INLINE vi i_round(vf a) { return _mm512_cvtps_epi32(a); }
 INLINE void i_store_s8(int8_t *p, vi v) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(v)); }
-INLINE vi four_by_four(vi words) { /* quarters of a, b, c, d in each quarter: those of a, those of b, ... */
+INLINE vi four_by_four(vi words) { /* transpose: each quarter has words of a, b, c, d; group them by a, b, c, d */
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), words);
 }
 INLINE vb b_narrow(vi a, vi b, vi c, vi d) { /* 64 numbers of -128..127 as bytes */
@@ -94,9 +94,9 @@ INLINE vb b_narrow(vi a, vi b, vi c, vi d) { /* 64 numbers of -128..127 as bytes
 INLINE vb b_narrow_unsigned(vi a, vi b, vi c, vi d) { /* 64 numbers of 0..255; rounded NaN is 0 */
     return four_by_four(_mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
 }
-INLINE vi i_from_b(vb v) { return v; } /* the bytes as they are */
+INLINE vi i_from_b(vb v) { return v; } /* reinterpret the bytes */
 INLINE vi i_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
-/* They have the order of |v|. */
+/* The bits of |v|, which as integers are ordered like |v|. */
 INLINE vi i_abs_bits(vf v) { return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)); }
 INLINE vf f_from_bits(vi a) { return _mm512_castsi512_ps(a); }
 INLINE bool i_any_above(vi a, int32_t n) { return _mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(n)) != 0; }
@@ -113,27 +113,27 @@ INLINE void b_store(uint8_t *p, vb v) { _mm512_storeu_si512((void *)p, v); }
 INLINE vb b_set1(uint8_t x) { return _mm512_set1_epi8((char)x); }
 INLINE vb b_and(vb a, vb b) { return _mm512_and_si512(a, b); }
 INLINE vb b_or(vb a, vb b) { return _mm512_or_si512(a, b); }
-#define b_shr(v, n) _mm512_srli_epi16((v), (n)) /* bits cross bytes: mask afterwards */
+#define b_shr(v, n) _mm512_srli_epi16((v), (n)) /* bits move across bytes: mask afterwards */
 #define b_shl(v, n) _mm512_slli_epi16((v), (n))
 INLINE vb b_lookup(const uint8_t table[16], vb index) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), index);
 }
 
-/* Sums of 16 bits of two products each, for levels without an instruction for four (SUMS_PAIRS). `i_stay`: a sum is in
- * a register here; compilers otherwise make all products of a block first and run out of registers. */
+/* 16-bit sums of two products each, for levels without an instruction for four (SUMS_PAIRS). `i_stay` forces a sum into
+ * a register: compilers would otherwise compute all products of a block first and run out of registers. */
 INLINE void i_stay(vi *v) { __asm__("" : "+v"(*v)); }
 INLINE vi i_pairs(vb w, vi a) { return _mm512_maddubs_epi16(w, a); }
 INLINE vi i_add_pairs(vi a, vi b) { return _mm512_add_epi16(a, b); }
 INLINE vi i_sum_pairs(vi a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
 
-/* acc + the sum over 4 bytes of unsigned w times signed a, in every lane. `i_dot` is for w < 64, `i_dot_wide` for all
- * w. `d_dot_wide`: likewise. `d_dot_signed`: of signed w times unsigned a. */
+/* In every lane: acc + the sum over 4 bytes of unsigned w times signed a. `i_dot` is for w < 64, `i_dot_wide` and
+ * `d_dot_wide` for all w. `d_dot_signed`: signed w times unsigned a. */
 INLINE vd d_zero(void) { return (vd){0}; }
 INLINE vd d_set1(int32_t x) { return (vd)_mm512_set1_epi32(x); }
 INLINE vf f_from_d(vd a) { return _mm512_cvtepi32_ps((__m512i)a); }
 #if defined(__AVX512VNNI__)
 enum { SUMS_PAIRS = 0 };
-enum { WIDE_BIAS = 128 }; /* i_dot_wide takes code + 128 as it is: the caller subtracts 128 * sum(a) */
+enum { WIDE_BIAS = 128 }; /* i_dot_wide does not remove the bias of code + 128: the caller subtracts 128 * sum(a) */
 INLINE vi i_dot(vi acc, vb w, vi a) { return _mm512_dpbusd_epi32(acc, w, a); }
 INLINE vi i_dot_wide(vi acc, vb w, vi a) { return _mm512_dpbusd_epi32(acc, w, a); }
 INLINE vd d_dot_signed(vd acc, vb w, vi a) { return (vd)_mm512_dpbusd_epi32((__m512i)acc, a, w); }
@@ -141,7 +141,7 @@ INLINE vd d_dot_signed(vd acc, vb w, vi a) { return (vd)_mm512_dpbusd_epi32((__m
 enum { SUMS_PAIRS = 1 };
 enum {
     WIDE_BIAS = 0
-}; /* i_dot_wide takes the bias off itself: 255 * 127 * 2 would saturate 16 bits, 128 * 127 * 2 does not */
+}; /* i_dot_wide removes the bias itself: 255 * 127 * 2 would saturate 16 bits, 128 * 127 * 2 does not */
 INLINE vi i_dot(vi acc, vb w, vi a) {
     return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1)));
 }
@@ -150,7 +150,7 @@ INLINE vi i_dot_wide(vi acc, vb w, vi a) {
     __m512i signed_a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(code), _mm512_setzero_si512(), a);
     return i_dot(acc, _mm512_abs_epi8(code), signed_a);
 }
-INLINE vd d_dot_signed(vd acc, vb w, vi a) { /* in 16 bits: 127 * 255 * 2 would saturate */
+INLINE vd d_dot_signed(vd acc, vb w, vi a) { /* on 16-bit elements: 127 * 255 * 2 would saturate sums of bytes */
     __m512i even =
         _mm512_madd_epi16(_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_and_si512(a, _mm512_set1_epi16(255)));
     __m512i odd = _mm512_madd_epi16(_mm512_srai_epi16(w, 8), _mm512_srli_epi16(a, 8));

@@ -1,4 +1,4 @@
-/* simd_scalar.h: the sixteen lanes of simd.h in plain C, for any machine; compilers vectorise what they can. */
+/* simd_scalar.h: the sixteen lanes of simd.h in plain C, for any machine. Compilers may vectorise the loops. */
 #define PYML_TILE_TOKENS 2
 enum { TILE_TOKENS = PYML_TILE_TOKENS, TILE_PANELS = 1 };
 enum { STREAM_ROWS = 2, FEW_ROWS = 2 };
@@ -50,7 +50,7 @@ INLINE vf f_min(vf a, vf b) { PYML_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 INLINE vf f_sqrt(vf a) { PYML_EACH(sqrtf(a.v[i])); }
 INLINE vf f_abs(vf a) { PYML_EACH(fabsf(a.v[i])); }
 INLINE vf f_from_i(vi a) { PYML_EACH((float)a.v[i]); }
-INLINE float widen_f16(uint16_t h) { /* by scaling a float32 of the same digits: exact, subnormals included */
+INLINE float widen_f16(uint16_t h) { /* move the digits into a float32 and scale it: exact, including subnormals */
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13, bits;
     float x;
     if (rest >= 0x7c00u << 13) {
@@ -127,7 +127,7 @@ INLINE vi i_load(const int32_t *p) {
     return r;
 }
 INLINE void i_store(int32_t *p, vi a) { memcpy(p, a.v, sizeof a); }
-/* What does not fit wraps around, as vector instructions have it. */
+/* Integer overflow wraps around, as in vector instructions. */
 INLINE vi i_add(vi a, vi b) {
     LANES a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]);
     return a;
@@ -167,7 +167,7 @@ INLINE vi i_load4(const void *p) {
     memcpy(&word, p, 4);
     return i_set1(word);
 }
-INLINE vi i_round(vf a) { /* to nearest even, by the float unit's own rounding; |a| < 2^22 */
+INLINE vi i_round(vf a) { /* to nearest even, by the rounding of a float addition; |a| < 2^22 */
     vi r;
     LANES {
         float shifted = a.v[i] + 12582912.0f;

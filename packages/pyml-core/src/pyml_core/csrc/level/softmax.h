@@ -1,12 +1,12 @@
-/* softmax.h: from the scores of a block of keys to weights. A few rows are done together: each is a chain of operations
- * that wait for one another.
+/* softmax.h: from the scores of a block of keys to weights. A few rows are computed together to hide the latency of
+ * each row's dependent operations.
  */
 #ifndef PYML_LEVEL_SOFTMAX_H
 #define PYML_LEVEL_SOFTMAX_H
 
 #include "attention_capture.h"
 
-/* The largest score of a row; scores of keys that are not visible become minus infinity. */
+/* The largest score of a row. Replaces the scores of invisible keys by -infinity. */
 INLINE vf row_maximum(const bool masked, visible_keys visible, const key_range *in, float *p) {
     vf top = f_set1(-INFINITY);
     for (int64_t i = first_panel(in, masked); i < end_panel(in, masked); i++) {
@@ -17,7 +17,7 @@ INLINE vf row_maximum(const bool masked, visible_keys visible, const key_range *
     return top;
 }
 
-/* Exponentials of n rows: p = 2^(p - m), m being the largest score, and their sums lane by lane. */
+/* Exponentials of n rows: p = 2^(p - m), where m is the largest score, and their sums in sixteen lanes. */
 INLINE void exponentials(const int n, const bool masked, const visible_keys *visible, const key_range *in, float *p,
                          float *m, float *l) {
     vf base[TILE_TOKENS];
@@ -37,9 +37,9 @@ INLINE void exponentials(const int n, const bool masked, const visible_keys *vis
     }
 }
 
-/* The same for int8 values, from scores with the logarithms of the values' scales added: the scale of a value is part
- * of the weight of its key. The largest weight of a block is 255, and the others are rounded accordingly; the sums are
- * of the exponentials without the scales. */
+/* Exponentials for int8 values. The logarithms of the value scales have been added to the scores, which folds the
+ * scales into the weights. Weights are rounded to 8 bits, the largest of a block being 255. The sums are of the
+ * exponentials without the scales. */
 INLINE void int8_weights(const int n, const bool masked, const visible_keys *visible, const key_range *in, float *p,
                          uint8_t *weights, float *m, float *l) {
     vf base[TILE_TOKENS];
@@ -66,7 +66,7 @@ INLINE void int8_weights(const int n, const bool masked, const visible_keys *vis
     }
 }
 
-/* Cap the scores of a block: cap tanh(score), the score having been divided by the cap. */
+/* Cap the scores of a block, which have been divided by the cap: cap tanh(score). */
 static void soft_cap(const tile_state *s, const key_range *in, bool masked) {
     for (int64_t r = 0; r < s->rows; r++)
         for (int64_t i = first_panel(in, masked); i < end_panel(in, masked); i++) {
@@ -86,7 +86,7 @@ INLINE void softmax_rows(const int n, const bool masked, const bool int8, const 
     else exponentials(n, masked, visible, in, p, m, l);
 }
 
-/* Scores of block b to exponentials or, for int8 values, to weights. */
+/* Convert the scores of block b to exponentials or, for int8 values, to weights. */
 INLINE void softmax(const bool int8, const tile_state *s, int64_t b, const key_range *in) {
     const bool masked = is_masked(s, b);
     if (s->op->cap > 0) soft_cap(s, in, masked);

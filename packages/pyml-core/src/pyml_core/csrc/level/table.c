@@ -1,4 +1,4 @@
-/* table.c: one CPU level's kernels, for dispatch.c. */
+/* table.c: the kernels of one CPU level, for dispatch.c. */
 #include "kernels.h"
 
 static void enter(void) { ENTER_FLOATING_POINT(); }

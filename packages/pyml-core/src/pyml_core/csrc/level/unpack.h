@@ -1,5 +1,5 @@
-/* unpack.h: chunks of packed weights of every block type: from their planes to bytes in the order of k, and a scale
- * (and a minimum) for each block. pack.c says what lies where.
+/* unpack.h: unpacks chunks of packed weights of every block type: planes become bytes in column order, and a scale (and
+ * a minimum) for each block. pack.c describes the layout.
  */
 #ifndef PYML_LEVEL_UNPACK_H
 #define PYML_LEVEL_UNPACK_H
@@ -12,7 +12,7 @@ typedef struct {
     _Alignas(64) uint8_t codes[CHUNK / 4 * 64];
     _Alignas(64) float scales[CHUNK / 16][PANEL];
     _Alignas(64) float mins[CHUNK / 16][PANEL];
-    const uint8_t *low; /* of a split q8_0, before it is unpacked: the chunk's low nibbles */
+    const uint8_t *low; /* split q8_0: the low nibbles of the chunk, set before unpacking */
 } unpacked;
 
 static const uint8_t iq4_nl_codes[16] = {1,   24,  45,  63,  79,  93,  106, 118, /* ggml's kvalues_iq4nl + 128 */
@@ -20,14 +20,14 @@ static const uint8_t iq4_nl_codes[16] = {1,   24,  45,  63,  79,  93,  106, 118,
 
 INLINE int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 INLINE vf scaled(vf d, vi n) { return f_mul(d, f_from_i(n)); }
-INLINE vf negated(vf x) { return f_mul(x, f_set1(-1.0f)); } /* keeps the sign of zero */
+INLINE vf negated(vf x) { return f_mul(x, f_set1(-1.0f)); } /* also negates zero */
 
 INLINE const uint8_t *halves_to_floats(const uint8_t *plane, int blocks, float (*out)[PANEL]) {
     for (int b = 0; b < blocks; b++) f_store(out[b], f_load_f16((const uint16_t *)plane + b * PANEL));
     return plane + padded(blocks * PANEL * 2);
 }
 
-/* What is known of a block type, from its line in block_types.def: constants where the type is one. */
+/* The parameters of a block type, from block_types.def; constants if the type is one. */
 typedef struct {
     int block, bytes, share, bits, zero;
     bool minimum;
@@ -42,10 +42,10 @@ INLINE type_params params_of(const int type) {
     }
 }
 
-/* Blocks of 256, with scales for parts. */
+/* Whether blocks have 256 weights, with scales for sub-blocks (K-quants). */
 INLINE bool is_super(const int type) { return params_of(type).block == CHUNK; }
 
-/* Scales and minima of a chunk; returns where its planes of codes begin. */
+/* Unpack scales and minima of a chunk. Returns the start of its planes of codes. */
 INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k, unpacked *u) {
     if (!is_super(type)) {
         const uint8_t *plane = halves_to_floats(chunk, k / 32, u->scales);
@@ -59,7 +59,7 @@ INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k,
         return s + 16 * PANEL;
     }
     if (type == TYPE_Q3_K) {
-        UNROLL for (int j = 0; j < 16; j++) { /* four bits from bytes 0..7, two from 8..11, less 32 */
+        UNROLL for (int j = 0; j < 16; j++) { /* four bits from bytes 0..7, two from 8..11, minus 32 */
             vi low = i_load_u8(s + j % 8 * PANEL), high = i_load_u8(s + (8 + j % 4) * PANEL);
             low = j < 8 ? i_and(low, four) : i_shr(low, 4);
             high = i_and(i_shr(high, 2 * (j / 4)), i_set1(3));
@@ -76,7 +76,7 @@ INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k,
         }
         return s + 16 * PANEL;
     }
-    vi six = i_set1(63); /* q4_K and q5_K: six bits each, twelve bytes for eight blocks of 32 */
+    vi six = i_set1(63); /* q4_K and q5_K: 6-bit scales and minima, 12 bytes for eight blocks of 32 */
     for (int j = 0; j < 4; j++) {
         vi a = i_load_u8(s + j * PANEL), b = i_load_u8(s + (j + 4) * PANEL), c = i_load_u8(s + (j + 8) * PANEL);
         f_store(u->scales[j], scaled(d, i_and(a, six)));
@@ -87,11 +87,11 @@ INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k,
     return s + 12 * PANEL;
 }
 
-/* v shifted so that its bit `from` becomes bit `to`; bits cross bytes. */
+/* Shift v so that bit `from` becomes bit `to`; bits move across bytes. */
 #define MOVE_BITS(v, from, to) \
     ((from) > (to) ? b_shr((v), (from) - (to)) : (to) > (from) ? b_shl((v), (to) - (from)) : (v))
 
-/* Word `j` (elements 4j..4j+3) of the 32 elements number `b` of a chunk, as bytes; `blocks` of 32 are in the chunk. */
+/* Word j (elements 4j..4j+3) of block b of a chunk, as bytes; the chunk has `blocks` blocks of 32. */
 INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_plane, int blocks, const int b,
                      const int j) {
     const vb nibble = b_set1(15);
@@ -106,7 +106,7 @@ INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_p
         vb v = b_load(low + (b / 2 * WORDS + j) * 64);
         v = b_and(b % 2 ? b_shr(v, 4) : v, nibble);
         if (type == TYPE_Q4_K) return v;
-        vb h = b_load(planes + j * 64); /* a bit a block */
+        vb h = b_load(planes + j * 64); /* one bit for each block */
         return b_or(v, b_and(MOVE_BITS(h, b, 4), b_set1(16)));
     }
     if (type == TYPE_Q6_K) { /* 128 elements: two words of low nibbles for four, one of high pairs */
@@ -124,7 +124,7 @@ INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_p
         vb h = b_load(planes + j * 64);
         return b_or(v, b_and(MOVE_BITS(h, b, 2), b_set1(4)));
     }
-    /* the 32-blocks of four and five bits: nibbles of words 0..3 are elements 0..15 (low) and 16..31 (high) */
+    /* Other types of 4 and 5 bits: nibbles of words 0..3 are elements 0..15 (low) and 16..31 (high). */
     const bool fifth = type == TYPE_Q5_0 || type == TYPE_Q5_1;
     const uint8_t *low = planes + (fifth ? blocks * 64 : 0);
     vb v = b_load(low + (b * 4 + j % 4) * 64);
@@ -133,7 +133,7 @@ INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_p
     return type == TYPE_IQ4_NL ? b_lookup(iq4_nl_codes, v) : v;
 }
 
-typedef const uint8_t *(*unpack_fn)(const uint8_t *chunk, int k, unpacked *u); /* returns where the bytes are */
+typedef const uint8_t *(*unpack_fn)(const uint8_t *chunk, int k, unpacked *u); /* returns the unpacked bytes */
 
 INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, unpacked *u) {
     const uint8_t *planes = unpack_scales(type, chunk, k, u);
@@ -157,7 +157,7 @@ INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, 
     }
 #include "../block_types.def"
 
-/* What the sum of the activations' codes is multiplied with to take the zero off the dot product. */
+/* The dot product minus this bias times the sum of the activations' codes is that of the centred codes. */
 #define BIAS_OF(bits, zero) ((bits) == 8 ? WIDE_BIAS : (zero))
 
 #endif
