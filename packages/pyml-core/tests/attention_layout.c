@@ -1,5 +1,5 @@
-/* attention_layout.c: the regions of a thread's scratch for attention follow one another and each has room for what it
- * holds, whatever the rows, the width of a head and the type of the cache. Compiled and run by
+/* attention_layout.c: checks that the regions of a thread's scratch for attention are consecutive and large enough, for
+ * all numbers of rows, widths of a head and types of the cache. Compiled and run by
  * test_attention_layout.py.
  */
 #include "attention_layout.h"

@@ -1,4 +1,4 @@
-"""The fixtures of all tests of this package; a module of another name, because type checkers know one conftest only."""
+"""The fixtures of this package's tests, imported from another module: type checkers accept only one conftest."""
 
 from core_fixtures import level, pytest_report_header, rng
 

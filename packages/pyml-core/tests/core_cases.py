@@ -1,4 +1,4 @@
-"""What the tests of pyml-core's compiled half share: random weights, small models, and comparisons."""
+"""Shared by the tests of the compiled code: random weights, small models, and comparisons."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> F32Arra
 
 
 def with_halves(name: str, blocks: npt.NDArray[np.uint8], values: Callable[[int], npt.ArrayLike]) -> Tensor:
-    """Blocks (rows, blocks a row, bytes) as a tensor, with ``values(count)`` in every float16 field."""
+    """Return blocks (rows, blocks of a row, bytes) as a tensor, with ``values(count)`` in every float16 field."""
     kind, (rows, count) = BLOCK_TYPES[name], blocks.shape[:2]
     flat = blocks.reshape(rows * count, kind.type_size).copy()
     for offset in kind.scale_offsets:
@@ -38,7 +38,7 @@ def with_halves(name: str, blocks: npt.NDArray[np.uint8], values: Callable[[int]
 
 
 def random_weight(name: str, rows: int, columns: int, rng: np.random.Generator) -> Tensor:
-    """A weight of any codes and packed scales, with float16 fields of either sign."""
+    """Return a weight with random codes and packed scales, and positive and negative float16 fields."""
     if name in PLAIN:
         return Tensor(quantize(normal(rng, rows, columns), name), name, (rows, columns))
     kind = BLOCK_TYPES[name]
@@ -47,7 +47,7 @@ def random_weight(name: str, rows: int, columns: int, rng: np.random.Generator) 
 
 
 def columns_of(name: str) -> tuple[int, ...]:
-    """Widths of a weight: one block, part of a chunk, whole chunks, and chunks with a rest."""
+    """Return widths of a weight: one block, part of a chunk, whole chunks, and whole chunks plus a part."""
     if name in PLAIN:
         return (1, 7, 33, 255, 256, 300)
     return (32, 96, 256, 288, 544) if BLOCK_TYPES[name].block_size == 32 else (256, 768)
@@ -59,10 +59,10 @@ def nmse(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
 
 
 def assert_near(got: npt.NDArray[Any], expected: npt.NDArray[Any], bound: float = 1e-11) -> None:
-    """The same shape, finite, and a normalised mean square error within the bound.
+    """Check that shapes are equal, numbers finite, and the normalised mean square error within ``bound``.
 
-    The promise is 1e-7 for float and 1e-6 for int8 arithmetic; rounding alone stays below 1e-11, so that one wrong
-    element in a million shows.
+    The project promises 1e-7 for float and 1e-6 for int8 arithmetic. Rounding alone stays below 1e-11, so that the
+    default detects one wrong element in a million.
     """
     assert got.shape == expected.shape
     assert got.dtype == np.float32
@@ -79,7 +79,7 @@ Declare = Callable[[Program, Buffer], object]
 
 
 def both(x: F32Array, declare: Declare, threads: int = 1) -> tuple[F32Array, F32Array]:
-    """The result of a program whose first buffer holds x, compiled and in NumPy."""
+    """Return the results of a program whose first buffer is x: compiled, and in NumPy."""
     program = Program(len(x), threads=threads)
     source = program.buffer("x", x.shape[1])
     program.embed("x", pack(np.ascontiguousarray(x)), source)
@@ -89,7 +89,7 @@ def both(x: F32Array, declare: Declare, threads: int = 1) -> tuple[F32Array, F32
 
 
 def compiled(x: F32Array, declare: Declare, threads: int = 1) -> F32Array:
-    """The compiled result alone."""
+    """Return the compiled result only."""
     program = Program(len(x), threads=threads)
     source = program.buffer("x", x.shape[1])
     program.embed("x", pack(np.ascontiguousarray(x)), source)
@@ -98,7 +98,7 @@ def compiled(x: F32Array, declare: Declare, threads: int = 1) -> F32Array:
 
 
 def linear(*weights: PackedMatrix, **options: Any) -> Declare:
-    """A linear layer of these matrices into a new buffer."""
+    """Declare a linear layer with these matrices into a new buffer."""
 
     def declare(program: Program, x: Buffer) -> None:
         out = program.buffer("out", sum(weight.shape[0] for weight in weights))
@@ -120,7 +120,7 @@ def copy_pages(layout: KVLayout, pages: Sequence[npt.NDArray[np.uint8]]) -> Page
 
 
 class Watcher:
-    """Keeps the times of every run, each of which leaves the captures."""
+    """Keeps the timings of every run; each run fills ``captures``."""
 
     def __init__(self, captures: Sequence[Capture] = ()) -> None:
         self.wanted, self.runs = captures, list[tuple[Sequence[Slice], Timings]]()
@@ -135,7 +135,7 @@ class Watcher:
 def timed_run(
     program: Program, batch: Sequence[Slice], captures: Sequence[Capture] = (), want: Any = ALL_LOGITS
 ) -> tuple[Any, Timings]:
-    """The result of a run and its times."""
+    """Return the result of a run and its timings."""
     watcher = Watcher(captures)
     with program.observe(watcher):
         result = program.run(batch, want)
@@ -201,12 +201,12 @@ class Model:
     def run(
         self, pages: PageTable, start: int, ids: npt.NDArray[np.int32], outputs: Sequence[int] | None = None
     ) -> F32Array:
-        """Logits of every position, or of some."""
+        """Return the logits of every position, or of ``outputs``."""
         return self.program.run([Slice(pages, start, ids, range(len(ids)) if outputs is None else outputs)])
 
 
 class EveryOperation:
-    """A program with every kind of operation, which tests of all kinds run. A new kind has to be added here."""
+    """A program with every kind of operation, for tests that cover all kinds. Add new kinds here."""
 
     VOCABULARY, WIDTH, HEADS, HEAD_DIM, EXPERTS, CHOSEN = 96, 64, 4, 32, 32, 16
 
@@ -254,6 +254,6 @@ class EveryOperation:
         return {op.kind for op in (*self.program.operations, *self.program.screening)}
 
     def batch(self, pages: PageTable, start: int, stop: int) -> list[Slice]:
-        """Some tokens of one text, of which every third one is wanted."""
+        """Return tokens ``start`` to ``stop`` of a sequence, of which every third one is wanted."""
         ids = np.random.default_rng(3).integers(0, self.VOCABULARY, stop, dtype=np.int32)[start:]
         return [Slice(pages, start, ids, [i for i in range(stop - start) if (start + i) % 3 == 0])]

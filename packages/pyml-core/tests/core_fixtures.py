@@ -1,4 +1,4 @@
-"""Kernels are tested at every CPU level that this machine has, or that PYML_CPU_LEVEL allows."""
+"""Fixtures: kernels are tested at every CPU level of this machine, or only at the one in PYML_CPU_LEVEL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEVELS = [name for name in cpu.levels() if ORDER.index(name) <= CAP]
 
 
 def pytest_report_header() -> str:
-    """Say which levels are tested, and why the others are not."""
+    """Report the levels that are tested, and why the others are not."""
     missing = []
     for name, state in pyml_core.cpu_info()["levels"].items():
         if name not in LEVELS:
@@ -34,12 +34,12 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every level in turn: programs made in the test run at it."""
+    """Each level in turn; programs made in the test use it."""
     with cpu.use_level(request.param):
         yield request.param
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """The same numbers in every test."""
+    """A generator with a fixed seed."""
     return np.random.default_rng(11)

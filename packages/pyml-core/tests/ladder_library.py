@@ -1,4 +1,4 @@
-"""The ladders of ``csrc/ladder``, compiled and called: plain C, from the formulas to the ideas of the kernels."""
+"""Compiles the ladders of ``csrc/ladder`` and calls them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ F32Array = npt.NDArray[np.float32]
 
 CSRC = Path(pyml_core.__file__).parent / "csrc"
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
-"""Those of the kernels, and warnings are errors."""
+"""The flags of the kernels, with warnings as errors."""
 ATTENTION_STEPS = 4
 LINEAR_STEPS = 4
 
 
 def compiler() -> list[str]:
-    """The C compiler, as ``hatch_build.py`` takes it: ``CC`` or the one of this machine."""
+    """Return the C compiler, as in ``hatch_build.py``: ``CC``, or this machine's."""
     return shlex.split(os.environ.get("CC", "cc"))
 
 
 class Ladder:
-    """The compiled ladders. Arrays are contiguous; sizes are those of the arrays.
+    """The compiled ladders. Arrays must be contiguous.
 
     Args:
-        folder: where to put the library.
-        flags: more of the compiler's options.
+        folder: folder for the library.
+        flags: additional compiler options.
     """
 
     def __init__(self, folder: Path, flags: Sequence[str] = ()) -> None:
@@ -53,7 +53,7 @@ class Ladder:
         pages: Sequence[npt.NDArray[np.uint8]],
         scale: float,
     ) -> F32Array:
-        """Step 0 or 1 of one query (D) over keys and values (L, D); step 2 or 3 over the same in pages."""
+        """Run a step for one query (D) over keys and values: arrays (L, D) for steps 0 and 1, pages for 2 and 3."""
         out = np.empty_like(q)
         memory: list[Any] = [_pointer(keys), _pointer(values)]
         if step >= 2:
@@ -65,7 +65,7 @@ class Ladder:
     def linear(
         self, step: int, stored: npt.NDArray[np.uint8], packed: npt.NDArray[np.uint8], rows: int, x: F32Array
     ) -> F32Array:
-        """Step 0 or 1 of x (T, K) times a stored q8_0 matrix of N ``rows``; step 2 or 3 times the packed one."""
+        """Run a step for x (T, K) and a q8_0 matrix of N ``rows``: stored for steps 0 and 1, packed for 2 and 3."""
         out = np.empty((len(x), rows), np.float32)
         weight = packed if step >= 2 else stored
         sizes = [ctypes.c_int64(size) for size in (len(x), rows, x.shape[1])]

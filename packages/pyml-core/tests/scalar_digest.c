@@ -1,5 +1,5 @@
-/* scalar_digest.c: run every operation of a dense model at the scalar level on made-up numbers and print a hash of each
- * one's output bits.
+/* scalar_digest.c: runs every operation of a dense model at the scalar level on generated numbers and prints a hash of
+ * the bits of each output.
  *
  * The scalar level is plain C with explicit fused multiply-adds and no contraction, so that every processor and
  * compiler must print the same lines: scripts/arm64.sh compares x86-64 with ARM64. (rope_angles has cosf and sinf of
@@ -45,7 +45,7 @@ static pyml_buffer buffer(int64_t width, bool quantized) {
     pyml_buffer b = {.f = floats(T * width), .width = width};
     if (quantized) {
         b.blocks = width / BLOCK, b.stride8 = width + 64;
-        int64_t rows = T + TILE; /* some to spare, which tiles may read */
+        int64_t rows = T + TILE; /* spare rows that tiles may read */
         b.codes = room(rows * b.stride8), b.scales = room(rows * b.blocks * 4);
         b.sums = room(rows * b.blocks * 4), b.half_sums = room(rows * b.blocks * 8);
     }
@@ -131,7 +131,7 @@ int main(void) {
         int64_t panels = (N + PANEL - 1) / PANEL, rows[N];
         int64_t low_bytes = pyml_low_bytes(types[i].type, K), bytes = panels * (panel + low_bytes);
         uint8_t *stored = room(N * row_bytes), *packed = room(bytes), *low = low_bytes ? packed + panels * panel : NULL;
-        /* Without bit 6 no 16- or 32-bit float in it is larger than 2, whatever the type's layout. */
+        /* With bit 6 cleared, no 16- or 32-bit float in it is larger than 2, in any type. */
         for (int64_t b = 0; b < N * row_bytes; b++) stored[b] = (uint8_t)(next() >> 24) & 0xbf;
         pyml_pack_panels(types[i].type, N, K, stored, packed, low, 0, panels);
         digest("packed", packed, bytes);

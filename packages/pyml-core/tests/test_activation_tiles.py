@@ -1,4 +1,4 @@
-"""Linear layers that do the activation after them with each tile: the bits are those of the two operations apart."""
+"""Linear layers with a fused activation: results are bit-identical to the separate operations."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ INPUTS = 256
 def feed_forward(
     activation: str, gated: bool, types: Sequence[str], width: int, tokens: int, threads: int, bias: bool = False
 ) -> Program:
-    """up (or gate and up), activation, down, of random weights."""
+    """Return a program with random weights: up (or gate and up), activation, down."""
     rng = np.random.default_rng(width)
     program = Program(tokens, threads=threads)
     table = normal(rng, tokens, INPUTS)
-    table[0, 5] = np.inf  # what is not finite shows in its row alone
+    table[0, 5] = np.inf  # must affect its row only
     x = program.embed("x", pack(table), program.buffer("x", INPUTS))
     matrices = [pack(random_weight(name, width, INPUTS, rng)) for name in types]
     total = width * len(matrices)
@@ -46,8 +46,8 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([case[0], *case[2]]))
 @pytest.mark.parametrize("tokens", [17, 70, 300])
-def test_together_as_apart(case: tuple[str, bool, tuple[str, ...], int, bool], tokens: int, level: str) -> None:
-    """All rows at once, on any number of threads; captured, which takes the two apart; and a row at a time."""
+def test_fused_as_separate(case: tuple[str, bool, tuple[str, ...], int, bool], tokens: int, level: str) -> None:
+    """All rows at once, with several numbers of threads; with captures, which prevent fusion; and one row at a time."""
     activation, gated, types, width, bias = case
     ids = np.arange(tokens, dtype=np.int32)
     expected: F32Array | None = None
@@ -78,8 +78,8 @@ def test_near_the_reference(level: str) -> None:
         assert_near(program.run(batch), reference.run(program, batch), 1e-6)
 
 
-def test_rows_that_somebody_else_reads_are_written() -> None:
-    """A second reader of what the activation takes: both see the same rows."""
+def test_rows_with_a_second_reader_are_written() -> None:
+    """Another operation reads the activation's input too: there is no fusion."""
     rng = np.random.default_rng(1)
     program = Program(40, threads=2)
     x = program.embed("x", pack(normal(rng, 40, 64)), program.buffer("x", 64))
@@ -93,9 +93,9 @@ def test_rows_that_somebody_else_reads_are_written() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_has_a_time_of_its_own(threads: int, level: str) -> None:
-    """The activation's time is told as its own, after the layer's; spans lie within their operations."""
+    """A fused activation has its own time, after the layer's; spans are within their operations."""
     program = feed_forward("silu", True, ("q8_0", "q8_0"), 96, 300, threads)
-    for _ in range(20):  # on a busy machine, a thread may be held up in the middle of the activation
+    for _ in range(20):  # on a busy machine, a thread may be preempted in the activation
         _, timings = timed_run(program, [Slice((), 0, np.arange(300, dtype=np.int32))])
         times = {timing.operation.name: timing for timing in timings}
         up, activation, down = times["up"], times["activation"], times["down"]

@@ -1,4 +1,4 @@
-"""Attention at every CPU level against the NumPy reference: head widths, groups, windows, extremes."""
+"""Attention at every CPU level against the NumPy reference: head widths, groups, windows, extreme values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyml_core.kv_layout import PageTable
 from pyml_core.timing import Capture
 
 INT8_BOUND = 1e-6
-"""Normalised mean square error of attention in int8: a weight that lies between two codes may be rounded to either."""
+"""Bound of the normalised mean square error with int8: a weight halfway between two codes may be rounded to either."""
 
 
 def attend(
@@ -36,7 +36,7 @@ def attend(
     threads: int = 1,
     scale: float | None = None,
 ) -> tuple[F32Array, F32Array]:
-    """Attention of slices (start, tokens) over random keys and values, compiled and in NumPy."""
+    """Return attention of slices (start, tokens) over random keys and values: compiled, and in NumPy."""
     n_heads, kv_heads, dim = heads
     layout = KVLayout(2, kv_heads, dim, kv_dtype)
     total = sum(tokens for _, tokens in batch)
@@ -68,7 +68,7 @@ def test_attention_of_every_head_width(dim: int, kv_dtype: str, level: str, rng:
 
 @pytest.mark.parametrize("dim", [32, 64, 96, 256])
 def test_int8_keys_and_values_are_those_of_the_reference(dim: int, level: str, rng: np.random.Generator) -> None:
-    """Codes and scales to the bit: of what comes, among it nothing, next to nothing, and huge numbers."""
+    """Codes and scales are bit-identical, also for zeros, subnormal and very large numbers."""
     layout = KVLayout(2, 3, dim, "int8")
     qkv = normal(rng, 40, (3 + 2 * 3) * dim)
     for part in (qkv[:, 3 * dim : 6 * dim], qkv[:, 6 * dim :]):
@@ -102,7 +102,7 @@ def test_attention_in_int8(dim: int, group: int, level: str, rng: np.random.Gene
     [(kv, dim, group) for dim, group in [(32, 1), (96, 3), (256, 4)] for kv in ("int8", "f16")] + [("f16", 80, 2)],
 )
 def test_attention_before_a_quantised_matrix(kv_dtype: str, dim: int, group: int, level: str) -> None:
-    """It writes int8 itself where heads are of whole blocks: the matrix gives what it gives of the floats."""
+    """If heads are whole blocks, attention writes the int8 copy itself; the product must not change."""
     rng, layout = np.random.default_rng(dim), KVLayout(1, 2, dim, kv_dtype)
     heads, ids = 2 * group, np.arange(70, dtype=np.int32)
     matrix = pack(random_weight("q8_0", 32, heads * dim, rng))
@@ -122,14 +122,14 @@ def test_attention_before_a_quantised_matrix(kv_dtype: str, dim: int, group: int
 
 
 def test_attention_in_int8_is_close_to_that_in_full(level: str) -> None:
-    """The rounding of queries, keys, weights and values, seen in what attention gives."""
+    """The error from rounding queries, keys, weights and values."""
     for dim in (32, 64, 256):
         runs = [attend(np.random.default_rng(1), (4, 2, dim), [(200, 60)], dtype)[0] for dtype in ("int8", "f32")]
         assert nmse(*runs) < 5e-4
 
 
 def test_values_of_every_size_in_int8(level: str, rng: np.random.Generator) -> None:
-    """Scales that differ by many powers of ten within a page, none at all, and a row that sees nothing but zeros."""
+    """Scales that differ by many orders of magnitude within a page, zeros, and a row that attends to zeros only."""
     layout = KVLayout(1, 1, 32, "int8")
     sizes = np.concatenate([[0, 0], 10.0 ** rng.uniform(-12, 4, 98)])[:, None]
     qkv = normal(rng, 100, 96)
@@ -163,7 +163,7 @@ def test_grouped_heads(group: int, level: str, rng: np.random.Generator) -> None
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
 def test_attention_of_split_key_blocks(threads: int, level: str, rng: np.random.Generator) -> None:
-    """Decoding far into a sequence, where key blocks are split over the threads."""
+    """Decoding at a large position, where key blocks are split over the threads."""
     for start in (64 * threads, 1023, 1024, 1500):
         for window in (0, 700):
             assert_near(*attend(rng, (4, 1, 40), [(start, 1)], "f16", window, threads=threads))
@@ -172,15 +172,15 @@ def test_attention_of_split_key_blocks(threads: int, level: str, rng: np.random.
 
 
 def test_large_scores(level: str, rng: np.random.Generator) -> None:
-    """Softmax of scores in the hundreds: one key takes all, and nothing overflows."""
+    """Softmax of scores in the hundreds: one key has all the weight, and nothing overflows."""
     assert_near(*attend(rng, (2, 1, 64), [(0, 129)], scale=50.0), 1e-9)
     got, expected = attend(rng, (2, 1, 64), [(0, 129)], scale=1e4)
     assert_near(got, expected, 1e-6)
 
 
 @pytest.mark.parametrize(("kv_dtype", "dim"), [("f32", 16), ("int8", 32)])
-def test_attention_shows_what_is_not_finite(kv_dtype: str, dim: int, level: str) -> None:
-    """What overflowed gives NaN as the formula does, not memory's old contents or a plausible number."""
+def test_attention_propagates_numbers_that_are_not_finite(kv_dtype: str, dim: int, level: str) -> None:
+    """Overflow gives NaN as in the formula, not stale memory or a plausible number."""
     layout = KVLayout(1, 1, dim, kv_dtype)
     places = [(0, np.nan), (dim, np.nan), (2 * dim, np.nan), (2 * dim, np.inf), (0, 1e38), (0, -1e38)]
     for place, value in places[: 4 if layout.int8 else 6]:

@@ -1,4 +1,4 @@
-"""The scratch of attention: one layout, big enough for every region and as large as what is allocated."""
+"""The scratch layout of attention: regions do not overlap, and fit the allocated size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancel tokens: what they stop and what they leave alone."""
+"""Cancel tokens: they stop the runs of their thread, and no others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_token_cancelled_before_the_run_stops_it() -> None:
     assert token.cancelled
     with token, pytest.raises(Cancelled, match="the run was cancelled"):
         model.run(model.pages(100), 0, ids)
-    assert same_bits(model.run(model.pages(100), 0, ids), base)  # outside of it nothing is stopped
+    assert same_bits(model.run(model.pages(100), 0, ids), base)  # outside the token, nothing is stopped
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -61,8 +61,8 @@ def test_a_far_deadline_is_none() -> None:
         assert not token.expired
 
 
-def test_a_token_stops_nobody_elses_run() -> None:
-    """Runs of one program take turns; a cancelled one is not the one that happens to be in progress."""
+def test_a_token_does_not_stop_other_runs() -> None:
+    """Runs of one program wait for each other; cancelling a waiting run does not stop the one in progress."""
     model = Model(2)
     ids = model.ids(100)
     base = model.run(model.pages(100), 0, ids)
@@ -98,7 +98,7 @@ def test_tokens_nest() -> None:
     with outer:
         with CancelToken():
             outer.cancel()
-            model.run(model.pages(5), 0, model.ids(5))  # the inner one counts
+            model.run(model.pages(5), 0, model.ids(5))  # the inner token applies
         with pytest.raises(Cancelled):
             model.run(model.pages(5), 0, model.ids(5))
     assert np.isfinite(model.run(model.pages(5), 0, model.ids(5))).all()

@@ -1,4 +1,4 @@
-"""What a run leaves on its way: outputs of operations at their moment, attention's own scores and probabilities."""
+"""Captures of a run: outputs of operations, and the scores and probabilities of attention."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TOKENS = 150
 
 
 def everything(program: Program) -> list[Capture]:
-    """A capture of all that there is."""
+    """Return every possible capture."""
     attends = [operation for operation in program.operations if operation.kind == "attention"]
     special = [Capture(operation, what) for operation in attends for what in ("scores", "probabilities")]
     return [*(Capture(operation) for operation in program.operations), *special]
 
 
 def captured(model: Model, chunks: list[int]) -> dict[tuple[str, str], list[F32Array]]:
-    """What each run over a chunk of the same ids leaves; the logits are those of a run that leaves nothing."""
+    """Return the captures of a run over each chunk; check that logits equal those of runs without captures."""
     ids, pages, plain, start = model.ids(TOKENS), model.pages(TOKENS), model.pages(TOKENS), 0
     found: dict[tuple[str, str], list[F32Array]] = {}
     for count in chunks:
@@ -49,7 +49,7 @@ def captured(model: Model, chunks: list[int]) -> dict[tuple[str, str], list[F32A
     ids=["plain", "window_cap", "int8"],
 )
 def test_threads_chunks_and_tracing_change_no_bit(shape: dict[str, Any], level: str) -> None:
-    """Whoever takes which page, a row of scores is the same; keys after the chunk are the only difference."""
+    """Rows are bit-identical; only keys after the chunk are missing."""
     base = captured(Model(1, **shape), [TOKENS])
     for threads, chunks in ((2, [TOKENS]), (8, [70, 1, 1, 78])):
         model = Model(threads, **shape)
@@ -67,7 +67,7 @@ def test_threads_chunks_and_tracing_change_no_bit(shape: dict[str, Any], level: 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_attention_is_that_of_the_reference(threads: int, level: str) -> None:
-    """Scores and probabilities, and the outputs that they explain; queries of the same program."""
+    """Scores and probabilities agree with the reference, and with the captured output and queries."""
     heads, n_kv, dim, window, cap = 6, 2, 24, 40, 3.0
     layout = KVLayout(1, n_kv, dim, "f32")
     rng = np.random.default_rng(3)
@@ -104,7 +104,7 @@ def test_attention_is_that_of_the_reference(threads: int, level: str) -> None:
 
 
 def test_several_slices() -> None:
-    """Each has its own arrays, as if it ran alone."""
+    """Each slice has its own arrays, as if it ran alone."""
     model = Model(2, window=50)
     ids, held = model.ids(TOKENS), model.pages(TOKENS)
     model.run(held, 0, ids[:130])
@@ -131,11 +131,11 @@ def test_the_same_capture_twice_and_none_at_all() -> None:
     np.testing.assert_array_equal(wanted[0].arrays[0], wanted[1].arrays[0])
     kept = wanted[2].arrays[0].copy()
     model.program.run([Slice(model.pages(20), 0, model.ids(20, seed=9))])
-    np.testing.assert_array_equal(wanted[2].arrays[0], kept)  # later runs leave it alone
+    np.testing.assert_array_equal(wanted[2].arrays[0], kept)  # later runs do not change it
 
 
 def test_sizes() -> None:
-    """As announced, but for the maxima of probabilities, and keys beyond the last token."""
+    """As computed in advance, except for the maxima of probabilities and keys after the last token."""
     model = Model(1)
     part = Slice(model.pages(128), 0, model.ids(128), [3, 7])
     for capture in everything(model.program):
@@ -144,7 +144,7 @@ def test_sizes() -> None:
         assert capture.nbytes(part) == capture.arrays[0].nbytes + extra
 
 
-def test_what_cannot_be_captured() -> None:
+def test_invalid_captures() -> None:
     model, other = Model(1), Model(1)
     with pytest.raises(ShapeError, match=r"^capture: operation 0\.norm \(rms_norm\) has no 'scores'$"):
         Capture(next(operation for operation in model.program.operations if operation.name == "0.norm"), "scores")
@@ -154,7 +154,7 @@ def test_what_cannot_be_captured() -> None:
 
 
 def test_thread_timings(level: str) -> None:
-    """Each thread's part lies in its operation's time, one after the other; copying lies in between."""
+    """Each thread's span is within its operation's time; operations do not overlap; copying is between them."""
     model = Model(3)
     _, timings = timed_run(model.program, [Slice(model.pages(100), 0, model.ids(100))], everything(model.program))
     ends = [0, 0, 0]
@@ -168,7 +168,7 @@ def test_thread_timings(level: str) -> None:
 
 
 def test_the_operations_after_one_on_other_rows(level: str) -> None:
-    """A quantised head and a soft-cap on rows of another operation, and on any others."""
+    """``run_after`` with a quantised head and a soft-cap, on rows of an operation and on other rows."""
     model = Model(2)
     by_name = {operation.name: operation for operation in model.program.operations}
     last = Capture(by_name["1.post"])
@@ -176,7 +176,7 @@ def test_the_operations_after_one_on_other_rows(level: str) -> None:
     (hidden,) = last.arrays
     assert same_bits(model.program.run_after("select", hidden), logits)
     assert same_bits(model.program.run_after("select", hidden[7:9] * 1), logits[7:9])
-    assert same_bits(model.program.run_after("cap", logits), logits)  # nothing comes after it
+    assert same_bits(model.program.run_after("cap", logits), logits)  # there is no later operation
     width = Model.WIDTH
     for name, rows, message in (
         ("nothing", hidden, r"^nothing: expected the name of an operation of this program$"),

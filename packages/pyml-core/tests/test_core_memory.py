@@ -1,4 +1,4 @@
-"""Memory for weights: small arrays lie in common blocks, which are given back with the last of them."""
+"""Memory for weights: small arrays share blocks, which are freed with their last array."""
 
 import gc
 import weakref
@@ -22,13 +22,13 @@ def test_small_arrays_share_a_block() -> None:
         array[:] = number
     assert [array.size for array in arrays] == sizes
     assert [set(array.tolist()) for array in arrays] == [{0}, {1}, {2}, {3}]
-    assert len({id(array.base) for array in arrays}) <= 2  # others may have filled a block
+    assert len({id(array.base) for array in arrays}) <= 2  # other tests may have filled a block
     ends = sorted((array.ctypes.data, array.size) for array in arrays)
     assert all(start + size + 64 <= after for (start, size), (after, _) in pairwise(ends))
 
 
 def base_of(array: U8Array) -> U8Array:
-    """The array whose memory this one is a part of."""
+    """Return the array that owns the memory of ``array``."""
     assert array.base is not None
     return array.base
 
@@ -61,7 +61,7 @@ def test_a_full_block_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_interrupt_gives_nothing_out_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither in a block that has room nor when there has to be another one."""
+    """Neither in a block with room nor when a new block is needed."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Levels and threads: what is chosen here, what the environment caps, and what a control group allows."""
+"""CPU levels and numbers of threads: defaults, PYML_CPU_LEVEL, and quotas of control groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyml_core.cpu import _cgroup_cpus, default_threads, level, levels, use_leve
 
 
 def in_a_new_process(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Without the level that this process may be capped to."""
+    """Run code in a new process without this process's PYML_CPU_LEVEL."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYML_CPU_LEVEL"}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, timeout=60, check=False)
@@ -42,7 +42,7 @@ def test_the_best_level_is_taken() -> None:
 
 
 def test_supported_levels_build_on_each_other() -> None:
-    """A CPU with a level has what that level is made of."""
+    """A CPU that supports a level supports the levels that it extends."""
     supported = {name for name, state in cpu_info()["levels"].items() if state["supported"]}
     for name, below in (("avx2", "scalar"), ("avx_vnni", "avx2"), ("avx512", "avx2"), ("avx512_vnni", "avx512")):
         assert name not in supported or below in supported
@@ -95,7 +95,7 @@ def test_use_level() -> None:
 
 
 class Tree:
-    """A made-up /sys/fs/cgroup and /proc/self/cgroup."""
+    """A fake /sys/fs/cgroup and /proc/self/cgroup."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.proc = folder / "cgroup", folder / "self"
@@ -124,7 +124,7 @@ def test_quota_v2(tree: Tree) -> None:
     tree.write("a/b/c/cpu.max", "max 100000\n")
     assert tree.cpus("0::/\n") is None
     assert tree.cpus("0::/a\n") == 2.5
-    assert tree.cpus("0::/a/b\n") == 2.5  # a group within another has no more than that
+    assert tree.cpus("0::/a/b\n") == 2.5  # the quota of the outer group applies too
     assert tree.cpus("0::/a/b/c\n") == 2.5
     tree.write("a/b/c/cpu.max", "50000 100000\n")
     assert tree.cpus("0::/a/b/c\n") == 0.5
@@ -133,7 +133,7 @@ def test_quota_v2(tree: Tree) -> None:
 
 
 def test_quota_v1(tree: Tree) -> None:
-    """The controller's own hierarchy, whatever else is listed; -1 is no quota."""
+    """Only the cpu controller's hierarchy counts; -1 means no quota."""
     tree.write("cpu,cpuacct/docker/x/cpu.cfs_quota_us", "150000\n")
     tree.write("cpu,cpuacct/docker/x/cpu.cfs_period_us", "100000\n")
     tree.write("cpu,cpuacct/cpu.cfs_quota_us", "-1\n")

@@ -1,4 +1,4 @@
-"""The same bits whatever the threads, the chunks, the batch and the sharing of pages: at every CPU level."""
+"""Bits do not depend on threads, chunks, batches or shared pages, at every CPU level."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def whole(model: Model) -> tuple[PageTable, F32Array]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_threads_and_chunks(shape: dict[str, Any], level: str) -> None:
-    """One thread in one run is every other number of threads in chunks of any size, logits and cache alike."""
+    """Logits and cache of one run with one thread equal those of other threads and chunks."""
     base_pages, base = whole(Model(1, **shape))
     for threads, chunks in ((1, (64, 1)), (2, (TOKENS, 7)), (3, (TOKENS, 64)), (8, (TOKENS, 64))):
         model = Model(threads, **shape)
@@ -54,7 +54,7 @@ def test_threads_and_chunks(shape: dict[str, Any], level: str) -> None:
 
 
 def test_the_model_is_that_of_the_reference(level: str) -> None:
-    """With a float32 cache and matrices: rounding to float16 and int8 turns a last bit into a step, here and there."""
+    """With a float32 cache and matrices, because rounding to float16 and int8 magnifies differences in the last bit."""
     model = Model(2, **SHAPES[1])
     ids, pages = model.ids(TOKENS), [model.kv.new_page() for _ in range(4)]
     expected = reference.run(model.program, [Slice(pages, 0, ids, range(TOKENS))])
@@ -65,7 +65,7 @@ def test_the_model_is_that_of_the_reference(level: str) -> None:
 
 
 def test_batches(level: str) -> None:
-    """Five sequences of different lengths in one run, decoding and prefilling: each as it is alone."""
+    """Five sequences of different lengths in one run, decoding and prefilling: each has the bits of a run alone."""
     for threads in (1, 3):
         model = Model(threads, **SHAPES[2])
         ids = [model.ids(90, seed) for seed in range(5)]
@@ -110,14 +110,14 @@ def test_decoding_far_into_a_sequence(window: int, level: str) -> None:
 
 
 def test_forked_pages(level: str) -> None:
-    """Two sequences that share their first pages go on as two that computed them on their own."""
+    """Two sequences that share their first pages continue like two that computed them separately."""
     model = Model(3, **SHAPES[2])
     stem, ends = model.ids(130), [model.ids(40, seed) for seed in (7, 8)]
     pages = model.pages(170)
     model.run(pages, 0, stem)
     forks = []
     for _ in ends:
-        fork = PageTable(pages[:2])  # 128 positions are shared, the last page is each one's own
+        fork = PageTable(pages[:2])  # 128 positions are shared; each has its own last page
         fork.append(model.kv.new_page())
         fork[2][:] = pages[2]
         forks.append(fork)
@@ -129,7 +129,7 @@ def test_forked_pages(level: str) -> None:
 
 
 def test_trimmed_pages(level: str) -> None:
-    """What is left behind the end of a trimmed sequence has no effect, whatever it is."""
+    """Data after the end of a trimmed sequence has no effect."""
     model = Model(2, **SHAPES[0])
     ids = model.ids(TOKENS)
     base_pages, base = whole(model)
@@ -146,7 +146,7 @@ def test_trimmed_pages(level: str) -> None:
 
 @pytest.mark.parametrize("name", BLOCK_TYPES)
 def test_rows_of_a_matmul_do_not_depend_on_each_other(name: str, level: str, rng: np.random.Generator) -> None:
-    """A row of 300 is the same row alone, and any number of threads gives the same."""
+    """A row has the same bits alone and among 300, with any number of threads."""
     width = columns_of(name)[-1]
     weight: PackedMatrix = pack(random_weight(name, 50, width, rng))
     x = normal(rng, 300, width)
@@ -171,7 +171,7 @@ def test_rows_of_a_matmul_do_not_depend_on_each_other(name: str, level: str, rng
 
 
 def test_running_again_and_with_the_clock(level: str) -> None:
-    """The same program again, timed or not, in between other runs: nothing is left over."""
+    """Repeated runs of a program, timed or not, with other runs in between, leave no state behind."""
     model = Model(2, **SHAPES[1])
     ids = model.ids(TOKENS)
     base = whole(model)[1]

@@ -28,7 +28,7 @@ def ggml(name: str) -> gguf.GGMLQuantizationType:
 
 
 def random_blocks(name: str, rows: int, columns: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Stored rows of random finite numbers: any codes and packed scales, float16 scales of every finite magnitude."""
+    """Return stored rows of random finite numbers: random codes and scales, float16 fields of all magnitudes."""
     rng = np.random.default_rng(seed)
     kind = BLOCK_TYPES[name]
     if not kind.quantized:
@@ -92,7 +92,7 @@ def weights(name: str, block: bytes) -> npt.NDArray[np.float32]:
 
 @pytest.mark.parametrize("name", BLOCK_TYPES)
 def test_any_bytes_are_read_without_a_warning(name: str) -> None:
-    """Scales may be infinite or NaN, and so the numbers are; nothing is written to stderr for that."""
+    """Scales may be infinite or NaN; the numbers then are too, without a warning on stderr."""
     kind, rng = BLOCK_TYPES[name], np.random.default_rng(11)
     data = rng.integers(0, 256, 400 * kind.type_size, np.uint8)
     odd = np.frombuffer(b"\x00\x7c\x00\xfc\x00\x7e" * 40, np.uint8)
@@ -202,7 +202,7 @@ def test_layout_q6_k() -> None:
     assert np.array_equal(weights("q6_K", bytes(ql) + bytes(qh) + scales.tobytes() + HALF_TWO), expected)
 
 
-# ---- writing
+# ---- encoding
 
 
 def gguf_bytes(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.uint8]:
@@ -217,7 +217,7 @@ def test_quantize_is_that_of_gguf(name: str) -> None:
     values = (rng.standard_normal((33, 640)) * 10.0 ** rng.integers(-8, 5, (33, 1))).astype(np.float32)
     values[0] = 0
     values[1] = -0.0
-    values[2, :32] = np.linspace(-127, 127, 32).round() / 2  # halves, which round away from zero
+    values[2, :32] = np.linspace(-127, 127, 32).round() / 2  # halves round away from zero
     values[3, ::2] = 0
     assert np.array_equal(quantize(values, name), gguf_bytes(values, name))
 
@@ -252,7 +252,7 @@ def test_tiny_blocks_become_zeros() -> None:
 
 @pytest.mark.parametrize("name", ["q8_0", "q4_0"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e7])
-def test_what_no_scale_can_hold_is_refused(name: str, bad: float) -> None:
+def test_scales_beyond_float16_are_refused(name: str, bad: float) -> None:
     values = np.ones((2, 64), np.float32)
     values[1, 40] = bad
     with pytest.raises(ShapeError, match=name):

@@ -1,4 +1,4 @@
-"""How messages quote what a user gave."""
+"""How messages quote a user's values."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ STAGES = ("route", "dispatch", "up", "activation", "down", "combine")
 
 
 class Mixture:
-    """x -> logits, K of E experts of two matrices each, and their sum; ids look up rows of x and of the logits."""
+    """K of E experts with two matrices each, and their weighted sum; ids look up rows of x and of the logits."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Mixture:
         self.threads = threads
 
     def program(self, last: str = "combine", threads: int | None = None, max_tokens: int | None = None) -> Program:
-        """The program up to this stage."""
+        """Return the program up to the operation ``last``."""
         p = Program(max_tokens or self.max_tokens, threads=threads or self.threads)
         width, inner, k = self.x.shape[1], self.up[0].shape[0], self.n_chosen
         x = p.embed("x", pack(self.x), p.buffer("x", width))
@@ -78,7 +78,7 @@ def near(got: F32Array, expected: F32Array, tolerance: float = 2e-6) -> None:
 def test_route_by_hand() -> None:
     logits = np.log(np.array([[1, 2, 5, 2], [3, 1, 1, 1]], np.float32))
     routes = reference.route(logits, 2)
-    np.testing.assert_array_equal(routes.experts, [[2, 1], [0, 1]])  # of equals the first
+    np.testing.assert_array_equal(routes.experts, [[2, 1], [0, 1]])  # equal ones by index
     np.testing.assert_allclose(routes.weights, [[5 / 7, 2 / 7], [3 / 4, 1 / 4]], rtol=1e-6)
     np.testing.assert_allclose(reference.route(logits, 2, False).weights, [[0.5, 0.2], [0.5, 1 / 6]], rtol=1e-6)
 
@@ -116,7 +116,7 @@ def test_equal_and_extreme_logits(level: str, rng: np.random.Generator) -> None:
     got = Mixture(rng, logits, 3, width=1, inner=1).run(range(5), "route")
     np.testing.assert_array_equal(got[:, :3], [[0, 1, 2], [3, 7, 0], [0, 1, 2], [18, 0, 1], [11, 0, 1]])
     np.testing.assert_allclose(got[:4, 3:].sum(axis=1), 1, rtol=1e-6)
-    assert not np.isfinite(got[4, 3])  # it shows that something was infinite
+    assert not np.isfinite(got[4, 3])  # infinity propagates
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "q8_0", "q4_1", "q6_K"])
@@ -128,15 +128,15 @@ def test_every_stage(dtype: str, level: str, rng: np.random.Generator) -> None:
         got = mixture.run(ids, stage)
         expected = reference.run(mixture.program(stage), [Slice((), 0, ids)])
         error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
-        # an activation on the other side of a half is another code to a quantised matrix
+        # A rounding difference in an activation can change its int8 code.
         assert error < (1e-6 if dtype in ("f32", "bf16") or stage not in ("down", "combine") else 1e-3), stage
 
 
 @pytest.mark.parametrize("dtype", ["f32", "q8_0", "q4_K"])
-def test_the_same_bits_in_any_company(dtype: str, level: str, rng: np.random.Generator) -> None:
-    """Alone, in chunks, among others; one expert takes more tokens than a block of rows, others none."""
+def test_bits_do_not_depend_on_other_tokens(dtype: str, level: str, rng: np.random.Generator) -> None:
+    """Alone, in chunks, among others; one expert has more tokens than a block of rows, some have none."""
     logits = normal(rng, 601, 9)
-    logits[:, 4] += 4  # nearly everybody's choice
+    logits[:, 4] += 4  # chosen by nearly all tokens
     logits[:, 7] = -100
     width = 256 if dtype == "q4_K" else 64
     mixture = Mixture(rng, logits, 3, dtype, width, width)
@@ -153,7 +153,7 @@ def test_the_same_bits_in_any_company(dtype: str, level: str, rng: np.random.Gen
     assert same_bits(mixture.run(ids[::-1])[::-1].copy(), base)
 
 
-def test_an_expert_that_nobody_chose_is_not_read(level: str, rng: np.random.Generator) -> None:
+def test_an_expert_without_tokens_is_not_read(level: str, rng: np.random.Generator) -> None:
     logits = np.full((40, 6), -50, np.float32)
     logits[:, [1, 4]] = normal(rng, 40, 2)
     mixture = Mixture(rng, logits, 2, width=48, inner=80)
@@ -166,7 +166,7 @@ def test_an_expert_that_nobody_chose_is_not_read(level: str, rng: np.random.Gene
 
 
 def test_several_layers_share_the_buffers(level: str, rng: np.random.Generator) -> None:
-    """Routes are written anew by each layer."""
+    """Each layer overwrites the routes."""
     first, second = (Mixture(rng, normal(rng, 30, 5), 2, width=16, inner=24) for _ in range(2))
     second.x = first.run(range(30))
     expected = second.run(range(30))
@@ -194,7 +194,7 @@ def test_cost_is_that_of_the_experts_that_can_have_been_chosen(rng: np.random.Ge
 
 @pytest.mark.parametrize("n_chosen", [1, 3])
 def test_captured_rows_are_in_the_order_of_the_routes(n_chosen: int, rng: np.random.Generator) -> None:
-    """Token by token, and each token's in the order of its experts, whatever the layers after them do to the routes."""
+    """By token, then by expert, even if later layers overwrite the routes."""
     mixture = Mixture(rng, normal(rng, 30, 5), n_chosen, width=16, inner=24)
     program = mixture.program()
     batch = [Slice((), 0, range(20)), Slice((), 0, [7, 29])]
@@ -212,11 +212,11 @@ def test_captured_rows_are_in_the_order_of_the_routes(n_chosen: int, rng: np.ran
         near(captures["combine"].arrays[index], mixture.x[list(part.ids)] + total, 1e-5)
 
 
-# ---- what does not fit
+# ---- errors
 
 
 def parts() -> tuple[Program, Buffer, Buffer, Buffer, PackedMatrix]:
-    """A program with routes to 3 experts, of which 2 are chosen: x, routes, rows, and a matrix."""
+    """Return a program with routes to 2 of 3 experts; its buffers x, routes and rows; and a matrix."""
     p = Program(4)
     x = p.embed("x", pack(np.zeros((2, 8), np.float32)), p.buffer("x", 8))
     logits = p.embed("logits", pack(np.zeros((2, 3), np.float32)), p.buffer("logits", 3))

@@ -1,4 +1,4 @@
-"""Matrices read from a file into their panels, against packing what was read."""
+"""Matrices read from a file into panels, compared with packing the bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = 512
 
 
 class File:
-    """A file of random bytes that are finite numbers of every type: a bit of all exponents is 0."""
+    """A file of random bytes that are finite numbers of every type: one bit of each exponent is 0."""
 
     def __init__(self, path: Path, nbytes: int) -> None:
         self.data = np.random.default_rng(nbytes).integers(0, 256, nbytes, np.uint8) & np.uint8(0xF7)
@@ -31,7 +31,7 @@ class File:
         self.path, self.fd = path, os.open(path, os.O_RDONLY)
 
     def packed(self, dtype: str, rows: int, offset: int, order: np.ndarray | None = None, split: bool = False) -> bytes:
-        """What packing gives of a matrix there."""
+        """Return the packed matrix at ``offset``."""
         nbytes = BLOCK_TYPES[dtype].nbytes((rows, COLUMNS))
         stored = Tensor(self.data[offset : offset + nbytes], dtype, (rows, COLUMNS))
         stored = stored if order is None else stored.take_rows(order)
@@ -54,7 +54,7 @@ def garbage(dtype: str, rows: int, split: bool = False) -> PackedMatrix:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", BLOCK_TYPES)
 def test_every_type(dtype: str, threads: int, file: File) -> None:
-    """Many pieces, a last panel that is not full, matrices of one call side by side."""
+    """Many pieces, a last panel that is not full, several matrices in one call."""
     sizes, offset, parts, expected = (2000, 5, 16, 33), 3, [], []
     for rows in sizes:
         parts.append(Part(garbage(dtype, rows), 0, rows, file.fd, offset, dtype))
@@ -74,7 +74,7 @@ def test_a_split_matrix_in_parts(file: File) -> None:
 @pytest.mark.parametrize("dtype", ["q4_1", "q8_0", "f32", "q6_K"])
 @pytest.mark.parametrize("kind", ["heads", "random", "reversed"])
 def test_rows_in_an_order(dtype: str, kind: str, file: File) -> None:
-    """Of neighbours a stretch is read, and rows that lie far apart one by one."""
+    """Neighbouring rows are read as one span, distant rows one by one."""
     rows = 1024
     order = {
         "heads": np.arange(rows).reshape(-1, 32, 2).swapaxes(1, 2).ravel(),
@@ -88,7 +88,7 @@ def test_rows_in_an_order(dtype: str, kind: str, file: File) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_hashes(threads: int, file: File) -> None:
-    """Those of the bytes in the file, whatever the pieces, the threads and the order that rows get."""
+    """Hashes are those of the file's bytes; they do not depend on pieces, threads or the order of rows."""
     rows, parts, expected = 1024, [], []
     for offset, (dtype, stored) in enumerate([("q8_0", "q8_0"), ("q4_1", "q4_1"), ("f32", "f32"), ("q5_0", "q5_0")]):
         for order in (None, np.random.default_rng(1).permutation(rows), np.arange(rows)[::-1]):
@@ -104,7 +104,7 @@ FLOATS = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16}
 
 
 def numbers(stored: str) -> np.ndarray:
-    """Bits of every float16 and bfloat16 that has a q8_0, of as many float32, and of blocks of numbers like weights."""
+    """Return bits of all float16 and bfloat16 that q8_0 can store, of as many float32, and of weight-like blocks."""
     rng = np.random.default_rng(7)
     bits = np.arange(1 << 16, dtype=np.uint32) if stored != "f32" else rng.integers(0, 1 << 32, 1 << 16, np.uint32)
     weights = rng.standard_normal(1 << 17).astype(np.float32) * np.repeat(np.exp2(rng.integers(-30, 12, 1 << 12)), 32)
@@ -153,7 +153,7 @@ def test_floats_without_a_scale(value: float, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", BLOCK_TYPES)
 def test_numbers_that_are_not_finite(dtype: str, tmp_path: Path) -> None:
-    """A float, or any scale or minimum of any block, wherever it is: of all types, native and in memory alike."""
+    """A float, or any scale or minimum of any block, in all types, when read from a file and in memory."""
     kind, rng = BLOCK_TYPES[dtype], np.random.default_rng(3)
     shape = (48, 3 * 256)
     whole = finite_bytes(dtype, shape, rng)
@@ -186,13 +186,13 @@ BAD_BITS = {
 
 
 def scale_places(dtype: str) -> list[int]:
-    """Where floats, or float16 scales and minima, are in a block: by the layout of panels in NumPy."""
+    """Return the offsets of floats, or of float16 scales and minima, in a block, from the panel layout in NumPy."""
     fields = [field for field in BLOCK_TYPES[dtype].fields if field.unit == 2 or dtype == "f32"]
     return [field.offset + field.unit * number for field in fields for number in range(field.n_units)]
 
 
 def finite_bytes(dtype: str, shape: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Random blocks with the largest finite floats or scales, and random codes."""
+    """Return random blocks with the largest finite floats or scales, and random codes."""
     kind = BLOCK_TYPES[dtype]
     blocks = rng.integers(0, 256, (kind.nbytes(shape) // kind.type_size, kind.type_size), dtype=np.uint8)
     largest = {"f32": b"\xff\xff\x7f\xff", "bf16": b"\x7f\xff"}.get(dtype, b"\xff\x7b")
@@ -201,7 +201,7 @@ def finite_bytes(dtype: str, shape: tuple[int, int], rng: np.random.Generator) -
     return blocks.reshape(-1)
 
 
-def test_what_cannot_be_made(file: File) -> None:
+def test_invalid_parts(file: File) -> None:
     with pytest.raises(ShapeError, match="got f32 for q4_0"):
         read_parts([Part(garbage("q4_0", 16), 0, 16, file.fd, 0, "f32")])
 

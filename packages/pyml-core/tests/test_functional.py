@@ -1,4 +1,4 @@
-"""The eager operations: those of the reference, on arrays of any shape that makes sense, and clear errors else."""
+"""The eager operations: results of the reference for arrays of all valid shapes, and clear errors for others."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_choosing(rng: np.random.Generator) -> None:
     for k in (1, 2, 3, 40, 501):
         assert np.array_equal(fn.top_k(logits, k), reference.top_k(logits, k)[0])
     rounded = np.round(logits)
-    assert np.array_equal(fn.top_k(rounded, 200), reference.top_k(rounded, 200)[0])  # many equals
+    assert np.array_equal(fn.top_k(rounded, 200), reference.top_k(rounded, 200)[0])  # many equal numbers
     for k in (0, 502):
         with pytest.raises(ShapeError, match=f"top_k: expected k from 1 to 501, got {k}"):
             fn.top_k(logits, k)
@@ -85,7 +85,7 @@ def test_choosing(rng: np.random.Generator) -> None:
 
 
 def test_arrays_of_any_kind(level: str) -> None:
-    """Lists, other dtypes and strides are taken as they mean; results are float32, and inputs are left alone."""
+    """Lists, other dtypes and strides are accepted; results are float32, and inputs are not changed."""
     x = np.arange(24, dtype=np.int64).reshape(4, 6)
     weight = np.ones((3, 6), np.float32)
     expected = np.repeat(x.sum(axis=1, keepdims=True), 3, axis=1).astype(np.float32)
@@ -133,26 +133,26 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_does_not_fit(case: str) -> None:
+def test_invalid_arguments(case: str) -> None:
     call, message = WRONG[case]
     with pytest.raises(ShapeError, match=message):
         call()
 
 
-# ---- one way of saying things
+# ---- signatures
 
 DIFFERENT = {
-    # The reference's has angles that are made before, and keys and values as they lie in a cache.
+    # The reference takes precomputed angles, and keys and values from a cache.
     "rope": {"angles", "inv_freq", "start", "scale"},
     "attention": {"k", "v", "keys", "values", "value_scales", "start", "dtype"},
-    # One row of logits against rows.
+    # One row of logits instead of several.
     "argmax": {"x", "logits"},
     "top_k": {"x", "logits"},
 }
 
 
 def test_signatures_are_those_of_the_reference() -> None:
-    """The same names in the same order; what the eager ones have besides has a default."""
+    """Parameters have equal names and order; additional ones have a default."""
     functions = [
         name for name, member in vars(fn).items()
         if inspect.isfunction(member) and member.__module__ == fn.__name__ and name[0] != "_"
@@ -182,7 +182,7 @@ def test_everything_public_is_documented() -> None:
 
 
 def test_only_numpy_comes_from_outside() -> None:
-    """pyml_core alone: imports of the standard library, NumPy, and itself."""
+    """pyml_core imports only the standard library, NumPy, and itself."""
     outside = set()
     for path in Path(pyml_core.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

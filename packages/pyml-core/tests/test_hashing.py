@@ -1,4 +1,4 @@
-"""Hashes: every bit and every place counts, however the bytes are cut into rows and pieces."""
+"""Hashes depend on every bit and its position, but not on the division into pieces."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_rows_count_with_their_numbers() -> None:
 
 
 def test_bits_look_random() -> None:
-    """Each bit of the hash changes with every other change of the data, about."""
+    """A change of the data changes each bit of the hash about half the time."""
     data = RNG.integers(0, 256, 90, np.uint8)
     before, counts = hash_rows(data), np.zeros(64, int)
     for bit in range(8 * data.size):

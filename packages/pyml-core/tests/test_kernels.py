@@ -1,4 +1,4 @@
-"""Every kernel at every CPU level against the NumPy reference: odd sizes, extremes, and what saturates."""
+"""Every kernel at every CPU level against the NumPy reference: odd sizes, extreme values, saturation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_rows_are_unpacked_bit_by_bit(name: str, level: str, rng: np.random.Gene
 
 
 def test_every_half_is_widened(level: str) -> None:
-    """All 65536 float16 and bfloat16 numbers, subnormal and infinite ones too."""
+    """All 65536 float16 and bfloat16 numbers, including subnormal and infinite ones."""
     bits = np.arange(65536, dtype=np.uint16)
     for name in ("f16", "bf16"):
         weight = Tensor(bits.view(np.uint8), name, (256, 256))
@@ -78,7 +78,7 @@ def test_plain_matmul(name: str, level: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_quantized_matmul(name: str, level: str, rng: np.random.Generator) -> None:
-    """Against the reference's int8 steps, and against the same operands multiplied in float64."""
+    """Against the int8 steps of the reference, and against the operands multiplied in float64."""
     for i, rows in enumerate((1, 2, 3, 4, 5, 6, 7, 8, 13, 67, 300)):
         columns = columns_of(name)
         width, outputs = columns[i % len(columns)], (33, 1, 16, 127, 15, 17, 2, 100, 31, 47, 18)[i]
@@ -91,7 +91,7 @@ def test_quantized_matmul(name: str, level: str, rng: np.random.Generator) -> No
 
 
 def extreme_weights(name: str, rng: np.random.Generator) -> list[Tensor]:
-    """Weights of the largest, the smallest and alternating codes and packed scales, with scales of 1."""
+    """Return weights with the largest, the smallest and alternating codes and packed scales, and scales of 1."""
     kind = BLOCK_TYPES[name]
     shape = (20, 512 // kind.block_size, kind.type_size)
     patterns = [np.full(shape, byte, np.uint8) for byte in (0x00, 0xFF, 0x80, 0x7F, 0x0F, 0xF0)]
@@ -106,12 +106,12 @@ def test_nothing_saturates(name: str, level: str, rng: np.random.Generator) -> N
     x = (127 * np.array(signs)).astype(np.float32)
     for weight in extreme_weights(name, rng):
         exact = x.astype(np.float64) @ weight.to_f32().astype(np.float64).T
-        for times in (1, 3):  # few rows and many have inner loops of their own
+        for times in (1, 3):  # few and many rows use different inner loops
             got = compiled(np.tile(x, (times, 1)), linear(pack(weight)))
             expected = np.tile(exact, (times, 1))
             assert np.allclose(got, expected, rtol=1e-6, atol=1e-6 * np.abs(exact).max())
             if name == "q8_0":
-                assert np.array_equal(got, expected)  # integers that float32 holds
+                assert np.array_equal(got, expected)  # integers that float32 represents exactly
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -119,7 +119,7 @@ def test_activations_from_nothing_to_huge(name: str, level: str, rng: np.random.
     weight = pack(random_weight(name, 19, 256, rng))
     sizes = (0.0, 1e-45, 1e-40, 1e-38, 3e-37, 4e-37, 1e-36, 1e-30, 1e-10, 1.0, 1e10, 1e30, 3e35)
     x = np.stack([normal(rng, 256) * np.float32(size) for size in sizes])
-    x[-4, 32:] = 0  # and one block alone
+    x[-4, 32:] = 0  # one block that is not zero
     got, expected = both(x, linear(weight))
     assert not got[:4].any()
     assert not expected[:4].any()
@@ -129,7 +129,7 @@ def test_activations_from_nothing_to_huge(name: str, level: str, rng: np.random.
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["q8_0", "q4_1", "q6_K", "bf16"])
-def test_what_is_not_finite_shows(name: str, bad: float, level: str, rng: np.random.Generator) -> None:
+def test_numbers_that_are_not_finite_propagate(name: str, bad: float, level: str, rng: np.random.Generator) -> None:
     weight = pack(random_weight(name, 19, 256, rng))
     for at in (0, 15, 16, 31, 200, 255):
         x = normal(rng, 3, 256)
@@ -140,7 +140,7 @@ def test_what_is_not_finite_shows(name: str, bad: float, level: str, rng: np.ran
 
 
 def test_mixed_types_side_by_side(level: str, rng: np.random.Generator) -> None:
-    """Matrices of different types and odd heights in one layer, with and without bias, overwriting and adding."""
+    """Matrices of different types and odd numbers of rows in one layer, with and without bias and accumulation."""
     names = ("q4_K", "f32", "q8_0", "bf16", "q6_K", "f16", "q5_1")
     weights = [pack(random_weight(name, n, 256, rng)) for name, n in zip(names, (33, 1, 16, 5, 50, 17, 2), strict=True)]
     bias = normal(rng, 124)
@@ -206,8 +206,8 @@ def test_norms_of_every_width(scale: float, level: str, rng: np.random.Generator
         assert_near(*both(x, layer))
 
 
-def test_norms_of_what_is_constant(level: str) -> None:
-    """Zeros stay zeros; a layer norm of equal numbers is its bias; subnormal numbers are no trap."""
+def test_norms_of_constants(level: str) -> None:
+    """Zeros stay zeros; a layer norm of equal numbers is its bias; subnormal numbers are handled."""
     weight, bias = np.full(40, 3, np.float32), np.arange(40, dtype=np.float32)
     for value in (0.0, 1e-42, 7.0):
         x = np.full((2, 40), value, np.float32)
@@ -218,7 +218,7 @@ def test_norms_of_what_is_constant(level: str) -> None:
 
 
 def grid() -> F32Array:
-    """Numbers of every size and sign, dense where activations bend."""
+    """Return numbers of all magnitudes and both signs, dense where activations are curved."""
     near = np.linspace(-12, 12, 9601)
     far = np.geomspace(1e-40, 1e4, 1500)
     return np.concatenate([near, far, -far, [0.0, -0.0, 87, -87, 88.5, -88.5, 1e30, -1e15]]).astype(np.float32)[None]
@@ -231,7 +231,7 @@ def test_activations(activation: str, level: str, rng: np.random.Generator) -> N
     got = compiled(x, lambda p, x: p.activate("activation", x, activation, p.buffer("y", x.width)))
     error = np.abs(got - expected)
     assert np.all(error <= 4e-7 * np.abs(x)), "of the input"
-    if activation != "gelu_erf":  # whose error function is one of absolute accuracy
+    if activation != "gelu_erf":  # its error function bounds the absolute error only
         sure = np.abs(expected) > 1e-30
         assert np.max(error[sure] / np.abs(expected[sure])) < 2e-5, "of the output, where it is tiny too"
     assert np.max(error[np.abs(x) <= 12]) < 1e-6
@@ -258,7 +258,7 @@ def activated(program: Program, x: Buffer, activation: str) -> Buffer:
 
 
 def test_exponentials_and_tangents(level: str) -> None:
-    """exp through silu, x / (1 + e^-x), and tanh through the soft cap: a few units in the last place everywhere."""
+    """exp through silu, x / (1 + e^-x), and tanh through the soft cap: errors of a few units in the last place."""
     x = grid()[:, np.abs(grid()[0]) <= 80]
     silu = compiled(x, lambda p, x: p.activate("silu", x, "silu", p.buffer("y", x.width)))
     exact = x.astype(np.float64) / (1 + np.exp(-x.astype(np.float64)))
@@ -288,7 +288,7 @@ def test_not_a_number_stays_one(level: str, rng: np.random.Generator) -> None:
         assert np.isfinite(norm[1]).all()
 
 
-# ---- rotation and the KV cache
+# ---- RoPE and the KV cache
 
 
 @pytest.mark.parametrize("frequencies", [1, 3, 8, 20, 32, 33, 64])
@@ -318,7 +318,7 @@ def test_rope_angles_of_several_sets(level: str) -> None:
 
 
 class Prepared:
-    """prepare_qkv alone: q, and the pages that it wrote, compiled and in NumPy."""
+    """prepare_qkv alone: q and the pages that it wrote, compiled and in NumPy."""
 
     def __init__(
         self,
@@ -370,7 +370,7 @@ def test_prepare_qkv(
             done = Prepared(qkv, layout, heads, 1, start, inv_freq, norms)
             assert_near(done.q, done.q_expected)
             assert np.array_equal(done.v, done.v_expected)
-            # A key that lies between two float16 numbers may be rounded to either after a norm or a rotation.
+            # After a norm or a rotation, a key halfway between two float16 numbers may be rounded to either.
             step = 1e-3 if kv_dtype == "f16" else 1e-6
             assert np.all(np.abs(done.k - done.k_expected) <= step * np.abs(done.k_expected) + 1e-5)
             assert nmse(done.k, done.k_expected) < 1e-8
@@ -381,7 +381,7 @@ def test_prepare_qkv(
 
 
 def appended(x: F32Array, level: str) -> npt.NDArray[np.float16]:
-    """65536 numbers as they come out of a float16 cache."""
+    """Return 65536 numbers as stored in a float16 cache."""
     layout = KVLayout(1, 4, 256)
     qkv = np.zeros((64, 12 * 256), np.float32)
     qkv[:, 8 * 256 :] = x.reshape(64, 4 * 256)
@@ -391,7 +391,7 @@ def appended(x: F32Array, level: str) -> npt.NDArray[np.float16]:
 
 
 def test_rounding_to_the_cache(level: str, rng: np.random.Generator) -> None:
-    """Against NumPy's float16: every such number, the midpoints between them, subnormals, and clamping to +-65504."""
+    """Against NumPy's float16: all its numbers, the midpoints between them, subnormals, and clamping to +-65504."""
     halves = np.arange(65536, dtype=np.uint16).view(np.float16)
     exact = halves.astype(np.float32)
     got = appended(exact, level)

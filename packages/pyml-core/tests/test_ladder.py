@@ -1,4 +1,4 @@
-"""Every step of the ladders gives what the formula gives, and what the kernel gives."""
+"""Every step of the ladders agrees with the formula and with the kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyml_core.kv_layout import PageTable
 from pyml_core.reference import read_kv, read_value_scales, round_queries
 
 INT8_BOUND = 1e-6
-"""A weight that lies between two codes may be rounded to either."""
+"""A weight halfway between two codes may be rounded to either."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> Ladder:
 
 
 def kernel_attention(qkv: F32Array, layout: KVLayout) -> tuple[F32Array, PageTable]:
-    """The kernel's result for the last of some tokens, after it has filled the pages with all of them."""
+    """Run the kernel on all tokens; return its result for the last token, and the pages."""
     pages, ids = new_pages(layout, len(qkv)), np.arange(len(qkv), dtype=np.int32)
     program = Program(len(qkv), layout, 1)
     x = program.embed("qkv", pack(qkv), program.buffer("qkv", qkv.shape[1]))
@@ -64,7 +64,7 @@ def test_attention(step: int, dim: int, ladder: Ladder, rng: np.random.Generator
 @pytest.mark.parametrize("step", range(LINEAR_STEPS))
 @pytest.mark.parametrize("columns", [32, 288, 544])
 def test_linear(step: int, columns: int, ladder: Ladder, rng: np.random.Generator) -> None:
-    """From step 1 on to the bit of the kernel at the scalar level, which rounds multiply-adds twice as plain C does."""
+    """From step 1 on, bit-identical to the scalar level's kernel, which rounds multiply-adds twice like plain C."""
     for rows, tokens in ((16, 1), (40, 6), (33, 4)):
         x, weight = normal(rng, tokens, columns), random_weight("q8_0", rows, columns, rng)
         matrix = pack(weight)

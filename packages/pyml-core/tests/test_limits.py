@@ -1,4 +1,4 @@
-"""The machine's limits: figures that are there at every level, in an order that hardware cannot invert."""
+"""The machine's limits: plausible figures at every level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a forked child finds of locks, sections and runs."""
+"""Locks, sections and runs in the child of a fork."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pyml_core.locks import Lock, NoFork
 from pyml_core.timing import Capture
 
 
-def test_what_another_thread_has_is_free_in_the_child() -> None:
+def test_locks_of_other_threads_are_free_in_the_child() -> None:
     lock = Lock()
     with held(lock):
         in_child(lambda: all_free([lock] * 3))
-        with pytest.raises(Cancelled):  # in the parent it is not
+        with pytest.raises(Cancelled):  # in the parent, the lock is not free
             free(lock)
     free(lock)
 
@@ -50,7 +50,7 @@ def test_the_forking_thread_keeps_its_own() -> None:
     def child() -> None:
         with pytest.raises(RuntimeError, match="has it already"):
             free(lock)
-        lock.__exit__(None, None, None)  # the end of the block that it is in
+        lock.__exit__(None, None, None)  # ends the enclosing block
         free(lock)
 
     with lock:
@@ -61,7 +61,7 @@ def test_the_forking_thread_keeps_its_own() -> None:
 
 
 def test_a_fork_in_a_handler_while_a_thread_waits() -> None:
-    """The child is the waiting thread, without the queue that it was in."""
+    """The child is the waiting thread, without the queue."""
     lock, children = Lock(), list[int]()
 
     def handle(*_: object) -> None:
@@ -122,7 +122,7 @@ def test_a_fork_waits_for_a_section() -> None:
 
 
 def test_a_section_within_another_one_does_not_wait_for_the_fork() -> None:
-    """The fork waits for the outer one."""
+    """The fork waits for the outer section."""
     outer, inner, inside, left = NoFork("outer"), NoFork("inner"), threading.Event(), list[bool]()
 
     def work() -> None:
@@ -169,12 +169,12 @@ def test_a_section_that_takes_too_long_says_so_in_the_child(monkeypatch: pytest.
 
     with held(section):
         in_child(child)
-    with section:  # the parent can go on
+    with section:  # the parent can still use it
         pass
 
 
 def test_threads_wait_for_a_fork_that_waits() -> None:
-    """So that a fork comes about however often sections are entered."""
+    """Otherwise a fork would never happen if sections are entered often."""
     section, stop = NoFork("test"), threading.Event()
 
     def work() -> None:
@@ -197,7 +197,7 @@ def test_threads_wait_for_a_fork_that_waits() -> None:
 
 
 def test_captures_of_a_run_that_is_not_in_the_child() -> None:
-    """What the parent's run wanted to keep is none of the child's business."""
+    """The captures of a run in the parent do not affect the child."""
     model = Model(2)
     ids = model.ids(60)
     base = model.run(model.pages(60), 0, ids)
@@ -218,7 +218,7 @@ def test_captures_of_a_run_that_is_not_in_the_child() -> None:
 
 
 def test_a_fork_in_a_handler_during_a_run() -> None:
-    """The child has no threads to end the run with: it is cancelled there, and another one can begin."""
+    """The child has no threads to finish the run: it is cancelled there, and another run can begin."""
     with use_level("scalar"):
         run = long_program(2)
     model = Model(2)

@@ -1,4 +1,4 @@
-"""Locks: who gets them when, and what ends a wait."""
+"""Locks: the order in which threads get them, and how waiting ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_threads_get_a_lock_in_the_order_of_asking() -> None:
 
 
 def test_a_waiting_thread_is_not_passed_by() -> None:
-    """Another one that takes the lock again and again lets it have its turn at once."""
+    """A thread that takes the lock repeatedly does not starve one that waits."""
     lock, turns, stop = Lock(), [0], threading.Event()
 
     def often() -> None:

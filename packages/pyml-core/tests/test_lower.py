@@ -1,4 +1,4 @@
-"""Lowering: fusions, buffers without floats, quantise passes, limits. Programs are declared here and never compiled."""
+"""Lowering: fusions, buffers without floats, quantise passes, limits. Programs here are declared, but not compiled."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_an_activation_of_other_rows_is_not_fused() -> None:
     assert find_fusions(program) == []
 
 
-# ---- what a run may be given
+# ---- limits of a run
 
 
 def test_limits_are_those_of_the_smallest_tables() -> None:
@@ -185,7 +185,7 @@ def test_tiles_have_fewer_tokens_where_more_heads_share_keys(group: int) -> None
     assert (attend.layer, attend.n_heads, attend.window, attend.scale, attend.cap) == (1, 2 * group, 7, 0.25, 2.5)
 
 
-def test_what_is_quantised_is_whole_blocks() -> None:
+def test_quantised_rows_are_whole_blocks() -> None:
     program, x = start(48)
     x.quantized = True
     with pytest.raises(ShapeError, match="x: expected a width that is a multiple of 32 for a quantised matrix, got 48"):

@@ -1,4 +1,4 @@
-"""Every kind of operation has all of its parts: declaration, formula, cost, trace shape, and the same bits always."""
+"""Every kind of operation is complete: declaration, formula, cost, trace shape, determinism."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def model() -> EveryOperation:
 
 
 def test_the_program_of_these_tests_has_every_kind(model: EveryOperation) -> None:
-    """One that is missing has neither a reference nor a determinism test below: add it to EveryOperation."""
+    """A missing kind would have no reference or determinism test below: add it to EveryOperation."""
     assert model.kinds == set(KINDS)
 
 
-def test_what_nobody_may_forget_has_no_default() -> None:
+def test_required_fields_have_no_default() -> None:
     required = set(OperationKind._fields) - OperationKind._field_defaults.keys()
     assert {"declare", "formula", "run", "cost", "shape", "inputs", "rows", "writes"} <= required
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_programs_declare_it_by_its_name(kind: str) -> None:
-    """``rescore`` comes with ``screen``."""
+    """``screen`` declares ``rescore`` too."""
     assert vars(Program)["screen" if kind == "rescore" else kind] is OPERATIONS[kind].declare
     assert OPERATIONS[kind].name == kind
 
@@ -47,7 +47,7 @@ OTHER_NAMES = {"linear": {"weight"}, "add_positions": {"x"}, "screen": {"x", "we
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rescore"])
-def test_its_formula_takes_what_is_declared_by_the_same_name(kind: str) -> None:
+def test_its_formula_has_the_parameters_of_its_declaration(kind: str) -> None:
     record = OPERATIONS[kind]
     declared = {*inspect.signature(record.declare).parameters, *AT_RUN_TIME, *OTHER_NAMES.get(kind, ())}
     assert not set(inspect.signature(record.formula).parameters) - declared
@@ -101,7 +101,7 @@ def test_a_timed_run_has_the_costs_of_its_operations(model: EveryOperation) -> N
     assert timings.shape(timings[-1].operation) == f"[1,64]x[{rescored},64] q8_0"
 
 
-# ---- what they compute
+# ---- their results
 
 
 def test_the_compiled_program_is_the_reference(level: str) -> None:
@@ -113,14 +113,14 @@ def test_the_compiled_program_is_the_reference(level: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("screen", "rescore")])
 def test_a_quantised_matrix_can_read_its_output(kind: str, level: str) -> None:
-    """Its kernel or a pass after it makes the int8 copy, whichever the record says."""
+    """The kernel or a separate pass makes the int8 copy, as the record says."""
     model = EveryOperation()
     program = Program(TOKENS, model.kv, threads=2)
     index = next(i for i, op in enumerate(model.program.operations) if op.kind == kind)
     program.buffers, program.operations = model.program.buffers, model.program.operations[: index + 1]
     rows = program.operations[-1].output
     weight = np.ones((5, rows.width), np.float32)
-    if kind == "prepare_qkv":  # keys and values are in the pages: what it leaves of them in its output is undefined
+    if kind == "prepare_qkv":  # keys and values are in the pages; their part of the output is undefined
         weight[:, model.HEADS * model.HEAD_DIM :] = 0
     matrix = pack(quantize(weight, "q8_0"), "q8_0", weight.shape)
     program.linear("read", rows, [matrix], program.buffer("read", 5, rows.rows, rows.copies))
@@ -138,8 +138,8 @@ def test_screened_heads_have_a_reference_too(model: EveryOperation) -> None:
     assert (OPERATIONS["screen"].run(batch, screen) >= exact).all()
 
 
-def test_the_same_bits_whatever_the_threads_and_the_chunks(level: str) -> None:
-    """Of every kind of operation, and of the largest logits as of all of them."""
+def test_bits_do_not_depend_on_threads_or_chunks(level: str) -> None:
+    """With every kind of operation, for all logits and for the largest ones."""
     model = EveryOperation(threads=1)
     pages = new_pages(model.kv, TOKENS)
     base, best = model.program.run(model.batch(pages, 0, TOKENS)), []

@@ -1,4 +1,4 @@
-"""The packed layout: packing and unpacking are inverse for every type and shape, and bytes are where they belong."""
+"""The packed layout: unpacking inverts packing for every type and shape, and bytes are at the specified places."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_layout_q5_0_fifth_bits() -> None:
 
 
 def test_layout_q6_k() -> None:
-    """One chunk a block: d, scales, qh words, ql words, each padded to 64 bytes."""
+    """One block in a chunk: d, scales, qh words, ql words, each padded to 64 bytes."""
     stored = stored_rows("q6_K", 16, 512).reshape(16, 2, 210)
     chunk = pack(stored, "q6_K", (16, 512)).data.reshape(2, -1)[1]
     assert chunk.size == 64 + 256 + 1024 + 2048

@@ -1,4 +1,4 @@
-"""The table of a sequence's pages: pages and the addresses that kernels read stay those of each other."""
+"""The page table of a sequence: its pages and the addresses that kernels read always agree."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LAYOUT = KVLayout(1, 1, 8, "f16")
 
 
 class FullList(list[npt.NDArray[np.uint8]]):
-    """A list that cannot grow, and of which no part can be copied."""
+    """A list that can neither grow nor be sliced."""
 
     def append(self, page: npt.NDArray[np.uint8]) -> None:
-        """As a list without memory."""
+        """Fail like a list without memory."""
         raise MemoryError
 
     def __getitem__(self, index: Any) -> Any:
@@ -29,7 +29,7 @@ class FullList(list[npt.NDArray[np.uint8]]):
 
 
 class Nowhere:
-    """What has no address, for lack of memory."""
+    """A page whose address cannot be read for lack of memory."""
 
     @property
     def __array_interface__(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Program: what it refuses, what it says about its time, and that it lets go of its memory."""
+"""Program: invalid declarations and runs, timings, and freeing of memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ones(*shape: int) -> Any:
 # ---- declaring
 
 
-def test_what_cannot_be_made() -> None:
+def test_invalid_programs() -> None:
     for max_tokens in (0, -1):
         with pytest.raises(ShapeError, match=f"max_tokens: expected at least 1, got {max_tokens}"):
             Program(max_tokens)
@@ -75,7 +75,7 @@ BAD_DECLARATIONS: dict[str, tuple[Callable[[Program, Buffer, Buffer], Any], str]
 
 
 @pytest.mark.parametrize("case", BAD_DECLARATIONS)
-def test_what_cannot_be_declared(case: str) -> None:
+def test_invalid_declarations(case: str) -> None:
     program = Program(4, LAYOUT)
     x, y = program.buffer("x", 32), program.buffer("y", 96)
     declare, message = BAD_DECLARATIONS[case]
@@ -91,7 +91,7 @@ def test_attention_needs_a_layout() -> None:
 
 
 def test_rows_must_match() -> None:
-    """Every operation but select goes from rows to the same rows; what is over tokens stays there."""
+    """All operations except select keep the kind of rows; those over tokens need rows of tokens."""
     program = Program(4, LAYOUT)
     x, last = program.buffer("x", 32), program.buffer("last", 32, "outputs")
     qkv, late = program.buffer("qkv", 96), program.buffer("late", 96, "outputs")
@@ -181,8 +181,8 @@ BAD_RUNS: dict[str, tuple[Callable[[Model], list[Slice]], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_RUNS)
-def test_what_cannot_be_run(case: str, model: Model) -> None:
-    """One clear error, and the program runs on as before."""
+def test_invalid_runs(case: str, model: Model) -> None:
+    """A clear error, after which the program still works."""
     make, message = BAD_RUNS[case]
     with pytest.raises(ShapeError, match=f"run: .*{message}"):
         model.program.run(make(model))
@@ -215,7 +215,7 @@ def test_pages_are_arrays_or_a_table(model: Model) -> None:
 
 
 def test_the_table_cannot_change_under_a_run(model: Model) -> None:
-    """Its addresses are held as long as the run lasts, not longer; a failed run lets go too."""
+    """Addresses are locked for the duration of a run, and unlocked after a failed run too."""
     table = model.pages(64)
     model.run(table, 0, model.ids(3))
     table.append(model.kv.new_page())
@@ -242,7 +242,7 @@ def test_results_are_new_arrays(model: Model) -> None:
 
 
 def test_a_program_dies_with_its_last_reference() -> None:
-    """Without waiting for the garbage collector: it holds weights and buffers."""
+    """Without the garbage collector, because it has weights and buffers."""
     gc.disable()
     try:
         model = Model(2)
@@ -287,7 +287,7 @@ def test_timings(threads: int, level: str) -> None:
 
 
 def test_bytes_and_operations() -> None:
-    """Of a linear layer: packed weight and activations, two operations a multiply-add; of attention: its keys."""
+    """Linear layers: packed weight and activations, two operations for a multiply-add; attention: its keys."""
     layout = KVLayout(1, 2, 16)
     program = Program(100, layout, 1)
     x = program.embed("x", pack(ones(9, 32)), program.buffer("x", 32))
@@ -308,7 +308,7 @@ def test_bytes_and_operations() -> None:
 
 
 def test_an_int8_copy_belongs_to_the_operation_before() -> None:
-    """Attention's output is quantised for the matrix that reads it: one timing, the whole wall time in its phases."""
+    """Quantising attention's output counts for attention: one timing, whose phases have the whole wall time."""
     layout = KVLayout(1, 1, 64)
     program = Program(64, layout, 2)
     qkv = program.embed("x", pack(normal(np.random.default_rng(0), 64, 192)), program.buffer("qkv", 192))

@@ -121,7 +121,7 @@ def test_linear_plain(name: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_linear_int8(name: str, rng: np.random.Generator) -> None:
-    """The same products as dequantised weights times dequantised activations, and near those of the activations."""
+    """Equal to dequantised weights times dequantised activations, and close to weights times activations."""
     x, weight = normal(rng, 4, 512), random_weight(name, 37, 512, rng)
     got = reference.linear(x, weight)
     codes, scales, _ = reference.quantize_activations(x)
@@ -134,7 +134,7 @@ def test_linear_int8(name: str, rng: np.random.Generator) -> None:
 
 
 def test_linear_int8_by_hand() -> None:
-    """One block of q4_1: 2 * code + 0.5, codes 3, activations 127 x 1 exactly: every step is an integer or a half."""
+    """One block of q4_1: 2 * code + 0.5 with codes 3, activations 127 x 1: all steps are exact."""
     block = np.array([2, 0.5], np.float16).tobytes() + b"\x33" * 16
     x = np.full((1, 32), 127, np.float32)
     weight = Tensor(np.frombuffer(block, np.uint8), "q4_1", (1, 32))
@@ -152,7 +152,7 @@ def test_linear_int8_of_the_extreme_codes() -> None:
 
 
 def test_linear_accumulates_in_order() -> None:
-    """Block 0 gives 127 x 2^24, where a float32 step is 128: of 47.6 from either other block nothing remains."""
+    """Block 0 gives 127 x 2^24, where float32 numbers are 128 apart: adding 47.6 from other blocks has no effect."""
     codes = np.zeros((3, 32), np.int8)
     codes[:, 0] = 1
     scales = np.array([2.0**-8, 0.375, 0.375], np.float16)
@@ -202,7 +202,7 @@ def test_activations() -> None:
 
 
 def test_gelu_tails_keep_their_digits() -> None:
-    """Where 1 + erf cancels: x / 2 * erfc(-x / sqrt 2) at -5 (a value of tables: erfc(5 / sqrt 2) = 5.733031e-7)."""
+    """Where 1 + erf cancels: x / 2 * erfc(-x / sqrt 2) at -5 (from tables: erfc(5 / sqrt 2) = 5.733031e-7)."""
     assert reference.gelu_erf(np.array([-5], np.float32))[0] == pytest.approx(-2.5 * 5.7330314e-7, rel=1e-6)
 
 
@@ -222,7 +222,7 @@ def test_rope_rotates_pairs(rng: np.random.Generator) -> None:
     inv_freq = np.array([1.0, 0.1, 0.01], np.float32)
     positions = [0, 7, 1000]
     angles = reference.rope_angles(positions, inv_freq)
-    x = normal(rng, 3, 2, 8)  # six of eight elements are rotated
+    x = normal(rng, 3, 2, 8)  # RoPE rotates six of eight elements
     out = reference.rope(x, angles)
     for t, position in enumerate(positions):
         for i, freq in enumerate(inv_freq):
@@ -353,7 +353,7 @@ def test_attention(window: int, cap: float, rng: np.random.Generator) -> None:
 
 
 def test_attention_sees_no_future_and_nothing_before_the_window(rng: np.random.Generator) -> None:
-    """The token at position 6 (the second of 5, 6, 7) with a window of 4 sees positions 3 to 6."""
+    """The token at position 6 (the second of 5, 6, 7) with a window of 4 attends to positions 3 to 6."""
     q, keys, values = normal(rng, 3, 2, 8), normal(rng, 1, 10, 8), normal(rng, 1, 10, 8)
     before = reference.attention(q, keys, values, 5, 1.0, 4)[1]
     for unseen in (slice(None, 3), slice(7, None)):
@@ -363,11 +363,11 @@ def test_attention_sees_no_future_and_nothing_before_the_window(rng: np.random.G
 
 
 def test_attention_of_rounded_weights(rng: np.random.Generator) -> None:
-    """The weights of 128 keys, times the values' scales, are multiples of 1/255 of the largest of them."""
+    """The weights of 128 keys times the values' scales are multiples of 1/255 of the largest one."""
     q, keys, values = normal(rng, 1, 1, 32), normal(rng, 1, 200, 32), normal(rng, 1, 200, 32)
     scales = (10.0 ** rng.uniform(-2, 2, (1, 200))).astype(np.float32)
     exact = reference.softmax(0.3 * (q[0, 0] @ keys[0].T)).astype(np.float64)
-    one_hot = np.eye(200, dtype=np.float32)[None]  # a value for each key shows the weights
+    one_hot = np.eye(200, dtype=np.float32)[None]  # the outputs are the weights
     q_wide = np.concatenate([q, np.zeros((1, 1, 168), np.float32)], axis=-1)
     k_wide = np.concatenate([keys, np.zeros((1, 200, 168), np.float32)], axis=-1)
     got = reference.int8_attention(q_wide, k_wide, one_hot, scales, 199, 0.3)[0, 0]
@@ -388,7 +388,7 @@ def test_softmax(rng: np.random.Generator) -> None:
     assert np.allclose(reference.softmax(x + 1000), out, atol=1e-4)
 
 
-# ---- choosing
+# ---- argmax and top-k
 
 
 def test_choosing() -> None:

@@ -1,4 +1,4 @@
-"""The reference runs programs: whole, in slices, operation by operation."""
+"""Programs run by the reference: whole, in slices, operation by operation."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Model:
 
 @pytest.mark.parametrize(("dtype", "kv_dtype"), [("f32", "f32"), ("q8_0", "f16")])
 def test_run_in_slices_is_run_at_once(dtype: str, kv_dtype: str) -> None:
-    """Prefill, decode and a batch of two sequences give each token the logits that it has in one run."""
+    """Prefill, decode and a batch of two sequences give the logits of a single run."""
     model = Model(dtype, kv_dtype)
     rng = np.random.default_rng(6)
     first, second = rng.integers(0, VOCABULARY, 90).tolist(), rng.integers(0, VOCABULARY, 20).tolist()

@@ -1,4 +1,4 @@
-"""The loops over a vocabulary's strings, against their definitions."""
+"""The compiled loops over a vocabulary's strings, against their definitions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_length_beyond_all_bounds(length: int) -> None:
         decode_strings(data, 1)
 
 
-def test_what_is_no_utf8_is_named() -> None:
+def test_invalid_utf8_is_named() -> None:
     with pytest.raises(UnicodeDecodeError) as error:
         decode_strings(stored([b"fine", b"\xff\xfe", b"\xc3"]), 3)
     assert error.value.object == b"\xff\xfe"
@@ -57,7 +57,7 @@ def test_no_strings() -> None:
     "wrong",
     ["", "a", " ", "a ", " b", "a b c", "a  b", ["a"], ["a", "b", "c"], ["a", 1], ["", "b"], ("a", "b"), 7, None],
 )
-def test_pairs_are_split_up_to_what_is_none(wrong: Any) -> None:
+def test_pairs_are_split_up_to_an_invalid_line(wrong: Any) -> None:
     lines = ["a b", "Ġ t", ["x y", "z"], "𝄞 \t"]
     pairs = [("a", "b"), ("Ġ", "t"), ("x y", "z"), ("𝄞", "\t")]
     assert split_pairs(lines) == pairs

@@ -1,4 +1,4 @@
-"""The structs that Cython is told of are those of the C headers: the same fields in the same order."""
+"""The structs declared for Cython have the fields of the C headers, in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMMENTS = re.compile(r"/\*.*?\*/|//[^\n]*|#[^\n]*", re.DOTALL)
 
 
 def fields_of(declarations: str) -> list[str]:
-    """Names of the fields in ``type *a, b; type (*call)(int, char); type many[N];``, in order."""
+    """Return the names of the fields in ``type *a, b; type (*call)(int, char); type many[N];``, in order."""
     names = []
     for declaration in filter(None, map(str.strip, declarations.split(";"))):
         call = re.match(r"[^()]*\(\s*\*\s*(\w+)\s*\)\s*\(", declaration)
@@ -24,7 +24,7 @@ def fields_of(declarations: str) -> list[str]:
             names.append(call[1])
             continue
         for part in declaration.split(","):
-            alias = re.search(r'"(\w+)"\s*$', part)  # Cython: what C calls it
+            alias = re.search(r'"(\w+)"\s*$', part)  # Cython: the name in C
             names.append(alias[1] if alias else re.findall(r"(\w+)\s*(?:\[[^\]]*\])?\s*$", part.strip())[0])
     return names
 

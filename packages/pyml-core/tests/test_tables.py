@@ -1,4 +1,4 @@
-"""The lists of ``csrc`` have the operations and block types of Python, in the same order and with the same facts."""
+"""The lists of ``csrc`` agree with the operations and block types of Python, including their order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyml_core.ops import OPERATIONS
 CSRC = Path(pyml_core.__file__).parent / "csrc"
 from_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="an installed wheel has no sources")
 
-INSERTED = ["quantize"]  # by lower.py; no program declares them
+INSERTED = ["quantize"]  # inserted by lower.py, not declared by programs
 PACKED = ["q8_0_split"]  # another layout of a block type
 KINDS_OF_FIELDS = {
     (2, ""): "U16",
@@ -28,7 +28,7 @@ KINDS_OF_FIELDS = {
 
 
 def lines(name: str, macro: str) -> list[list[str]]:
-    """The arguments of every line of a list; what is in braces is one argument."""
+    """Return the arguments of every line of a list; braces enclose one argument."""
     path = CSRC / name
     text = path.read_text() if path.exists() else ""
     calls = re.findall(rf"^{macro}\((.*)\)$", text, re.MULTILINE)
@@ -94,7 +94,7 @@ def test_block_types_are_the_same() -> None:
 
 
 def largest_code(kind: BlockType) -> int:
-    """The largest unsigned code of blocks of any bytes."""
+    """Return the largest unsigned code in blocks of random bytes."""
     assert kind.decode is not None
     blocks = np.random.default_rng(0).integers(0, 256, (64, kind.type_size), dtype=np.uint8)
     blocks[:, :] = np.concatenate([blocks[:62], np.zeros((1, kind.type_size)), np.full((1, kind.type_size), 255)])
@@ -105,7 +105,7 @@ def largest_code(kind: BlockType) -> int:
 
 
 @pytest.mark.parametrize("name", [name for name, kind in BLOCK_TYPES.items() if kind.quantized])
-def test_decoders_are_what_the_table_says(name: str) -> None:
+def test_decoders_agree_with_the_table(name: str) -> None:
     kind = BLOCK_TYPES[name]
     assert kind.decode is not None
     codes, scale, minimum = kind.decode(np.zeros((3, kind.type_size), np.uint8))

@@ -1,4 +1,4 @@
-"""The run loop among other threads: cancelling, Ctrl-C, forks, several programs at once, and more threads than CPUs."""
+"""The run loop and other threads: cancelling, Ctrl-C, forks, concurrent programs, and more threads than CPUs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = 60  # seconds until a test that waits gives up
 
 
 def long_program(threads: int, layers: int = 2000) -> Callable[[], F32Array]:
-    """A run of some ten seconds and more: the same linear layer again and again."""
+    """Return a run of ten seconds or more: one linear layer, repeated."""
     width = 1024
     rng = np.random.default_rng(0)
     weight = pack(quantize(normal(rng, width, width, scale=0.01), "q8_0"), "q8_0", (width, width))
@@ -42,7 +42,7 @@ def long_program(threads: int, layers: int = 2000) -> Callable[[], F32Array]:
 
 
 def cancel_until(run: Callable[[], F32Array], stop: threading.Event) -> None:
-    """Cancel again and again: a cancel before the run has begun is none."""
+    """Cancel repeatedly, because cancelling before a run begins has no effect."""
     while not stop.wait(0.02):
         run.cancel()  # type: ignore[attr-defined]
 
@@ -52,7 +52,7 @@ def cancel_until(run: Callable[[], F32Array], stop: threading.Event) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_cancel_from_a_thread(threads: int) -> None:
-    """Within some items of work; the program is as good as new afterwards."""
+    """A run stops within a few work items; the program is usable afterwards."""
     with use_level("scalar"):
         run = long_program(threads)
     stop = threading.Event()
@@ -71,7 +71,7 @@ def test_a_cancelled_program_runs_again() -> None:
     model = Model(2)
     ids, pages = model.ids(100), model.pages(100)
     base = model.run(pages, 0, ids)
-    model.program.cancel()  # when nothing runs: no effect on the next run
+    model.program.cancel()  # without a run in progress, it has no effect on the next run
     assert same_bits(model.run(model.pages(100), 0, ids), base)
     stop = threading.Event()
 
@@ -122,7 +122,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_ctrl_c(threads: int) -> None:
-    """A real SIGINT raises KeyboardInterrupt inside the run at the slowest level, long before its end."""
+    """SIGINT raises KeyboardInterrupt in a run at the slowest level, long before its end."""
     script = CTRL_C.format(threads=threads)
     env = {**os.environ, "PYML_CPU_LEVEL": "scalar", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=PATIENCE)
@@ -131,7 +131,7 @@ def test_ctrl_c(threads: int) -> None:
 
 
 def test_signal_handlers_run_during_a_run() -> None:
-    """A handler that raises nothing does not end the run; one that raises does, with what it raised."""
+    """A handler that does not raise does not end the run; one that raises ends it with its exception."""
 
     class Stop(Exception):
         pass
@@ -164,11 +164,11 @@ def test_signal_handlers_run_during_a_run() -> None:
     assert len(seen) >= 2
 
 
-# ---- at the same time
+# ---- concurrent runs
 
 
 def test_two_programs_in_two_threads() -> None:
-    """With the same number of threads (one pool, taken in turns) and with different ones."""
+    """With equal numbers of threads (one pool, used in turns) and with different ones."""
     for pair in ((2, 2), (1, 3)):
         models = [Model(threads) for threads in pair]
         bases = [model.run(model.pages(60), 0, model.ids(60, i)) for i, model in enumerate(models)]
@@ -189,7 +189,7 @@ def test_two_programs_in_two_threads() -> None:
 
 
 def test_one_program_from_several_threads() -> None:
-    """Runs take turns: each gets its own sequence's logits, timed or not."""
+    """Runs wait for each other; each gets the logits of its own sequence, timed or not."""
     model = Model(2)
     bases = [model.run(model.pages(40), 0, model.ids(40, seed)) for seed in range(4)]
     failures: list[object] = []
@@ -216,7 +216,7 @@ def test_one_program_from_several_threads() -> None:
 
 
 def test_the_interpreter_is_free_during_a_run() -> None:
-    """Python threads go on while a run lasts."""
+    """Other Python threads continue during a run."""
     with use_level("scalar"):
         run = long_program(1)
     steps, done = 0, threading.Event()
@@ -255,7 +255,7 @@ def test_more_threads_than_processors(threads: int) -> None:
 
 
 def test_a_forked_child_runs() -> None:
-    """Threads do not survive a fork: the child makes its own, for programs of before and for new ones."""
+    """Threads do not survive a fork: the child starts its own, for existing and for new programs."""
     model = Model(3)
     ids = model.ids(70)
     base = model.run(model.pages(70), 0, ids)
@@ -274,11 +274,11 @@ def test_a_forked_child_runs() -> None:
         process.join(PATIENCE)
         assert process.exitcode == 0
     assert all(same_bits(result, base) for result in got)
-    assert same_bits(model.run(model.pages(70), 0, ids), base)  # and the parent's threads are still there
+    assert same_bits(model.run(model.pages(70), 0, ids), base)  # the parent still has its threads
 
 
 def test_a_fork_during_a_run() -> None:
-    """Another thread is in a run when this one forks: the child, where nobody runs any more, can run any program."""
+    """Another thread is in a run when this one forks: the child can run any program."""
     with use_level("scalar"):
         run = long_program(2)
     other = Model(2)
@@ -310,7 +310,7 @@ def test_a_fork_during_a_run() -> None:
 
 
 def test_runs_that_end_with_the_process() -> None:
-    """A process that ends while a daemon thread is in a run ends in peace."""
+    """A process can exit while a daemon thread is in a run."""
     script = """
 import threading, time
 from test_threads import long_program
@@ -324,7 +324,7 @@ print("end", flush=True)
 
 
 def test_attention_alone_uses_the_threads_too(level: str) -> None:
-    """One head and one token: only its key blocks can be shared out, and they are."""
+    """With one head and one token, only key blocks can be divided among threads, and they are."""
     layout = KVLayout(1, 1, 64)
     program = Program(1, layout, 4)
     qkv = program.embed("x", pack(normal(np.random.default_rng(0), 9, 192)), program.buffer("qkv", 192))

@@ -1,4 +1,4 @@
-"""From the ticks of a run to its times."""
+"""Conversion of the ticks of a run to times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyml_core.timing import MAX_PHASES, _spans_of, text_of_sums
 
 
 def stamps_of(*threads: list[tuple[int, int]]) -> bytes:
-    """Each thread's (began, arrived) of every operation, in the form of the run loop."""
+    """Return each thread's (began, arrived) of every operation, in the form of the run loop."""
     return np.array([[[0, 0, 0, 0, 0, *span] for span in thread] for thread in threads], np.int64).tobytes()
 
 
@@ -28,7 +28,7 @@ def test_operations_end_with_their_last_thread() -> None:
 
 
 def test_ticks_that_run_backwards_or_are_left_from_another_run() -> None:
-    """A thread's times never go back; an operation without work has none and takes none."""
+    """A thread's times are monotonic; an operation without work takes no time."""
     stale = (0, 90)
     begin, end, found, _ = read_thread_timings(
         stamps_of([(990, 1200), stale, (1190, 1400)]), bytes(3 * 8), 1, (0, 1000), (1000, 2000)
@@ -81,7 +81,7 @@ def test_text_of_sums_that_do_not_fit(pieces: list[bytes], places: list[int], en
 def in_numpy(
     ticks: bytes, copied: bytes, threads: int, span_ns: tuple[int, int], span_ticks: tuple[int, int]
 ) -> tuple[list[int], list[int], list[Any]]:
-    """The reference of ``read_thread_timings``: begin and end of the operations, and the threads' timings, in ns."""
+    """The reference for ``read_thread_timings``: begin and end of the operations, and the threads' timings, in ns."""
     found = np.frombuffer(ticks, np.int64).reshape(threads, -1, 7).swapaxes(0, 1).copy()
     (start_ns, end_ns), (start, end) = span_ns, span_ticks
     scale = (end_ns - start_ns) / (end - start) if end > start else 1.0
@@ -99,7 +99,7 @@ def in_numpy(
 
 
 def test_thread_timings_as_random_as_can_be(rng: np.random.Generator) -> None:
-    """Also where ticks go backwards and operations had no work."""
+    """Random ticks, which may go backwards, and operations without work."""
     for _ in range(50):
         threads, count = 3, 7
         found = rng.integers(0, 2000, (threads, count, 7))

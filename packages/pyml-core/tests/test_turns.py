@@ -1,4 +1,4 @@
-"""Calls that wait for their turn behind another thread's run, and what ends the wait."""
+"""Calls that wait for another thread's run, and how the wait ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THREADS = default_threads()
 
 @pytest.fixture
 def busy() -> Iterator[threading.Event]:
-    """The threads that all calls use are in a long run of another program; the event is set at its end."""
+    """Occupy the threads of all calls with a long run of another program; the event is set at its end."""
     with use_level("scalar"):
         run = long_program(THREADS)
     stop = threading.Event()
@@ -43,7 +43,7 @@ def busy() -> Iterator[threading.Event]:
 
 
 def is_turned_away() -> bool:
-    """Whether the turn of a short call does not come in half a second."""
+    """Whether a short call does not get the threads within half a second."""
     model = Model(THREADS)
     try:
         with CancelToken(0.5):
@@ -105,7 +105,7 @@ def test_runs_that_wait_are_cancelled_with_the_one_in_progress() -> None:
         run = long_program(2)
     ended: list[str] = []
     assert run.__closure__
-    program: Program = run.__closure__[1].cell_contents  # the second of batch and program
+    program: Program = run.__closure__[1].cell_contents  # the closure has batch and program
 
     def work() -> None:
         try:

@@ -1,4 +1,4 @@
-"""What tests among threads share: threads that have a lock, wait, or fork."""
+"""Shared by tests with threads: threads that have a lock, wait, or fork."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 60  # seconds until a test that waits gives up
 
 @contextmanager
 def thread(call: Callable[[], object]) -> Iterator[threading.Thread]:
-    """The call in a thread, which has ended at the end."""
+    """Run ``call`` in a thread, which is joined at the end."""
     worker = threading.Thread(target=call, daemon=True)
     worker.start()
     try:
@@ -32,7 +32,7 @@ def thread(call: Callable[[], object]) -> Iterator[threading.Thread]:
 
 @contextmanager
 def held(lock: Lock | NoFork) -> Iterator[threading.Event]:
-    """The lock or section, which a thread has until the event is set or the block ends."""
+    """Let a thread have the lock or section until the event is set or the block ends."""
     taken, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -56,7 +56,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def in_child(call: Callable[[], object]) -> None:
-    """The call in a forked child, which has to end well."""
+    """Run ``call`` in a forked child, which must exit with 0."""
     process = multiprocessing.get_context("fork").Process(target=call)
     process.start()
     process.join(PATIENCE)
@@ -68,25 +68,25 @@ def in_child(call: Callable[[], object]) -> None:
 
 
 def free(lock: Lock) -> None:
-    """Take it, in no time."""
+    """Check that a lock is free, by taking it."""
     with CancelToken(1), lock:
         pass
 
 
 def all_free(locks: Iterable[Lock]) -> None:
-    """Take each of them, in no time."""
+    """Check that all locks are free."""
     for lock in locks:
         free(lock)
 
 
 def waiting(lock: Lock, count: int) -> bool:
-    """Whether this many threads wait for it."""
+    """Whether ``count`` threads wait for the lock."""
     return lock.waiting == count
 
 
 @contextmanager
 def interrupting(lock: Lock, number: int = signal.SIGINT) -> Iterator[None]:
-    """A signal as soon as a thread waits for the lock."""
+    """Send a signal as soon as a thread waits for the lock."""
 
     def send() -> None:
         until(lambda: lock.waiting == 1)
