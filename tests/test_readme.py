@@ -79,7 +79,7 @@ WITH_PYTHON = [page for page in PAGES if page not in FRAGMENTS and sessions((ROO
 def test_python_runs(page: str, folder: Path, environment: dict[str, str]) -> None:
     """The page's sessions run in one process; a block that a text block follows prints that text."""
     text = (ROOT / page).read_text()
-    if "structured" in page and find_spec("llguidance") is None:
+    if re.search("structured|openai", page) and find_spec("llguidance") is None:
         pytest.skip("llguidance is not installed")
     if "matplotlib" in text and find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
@@ -93,7 +93,7 @@ def test_python_runs(page: str, folder: Path, environment: dict[str, str]) -> No
     for block, output in zip([block for session in found for block in session], json.loads(done.stdout), strict=True):
         if block.output is not None:
             assert masked(output) == masked(block.output), f"{page}:{block.line}"
-    for name in re.findall(r"[\w-]+\.(?:json|png)", "".join(block.text for session in found for block in session)):
+    for name in re.findall(r"[\w-]+\.(?:json|png)\b", "".join(block.text for session in found for block in session)):
         assert (folder / name).stat().st_size > 1000
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .engine import HasEngine
     from .generation.server import Server
     from .generation.text_stream import TextStream
+    from .openai import OpenAI
     from .options.keywords import GenerationKeywords
     from .tokenizer import Tokenizer
 
@@ -159,6 +160,14 @@ class LanguageModel(ChatMethods, SharedByCopies):
         return self.generate(
             prompt, options, cache=cache, timeout=timeout, speculate=speculate, draft_model=draft_model, **changes
         ).read()
+
+    @property
+    def openai(self) -> OpenAI:
+        """Requests and answers in the form of OpenAI's API, as dictionaries; see :class:`.OpenAI`."""
+        with importing:  # few programs use it
+            from .openai import OpenAI
+
+        return OpenAI(self)
 
     @property
     def server(self) -> Server:

@@ -112,6 +112,14 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             raise ChatTemplateError(f"chat template: expected one of {', '.join(names)}, got {quoted(name)}")
         return self._templates[name]
 
+    def reads(self, variable: str, tools: Sequence[Message] | None = None) -> bool:
+        """Whether a template reads a variable; the template is that of :meth:`source`.
+
+        Raises:
+            ChatTemplateError: there is no such template, or it is malformed.
+        """
+        return variable in self._renderer.names(self.source(tools=tools))
+
     def render(self, messages: Messages, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]) -> str:
         """Return the text of a prompt, by default without a generation prompt.
 

@@ -1,0 +1,352 @@
+"""``lm.openai``: a language model behind the interface of OpenAI's API, in dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from pyml_core.errors import Cancelled, PymlError
+from pyml_core.pickling import OfOneProcess
+
+from ..errors import ArgumentError
+from ..generation.completion import CANCELLED, TIMEOUT, Completion
+from . import answers, batches
+from .answers import Head
+from .requests import ChatRequest, Common, CompletionRequest, chat_request, completion_request
+from .tools import Call, CallSplitter, ToolFormat, format_of, tool_names
+
+if TYPE_CHECKING:
+    from ..generation.text_stream import TextStream
+    from ..language_model import LanguageModel
+
+MAX_OUTPUT = 4096
+"""Most tokens of a chat answer whose request sets no limit; fewer where the context is shorter."""
+
+Body = dict[str, Any]
+
+
+class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
+    """Requests in, answers out, in the form of OpenAI's API, as plain dictionaries. Thread-safe.
+
+    Args:
+        lm: the model; its server generates the texts, so that requests of several threads run together.
+
+    Fields that are not given are the model's own defaults (``lm.generation_options``). A field that is unknown or
+    cannot be honoured is an error, whose ``name`` is the field's; hints such as ``user`` have no effect.
+    """
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self._lm = lm
+
+    def __repr__(self) -> str:
+        return f"<OpenAI interface of {self._lm.name}>"
+
+    # ---- chat
+
+    @overload
+    def chat(
+        self, request: Mapping[str, Any] | None = ..., *, stream: Literal[True], **fields: Any
+    ) -> Iterator[Body]: ...
+    @overload
+    def chat(
+        self, request: Mapping[str, Any] | None = ..., *, stream: Literal[False] | None = ..., **fields: Any
+    ) -> Body: ...
+    @overload
+    def chat(
+        self, request: Mapping[str, Any] | None = ..., *, stream: bool | None = ..., **fields: Any
+    ) -> Body | Iterator[Body]: ...
+    def chat(
+        self, request: Mapping[str, Any] | None = None, *, stream: bool | None = None, **fields: Any
+    ) -> Body | Iterator[Body]:
+        """Answer messages: ``/v1/chat/completions``.
+
+        Args:
+            request: the body of the request; None: the fields alone.
+            stream: give the answer in chunks as it is generated.
+            fields: fields of the request, in addition to those of ``request`` or in place of them.
+
+        Returns:
+            The body of the answer (``chat.completion``), or an iterator of chunks (``chat.completion.chunk``). With
+            tools and a model whose format of calls is known, calls are in ``tool_calls``.
+
+        Raises:
+            ArgumentError: a field is missing, unknown, out of range or cannot be honoured; before any work.
+            ChatTemplateError: the model has no chat template, or it refuses the messages.
+            ContextOverflowError, GrammarError, OutOfMemoryError: as of :meth:`.LanguageModel.generate`.
+            Cancelled: the request's ``timeout`` has passed.
+        """
+        parsed = chat_request(_body(request, stream, fields), self._lm.generation_options, self._max_output)
+        form, names = self._tool_format(parsed)
+        ids = self._lm.chat_ids(parsed.messages, parsed.chat)
+        head = self._head("chat.completion")
+        streams = self._submit([ids], parsed.common)
+        splitters = [
+            None if form is None else CallSplitter(form, self._lm.tokenizer, names) for _ in range(parsed.common.n)
+        ]
+        if parsed.common.stream:
+            return self._chat_chunks(head, parsed.common, streams, splitters, form)
+        choices = []
+        completions = [_ended(stream, parsed.common) for stream in streams]
+        for index, (completion, steps, splitter) in enumerate(zip(completions, streams, splitters, strict=True)):
+            content, calls = completion.text, list[Call]()
+            if splitter is not None:
+                pieces = [splitter.push(step.token, step.text) for step in steps]
+                rest, calls = splitter.finish()
+                content = "".join([*pieces, rest]) if calls else completion.text
+            choice: Body = {"index": index, "message": answers.message(content, calls, form), "logprobs": None}
+            if parsed.common.options.logprobs is not None:
+                count = answers.written_tokens(self._lm.tokenizer, completion)
+                tokens = completion.tokens[:count]
+                choice["logprobs"] = answers.chat_logprobs(self._lm.tokenizer, tokens, completion.logprobs)
+            choice["finish_reason"] = "tool_calls" if calls else answers.finish_reason(completion)
+            choices.append(_with_ids(choice, completion, parsed.common))
+        return head.answer(
+            choices, usage=answers.usage(completions, parsed.common.n), **answers.own_fields(completions)
+        )
+
+    def _chat_chunks(
+        self,
+        head: Head,
+        common: Common,
+        streams: Sequence[TextStream],
+        splitters: Sequence[CallSplitter | None],
+        form: ToolFormat | None,
+    ) -> Iterator[Body]:
+        """The chunks of all choices; these are generated together, and given one after the other."""
+        more: Body = {"usage": None} if common.include_usage else {}
+        with _cancelling(streams):
+            for index, (stream, splitter) in enumerate(zip(streams, splitters, strict=True)):
+                begun, unsent = False, list[tuple[int, Any]]()
+                for step in stream:
+                    if not begun:  # with the first token, not before it: clients time it
+                        yield _delta(head, index, {"role": "assistant", "content": ""}, **more)
+                        begun = True
+                    text = step.text if splitter is None else splitter.push(step.token, step.text)
+                    if step.logprob is not None:
+                        unsent.append((step.token, (step.logprob, step.top_logprobs or ())))
+                    if text:
+                        yield _delta(head, index, {"content": text}, self._logprobs(unsent), **more)
+                        unsent.clear()
+                completion = _ended(stream, common)
+                rest, calls = ("", []) if splitter is None else splitter.finish()
+                if rest:
+                    yield _delta(head, index, {"content": rest}, **more)
+                for number, call in enumerate(calls):
+                    whole = answers.tool_call(call, "" if form is None else form.new_id())
+                    arguments = whole["function"].pop("arguments")
+                    whole["function"]["arguments"] = ""
+                    yield _delta(head, index, {"tool_calls": [{"index": number, **whole}]}, **more)
+                    part = {"index": number, "function": {"arguments": arguments}}
+                    yield _delta(head, index, {"tool_calls": [part]}, **more)
+                reason = "tool_calls" if calls else answers.finish_reason(completion)
+                yield _delta(head, index, {}, finish_reason=reason, **more)
+        if common.include_usage:
+            yield head.chunk([], usage=answers.usage([stream.completion for stream in streams], common.n))
+
+    def _logprobs(self, entries: Sequence[tuple[int, Any]]) -> Body | None:
+        """The log probabilities of tokens whose text a chunk completes; None if they are not wanted."""
+        if not entries:
+            return None
+        tokens, values = zip(*entries, strict=True)
+        return answers.chat_logprobs(self._lm.tokenizer, tokens, values)
+
+    def _tool_format(self, request: ChatRequest) -> tuple[ToolFormat | None, set[str]]:
+        """The format in which the model writes calls of the request's tools, and their names.
+
+        Raises:
+            ArgumentError: the chat template does not describe tools to the model.
+        """
+        tools = request.chat.tools
+        if not request.tools or tools is None:
+            return None, set()
+        template = self._lm.chat_template
+        if not template.reads("tools", tools):
+            raise ArgumentError(f"are not used by the chat template of {self._lm.name}", "tools")
+        return format_of(template.source(tools=tools)), tool_names(tools)
+
+    # ---- completions
+
+    @overload
+    def completions(
+        self, request: Mapping[str, Any] | None = ..., *, stream: Literal[True], **fields: Any
+    ) -> Iterator[Body]: ...
+    @overload
+    def completions(
+        self, request: Mapping[str, Any] | None = ..., *, stream: Literal[False] | None = ..., **fields: Any
+    ) -> Body: ...
+    @overload
+    def completions(
+        self, request: Mapping[str, Any] | None = ..., *, stream: bool | None = ..., **fields: Any
+    ) -> Body | Iterator[Body]: ...
+    def completions(
+        self, request: Mapping[str, Any] | None = None, *, stream: bool | None = None, **fields: Any
+    ) -> Body | Iterator[Body]:
+        """Continue texts: ``/v1/completions``.
+
+        Args:
+            request, stream, fields: as of :meth:`chat`. ``prompt`` is a text, token ids, or a list of these.
+
+        Returns:
+            The body of the answer (``text_completion``), or an iterator of chunks. The index of a choice is that of its
+            prompt times ``n``, plus its number.
+
+        Raises:
+            ArgumentError, ContextOverflowError, GrammarError, OutOfMemoryError, Cancelled: as of :meth:`chat`.
+        """
+        parsed = completion_request(_body(request, stream, fields), self._lm.generation_options)
+        common = parsed.common
+        prompts = [self._lm.ids(prompt) for prompt in parsed.prompts]
+        head = self._head("text_completion")
+        if common.stream:
+            return self._completion_chunks(head, common, self._submit(prompts, common))
+        streams = self._submit(prompts, common)
+        completions = [_ended(stream, common) for stream in streams]
+        choices = []
+        for index, completion in enumerate(completions):
+            before = self._echoed(parsed, index // common.n) if parsed.echo else ("", None)
+            choices.append(_with_ids(self._completion_choice(index, completion, *before), completion, common))
+        return head.answer(choices, usage=answers.usage(completions, common.n), **answers.own_fields(completions))
+
+    def _completion_choice(self, index: int, completion: Completion, before: str, scores: Sequence[Any] | None) -> Body:
+        tokenizer, logprobs = self._lm.tokenizer, None
+        if completion.options.logprobs is not None:
+            count = answers.written_tokens(tokenizer, completion)
+            tokens, values = completion.tokens[:count], list(completion.logprobs[:count])
+            found = answers.completion_logprobs(tokenizer, tokens, values, len(before))
+            if scores is not None:
+                prompt = [(score.logprob, score.top_logprobs) for score in scores]
+                first = answers.completion_logprobs(tokenizer, [score.token for score in scores], prompt, 0)
+                found = {key: [*first[key], *found[key]] for key in found}
+            logprobs = found
+        return {
+            "index": index,
+            "text": before + completion.text,
+            "logprobs": logprobs,
+            "finish_reason": answers.finish_reason(completion),
+        }
+
+    def _echoed(self, request: CompletionRequest, number: int) -> tuple[str, Sequence[Any] | None]:
+        """The text of a prompt, and the log probabilities of its tokens if they are wanted."""
+        prompt, top = request.prompts[number], request.common.options.logprobs
+        ids = self._lm.ids(prompt)
+        text = prompt if isinstance(prompt, str) else self._lm.tokenizer.decode(ids, skip_special=False)
+        return text, None if top is None else self._lm.score(ids, top)
+
+    def _completion_chunks(self, head: Head, common: Common, streams: Sequence[TextStream]) -> Iterator[Body]:
+        more: Body = {"usage": None} if common.include_usage else {}
+        with _cancelling(streams):
+            for index, stream in enumerate(streams):
+                place, tokens, values = 0, list[int](), list[Any]()
+                for step in stream:
+                    if step.logprob is not None:
+                        tokens.append(step.token)
+                        values.append((step.logprob, step.top_logprobs or ()))
+                    if not step.text:
+                        continue
+                    choice: Body = {"index": index, "text": step.text, "logprobs": None, "finish_reason": None}
+                    if tokens:
+                        choice["logprobs"] = answers.completion_logprobs(self._lm.tokenizer, tokens, values, place)
+                        tokens, values = [], []
+                    place += len(step.text)
+                    yield head.chunk([choice], **more)
+                reason = answers.finish_reason(_ended(stream, common))
+                end = {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
+                yield head.chunk([end], **more)
+        if common.include_usage:
+            yield head.chunk([], usage=answers.usage([stream.completion for stream in streams], common.n))
+
+    # ---- batches
+
+    def batch(self, lines: Iterable[Mapping[str, Any]]) -> Iterator[Body]:
+        """Answer the lines of a batch file, several at a time: ``/v1/batches``.
+
+        Args:
+            lines: objects with ``custom_id``, ``method`` ("POST"), ``url`` and ``body``.
+
+        Returns:
+            An iterator of the lines of the result file, in the order of the input: ``custom_id`` and ``response``, with
+            ``status_code`` and ``body``. An error of a request is the body of its own response.
+        """
+        return batches.answered(self, lines, self._lm.server.max_batch_size)
+
+    def batch_file(self, source: batches.PathLike, target: batches.PathLike) -> int:
+        """Answer a batch file (JSON lines) and write the result file; returns the number of lines with an error.
+
+        Args:
+            source: path of a file with a request a line, see :meth:`batch`.
+            target: path of the result file. Lines are written as they are answered.
+
+        Raises:
+            PymlError: a file cannot be read or written.
+        """
+        return batches.answer_file(self, source, target)
+
+    # ---- common
+
+    @property
+    def _max_output(self) -> int:
+        return min(MAX_OUTPUT, self._lm.context_length)
+
+    def _head(self, kind: str) -> Head:
+        from .. import __version__
+
+        origin = self._lm.model.cache_origin
+        return Head(kind, self._lm.name, f"pyml-{__version__}-{origin.cpu_level}-{origin.model[:12]}")
+
+    def _submit(self, prompts: Sequence[Sequence[int]], common: Common) -> list[TextStream]:
+        """Submit the texts of all choices; if one is refused, none runs."""
+        streams: list[TextStream] = []
+        try:
+            for ids in prompts:
+                for index in range(common.n):
+                    sample = common.options.sample_index + index
+                    options = common.options.replace(sample_index=sample) if index else common.options
+                    streams.append(self._lm.submit(ids, options, timeout=common.timeout))
+        except PymlError:
+            for stream in streams:
+                stream.cancel()
+            raise
+        return streams
+
+
+def _body(request: Mapping[str, Any] | None, stream: bool | None, fields: Mapping[str, Any]) -> Any:
+    if request is not None and not isinstance(request, Mapping):
+        return request  # refused where it is read
+    return {**(request or {}), **fields, **({} if stream is None else {"stream": stream})}
+
+
+def _ended(stream: TextStream, common: Common) -> Completion:
+    """Wait for the end of a text.
+
+    Raises:
+        Cancelled: its timeout has passed, or it was cancelled.
+    """
+    completion = stream.result()
+    if completion.finish_reason == TIMEOUT or (completion.finish_reason == CANCELLED and common.timeout is not None):
+        raise Cancelled(f"the timeout of {common.timeout:g} s has passed")
+    if completion.finish_reason == CANCELLED:
+        raise Cancelled("the text was cancelled")
+    return completion
+
+
+def _with_ids(choice: Body, completion: Completion, common: Common) -> Body:
+    return {**choice, "token_ids": list(completion.tokens)} if common.return_token_ids else choice
+
+
+def _delta(
+    head: Head, index: int, delta: Body, logprobs: Body | None = None, finish_reason: str | None = None, **more: Any
+) -> Body:
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+    return head.chunk([choice], **more)
+
+
+@contextmanager
+def _cancelling(streams: Sequence[TextStream]) -> Iterator[None]:
+    """A block at whose end texts that have not ended are cancelled: the reader has left."""
+    try:
+        yield
+    finally:
+        for stream in streams:
+            if stream.finish_reason is None:
+                stream.cancel()
