@@ -26,12 +26,14 @@ from typing import Any
 import machine
 from cold import ColdRow
 from engines import CONTESTS, ENGINES, PROJECT, Engine, EngineError, Runner
-from models import CONTEXT, LARGE, NAMES, Files
+from models import CONTEXT, LARGE, MODELS, NAMES, Files
 from peers.protocol import Test
+from quality import QUALITY, REFERENCE, SCORED, WINDOWS, Quality
 from tables import markdown
 
 COLD = "cold"
-TESTS = ("pp128", "pp512", "pp4096", "tg64", "tg64@text", "tg64@d2048@text", "tg64@b8", COLD)
+RULED = ("tg64@sampled", "tg64@nucleus", "tg64@penalty", "tg64@b8@sampled")
+TESTS = ("pp128", "pp512", "pp4096", "tg64", "tg64@text", *RULED, "tg64@d2048@text", "tg64@b8", COLD)
 LARGE_TESTS = ("pp512", "tg64", "tg64@text")
 TEXT = Path(__file__).with_name("text.txt")
 
@@ -100,22 +102,25 @@ class Comparison:
         self.homes: dict[str, tuple[Path, Path]] = {}  # an engine's interpreter and model
         self.text_ids: list[int] = []
         self.runners: dict[str, Runner] = {}
-        names = options.tests or (LARGE_TESTS if name in LARGE else TESTS)
+        names = options.tests or (LARGE_TESTS if name in LARGE else TESTS + ((QUALITY,) if name in MODELS else ()))
         context = CONTEXT.get(name, sys.maxsize)
-        tests = [test for test in (Test.parse(test) for test in names if test != COLD) if test.context <= context]
+        tests = [Test.parse(test) for test in names if test not in (COLD, QUALITY)]
+        tests = [test for test in tests if test.context <= context]
         self.tests = tests
         self.rows: list[Row] = []
         self.cold = ColdRow(self.files.name) if COLD in names else None
+        self.wants_quality = QUALITY in names
+        self.quality: dict[str, dict[str, Any]] = {}
 
     def start(self) -> None:
         """Load the model in all engines that are installed; missing ones are reported and left out."""
         for name in self.options.engines:
             engine = ENGINES[name]
             try:
-                python = engine.python(self.options.envs, self.options.pyml_python)
+                python = engine.python(self.options.envs, self.options.pyml_python, self.options.wheels)
                 model = engine.model(self.files)
                 self.homes[name] = (python, model)
-                if self.tests:
+                if self.tests or self.wants_quality:
                     self.run_engine(name)
             except (EngineError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
                 self.homes.pop(name, None)
@@ -217,6 +222,23 @@ class Comparison:
                     if name in other.tokens_per_s:
                         other.errors.setdefault(name, str(again))
 
+    def measure_quality(self) -> None:
+        """Every engine's divergence from the same weights in f32."""
+        names = [name for name, runner in self.runners.items() if self.wanted(name, QUALITY) and not runner.ended]
+        python: Path = self.options.pyml_python
+
+        def start_reference() -> Runner:
+            return Runner(REFERENCE, python, self.files.gguf(), self.options.threads, self.log(REFERENCE))
+
+        quality = Quality(self.options.envs / "quality", self.text_ids, start_reference, say)
+        try:
+            self.quality = quality.measure(
+                {name: self.runners[name] for name in names}, {name: self.homes[name][1] for name in names}
+            )
+        except (EngineError, OSError, ValueError) as error:
+            say(f"{self.files.name}: no quality: {error}")
+            self.quality = {name: {"error": str(error)} for name in names}
+
     def close(self) -> None:
         """End all processes."""
         for runner in self.runners.values():
@@ -228,12 +250,14 @@ class Comparison:
         for row in self.rows:
             row.read_share = read_share(row, own.about.get("weight_bytes") if own else None, self.measured)
         about = {name: runner.about for name, runner in self.runners.items()}
+        found = self.quality
         entry = {"model": self.files.name, "engines": about, "left_out": self.left_out, "limits": self.measured}
         return {
             **report,
             "models": [*report["models"], entry],
             "results": [*report["results"], *(row.as_json() for row in self.rows)],
             "cold": [*report["cold"], *([self.cold.as_json()] if self.cold else [])],
+            "quality": [*report["quality"], *([{"model": self.files.name, "engines": found}] if found else [])],
         }
 
 
@@ -249,7 +273,7 @@ def read_share(row: Row, weight_bytes: int | None, limits: list[dict[str, float]
 
 def test_name(text: str) -> str:
     """A test's name, checked."""
-    return text if text == COLD else Test.parse(text).name
+    return text if text in (COLD, QUALITY) else Test.parse(text).name
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -259,14 +283,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=list(NAMES), metavar="MODEL",
                         help=f"{', '.join(NAMES)} (default: all) or a .gguf file")  # fmt: skip
     parser.add_argument("--tests", nargs="+", type=test_name, metavar="TEST",
-                        help=f"ppP, tgN, @dDEPTH, @bBATCH and @text after it, {COLD} (default: {' '.join(TESTS)}; "
+                        help="ppP, tgN, and after it @dDEPTH, @bBATCH, @text, @sampled, @nucleus or @penalty; "
+                             f"{COLD}, {QUALITY} (default: {' '.join(TESTS)}, {QUALITY} of real weights; "
                              f"{' '.join(LARGE_TESTS)} for {' '.join(LARGE)})")  # fmt: skip
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE",
                         help=", ".join(ENGINES))  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every engine")
-    parser.add_argument("--text", type=Path, default=TEXT, help="text of the @text tests (default: text.txt)")
+    parser.add_argument("--text", type=Path, default=TEXT, help="text of the tests on text (default: text.txt)")
     parser.add_argument("--pyml-python", type=Path, default=Path(sys.executable), help="interpreter that has pyml")
+    parser.add_argument(
+        "--wheels", action="store_true", help="install a published wheel where there is one, build none"
+    )
     parser.add_argument("--envs", type=Path, default=cache, help="folder of the environments (default: %(default)s)")
     parser.add_argument("--cache", type=Path, help="folder of the models (default: models/ next to the environments)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to this file")
@@ -308,17 +336,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "models": [],
         "results": [],
         "cold": [],
+        "quality": [],
+        "quality_positions": SCORED * WINDOWS,
     }
     for name in options.models:
         comparison = Comparison(options, name, limits)
         try:
             comparison.start()
-            if any(test.text for test in comparison.tests):
+            if comparison.wants_quality or any(test.text for test in comparison.tests):
                 comparison.feed_text()
             comparison.prepare()
             for number in range(options.rounds):
                 comparison.round(number)
                 write(options, comparison.add_to(report))
+            if comparison.wants_quality:
+                comparison.measure_quality()
         finally:
             comparison.close()
         report = comparison.add_to(report)

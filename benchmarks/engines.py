@@ -44,9 +44,12 @@ class Engine:
         """Whether it is pyml."""
         return self.environment is None
 
-    def python(self, environments: Path, own: Path) -> Path:
-        """Its interpreter; the environment is made first if it has to be. ``own`` is the one that has pyml."""
-        return own if self.environment is None else python_of(environments, self.environment)
+    def python(self, environments: Path, own: Path, published: bool = False) -> Path:
+        """Its interpreter; the environment is made first if it has to be, of a published wheel if there is one.
+
+        ``own`` is the interpreter that has pyml.
+        """
+        return own if self.environment is None else python_of(environments, self.environment, published)
 
     def model(self, files: Files) -> Path:
         """The file or folder that it loads."""
@@ -55,8 +58,9 @@ class Engine:
 
 
 _OWN, _LLAMA = ("run_pyml.py",), ("run_llama_cpp.py", "llama_cpp")
-_FEW = ("pp512", "tg64", "cold")
-_ONE = ("pp128", "pp512", "pp4096", "tg64", "tg64@text", "tg64@d2048@text")  # of one sequence
+_FEW = ("pp512", "tg64", "cold", "quality")
+_RULED = ("tg64@sampled", "tg64@nucleus", "tg64@penalty", "tg64@b8@sampled")
+_ONE = ("pp128", "pp512", "pp4096", "tg64", "tg64@text", "tg64@d2048@text", "quality", *_RULED)  # no ids of a batch
 ENGINES = {
     engine.name: engine
     for engine in (

@@ -24,6 +24,7 @@ class Environment:
         check: Python code that runs if it is complete.
         variables: environment variables of the installation.
         without: packages that come along and are removed again.
+        published: what to install instead to have a published wheel, not one that is built here; empty: there is none.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Environment:
     check: str
     variables: dict[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
 
 
 IK_BUILD = Path(__file__).with_name("peers") / "ik_build.cmake"
@@ -57,6 +59,7 @@ ENVIRONMENTS = {
             "import ik_llama_cpp",
             # Without the attention kernels for 4-bit KV caches, which are not measured and take the longest to compile.
             {"CMAKE_ARGS": f"{NATIVE['CMAKE_ARGS']} -DGGML_IQK_FA_ALL_QUANTS=OFF -DCMAKE_PROJECT_INCLUDE={IK_BUILD}"},
+            published=("--only-binary=ik-llama-cpp-python", "ik-llama-cpp-python"),
         ),
         Environment("openvino", ("openvino-genai",), "import openvino_genai"),
         Environment(
@@ -74,9 +77,15 @@ ENVIRONMENTS = {
 }
 
 
-def python_of(folder: Path, name: str) -> Path:
-    """The interpreter of an environment, complete: it is made or completed first if it has to be."""
+def python_of(folder: Path, name: str, published: bool = False) -> Path:
+    """The interpreter of an environment, complete: it is made or completed first if it has to be.
+
+    ``published``: with a published wheel, if there is one, in an environment of its own.
+    """
     environment = ENVIRONMENTS[name]
+    packages = environment.packages
+    if published and environment.published:
+        name, packages = f"{name}-wheel", environment.published
     home = folder / name
     python = home / "bin" / "python"
     stamp = home / ".complete"
@@ -86,10 +95,10 @@ def python_of(folder: Path, name: str) -> Path:
         print(f"making the environment {home}", file=sys.stderr)
         venv.create(home, with_pip=True)
     if not works(python, environment.check):
-        print(f"installing {' '.join(environment.packages)} into {home}", file=sys.stderr)
+        print(f"installing {' '.join(packages)} into {home}", file=sys.stderr)
         variables = {**os.environ, **environment.variables}
         pip = [str(python), "-m", "pip"]
-        subprocess.run([*pip, "install", *environment.packages], check=True, env=variables, stdout=sys.stderr)
+        subprocess.run([*pip, "install", *packages], check=True, env=variables, stdout=sys.stderr)
         if environment.without:
             subprocess.run([*pip, "uninstall", "-y", *environment.without], check=True, stdout=sys.stderr)
         subprocess.run([python, "-c", environment.check], check=True, stdout=sys.stderr)

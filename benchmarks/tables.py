@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from engines import CONTESTS, PROJECT
+from peers.protocol import NOT_OFFERED
 
 AVX2 = ("pyml-avx2", "llama.cpp-avx2")
 
@@ -33,15 +34,23 @@ def speeds(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     """Tokens a second of all engines, the two that are built for AVX2 in a table of their own."""
     names = list(entry["engines"])
     rows = rows_of(report, entry["model"])
-    if not rows:
+    quality: dict[str, Any] = {}
+    for found in report.get("quality", []):
+        if found["model"] == entry["model"]:
+            quality = found["engines"]
+    if not rows and not quality:
         return []
-    lines = _table(rows, [name for name in names if name not in AVX2])
+    lines = _table(rows, [name for name in names if name not in AVX2], quality)
     if narrow := [name for name in AVX2 if name in names]:
-        lines += ["", "Without AVX-512 and VNNI, pyml capped by `PYML_CPU_LEVEL=avx2`:", "", *_table(rows, narrow)]
+        lines += ["", "Without AVX-512 and VNNI, pyml capped by `PYML_CPU_LEVEL=avx2`:", ""]
+        lines += _table(rows, narrow, quality)
+    if quality:
+        lines += ["", f"KL divergence from, and top-1 agreement with, the same weights in f32: {report['text']}, "
+                  f"{report['quality_positions']} positions."]  # fmt: skip
     return lines
 
 
-def _table(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
+def _table(rows: list[dict[str, Any]], names: list[str], quality: dict[str, Any]) -> list[str]:
     ours = [name for name in names if name in CONTESTS and any(name in row["ratios"] for row in rows)]
     titles = [*names, *(f"{name} / best" for name in ours)]
     shared = PROJECT in names and any(row["read_bandwidth_share"] for row in rows)
@@ -55,13 +64,29 @@ def _table(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
             share = row["read_bandwidth_share"]
             cells.append("" if share is None else f"{share:.0%}")
         lines.append(f"| {row['test']} | " + " | ".join(cells) + " |")
+    rest = " |" * (len(titles) - len(names) + 1)
+    if any(name in quality for name in names):
+        for title, field, form in (("mean KL divergence", "kld", ".2e"), ("same top-1", "same_top", ".2%")):
+            cells = [_figure(quality.get(name, {}), field, form) for name in names]
+            lines.append(f"| {title} | " + " | ".join(cells) + rest)
     return lines
+
+
+def _figure(found: dict[str, Any], field: str, form: str) -> str:
+    return format(found[field], form) if field in found else _failure(found.get("error"))
+
+
+def _failure(error: str | None) -> str:
+    """The cell of an engine that has no figure."""
+    if not error:
+        return ""
+    return NOT_OFFERED if error.startswith(NOT_OFFERED) else "failed"
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
     found = row["engines"].get(name)
     if found is None or not found["tokens_per_s"]:
-        return "failed" if found and found["error"] else ""
+        return _failure(found["error"]) if found else ""
     values = found["tokens_per_s"]
     digits = 0 if median(values) >= 100 else 1
     text = f"{median(values):.{digits}f}"
@@ -101,6 +126,9 @@ def notes(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
         for name, found in row["engines"].items():
             if found["error"]:
                 lines.append(f"- {row['test']}, {name}: {found['error']}")
+    for found in report.get("quality", []):
+        if found["model"] == entry["model"]:
+            lines += [f"- quality, {name}: {one['error']}" for name, one in found["engines"].items() if "error" in one]
     lines.append(f"- machine, during the run: {limits_line(entry['limits'])}")
     return lines
 

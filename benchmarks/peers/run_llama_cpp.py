@@ -1,5 +1,7 @@
 """Runner of llama.cpp and ik_llama.cpp: llama_decode on token batches, logits of the last token only.
 
+Texts by rules are chosen by chains of llama.cpp's samplers, and by ik_llama.cpp's functions for them.
+
     python run_llama_cpp.py llama_cpp | ik_llama_cpp
 
 Both are tried with and without flash attention (``fa``), ik_llama.cpp also with run-time repacking (``rtr``), and
@@ -15,7 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peers.protocol import CHUNK, Engine, Test, clock, serve
+import numpy as np
+
+from peers.llama_samplers import Chain, ForkSampler
+from peers.protocol import CHUNK, RULES, Engine, Test, clock, serve
 
 
 class LlamaCpp(Engine):
@@ -37,11 +42,13 @@ class LlamaCpp(Engine):
         package = "ik-llama-cpp-python" if self.fork else "llama-cpp-python"
         return {
             "version": f"{package} {importlib.metadata.version(package)}",
-            "note": "weights as stored, KV cache f16",
+            "note": "weights as stored, KV cache f16" + (", published wheel" if "-wheel" in sys.prefix else ""),
             "vocab_size": self.api.llama_vocab_n_tokens(self.vocab),
         }
 
     def encode(self, text: str) -> list[int]:
+        if self.fork:  # its package declares the function wrongly: the process would abort
+            return super().encode(text)
         data = text.encode()
         ids = (self.api.llama_token * (len(data) + 8))()
         count = self.api.llama_tokenize(self.vocab, data, len(data), ids, len(ids), True, False)
@@ -63,21 +70,25 @@ class LlamaCpp(Engine):
     def get_context(self, test: Test, setting: str) -> Any:
         key = self.key(test, setting)
         if key not in self.contexts:
-            params = self.api.llama_context_default_params()
-            params.n_ctx = key[1] * test.batch
-            params.n_batch = params.n_ubatch = CHUNK
-            params.n_seq_max = test.batch
-            params.n_threads = params.n_threads_batch = self.threads
-            if self.fork:
-                params.flash_attn = "fa=1" in setting
-            else:
-                params.flash_attn_type = int("fa=1" in setting)
-                params.n_outputs_max = test.batch
-            context = self.api.llama_init_from_model(self.get_model("rtr=1" in setting), params)
-            if not context:
-                raise RuntimeError(f"{self.name} cannot make a context of {params.n_ctx} tokens ({setting})")
-            self.contexts[key] = context
+            self.contexts[key] = self.new_context(setting, key[1], test.batch, test.batch)
         return self.contexts[key]
+
+    def new_context(self, setting: str, length: int, sequences: int, outputs: int) -> Any:
+        """A context for sequences of that length; at most ``outputs`` positions of a batch have logits."""
+        params = self.api.llama_context_default_params()
+        params.n_ctx = length * sequences
+        params.n_batch = params.n_ubatch = CHUNK
+        params.n_seq_max = sequences
+        params.n_threads = params.n_threads_batch = self.threads
+        if self.fork:
+            params.flash_attn = "fa=1" in setting
+        else:
+            params.flash_attn_type = int("fa=1" in setting)
+            params.n_outputs_max = outputs
+        context = self.api.llama_init_from_model(self.get_model("rtr=1" in setting), params)
+        if not context:
+            raise RuntimeError(f"{self.name} cannot make a context of {params.n_ctx} tokens ({setting})")
+        return context
 
     def key(self, test: Test, setting: str) -> tuple[str, int, int]:
         return (setting, -(-test.context // 256) * 256, test.batch)
@@ -109,12 +120,45 @@ class LlamaCpp(Engine):
             last = len(ids) - 1 - first
             self.decode(context, [(t, start + first + i, sequence, i == last) for i, t in enumerate(part)])
 
+    def logits(self, ids: list[int], first: int) -> Any:
+        context = self.new_context(self.settings[0], CHUNK, 1, CHUNK)
+        try:
+            self.decode(context, [(token, i, 0, i >= first) for i, token in enumerate(ids)])
+            size = self.api.llama_vocab_n_tokens(self.vocab)
+            rows = (self.api.llama_get_logits_ith(context, i) for i in range(first, len(ids)))
+            return np.stack([np.ctypeslib.as_array(row, (size,)) for row in rows])
+        finally:
+            self.api.llama_free(context)
+
+    def write(self, test: Test, context: Any, prompts: list[list[int]]) -> float:
+        """Seconds of texts by rules, after their prompts."""
+        rules, size = RULES[test.rules or ""], self.api.llama_vocab_n_tokens(self.vocab)
+        samplers: list[Chain | ForkSampler]
+        if self.fork:
+            samplers = [ForkSampler(self.api, context, rules, prompt, size) for prompt in prompts]
+        else:
+            samplers = [Chain(self.api, context, rules, prompt) for prompt in prompts]
+        for sequence, prompt in enumerate(prompts):
+            self.prefill(context, prompt[:-1], 0, sequence)
+        tokens = [prompt[-1] for prompt in prompts]
+        start = clock()
+        for step in range(test.tokens):
+            position = test.depth - 1 + step
+            self.decode(context, [(token, position, sequence, True) for sequence, token in enumerate(tokens)])
+            tokens = [sampler.choose(row) for row, sampler in enumerate(samplers)]
+        seconds = clock() - start
+        for sampler in samplers:
+            sampler.close()
+        return seconds
+
     def measure(self, test: Test, setting: str, ids: Callable[[int], list[int]]) -> float:
         context = self.get_context(test, setting)
         if self.fork:
             self.api.llama_kv_cache_clear(context)
         else:
             self.api.llama_memory_clear(self.api.llama_get_memory(context), False)
+        if test.rules:
+            return self.write(test, context, [ids(test.depth) for _ in range(test.batch)])
         for sequence in range(test.batch):
             self.prefill(context, ids(test.depth), 0, sequence)
         if test.prefill:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from peers.protocol import CHUNK, Engine, Test, clock, serve
+from peers.protocol import CHUNK, RULES, Engine, Test, clock, serve
 
 
 class Transformers(Engine):
@@ -40,7 +40,30 @@ class Transformers(Engine):
         for first in range(0, len(rows[0]), CHUNK):
             self.forward([row[first : first + CHUNK] for row in rows], cache)
 
+    def logits(self, ids: list[int], first: int) -> Any:
+        return self.lm(input_ids=torch.tensor([ids])).logits[0, first:].float().numpy()
+
+    def write(self, test: Test, prompts: list[list[int]]) -> float:
+        """Seconds of texts by rules, without those of the same prompts with one token each."""
+        rules = RULES[test.rules or ""]
+        options: dict[str, Any] = {"do_sample": False}
+        if rules.temperature:
+            options = {"do_sample": True, "temperature": rules.temperature, "top_k": rules.top_k, "top_p": rules.top_p}
+        self.lm.generation_config.eos_token_id = None
+        ids = torch.tensor(prompts)
+        seconds = []
+        for count in (1, test.tokens + 1):
+            start = clock()
+            self.lm.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count, pad_token_id=0,
+                repetition_penalty=rules.repetition_penalty, **options,
+            )  # fmt: skip
+            seconds.append(clock() - start)
+        return seconds[1] - seconds[0]
+
     def measure(self, test: Test, setting: str, ids: Callable[[int], list[int]]) -> float:
+        if test.rules:
+            return self.write(test, [ids(test.depth) for _ in range(test.batch)])
         cache = transformers.DynamicCache(config=self.lm.config)
         self.prefill([ids(test.depth) for _ in range(test.batch)], cache)
         if test.prefill:
