@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyml_core.sampling.penalties import penalize_repetition, subtract
 from pyml_nlp.options import SamplingOptions
 from pyml_nlp.sampling import History, sample
-from pyml_nlp.sampling.arrays import below
 
 SIZE = 3000
 RANDOM = np.random.RandomState(5)
@@ -69,8 +69,6 @@ def test_what_a_large_value_means() -> None:
 
 def test_what_a_usual_value_means_has_not_changed() -> None:
     """Bit-identical to the plain formulas in float32."""
-    from pyml_nlp.sampling.penalties import penalize_repetition, subtract
-
     logits, seen = ROWS["usual"], np.arange(100)
     values = logits[:100]
     for penalty in (0.7, 1.1, 1.3):
@@ -78,11 +76,3 @@ def test_what_a_usual_value_means_has_not_changed() -> None:
         assert np.array_equal(penalize_repetition(logits, seen, penalty)[:100], expected)
         amounts = np.full(100, penalty)
         assert np.array_equal(subtract(logits, seen, amounts)[:100], (values - amounts).astype(np.float32))
-
-
-@pytest.mark.parametrize("bound", [0.0, 1.0, -1e-30, 3.4028235e38, 1e39, 1e300, -3.4028235e38, -1e39, -np.inf, np.inf])
-def test_below(bound: float) -> None:
-    found = below(bound)
-    assert found.dtype == np.float32
-    assert float(found) < bound or found == bound == -np.inf
-    assert float(found) >= min(bound, 3.4e38) - abs(bound) * 1e-6 - 1e-37 or bound < -3.4e38

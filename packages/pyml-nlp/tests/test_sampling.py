@@ -10,40 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling_cases import logit_arrays, random_logits, softmax
 
 from pyml_core.errors import PymlError
+from pyml_core.sampling import noise, penalties, truncation
 from pyml_nlp.options import ORDER, SamplingOptions
-from pyml_nlp.sampling import (
-    History,
-    arrays,
-    choice,
-    noise,
-    penalties,
-    sample,
-    top_logprobs,
-    truncation,
-)
+from pyml_nlp.sampling import History, sample, top_logprobs
 
 GOLDENS = Path(__file__).parent / "goldens"
-
-
-def random_logits(seed: int, size: int, spread: float = 3.0, ties: bool = False) -> np.ndarray:
-    logits = (np.random.RandomState(seed).standard_normal(size) * spread).astype(np.float32)
-    return np.round(logits) if ties else logits
-
-
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
-    return np.asarray(weights / weights.sum())
-
-
-logit_arrays = st.builds(
-    random_logits,
-    st.integers(0, 2**31),
-    st.sampled_from([1, 2, 3, 17, 64, 1000, 40_000]),
-    st.sampled_from([0.0, 0.1, 1.0, 5.0, 30.0]),
-    st.booleans(),
-)
 
 
 # ---- greedy, penalty
@@ -55,52 +29,13 @@ def test_greedy_takes_the_first_largest() -> None:
     assert sample(logits, SamplingOptions(temperature=1e-8, top_k=1, seed=3), 0, 0) == 1
 
 
-def test_penalty_counts_every_token_once() -> None:
-    logits = np.array([2.0, -2.0, 4.0, 0.0], np.float32)
-    got = penalties.penalize_repetition(logits, History([0, 0, 1, 3, 0]).seen, 2.0)
-    assert got.tolist() == [1.0, -4.0, 4.0, 0.0]
-    assert logits.tolist() == [2.0, -2.0, 4.0, 0.0]  # left as it was
-    assert got.dtype == np.float32
-
-
 def test_penalty_applies_to_greedy_too() -> None:
     logits = np.array([3.0, 2.9, 1.0], np.float32)
     assert sample(logits, SamplingOptions(0.0, repetition_penalty=1.5), 0, 0, History([0])) == 1
     assert sample(logits, SamplingOptions(0.0, repetition_penalty=1.5), 0, 0, History()) == 0
 
 
-def test_no_penalty_without_seen_tokens() -> None:
-    logits = random_logits(1, 50)
-    assert np.array_equal(penalties.penalize_repetition(logits, History().seen, 1.7), logits)
-
-
-# ---- top-k, top-p
-
-
-@given(logit_arrays, st.sampled_from([1, 2, 5, 40, 700, 10**6]))
-@settings(deadline=None, max_examples=40)
-def test_top_k_is_everything_from_the_kth_largest_on(logits: np.ndarray, k: int) -> None:
-    kth = np.sort(logits)[max(0, logits.size - k)]
-    assert np.array_equal(truncation.top_k_ids(logits, k), np.flatnonzero(logits >= kth))
-
-
-@given(logit_arrays, st.sampled_from([1e-9, 0.1, 0.5, 0.9, 0.999]), st.sampled_from([0.3, 1.0, 4.0]))
-@settings(deadline=None, max_examples=40)
-def test_top_p_is_the_shortest_prefix(logits: np.ndarray, p: float, temperature: float) -> None:
-    probabilities = softmax(logits, temperature)
-    order = np.argsort(-probabilities, kind="stable")
-    sums = np.cumsum(probabilities[order])
-    kept = truncation.top_p_ids(logits, p, temperature)
-    assert np.array_equal(kept, np.sort(kept))
-    # Sums that are within rounding of p may be taken either way.
-    low = int(np.searchsorted(sums, p - 1e-9)) + 1
-    high = int(np.searchsorted(sums, p + 1e-9)) + 1
-    assert low <= kept.size <= high
-    assert set(kept.tolist()) == set(order[: kept.size].tolist())
-
-
-def test_top_p_prefers_lower_ids_among_equals() -> None:
-    assert truncation.top_p_ids(np.zeros(8, np.float32), 0.5).tolist() == [0, 1, 2, 3]
+# ---- truncations
 
 
 def test_top_k_then_top_p() -> None:
@@ -109,73 +44,7 @@ def test_top_k_then_top_p() -> None:
     assert {sample(logits, rules, 0, position) for position in range(200)} == {0}
 
 
-# ---- min-p, typical
-
-
-@given(logit_arrays, st.sampled_from([1e-6, 0.05, 0.5, 1.0]), st.sampled_from([0.3, 1.0, 4.0]))
-@settings(deadline=None, max_examples=40)
-def test_min_p_is_a_share_of_the_most_probable(logits: np.ndarray, p: float, temperature: float) -> None:
-    ratios = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
-    assert np.array_equal(truncation.min_p_ids(logits, p, temperature), np.flatnonzero(ratios >= p * (1 - 1e-12)))
-
-
-@given(logit_arrays, st.sampled_from([1e-9, 0.1, 0.5, 0.9, 0.999]), st.sampled_from([0.3, 1.0, 4.0]))
-@settings(deadline=None, max_examples=80)
-def test_typical_is_the_shortest_prefix_by_distance_from_the_entropy(
-    logits: np.ndarray, p: float, temperature: float
-) -> None:
-    logprobs = np.log(np.maximum(softmax(logits, temperature), 1e-320))
-    distances = np.abs(logprobs + (np.exp(logprobs) @ logprobs) * -1.0)
-    kept = truncation.typical_ids(logits, p, temperature)
-    assert np.array_equal(kept, np.unique(kept))
-    # Whatever is left out is at least as far as all that is kept, and the last one kept is needed; within rounding.
-    left_out = np.setdiff1d(np.arange(logits.size), kept)
-    furthest = distances[kept].max()
-    if left_out.size:
-        assert distances[left_out].min() >= furthest - 1e-9
-        assert np.exp(logprobs[kept]).sum() >= p - 1e-9
-    nearer = distances < furthest - 1e-9
-    assert np.exp(logprobs[nearer]).sum() <= p + 1e-9
-
-
-def test_typical_prefers_lower_ids_among_equals() -> None:
-    assert truncation.typical_ids(np.zeros(8, np.float32), 0.5).tolist() == [0, 1, 2, 3]
-
-
-def test_typical_may_leave_the_most_probable_out() -> None:
-    logits = np.log(np.array([0.4, *[0.1] * 6])).astype(np.float32)
-    assert truncation.typical_ids(logits, 0.25).tolist() == [1, 2, 3]
-
-
-def test_entropy() -> None:
-    logits = random_logits(1, 40_000)
-    p = softmax(logits, 0.7)
-    norm, got = arrays.entropy(logits, 0.7)
-    assert norm == pytest.approx(arrays.log_sum_exp(logits, 0.7), abs=1e-12)
-    assert got == pytest.approx(-(p @ np.log(p)), abs=1e-9)
-    assert arrays.entropy(np.array([-np.inf, 0.0, 0.0], np.float32))[1] == pytest.approx(np.log(2))
-
-
 # ---- bias, frequency, presence
-
-
-def test_history() -> None:
-    history = History([5, 7, 5], [7, 9, 9])
-    assert history.seen.tolist() == [5, 7, 9]
-    assert history.counts.tolist() == [0, 1, 2]
-    for token in range(1000):
-        history.add(token)
-    assert sorted(history.seen) == list(range(1000))
-    assert dict(zip(history.seen, history.counts, strict=True)) == dict.fromkeys(range(1000), 1) | {7: 2, 9: 3}
-
-
-def test_frequency_and_presence_count_the_generated_text() -> None:
-    logits = np.zeros(5, np.float32)
-    history = History([0, 1], [1, 2, 2])
-    for name, expected in {"frequency_penalty": [0, -0.5, -1, 0, 0], "presence_penalty": [0, -0.5, -0.5, 0, 0]}.items():
-        rules = SamplingOptions(0.0, **{name: 0.5})  # type: ignore[arg-type]
-        assert choice._changed(name, logits, None, rules, history, 1.0).tolist() == expected
-    assert not logits.any()
 
 
 def test_logit_bias() -> None:

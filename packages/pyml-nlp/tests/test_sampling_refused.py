@@ -7,9 +7,7 @@ import pytest
 
 from pyml_core.errors import PymlError
 from pyml_nlp.options import SamplingOptions
-from pyml_nlp.sampling import (
-    sample,
-)
+from pyml_nlp.sampling import sample
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from .lower import Lowered
 from .records import NativeSpans, Slice
+from .sampled import SampledToken
+from .sampling.rules import SamplingRules
 from .tensor import PackedMatrix
 from .timing import Capture
 
@@ -50,6 +52,10 @@ def walk_strings(data: bytes, position: int, count: int) -> tuple[int, int, int]
 def decode_strings(data: bytes | memoryview, count: int) -> list[str]: ...
 def split_pairs(lines: list[Any]) -> list[tuple[str, str]]: ...
 def measure_limit(level: str, threads: int, what: str, data: npt.NDArray[Any], amount: int) -> tuple[int, int]: ...
+def top_logprobs(
+    logits: npt.NDArray[np.float32], token: int, count: int, level: str | None = None
+) -> tuple[float, tuple[tuple[int, float], ...]]: ...
+def elementary(name: str, x: npt.NDArray[np.float64], level: str | None = None) -> npt.NDArray[np.float64]: ...
 def read_thread_timings(
     ticks: bytes, copied: bytes, threads: int, span_ns: tuple[int, int], span: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], float]: ...
@@ -92,6 +98,30 @@ class NoFork:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+class Sampler:
+    def __init__(
+        self,
+        rules: SamplingRules,
+        sequence: int,
+        vocabulary: int,
+        prompt: Iterable[int] = (),
+        generated: Iterable[int] = (),
+        logprobs: int | None = None,
+    ) -> None: ...
+    @property
+    def rules(self) -> SamplingRules: ...
+    @property
+    def vocabulary(self) -> int: ...
+    def choose(
+        self,
+        logits: npt.NDArray[np.float32],
+        position: int,
+        ids: npt.NDArray[np.integer[Any]] | None = None,
+        level: str | None = None,
+    ) -> SampledToken: ...
+    def add(self, token: int) -> None: ...
+    def set_mask(self, mask: npt.NDArray[np.uint32] | None) -> None: ...
 
 class NativeProgram:
     def __init__(self, lowered: Lowered, level: str, threads: int) -> None: ...

@@ -10,7 +10,7 @@ cannot grow.
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 from posix.unistd cimport usleep
@@ -26,6 +26,7 @@ import numpy as np
 from .block_types import BLOCK_TYPES
 from .errors import Cancelled, OutOfMemoryError, PymlError, ShapeError
 from .kv_layout import PAGE_TOKENS, PageTable
+from .sampled import SampledToken
 
 
 cdef extern from *:
@@ -79,5 +80,6 @@ include "weights.pxi"
 include "limits.pxi"
 include "text.pxi"
 include "timings.pxi"
+include "sampler.pxi"
 include "program.pxi"
 include "run.pxi"

@@ -1,6 +1,6 @@
 """C declarations for the extension. Every struct has all fields of its header, in order; a test compares them."""
 
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "pyml.h":
@@ -112,6 +112,47 @@ cdef extern from "pyml.h":
         int64_t partials_floats
         int32_t threads
 
+    # ---- the choice of a token
+
+    enum:
+        SAMPLE_MAX_LOGITS, SAMPLE_RULES, RULE_MASK
+
+    ctypedef struct pyml_sampler:
+        bint greedy, penalised
+        int32_t n_rules
+        uint8_t *rules
+        double temperature, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty
+        int64_t top_k
+        uint64_t seed, sequence
+        const int32_t *bias_token
+        const double *bias
+        int64_t n_bias
+        int32_t *seen
+        int64_t *counts
+        int64_t n_seen, room
+        int32_t *slots
+        int64_t n_slots
+        const uint32_t *mask
+        int32_t logprobs
+
+    ctypedef enum pyml_sample_status:
+        SAMPLE_OK, SAMPLE_NOT_FINITE, SAMPLE_NO_TOKEN, SAMPLE_FULL_HEAD
+
+    ctypedef struct pyml_sampled:
+        int64_t token
+        float logit
+        int32_t status, rule
+        int32_t n_top
+        double logprob
+        int32_t *top_id
+        double *top_logprob
+
+    int64_t pyml_sample_scratch(int64_t)
+    bint pyml_sampler_reserve(pyml_sampler *, int64_t)
+    void pyml_sampler_see(pyml_sampler *, int32_t)
+    void pyml_sampler_add(pyml_sampler *, int32_t)
+    void pyml_sampler_free(pyml_sampler *)
+
     ctypedef struct pyml_kernels:
         const char *name
         void **items
@@ -120,7 +161,10 @@ cdef extern from "pyml.h":
         void (*unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *) nogil
         void (*row_stats)(const pyml_matrix *, int64_t, int64_t, uint16_t *) nogil
         void **limits
-        void (*enter)()
+        void (*sample)(const pyml_sampler *, int64_t, const float *, const int32_t *, int64_t, void *, pyml_sampled *) nogil
+        void (*logprobs)(const float *, int64_t, int32_t, void *, pyml_sampled *) nogil
+        void (*elementary)(bint, const double *, int64_t, double *) nogil
+        void (*enter)() nogil
 
     const char *pyml_operation_name(int)
     int pyml_level_count()

@@ -17,10 +17,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pyml_core.errors import PymlError, quoted
+from pyml_core.sampling.arrays import PIECE
 from pyml_nn import KVCache
 
 from .sampling import F32Array, log_sum_exp, top_logprobs
-from .sampling.arrays import PIECE
 from .tokenizer import Tokenizer
 from .values import whole
 

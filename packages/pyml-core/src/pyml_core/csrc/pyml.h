@@ -8,6 +8,7 @@
 #include "pool.h"
 #include "program.h"
 #include "read.h"
+#include "sample.h"
 #include "types.h"
 
 #endif

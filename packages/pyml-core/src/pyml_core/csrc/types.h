@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "sample.h"
+
 enum {
     PANEL = 16,    /* interleaved rows of a weight, or keys */
     CHUNK = 256,   /* columns of a quantised panel that are unpacked at a time */
@@ -210,6 +212,9 @@ typedef struct {
     void (*unpack_rows)(const pyml_matrix *, const int64_t *rows, int64_t count, float *out);
     void (*row_stats)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *stats);
     pyml_limit_fn limits[LIMITS];
+    pyml_sample_fn sample;
+    pyml_logprobs_fn logprobs;
+    void (*elementary)(bool logarithm, const double *x, int64_t n, double *result); /* of sample.c, for tests */
     void (*enter)(void); /* floating-point state: round to nearest, no flush to zero */
 } pyml_kernels;
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import quoted
 from pyml_core.locks import cached_property
+from pyml_core.sampling.rules import PENALTIES as PENALTIES
+from pyml_core.sampling.rules import RULES, SamplingRules
 
 from ..errors import ArgumentError
 from ..values import choice, number, token_id, whole, without_none
@@ -23,21 +25,8 @@ if TYPE_CHECKING:
 GREEDY_BELOW = 1e-7
 """Temperatures below this one take the most probable token."""
 
-ORDER = (
-    "logit_bias",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-)
+ORDER = RULES
 """The rules in the order in which they are applied unless another one is asked for; transformers' order."""
-
-PENALTIES = frozenset({"repetition_penalty", "frequency_penalty", "presence_penalty"})
-"""The rules that depend on the tokens of the text."""
 
 TRUNCATIONS = ("top_k", "top_p", "min_p", "typical_p")
 """The rules that exclude tokens."""
@@ -141,6 +130,14 @@ class SamplingOptions:
         if first != ["top_k"] or not set(self.rules) <= {"temperature", *TRUNCATIONS}:
             return None
         return self.top_k
+
+    @cached_property
+    def core_rules(self) -> SamplingRules:
+        """The same as :class:`pyml_core.sampling.SamplingRules`, without None; no seed is 0."""
+        values = {name: getattr(self, name) for name in self.rules if name != "logit_bias"}
+        if "logit_bias" in self.rules:
+            values["logit_bias"] = tuple(sorted((self.logit_bias or {}).items()))
+        return SamplingRules(self.rules, self.greedy, seed=self.seed or 0, **values)
 
     def seeded(self) -> SamplingOptions:
         """The same options with a seed: the given one, or a new random one. Greedy options need none."""

@@ -4,6 +4,7 @@
 
 #include "../clock.h"
 #include "../formats.h"
+#include "../sample.h"
 #include "../types.h"
 #include "simd.h"
 
@@ -200,6 +201,12 @@ void FN(row_stats)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *st
 /* rows.c */
 void FN(activate_tile)(const pyml_op *, float *x, int64_t column, int64_t row, int64_t rows);
 void FN(normalize_head)(float *x, const float *weight, float eps, int64_t n);
+
+/* sample.c */
+void FN(sample)(const pyml_sampler *, int64_t position, const float *logits, const int32_t *ids, int64_t n,
+                void *scratch, pyml_sampled *);
+void FN(logprobs)(const float *logits, int64_t n, int32_t count, void *scratch, pyml_sampled *);
+void FN(elementary)(bool logarithm, const double *x, int64_t n, double *result);
 
 /* limits.c */
 int64_t FN(limit_read)(const uint8_t *data, int64_t bytes, uint8_t *sink);

@@ -19,5 +19,8 @@ const pyml_kernels FN(pyml_kernels) = {
     .unpack_rows = FN(unpack_rows),
     .row_stats = FN(row_stats),
     .limits = {[LIMIT_READ] = FN(limit_read), [LIMIT_INT8] = FN(limit_int8), [LIMIT_F32] = FN(limit_f32)},
+    .sample = FN(sample),
+    .logprobs = FN(logprobs),
+    .elementary = FN(elementary),
     .enter = enter,
 };

@@ -8,17 +8,15 @@ anything was computed before it.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import PIECE, F32Array, F64Array, IdArray, below
+from .arrays import F32Array, F64Array, IdArray
+from .elementary import log64
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-_LARGEST_GUMBEL = -math.log(-math.log1p(-(2.0**-33)))  # 22.9: what the largest of those numbers gives
 
 
 def noise_key(seed: int, sequence: int, position: int) -> int:
@@ -54,45 +52,18 @@ def uniform(key: int, ids: IdArray) -> F64Array:
 
 def gumbel(key: int, ids: IdArray) -> F64Array:
     """Standard Gumbel noise a token, ``-log(-log(uniform))``, float64, between -3.1 and 22.9."""
-    noise: F64Array = -np.log(-np.log(uniform(key, ids)))
-    return noise
+    return -log64(-log64(uniform(key, ids)))
 
 
 def draw(logits: F32Array, temperature: float, key: int, ids: IdArray | None = None) -> int:
-    """Index of the largest ``logits / temperature + gumbel``: a draw from the softmax.
+    """Index of the largest ``logits / temperature + gumbel``: a draw from the softmax. Of equal ones the first.
 
     Args:
         logits: float32 (C,).
         ids: their token ids (C,); None: 0, 1, 2, ...
     """
-
-    def scores(part: IdArray) -> F64Array:
-        return logits[part].astype(np.float64) / temperature + gumbel(key, part if ids is None else ids[part])
-
-    top = float(logits.max())
-    near = np.flatnonzero(logits >= below(top - 3.0 * temperature))[:PIECE]
-    reached = float(scores(near).max())
-    # The rest would lose even with the largest noise there is.
-    candidates = np.flatnonzero(logits >= below((reached - _LARGEST_GUMBEL) * temperature))
-    if candidates.size > PIECE:
-        starts = range(0, candidates.size, PIECE)
-        candidates = np.concatenate(
-            [_screened(logits, temperature, key, ids, candidates[i : i + PIECE], reached) for i in starts]
-        )
-    return int(candidates[int(scores(candidates).argmax())])
-
-
-def _screened(
-    logits: F32Array, temperature: float, key: int, ids: IdArray | None, part: IdArray, reached: float
-) -> IdArray:
-    """Those of ``part`` whose score may be ``reached`` or more, without a logarithm.
-
-    With w = exp(logit / temperature - reached), a score of ``reached`` needs -log(u) <= w, and therefore 1 - u <= w.
-    """
-    w = np.exp((logits[part].astype(np.float64) / temperature - reached).astype(np.float32))
-    complement = (~hashes(key, part if ids is None else ids[part])).astype(np.float32)  # (1 - u) * 2**32 - 1/2
-    kept: IdArray = part[complement <= w * np.float32(1.001 * 2**32)]  # 1.001: rounding
-    return kept
+    noise = gumbel(key, np.arange(logits.size) if ids is None else ids)
+    return int((logits.astype(np.float64) / temperature + noise).argmax())
 
 
 def _mix(z: int) -> int:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pyml_core.errors import PymlError
-
-from ..options.sampling import SamplingOptions
-from .arrays import F32Array, F64Array, IdArray, log_sum_exp
+from ..errors import PymlError
+from .arrays import F32Array, F64Array, IdArray
 from .noise import draw, noise_key
 from .penalties import History, penalize_repetition, subtract
+from .rules import SamplingRules
 from .truncation import min_p_ids, top_k_ids, top_p_ids, typical_ids
+from .weights import log_sum_exp
 
 _TRUNCATE: dict[str, Callable[[F32Array, float, float], IdArray]] = {
     "top_p": top_p_ids,
@@ -24,7 +24,7 @@ _TRUNCATE: dict[str, Callable[[F32Array, float, float], IdArray]] = {
 
 def sample(
     logits: F32Array,
-    sampling: SamplingOptions,
+    rules: SamplingRules,
     sequence: int,
     position: int,
     history: History | None = None,
@@ -35,13 +35,13 @@ def sample(
 
     Args:
         logits: float32 (V,), or (C,) with ``ids``; left as it is.
-        sampling: the rules, with a seed unless greedy.
+        rules: how to choose.
         sequence: number of the text among those generated together.
         position: where the chosen token will stand in its sequence, prompt included.
         history: tokens of the prompt and of the text so far, for the penalties; None: none.
         ids: int64 (C,), ascending: the tokens that the logits are of; None: 0, 1, 2, ... The tokens that are left out
             are excluded; the same token is chosen as from all of them if these are at least
-            :attr:`SamplingOptions.required_top_k` of the largest and those tied with the last of them.
+            ``rules.top_k`` of the largest and those tied with the last of them, and top-k is the first rule.
 
     Raises:
         PymlError: the logits have no finite largest value (NaN or infinity in the model's output), or the bias leaves
@@ -50,21 +50,20 @@ def sample(
     best = int(logits.argmax())
     check_finite(float(logits[best]), best if ids is None else int(ids[best]), position)
     temperature = 1.0
-    for rule in sampling.rules:
+    for rule in rules.order:
         if rule == "temperature":
-            temperature = sampling.temperature
+            temperature = rules.temperature
         elif rule == "top_k":
-            if sampling.top_k is not None and sampling.top_k < logits.size:
-                logits, ids = _only(top_k_ids(logits, sampling.top_k), logits, ids)
+            logits, ids = _only(top_k_ids(logits, rules.top_k), logits, ids)
         elif rule in _TRUNCATE:
-            logits, ids = _only(_TRUNCATE[rule](logits, getattr(sampling, rule), temperature), logits, ids)
+            logits, ids = _only(_TRUNCATE[rule](logits, getattr(rules, rule), temperature), logits, ids)
         else:
-            logits = _changed(rule, logits, ids, sampling, history or History(), temperature)
+            logits = _changed(rule, logits, ids, rules, history or History(), temperature)
             best = int(logits.argmax())
             if not math.isfinite(logits[best]):
                 raise PymlError(f"{rule} leaves no token that could stand at position {position}")
-    if not sampling.greedy:
-        best = draw(logits, temperature, noise_key(sampling.seed or 0, sequence, position), ids)
+    if not rules.greedy:
+        best = draw(logits, temperature, noise_key(rules.seed, sequence, position), ids)
     return best if ids is None else int(ids[best])
 
 
@@ -75,19 +74,19 @@ def check_finite(logit: float, token: int, position: int) -> None:
 
 
 def _changed(
-    rule: str, logits: F32Array, ids: IdArray | None, sampling: SamplingOptions, history: History, temperature: float
+    rule: str, logits: F32Array, ids: IdArray | None, rules: SamplingRules, history: History, temperature: float
 ) -> F32Array:
     """Logits after a bias or a penalty. The logits have not been divided by ``temperature`` yet; the amounts have."""
     if rule == "repetition_penalty":
-        return penalize_repetition(logits, history.seen, sampling.repetition_penalty or 1.0, ids)
+        return penalize_repetition(logits, history.seen, rules.repetition_penalty, ids)
     tokens, counts = history.seen, history.counts.astype(np.float64)
     if rule == "logit_bias":
-        tokens = np.fromiter(sampling.logit_bias or {}, np.int64)
-        amounts = -np.fromiter((sampling.logit_bias or {}).values(), np.float64)
+        tokens = np.array([token for token, _ in rules.logit_bias], np.int64)
+        amounts = -np.array([amount for _, amount in rules.logit_bias], np.float64)
     elif rule == "frequency_penalty":
-        amounts = _product(counts, sampling.frequency_penalty or 0.0)
+        amounts = _product(counts, rules.frequency_penalty)
     else:
-        amounts = np.minimum(counts, 1.0) * (sampling.presence_penalty or 0.0)
+        amounts = np.minimum(counts, 1.0) * rules.presence_penalty
     return subtract(logits, tokens, _product(amounts, temperature), ids)
 
 

@@ -64,7 +64,7 @@ def penalize_repetition(logits: F32Array, seen: IdArray, penalty: float, ids: Id
         seen: token ids (S,), each once.
         ids: token ids of the logits, ascending; None: 0, 1, 2, ...
     """
-    rows, _ = _rows(seen, ids)
+    rows, _ = _rows(seen, ids, logits.size)
     changed = logits.copy()
     values = changed[rows]
     factor = np.float32(min(max(penalty, F32_TINY), F32_MAX))
@@ -89,7 +89,7 @@ def subtract(
         amounts: float64 (S,); infinity excludes a token.
         ids: token ids of the logits, ascending; None: 0, 1, 2, ...
     """
-    rows, there = _rows(tokens, ids)
+    rows, there = _rows(tokens, ids, logits.size)
     changed = logits.copy()
     with np.errstate(over="ignore"):
         lower = changed[rows] - np.maximum(amounts[there], -_F64_MAX)  # no infinity: that of another sign may be there
@@ -97,10 +97,11 @@ def subtract(
     return changed
 
 
-def _rows(tokens: IdArray, ids: IdArray | None) -> tuple[IdArray, npt.NDArray[np.bool_] | slice]:
+def _rows(tokens: IdArray, ids: IdArray | None, size: int) -> tuple[IdArray, npt.NDArray[np.bool_]]:
     """Where tokens stand among the candidates, and which of them do."""
     if ids is None:
-        return tokens, slice(None)
+        there = tokens < size
+        return tokens[there], there
     rows = np.searchsorted(ids, tokens)
     there = ids[np.minimum(rows, ids.size - 1)] == tokens
     return rows[there], there
