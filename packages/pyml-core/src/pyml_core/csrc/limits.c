@@ -36,7 +36,7 @@ int64_t pyml_measure_limit(const pyml_kernels *kernels, int threads, int what, c
     struct timespec start, end;
     fegetenv(&callers);
     clock_gettime(CLOCK_MONOTONIC, &start);
-    pyml_pool_run(pool, measure, &m);
+    pyml_pool_run(pool, POOL_ALL, measure, &m);
     clock_gettime(CLOCK_MONOTONIC, &end);
     pyml_pool_unlock(pool);
     fesetenv(&callers);

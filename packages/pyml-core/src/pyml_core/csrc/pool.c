@@ -3,11 +3,13 @@
  * A pool of n threads is n - 1 workers and the caller of pyml_pool_run. Workers waiting for a job, and threads waiting
  * at a barrier, spin for a bounded time and then sleep. A pool has at most one thread for each processor: more threads
  * would wait for each other at every barrier. Work for more threads is still divided into that number of shares, which
- * the existing threads process. Pools are created on first use, kept for the life of the process, and created anew
- * after a fork, which threads do not survive.
+ * the existing threads process. Where other processes take processors, jobs use fewer threads: see crew.c. Pools are
+ * created on first use, kept for the life of the process, and created anew after a fork, which threads do not survive.
  */
 #define _GNU_SOURCE
 #include "pool.h"
+#include "crew.h"
+#include "event.h"
 #include "types.h"
 
 #include <pthread.h>
@@ -16,24 +18,40 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SPINS_AT_BARRIER = 4000, SPINS_FOR_JOB = 20000 };
+enum {
+    SPINS_AT_BARRIER = 4000,
+    SPINS_FOR_JOB = 20000,
+    TEAM_BITS = 16,
+    START_NS = 200 * 1000, /* that a worker may take to wake up for a job */
+    LATE_NS = 20 * 1000,   /* without a processor, from which on it counts */
+};
 
-/* A counter, and the threads that wait for it to change. */
-typedef struct {
-    _Alignas(64) atomic_uint value;
-    _Alignas(64) atomic_int sleepers;
-    pthread_mutex_t mutex;
-    pthread_cond_t changed;
-} event;
+/* How much of a job's time may be lost, times its threads, before one thread fewer is faster. A step waits for memory,
+ * of which fewer threads get nearly as much; a chunk is arithmetic. */
+#define TOLERANCE_OF_STEPS 0.67
+#define TOLERANCE_OF_CHUNKS 1.1
 
 struct pyml_pool {
     int threads;
+    int team; /* of the present job: the threads below this number */
     _Alignas(64) atomic_int arrived;
-    event barrier, job_number;
+    pyml_event barrier, jobs, recall; /* the value of `jobs` is a job's number and its team: see job_value */
     void (*job)(void *, int);
     void *argument;
+    int64_t began_ns; /* the present job */
+    int64_t lost_ns;  /* of it, see note_late; this and what follows is changed by the last thread at a barrier */
+    int lates;        /* times that this happened */
+    int late_at;      /* the processor of the thread that sleepers at the barrier last waited for */
+    pyml_crew crews[POOL_CREWS];
     pyml_lock *busy;
 };
+
+/* A thread in a job, and when it began or was last late: by the clock, by its own time on processors, and how long it
+ * has slept since. */
+static _Thread_local struct {
+    int index;
+    int64_t wall_ns, cpu_ns, slept_ns;
+} self;
 
 typedef struct {
     pyml_pool *pool;
@@ -44,68 +62,7 @@ static pyml_pool *pools[MAX_THREADS + 1];
 static pthread_mutex_t pools_mutex = PTHREAD_MUTEX_INITIALIZER;
 static bool fork_handled;
 
-static inline void relax(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-static bool event_init(event *e) {
-    atomic_init(&e->value, 0);
-    atomic_init(&e->sleepers, 0);
-    if (pthread_mutex_init(&e->mutex, NULL)) return false;
-    if (!pthread_cond_init(&e->changed, NULL)) return true;
-    pthread_mutex_destroy(&e->mutex);
-    return false;
-}
-
-static void event_destroy(event *e) {
-    pthread_cond_destroy(&e->changed);
-    pthread_mutex_destroy(&e->mutex);
-}
-
-static void event_advance(event *e) {
-    atomic_fetch_add(&e->value, 1);
-    if (atomic_load(&e->sleepers)) {
-        pthread_mutex_lock(&e->mutex);
-        pthread_cond_broadcast(&e->changed);
-        pthread_mutex_unlock(&e->mutex);
-    }
-}
-
-static void event_wait(event *e, unsigned seen, int spins, bool (*idle)(void *), void *argument) {
-    for (int i = 0; i < spins; i++) {
-        if (atomic_load_explicit(&e->value, memory_order_acquire) != seen) return;
-        if (!idle || !idle(argument)) relax();
-    }
-    pthread_mutex_lock(&e->mutex);
-    atomic_fetch_add(&e->sleepers, 1);
-    while (atomic_load(&e->value) == seen) pthread_cond_wait(&e->changed, &e->mutex);
-    atomic_fetch_sub(&e->sleepers, 1);
-    pthread_mutex_unlock(&e->mutex);
-}
-
-static void *worker(void *start) {
-    pyml_pool *pool = ((worker_start *)start)->pool;
-    int index = ((worker_start *)start)->index;
-    free(start);
-    for (unsigned seen = 0;; seen++) {
-        event_wait(&pool->job_number, seen, SPINS_FOR_JOB, NULL, NULL);
-        if (!pool->job) return NULL; /* not all threads of the pool could be started */
-        pool->job(pool->argument, index);
-        pyml_pool_barrier(pool);
-    }
-}
-
-static void forget_pools(void) { /* in the child of a fork: the workers do not exist; their memory is leaked */
-    for (int i = 0; i <= MAX_THREADS; i++) {
-        if (pools[i]) pools[i]->threads = 1; /* a thread that forked within a job must not wait for the others */
-        pools[i] = NULL;
-    }
-    pthread_mutex_init(&pools_mutex, NULL);
-}
+/* ---- processors */
 
 static int processors(void) {
 #if defined(__linux__)
@@ -113,6 +70,137 @@ static int processors(void) {
     if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
 #endif
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Two threads of a team have met on one processor, and each sleeps while the other works, so that the system sees no
+ * reason to part them. Go to another one, whatever runs there: from then on this thread may be anywhere again. */
+static void leave_processor(int processor) {
+#if defined(__linux__)
+    cpu_set_t all, others;
+    if (processor < 0 || sched_getaffinity(0, sizeof all, &all)) return;
+    others = all;
+    CPU_CLR(processor, &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof all, &all);
+#else
+    (void)processor;
+#endif
+}
+
+/* ---- threads that come late */
+
+/* The thread begins its part of a job. */
+static void begin_part(const pyml_pool *pool, int index) {
+    int64_t now = pyml_clock_ns(CLOCK_MONOTONIC), latest = pool->began_ns + START_NS;
+    self.index = index, self.wall_ns = now < latest ? now : latest;
+    self.cpu_ns = pyml_clock_ns(CLOCK_THREAD_CPUTIME_ID), self.slept_ns = 0;
+}
+
+/* This thread lets the others go on, some of which have gone to sleep. If that was because it had no processor, the
+ * time that they have waited is lost. */
+static void note_late(pyml_pool *pool) {
+    int64_t now = pyml_clock_ns(CLOCK_MONOTONIC), cpu = pyml_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    int64_t lost = now - self.wall_ns - self.slept_ns - (cpu - self.cpu_ns);
+    pthread_mutex_lock(&pool->barrier.mutex);
+    int64_t waited = now - pool->barrier.since_ns;
+    int sleeper_at = pool->barrier.processor;
+    pthread_mutex_unlock(&pool->barrier.mutex);
+    if (lost > LATE_NS) pool->lost_ns += lost < waited ? lost : waited, pool->lates++;
+    self.wall_ns = now, self.cpu_ns = cpu, self.slept_ns = 0;
+    pool->late_at = pyml_processor();
+    if (self.index > 0 && pool->late_at == sleeper_at) leave_processor(sleeper_at);
+}
+
+/* ---- jobs and teams */
+
+static uint64_t job_value(uint64_t number, int team) { return number << TEAM_BITS | (uint64_t)team; }
+
+static bool is_in_team(uint64_t job, int index) { return index < (int)(job & ((1 << TEAM_BITS) - 1)); }
+
+static uint64_t next_job_value(pyml_pool *pool, int team) {
+    return job_value((atomic_load(&pool->jobs.value) >> TEAM_BITS) + 1, team);
+}
+
+/* Wait for a job after the one `seen` that has this worker in its team. A worker that the present job does without does
+ * not look at each new one, but sleeps until a team grows. */
+static uint64_t wait_for_job(pyml_pool *pool, int index, uint64_t seen) {
+    const pyml_patience spin = {SPINS_FOR_JOB, NULL, NULL}, sleep = {0, NULL, NULL};
+    for (;;) {
+        uint64_t recalled = atomic_load(&pool->recall.value), job = atomic_load(&pool->jobs.value);
+        if (!is_in_team(job, index)) pyml_event_wait(&pool->recall, recalled, &sleep);
+        else if (job == seen) pyml_event_wait(&pool->jobs, job, &spin);
+        else return job;
+    }
+}
+
+static void *worker(void *start) {
+    pyml_pool *pool = ((worker_start *)start)->pool;
+    int index = ((worker_start *)start)->index;
+    free(start);
+    for (uint64_t job = job_value(0, pool->threads);;) {
+        job = wait_for_job(pool, index, job);
+        if (!pool->job) return NULL; /* not all threads of the pool could be started */
+        begin_part(pool, index);
+        pool->job(pool->argument, index);
+        pyml_pool_barrier(pool);
+    }
+}
+
+/* A job on the first `team` threads. */
+static void run_on(pyml_pool *pool, int team, void (*job)(void *, int), void *argument) {
+    const bool grows = team > pool->team;
+    pool->job = job, pool->argument = argument, pool->team = team;
+    pool->began_ns = pyml_clock_ns(CLOCK_MONOTONIC), pool->lost_ns = 0, pool->lates = 0;
+    if (team > 1) {
+        pyml_event_set(&pool->jobs, next_job_value(pool, team));
+        if (grows) pyml_event_set(&pool->recall, atomic_load(&pool->recall.value) + 1);
+        begin_part(pool, 0);
+    }
+    job(argument, 0);
+    pyml_pool_barrier(pool);
+}
+
+void pyml_pool_run(pyml_pool *pool, pyml_pool_crew kind, void (*job)(void *, int), void *argument) {
+    if (kind == POOL_ALL || pool->threads == 1) {
+        run_on(pool, pool->threads, job, argument);
+        return;
+    }
+    pyml_crew *crew = &pool->crews[kind];
+    run_on(pool, pyml_crew_size(crew, pyml_clock_ns(CLOCK_MONOTONIC)), job, argument);
+    int64_t ended_ns = pyml_clock_ns(CLOCK_MONOTONIC);
+    pyml_crew_note(crew, ended_ns, ended_ns - pool->began_ns, pool->lost_ns, pool->lates);
+}
+
+int pyml_pool_team(const pyml_pool *pool) { return pool->team; }
+
+void pyml_pool_barrier_with_work(pyml_pool *pool, void (*last)(void *), bool (*idle)(void *), void *argument) {
+    const int team = pool->team; /* the next job's may be another, once all have arrived */
+    if (team == 1) {
+        if (last) last(argument);
+        return;
+    }
+    uint64_t seen = atomic_load(&pool->barrier.value);
+    if (atomic_fetch_add(&pool->arrived, 1) == team - 1) {
+        atomic_store(&pool->arrived, 0);
+        if (last) last(argument);
+        if (atomic_load(&pool->barrier.sleepers)) note_late(pool);
+        pyml_event_set(&pool->barrier, seen + 1);
+        return;
+    }
+    int64_t slept = pyml_event_wait(&pool->barrier, seen, &(pyml_patience){SPINS_AT_BARRIER, idle, argument});
+    self.slept_ns += slept;
+    if (slept && self.index > 0 && pool->late_at == pyml_processor()) leave_processor(pool->late_at);
+}
+
+void pyml_pool_barrier(pyml_pool *pool) { pyml_pool_barrier_with_work(pool, NULL, NULL, NULL); }
+
+/* ---- pools */
+
+static void forget_pools(void) { /* in the child of a fork: the workers do not exist; their memory is leaked */
+    for (int i = 0; i <= MAX_THREADS; i++) {
+        if (pools[i]) pools[i]->team = 1; /* a thread that forked within a job must not wait for the others */
+        pools[i] = NULL;
+    }
+    pthread_mutex_init(&pools_mutex, NULL);
 }
 
 /* Start the workers of a pool. Returns the number that could be started. */
@@ -133,21 +221,24 @@ static int make_workers(pyml_pool *pool, pthread_t *workers) {
 static pyml_pool *pool_new(int threads) {
     pyml_pool *pool = aligned_alloc(64, (sizeof(pyml_pool) + 63) / 64 * 64);
     if (!pool) return NULL;
-    pool->threads = threads;
+    pool->threads = pool->team = threads;
     pool->job = NULL;
     atomic_init(&pool->arrived, 0);
+    pyml_crew_init(&pool->crews[POOL_STEP], threads, TOLERANCE_OF_STEPS);
+    pyml_crew_init(&pool->crews[POOL_CHUNK], threads, TOLERANCE_OF_CHUNKS);
     pool->busy = pyml_lock_new();
-    bool barrier = event_init(&pool->barrier), job_number = event_init(&pool->job_number);
-    if (pool->busy && barrier && job_number) {
+    pyml_event *events[] = {&pool->barrier, &pool->jobs, &pool->recall};
+    int n = 0;
+    while (n < 3 && pyml_event_init(events[n], events[n] == &pool->jobs ? job_value(0, threads) : 0)) n++;
+    if (pool->busy && n == 3) {
         pthread_t workers[MAX_THREADS];
         int made = make_workers(pool, workers);
         for (int i = 0; made == threads - 1 && i < made; i++) pthread_detach(workers[i]);
         if (made == threads - 1) return pool;
-        event_advance(&pool->job_number); /* no job: the workers return */
+        pyml_event_set(&pool->jobs, next_job_value(pool, threads)); /* no job: the workers return */
         for (int i = 0; i < made; i++) pthread_join(workers[i], NULL);
     }
-    if (barrier) event_destroy(&pool->barrier);
-    if (job_number) event_destroy(&pool->job_number);
+    while (n) pyml_event_destroy(events[--n]);
     pyml_lock_free(pool->busy);
     free(pool);
     return NULL;
@@ -168,28 +259,3 @@ pyml_pool *pyml_pool_get(int threads) {
 bool pyml_pool_lock(pyml_pool *pool, pyml_watch *watch) { return pyml_lock_take(pool->busy, watch) == LOCK_TAKEN; }
 
 void pyml_pool_unlock(pyml_pool *pool) { pyml_lock_give(pool->busy); }
-
-void pyml_pool_run(pyml_pool *pool, void (*job)(void *, int), void *argument) {
-    pool->job = job;
-    pool->argument = argument;
-    if (pool->threads > 1) event_advance(&pool->job_number);
-    job(argument, 0);
-    pyml_pool_barrier(pool);
-}
-
-void pyml_pool_barrier_with_work(pyml_pool *pool, void (*last)(void *), bool (*idle)(void *), void *argument) {
-    if (pool->threads == 1) {
-        if (last) last(argument);
-        return;
-    }
-    unsigned seen = atomic_load(&pool->barrier.value);
-    if (atomic_fetch_add(&pool->arrived, 1) == pool->threads - 1) {
-        atomic_store(&pool->arrived, 0);
-        if (last) last(argument);
-        event_advance(&pool->barrier);
-    } else {
-        event_wait(&pool->barrier, seen, SPINS_AT_BARRIER, idle, argument);
-    }
-}
-
-void pyml_pool_barrier(pyml_pool *pool) { pyml_pool_barrier_with_work(pool, NULL, NULL, NULL); }

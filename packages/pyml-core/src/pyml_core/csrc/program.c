@@ -203,7 +203,11 @@ static void work(void *argument, int index) {
     };
     p->kernels->enter();
     if (j->timed) memset(w.spans, 0, (size_t)p->n_ops * sizeof *w.spans);
-    if (index == 0) advance(&w);
+    if (index == 0) {
+        const int64_t team = pyml_pool_team(j->pool), missing = p->threads - team;
+        if (j->timed) memset(p->spans + team * p->n_ops, 0, (size_t)(missing * p->n_ops) * sizeof *p->spans);
+        advance(&w);
+    }
     pyml_pool_barrier(j->pool);
     while (j->op < p->n_ops) {
         plan_prefetch(&w);
@@ -239,7 +243,7 @@ bool pyml_program_run(pyml_program *p, bool timed) {
     fegetenv(&callers);
     if (timed) memset(p->copied, 0, (size_t)p->n_ops * sizeof *p->copied);
     p->start_ns = now_ns(), p->start = pyml_ticks();
-    pyml_pool_run(pool, work, &j);
+    pyml_pool_run(pool, p->run.tokens > FEW_TOKENS ? POOL_CHUNK : POOL_STEP, work, &j);
     p->end_ns = now_ns(), p->end = pyml_ticks();
     for (int64_t i = 0; timed && i < p->n_ops; i++)
         if (pyml_fuses_activation(&p->ops[i], &p->run)) split_fused_spans(p, i);
@@ -281,7 +285,7 @@ static bool run_panels(panel_work *p, int threads) {
         pack_panels(p, 0);
     } else {
         if (!pyml_pool_lock(pool, p->watch)) return false;
-        pyml_pool_run(pool, pack_panels, p);
+        pyml_pool_run(pool, POOL_ALL, pack_panels, p);
         pyml_pool_unlock(pool);
     }
     return !pyml_flag_is_set(&p->watch->cancel);

@@ -145,7 +145,7 @@ bool pyml_read_parts(int threads, pyml_part *parts, int64_t n_parts, pyml_read_f
         some_pieces(&r, 0);
     } else {
         if (!pyml_pool_lock(pool, watch)) return false;
-        pyml_pool_run(pool, some_pieces, &r);
+        pyml_pool_run(pool, POOL_ALL, some_pieces, &r);
         pyml_pool_unlock(pool);
     }
     return !r.failed && !pyml_flag_is_set(&watch->cancel);
