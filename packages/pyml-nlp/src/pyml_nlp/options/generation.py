@@ -86,8 +86,8 @@ class GenerationOptions:
         """A copy with some fields changed, those of its sampling included; None leaves a field as it is.
 
         Args:
-            changes: fields of this class and of :class:`.SamplingOptions`; or a grammar as ``schema`` (a JSON schema or
-                its text), ``regex`` (a regular expression) or ``grammar`` (a Lark grammar).
+            changes: fields of this class and of :class:`.SamplingOptions`; or a grammar as ``schema`` (a JSON schema,
+                its text or a class), ``regex`` (a regular expression) or ``grammar`` (a Lark grammar).
 
         Raises:
             ArgumentError: an unknown name, or a value of the wrong type or out of its range.

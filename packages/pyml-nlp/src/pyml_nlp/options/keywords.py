@@ -27,7 +27,7 @@ class GenerationKeywords(SamplingKeywords, total=False):
     stop: str | Sequence[str] | None
     stop_ids: Collection[int] | None
     include_stop: bool | None
-    schema: Mapping[str, Any] | str | None
+    schema: Mapping[str, Any] | type[Any] | str | None
     regex: str | None
     grammar: Grammar | str | None
     logprobs: int | None

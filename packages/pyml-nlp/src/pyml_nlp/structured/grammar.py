@@ -79,12 +79,12 @@ def read_schema(source: str) -> dict[str, Any]:
 
 
 def one_grammar(
-    schema: Mapping[str, Any] | str | None = None, regex: str | None = None, grammar: str | None = None
+    schema: Mapping[str, Any] | type[Any] | str | None = None, regex: str | None = None, grammar: str | None = None
 ) -> Grammar | None:
     """Return the grammar of the only argument that is given; None if all are None.
 
     Args:
-        schema: a JSON schema, or its text.
+        schema: a JSON schema, its text, or a class: see :func:`.classes.schema_of`.
         regex: a regular expression.
         grammar: a grammar.
 
@@ -96,6 +96,12 @@ def one_grammar(
     if len(sources) > 1:
         raise GrammarError(f"expected one of schema, regex and grammar, got {' and '.join(sources)}")
     if schema is not None and not isinstance(schema, str):
+        if not isinstance(schema, Mapping):
+            from .classes import is_class, schema_of  # few schemas are classes
+
+            if not is_class(schema):
+                raise GrammarError(f"schema: expected a JSON schema, its text or a class, got {quoted(schema)}")
+            schema = schema_of(schema)
         try:
             sources["schema"] = json.dumps(schema)
         except (TypeError, ValueError, RecursionError) as error:
