@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import machine
+import shapes
 from cold import ColdRow
 from engines import CONTESTS, ENGINES, PROJECT, Engine, EngineError, Runner
 from models import CONTEXT, LARGE, MODELS, NAMES, Files
@@ -102,7 +103,8 @@ class Comparison:
         self.homes: dict[str, tuple[Path, Path]] = {}  # an engine's interpreter and model
         self.text_ids: list[int] = []
         self.runners: dict[str, Runner] = {}
-        names = options.tests or (LARGE_TESTS if name in LARGE else TESTS + ((QUALITY,) if name in MODELS else ()))
+        large = name in LARGE or self.files.sized
+        names = options.tests or (LARGE_TESTS if large else TESTS + ((QUALITY,) if name in MODELS else ()))
         context = CONTEXT.get(name, sys.maxsize)
         tests = [Test.parse(test) for test in names if test not in (COLD, QUALITY)]
         tests = [test for test in tests if test.context <= context]
@@ -116,6 +118,8 @@ class Comparison:
         """Load the model in all engines that are installed; missing ones are reported and left out."""
         for name in self.options.engines:
             engine = ENGINES[name]
+            if self.files.sized and not engine.large:
+                continue
             try:
                 python = engine.python(self.options.envs, self.options.pyml_python, self.options.wheels)
                 model = engine.model(self.files)
@@ -240,9 +244,11 @@ class Comparison:
             self.quality = {name: {"error": str(error)} for name in names}
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes, and delete a file of gigabytes."""
         for runner in self.runners.values():
             runner.close()
+        if not self.options.keep:
+            self.files.delete_generated()
 
     def add_to(self, report: dict[str, Any]) -> dict[str, Any]:
         """The report with the results of this model so far."""
@@ -281,7 +287,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pyml-bench"
     parser.add_argument("--models", nargs="+", default=list(NAMES), metavar="MODEL",
-                        help=f"{', '.join(NAMES)} (default: all) or a .gguf file")  # fmt: skip
+                        help=f"{', '.join(NAMES)} (default: all), {', '.join(shapes.SHAPES)} (@LAYERS: with fewer of "
+                             "its layers) or a .gguf file")  # fmt: skip
     parser.add_argument("--tests", nargs="+", type=test_name, metavar="TEST",
                         help="ppP, tgN, and after it @dDEPTH, @bBATCH, @text, @sampled, @nucleus or @penalty; "
                              f"{COLD}, {QUALITY} (default: {' '.join(TESTS)}, {QUALITY} of real weights; "
@@ -289,6 +296,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE",
                         help=", ".join(ENGINES))  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keep", action="store_true", help="keep the generated files of gigabytes for another run")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every engine")
     parser.add_argument("--text", type=Path, default=TEXT, help="text of the tests on text (default: text.txt)")
     parser.add_argument("--pyml-python", type=Path, default=Path(sys.executable), help="interpreter that has pyml")
@@ -300,6 +308,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to this file")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args(arguments)
+    for name in options.models:
+        try:
+            Files(name, Path(), Path())
+        except ValueError as error:
+            parser.error(str(error))
     options.envs = options.envs.resolve()
     options.cache = options.cache or options.envs / "models"
     return options
@@ -354,6 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             comparison.close()
         report = comparison.add_to(report)
+        report["scaled"] = shapes.scaled(report["results"])
         write(options, report)
     print(markdown(report), end="")
 

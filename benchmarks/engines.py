@@ -30,6 +30,7 @@ class Engine:
         environment: where it is installed, one of ``environments.ENVIRONMENTS``; None: pyml's own environment.
         variables: environment variables of its process.
         tests: the tests that it takes part in unless tests are named; empty: all.
+        large: whether it takes part where a model is gigabytes, which all engines have in memory at a time.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Engine:
     environment: str | None = None
     variables: dict[str, str] = field(default_factory=dict)
     tests: tuple[str, ...] = ()
+    large: bool = False
 
     @property
     def own(self) -> bool:
@@ -64,10 +66,10 @@ _ONE = ("pp128", "pp512", "pp4096", "tg64", "tg64@text", "tg64@d2048@text", "qua
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine(PROJECT, _OWN),
+        Engine(PROJECT, _OWN, large=True),
         Engine("pyml-q8_0", _OWN, "hf", tests=(*_FEW, "pp128", "tg64@text")),
-        Engine("llama.cpp", _LLAMA, environment="llama.cpp"),
-        Engine("ik_llama.cpp", ("run_llama_cpp.py", "ik_llama_cpp"), environment="ik_llama.cpp", tests=_ONE),
+        Engine("llama.cpp", _LLAMA, environment="llama.cpp", large=True),
+        Engine("ik_llama.cpp", ("run_llama_cpp.py", "ik_llama_cpp"), "gguf", "ik_llama.cpp", tests=_ONE, large=True),
         Engine("openvino", ("run_openvino.py",), "openvino", "openvino", tests=(*_ONE, "cold")),
         Engine("transformers", ("run_transformers.py",), "hf", "transformers", tests=_FEW),
         Engine("pyml-avx2", _OWN, variables={"PYML_CPU_LEVEL": "avx2"}, tests=_FEW),

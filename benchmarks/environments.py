@@ -61,6 +61,7 @@ ENVIRONMENTS = {
             {"CMAKE_ARGS": f"{NATIVE['CMAKE_ARGS']} -DGGML_IQK_FA_ALL_QUANTS=OFF -DCMAKE_PROJECT_INCLUDE={IK_BUILD}"},
             published=("--only-binary=ik-llama-cpp-python", "ik-llama-cpp-python"),
         ),
+        Environment("gguf", ("gguf",), "import gguf"),  # writes files of random weights
         Environment("openvino", ("openvino-genai",), "import openvino_genai"),
         Environment(
             "openvino-export",

@@ -16,6 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import shapes
 from environments import python_of
 
 HERE = Path(__file__).parent
@@ -67,7 +68,7 @@ class Files:
     """The files of one model, each made on first use.
 
     Args:
-        name: one of :data:`NAMES`, or the path of any GGUF file.
+        name: one of :data:`NAMES`, a shape of :mod:`shapes`, or the path of any GGUF file.
         cache: folder to keep everything in.
         environments: folder of the environments.
     """
@@ -76,6 +77,7 @@ class Files:
         self.environments = environments
         self.given = Path(name).resolve() if name.endswith(".gguf") else None
         self.name = self.given.stem if self.given else name
+        self.sized = None if self.given else shapes.parse(name)
         self.folder = cache / self.name
 
     def gguf(self) -> Path:
@@ -89,6 +91,8 @@ class Files:
                 self._random_gpt2()
             elif self.name in LARGE:
                 self._random_gemma3(target)
+            elif self.sized:
+                self._random_shape(self.sized, target)
             else:
                 fetch(MODELS[self.name], target)
         return target
@@ -97,7 +101,7 @@ class Files:
         """The folder in Hugging Face layout, f32."""
         target = self.folder / "hf"
         if not target.exists():
-            if self.name in LARGE:
+            if self.name in LARGE or self.sized:
                 raise RuntimeError(f"{self.name} is a GGUF file only")
             if self.name == GPT2:
                 self._random_gpt2()
@@ -121,6 +125,21 @@ class Files:
     def _random_gpt2(self) -> None:
         with Finished(self.folder / "hf") as folder, Finished(self.folder / f"{self.name}.gguf") as file:
             run([python_of(self.environments, "transformers"), HERE / "peers" / "random_gpt2.py", file, folder])
+
+    def _random_shape(self, sized: shapes.Sized, target: Path) -> None:
+        needed, free = shapes.parameters(sized) * 2 // 3, shutil.disk_usage(target.parent).free
+        if needed > free:
+            raise RuntimeError(
+                f"{self.name}: the file needs {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free"
+            )
+        with Finished(target) as file:
+            python = python_of(self.environments, "gguf")
+            run([python, HERE / "peers" / "random_shape.py", sized.shape, str(sized.layers), file])
+
+    def delete_generated(self) -> None:
+        """Delete a file of a shape, which takes gigabytes."""
+        if self.sized:
+            remove(self.folder)
 
     def _random_gemma3(self, target: Path) -> None:
         vocabulary = Files("gemma3-270m", self.folder.parent, self.environments).gguf()
@@ -159,7 +178,8 @@ def remove(path: Path) -> None:
 
 def run(command: list[Path | str]) -> None:
     """Run a command, its output on stderr, never asking the network for a model."""
-    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE)}
+    subprocess.run(command, check=True, stdout=sys.stderr, env=variables)
 
 
 def fetch(model: Model, target: Path) -> None:

@@ -2,9 +2,9 @@
 
     python benchmarks/report.py FOLDER
 
-FOLDER holds compare.json, cold.json (cold starts in a run of their own), kernels.json, roofline.json, ablation.json and
-overheads.json, as ``benchmarks/performance.sh FOLDER`` leaves them. Missing results are marked as not measured.
-Run it with the interpreter that has pyml.
+FOLDER holds compare.json, cold.json (cold starts in a run of their own), large.json (real sizes), sampling.json,
+kernels.json, roofline.json, ablation.json and overheads.json, as ``benchmarks/performance.sh FOLDER`` leaves them.
+Missing results are marked as not measured. Run it with the interpreter that has pyml.
 """
 
 from __future__ import annotations
@@ -13,16 +13,23 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ablation
 import kernels
 import overheads
 import roofline
+import sampling
 import tables
 
 DOCS = Path(__file__).parent.parent / "docs"
 MISSING = "*Not measured.*\n"
+SECTIONS: dict[str, ModuleType] = {
+    "kernels": kernels, "ablation": ablation, "overheads": overheads, "large": tables, "sampling": sampling,
+}  # fmt: skip
+"""By name of the file of results: the module whose ``markdown`` shows them."""
+
 GOALS = (
     ("prefill of 128 tokens", "gemma3-270m", "pp128", 1.7),
     ("", "smollm2-135m", "pp128", 1.7),
@@ -66,6 +73,37 @@ The ratio is pyml / the best peer of the row, median over the rounds.
 ## Side by side
 
 {comparison}
+The rows `@sampled`, `@nucleus`, `@penalty` are texts that each engine writes by the same rules, `@b8` eight of them
+together; KL divergence and top-1 agreement stand below the speeds, so that neither is read alone:
+
+```sh
+python benchmarks/compare.py --models gemma3-270m smollm2-135m \\
+  --tests tg64@sampled tg64@nucleus tg64@penalty tg64@b8@sampled quality
+```
+
+## Real sizes
+
+Random weights at the shape of Llama 3.1 8B, in the mix of Q4_K_M, and at that of the mixture of Qwen3-30B-A3B, all in
+Q4_K and wired as Mixtral (no norms of queries and keys). Files of 4 and 12 layers of the mixture, whose times are
+scaled to all 48, stand for 17 GB, which this machine has no room for. The files are written where they are needed and
+deleted again, unless `--keep` is given:
+
+```sh
+python benchmarks/compare.py --models llama3.1-8b-q4_k_m qwen3-30b-a3b-q4_k@4 qwen3-30b-a3b-q4_k@12 --rounds 3
+```
+
+{large}
+## Texts by the rules that choose their tokens
+
+One process measures all rows in alternation. A ratio is that to greedy texts with a screened head; of a batch, to runs
+of the kernels alone with as many sequences. "Outside" is the share of the time that is not inside the program's runs.
+
+```sh
+python benchmarks/sampling.py --model gemma3-270m --rounds 7
+pyml-bench model.gguf -p 0 -n 64 --temperature 1 --top-k 64 --top-p 0.95 -b 8    # rows of one set of rules
+```
+
+{sampling}
 ## Below the roof
 
 Each operation of a model, all its layers together, in a prefill of 512 tokens and in a decode step. On the slope the
@@ -155,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compared = read(options.folder, "compare")
     sections = {
         name: module.markdown(found) if (found := read(options.folder, name)) else MISSING
-        for name, module in (("kernels", kernels), ("ablation", ablation), ("overheads", overheads))
+        for name, module in SECTIONS.items()
     }
     machine = "The comparison is *not measured*."
     if compared:

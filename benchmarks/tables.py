@@ -22,6 +22,11 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["", f"### {entry['model']}", "", *speeds(report, entry)]
         lines += cold_starts(report, entry["model"])
         lines += ["", *notes(report, entry)]
+    for row in report.get("scaled", []):
+        few, many = row["layers"]
+        speeds_of = ", ".join(f"{name} {speed:.1f}" for name, speed in row["tokens_per_s"].items())
+        lines += ["", f"{row['model']}, {row['test']}, scaled from {few} and {many} layers to all {row['of']}: "
+                  f"{speeds_of} tokens a second."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

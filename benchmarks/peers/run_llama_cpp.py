@@ -22,6 +22,8 @@ import numpy as np
 from peers.llama_samplers import Chain, ForkSampler
 from peers.protocol import CHUNK, RULES, Engine, Test, clock, serve
 
+LARGE = 2 << 30  # bytes of a file whose weights are not kept twice, as run-time repacking needs
+
 
 class LlamaCpp(Engine):
     """A model in (ik_)llama.cpp; models and contexts are made when a setting needs them."""
@@ -31,6 +33,8 @@ class LlamaCpp(Engine):
         self.fork = module == "ik_llama_cpp"
         self.name = "ik_llama.cpp" if self.fork else "llama.cpp"
         self.settings = ("fa=1 rtr=0", "fa=0 rtr=0", "fa=1 rtr=1", "fa=0 rtr=1") if self.fork else ("fa=1", "fa=0")
+        if Path(model).stat().st_size > LARGE:
+            self.settings = tuple(setting for setting in self.settings if "rtr=1" not in setting)
         self.api = importlib.import_module("ik_llama_cpp._ctypes_api" if self.fork else "llama_cpp")
         self.api.llama_backend_init()
         self.models: dict[bool, Any] = {}
