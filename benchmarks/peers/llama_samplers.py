@@ -13,12 +13,14 @@ from peers.protocol import Rules
 class Chain:
     """llama.cpp's sampler chain for the rules, in their order; penalties look at the whole text."""
 
-    def __init__(self, api: Any, context: Any, rules: Rules, prompt: list[int]) -> None:
+    def __init__(self, api: Any, context: Any, rules: Rules, prompt: list[int], size: int) -> None:
         self.api, self.context = api, context
         self.chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
         parts = []
         if rules.repetition_penalty != 1.0:
-            parts.append(api.llama_sampler_init_penalties(api.llama_n_ctx(context), rules.repetition_penalty, 0.0, 0.0))
+            penalties = api.llama_sampler_init_penalties
+            sizes = [size] if len(penalties.argtypes) == 5 else []  # of the vocabulary, in newer versions
+            parts.append(penalties(*sizes, api.llama_n_ctx(context), rules.repetition_penalty, 0.0, 0.0))
         if rules.temperature == 0.0:
             parts.append(api.llama_sampler_init_greedy())
         else:

@@ -137,11 +137,8 @@ class LlamaCpp(Engine):
     def write(self, test: Test, context: Any, prompts: list[list[int]]) -> float:
         """Seconds of texts by rules, after their prompts."""
         rules, size = RULES[test.rules or ""], self.api.llama_vocab_n_tokens(self.vocab)
-        samplers: list[Chain | ForkSampler]
-        if self.fork:
-            samplers = [ForkSampler(self.api, context, rules, prompt, size) for prompt in prompts]
-        else:
-            samplers = [Chain(self.api, context, rules, prompt) for prompt in prompts]
+        make: Callable[..., Chain | ForkSampler] = ForkSampler if self.fork else Chain
+        samplers = [make(self.api, context, rules, prompt, size) for prompt in prompts]
         for sequence, prompt in enumerate(prompts):
             self.prefill(context, prompt[:-1], 0, sequence)
         tokens = [prompt[-1] for prompt in prompts]
