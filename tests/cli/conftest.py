@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pyml_nlp
+from pyml_nlp.language_model import LanguageModel
+from tests.cli.chats import with_template
 from tests.helpers import tiny_files, tiny_models
 
 CODE = "import sys; from pyml_nlp.cli.main import _command; _command(sys.argv.pop(1))"
@@ -54,7 +57,13 @@ class Commands:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYML_", "HF_"))}
         if level := os.environ.get("PYML_CPU_LEVEL"):
             kept["PYML_CPU_LEVEL"] = level
-        own = {"HF_HOME": str(self.folder / "hf"), "HF_HUB_OFFLINE": "1", "PYML_CACHE": str(self.folder / "cache")}
+        own = {
+            "HF_HOME": str(self.folder / "hf"),
+            "HF_HUB_OFFLINE": "1",
+            "PYML_CACHE": str(self.folder / "cache"),
+            "XDG_CONFIG_HOME": str(self.folder / "config"),
+            "XDG_STATE_HOME": str(self.folder / "state"),
+        }
         return kept | own | dict(extra or {})
 
     def start(
@@ -134,3 +143,21 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tiny_files.write_hf(replace(base, config=config), tmp_path_factory.mktemp("endless"))
     (folder / "tokenizer_config.json").write_text("{}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def instruct(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny GPT-2 with a chat template; its context holds 128 tokens."""
+    return with_template(model, tmp_path_factory.mktemp("instruct") / "model")
+
+
+@pytest.fixture(scope="module")
+def endless_instruct(endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that never ends an answer."""
+    return with_template(endless, tmp_path_factory.mktemp("endless-instruct") / "model")
+
+
+@pytest.fixture(scope="module")
+def lm(instruct: Path) -> Iterator[LanguageModel]:
+    with pyml_nlp.load(instruct, threads=1) as loaded:
+        yield loaded

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
-import shutil
-import signal
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +11,7 @@ import pytest
 
 import pyml_nlp
 from pyml_nlp.language_model import LanguageModel
-
-GREEDY = ("--temperature", "0", "--threads", "1", "--max-tokens", "6")
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'user' and m.content == 'never' %}{{ raise_exception('Not that') }}"
-    "{% endif %}[{{ m.role }}{{ mood }}]{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}"
-)
-
-
-def with_template(folder: Path, copy: Path, template: str = TEMPLATE) -> Path:
-    shutil.copytree(folder, copy)
-    (copy / "chat_template.jinja").write_text(template)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def instruct(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny GPT-2 with a chat template; its context holds 128 tokens."""
-    return with_template(model, tmp_path_factory.mktemp("instruct") / "model")
-
-
-@pytest.fixture(scope="module")
-def endless_instruct(endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One that never ends an answer."""
-    return with_template(endless, tmp_path_factory.mktemp("endless-instruct") / "model")
-
-
-@pytest.fixture(scope="module")
-def lm(instruct: Path) -> Iterator[LanguageModel]:
-    with pyml_nlp.load(instruct, threads=1) as loaded:
-        yield loaded
-
-
-def answer(lm: LanguageModel, messages: Any, **options: Any) -> str:
-    generation = lm.chat(messages, max_tokens=6, temperature=0, **options)
-    return "".join(step.text for step in generation)
-
+from tests.cli.chats import GREEDY, answer, conversation, with_template
 
 # ---- --chat
 
@@ -110,6 +67,13 @@ def test_no_template(commands: Any, model: Path) -> None:
         assert "HuggingFaceTB/SmolLM2-135M-Instruct" in result.error
 
 
+def test_the_template_is_looked_for_before_weights_are_read(commands: Any, tiny_ggufs: dict[str, Path]) -> None:
+    result = commands.run("pyml", "chat", tiny_ggufs["gemma3"], env={"PYML_LOG": "info"}, stdin=b"")
+    assert result.code == 1
+    assert "the model has no chat template" in result.stderr
+    assert "Loading tensors" not in result.stderr
+
+
 def test_the_template_refuses(commands: Any, instruct: Path) -> None:
     result = commands.infer(instruct, "--chat", "--prompt", "never", "-q")
     assert (result.code, result.error) == (1, "Error: chat template: Not that")
@@ -138,16 +102,6 @@ def test_usage(flags: tuple[str, ...], message: str, commands: Any, instruct: Pa
 
 
 # ---- --interactive with a pipe
-
-
-def conversation(lm: LanguageModel, *messages: str, system: str | None = None) -> list[str]:
-    """The answers, each of a whole new run."""
-    said: list[dict[str, str]] = [] if system is None else [{"role": "system", "content": system}]
-    for message in messages:
-        said.append({"role": "user", "content": message})
-        lm.prefix_cache.clear()
-        said.append({"role": "assistant", "content": answer(lm, said)})
-    return [message["content"] for message in said if message["role"] == "assistant"]
 
 
 def test_turns(commands: Any, instruct: Path, lm: LanguageModel) -> None:
@@ -181,12 +135,13 @@ def test_commands(commands: Any, instruct: Path, lm: LanguageModel, tmp_path: Pa
     assert [m["content"] for m in json.loads((tmp_path / "after.json").read_text())] == ["be brief", "the hat", third]
     for line in (
         "[There is no system message]", "[The system message is set]", "be brief", "[The chat is cleared]",
-        "[5 messages written to chat.json]", "Error: expected /save FILE", "  /clear         forget the chat but for",
+        "[5 messages written to chat.json]", "Error: expected /save FILE",
+        "  /clear            forget the chat but for the system message",
         "Error: no/where: the chat cannot be written: No such file or directory",
-        "Error: there is no command /nothing; /help shows them all", "Error: chat template: Not that", "Goodbye!",
+        "Error: there is no command /nothing; /help shows them all", "Error: chat template: Not that",
     ):  # fmt: skip
         assert line in result.stderr
-    assert result.stderr.count("tok/s), cut off by --max-tokens]") == 3
+    assert result.stderr.count("tokens/s), cut off by max_tokens]") == 3
 
 
 def test_a_full_context(commands: Any, instruct: Path, lm: LanguageModel) -> None:
@@ -236,115 +191,74 @@ def test_nobody_reads(commands: Any, endless_instruct: Path) -> None:
         assert process.stderr.read() == b""
 
 
-# ---- on a terminal
+# ---- pyml chat
 
 
-class Terminal:
-    """A process on a terminal of its own, and all that it has written there."""
-
-    def __init__(self, process: Any, side: int) -> None:
-        self.process = process
-        self._side = side
-        self.seen = b""
-
-    def type(self, text: bytes) -> None:
-        os.write(self._side, text)
-
-    def interrupt(self, answer: bytes) -> None:
-        """Ctrl-C until it is answered: a signal just before input() begins to wait is seen with the next one."""
-        for _ in range(20):
-            self.process.send_signal(signal.SIGINT)
-            if self._read_until(answer, 3):
-                break
-        self.wait_for(answer, 0)
-
-    def wait_for(self, text: bytes, seconds: float = 60) -> bytes:
-        """Read until this text arrives; returns the output before it, and forgets both."""
-        assert self._read_until(text, seconds), (text, self.seen)
-        before, _, self.seen = self.seen.partition(text)
-        return before
-
-    def _read_until(self, text: bytes, seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while text not in self.seen:
-            ready, _, _ = select.select([self._side], [], [], max(0, end - time.monotonic()))
-            try:
-                part = os.read(self._side, 65536) if ready else b""
-            except OSError:  # no process has it open any more
-                part = b""
-            if not part:
-                return False
-            self.seen += part
-        return True
+def test_load_and_save(commands: Any, instruct: Path, lm: LanguageModel, tmp_path: Path) -> None:
+    said = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the cat"}]
+    said.append({"role": "assistant", "content": answer(lm, said)})
+    (tmp_path / "chat.json").write_text(json.dumps(said))
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "roles.json").write_text('[{"role": "a|b", "content": ""}]')
+    stdin = "/load list.json\n/load roles.json\n/load none.json\n/load\n/load chat.json\nand\n/save after.json\n"
+    result = commands.run("pyml", "chat", instruct, *GREEDY, stdin=stdin.encode(), cwd=tmp_path)
+    assert result.code == 0
+    expected = answer(lm, [*said, {"role": "user", "content": "and"}])
+    assert result.text == f"{expected}\n"
+    assert len(json.loads((tmp_path / "after.json").read_text())) == 5
+    for line in (
+        "Error: list.json: expected a JSON list of messages, each an object",
+        "Error: messages[0]: role: expected a word such as 'user', got 'a|b'",
+        "Error: none.json: No such file or directory", "Error: expected /load FILE",
+        "[3 messages read from chat.json]", "[5 messages written to after.json]",
+    ):  # fmt: skip
+        assert line in result.stderr.splitlines()
+    begun = commands.run("pyml", "chat", instruct, *GREEDY, "-q", "--load", "chat.json", stdin=b"and\n", cwd=tmp_path)
+    assert (begun.stdout, begun.stderr) == (result.stdout, "")
+    refused = commands.run("pyml", "chat", instruct, "-q", "--load", "list.json", stdin=b"and\n", cwd=tmp_path)
+    assert (refused.code, refused.error) == (1, "Error: list.json: expected a JSON list of messages, each an object")
 
 
-@contextmanager
-def terminal(commands: Any, *arguments: object) -> Iterator[Terminal]:
-    side, other = pty.openpty()
-    with commands.start(
-        "pyml-infer", *arguments, stdin=other, stdout=other, stderr=other, env={"TERM": "dumb", "INPUTRC": "/dev/null"}
-    ) as process:
-        os.close(other)
-        try:
-            yield Terminal(process, side)
-        finally:
-            process.kill()
-            os.close(side)
+def test_retry(commands: Any, instruct: Path, lm: LanguageModel, tmp_path: Path) -> None:
+    """Another answer, of the same message; the earlier one is forgotten."""
+    rules = ("--temperature", "2", "--seed", "3", "--max-tokens", "6", "--threads", "1")
+    stdin = b"/retry\nthe cat\n/retry\n/retry\n/save chat.json\nand\n"
+    result = commands.run("pyml", "chat", instruct, *rules, stdin=stdin, cwd=tmp_path)
+    assert result.stderr.count("Error: there is no message to answer again") == 1
+    options: dict[str, Any] = {"temperature": 2, "seed": 3, "max_tokens": 6}
+    answers = [lm.chat_text("the cat", **options, sample_index=index) for index in range(3)]
+    assert len(set(answers)) == 3
+    said = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": answers[2]}]
+    last = lm.chat_text([*said, {"role": "user", "content": "and"}], **options)
+    assert result.text == "".join(f"{text}\n" for text in [*answers, last])
+    assert json.loads((tmp_path / "chat.json").read_text()) == said
 
 
-def test_editing_history_and_leaving(commands: Any, instruct: Path, lm: LanguageModel) -> None:
-    with terminal(commands, instruct, *GREEDY, "--interactive", "-q") as screen:
-        screen.wait_for(b"> ")
-        screen.type(b"the hat\x7f\x7f\x7fcat\n")  # three backspaces
-        first, second = conversation(lm, "the cat", "the cat")
-        shown = screen.wait_for(b"\r\n> ")
-        assert shown.replace(b"\r\n", b"\n").endswith(b"\n" + first.encode())
-        screen.type(b"\x10\n")  # the last line again
-        shown = screen.wait_for(b"\r\n> ")
-        assert b"the cat" in shown
-        assert shown.replace(b"\r\n", b"\n").endswith(b"\n" + second.encode())
-        screen.type(b"\x04")
-        assert screen.process.wait(60) == 0
+def test_set_and_tokens(commands: Any, instruct: Path, lm: LanguageModel) -> None:
+    stdin = (
+        "/set\n/set temperature 0\n/set max-tokens 3\n/set top-k\n/tokens\nthe cat\n/tokens\n"
+        "/set temprature 1\n/set temperature -1\n/set temperature hot\n/set stop xyz\n/tokn\n"
+    )
+    result = commands.run("pyml", "chat", instruct, "--threads", "1", stdin=stdin.encode())
+    assert result.text == lm.chat_text("the cat", max_tokens=3, temperature=0) + "\n"
+    prompt = len(lm.chat_ids("the cat"))
+    for line in (
+        "  temperature 0.8", "  max_tokens 128", "  seed off", "[temperature 0.0]", "[max_tokens 3]", "  top_k off",
+        "[0 messages, 0 of 128 tokens of the context]", f"[2 messages, {prompt + 2} of 128 tokens of the context]",
+        "Error: /set temperature: must be a finite number >= 0.0, got -1",
+        "Error: /set temperature: must be a number, got 'hot'", '[stop ["xyz"]]',
+        "Error: there is no command /tokn; did you mean /tokens?",
+    ):  # fmt: skip
+        assert line in result.stderr.splitlines()
+    assert "Error: /set temprature: expected one of temperature, top_k, " in result.stderr
 
 
-def test_ctrl_c_at_the_prompt(commands: Any, instruct: Path, lm: LanguageModel) -> None:
-    with terminal(commands, instruct, *GREEDY, "--interactive") as screen:
-        screen.wait_for(b"\n> ")
-        screen.type(b"not this")
-        screen.wait_for(b"not this")
-        screen.interrupt(b"(Ctrl-D or /quit leaves)")
-        screen.wait_for(b"\n> ")
-        screen.type(b"the cat\n")
-        (text,) = conversation(lm, "the cat")
-        assert text.encode() in screen.wait_for(b"tok/s)").replace(b"\r\n", b"\n")
-        screen.wait_for(b"\n> ")
-        screen.type(b"/quit\n")
-        screen.wait_for(b"Goodbye!")
-        assert screen.process.wait(60) == 0
-
-
-def test_ctrl_c_stops_an_answer(commands: Any, endless_instruct: Path, tmp_path: Path) -> None:
-    options = ("--temperature", "0", "--threads", "1", "--max-tokens", "200000")
-    with terminal(commands, endless_instruct, *options, "--interactive") as screen:
-        screen.wait_for(b"\n> ")
-        screen.type(b"the cat\n")
-        screen.wait_for(b"the cat\r\n")
-        for _ in range(2):  # it goes on by itself
-            assert screen.wait_for(b"e") is not None
-        screen.process.send_signal(signal.SIGINT)
-        screen.wait_for(b"stopped]")
-        screen.wait_for(b"\n> ")
-        screen.type(f"/save {tmp_path}/chat.json\n".encode())
-        screen.wait_for(b"[2 messages written")
-        screen.wait_for(b"\n> ")
-        said = json.loads((tmp_path / "chat.json").read_text())
-        assert len(said[1]["content"]) >= 2
-        screen.type(b"and then\n")
-        screen.wait_for(b"and then\r\n")
-        screen.wait_for(b"e")
-        for _ in range(3):  # an impatient user does not lose the chat
-            screen.process.send_signal(signal.SIGINT)
-        screen.wait_for(b"stopped]")
-        screen.wait_for(b"\n> ")  # before, the terminal itself would take Ctrl-D
-        screen.type(b"\x04")
-        assert screen.process.wait(60) == 0
+def test_answers_end_where_the_model_ends_them(commands: Any, instruct: Path, lm: LanguageModel) -> None:
+    """Without --max-tokens, or where the context is full."""
+    expected = lm.chat("the cat", max_tokens=1000, temperature=0)
+    text = "".join(step.text for step in expected)
+    greedy = ("--temperature", "0", "--threads", "1")
+    result = commands.run("pyml", "chat", instruct, *greedy, stdin=b"the cat\n")
+    assert result.text == text + "\n"
+    assert ("the context is full: /clear begins a new chat" in result.stderr) == (expected.finish_reason == "length")
+    assert commands.infer(instruct, *greedy, "--interactive", stdin=b"the cat\n").text == result.text

@@ -178,12 +178,12 @@ class ToolFiles(TinyModelDoor):
         """Read both and make a prompt of them."""
         import click
 
-        from pyml_nlp.cli import chat
+        from pyml_nlp.cli import chat_options
 
         path = self.folder / "tools.json"
         path.write_text(given[0], encoding="utf-8", errors="surrogatepass")
         try:
-            asked = chat.check_chat(
+            asked = chat_options.check_chat(
                 {
                     "chat": True,
                     "interactive": False,

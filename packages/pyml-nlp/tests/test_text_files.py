@@ -15,7 +15,7 @@ import pytest
 
 from pyml_core.errors import PymlError
 from pyml_nlp import text_files
-from pyml_nlp.cli import batch_file, chat, interactive, options
+from pyml_nlp.cli import batch_file, chat_options, lines, options
 from pyml_nlp.cli.task import Chat
 from pyml_nlp.text_files import NoJSON, decoded, parse_json, read_bounded, read_text
 
@@ -127,15 +127,19 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         options.read_stdin()
 
 
+def no_interrupt() -> None:
+    raise AssertionError
+
+
 def test_lines_of_a_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin(monkeypatch, MARK + b"one\r\n" + MARK + b"two")
-    assert list(interactive.messages(False, False)) == ["one", "\ufefftwo"]
+    assert list(lines.messages(lines.Piped(False).read, no_interrupt)) == ["one", "\ufefftwo"]
     stdin(monkeypatch, "text".encode("utf-16"))
     with pytest.raises(click.UsageError, match="stdin: expected UTF-8, got UTF-16"):
-        list(interactive.messages(False, False))
+        list(lines.messages(lines.Piped(False).read, no_interrupt))
     stdin(monkeypatch, Endless())
     with pytest.raises(click.UsageError, match="stdin: expected lines of at most 33554432 bytes, got more"):
-        next(interactive.messages(False, False))
+        next(lines.messages(lines.Piped(False).read, no_interrupt))
 
 
 def test_batch_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_tools_and_variables(tmp_path: Path) -> None:
 
     def asked(tools: Path | None, *arguments: str) -> Chat | None:
         name = None if tools is None else str(tools)
-        return chat.check_chat(
+        return chat_options.check_chat(
             {"chat": True, "interactive": False, "system": None, "tools": name, "chat_arg": arguments}
         )
 

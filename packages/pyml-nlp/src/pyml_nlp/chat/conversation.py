@@ -13,7 +13,7 @@ from ..generation.prefix_cache import common_length
 from ..generation.preparing import within_timeout
 from ..options.chat import ChatOptions, chat_options
 from ..values import text as plain_text
-from .messages import Message
+from .messages import Message, checked_messages
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -154,6 +154,29 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
         )
         self._messages, self._answer = messages, answer
         return answer
+
+    def restore(self, messages: Sequence[Message]) -> None:
+        """Go on with other messages, such as those of an earlier conversation.
+
+        Raises:
+            ChatTemplateError: something that is no list of messages.
+        """
+        given: list[Message] = [dict(message) for message in checked_messages(messages, lambda text: text)]
+        self._messages, self._answer = given, None
+
+    def take_back(self) -> Message | None:
+        """Remove the last message of the user with everything after it, and return it; None if there is none."""
+        messages = self.messages
+        last = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=None)
+        if last is None:
+            return None
+        self._messages, self._answer = messages[:last], None
+        return messages[last]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens in the cache: those of the last prompt and of the answer so far."""
+        return self._cache.length
 
     def close(self) -> None:
         """Free the memory of the cache."""

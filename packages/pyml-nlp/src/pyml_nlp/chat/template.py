@@ -71,10 +71,7 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
 
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
         if not tokenizer.metadata.chat_templates:
-            raise ChatTemplateError(
-                f"{model}: the model has no chat template, so it was not made to chat: use an instruct model, "
-                f"such as {INSTRUCT_MODEL}"
-            )
+            raise no_template(model)
         self._tokenizer = tokenizer
         self._templates = dict(tokenizer.metadata.chat_templates)
         self._named_tokens = dict(tokenizer.metadata.named_tokens)
@@ -238,3 +235,11 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             if count > expected[number]:
                 token = self._tokenizer.decode([number], skip_special=False)
                 raise ChatTemplateError(f"messages: a text would become the control token {token}, which it may not be")
+
+
+def no_template(model: str) -> ChatTemplateError:
+    """The error for a model without a chat template."""
+    return ChatTemplateError(
+        f"{model}: the model has no chat template, so it was not made to chat: use an instruct model, such as "
+        f"{INSTRUCT_MODEL}"
+    )

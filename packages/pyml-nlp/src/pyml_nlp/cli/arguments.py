@@ -63,50 +63,65 @@ class GrammarArguments(TypedDict):
     grammar: str | None
 
 
-class ChatArguments(TypedDict):
-    """The values of :func:`add_chat_options`."""
+class TemplateArguments(TypedDict):
+    """The values of :func:`template_options`."""
 
-    chat: bool
-    interactive: bool
     system: str | None
     tools: str | None
     chat_arg: tuple[str, ...]
 
 
-class ReuseArguments(TypedDict):
-    """The values of :func:`reuse_options`."""
+class ChatArguments(TemplateArguments):
+    """The values of :func:`add_chat_options`."""
 
-    output: str | None
-    resume: bool
-    max_batch_size: int | None
-    prompt_cache: str | None
+    chat: bool
+    interactive: bool
+
+
+class LongTextArguments(TypedDict):
+    """The values of :func:`long_text_options`."""
+
     overflow: str
     n_keep: int | None
     draft_model: str | None
     no_speculation: bool
 
 
-class InferArguments(
-    ModelArguments,
-    SamplingArguments,
-    StopArguments,
-    ChatArguments,
-    GrammarArguments,
-    ReuseArguments,
-    MemoryArguments,
-    LogArguments,
+class ReuseArguments(LongTextArguments):
+    """The values of :func:`reuse_options`."""
+
+    output: str | None
+    resume: bool
+    max_batch_size: int | None
+    prompt_cache: str | None
+
+
+class GenerationArguments(
+    ModelArguments, SamplingArguments, StopArguments, GrammarArguments, LongTextArguments, MemoryArguments, LogArguments
 ):
+    """The values that ``pyml-infer`` and ``pyml chat`` have in common."""
+
+    max_tokens: int | None
+    context_len: int | None
+    timeout: float | None
+
+
+class ChatCommandArguments(GenerationArguments, TemplateArguments):
+    """All values of ``pyml chat``."""
+
+    load: str | None
+    no_history: bool
+
+
+class InferArguments(GenerationArguments, ChatArguments, ReuseArguments):
     """All values of ``pyml-infer``."""
 
     prompt: str | None
     batch_file: str | None
-    max_tokens: int | None
-    stream: bool
+    stream: bool | None
     logprobs: int | None
     echo: bool
     as_json: bool
-    context_len: int | None
-    timeout: float | None
     trace_out: str | None
 
 

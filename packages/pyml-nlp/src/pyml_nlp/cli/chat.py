@@ -1,90 +1,76 @@
-"""The click options of ``pyml-infer`` for chat."""
+"""``pyml chat``: a chat on the terminal."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import F, Option, invalid, utf8
+from .chat_options import chat_model, chosen_chat, template_options
+from .loaded import check_template, loaded
+from .options import (
+    BASIC,
+    SETTINGS,
+    Command,
+    Option,
+    check_model,
+    configure_logs,
+    integer,
+    log_options,
+    memory_options,
+    model_options,
+    number,
+    positive,
+    verbosity,
+)
+from .output import Output
+from .reuse import check_long_texts, long_text_options
+from .sampling import grammar_options, sampling_options, stop_options
 
 if TYPE_CHECKING:
-    from .arguments import ChatArguments
-    from .task import Chat
+    from typing import Unpack
+
+    from .arguments import ChatCommandArguments
 
 
-def add_chat_options(function: F) -> F:
-    """--chat, --system, --interactive, --tools and --chat-arg."""
-    for decorator in reversed((
-        click.option(
-            "--chat", is_flag=True, cls=Option, heading="Chat", help="Answer the prompt, by the model's chat template."
-        ),
-        click.option(
-            "--interactive", is_flag=True, cls=Option, heading="Chat", help="A chat on the terminal; /help in it."
-        ),
-        click.option("--system", metavar="TEXT", cls=Option, heading="Chat", help="A system message to begin with."),
-        click.option(
-            "--tools", metavar="FILE", cls=Option, heading="Chat", help="A JSON list of functions that it may call."
-        ),
-        click.option(
-            "--chat-arg", metavar="NAME=VALUE", multiple=True, cls=Option, heading="Chat",
-            help="A variable of the template, such as enable_thinking=false.",
-        ),
-    )):  # fmt: skip
-        function = decorator(function)
-    return function
+@click.command("chat", cls=Command, context_settings=SETTINGS, short_help="Chat on the terminal.")
+@model_options
+@template_options(BASIC)
+@click.option("--load", metavar="FILE", help="Go on with messages that /save wrote.")
+@integer("--max-tokens", metavar="N", help="Most tokens of an answer. [default: to the model's end]")
+@integer("--context-len", metavar="N", help="Most positions of the chat. [default: the model's]")
+@number("--timeout", metavar="SECONDS", help="Stop an answer after SECONDS.")
+@click.option("--no-history", is_flag=True, cls=Option, help="Do not keep what is typed in a file.")
+@sampling_options
+@stop_options
+@grammar_options
+@long_text_options
+@memory_options
+@log_options
+def command(**values: Unpack[ChatCommandArguments]) -> int:
+    """Chat with MODEL, which was trained for conversations; /help in it shows its commands.
 
-
-def check_chat(values: ChatArguments) -> Chat | None:
-    """The chat that was asked for; None: prompts are texts to continue.
-
-    Raises:
-        UsageError: an option without a chat, or an invalid value. PymlError: a file of tools that cannot be read.
+    MODEL is a .gguf file, a folder in Hugging Face layout, or a hub id. Without it: the one that PYML_MODEL names, else
+    the installed default, SmolLM2 135M Instruct. Only answers go to stdout. With a pipe, each line is a message.
     """
-    wanted, system, tools = values["chat"] or values["interactive"], values["system"], values["tools"]
-    for name, given in (
-        ("--system <TEXT>", system is not None),
-        ("--tools <FILE>", tools is not None),
-        ("--chat-arg <NAME=VALUE>", values["chat_arg"]),
-    ):
-        if given and not wanted:
-            raise click.UsageError(f"the argument '{name}' requires '--chat' or '--interactive'")
-    if not wanted:
-        return None
-    system = None if system is None else utf8("--system", system)
-    schemas = None if tools is None else _tools(tools)
-    variables = dict(map(_variable, values["chat_arg"]))
-    from ..options.chat import ChatOptions
-    from .task import Chat
+    from .collect import answer_options, generation_changes, load_options, run_arguments
+    from .interactive import converse
+    from .session import read_chat
+    from .task import Job
 
-    return Chat(system, ChatOptions(tools=schemas, variables=variables))
-
-
-def _tools(path: str) -> list[dict[str, Any]]:
-    from pyml_core.errors import PymlError
-
-    from ..text_files import parse_json, read_text
-
-    text = read_text(path)
-    try:
-        tools = parse_json(text)
-    except ValueError as error:
-        raise PymlError(f"{path}: expected a JSON list of functions: {error}") from None
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise PymlError(f"{path}: expected a JSON list of functions, each an object")
-    return tools
-
-
-def _variable(argument: str) -> tuple[str, Any]:
-    """NAME=VALUE, where the value is JSON, else a text."""
-    from ..text_files import NoJSON, parse_json
-
-    name, sign, value = utf8("--chat-arg", argument).partition("=")
-    if not sign or not name.isidentifier():
-        raise invalid(argument, "--chat-arg", "NAME=VALUE")
-    try:
-        return name, parse_json(value)
-    except NoJSON:
-        return name, value
-    except ValueError as error:  # JSON, but too large
-        raise invalid(argument, "--chat-arg", str(error).removeprefix("expected ")) from None
+    level = verbosity(values["verbose"], values["quiet"])
+    source = check_model(values["model"], values["safetensors"], values["threads"])
+    positive({"--timeout": values["timeout"]})
+    check_long_texts(values)
+    chat = chosen_chat(values)
+    changes = generation_changes(values)
+    options = load_options(values)
+    configure_logs(level)
+    earlier = () if values["load"] is None else read_chat(Path(values["load"]))
+    output = Output()
+    source = chat_model(source)
+    check_template(source)
+    lm = loaded(source, options, level)
+    job = Job([], answer_options(lm, changes), chat, run_arguments(values))
+    return converse(lm, job, output, level >= 0, not values["no_history"], earlier)

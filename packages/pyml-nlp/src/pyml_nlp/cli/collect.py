@@ -15,8 +15,9 @@ from .reuse import check_reuse
 from .sampling import chosen_grammar
 
 if TYPE_CHECKING:
-    from ..options import GenerationKeywords, LoadOptions
-    from .arguments import BenchArguments, InferArguments
+    from ..language_model import LanguageModel
+    from ..options import GenerationKeywords, GenerationOptions, LoadOptions
+    from .arguments import BenchArguments, GenerationArguments, InferArguments, RunArguments
 
 
 def check_combinations(values: InferArguments) -> None:
@@ -39,7 +40,23 @@ def check_combinations(values: InferArguments) -> None:
     check_reuse(values, values["batch_file"])
 
 
-def load_options(values: InferArguments) -> LoadOptions:
+def run_arguments(values: GenerationArguments) -> RunArguments:
+    """Timeout and speculation, with a draft model that is loaded here.
+
+    Raises:
+        PymlError: it cannot be loaded.
+    """
+    from .. import load
+
+    draft_model = values["draft_model"]
+    return {
+        "timeout": values["timeout"],
+        "speculate": not values["no_speculation"],
+        "draft_model": None if draft_model is None else load(draft_model, threads=values["threads"]),
+    }
+
+
+def load_options(values: GenerationArguments) -> LoadOptions:
     """How to load the model.
 
     Raises:
@@ -60,7 +77,21 @@ def load_options(values: InferArguments) -> LoadOptions:
         raise usage_error(error) from None
 
 
-def generation_changes(values: InferArguments) -> GenerationKeywords:
+def answer_options(lm: LanguageModel, changes: GenerationKeywords) -> GenerationOptions:
+    """The options of a chat's answers: without --max-tokens, an answer ends where the model ends it.
+
+    At the latest it ends with the context, or where keys and values would fill half of the free memory.
+    """
+    options = lm.generation_options.replace(**changes)
+    if changes.get("max_tokens") is not None:
+        return options
+    from pyml_nn.memory import available_memory
+
+    fitting = available_memory() // 2 * lm.context_length // lm.kv_layout.bytes_for(lm.context_length)
+    return options.replace(max_tokens=min(lm.context_length, fitting))
+
+
+def generation_changes(values: GenerationArguments, logprobs: int | None = None) -> GenerationKeywords:
     """The options of generation that were given: changes of the model's defaults.
 
     Raises:
@@ -69,7 +100,7 @@ def generation_changes(values: InferArguments) -> GenerationKeywords:
     from ..options.generation import SHIFT
 
     changes: GenerationKeywords = {
-        **_sampling_changes(values),
+        **_sampling_changes(values, logprobs),
         "max_tokens": values["max_tokens"],
         "stop": values["stop"],
         "stop_ids": values["stop_id"],
@@ -86,11 +117,11 @@ def rule_changes(values: BenchArguments) -> GenerationKeywords | None:
     Raises:
         UsageError: an invalid value. PymlError: a file of a grammar that cannot be read.
     """
-    changes = _checked(_sampling_changes(values))
+    changes = _checked(_sampling_changes(values, values["logprobs"]))
     return None if all(value is None for value in changes.values()) else changes
 
 
-def _sampling_changes(values: InferArguments | BenchArguments) -> GenerationKeywords:
+def _sampling_changes(values: GenerationArguments | BenchArguments, logprobs: int | None) -> GenerationKeywords:
     """The options of sampling, structured output and log probabilities."""
     return {
         "temperature": values["temperature"],
@@ -104,7 +135,7 @@ def _sampling_changes(values: InferArguments | BenchArguments) -> GenerationKeyw
         "logit_bias": values["logit_bias"],
         "order": values["sampler_order"],
         "seed": values["seed"],
-        "logprobs": values["logprobs"],
+        "logprobs": logprobs,
         "grammar": chosen_grammar(values),
     }
 

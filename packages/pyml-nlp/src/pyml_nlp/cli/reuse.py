@@ -9,13 +9,13 @@ import click
 from .options import F, Option, choice, exclusive, integer, positive
 
 if TYPE_CHECKING:
-    from .arguments import ReuseArguments
+    from .arguments import LongTextArguments, ReuseArguments
 
 HEADING = "Batches, reuse and speed"
 
 
 def reuse_options(function: F) -> F:
-    """--output, --resume, --max-batch-size, --prompt-cache, --overflow, --n-keep and speculation."""
+    """--output, --resume, --max-batch-size, --prompt-cache and :func:`long_text_options`."""
     for decorator in reversed((
         click.option("--output", metavar="PATH", cls=Option, heading=HEADING,
                      help="Write the texts of a batch to a .jsonl file, as they end."),
@@ -25,6 +25,15 @@ def reuse_options(function: F) -> F:
                 help="Maximum number of texts of a batch that run at a time. [default: 8]"),
         click.option("--prompt-cache", metavar="PATH", cls=Option, heading=HEADING,
                      help="Keep the computed prompt in a file, and reuse it."),
+        long_text_options,
+    )):  # fmt: skip
+        function = decorator(function)
+    return function
+
+
+def long_text_options(function: F) -> F:
+    """--overflow, --n-keep, --draft-model and --no-speculation."""
+    for decorator in reversed((
         choice("error", "shift")("--overflow", default="error", metavar="WHAT", heading=HEADING,
                                  help="When the context is full: error: end. shift: forget the oldest tokens."),
         integer("--n-keep", metavar="N", heading=HEADING,
@@ -49,5 +58,10 @@ def check_reuse(values: ReuseArguments, batch_file: str | None) -> None:
     if values["resume"] and values["output"] is None:
         raise click.UsageError("--resume is supported with --output alone")
     positive({"--max-batch-size": values["max_batch_size"]})
+    check_long_texts(values)
+
+
+def check_long_texts(values: LongTextArguments) -> None:
+    """Usage errors of :func:`long_text_options`."""
     if values["n_keep"] is not None and values["n_keep"] >= 0 and values["overflow"] != "shift":
         raise click.UsageError("--n-keep is supported with --overflow shift alone")
