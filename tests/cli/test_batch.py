@@ -76,7 +76,7 @@ def test_resume(commands: Any, model: Path, tmp_path: Path) -> None:
     kept = part.read_bytes()
     again = commands.infer(model, "--batch-file", batch, "--output", part, "--resume", *RULES[:-1])
     assert again.code == 0
-    assert f"  Resumed: {len(LINES)} of them are finished" in again.stderr.splitlines()
+    assert f"Resumed: {len(LINES)} of {len(LINES)} texts are finished" in again.stderr.splitlines()
     assert part.read_bytes() == kept
     fresh = commands.infer(model, "--batch-file", batch, "--output", tmp_path / "new.jsonl", "--resume", *RULES)
     assert (fresh.code, results(tmp_path / "new.jsonl")) == (0, results(whole))
@@ -107,7 +107,7 @@ def test_an_interrupted_batch_goes_on(commands: Any, endless: Path, tmp_path: Pa
 def test_speed_is_told(commands: Any, model: Path, tmp_path: Path) -> None:
     batch = write_jsonl(tmp_path / "batch.jsonl", LINES[:2])
     stderr = commands.infer(model, "--batch-file", batch, "--temperature", "0", "--max-tokens", "2").stderr
-    assert re.search(r"^  \d tokens \(\d+\.\d tokens/sec\)$", stderr, re.M), stderr
+    assert re.search(r"^\d prompts, \d tokens in \d+\.\d\d s \(\d+\.\d tokens/s\)$", stderr, re.M), stderr
 
 
 # ---- lines that are wrong

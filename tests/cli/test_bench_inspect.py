@@ -161,7 +161,10 @@ def test_inspect_with_another_dtype(commands: Any, tiny_dirs: dict[str, Path]) -
 
 
 def test_inspect_text(commands: Any, tiny_ggufs: dict[str, Path]) -> None:
-    result = commands.inspect(tiny_ggufs["gemma3"])
+    result = commands.inspect(tiny_ggufs["gemma3"], "--tensors")
+    short = commands.inspect(tiny_ggufs["gemma3"])
+    assert result.text.startswith(short.text + "\ntensors\n")
+    assert "  tokenizer.ggml.tokens = [331 values]" in short.text.splitlines()
     assert result.code == 0
     for part in (
         "GGUF v3", "gemma3: 7 layers, 64 wide, vocabulary 331, context 256", "parameters", "kv_cache",

@@ -63,7 +63,9 @@ def test_batches_and_chats_have_them_too(folder: Path, commands: Any, tmp_path: 
     rules = ("--seed", "4", "--threads", "1")
     assert commands.infer(folder, "--batch-file", tmp_path / "prompts.txt", *rules).text == f"[0] {text}\n"
     assert commands.infer(folder, "--prompt", PROMPT, "--chat", *rules).text == answer.text == said
-    shown = commands.infer(folder, "--interactive", "-q", *rules, stdin=f"{PROMPT}\n".encode()).text
+    shown = commands.infer(
+        folder, "--interactive", "-q", "--max-tokens", "256", *rules, stdin=f"{PROMPT}\n".encode()
+    ).text
     assert shown == f"{answer.text}\n"
 
 

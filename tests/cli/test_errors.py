@@ -53,8 +53,11 @@ P = ("--prompt", "x")
         (("--max-tokens", "-1", *P), "--max-tokens must be >= 0, got -1"),
         (("--max-tokens", "xyz", *P), "invalid value 'xyz' for '--max-tokens': expected a whole number"),
         (("--dtype", "q9", *P), "invalid value 'q9' for '--dtype': expected one of auto, f32, bf16, q8_0, q4_0"),
-        (("--nonsense", *P), "unexpected argument '--nonsense' found"),
-        (("--" + "x" * 999, *P), f"unexpected argument '--{'x' * 73}...' found"),
+        (("--nonsense", *P), "unexpected argument '--nonsense' found; pyml-infer --help lists the options"),
+        (
+            ("--" + "x" * 999, *P),
+            f"unexpected argument '--{'x' * 73}...' found; pyml-infer --help lists the options",
+        ),
         (
             ("--max-tokens", "9" * 5000, *P),
             f"invalid value '{'9' * 75}...' for '--max-tokens': expected a whole number",
@@ -279,3 +282,43 @@ def test_inspect_of_a_bad_file(commands: Any, tmp_path: Path) -> None:
     result = commands.inspect(path)
     assert (result.code, result.stdout) == (1, b"")
     assert result.error.startswith(f"Error: Failed to parse GGUF: {path}: Invalid GGUF magic")
+
+
+# ---- what was probably meant
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("pyml-infer", "--promt", "hi"), "'--promt' found; did you mean --prompt?"),
+        (("pyml-infer", "--temprature", "1"), "'--temprature' found; did you mean --temperature?"),
+        (("pyml-infer", "--max_tokens", "3"), "'--max_tokens' found; did you mean --max-tokens?"),
+        (("pyml-infer", "-p", "hi"), "'-p' found; did you mean --prompt?"),
+        (("pyml-infer", "-n", "3"), "'-n' found; did you mean --max-tokens?"),
+        (("pyml-infer", "-m", "x.gguf"), "'-m' found; the model needs no option: pyml-infer MODEL"),
+        (("pyml-bench", "--model", "x.gguf"), "'--model' found; the model needs no option: pyml-bench MODEL"),
+        (("pyml-bench", "-p", "1", "-c", "3"), "'-c' found; pyml-bench --help lists the options"),
+        (("pyml", "inspect", "--jsn"), "'--jsn' found; did you mean --json?"),
+        (("pyml", "--nonsense"), "'--nonsense' found; pyml --help lists the options"),
+    ],
+)
+def test_options_that_are_close(arguments: tuple[str, ...], hint: str, commands: Any) -> None:
+    result = commands.run(*arguments)
+    assert (result.code, result.error) == (2, f"Error: unexpected argument {hint}")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("inspekt", "did you mean inspect? "), ("run", "did you mean infer? "), ("zzz", "")]
+)
+def test_commands_that_are_close(name: str, hint: str, commands: Any) -> None:
+    result = commands.run("pyml", name)
+    assert result.code == 2
+    assert result.error.startswith(f"Error: unknown command '{name}': {hint}expected one of infer, ")
+
+
+def test_a_text_in_place_of_a_model(commands: Any) -> None:
+    """The name is looked at before stdin is read."""
+    result = commands.infer("tell me a joke", stdin=b"")
+    assert result.code == 1
+    assert result.error.startswith("Error: tell me a joke: there is no such file or folder")
+    assert result.error.endswith("(a text to continue is given with --prompt)")

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pyml_core import cpu
+
 PROMPT = ("--prompt", "the cat in the hat", "--max-tokens", "12", "--threads", "1")
 GREEDY = (*PROMPT, "--temperature", "0")
 
+SPEED = r"\d+ tokens in \d+\.\d\d s \(\d+\.\d tokens/s\)"
 MS = r"\d+\.\d{3}ms"
 
 
@@ -62,7 +67,7 @@ def test_pyml_infer_is_pyml_infer(commands: Any, model: Path, greedy: bytes) -> 
 @pytest.mark.parametrize("stdin", [b"the cat in the hat", "zwei\nZeilen ü\n".encode()])
 def test_prompt_from_stdin(stdin: bytes, commands: Any, model: Path) -> None:
     result = commands.infer(model, "--max-tokens", 12, "--temperature", 0, stdin=stdin)
-    assert result.stderr.splitlines()[0] == "Reading prompt from stdin..."
+    assert result.stderr.startswith("Loaded ")
     assert result.stdout == commands.infer(model, *GREEDY, "--prompt", stdin.decode()).stdout
 
 
@@ -173,8 +178,7 @@ def test_batch(commands: Any, model: Path, batch_file: Path) -> None:
     texts = "".join(f"[{i}] {entry['text']}\n" for i, entry in enumerate(found))
     result = commands.infer(model, "--batch-file", batch_file, *rules)
     assert result.text == texts
-    assert f"  Batch: {len(BATCH)} prompts" in result.stderr.splitlines()
-    assert re.search(rf"^  {len(BATCH)} prompts in \d+\.\d\ds \(\d+\.\d prompts/sec\)$", result.stderr, re.M)
+    assert re.fullmatch(rf"{len(BATCH)} prompts, {SPEED}", result.stderr.splitlines()[-1])
     echoed = commands.infer(model, "--batch-file", batch_file, *rules, "--echo", "-q").text
     assert echoed == "".join(f"[{i}] {BATCH[i]}{entry['text']}\n" for i, entry in enumerate(found))
 
@@ -201,8 +205,21 @@ def test_a_prompt_of_a_batch_that_does_not_fit(commands: Any, model: Path, tmp_p
 # ---- stderr
 
 
+def test_two_lines(commands: Any, model: Path) -> None:
+    for flags in ((), ("--stream",), ("--json",)):
+        loaded, speed = commands.infer(model, *GREEDY, *flags).stderr.splitlines()
+        assert re.fullmatch(rf"Loaded {model.name} in \d+\.\d\d s", loaded)
+        assert re.fullmatch(SPEED, speed)
+
+
+def test_a_full_context_is_told(commands: Any, model: Path) -> None:
+    long = ("--context-len", "32", "--max-tokens", "100", "--temperature", "0", "--prompt", "the cat in the hat")
+    result = commands.infer(model, *long)
+    assert re.fullmatch(rf"{SPEED}, the context is full", result.stderr.splitlines()[-1])
+
+
 def test_lines_of_a_folder(commands: Any, model: Path) -> None:
-    lines = commands.infer(model, *GREEDY, "--timeout", "100").stderr.splitlines()
+    lines = commands.infer(model, *GREEDY, "--timeout", "100", env={"PYML_LOG": "info"}).stderr.splitlines()
     expected = [
         r"\[runtime\] SIMD: \w+",
         r"\[runtime\] Threads: \d+",
@@ -213,11 +230,10 @@ def test_lines_of_a_folder(commands: Any, model: Path) -> None:
         r"  Quantized 13 matrices -> Q8_0",
         r"  Tokenizer: 331 tokens \(tokenizer\.json\)",
         r"  Model ready: 0\.4M params",
+        r"Loaded .* in \d+\.\d\d s",
         r"  KV cache: 0\.1 MB \(3layers x 6heads x \d+seq x 16dim x f16 x 2\)",
         r"  Timeout: 100\.0s",
-        r"---",
-        r"---",
-        r"  Generated in \d+\.\d\ds",
+        SPEED,
     ]
     assert len(lines) == len(expected)
     for line, pattern in zip(lines, expected, strict=True):
@@ -225,12 +241,12 @@ def test_lines_of_a_folder(commands: Any, model: Path) -> None:
 
 
 def test_lines_of_a_gguf_file(commands: Any, tiny_ggufs: dict[str, Path]) -> None:
-    lines = commands.infer(tiny_ggufs["gemma3"], *GREEDY, "--stream").stderr.splitlines()
+    lines = commands.infer(tiny_ggufs["gemma3"], *GREEDY, "-v").stderr.splitlines()
     assert lines[2] == f"Loading GGUF: {tiny_ggufs['gemma3']}"
     assert re.fullmatch(r"  GGUF v3, \d+ tensors", lines[3])
     assert lines[4].startswith("  Config: arch=gemma3, dim=64, layers=7, heads=4, vocab=331")
     assert not any("Quantized" in line for line in lines)
-    assert re.fullmatch(r"  \d+ tokens in \d+\.\d\ds \(\d+\.\d tokens/sec\)", lines[-1])
+    assert re.fullmatch(SPEED, lines[-1])
 
 
 def test_quiet(commands: Any, model: Path) -> None:
@@ -329,7 +345,29 @@ def test_help_is_one_screen_and_help_all_explains_the_rest(commands: Any) -> Non
 def test_version(commands: Any) -> None:
     from importlib.metadata import version
 
-    assert commands.run("pyml", "--version").text.split()[-1] == version("pyml-nlp")
+    own = version("pyml-nlp")
+    texts = {commands.run(*command, "--version").text for command in (
+        ("pyml",), ("pyml-infer",), ("pyml-bench",), ("pyml-audit",), ("pyml", "eval"), ("pyml", "trace", "summary"),
+    )}  # fmt: skip
+    (text,) = texts
+    first, second = text.splitlines()
+    assert first == f"pyml {own}"
+    assert second.startswith(f"pyml-core {own}, pyml-nn {own}, pyml-nlp {own}; CPU level {cpu.level()}; Python 3.")
+
+
+def test_python_m(commands: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pyml_nlp", "--version"], env=commands.environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, commands.run("pyml", "--version").text, "")
+
+
+def test_without_a_command(commands: Any) -> None:
+    for group in (("pyml",), ("pyml", "trace")):
+        result = commands.run(*group)
+        assert (result.code, result.stderr) == (0, "")
+        assert result.stdout == commands.run(*group, "--help").stdout
+        assert "\nCommands:\n" in result.text
 
 
 def test_a_prompt_that_begins_with_bos_has_it_once(commands: Any, tiny_dirs: dict[str, Path], tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import select
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,31 @@ def test_newline_after_the_text(commands: Any, model: Path) -> None:
     for flags in ((), ("--stream",)):
         shown, _ = on_terminal(commands, "stdout", model, *ARGUMENTS, "-q", *flags)
         assert shown.replace(b"\r\n", b"\n") == plain + b"\n"
+
+
+def test_text_streams_on_a_terminal(commands: Any, endless: Path) -> None:
+    """The text appears while it is generated, unless --no-stream is given."""
+    options = ("--prompt", "the cat", "--max-tokens", "200000", "--temperature", "0", "--threads", "1", "-q")
+    terminal, side = pty.openpty()
+    with commands.start("pyml-infer", endless, *options, stdout=side) as process:
+        os.close(side)
+        assert len(os.read(terminal, 1) + os.read(terminal, 1)) == 2
+        assert process.poll() is None
+        process.kill()
+    os.close(terminal)
+    terminal, side = pty.openpty()
+    with commands.start("pyml-infer", endless, *options, "--no-stream", stdout=side) as process:
+        os.close(side)
+        assert select.select([terminal], [], [], 3)[0] == []
+        process.send_signal(signal.SIGINT)
+        assert len(read_all(terminal)) > 2
+        assert process.wait(60) == 130
+    os.close(terminal)
+
+
+def test_json_on_a_terminal(commands: Any, model: Path) -> None:
+    shown, result = on_terminal(commands, "stdout", model, *ARGUMENTS, "-q", "--json")
+    assert (result.code, json.loads(shown)["finish_reason"]) == (0, "length")
 
 
 def test_progress_bar(commands: Any, model: Path) -> None:

@@ -46,7 +46,7 @@ def raising(error: BaseException) -> Any:
         (PymlError("model.gguf: broken"), 1, "Error: model.gguf: broken"),
         (PymlError("two\nlines"), 1, "Error: two lines"),
         (click.UsageError("bad flag"), 2, "Error: bad flag"),
-        (click.NoSuchOption("--x"), 2, "Error: unexpected argument '--x' found"),
+        (click.NoSuchOption("--x"), 2, "Error: unexpected argument '--x' found; pyml-fake --help lists the options"),
         (FileNotFoundError(2, "No such file or directory", "/x/y"), 1, "Error: /x/y: No such file or directory"),
         (OSError("strange"), 1, "Error: strange"),
         (ImportError("No module named 'x'"), 1, "Error: No module named 'x'"),
@@ -157,14 +157,17 @@ def test_utf8() -> None:
 # ---- input
 
 
-def stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+def stdin(monkeypatch: pytest.MonkeyPatch, data: bytes, terminal: bool = False) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: terminal))
 
 
 def test_prompt_from_stdin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     stdin(monkeypatch, " zwei\nZeilen ü\n".encode())
     assert infer._prompt(None, 0) == " zwei\nZeilen ü\n"
-    assert capsys.readouterr().err == "Reading prompt from stdin...\n"
+    assert capsys.readouterr().err == ""
+    stdin(monkeypatch, b"x", terminal=True)
+    assert infer._prompt(None, 0) == "x"
+    assert capsys.readouterr().err == "Reading prompt from stdin... (Ctrl-D ends it)\n"
     stdin(monkeypatch, b"x")
     assert infer._prompt(None, -1) == "x"
     assert capsys.readouterr().err == ""
@@ -331,3 +334,29 @@ def test_no_progress_bar_off_a_terminal(wanted: bool, monkeypatch: pytest.Monkey
     with ProgressBar("Loading", wanted) as bar:
         bar(1, 2)
     assert stream.getvalue() == ""
+
+
+# ---- progress
+
+
+def test_progress_where_stderr_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pyml_nlp.cli.output.time", SimpleNamespace(monotonic=lambda: now[0]))
+    with ProgressBar("Evaluating") as bar:
+        for done in range(1, 21):
+            now[0] += 1
+            bar(done, 20, f"{done} of 20 windows")
+    assert capsys.readouterr().err == (
+        "Evaluating: 5 of 20 windows, 15 s left\nEvaluating: 10 of 20 windows, 10 s left\n"
+        "Evaluating: 15 of 20 windows, 5 s left\n"
+    )
+    with ProgressBar("Loading", wanted=False) as bar:
+        now[0] += 60
+        bar(1, 2)
+    assert capsys.readouterr().err == ""
+    with ProgressBar("Loading") as bar:
+        now[0] += 60
+        bar(1, 4)
+    assert capsys.readouterr().err == "Loading: 25 %, 3 min left\n"

@@ -2,10 +2,10 @@
 
 ``PYML_LOG`` has the grammar of Rust's RUST_LOG: ``target=level`` pairs separated by commas, where the target is the
 name of a logger (``pyml``, ``pyml.source``, ``pyml.load``, ``pyml.tokenizer``, ``pyml.generator``, ``pyml.model``,
-``pyml.attn``, ``pyml.matmul``). A level alone applies to ``pyml``; a target alone has level ``trace``. Levels: off,
-error, warn, info, debug, trace. Without PYML_LOG and outside of the command line nothing is configured, and the
-application's logging handles the messages. Commands and PYML_LOG print messages on stderr unchanged, and warnings
-after ``Warning:``.
+``pyml.command``, ``pyml.attn``, ``pyml.matmul``). A level alone applies to ``pyml``; a target alone has level
+``trace``. Levels: off, error, warn, info, debug, trace. Without PYML_LOG and outside of the command line nothing is
+configured, and the application's logging handles the messages. Commands and PYML_LOG print messages on stderr
+unchanged, and warnings after ``Warning:``.
 
 A harmless fault in a model's files is a warning: one line of ``pyml.load`` or ``pyml.tokenizer`` that names the file,
 the key and the consequence. Commands do not print it with ``-q``.
@@ -37,6 +37,11 @@ LEVELS = {
     "trace": TRACE,
 }
 
+TARGETS = ("pyml", *(f"pyml.{name}" for name in (
+    "source", "load", "tokenizer", "generator", "model", "command", "attn", "matmul",
+)))  # fmt: skip
+"""All loggers."""
+
 logging.addLevelName(TRACE, "TRACE")
 
 root = logging.getLogger("pyml")
@@ -44,6 +49,7 @@ load = logging.getLogger("pyml.load")
 source = logging.getLogger("pyml.source")
 generator = logging.getLogger("pyml.generator")
 model = logging.getLogger("pyml.model")
+command = logging.getLogger("pyml.command")
 attention = logging.getLogger("pyml.attn")
 matmul = logging.getLogger("pyml.matmul")
 
@@ -56,7 +62,7 @@ def parse(spec: str) -> dict[str, int]:
     """Return levels by logger name.
 
     Raises:
-        LogSpecError: an unknown level, or a target that is empty or outside of ``pyml``.
+        LogSpecError: an unknown level or target.
     """
     levels: dict[str, int] = {}
     for part in spec.split(","):
@@ -69,8 +75,11 @@ def parse(spec: str) -> dict[str, int]:
             target, name = "pyml", target
         elif not equals:
             name = "trace"
-        if target != "pyml" and not target.startswith("pyml."):
-            raise LogSpecError(f"PYML_LOG: expected a target pyml or pyml.*, found {quoted(target)} in {where}")
+        if target not in TARGETS:
+            wanted = f"a target of {', '.join(TARGETS)}"
+            if not equals:
+                wanted = f"a level of {', '.join(LEVELS)}, or {wanted}"
+            raise LogSpecError(f"PYML_LOG: expected {wanted}; found {quoted(target)} in {where}")
         if name.lower() not in LEVELS:
             raise LogSpecError(f"PYML_LOG: expected a level of {', '.join(LEVELS)}, found {quoted(name)} in {where}")
         levels[target] = LEVELS[name.lower()]
@@ -122,8 +131,11 @@ def configure_cli(verbosity: int) -> None:
     spec = os.environ.get("PYML_LOG", "")
     if spec.strip():
         configure(parse(spec))
+    elif verbosity == 0:
+        # What a command has done, and downloads, which take long.
+        configure({"pyml": logging.WARNING, "pyml.command": logging.INFO, "pyml.source": logging.INFO})
     else:
-        configure({"pyml": {-1: logging.ERROR, 0: logging.INFO, 1: logging.DEBUG}.get(verbosity, TRACE)})
+        configure({"pyml": {-1: logging.ERROR, 1: logging.DEBUG}.get(verbosity, TRACE)})
 
 
 def configure_from_environment() -> None:

@@ -10,6 +10,7 @@ import click
 from .interrupts import ending_in_order
 from .options import (
     SETTINGS,
+    Command,
     check_model,
     configure_logs,
     integer,
@@ -36,7 +37,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 numbers = parsed(_numbers, "numbers such as 16,64 or 0,4-7")
 
 
-@click.command("audit", context_settings=SETTINGS)
+@click.command("audit", cls=Command, context_settings=SETTINGS, short_help="Report what limits a model here.")
 @model_options
 @numbers("--prompt-lengths", metavar="N,...", help="Prompts to measure. [default: 16, 32, ... 4096 as they fit]")
 @integer("-r", "--repetitions", metavar="N", help="Repetitions of each. [default: 5]")

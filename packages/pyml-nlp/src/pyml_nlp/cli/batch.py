@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 from pyml_core.errors import PymlError
 
+from .. import logs
 from ..generation.generator import Generator
 from ..generation.request import Request
 from ..generation.scheduler import MAX_BATCH_SIZE, Scheduler
 from .ending import INTERRUPTED
 from .interrupts import interruptible
 from .main import tell_error
-from .output import Output
+from .output import Output, ProgressBar
 from .results import FINISHED, ResultFile, error_line, json_line
-from .task import log_end, log_start
+from .task import log_end, log_start, speed
 
 if TYPE_CHECKING:
     from ..generation.completion import Completion
@@ -35,8 +36,9 @@ def generate_batch(lm: LanguageModel, job: Job, task: Task, output: Output) -> i
     report = _Report(lm, job, task, output, requests)
     wanted = [index for index in requests if index not in report.done]
     longest = max((len(request.prompt) + request.options.max_tokens for request in requests.values()), default=0)
-    resumed = [f"Resumed: {len(report.done)} of them are finished"] if report.done else []
-    log_start(lm, job, min(lm.context_length, longest), [f"Batch: {len(job.items)} prompts", *resumed])
+    log_start(lm, job, min(lm.context_length, longest), [f"Batch: {len(job.items)} prompts"])
+    if report.done:
+        logs.command.info("Resumed: %d of %d texts are finished", len(report.done), len(job.items))
     for index, problem in problems.items():
         report.fail(index, problem)
     start = time.perf_counter()
@@ -44,20 +46,22 @@ def generate_batch(lm: LanguageModel, job: Job, task: Task, output: Output) -> i
         generator, [requests[index] for index in wanted], job.max_batch_size or MAX_BATCH_SIZE, lm.prefill_chunk
     )
     tokens, finished = 0, 0
-    with interruptible(generator.cancel) as interrupted:
-        for completion in scheduler:
+    shown = task.talkative and (task.output is not None or not output.terminal)
+    with interruptible(generator.cancel) as interrupted, ProgressBar("Generating", shown) as bar:
+        for ended, completion in enumerate(scheduler, 1):
             tokens += len(completion.tokens)
             finished += completion.finish_reason in FINISHED
             index = wanted[completion.sequence]
+            bar.clear()
             if completion.error is None:
                 report.add(index, completion)
             else:
                 report.fail(index, str(completion.error))
+            bar(ended, len(wanted), f"{ended} of {len(wanted)} texts")
     report.close()
-    seconds = max(time.perf_counter() - start, 1e-9)
+    seconds = time.perf_counter() - start
     log_end(
-        f"{len(wanted)} prompts in {seconds:.2f}s ({len(wanted) / seconds:.1f} prompts/sec)",
-        f"{tokens} tokens ({tokens / seconds:.1f} tokens/sec)",
+        f"{len(wanted)} prompts, {speed(tokens, seconds)}",
         *([f"{len(wanted) - finished} texts are not finished"] if finished < len(wanted) else []),
     )
     if interrupted:

@@ -47,7 +47,7 @@ MAX_BATCH = 1 << 16
 """Maximum number of sequences in a batch."""
 
 
-@click.command("bench", cls=Command, context_settings=SETTINGS)
+@click.command("bench", cls=Command, context_settings=SETTINGS, short_help="Measure tokens per second.")
 @model_options
 @integer("-p", "prompt", default=512, show_default=True, metavar="N", help="Tokens of the prefill test.")
 @integer("-n", "steps", default=64, show_default=True, metavar="N", help="Steps of the decode test.")

@@ -10,6 +10,7 @@ import click
 from .options import (
     DTYPES,
     SETTINGS,
+    Command,
     check_model,
     choice,
     configure_logs,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .arguments import EvalArguments
 
 
-@click.command("eval", context_settings=SETTINGS)
+@click.command("eval", cls=Command, context_settings=SETTINGS, short_help="Measure the perplexity of a text.")
 @click.argument("file")
 @model_options
 @click.option("--against", metavar="MODEL", help="The reference to compare with. [default: MODEL, in --against-dtype]")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from .chat import add_chat_options, check_chat
+from .chat_options import add_chat_options, chat_model, check_chat
 from .ending import INTERRUPTED
 from .interrupts import interruptible
+from .loaded import check_template, loaded
 from .options import (
     SETTINGS,
     Command,
     check_model,
     configure_logs,
     integer,
+    is_terminal,
     log_options,
     memory_options,
     model_options,
@@ -24,7 +27,7 @@ from .options import (
     utf8,
     verbosity,
 )
-from .output import Output, ProgressBar
+from .output import Output
 from .places import check_places
 from .reuse import reuse_options
 from .sampling import grammar_options, sampling_options, stop_options
@@ -33,18 +36,17 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ..language_model import LanguageModel
-    from ..options import LoadOptions
-    from .arguments import InferArguments, RunArguments
+    from .arguments import InferArguments
     from .batch_file import Item
     from .task import Job, Task
 
 
-@click.command("infer", cls=Command, context_settings=SETTINGS)
+@click.command("infer", cls=Command, context_settings=SETTINGS, short_help="Continue a text, or answer a prompt.")
 @model_options
 @click.option("--prompt", metavar="TEXT", help="The text to continue. [default: stdin]")
 @click.option("--batch-file", metavar="PATH", help="Prompts, a line each, or .jsonl; prints '[i] text' for each.")
 @integer("--max-tokens", metavar="N", help="Most tokens to generate. [default: 256]")
-@click.option("--stream", is_flag=True, help="Print the text as it is generated.")
+@click.option("--stream/--no-stream", default=None, help="Print the text as it is generated. [default: on a terminal]")
 @integer("--logprobs", metavar="N", heading="Sampling", help="In --json: log probabilities, and the N largest.")
 @click.option("--echo", is_flag=True, help="Print the prompt before the text.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a prompt.")
@@ -63,39 +65,40 @@ def command(**values: Unpack[InferArguments]) -> int:
 
     Without MODEL: the one that PYML_MODEL names, else the embedded default, Gemma 3 270M.
     """
-    from .collect import check_combinations, generation_changes, load_options
+    from .collect import answer_options, check_combinations, generation_changes, load_options, run_arguments
     from .task import Job, Task
 
     level = verbosity(values["verbose"], values["quiet"])
     source = check_model(values["model"], values["safetensors"], values["threads"])
     check_combinations(values)
     chat = check_chat(values)
-    changes = generation_changes(values)
+    changes = generation_changes(values, values["logprobs"])
     options = load_options(values)
+    output = Output()
     task = Task(
-        stream=values["stream"],
+        stream=(output.terminal and not values["as_json"]) if values["stream"] is None else values["stream"],
         as_json=values["as_json"],
         echo=values["echo"],
         output=values["output"],
         resume=values["resume"],
         prompt_cache=values["prompt_cache"],
+        talkative=level >= 0,
     )
     check_places(values["trace_out"], task.prompt_cache, task.output, task.resume)
     configure_logs(level)
+    if values["prompt"] is None and values["batch_file"] is None:
+        _check_name(source)
     items = [] if values["interactive"] else _items(values["prompt"], values["batch_file"], level)
-    output = Output()
-    lm = _load(source, options, level)
-    run: RunArguments = {
-        "timeout": values["timeout"],
-        "speculate": not values["no_speculation"],
-        "draft_model": _draft_model(values["draft_model"], values["threads"]),
-    }
-    job = Job(items, lm.generation_options.replace(**changes), chat, run, values["max_batch_size"])
+    if chat is not None:
+        source = chat_model(source)
+        check_template(source)
+    lm = loaded(source, options, level)
+    run = run_arguments(values)
     if values["interactive"]:
-        with lm:
-            from .interactive import converse
+        from .interactive import converse
 
-            return converse(lm, job, output, level >= 0)
+        return converse(lm, Job(items, answer_options(lm, changes), chat, run), output, level >= 0)
+    job = Job(items, lm.generation_options.replace(**changes), chat, run, values["max_batch_size"])
     generate = _generate_one if values["batch_file"] is None else _generate_batch
     if values["trace_out"] is None:
         return generate(lm, job, task, output)
@@ -107,6 +110,21 @@ def command(**values: Unpack[InferArguments]) -> int:
 
 
 # ---- input
+
+
+def _check_name(source: str | None) -> None:
+    """Raise ModelNotFoundError before stdin is read if no model can have this name."""
+    if source is None:
+        return
+    from ..errors import ModelNotFoundError
+    from ..source import check_name
+
+    try:
+        check_name(source)
+    except ModelNotFoundError as error:
+        if " " not in source:
+            raise
+        raise ModelNotFoundError(f"{error} (a text to continue is given with --prompt)") from None
 
 
 def _items(prompt: str | None, batch_file: str | None, level: int) -> list[Item]:
@@ -123,28 +141,11 @@ def _prompt(prompt: str | None, level: int) -> str:
 
 
 def _stdin(level: int) -> str:
-    if level >= 0:
+    if level >= 0 and is_terminal(sys.stdin):
         from ..logs import tell
 
-        tell("Reading prompt from stdin...")
+        tell("Reading prompt from stdin... (Ctrl-D ends it)")
     return read_stdin()
-
-
-def _load(source: str | None, options: LoadOptions, level: int) -> LanguageModel:
-    from pyml_core import cpu
-
-    from .. import load, logs
-
-    logs.root.info("[runtime] SIMD: %s", cpu.level())
-    logs.root.info("[runtime] Threads: %d", options.threads or cpu.default_threads())
-    with ProgressBar("Loading", level >= 0) as bar:
-        return load(source, options, progress=bar)
-
-
-def _draft_model(name: str | None, threads: int | None) -> LanguageModel | None:
-    from .. import load
-
-    return None if name is None else load(name, threads=threads)
 
 
 # ---- generation
@@ -153,7 +154,7 @@ def _draft_model(name: str | None, threads: int | None) -> LanguageModel | None:
 def _generate_one(lm: LanguageModel, job: Job, task: Task, output: Output) -> int:
     from .prompt_cache import save_prompt_cache, use_prompt_cache
     from .results import json_line
-    from .task import log_end, log_start
+    from .task import ending, log_end, log_start, speed
 
     prompt = job.items[0].prompt
     if task.prompt_cache is not None:
@@ -178,10 +179,7 @@ def _generate_one(lm: LanguageModel, job: Job, task: Task, output: Output) -> in
     if task.as_json:
         output.write(json_line(lm, completion, completion.sequence))
     seconds = time.perf_counter() - start
-    count = len(generation.tokens)
-    speed = f"{count} tokens in {seconds:.2f}s ({count / seconds:.1f} tokens/sec)"
-    stopped = ["Stopped at the timeout"] if generation.finish_reason == "timeout" else []
-    log_end(speed if task.stream else f"Generated in {seconds:.2f}s", *stopped)
+    log_end(speed(len(generation.tokens), seconds), *ending(generation, job.options))
     if task.prompt_cache is not None:
         save_prompt_cache(completion, task.prompt_cache)
     return INTERRUPTED if interrupted else 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import DTYPES, SETTINGS, check_model, choice, configure_logs, integer, positive
+from .options import DTYPES, SETTINGS, Command, check_model, choice, configure_logs, integer, positive
 from .output import Output
 
 if TYPE_CHECKING:
@@ -18,17 +19,21 @@ if TYPE_CHECKING:
     from ..loading import Description
 
 DEFAULT_CONTEXT = 4096
+_ARRAY = re.compile(r"\[\d+ values\]")
 _LONGEST = 100  # characters of a value that are shown
 
 
-@click.command("inspect", context_settings=SETTINGS)
+@click.command("inspect", cls=Command, context_settings=SETTINGS, short_help="Show what a model's files hold.")
 @click.argument("model", required=False, metavar="[MODEL]")
 @click.option("--safetensors", metavar="ID_OR_DIR", help="A Hugging Face folder or hub id; the same as MODEL.")
 @choice(*DTYPES)("--dtype", default="auto", metavar="TYPE", help="Count packed bytes as for this --dtype.")
 @integer("--context-len", metavar="N", help="Count the KV cache of N positions. [default: 4096]")
+@click.option("--tensors", is_flag=True, help="List all tensors, too. --json always does.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def command(model: str | None, safetensors: str | None, dtype: str, context_len: int | None, as_json: bool) -> None:
-    """Show MODEL's metadata, tensors, sizes, tokenizer, and the memory that it needs."""
+def command(
+    model: str | None, safetensors: str | None, dtype: str, context_len: int | None, tensors: bool, as_json: bool
+) -> None:
+    """Show MODEL's metadata, sizes, tokenizer, and the memory that it needs; with --tensors also each tensor."""
     source_name = check_model(model, safetensors, None)
     positive({"--context-len": context_len})
     configure_logs(-1)
@@ -40,7 +45,8 @@ def command(model: str | None, safetensors: str | None, dtype: str, context_len:
     with open_weights(source) as files:
         facts = inspect(files, dtype, context_len)
     facts = {"model": source.name, **facts}
-    output.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n" if as_json else "\n".join(_lines(facts)) + "\n")
+    shown = json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(facts, tensors))
+    output.write(f"{shown}\n")
 
 
 def inspect(files: GGUFFile | SafetensorsFolder, dtype: str = "auto", context_len: int | None = None) -> dict[str, Any]:
@@ -159,7 +165,7 @@ def _plain(value: Any) -> Any:
 # ---- text
 
 
-def _lines(facts: dict[str, Any]) -> Iterator[str]:
+def _lines(facts: dict[str, Any], tensors: bool) -> Iterator[str]:
     from ..memory import gigabytes
 
     yield _printable(f"model       {facts['model']}")
@@ -185,7 +191,10 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"tokenizer   {tokenizer['kind']}: {tokenizer['tokens']} tokens, {special}"
     yield "\nmetadata"
     for key, value in facts["metadata"].items():
-        yield _printable(f"  {key} = {json.dumps(value, ensure_ascii=False)}")
+        array = isinstance(value, str) and _ARRAY.fullmatch(value)
+        yield _printable(f"  {key} = {value if array else json.dumps(value, ensure_ascii=False)}")
+    if not tensors:
+        return
     yield "\ntensors"
     width = max((len(tensor["name"]) for tensor in facts["tensors"]), default=0)
     for tensor in facts["tensors"]:

@@ -75,12 +75,10 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     command = commands() if name == "pyml" else load_command(name.removeprefix("pyml-"))
     try:
         return command.main(list(arguments), prog_name=name, standalone_mode=False) or 0
-    except click.NoSuchOption as error:
-        from pyml_core.errors import quoted
-
-        return _fail(f"unexpected argument {quoted(error.option_name)} found", 2)
     except click.UsageError as error:
-        return _fail(error.format_message(), 2)
+        from .usage import message
+
+        return _fail(message(error), 2)
     except click.Abort:
         return _fail("interrupted", INTERRUPTED)
     except OutputClosed:
@@ -115,7 +113,10 @@ def _fail(message: str, code: int) -> int:
 def tell_error(message: str) -> None:
     """Print an error on stderr, on one line."""
     if sys.stderr is not None:
-        print(f"Error: {' '.join(message.splitlines())[:_LONGEST]}", file=sys.stderr)
+        from .colour import RED, coloured
+
+        start = coloured("Error:", RED, sys.stderr)
+        print(f"{start} {' '.join(message.splitlines())[:_LONGEST]}", file=sys.stderr)
 
 
 def load_command(name: str) -> click.Command:
@@ -128,19 +129,9 @@ def load_command(name: str) -> click.Command:
 
 def commands() -> click.Group:
     """``pyml``, whose subcommands are imported when they are called."""
-    import click
+    from .group import Commands
 
-    class Commands(click.Group):
-        def list_commands(self, ctx: click.Context) -> list[str]:
-            return ["infer", "bench", "inspect", "trace", "audit", "eval"]
-
-        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-            return load_command(cmd_name) if cmd_name in self.list_commands(ctx) else None
-
-    group = Commands(
-        "pyml", help="Language models on ordinary CPUs.", context_settings={"help_option_names": ["-h", "--help"]}
-    )
-    return click.version_option(package_name="pyml-nlp", prog_name="pyml")(group)
+    return Commands("pyml", load_command)
 
 
 if __name__ == "__main__":

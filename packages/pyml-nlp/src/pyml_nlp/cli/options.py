@@ -6,7 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -23,7 +23,11 @@ KV_DTYPES = ("auto", "f32", "f16", "int8")
 BASIC = "Options"
 """The heading of the options that ``--help`` explains."""
 
+COMMANDS = ("infer", "chat", "list", "pull", "rm", "bench", "eval", "inspect", "trace", "audit")
+"""All commands of ``pyml``, each of the module of its name."""
+
 _ALL = "pyml.help_all"
+_EAGER = {"-h", "--help", "--help-all", "--version"}  # which must work with any configuration file
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -42,13 +46,20 @@ class Command(click.Command):
     """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The command's options, ``--help`` and ``--help-all``."""
-        show_all = click.Option(
-            ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_show_all,
-            help="Explain all options.",
-        )  # fmt: skip
+        """The command's options, ``--version``, ``--help`` and, if there are options for later, ``--help-all``."""
         *params, show = super().get_params(ctx)
-        return [*params, show, show_all]
+        params += [show_version(), show]
+        if any(getattr(param, "heading", BASIC) != BASIC for param in params):
+            params.append(_eager("--help-all", _show_all, "Explain all options."))
+        return params
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, with the defaults of the configuration file."""
+        if ctx.command.name in COMMANDS and not _EAGER & set(args):
+            from .config import apply_config
+
+            apply_config(ctx, COMMANDS)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the groups of options."""
@@ -69,6 +80,23 @@ class Command(click.Command):
                     names = " ".join(name.split()[0] for name, _ in records)
                     lines = textwrap.wrap(f"{heading}: {names}", formatter.width - 4, break_on_hyphens=False)
                     formatter.write("".join(f"  {line}\n" for line in lines))
+
+
+def show_version() -> click.Option:
+    """The option ``--version``."""
+    return _eager("--version", _show_version, "Show the versions and exit.")
+
+
+def _eager(name: str, callback: Callable[[click.Context, click.Parameter, bool], None], text: str) -> click.Option:
+    return click.Option([name], is_flag=True, is_eager=True, expose_value=False, callback=callback, help=text)
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from .version import version
+
+        click.echo(version())
+        ctx.exit()
 
 
 def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -183,6 +211,14 @@ def exclusive(options: Mapping[str, object]) -> None:
 
 def check_model(model: str | None, safetensors: str | None, threads: int | None) -> str | None:
     """The model to load, after a check of the values of :func:`model_options`."""
+    ctx = click.get_current_context(silent=True)
+    if model is not None and safetensors is not None and ctx is not None:
+        from .config import is_configured
+
+        if is_configured(ctx, "model"):
+            model = None
+        elif is_configured(ctx, "safetensors"):
+            safetensors = None
     exclusive({"[MODEL]": model is not None, "--safetensors <ID_OR_DIR>": safetensors is not None})
     for name, value in (("MODEL", model), ("--safetensors", safetensors)):
         if value == "":
@@ -216,6 +252,11 @@ def utf8(name: str, text: str) -> str:
         return os.fsencode(text).decode()
     except UnicodeError:
         raise click.UsageError(f"invalid value for '{name}': expected UTF-8") from None
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream, which may be closed, is a terminal."""
+    return stream is not None and stream.isatty()
 
 
 def read_stdin() -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
+
+SECONDS_A_LINE = 5.0
+"""Time between lines of progress where stderr is no terminal."""
 
 
 class OutputClosed(Exception):
@@ -56,12 +60,21 @@ def _discard() -> None:
 
 
 class ProgressBar:
-    """A bar on stderr, if that is a terminal (``shown``); it is taken away when it is complete or left."""
+    """The progress of long work on stderr, if it is ``wanted``.
+
+    On a terminal it is a bar, which is taken away when it is complete or left. Elsewhere it is a line every few
+    seconds, none for short work.
+
+    Attributes:
+        shown: whether it is a bar.
+    """
 
     def __init__(self, title: str, wanted: bool = True) -> None:
         self._title = title
-        self.shown = wanted and sys.stderr is not None and sys.stderr.isatty()
+        self._wanted = wanted and sys.stderr is not None
+        self.shown = self._wanted and sys.stderr.isatty()
         self._last: tuple[int, str] | None = None
+        self._start = self._told = time.monotonic()
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
         """Show ``done`` of ``total``, and a note."""
@@ -73,15 +86,32 @@ class ProgressBar:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{line[:width]}\x1b[K", end="", file=sys.stderr, flush=True)
             if done >= total:
-                self._clear()
+                self.clear()
+        elif self._wanted and not self.shown and done < total:
+            self._tell(done, total, note or f"{percent} %")
+
+    def _tell(self, done: float, total: float, text: str) -> None:
+        now = time.monotonic()
+        if now - self._told >= SECONDS_A_LINE and done > 0:
+            self._told = now
+            left = (now - self._start) * (total - done) / done
+            print(f"{self._title}: {text}, {duration(left)} left", file=sys.stderr, flush=True)
 
     def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Take the bar away; the next call shows it again."""
         if self._last is not None:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
             self._last = None
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``4 min``, ``2.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

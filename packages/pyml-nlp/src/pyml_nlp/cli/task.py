@@ -73,6 +73,7 @@ class Task:
         output: a file for the texts of a batch.
         resume: go on with that file.
         prompt_cache: a file with the keys and values of the prompt.
+        talkative: whether more than errors is told on stderr.
     """
 
     stream: bool
@@ -81,6 +82,7 @@ class Task:
     output: str | None
     resume: bool
     prompt_cache: str | None
+    talkative: bool
 
 
 def log_start(lm: LanguageModel, job: Job, length: int, lines: Sequence[str] = ()) -> None:
@@ -104,13 +106,24 @@ def log_start(lm: LanguageModel, job: Job, length: int, lines: Sequence[str] = (
         logs.root.info("  Timeout: %.1fs", timeout)
     for line in lines:
         logs.root.info("  %s", line)
-    logs.root.info("---")
 
 
-def log_end(*lines: str) -> None:
+def speed(tokens: int, seconds: float) -> str:
+    """``24 tokens in 0.31 s (77.4 tokens/s)``."""
+    return f"{tokens} tokens in {seconds:.2f} s ({tokens / max(seconds, 1e-9):.1f} tokens/s)"
+
+
+def ending(generation: Generation, options: GenerationOptions) -> list[str]:
+    """What ended a text, where it ended before the model's end or the maximum number of tokens."""
+    if generation.finish_reason == "timeout":
+        return ["stopped at the timeout"]
+    if generation.finish_reason == "length" and len(generation.tokens) < options.max_tokens:
+        return ["the context is full"]
+    return []
+
+
+def log_end(*parts: str) -> None:
     """Log the work that has ended."""
     from .. import logs
 
-    logs.root.info("---")
-    for line in lines:
-        logs.root.info("  %s", line)
+    logs.command.info("%s", ", ".join(parts))

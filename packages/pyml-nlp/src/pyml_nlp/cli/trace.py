@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import click
 
-from .options import SETTINGS, configure_logs, integer, positive
+from .group import help_without_command
+from .options import SETTINGS, Command, configure_logs, integer, positive
 from .output import Output
 
+command = click.Group(
+    "trace",
+    short_help="Look into a trace.",
+    help="Look into traces that pyml-infer --trace-out wrote.",
+    context_settings=SETTINGS,
+    invoke_without_command=True,
+    callback=help_without_command,
+)
 
-@click.group("trace", context_settings=SETTINGS)
-def command() -> None:
-    """Look into traces that pyml-infer --trace-out wrote."""
 
-
-@command.command("summary", context_settings=SETTINGS)
+@command.command("summary", cls=Command, context_settings=SETTINGS)
 @click.argument("file", metavar="FILE")
 @integer("--top", default=20, show_default=True, metavar="N", help="Most operations to print.")
 def summary(file: str, top: int) -> None:

@@ -1,0 +1,5 @@
+"""``python -m pyml_nlp``, the same as ``pyml``."""
+
+from .cli.main import main
+
+main()
