@@ -12,14 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.markdown import blocks, commands, masked, sessions
+from pyml_nlp.default_model import CHAT_NAME, CHAT_PACKAGE, CHAT_VERSION, NAME
+from tests.helpers.markdown import Command, blocks, commands, masked, sessions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     "README.md",
     *(f"packages/pyml-{name}/README.md" for name in ("core", "nn", "nlp")),
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
-    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/start").glob("*.md")),
+    *(
+        str(path.relative_to(ROOT))
+        for folder in ("start", "concepts", "reference", "project")
+        for path in sorted((ROOT / "docs" / folder).glob("*.md"))
+    ),
 ]
 FRAGMENTS = {"docs/adding-a-model.md", "docs/adding-a-kernel.md"}
 """Pages whose blocks are parts of files that a contributor writes."""
@@ -37,8 +42,8 @@ for session in json.loads(sys.argv[1]):
 print(json.dumps(results))
 """
 
-NOT_RUN = ("openai-community/gpt2", "pyml audit", "pip install")
-"""A download, minutes of measurements, and another installation."""
+NOT_RUN = ("openai-community/gpt2", "pyml audit", "pyml pull", "pyml rm")
+"""Downloads, and minutes of measurements."""
 
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}}, "required": ["name"]}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "The weather.", "parameters": SCHEMA}}
@@ -66,9 +71,27 @@ def folder(tmp_path: Path, gemma_gguf: Path, smollm2_gguf: Path) -> Path:
 
 
 @pytest.fixture
-def environment(gemma_gguf: Path) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PYML_MODEL": str(gemma_gguf), "PATH": path, "HF_HUB_OFFLINE": "1"}
+def environment(folder: Path, gemma_gguf: Path, smollm2_gguf: Path) -> dict[str, str]:
+    """What a user has after scripts/setup.sh: the default models and the commands; no network and no settings."""
+    site = folder / "site"
+    info = site / f"{CHAT_PACKAGE.replace('-', '_')}-{CHAT_VERSION}.dist-info"
+    for path in (info, site / CHAT_PACKAGE.replace("-", "_"), folder / "cache"):
+        path.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {CHAT_PACKAGE}\nVersion: {CHAT_VERSION}\n")
+    (site / CHAT_PACKAGE.replace("-", "_") / CHAT_NAME).symlink_to(smollm2_gguf)
+    (folder / "cache" / NAME).symlink_to(gemma_gguf)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYML_", "HF_"))}
+    if level := os.environ.get("PYML_CPU_LEVEL"):
+        kept["PYML_CPU_LEVEL"] = level
+    return {
+        **kept,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(site),
+        "PYML_CACHE": str(folder / "cache"),
+        "PYML_CONFIG": "/dev/null",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(folder / "hf"),
+    }
 
 
 WITH_PYTHON = [page for page in PAGES if page not in FRAGMENTS and sessions((ROOT / page).read_text())]
@@ -97,30 +120,41 @@ def test_python_runs(page: str, folder: Path, environment: dict[str, str]) -> No
         assert (folder / name).stat().st_size > 1000
 
 
-WITH_COMMANDS = [
-    page for page in PAGES if any(block.language == "console" for block in blocks((ROOT / page).read_text()))
-]
+def shown(page: str) -> list[Command]:
+    """The commands of a page: those of its console blocks, and the last one of a shell block that an output follows."""
+    found: list[Command] = []
+    for block in blocks((ROOT / page).read_text()):
+        if block.language == "console":
+            found += commands(block)
+        elif block.language == "sh" and block.output is not None:
+            found.append(Command(block.text.strip().rpartition(" && ")[2].removeprefix(".venv/bin/"), block.output))
+    return found
+
+
+WITH_COMMANDS = [page for page in PAGES if shown(page)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_commands_run(page: str, folder: Path, environment: dict[str, str]) -> None:
-    """In order, in one folder, with few tokens; a command that lines follow prints these."""
-    for block in blocks((ROOT / page).read_text()):
-        for command in commands(block) if block.language == "console" else ():
-            if any(part in command.text for part in NOT_RUN):
-                continue
-            short = command.text.replace("-p 512 -n 64", "-p 16 -n 2 -r 1")
-            if not command.output:
-                short = re.sub(r"pyml-infer\b(?!.*--max-tokens)", "pyml-infer --max-tokens 4", short)
-            done = subprocess.run(
-                ["bash", "-o", "pipefail", "-c", short],
-                cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{page}: {command.text}: {done.stderr}"
-            shown = [line for line in masked(command.output).splitlines() if line not in ("", "...")]
-            printed = masked(f"{done.stdout}\n{done.stderr}").splitlines()
-            assert [line for line in shown if line not in printed] == [], f"{page}: {command.text}: {printed}"
+    """In order, in one folder, with few tokens. A command that lines follow prints these; one that fails, its error."""
+    for command in shown(page):
+        if any(part in command.text for part in NOT_RUN):
+            continue
+        short = command.text.replace("-p 512 -n 64", "-p 16 -n 2 -r 1")
+        if not command.output:
+            short = re.sub(r"(pyml-infer|pyml chat)\b(?!.*--max-tokens)", r"\1 --max-tokens 4", short)
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", short],
+            cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        fails = command.output.startswith("Error: ")
+        assert (done.returncode in (1, 2)) is fails, f"{page}: {command.text}: {done.stderr}"
+        assert done.returncode == 0 or fails, f"{page}: {command.text}: {done.stderr}"
+        printed = masked(f"{done.stdout}\n{done.stderr}").splitlines()
+        for line in filter(None, masked(command.output).splitlines()):
+            pattern = ".*".join(map(re.escape, line.split("...")))
+            assert any(re.fullmatch(pattern, other) for other in printed), f"{page}: {command.text}: {line}: {printed}"
 
 
 def test_pages_have_examples() -> None:
