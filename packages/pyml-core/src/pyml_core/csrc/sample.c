@@ -5,8 +5,9 @@
 #include <string.h>
 
 int64_t pyml_sample_scratch(int64_t n) {
-    int64_t room = (n + 15) / 16 * 16;
-    return room * (int64_t)(2 * sizeof(int64_t) + 3 * sizeof(int32_t));
+    enum { GROUP = 64 };
+    int64_t groups = (n + GROUP - 1) / GROUP;
+    return groups * (int64_t)(GROUP * (2 * sizeof(int64_t) + 4 * sizeof(int32_t)) + 2 * sizeof(float));
 }
 
 static int64_t slot_of(const pyml_sampler *s, int32_t token) {

@@ -40,13 +40,11 @@ def exp64(x: F64Array) -> F64Array:
     shifted = clamped * _LOG2_E + _ROUNDER
     n = shifted - _ROUNDER
     r = (clamped - n * _LN2_HIGH) - n * _LN2_LOW
-    r2 = r * r
-    r4 = r2 * r2
-    c = _EXP
-    low = (c[0] + c[1] * r) + (c[2] + c[3] * r) * r2
-    high = ((c[4] + c[5] * r) + (c[6] + c[7] * r) * r2) + (c[8] + c[9] * r) * r4
+    p = np.full_like(r, _EXP[-1])
+    for factor in _EXP[-2::-1]:
+        p = p * r + factor
     power = (shifted.view(np.int64) - (_ROUNDER_BITS - 1023)) << 52
-    result = (1.0 + (r + r2 * (low + high * r4))) * power.view(np.float64)
+    result = (1.0 + (r + (r * r) * p)) * power.view(np.float64)
     return np.where(x < LEAST, 0.0, result)
 
 

@@ -1,6 +1,6 @@
 /* elementary.h: exponential and logarithm in float64 with the same bits at every level, and as NumPy in
- * pyml_core/sampling/elementary.py: the same steps, without fused multiply-adds. See there for the sources. Loops over
- * exp64 are vectorised by the compiler.
+ * pyml_core/sampling/elementary.py: the same steps, without fused multiply-adds. See there for the sources. Letters
+ * and vectors: the compiler knows + - * / and comparisons of `doubles` and `longs` at every level.
  */
 #ifndef PYML_LEVEL_ELEMENTARY_H
 #define PYML_LEVEL_ELEMENTARY_H
@@ -23,26 +23,81 @@ INLINE double double_of(int64_t bits) {
     return x;
 }
 
-/* A number between -2^51 and 2^51 as an integer, rounded half to even. */
-INLINE int64_t rounded(double x) { return bits_of(x + ROUNDER) - INT64_C(0x4338000000000000); }
+/* As many float64 and int64 as a vector of this level has, and vectors that are worked on at a time. */
+#if defined(__AVX512F__)
+enum { WIDE = 8, AT_ONCE = 8 };
+#elif defined(__AVX2__)
+enum { WIDE = 4, AT_ONCE = 8 };
+#else
+enum { WIDE = 2, AT_ONCE = 8 };
+#endif
+typedef double doubles __attribute__((vector_size(8 * WIDE)));
+typedef int64_t longs __attribute__((vector_size(8 * WIDE)));
+typedef float narrow_floats __attribute__((vector_size(4 * WIDE)));
+typedef int32_t narrow_ints __attribute__((vector_size(4 * WIDE)));
 
-/* e^x for -708 <= x <= 0. */
-INLINE double exp64_in_range(double x) {
-    double shifted = x * 1.4426950408889634 + ROUNDER;
-    double n = shifted - ROUNDER;
-    double r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    double r2 = r * r, r4 = r2 * r2;
-    double low =
-        (0x1.0000000000001p-1 + 0x1.5555555555556p-3 * r) + (0x1.5555555553d64p-5 + 0x1.11111111109b4p-7 * r) * r2;
-    double high =
-        ((0x1.6c16c1788b646p-10 + 0x1.a01a01a7c3d59p-13 * r) + (0x1.a019b90eefe8ep-16 + 0x1.71de0daf7a6ccp-19 * r) * r2)
-        + (0x1.2891834686c7ep-22 + 0x1.af38a71a18cb9p-26 * r) * r4;
-    int64_t power = (int64_t)((uint64_t)(bits_of(shifted) - (INT64_C(0x4338000000000000) - 1023)) << 52);
-    return (1.0 + (r + r2 * (low + high * r4))) * double_of(power);
+INLINE doubles d_all(double x) { return x - (doubles){0}; }
+INLINE longs l_all(int64_t x) { return x - (longs){0}; }
+#if defined(__AVX512F__)
+INLINE doubles d_from_floats(const float *x) { return (doubles)_mm512_cvtps_pd(_mm256_loadu_ps(x)); }
+INLINE doubles d_larger(doubles a, doubles b) { return (doubles)_mm512_max_pd((__m512d)a, (__m512d)b); }
+#elif defined(__AVX2__)
+INLINE doubles d_from_floats(const float *x) { return (doubles)_mm256_cvtps_pd(_mm_loadu_ps(x)); }
+INLINE doubles d_larger(doubles a, doubles b) { return (doubles)_mm256_max_pd((__m256d)a, (__m256d)b); }
+#else
+INLINE doubles d_from_floats(const float *x) { return (doubles){x[0], x[1]}; }
+INLINE doubles d_larger(doubles a, doubles b) { /* b if one is NaN */
+    longs greater = a > b;
+    return (doubles)(((longs)a & greater) | ((longs)b & ~greater));
+}
+#endif
+INLINE longs l_from_ints(const int32_t *x) {
+    narrow_ints v;
+    memcpy(&v, x, sizeof v);
+    return __builtin_convertvector(v, longs);
+}
+INLINE doubles d_absolute(doubles a) { return (doubles)((longs)a & l_all(INT64_MAX)); }
+INLINE int64_t l_sum(longs a) {
+    int64_t sum = 0;
+    for (int i = 0; i < WIDE; i++) sum += a[i];
+    return sum;
+}
+
+/* Compilers would compute one vector after the other, each waiting for itself. */
+#if defined(__x86_64__)
+#define IN_ORDER(vector) __asm__ volatile("" : "+x"(vector))
+#else
+#define IN_ORDER(vector) __asm__ volatile("" : "+w"(vector))
+#endif
+
+/* e^x 2^exponent of n vectors, -708 <= x <= 0. Each step is done for all of them, so that none waits for the result of
+ * its own last step. */
+INLINE void d_exp_many(const int n, doubles *x, int64_t exponent) {
+    static const double factors[] = {
+        0x1.0000000000001p-1,  0x1.5555555555556p-3,  0x1.5555555553d64p-5,  0x1.11111111109b4p-7,
+        0x1.6c16c1788b646p-10, 0x1.a01a01a7c3d59p-13, 0x1.a019b90eefe8ep-16, 0x1.71de0daf7a6ccp-19,
+        0x1.2891834686c7ep-22, 0x1.af38a71a18cb9p-26,
+    };
+    doubles shifted[AT_ONCE], whole[AT_ONCE], p[AT_ONCE];
+    UNROLL for (int i = 0; i < n; i++) shifted[i] = x[i] * 1.4426950408889634 + ROUNDER;
+    UNROLL for (int i = 0; i < n; i++) whole[i] = shifted[i] - ROUNDER;
+    UNROLL for (int i = 0; i < n; i++) x[i] = (x[i] - whole[i] * LN2_HIGH) - whole[i] * LN2_LOW;
+    UNROLL for (int i = 0; i < n; i++) p[i] = d_all(factors[9]);
+    UNROLL for (int k = 8; k >= 0; k--) {
+        UNROLL for (int i = 0; i < n; i++) p[i] = p[i] * x[i] + factors[k];
+        UNROLL for (int i = 0; i < n; i++) IN_ORDER(p[i]);
+    }
+    UNROLL for (int i = 0; i < n; i++) p[i] = 1.0 + (x[i] + (x[i] * x[i]) * p[i]);
+    UNROLL for (int i = 0; i < n; i++) x[i] =
+        p[i] * (doubles)(((longs)shifted[i] - (INT64_C(0x4338000000000000) - 1023 - exponent)) << 52);
 }
 
 /* e^x for x <= 0; 0 below -708. */
-INLINE double exp64(double x) { return x < -708.0 ? 0.0 : exp64_in_range(x); }
+INLINE double exp64(double x) {
+    doubles one = d_all(x < -708.0 ? 0.0 : x);
+    d_exp_many(1, &one, 0);
+    return x < -708.0 ? 0.0 : one[0];
+}
 
 /* log(x) for x positive, finite and not subnormal. */
 INLINE double log64(double x) {
@@ -65,7 +120,7 @@ INLINE uint64_t mix64(uint64_t z) {
     return z ^ z >> 31;
 }
 
-/* 32 bits of noise for a token from a key that has GOLDEN added. */
+/* 32 bits of noise for a token, from a key to which GOLDEN has been added. */
 INLINE uint32_t noise_bits(uint64_t key, int32_t token) {
     return (uint32_t)(mix64((uint64_t)(uint32_t)token * GOLDEN + key) >> 32);
 }

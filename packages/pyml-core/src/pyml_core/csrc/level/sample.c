@@ -1,64 +1,34 @@
 /* sample.c: the next token of a text: the rules one after the other, and the draw.
  *
- * The draw adds Gumbel noise to each logit / temperature and takes the largest sum, which is a draw from the softmax.
- * The noise is a hash of (seed, sequence, position, token). Most tokens would lose even with more noise than their
- * hash stands for, so that few logarithms are taken.
+ * Of top-p and typical as the last truncation the set is never made: a draw from all tokens that falls into the set is
+ * the set's draw, because the winner of all wins among some too. If it falls outside, the winner of those before it, in
+ * the order of the rule, is next. Whether a token is in the set follows from two sums.
  */
 #include "kernels.h"
+#include "sample_draw.h"
 #include "sample_rules.h"
 
 #include <stdlib.h>
 
-enum { GROUP = 64 }; /* candidates that are screened at a time */
+enum { FEW_CANDIDATES = 512 }; /* so few are weighed exactly at once */
 
-#define LARGEST_GUMBEL 22.9 /* above the noise of the largest hash */
-
+/* The truncation that is decided at the draw: top-p or typical over `all`. */
 typedef struct {
-    double score;
-    int64_t index;
-} winner;
+    int rule; /* SAMPLE_RULES: none */
+    row all;
+    double p;
+} pending;
 
-INLINE void compete(winner *best, const row *r, int64_t i, uint64_t key) {
-    double score = (double)r->x[i] / r->temperature + gumbel(noise_bits(key, token_at(r, i)));
-    if (score > best->score || (score == best->score && i < best->index)) *best = (winner){score, i};
-}
-
-/* The candidates of a group whose noise may be enough for a score that is reached already.
- *
- * With w = exp(x / temperature - reached), a score of `reached` needs -log(u) <= w for the hash's number u, and
- * therefore 1 - u <= w. */
-static void compete_group(winner *best, const row *r, int64_t from, int64_t n, uint64_t key) {
-    const float top = largest(r->x + from, n);
-    const double reached = best->score - 1e-14 * fabs(best->score), ahead = (double)top / r->temperature - reached;
-    if (ahead < -LARGEST_GUMBEL) return;
-    const double w = ahead < 0 ? exp64(ahead) * (1.001 * 0x1p32) : 0x1p32; /* 1.001: rounding */
-    const uint32_t limit = w < 0x1p32 ? (uint32_t)w : UINT32_MAX;
-    uint32_t missing[GROUP], any = 0; /* (1 - u) 2^32 - 1/2 */
-    for (int64_t i = 0; i < n; i++) {
-        missing[i] = ~noise_bits(key, token_at(r, from + i));
-        any |= missing[i] <= limit;
+/* Whether nothing comes after the i-th rule that depends on the set that it leaves. What keeps tokens by their logits
+ * commutes with top-p. */
+static bool can_wait(const pyml_sampler *s, int i) {
+    const int rule = s->rules[i];
+    if (rule != RULE_TOP_P && rule != RULE_TYPICAL_P) return false;
+    while (++i < s->n_rules) {
+        const bool by_logit = s->rules[i] == RULE_TOP_K || s->rules[i] == RULE_MIN_P;
+        if (s->rules[i] != RULE_TEMPERATURE && !(by_logit && rule == RULE_TOP_P)) return false;
     }
-    for (int64_t i = 0; any && i < n; i++)
-        if (missing[i] <= limit) compete(best, r, from + i, key);
-}
-
-static uint64_t noise_key(const pyml_sampler *s, int64_t position) {
-    const uint64_t parts[3] = {s->seed, s->sequence, (uint64_t)position};
-    uint64_t state = 0;
-    for (int i = 0; i < 3; i++) state = mix64((state ^ parts[i]) + GOLDEN);
-    return state + GOLDEN;
-}
-
-static int64_t draw(const row *r, uint64_t key) {
-    winner best = {-INFINITY, r->n};
-    const double near = (double)r->top - 3.0 * r->temperature;
-    for (int64_t i = 0, found = 0; i < r->n && found < GROUP; i++) {
-        if (!(r->x[i] >= near)) continue;
-        compete(&best, r, i, key);
-        found++;
-    }
-    for (int64_t i = 0; i < r->n; i += GROUP) compete_group(&best, r, i, r->n - i < GROUP ? r->n - i : GROUP, key);
-    return best.index;
+    return true;
 }
 
 static void apply(row *r, const workspace *w, const pyml_sampler *s, int rule) {
@@ -68,33 +38,84 @@ static void apply(row *r, const workspace *w, const pyml_sampler *s, int rule) {
     case RULE_TOP_P: keep_top_p(r, w, s->top_p); break;
     case RULE_MIN_P: keep_min_p(r, w, s->min_p); break;
     case RULE_TYPICAL_P: keep_typical(r, w, s->typical_p); break;
+    case RULE_MASK: mask_out(r, w, s->mask); break;
     default: change(r, w, s, rule);
     }
 }
 
-void FN(sample)(const pyml_sampler *s, int64_t position, const float *logits, const int32_t *ids, int64_t n,
-                void *scratch, pyml_sampled *out) {
-    const workspace w = workspace_of(scratch, n);
-    row r = {logits, ids, n, largest(logits, n), 1.0};
-    out->n_top = 0, out->status = SAMPLE_OK;
-    if (!isfinite(r.top)) {
-        int64_t first = first_of(logits, n, r.top);
-        out->token = token_at(&r, first), out->logit = logits[first], out->status = SAMPLE_NOT_FINITE;
-        return;
-    }
-    for (int i = s->mask ? -1 : 0; i < s->n_rules; i++) {
-        int rule = i < 0 ? RULE_MASK : s->rules[i];
-        if (rule == RULE_MASK) mask_out(&r, &w, s->mask);
-        else apply(&r, &w, s, rule);
-        if (!isfinite(r.top)) {
-            out->status = SAMPLE_NO_TOKEN, out->rule = rule;
-            return;
+/* ---- membership in the set of a pending truncation */
+
+/* The weight of the candidates before a token, in the order of the rule. */
+static int64_t weight_before(const row *r, const limit *before) {
+    const double top = r->top, scale = 1.0 / r->temperature;
+    float padded[GROUP];
+    int32_t tokens[GROUP];
+    longs sum = {0};
+    for (int64_t g = 0; g < groups_of(r); g++) {
+        if (before->order == BY_LOGIT ? -(double)r->tops[g] > before->value : !has_weight(r, g)) continue;
+        const float *x = group_at(r, g, padded);
+        for (int64_t i = 0; i < GROUP; i++) tokens[i] = i < size_of(r, g) ? token_at(r, g * GROUP + i) : 0;
+        for (int i = 0; i < GROUP; i += SPAN) {
+            doubles d[AT_ONCE], some[AT_ONCE];
+            differences(x + i, top, scale, d);
+            weigh_many(d, some);
+            UNROLL for (int j = 0; j < AT_ONCE; j++) {
+                const doubles logit = d_from_floats(x + i + j * WIDE);
+                const doubles value = before->order == BY_LOGIT ? -logit : d_absolute(d[j] + before->mean);
+                const longs lower = l_from_ints(tokens + i + j * WIDE) < before->token;
+                sum += whole(some[j]) & ((value < before->value) | ((value == before->value) & lower));
+            }
         }
     }
-    int64_t index = s->greedy ? first_of(r.x, r.n, r.top) : draw(&r, noise_key(s, position));
-    out->token = token_at(&r, index);
-    out->logit = logits[index_of(&(row){.ids = ids, .n = n}, (int32_t)out->token)];
-    if (s->logprobs >= 0) FN(logprobs)(logits, n, s->logprobs, scratch, out);
+    return l_sum(sum);
+}
+
+/* The sum of all weights, to one part in 10^4, in units of the largest; NaN if the numbers are too large. */
+static double rough_total(const row *r) {
+    const float top = r->top, scale = (float)(1.0 / r->temperature);
+    const int64_t whole = r->n / GROUP;
+    double total = 0;
+    if (!(fabsf(top) < 1e30f) || !(r->temperature < 1e30)) return NAN;
+    for (int64_t first = 0; first < whole; first += GROUP) {
+        vf sums = f_set1(0.0f);
+        for (int64_t g = first; g < first + GROUP && g < whole; g++) {
+            if ((r->tops[g] - top) * scale < (float)LAST_WEIGHT) continue;
+            for (int64_t i = g * GROUP; i < (g + 1) * GROUP; i += 16)
+                sums = f_add(sums, f_exp(f_mul(f_sub(f_load(r->x + i), f_set1(top)), f_set1(scale))));
+        }
+        total += (double)f_sum(sums);
+    }
+    for (int64_t i = whole * GROUP; i < r->n; i++) total += exp64(difference(r->x[i], top, 1.0 / r->temperature));
+    return total;
+}
+
+/* Whether a token is in the set: if the weight of those before it is less than the share that the set is to have. */
+static bool is_in(const pending *cut, const limit *before, int64_t *total) {
+    const row *r = &cut->all;
+    const int64_t mass = weight_before(r, before);
+    if (!mass) return true;
+    if (!*total && before->order == BY_LOGIT && r->n > FEW_CANDIDATES) {
+        const double wanted = cut->p * rough_total(r) * WEIGHT_ONE;
+        if ((double)mass < wanted * (1 - 1e-4)) return true;
+        if ((double)mass > wanted * (1 + 1e-4)) return false;
+    }
+    if (!*total) *total = total_weight(r);
+    return mass < share(cut->p, *total);
+}
+
+static int64_t draw_from_set(const row *r, const pending *cut, uint64_t key) {
+    limit before = {.order = ALL, .top = cut->all.top, .scale = 1.0 / cut->all.temperature};
+    int64_t index = draw(r, &before, key), total = 0;
+    if (cut->rule == RULE_TYPICAL_P) before.mean = mean_of(&cut->all, &total);
+    while (cut->rule != SAMPLE_RULES) {
+        before.order = cut->rule == RULE_TYPICAL_P ? BY_DISTANCE : BY_LOGIT;
+        before.token = token_at(r, index), before.value = -(double)r->x[index];
+        if (before.order == BY_DISTANCE)
+            before.value = fabs(difference(r->x[index], before.top, before.scale) + before.mean);
+        if (is_in(cut, &before, &total)) break;
+        index = draw(r, &before, key);
+    }
+    return index;
 }
 
 static int by_key(const void *a, const void *b) {
@@ -102,23 +123,63 @@ static int by_key(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* Report the `count` most probable tokens; returns what is subtracted from a logit for its log probability. */
+static double report_top(const row *all, const workspace *w, int32_t count, pyml_sampled *out) {
+    const double norm = (double)all->top + log64((double)total_weight(all) * (1 / WEIGHT_ONE));
+    row r = *all;
+    out->n_top = 0;
+    if (!count) return norm;
+    keep_top_k(&r, w, count);
+    for (int64_t i = 0; i < r.n; i++) w->keys[i] = descending(r.x[i]);
+    const edge end = prefix_end(w->keys, NULL, r.n, count < r.n ? count : r.n, w->members);
+    for (int64_t i = 0; i < r.n; i++)
+        if (w->keys[i] < end.key || (w->keys[i] == end.key && i <= end.index))
+            w->keys[out->n_top++] = w->keys[i] | (uint64_t)i; /* n_top <= i */
+    qsort(w->keys, (size_t)out->n_top, sizeof *w->keys, by_key);
+    for (int32_t i = 0; i < out->n_top; i++) {
+        const int64_t index = (int64_t)(w->keys[i] & UINT32_MAX);
+        out->top_id[i] = token_at(&r, index);
+        out->top_logprob[i] = (double)r.x[index] - norm;
+    }
+    return norm;
+}
+
+void FN(sample)(const pyml_sampler *s, int64_t position, const float *logits, const int32_t *ids, int64_t n,
+                void *scratch, pyml_sampled *out) {
+    const workspace w = workspace_of(scratch, n);
+    row r = {logits, ids, n, w.tops, 0, 1.0};
+    pending cut = {.rule = SAMPLE_RULES};
+    double norm = 0;
+    const bool changes = s->n_rules && s->rules[0] < RULE_TEMPERATURE && !s->mask && s->logprobs < 0;
+    scan(&r, changes ? w.changed : NULL);
+    out->n_top = 0, out->status = SAMPLE_OK;
+    if (!isfinite(r.top)) {
+        int64_t first = first_largest(&r);
+        out->token = token_at(&r, first), out->logit = logits[first], out->status = SAMPLE_NOT_FINITE;
+        return;
+    }
+    if (s->logprobs >= 0) norm = report_top(&r, &w, s->logprobs, out);
+    for (int i = s->mask ? -1 : 0; i < s->n_rules; i++) {
+        const int rule = i < 0 ? RULE_MASK : s->rules[i];
+        if (i >= 0 && !s->greedy && can_wait(s, i))
+            cut = (pending){rule, r, rule == RULE_TOP_P ? s->top_p : s->typical_p};
+        else apply(&r, &w, s, rule);
+        if (!isfinite(r.top)) {
+            out->status = SAMPLE_NO_TOKEN, out->rule = rule;
+            return;
+        }
+    }
+    const int64_t index = s->greedy ? first_largest(&r) : draw_from_set(&r, &cut, noise_key(s, position));
+    out->token = token_at(&r, index);
+    out->logit = logits[index_of(&(row){.ids = ids, .n = n}, (int32_t)out->token)];
+    out->logprob = (double)out->logit - norm;
+}
+
 void FN(logprobs)(const float *logits, int64_t n, int32_t count, void *scratch, pyml_sampled *out) {
     const workspace w = workspace_of(scratch, n);
-    const row r = {logits, NULL, n, largest(logits, n), 1.0};
-    const double norm = (double)r.top + log64((double)weigh(&r, w.weights) * (1 / WEIGHT_ONE));
-    out->logprob = (double)logits[out->token] - norm;
-    out->n_top = 0;
-    if (!count) return;
-    for (int64_t i = 0; i < n; i++) w.keys[i] = descending(logits[i]);
-    const edge end = prefix_end(w.keys, NULL, n, count < n ? count : n, w.members);
-    for (int64_t i = 0; i < n; i++)
-        if (w.keys[i] < end.key || (w.keys[i] == end.key && i <= end.index))
-            w.keys[out->n_top++] = w.keys[i] | (uint64_t)i; /* n_top <= i */
-    qsort(w.keys, (size_t)out->n_top, sizeof *w.keys, by_key);
-    for (int32_t i = 0; i < out->n_top; i++) {
-        out->top_id[i] = (int32_t)(uint32_t)w.keys[i];
-        out->top_logprob[i] = (double)logits[out->top_id[i]] - norm;
-    }
+    row r = {logits, NULL, n, w.tops, 0, 1.0};
+    scan(&r, NULL);
+    out->logprob = (double)logits[out->token] - report_top(&r, &w, count, out);
 }
 
 void FN(elementary)(bool logarithm, const double *x, int64_t n, double *result) {
