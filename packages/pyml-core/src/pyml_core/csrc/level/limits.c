@@ -5,19 +5,30 @@
 /* Keeps the compiler from reusing loaded values in the next step, or merging steps. */
 #define STEP() __asm__ volatile("" ::: "memory")
 
+/* As in a product with codes of four bits, the fastest: levels without an instruction for sums of four products add
+ * pairs of products first. */
 int64_t FN(limit_int8)(const uint8_t *data, int64_t steps, uint8_t *sink) {
     vi sum[TILE_TOKENS][TILE_PANELS];
     UNROLL for (int t = 0; t < TILE_TOKENS; t++) UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = i_set1(0);
     for (int64_t i = 0; i < steps; i += BLOCK / 4) {
-        UNROLL for (int word = 0; word < BLOCK / 4; word++) { /* as in a matrix product */
+        vi pairs[TILE_TOKENS][TILE_PANELS];
+        UNROLL for (int word = 0; word < BLOCK / 4; word++) {
             STEP();
             vb w[TILE_PANELS];
             UNROLL for (int p = 0; p < TILE_PANELS; p++) w[p] = b_load(data + 64 * p);
             UNROLL for (int t = 0; t < TILE_TOKENS; t++) {
                 vi x = i_load4(data + 64 * TILE_PANELS + 4 * t);
-                UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] = i_dot(sum[t][p], w[p], x);
+                UNROLL for (int p = 0; p < TILE_PANELS; p++) {
+                    if (!SUMS_PAIRS) sum[t][p] = i_dot(sum[t][p], w[p], x);
+                    else if (word == 0) pairs[t][p] = i_pairs(w[p], x);
+                    else pairs[t][p] = i_add_pairs(pairs[t][p], i_pairs(w[p], x));
+                    if (SUMS_PAIRS) i_stay(&pairs[t][p]);
+                }
             }
         }
+        if (SUMS_PAIRS)
+            UNROLL for (int t = 0; t < TILE_TOKENS; t++) UNROLL for (int p = 0; p < TILE_PANELS; p++) sum[t][p] =
+                i_add(sum[t][p], i_sum_pairs(pairs[t][p]));
     }
     UNROLL for (int t = 0; t < TILE_TOKENS; t++) UNROLL for (int p = 0; p < TILE_PANELS; p++) {
         i_store_s8((int8_t *)sink, sum[t][p]);
