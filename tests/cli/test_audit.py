@@ -49,6 +49,10 @@ def test_what_it_has_measured(audited: tuple[Any, Path]) -> None:
         assert sum(times[0] for times in point["groups_ms"].values()) <= point["wall_ms"][0]
         assert 0 <= point["waiting"] <= 1
     assert len(m["machine"]["limits"]) == 2
+    options = [choice["option"] for choice in m["choices"]]
+    assert options[:2] == ["--threads 1", "--kv-dtype f16"]
+    assert all(len(choice[phase]) == 3 for choice in m["choices"] for phase in ("prefill", "decode"))
+    assert all(min(choice["prefill"] + choice["decode"]) > 0 for choice in m["choices"])
     assert len(m["layer_heatmap"]["decode"]) == m["model"]["n_layers"]
     step, *inner = m["timeline"]
     assert step["depth"] == 0

@@ -10,6 +10,7 @@ from pyml_nlp.audit.measurements import (
     LINEAR,
     SQUARE,
     AuditedModel,
+    Choice,
     ColdRun,
     Machine,
     Measurements,
@@ -43,7 +44,7 @@ def point(kind: str, length: int, speed: float = 1.0, noise: float = 0.01) -> Sw
     groups = {EMBEDDING: 0.001, LINEAR: linear, SQUARE: square, FEED_FORWARD: 2 * linear, HEAD: 1.0}
     operations = [
         OperationSum("layers.*.attention.qkv", 2, 0.7 * linear, 1_000_000, 2_000_000 * tokens, True),
-        OperationSum("layers.*.attention.attend", 2, square, 1_000 * length, 4_000 * length * tokens, False),
+        OperationSum("layers.*.attention.attend", 2, square, 1_000 * length, 1_000 * length * tokens, False),
         OperationSum("head", 1, 1.0, 18_000_000, 36_000_000, True),
         OperationSum("select", 1, 0.001, 2_000, 0, False),
     ]
@@ -76,5 +77,6 @@ def measurements(
         stolen_ms=0.0, full_ms=[1.0 * speed] * 5, screened_ms=[0.6 * speed] * 5,
         sweep=[point(kind, length, speed, noise) for length in LENGTHS for kind in ("prefill", "decode")],
         layer_heatmap={kind: [{"QKV": 0.1, "feed_forward.down": 0.2}, {"QKV": 0.3}] for kind in ("prefill", "decode")},
+        choices=[Choice("--threads 1", 19_000_000, [0.5, 0.51, 0.52], [0.8, 0.81, 0.79])],
         timeline=[Span(0, "step", 0.0, 1000.0), Span(1, "layers.0", 0.0, 400.0), Span(3, "layers.0.x", 0.0, 90.0)],
     )  # fmt: skip

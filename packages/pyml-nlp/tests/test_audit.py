@@ -18,10 +18,11 @@ from pyml_core.limits import Limits
 from pyml_nlp.audit import analyse as analysis
 from pyml_nlp.audit import compare, curves, report
 from pyml_nlp.audit.analyse import analyse
+from pyml_nlp.audit.choices import alternatives
 from pyml_nlp.audit.conclusions import NOTHING, conclusions
 from pyml_nlp.audit.html import html
 from pyml_nlp.audit.markdown import markdown
-from pyml_nlp.audit.measurements import FORMAT, LINEAR, SQUARE, VERSION, Measurements, OperationSum, parse
+from pyml_nlp.audit.measurements import FORMAT, LINEAR, SQUARE, VERSION, Choice, Measurements, OperationSum, parse
 from pyml_nlp.audit.plan import LENGTHS as ALL_LENGTHS
 from pyml_nlp.audit.plan import make_plan, parse_numbers
 from pyml_nlp.audit.sections import Shown, Table
@@ -64,7 +65,7 @@ def test_the_estimate_counts_every_stage() -> None:
     plan = make_plan(32768, 18)
     stages = plan.stages(limits=1.0, cold=2.0, load=0.5, token=0.001, step=0.01)
     seconds = {stage.text: stage.seconds for stage in stages}
-    assert len(seconds) == len(stages) == plan.cold_runs - 1 + 2 + len(plan.prompt_lengths) + 1
+    assert len(seconds) == len(stages) == plan.cold_runs - 1 + 2 + len(plan.prompt_lengths) + 2
     assert seconds["cold prefill and decode, run 3 of 3"] == 2.0
     assert seconds["loading"] == 0.5
     assert seconds["the machine's limits again"] == 1.0
@@ -214,7 +215,7 @@ def test_a_slow_decode_names_the_operation() -> None:
     disturbed = measurements(limits=(LIMITS, Limits(2, "avx2", 12.0, 1000.0, 200.0)))
     in_order = list(found(replace(disturbed, steps=fast)))
     assert in_order[0] == "The machine itself was unsteady"
-    assert in_order[1] == "Decode reads faster than the measured limit of the machine"
+    assert in_order[2] == "Decode reads faster than the measured limit of the machine"
 
 
 def test_other_sentences() -> None:
@@ -234,6 +235,52 @@ def test_other_sentences() -> None:
     assert "Threads wait for each other" in found(replace(m, sweep=sweep))
     half = Limits(2, "avx2", 10.0, 500.0, 100.0)
     assert "The machine itself was unsteady" in found(measurements(limits=(LIMITS, half)))
+
+
+def test_options_that_pay() -> None:
+    m = measurements()
+    assert found(m)["No other option is faster"] == "Keep the options of this audit."
+    noise = Choice("--kv-dtype f16", 1, [0.9, 1.3, 1.4, 0.8], [1.0, 1.01, 0.99, 1.02])
+    assert "No other option is faster" in found(replace(m, choices=[noise]))
+    smaller = Choice("--dtype q4_0", 1, [1.01, 1.02, 1.0], [1.5, 1.6, 1.7])
+    fewer = Choice("--threads 4", 1, [0.7, 0.7, 0.7], [1.2, 1.2, 1.3])
+    advice = found(replace(m, choices=[noise, smaller, fewer]))["Other options are faster"]
+    assert advice == (
+        "Use --dtype q4_0 (decode 1.60x). Depends on the use: --threads 4 (prefill 0.70x and decode 1.20x). "
+        "Another type changes the numbers: check its quality with pyml eval."
+    )
+    threads = found(replace(m, choices=[fewer]))["Other options are faster"]
+    assert threads == "Depends on the use: --threads 4 (prefill 0.70x and decode 1.20x)."
+    assert not any("option" in title for title in found(replace(m, choices=[])))
+
+
+def test_alternatives_to_the_options_in_use() -> None:
+    assert [one.option for one in alternatives(8, "auto", "int8")] == [
+        "--threads 1", "--threads 4", "--kv-dtype f16", "--dtype q8_0", "--dtype q4_0",
+    ]  # fmt: skip
+    assert [one.option for one in alternatives(1, "q4_0", "f32")] == [
+        "--kv-dtype int8", "--kv-dtype f16", "--dtype q8_0",
+    ]  # fmt: skip
+    for option, changes in alternatives(8, "auto", "f16"):
+        ((name, value),) = changes.items()
+        assert option == f"--{name.replace('_', '-')} {value}"
+
+
+def test_a_roof_that_was_measured_too_low() -> None:
+    """Arithmetic is never above its peak: no conclusion rests on such a share."""
+    m = measurements()
+    above = OperationSum("layers.*.feed_forward.down", 1, 1.0, 1000, 1_400_000_000, True)
+    cached = OperationSum("norm", 1, 0.001, 40_000, 40_000, False)  # 40 GB/s: memory is no limit in the caches
+    sweep = [replace(p, operations=[*p.operations, above, cached]) if p.kind == "prefill" else p for p in m.sweep]
+    disturbed = replace(m, sweep=sweep)
+    titles = found(disturbed)
+    assert next(iter(titles)) == "The peak of the arithmetic was measured too low"
+    assert "Prefill cannot be compared with its roofs" in titles
+    texts = [one.text for one in conclusions(disturbed, analyse(disturbed))]
+    assert texts[0].startswith("layers.*.feed_forward.down runs at 140 % of its roof")
+    assert not any("int8 peak" in text for text in texts)
+    only_cached = [replace(p, operations=[*p.operations, cached]) if p.kind == "prefill" else p for p in m.sweep]
+    assert not any("too low" in title for title in found(replace(m, sweep=only_cached)))
 
 
 def test_a_prefill_near_its_roofs() -> None:
@@ -356,11 +403,12 @@ def test_markdown() -> None:
         if line.startswith("|"):
             assert line.endswith("|")
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 12
+    assert len(blocks) == 13
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block}) == 1, block[0]
     assert "| QK^T |" in text
-    assert "~16384x (quadratic)" in text
+    assert "| 64x (quadratic) |" in text
+    assert "| --threads 1 | 0.51x | 0.80x | 19.0 MB |" in text
 
 
 class Page(HTMLParser):

@@ -15,6 +15,8 @@ COLD = 1.3  # a first run that takes more than this multiple of a warm one is sl
 BATCHED = 2.0  # batching pays if a decoded token takes at least this multiple of a prompt token
 WAITING = 0.15  # share of the threads' waiting time that is reported as a problem
 UNSTEADY = 1.25  # ratio of p99 to the median that is reported as a problem
+FASTER = 1.05  # an option that is this many times as fast is recommended
+ABOVE_ROOF = 1.05  # arithmetic above this share of its roof shows that the roof was measured too low
 CHANGING = 0.15  # variation of the machine's own limits within one audit that is reported as a problem
 NOTHING = "No optimisation needed."
 
@@ -30,8 +32,8 @@ class Conclusion:
 
 def conclusions(m: Measurements, a: Analysis) -> list[Conclusion]:
     """Return all conclusions, the most important first."""
-    return [*_machine(a), *_decode_limit(m, a), *_screen(m), _prefill_limit(m, a), _efficiency(m, a), _cold(m, a),
-            _crossing(m, a), *_threads(m, a), _jitter(m, a), _cache(m, a)]  # fmt: skip
+    return [*_machine(a), *_roofs(a), *_options(m), *_decode_limit(m, a), *_screen(m), _prefill_limit(m, a),
+            _efficiency(m, a), _cold(m, a), _crossing(m, a), *_threads(m, a), _jitter(m, a), _cache(m, a)]  # fmt: skip
 
 
 def ms(value: float) -> str:
@@ -138,6 +140,12 @@ def _prefill_limit(m: Measurements, a: Analysis) -> Conclusion:
         f"roof, memory or arithmetic, would take {percent(roofs.share)} of that time; {slow.name} loses most: "
         f"{ms(slow.ms)} at {percent(slow.share)} of its roof ({slow.bound})."
     )
+    if too_low(a) is not None:
+        text = (
+            f"A prompt of {m.reference} tokens takes {ms(a.warm.prefill_ms)}: {a.prefill_gop_s:.0f} GOP/s. Its time "
+            f"goes to {ranked[0]} ({percent(shares[ranked[0]])}) and {ranked[1]} ({percent(shares[ranked[1]])})."
+        )
+        return Conclusion("Prefill cannot be compared with its roofs", text, "Repeat the audit on a quiet machine.")
     if roofs.share >= NEAR_ROOF:
         return Conclusion(
             f"Prefill is limited by {'arithmetic' if roofs.bound == 'arithmetic' else 'memory bandwidth'}",
@@ -317,3 +325,53 @@ def _machine(a: Analysis) -> Iterator[Conclusion]:
             f"Its limits, measured before and after, differ by {percent(a.limits_spread)}: another process used it.",
             "All figures of this report have that margin of error; repeat the audit on a quiet machine.",
         )
+
+
+def too_low(a: Analysis) -> Position | None:
+    """Return the operation that is furthest above its arithmetic roof, which was measured too low then."""
+    above = [p for found in a.roofline.values() for p in found if p.bound == "arithmetic" and p.share > ABOVE_ROOF]
+    return max(above, key=lambda p: p.share, default=None)
+
+
+def _roofs(a: Analysis) -> Iterator[Conclusion]:
+    above = too_low(a)
+    if above is not None:
+        yield Conclusion(
+            "The peak of the arithmetic was measured too low",
+            f"{above.name} runs at {percent(above.share)} of its roof, which is impossible: another process used the "
+            "processors while the peak was measured.",
+            "Draw no conclusions from shares of an arithmetic roof; repeat the audit on a quiet machine.",
+        )
+
+
+def gain(ratios: list[float]) -> float:
+    """Return how many times as fast an option is by the median, or 1 if the quartiles disagree on which is faster."""
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
+    return 1.0 if low < 1 < high else statistics.median(ratios)
+
+
+def _options(m: Measurements) -> Iterator[Conclusion]:
+    if not m.choices:
+        return
+    better: list[str] = []
+    mixed: list[str] = []
+    for one in m.choices:
+        gains = {"prefill": gain(one.prefill), "decode": gain(one.decode)}
+        changed = " and ".join(f"{name} {g:.2f}x" for name, g in gains.items() if not 1 / FASTER < g < FASTER)
+        if max(gains.values()) >= FASTER:
+            (better if min(gains.values()) > 1 / FASTER else mixed).append(f"{one.option} ({changed})")
+    listed = ", ".join(
+        f"{one.option}: {statistics.median(one.prefill):.2f}x and {statistics.median(one.decode):.2f}x"
+        for one in m.choices
+    )
+    text = f"Speeds of prefill and decode with other options, measured in alternation: {listed}."
+    if not better and not mixed:
+        yield Conclusion("No other option is faster", text, "Keep the options of this audit.")
+        return
+    advice = [
+        f"Use {', '.join(better)}." if better else "",
+        f"Depends on the use: {', '.join(mixed)}." if mixed else "",
+    ]
+    if any("dtype" in option for option in (*better, *mixed)):
+        advice.append("Another type changes the numbers: check its quality with pyml eval.")
+    yield Conclusion("Other options are faster", text, " ".join(filter(None, advice)))

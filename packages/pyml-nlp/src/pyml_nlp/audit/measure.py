@@ -27,6 +27,7 @@ from pyml_nn.memory import available_memory
 
 from .. import ModelInfo, load
 from . import cold
+from .choices import measure_choices
 from .measurements import AuditedModel, ColdRun, Machine, Measurements, Step
 from .plan import UNTIMED_FIRST, Plan, Stage
 from .sweep import heatmap_of, spans, sweep_point, wall_ms
@@ -114,6 +115,8 @@ def measure(
                     "decode": heatmap_of(decodes, audited.n_layers),
                 }
                 timeline = spans(sorted(decodes, key=wall_ms)[len(decodes) // 2])
+        announce()
+        choices = measure_choices(lm, model, dtype, threads, ids, plan.reference, plan.repetitions)
         used_threads, level = lm.model.program.threads, lm.model.program.level
     load_average.append(os.getloadavg()[0])
     announce()
@@ -145,6 +148,7 @@ def measure(
         sweep=sweep,
         layer_heatmap=layer_heatmap,
         timeline=timeline,
+        choices=choices,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from pyml_core.errors import PymlError
@@ -143,6 +143,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Speeds with another option, in alternation with the options of the audit.
+
+    Attributes:
+        option: as on the command line: ``--threads 1``.
+        weight_bytes: bytes of the weights in memory.
+        prefill: how many times as fast prefills of the reference length are, one number for each round.
+        decode: how many times as fast decode steps are, likewise.
+    """
+
+    option: str
+    weight_bytes: int
+    prefill: list[float]
+    decode: list[float]
+
+
+@dataclass(frozen=True)
 class Span:
     """A span in the timeline of one decode step. Depth 0 is the step, then blocks, branches, operations, phases."""
 
@@ -164,6 +181,7 @@ class Measurements:
         full_ms, screened_ms: alternating decode steps in a text: with all logits, and with the largest only, for which
             the head is screened; empty if the model has no such head.
         layer_heatmap: medians of each layer's operations in the reference prefill and in a decode step.
+        choices: speeds with other options; empty in reports of earlier versions.
     """
 
     version: str
@@ -184,6 +202,7 @@ class Measurements:
     sweep: list[SweepPoint]
     layer_heatmap: dict[str, list[dict[str, float]]]
     timeline: list[Span]
+    choices: list[Choice] = field(default_factory=list)
 
     def point(self, kind: str, length: int) -> SweepPoint:
         """Return the sweep's point of this kind and length."""
@@ -214,10 +233,10 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise PymlError(f"{where}: expected an object, found {_show(value)}")
         hints = typing.get_type_hints(kind)
-        for field in fields(kind):
-            if field.name not in value:
-                raise PymlError(f"{where}.{field.name}: expected a value, found none")
-        names = [field.name for field in fields(kind)]
+        for one in fields(kind):
+            if one.name not in value and one.default_factory is MISSING:
+                raise PymlError(f"{where}.{one.name}: expected a value, found none")
+        names = [one.name for one in fields(kind) if one.name in value]
         return typing.cast(Any, kind)(**{name: _parse(hints[name], value[name], f"{where}.{name}") for name in names})
     if origin is list:
         if not isinstance(value, list):

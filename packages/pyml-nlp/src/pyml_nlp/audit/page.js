@@ -52,10 +52,11 @@
   // Two bars a row: the share of its phase.
   function bars(figure, rows, tokens) {
     legend(figure, [[`prefill of ${tokens} tokens`, color(0)], ["one decode step", color(1)]]);
-    const [svg, width] = canvas(figure, rows.length * 38 + 6);
+    const [svg, width] = canvas(figure, rows.length * 38 + 22);
     const left = Math.min(180, width * 0.36), right = width - 128;
     const sums = [0, 1].map((phase) => rows.reduce((sum, row) => sum + row[1 + phase], 0) || 1);
     const most = Math.max(...rows.flatMap((row) => [row[1] / sums[0], row[2] / sums[1]]));
+    element(svg, "text", { x: left, y: rows.length * 38 + 16, class: "soft" }, "share of the phase's time (%), and the time (ms)");
     rows.forEach((row, index) => {
       const top = index * 38 + 4;
       element(svg, "text", { x: left - 8, y: top + 19, "text-anchor": "end" }, row[0].replace("attention, ", "attn, ").replace(" parts", ""));

@@ -13,6 +13,9 @@ QUICK_LENGTHS = (16, 64, 256)
 UNTIMED_FIRST = 512  # prompts up to this length are first run once without timing
 REFERENCE_LENGTH = 128  # preferred length of the prompt that is compared with one decode step
 SHORTEST_CONTEXT = 4
+ALTERNATIVES = 4  # other options that are measured, usually
+STEPS = 8  # decode steps of a sample of another option
+DEEPEST = 1024  # tokens before these steps, at most: the type of keys and values matters in long texts
 
 
 class Stage(NamedTuple):
@@ -73,8 +76,16 @@ class Plan:
                 Stage(f"prompt of {length} tokens, and decode steps after it", self._point_seconds(length, token, step))
                 for length in self.prompt_lengths
             ),
+            Stage(
+                "other options: threads, types of weights and of the KV cache", self._choices_seconds(load, token, step)
+            ),
             Stage("the machine's limits again", limits),
         ]
+
+    def _choices_seconds(self, load: float, token: float, step: float) -> float:
+        deep = min(self.prompt_lengths[-1], DEEPEST)
+        rounds = (self.repetitions + 1) * (self.reference * token + STEPS * step)
+        return ALTERNATIVES * (load + 2 * (deep * token + rounds))
 
     def _point_seconds(self, length: int, token: float, step: float) -> float:
         runs = self.repetitions_of(length) + (length <= UNTIMED_FIRST)

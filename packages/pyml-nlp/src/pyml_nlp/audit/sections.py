@@ -71,7 +71,8 @@ class Section:
 def sections(m: Measurements, a: Analysis) -> list[Section]:
     """Return the sections of the whole report, in order."""
     makers: tuple[Callable[[Measurements, Analysis], Section], ...] = (
-        _conclusions, _groups, _efficiency, _attention, _lengths, _roofline, _jitter, _layers, _memory, _machine,
+        _conclusions, _groups, _efficiency, _choices, _attention, _lengths, _roofline, _jitter, _layers, _memory,
+        _machine,
     )  # fmt: skip
     return [make(m, a) for make in makers]
 
@@ -176,31 +177,56 @@ def _attention(m: Measurements, a: Analysis) -> Section:
     n = m.reference
     rows: list[list[Cell]] = []
     for part in a.scaling:
-        simple = Shown(n * n, f"~{n * n}x (quadratic)") if part.quadratic else Shown(n, f"~{n}x (linear)")
+        growth = "quadratic" if part.quadratic else "linear"
         rows.append(
             [
                 part.part,
                 part.prefill_ms,
                 part.decode_ms,
                 times(part.prefill_ms, part.decode_ms),
-                simple,
-                Shown(part.expected, f"{part.expected:.0f}x"),
+                Shown(part.expected, f"{part.expected:.0f}x ({growth})"),
             ]
         )
     total = [sum(part.prefill_ms for part in a.scaling), sum(part.decode_ms for part in a.scaling)]
-    rows.append(["all", *total, times(total[0], total[1]), "", ""])
+    rows.append(["all", *total, times(total[0], total[1]), ""])
     chosen = "all layers" if len(m.layers) == m.model.n_layers else f"layers {', '.join(map(str, m.layers))}"
     return Section(
         "Attention, part by part",
         [
-            f"A prefill of {n} tokens and the decode step after it ({chosen} together). Work: the ratio if time were "
-            f"proportional to arithmetic; a decode step sees all {n} keys, so quadratic parts come to about N/2. A "
-            "lower ratio means that many tokens share costs that a single token pays alone (reading weights, starting "
-            "threads).",
+            f"A prefill of {n} tokens and the decode step after it ({chosen} together). Expected: the ratio if time "
+            f"were proportional to arithmetic; a decode step sees all {n} keys, so quadratic parts come to about N/2. "
+            "A lower ratio means that many tokens share costs that a single token pays alone (reading weights, "
+            "starting threads).",
         ],
-        [Table(["part", f"prefill ({n} tokens) ms", "decode ms", "ratio", "expected", "work"], rows)],
+        [Table(["part", f"prefill ({n} tokens) ms", "decode ms", "ratio", "expected"], rows)],
         ["components"],
     )  # fmt: skip
+
+
+def _choices(m: Measurements, a: Analysis) -> Section:
+    rows: list[list[Cell]] = [
+        [
+            one.option,
+            *(
+                Shown(statistics.median(ratios), f"{statistics.median(ratios):.2f}x")
+                for ratios in (one.prefill, one.decode)
+            ),
+            amount(one.weight_bytes),
+        ]
+        for one in m.choices
+    ]
+    if not rows:
+        return Section("Other options", ["No other options were measured."])
+    columns = ["option", f"prefill ({m.reference} tokens), speed", "decode, speed", "weights"]
+    return Section(
+        "Other options",
+        [
+            f"Speed with another option as a multiple of the speed with those of this audit ({m.threads} threads, "
+            f"{m.model.kv_type} keys and values, weights of {size(m.model.weight_bytes)}), in alternation, medians of "
+            f"{len(m.choices[0].prefill)} rounds. Other types of weights, keys and values change the numbers.",
+        ],
+        [Table(columns, rows)],
+    )
 
 
 def _groups(m: Measurements, a: Analysis) -> Section:
@@ -275,8 +301,8 @@ def _roofline(m: Measurements, a: Analysis) -> Section:
         [
             f"The roof is the peak of the operation's arithmetic (int8 {a.limits.int8_gop_s:.0f} GOP/s, f32 "
             f"{a.limits.f32_gflop_s:.0f} GFLOP/s) or {a.limits.read_gb_s:.1f} GB/s times its operations per byte, "
-            "whichever is lower. Bytes count weights, keys, values and activations once; a share above 100 % means "
-            "that they came from caches.",
+            "whichever is lower. Bytes count weights, keys, values and activations once; above 100 % of a roof of "
+            "memory, they came from caches; above one of arithmetic, the peak was measured too low.",
         ],
         tables,
         ["roofline"],
