@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import pyml_nlp
-from pyml_core import Greedy, Top
+from pyml_core import Choice, Sample, Sampler, Top
 from pyml_core.cpu import level, levels, use_level
 from pyml_core.errors import PymlError, ShapeError
+from pyml_core.sampling import SamplingRules
 from pyml_nlp.generation.generator import Generator
 from pyml_nlp.generation.iterator import Generation
 from pyml_nlp.generation.prefix_cache import PrefixCache
@@ -84,8 +85,9 @@ def _forward_top(lm: LanguageModel, cache: KVCache) -> None:
     lm.forward([(cache, [1], None)], Top(3))
 
 
-def _forward_greedy(lm: LanguageModel, cache: KVCache) -> None:
-    lm.model.forward([(cache, [1], None)], Greedy(4))
+def _forward_sample(lm: LanguageModel, cache: KVCache) -> None:
+    sampler = Sampler(SamplingRules(greedy=True), 0, lm.vocab_size)
+    lm.model.forward([(cache, [1], None)], Sample([Choice(sampler, 1)], 4))
 
 
 def _generate(lm: LanguageModel, cache: KVCache) -> None:
@@ -121,7 +123,7 @@ def _replace(lm: LanguageModel, cache: KVCache) -> None:
 
 
 DOORS: list[Callable[[LanguageModel, KVCache], None]] = [
-    _forward, _forward_top, _forward_greedy, _generate, _generate_from_an_empty_one, _add, _add_an_empty_one,
+    _forward, _forward_top, _forward_sample, _generate, _generate_from_an_empty_one, _add, _add_an_empty_one,
     _set_prefix_cache, _make_with_prefix_cache, _replace,
 ]  # fmt: skip
 

@@ -14,9 +14,10 @@ import numpy as np
 from core_cases import Model, normal, random_weight, timed_run
 
 import pyml_nlp
-from pyml_core import Greedy, Program, Slice, Top, pack
+from pyml_core import Choice, Program, Sample, Sampler, Slice, Top, pack
 from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.from_file import Part, read_parts
+from pyml_core.sampling import SamplingRules
 from pyml_core.strings import decode_strings, split_pairs
 from pyml_core.tensor import empty_matrix
 from pyml_core.timing import Capture
@@ -222,20 +223,29 @@ def growing() -> Act:
     return act
 
 
-def greedy() -> Act:
-    """Greedy runs, traced ones, and the largest logits of a screened head."""
+def sampled() -> Act:
+    """Runs that go on by themselves, traced ones, and the largest logits of a screened head."""
     model = tiny()
     base = model.new_cache()
     model.forward([(base, IDS[:62], None)])
-    want = Greedy(20, [3, 4], array("i", IDS[:63]), 8)
+    rules = [
+        SamplingRules(greedy=True),
+        SamplingRules(
+            ("repetition_penalty", "temperature", "top_p"), temperature=0.9, top_p=0.8, repetition_penalty=1.2
+        ),
+    ]
+
+    def want(logprobs: int | None) -> Sample:
+        samplers = [Sampler(each, 0, model.vocab_size, IDS[:63], logprobs=logprobs) for each in rules]
+        return Sample([Choice(one, 63, history=array("i", IDS[:63]), repeat=8) for one in samplers], 20, [3, 4])
 
     def act() -> Any:
-        one, other = base.fork(), base.fork()
-        (found,) = model.forward([(one, IDS[62:63], None)], want)
+        one, two, other, another = (base.fork() for _ in range(4))
+        found = model.forward([(one, IDS[62:63], None), (two, IDS[62:63], None)], want(None))
         with model.trace() as trace:
-            (traced,) = model.forward([(other, IDS[62:63], None)], want)
+            traced = model.forward([(other, IDS[62:63], None), (another, IDS[62:63], None)], want(3))
         (tops,) = model.forward([(base.fork(), IDS[62:80], [0, 5, 17])], Top(5))
-        tokens = [[(token.token, token.logit) for token in part] for part in (found, traced)]
+        tokens = [[(token.token, token.logit) for token in part] for part in (*found, *traced)]
         return [tokens, one.ids, other.ids, len(trace.events), [(top.ids, top.logits) for top in tops]]
 
     return act
@@ -283,7 +293,7 @@ SCENARIOS = {
     "mixture": Scenario(mixture),
     "caches": Scenario(caches),
     "growing": Scenario(growing, PYTHON_TOO),
-    "greedy": Scenario(greedy, PYTHON_TOO),
+    "sampled": Scenario(sampled, PYTHON_TOO),
     "tracing": Scenario(tracing),
     "strings": Scenario(strings, PYTHON_TOO),
 }

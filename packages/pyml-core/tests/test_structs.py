@@ -55,7 +55,7 @@ def test_the_reader_of_declarations() -> None:
 
 
 def test_there_are_structs_to_compare() -> None:
-    assert {"pyml_op", "pyml_buffer", "pyml_program", "pyml_run", "pyml_greedy"} <= CYTHON.keys()
+    assert {"pyml_op", "pyml_buffer", "pyml_program", "pyml_run", "pyml_continuation"} <= CYTHON.keys()
 
 
 @pytest.mark.parametrize("name", CYTHON)

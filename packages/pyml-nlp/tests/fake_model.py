@@ -13,7 +13,7 @@ import numpy as np
 from pyml_core import cancel
 from pyml_core.errors import Cancelled
 from pyml_core.kv_layout import KVLayout
-from pyml_core.want import ALL_LOGITS, Greedy, GreedyToken, Want
+from pyml_core.want import ALL_LOGITS, Choice, Sample, SampledToken, Want
 from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.options import GenerationOptions, SamplingOptions
@@ -34,6 +34,9 @@ class FakeTokenizer:
     bos_id: int | None = None
 
     def encode_prompt(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         return list(text.encode())
 
     def token_bytes(self, token: int) -> bytes:
@@ -73,9 +76,11 @@ class FakeModel:
         return KVCache(self.kv_layout, max_length, self.cache_origin.model, self.cache_origin.cpu_level)
 
     def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]], want: Want = ALL_LOGITS) -> list[Any]:
-        if isinstance(want, Greedy):
-            ((cache, (token,), _),) = batch
-            return [self._greedy(cache, token, want)]
+        if isinstance(want, Sample):
+            return self._sample(batch, want)
+        return self._rows(batch)
+
+    def _rows(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]]) -> list[np.ndarray]:
         self.before()
         cancel.check()
         if self.cancelled.is_set():
@@ -91,19 +96,57 @@ class FakeModel:
             results.append(np.array([self._logits(held + list(ids[: i + 1])) for i in wanted], np.float32))
         return results
 
-    def _greedy(self, cache: KVCache, token: int, want: Greedy) -> list[GreedyToken]:
-        found: list[GreedyToken] = []
-        whole, repeat = [*want.history], want.repeat
-        while len(found) < want.count and token not in (want.ends if found else ()):
-            whole += [one.token for one in found[-1:]]
-            if found and whole[-repeat:] in [whole[i : i + repeat] for i in range(len(whole) - repeat)]:
-                break
+    def _sample(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]], want: Sample) -> list[list[SampledToken]]:
+        """One call of :meth:`_rows` for each run."""
+        choices = iter(want.choices)
+        chosen = [next(choices) if positions is None or positions else None for _, _, positions in batch]
+        found: list[list[SampledToken]] = [[] for _ in batch]
+        texts = [list(choice.history) if choice else [] for choice in chosen]
+        for cache, ids, _ in batch:
+            cache.reserve(len(ids) + want.count - 1)
+        more, run = True, 0
+        while more and run < want.count:
             start = time.perf_counter()
-            (row,) = self.forward([(cache, [token], None)])[0]
+            inputs = (
+                batch
+                if not run
+                else [(cache, [own[-1].token], None) for (cache, _, _), own in zip(batch, found, strict=True)]
+            )
+            rows = self._rows(inputs)
             ms = (time.perf_counter() - start) * 1e3
-            token = int(row.argmax())
-            found.append(GreedyToken(token, float(row[token]), ms))
+            more, run = not (want.pause is not None and want.pause.cancelled), run + 1
+            for (cache, ids, positions), choice, own, text, logits in zip(
+                inputs, chosen, found, texts, rows, strict=True
+            ):
+                if choice is None:
+                    continue
+                first = (len(ids) - 1) if positions is None else positions[0]
+                before = len(own)
+                for i, row in enumerate(logits):
+                    one = self._choose(choice, choice.position + len(own), row, 0.0 if i else ms)
+                    own.append(one)
+                    text.append(one.token)
+                    more = more and self._goes_on(choice, one, want) and not _repeats(text, choice.repeat)
+                    if one.error or (i + 1 < len(logits) and ids[first + i + 1] != one.token):
+                        break
+                cache.rewind(cache.length - (len(ids) - first - (len(own) - before)))
         return found
+
+    def _choose(self, choice: Choice, position: int, row: np.ndarray, ms: float) -> SampledToken:
+        try:
+            found = choice.sampler.choose(row, position)
+        except Exception as error:  # as a program reports them
+            return SampledToken(-1, float("nan"), ms, error=error)
+        choice.sampler.add(found.token)
+        return found._replace(ms=ms)
+
+    @staticmethod
+    def _goes_on(choice: Choice, one: SampledToken, want: Sample) -> bool:
+        if one.error is not None or (choice.follow is not None and not choice.follow(one.token)):
+            return False
+        stops = choice.stops
+        stopped = stops is not None and stops[one.token // 32] >> one.token % 32 & 1
+        return not stopped and one.token not in want.ends
 
     def _logits(self, ids: list[int]) -> np.ndarray:
         logits = np.random.RandomState(sum(ids) % 1000).standard_normal(VOCAB)
@@ -115,6 +158,10 @@ class FakeModel:
 
     def close(self) -> None:
         pass
+
+
+def _repeats(text: list[int], repeat: int) -> bool:
+    return repeat > 0 and text[-repeat:] in [text[i : i + repeat] for i in range(len(text) - repeat)]
 
 
 def cycle(ids: list[int]) -> int:

@@ -12,8 +12,8 @@ from pyml_nlp.generation.text_stream import TextStream
 from pyml_nlp.language_model import LanguageModel
 
 PATIENCE = 60.0
-ONE: dict[str, Any] = {"temperature": 0, "speculate": False, "stop": "\0"}
-"""Options of a text with a token a run: Python looks for a stop string in each."""
+ONE: dict[str, Any] = {"temperature": 0, "speculate": False, "logits_processor": lambda ids, logits: logits}
+"""Options of a text with one run in each call of the model."""
 
 
 def at_runs(lm: LanguageModel, actions: dict[int, Callable[[], object]], held: bool = False) -> threading.Event:

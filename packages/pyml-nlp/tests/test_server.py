@@ -18,6 +18,7 @@ from pyml_nlp import memory
 from pyml_nlp.errors import ArgumentError
 from pyml_nlp.generation.prefix_cache import PrefixCache
 from pyml_nlp.generation.scheduler import PREFILL_TOKENS
+from pyml_nlp.generation.speculation import Costs
 from pyml_nlp.generation.text_stream import TextStream
 from pyml_nlp.language_model import LanguageModel
 
@@ -27,6 +28,32 @@ def lm() -> Iterator[LanguageModel]:
     """A model that writes the alphabet on and on."""
     with make(cycle, context=4000) as made:
         yield made
+
+
+@pytest.mark.parametrize("event", ["submitted", "cancelled"])
+def test_a_call_ends_early_for_what_has_changed(lm: LanguageModel, event: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of many runs ends after the run in which another text is submitted, or one of its texts is cancelled."""
+    monkeypatch.setattr(Costs, "ms", 0.1)
+    streams = [lm.submit(prompt, max_tokens=400, temperature=0, speculate=False) for prompt in ("ab", "mn")]
+    run, done = 0, threading.Event()
+
+    def act() -> None:
+        nonlocal run
+        run = len(calls(lm))
+        if event == "submitted":
+            streams.append(lm.submit("xyz", max_tokens=3, temperature=0))
+        else:
+            streams[0].cancel()
+        done.set()
+
+    at_runs(lm, {len(calls(lm)) + 50: act})
+    assert done.wait(PATIENCE)
+    streams[-1 if event == "submitted" else 0].result(PATIENCE)
+    while len(calls(lm)) < run + 2:
+        assert not streams[1].finish_reason
+    assert len(calls(lm)[run + 1]) == (3 if event == "submitted" else 1)
+    for stream in streams:
+        stream.cancel()
 
 
 # ---- reading

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tokenizer_makers import byte_level_metadata, pieces_metadata, pieces_model, write_vocab_and_merges
 
+from pyml_core.sampling import Sampler, SamplingRules
 from pyml_nlp.structured.grammar import Grammar, GrammarError
 from pyml_nlp.tokenizer import Tokenizer, load_tokenizer
 from pyml_nlp.tokenizer.gguf import load_gguf
@@ -128,21 +129,20 @@ def test_texts_that_a_tokenizer_changes_come_as_the_grammar_says(monkeypatch: py
         assert re.fullmatch("Hello World( and [AB]){2} and so on", text)
 
 
-def test_rows_that_are_picked_or_masked() -> None:
+def test_tokens_are_chosen_among_the_allowed_ones() -> None:
     tokenizer = load_gguf(byte_level_metadata("gpt-2"), "test.gguf")
     words = vocabulary(tokenizer, padding=3)
     logits = np.random.RandomState(0).standard_normal(words.size).astype(np.float32)
     for regex in ("[ab]", "(?s:.*)"):
         matcher = words.matcher(Grammar("regex", regex))
         allowed = matcher.allowed()
-        row, ids = matcher.restrict(logits)
-        assert (ids is None) == (regex != "[ab]")
-        if ids is None:
-            assert np.array_equal(row, np.where(allowed, logits, -np.inf))
-        else:
-            assert np.array_equal(ids, np.flatnonzero(allowed))
-            assert np.array_equal(row, logits[ids])
         assert not allowed[-3:].any()
+        sampler = Sampler(SamplingRules(greedy=True), 0, words.size)
+        sampler.set_mask(matcher.mask())
+        assert sampler.choose(logits, 5).token == int(np.where(allowed, logits, -np.inf).argmax())
+        for token in np.flatnonzero(allowed)[:3].tolist():
+            sampler.set_mask(matcher.mask_of(token))
+            assert sampler.choose(logits, 5).token == token
 
 
 def test_a_token_that_does_not_match_is_refused() -> None:

@@ -237,7 +237,7 @@ def refusals() -> dict[str, tuple[Callable[[LanguageModel], object], str]]:
         ),
         "a part of forward": (lambda lm: lm.forward([5]), r"batch must be a list of .*, got 5 at 0"),
         "a cache of forward": (lambda lm: lm.forward([(5, [1], None)]), "batch must be .*, got 5 for the cache at 0"),
-        "what is wanted": (lambda lm: lm.forward([], 5), r"want must be AllLogits\(\), Top\(k\) or Greedy.*, got 5"),
+        "what is wanted": (lambda lm: lm.forward([], 5), r"want must be AllLogits\(\), Top\(k\) or Sample.*, got 5"),
         "new_cache": (lambda lm: lm.new_cache(5.0), "max_length must be a whole number, got 5.0"),
         "a request of text": (
             lambda lm: Request(cast("Any", "ab")),

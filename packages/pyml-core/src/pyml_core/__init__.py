@@ -27,7 +27,7 @@ from .kv_layout import KVLayout  # noqa: E402
 from .program import Program  # noqa: E402
 from .records import Slice  # noqa: E402
 from .tensor import Tensor, pack  # noqa: E402
-from .want import AllLogits, Greedy, GreedyToken, Top, TopLogits  # noqa: E402
+from .want import AllLogits, Choice, Sample, SampledToken, Sampler, Top, TopLogits  # noqa: E402
 
 if TYPE_CHECKING:
     from .functional import activate, attention, gated, layer_norm, matmul, rms_norm, rope
@@ -51,10 +51,12 @@ __all__ = [  # noqa: RUF022 (by group)
     "Program",
     "Slice",
     "AllLogits",
-    "Greedy",
-    "GreedyToken",
     "Top",
     "TopLogits",
+    "Sample",
+    "Choice",
+    "Sampler",
+    "SampledToken",
     # This machine
     "cpu_info",
     # Errors and cancellation

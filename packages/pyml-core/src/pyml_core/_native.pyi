@@ -1,5 +1,4 @@
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from types import TracebackType
 from typing import Any, overload
 
@@ -12,6 +11,7 @@ from .sampled import SampledToken
 from .sampling.rules import SamplingRules
 from .tensor import PackedMatrix
 from .timing import Capture
+from .want import Choice
 
 SOURCE_HASH: str
 EXPERTS_MAX: int
@@ -19,7 +19,7 @@ THREADS_MAX: int
 SPLIT_Q8_0: int
 SCREEN_STATES_MAX: int
 SCREEN_TOP_MAX: int
-GREEDY_MAX: int
+CONTINUED_MAX: int
 FORK_WAIT_SECONDS: float
 
 def operation_names() -> list[str]: ...
@@ -113,6 +113,8 @@ class Sampler:
     def rules(self) -> SamplingRules: ...
     @property
     def vocabulary(self) -> int: ...
+    @property
+    def needs_all(self) -> bool: ...
     def choose(
         self,
         logits: npt.NDArray[np.float32],
@@ -143,15 +145,17 @@ class NativeProgram:
         *,
         top: int,
     ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], int]]: ...
-    def run_greedy(
+    def run_sampled(
         self,
-        part: Slice,
+        slices: Sequence[Slice],
+        choices: Sequence[Choice],
         count: int,
-        ends: Iterable[int],
-        text: array[int],
-        repeat: int,
+        ends: Collection[int],
+        pause: StopFlag | None = None,
         stop: StopFlag | None = None,
         timed: bool = False,
-    ) -> tuple[list[tuple[int, float, int, int]], list[Stamps]]: ...
+        captures: Sequence[Capture] = (),
+        top: int = 0,
+    ) -> tuple[list[tuple[list[SampledToken], int]], list[int], list[Stamps]]: ...
     def cancel(self) -> None: ...
     def timings(self) -> Stamps: ...

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from time import perf_counter
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +39,11 @@ from .ops.rope import declare_rope_angles
 from .ops.screen import declare_screen
 from .pickling import OfOneProcess
 from .records import Buffer, Operation, Slice
+from .sampled import SampledToken
 from .screen import MAX_STATES
 from .tensor import Tensor, pack
 from .timing import Capture, Timings
-from .want import ALL_LOGITS, MAX_TOP, AllLogits, Greedy, GreedyToken, Top, TopLogits, Want, top_of
+from .want import ALL_LOGITS, MAX_TOP, AllLogits, Sample, Top, TopLogits, Want, top_of
 
 
 class Program(Graph, OfOneProcess, instead="make one in each process"):
@@ -95,29 +95,31 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
     @overload
     def run(self, batch: Sequence[Slice], want: Top) -> list[TopLogits]: ...
     @overload
-    def run(self, batch: Sequence[Slice], want: Greedy) -> list[GreedyToken]: ...
+    def run(self, batch: Sequence[Slice], want: Sample) -> list[list[SampledToken]]: ...
     @overload
-    def run(self, batch: Sequence[Slice], want: Want) -> F32Array | list[TopLogits] | list[GreedyToken]: ...
-    def run(self, batch: Sequence[Slice], want: Want = ALL_LOGITS) -> F32Array | list[TopLogits] | list[GreedyToken]:
+    def run(self, batch: Sequence[Slice], want: Want) -> F32Array | list[TopLogits] | list[list[SampledToken]]: ...
+    def run(
+        self, batch: Sequence[Slice], want: Want = ALL_LOGITS
+    ) -> F32Array | list[TopLogits] | list[list[SampledToken]]:
         """Execute every operation once for these slices: append their keys and values, and compute the last output.
 
         Args:
             batch: the slices of a run.
-            want: which outputs of the wanted positions to return. :class:`Greedy` needs a single slice of one token
-                that wants logits, with pages for ``count`` positions.
+            want: which outputs of the wanted positions to return, or how to go on. For several runs of
+                :class:`Sample`, the slices have pages for ``count - 1`` further positions.
 
         Returns:
             :class:`AllLogits`: the last operation's output, (P, W) float32 (or (T, W) where it has a row a token), the
             wanted positions of all slices in order. :class:`Top`: a :class:`TopLogits` for each position.
-            :class:`Greedy`: a :class:`GreedyToken` for each run, in order; the last token has not been run. With
-            captures it is a single run.
+            :class:`Sample`: for each slice a list of :class:`SampledToken`, empty if it wants no logits; the last token
+            has not been run. With captures it is a single run.
 
         Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt, also before its turn.
 
         Raises:
             ShapeError: slices that do not fit the program, or a ``want`` out of range. Cancelled: by :meth:`cancel`, or
                 by the :class:`pyml_core.CancelToken` that this thread has entered, also before its turn. Tokens that
-                greedy runs have found by then are lost.
+                were chosen by then are lost.
         """
         observers = observers_of(self)
         captures = [capture for observer in observers for capture in observer.captures(batch)]
@@ -136,19 +138,10 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
         want: Want,
         timed: bool,
         captures: Sequence[Capture],
-    ) -> tuple[F32Array | list[TopLogits] | list[GreedyToken], list[tuple[Sequence[Slice], Timings]]]:
+    ) -> tuple[F32Array | list[TopLogits] | list[list[SampledToken]], list[tuple[Sequence[Slice], Timings]]]:
         """The result, and every run with its times if it is timed."""
-        if isinstance(want, Greedy):
-            (part,) = self._single(batch)
-            if captures:
-                start = perf_counter()
-                (top,), runs = self._execute_top(native, batch, 1, timed, captures)
-                return [GreedyToken(*top.best(), (perf_counter() - start) * 1e3)], runs
-            found, stamps = native.run_greedy(
-                part, want.count, want.ends, want.history, want.repeat, current_flag(), timed
-            )
-            tokens = [GreedyToken(token, logit, ns * 1e-6) for token, logit, ns, _ in found]
-            return tokens, self._greedy_timings(part, found, stamps) if timed else []
+        if isinstance(want, Sample):
+            return self._execute_sample(native, batch, want, timed, captures)
         if isinstance(want, Top):
             return self._execute_top(native, batch, want.k, timed, captures)
         rows = native.run(batch, timed, captures, current_flag())
@@ -177,23 +170,43 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
             return False
         return all(capture.operation.output is not self.result for capture in captures)
 
-    @staticmethod
-    def _single(batch: Sequence[Slice]) -> Sequence[Slice]:
-        if len(batch) != 1:
-            raise ShapeError(f"run: expected one slice for greedy runs, got {len(batch)}")
-        return batch
-
-    def _greedy_timings(
-        self, part: Slice, found: Sequence[tuple[int, float, int, int]], stamps: Sequence[Any]
-    ) -> list[tuple[Sequence[Slice], Timings]]:
+    def _execute_sample(
+        self,
+        native: _native.NativeProgram,
+        batch: Sequence[Slice],
+        want: Sample,
+        timed: bool,
+        captures: Sequence[Capture],
+    ) -> tuple[list[list[SampledToken]], list[tuple[Sequence[Slice], Timings]]]:
+        count = 1 if captures else want.count
+        top = self._sample_top(batch, want, captures)
+        found, rescored, stamps = native.run_sampled(
+            batch,
+            want.choices,
+            count,
+            want.ends,
+            want.pause,
+            current_flag(),
+            timed,
+            captures,
+            top,
+        )
+        operations = [*self.operations[:-1], *self.screening] if top else self.operations
         runs: list[tuple[Sequence[Slice], Timings]] = []
-        operations = [*self.operations[:-1], *self.screening] if self.screening else self.operations
-        ids = part.ids
-        for index, ((token, _, _, rescored), stamp) in enumerate(zip(found, stamps, strict=True)):
-            ran = [Slice(part.pages, part.start + index, ids, part.outputs, part.rope_set)]
-            runs.append((ran, Timings(operations, self.kv, ran, stamp, rescored)))
-            ids = [token]
-        return runs
+        for index, stamp in enumerate(stamps):
+            ran = batch if not index else [_later(part, *one, index) for part, one in zip(batch, found, strict=True)]
+            runs.append((ran, Timings(operations, self.kv, ran, stamp, rescored[index])))
+        return [tokens for tokens, _ in found], runs
+
+    def _sample_top(self, batch: Sequence[Slice], want: Sample, captures: Sequence[Capture]) -> int:
+        """How many of the largest logits are enough to choose every token; 0: all are computed."""
+        if not self.screening or not want.choices:
+            return 0
+        if any(choice.follow or choice.sampler.needs_all for choice in want.choices):
+            return 0
+        counts = [choice.sampler.rules.required_top_k for choice in want.choices]
+        k = max([MAX_TOP + 1 if count is None else count for count in counts])
+        return k if self._screens(batch, k, captures) else 0
 
     def observe(self, observer: Observer) -> AbstractContextManager[None]:
         """Attach an observer to the runs made in this context (thread or task): ``with program.observe(it): ...``."""
@@ -260,3 +273,9 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
                 if buf not in written:
                     raise ShapeError(f"{op.name}: reads {buf.name}, which nothing was written to")
             written.add(op.output)
+
+
+def _later(part: Slice, tokens: Sequence[SampledToken], n_first: int, index: int) -> Slice:
+    """The slice of a later run of a call, which had one of the tokens that were chosen before."""
+    ran = n_first + index - 2
+    return Slice(part.pages, part.start + part.outputs[0] + 1 + ran, [tokens[ran].token], [0], part.rope_set)

@@ -1,27 +1,14 @@
-# Runs of a program: their batch, captures, greedy runs.
-
-cdef enum:
-    GREEDY_RUNS = 64  # most of one call
-
-GREEDY_MAX = GREEDY_RUNS
+# Runs of a program: their batch and captures.
 
 
-cdef class NativeProgram(_NativeTables):
-    """A Program's operations with their pointers, ready to run."""
+cdef class _NativeRuns(_NativeTables):
+    """The runs of a program whose results are logits."""
 
-    cdef object row  # of all logits, of greedy runs
-    cdef int32_t *greedy_text
-    cdef int64_t *greedy_ends
-    cdef int64_t greedy_text_room, greedy_ends_room
     cdef _Signals signals
     cdef bint capturing
 
     def __cinit__(self, lowered, str level, int threads):
         self.signals = _Signals()
-
-    def __dealloc__(self):
-        free(self.greedy_text)
-        free(self.greedy_ends)
 
     cdef int _choose_head(self, int64_t top) except -1:
         """All logits, or with ``top`` > 0 the largest ones alone."""
@@ -184,80 +171,6 @@ cdef class NativeProgram(_NativeTables):
         for wanted in captures:
             wanted.arrays = self._slice_arrays(wanted, arrays[wanted.operation, wanted.what], slices)
         return self._candidates() if top else out
-
-    def run_greedy(
-        self, part, int64_t count, ends, const int32_t[::1] text, int64_t repeat, StopFlag stop=None, bint timed=False
-    ):
-        """Run a slice of one token, then the token with the largest logit after it, and so on: at most ``count`` runs.
-
-        Nothing is run after a token of ``ends``, after a logit that is not finite, or once the last ``repeat`` > 0 tokens
-        occur for the second time in ``text`` and the new tokens. Returns (token, logit, ns, rows rescored) of every run
-        in order, and the :meth:`timings` of each run if ``timed``, else an empty list.
-
-        Raises:
-            ShapeError: a slice that does not fit, or has no room for ``count`` tokens. Cancelled: as :meth:`run`.
-        """
-        cdef pyml_greedy greedy
-        cdef pyml_greedy_token found[GREEDY_RUNS]
-        cdef int64_t done, i
-        cdef int64_t n_history = text.shape[0]
-        tables = self._begin([part], 1 if self.full_head else 0)
-        start = self.slices[0].start
-        if self.p.run.tokens != 1 or self.p.run.outputs != 1 or not self.result.outputs:
-            raise ShapeError(f"run: expected one token that wants logits, got {self.p.run.tokens}")
-        if self.result.width > self.vocabulary:
-            raise ShapeError(f"run: expected at most {self.vocabulary} logits, as many as tokens, got {self.result.width}")
-        if count < 1 or count > GREEDY_RUNS or start > self.positions - count:
-            raise ShapeError(f"run: expected 1 to {min(GREEDY_RUNS, self.positions - start)} runs, got {count}")
-        if self.needs_pages and len(part.pages) * PAGE_TOKENS < start + count:
-            raise ShapeError(f"run: {start + count} positions need more than {len(part.pages)} KV pages")
-        if self.row is None:
-            self.row = self.screened if self.full_head else aligned_empty((1, self.result.width), np.float32)
-        self.result.f = <float *>_address(self.row)
-        ends = tuple(ends)
-        self._make_greedy_room(n_history + GREEDY_RUNS, len(ends))
-        for i in range(len(ends)):
-            self.greedy_ends[i] = ends[i]
-        if n_history:
-            memcpy(self.greedy_text, &text[0], n_history * sizeof(int32_t))
-        greedy.history, greedy.n_history, greedy.repeat = self.greedy_text, n_history, max(repeat, 0)
-        greedy.ends, greedy.n_ends = self.greedy_ends, len(ends)
-        greedy.count, greedy.found, greedy.spans, greedy.clock = count, found, NULL, NULL
-        cdef int64_t n_spans = self.p.n_ops * self.p.threads
-        if timed:
-            spans = np.empty(count * n_spans * sizeof(pyml_thread_span), np.uint8)
-            clock = np.empty((count, 4), np.int64)
-            greedy.spans, greedy.clock = <pyml_thread_span *>_address(spans), <int64_t *>_address(clock)
-        greedy.ids, greedy.positions = <int32_t *>self.p.run.ids, <int32_t *>self.p.run.positions
-        greedy.slice = self.slices
-        greedy.logits, greedy.n_logits = self.result.f, self.result.width
-        greedy.screen = &self.screen if self.full_head else NULL
-        _listen(&self.p.watch, self.signals, stop)
-        with nogil:
-            done = pyml_program_run_greedy(&self.p, &greedy)
-        if done < 0:
-            self._raise_unfinished()
-        cdef list tokens = [], stamps = []
-        for i in range(done):
-            tokens.append((found[i].token, found[i].logit, found[i].ns, found[i].rescored))
-            if timed:
-                stamps.append(_stamps(self.span, self.p.n_ops, self.p.threads, greedy.spans + i * n_spans, self.p.copied, clock[i].tolist()))
-        return tokens, stamps
-
-    cdef int _make_greedy_room(self, int64_t n_history, int64_t n_ends) except -1:
-        """Allocate the buffers of a greedy call. (NumPy would run out of cold caches.)"""
-        cdef void *memory
-        if n_history > self.greedy_text_room:
-            memory = realloc(self.greedy_text, 2 * n_history * sizeof(int32_t))
-            if not memory:
-                raise OutOfMemoryError("no memory for a text's tokens")
-            self.greedy_text, self.greedy_text_room = <int32_t *>memory, 2 * n_history
-        if n_ends > self.greedy_ends_room:
-            memory = realloc(self.greedy_ends, n_ends * sizeof(int64_t))
-            if not memory:
-                raise OutOfMemoryError("no memory for the tokens that end a text")
-            self.greedy_ends, self.greedy_ends_room = <int64_t *>memory, n_ends
-        return 0
 
     cdef int _raise_unfinished(self) except -1:
         """Raise the error of a run that was stopped, or could not begin."""

@@ -11,9 +11,11 @@ class SampledToken(NamedTuple):
     Attributes:
         token: its id.
         logit: the model's logit of it, before bias and penalties.
-        ms: milliseconds of the run; 0 where there was none.
+        ms: milliseconds of the run; 0 where there was none, and for a drafted token that was accepted.
         logprob: log probability in the softmax of all of the model's logits; None if it was not asked for.
         top_logprobs: (id, logprob) of the most probable tokens, most probable first (ties: lower id first).
+        choosing_ms: milliseconds of choosing it: the text's share of the time after that run.
+        error: why no token could be chosen after a run; the other fields mean nothing then. None: there is a token.
     """
 
     token: int
@@ -21,3 +23,5 @@ class SampledToken(NamedTuple):
     ms: float = 0.0
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] | None = None
+    choosing_ms: float = 0.0
+    error: Exception | None = None

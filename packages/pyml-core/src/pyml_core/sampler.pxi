@@ -115,6 +115,11 @@ cdef class Sampler:
                              f"got {mask.size} of {mask.dtype}")
         self.s.mask, self.mask = <const uint32_t *>_address(mask), mask
 
+    @property
+    def needs_all(self):
+        """Whether it needs the logits of all tokens: for log probabilities, or for a mask."""
+        return self.s.logprobs >= 0 or self.s.mask != NULL
+
     def choose(self, logits, position, ids=None, level=None):
         """Choose the token at ``position``; it is not added.
 
@@ -222,7 +227,8 @@ def top_logprobs(logits, int64_t token, int64_t count, level=None):
     cdef const float *row = <const float *>_address(logits)
     ids, values = np.empty(wanted, np.int32), np.empty(wanted, np.float64)
     out.token, out.top_id, out.top_logprob = token, <int32_t *>_address(ids), <double *>_address(values)
-    cdef void *scratch = _Scratch().of(n)
+    memory = _Scratch()
+    cdef void *scratch = (<_Scratch>memory).of(n)
     with nogil:
         kernels.enter()
         kernels.logprobs(row, n, wanted, scratch, &out)

@@ -243,30 +243,52 @@ cdef extern from "pyml.h":
 
     double pyml_read_timings(const pyml_timings *, int64_t *, int64_t *, pyml_thread_span *)
 
-    ctypedef struct pyml_greedy_token:
-        int64_t token
-        float logit
-        int64_t ns
+    # ---- runs that go on by themselves
+
+    ctypedef struct pyml_text:
+        pyml_sampler *sampler
+        int64_t row, wanted
+        int64_t first
+        const int32_t *drafted
+        int64_t position
+        const uint32_t *stops
+        int32_t *history
+        int64_t n_history
+        int64_t repeat
+        bint follows
+        bint ended
+        pyml_sampled *found
+        int64_t n_found, n_first, new_ones
+
+    ctypedef struct pyml_continued_run:
+        int64_t ns, choosing_ns
         int64_t rescored
 
-    ctypedef struct pyml_greedy:
+    ctypedef struct pyml_continuation:
+        int64_t n_texts
+        pyml_text *texts
         int64_t count
         int32_t *ids
         int32_t *positions
-        pyml_slice *slice
+        int32_t *token_slice
+        int32_t *output_rows
+        pyml_slice *slices
+        pyml_tile *tiles
         const float *logits
         int64_t n_logits
         const pyml_screen *screen
         const int64_t *ends
         int64_t n_ends
-        int32_t *history
-        int64_t n_history
-        int64_t repeat
-        pyml_greedy_token *found
+        const pyml_flag *pause
+        bint (*follow)(void *, int64_t, int64_t) noexcept nogil
+        void *argument
+        uint8_t *scratch
+        int64_t scratch_bytes
+        pyml_continued_run *runs
         pyml_thread_span *spans
         int64_t *clock
 
-    int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *) nogil
+    int64_t pyml_program_continue(pyml_program *, pyml_continuation *) nogil
 
     # ---- weights
 

@@ -72,7 +72,7 @@ def check_forward(batch: Any, want: Any) -> None:
         ArgumentError: names the first invalid sequence; or ``want`` is invalid.
     """
     if not isinstance(want, Want):
-        raise ArgumentError(f"must be AllLogits(), Top(k) or Greedy(...) of pyml_core, got {quoted(want)}", "want")
+        raise ArgumentError(f"must be AllLogits(), Top(k) or Sample(...) of pyml_core, got {quoted(want)}", "want")
     expected = "must be a list of (cache, ids, positions or None)"
     if not isinstance(batch, Sequence) or isinstance(batch, str | bytes):
         raise ArgumentError(f"{expected}, got {quoted(batch)}", "batch")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core.locks import importing
-from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, Top, Want
+from pyml_core.want import ALL_LOGITS, AllLogits, Sample, Top, Want
 
 from . import memory
 from .arguments import Prompt, check_forward, hidden_rows, indices, not_empty, prompt_ids
@@ -26,7 +26,7 @@ from .values import text
 
 if TYPE_CHECKING:
     from pyml_core.kv_layout import KVLayout
-    from pyml_core.want import GreedyToken, TopLogits
+    from pyml_core.want import SampledToken, TopLogits
     from pyml_nn import KVCache, Trace
     from pyml_nn.batching import Input
     from pyml_nn.config import Dimensions
@@ -182,7 +182,7 @@ class ModelMethods:
     @overload
     def forward(self, batch: Sequence[Input], want: Top) -> list[list[TopLogits]]: ...
     @overload
-    def forward(self, batch: Sequence[Input], want: Greedy) -> list[list[GreedyToken]]: ...
+    def forward(self, batch: Sequence[Input], want: Sample) -> list[list[SampledToken]]: ...
     def forward(self, batch: Sequence[Input], want: Want = ALL_LOGITS) -> Any:
         """Continue several sequences at once: ``(cache, ids, positions that want logits, or None for the last)`` each.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pyml_core.errors import ShapeError
 from pyml_core.records import Slice
-from pyml_core.want import TopLogits
+from pyml_core.want import Choice, SampledToken, TopLogits
 
 from .cache import KVCache, Origin
 from .errors import show
@@ -62,6 +62,20 @@ class SequencePass(NamedTuple):
     record_from: int
 
 
+class _Planned(NamedTuple):
+    """A checked input.
+
+    Attributes:
+        cache, ids, positions: as given, the positions ascending and unique.
+        last_pass: index of its last pass.
+    """
+
+    cache: KVCache
+    ids: list[int]
+    positions: list[int]
+    last_pass: int
+
+
 class BatchPlan:
     """A checked batch and its runs of the program.
 
@@ -88,7 +102,7 @@ class BatchPlan:
     def __init__(
         self, batch: Sequence[Input], origin: Origin, vocab_size: int, max_tokens: int, long_from: int | None
     ) -> None:
-        self._inputs: list[tuple[KVCache, int, int]] = []  # cache, number of its positions, index of its last pass
+        self._inputs: list[_Planned] = []
         self._orders: list[list[int] | None] = []
         self.passes: list[SequencePass] = []
         self.n_outputs = 0
@@ -99,43 +113,82 @@ class BatchPlan:
             positions, order = checked_positions(given_positions, len(ids), sequence)
             cache.check_room(len(ids))
             self.passes += sequence_passes(sequence, cache, ids, positions, long_from)
-            self._inputs.append((cache, len(positions), len(self.passes) - 1))
+            self._inputs.append(_Planned(cache, ids, positions, len(self.passes) - 1))
             self._orders.append(order)
             self.n_outputs += len(positions)
-        if len(self._inputs) > 1 and len({id(cache) for cache, _, _ in self._inputs}) < len(self._inputs):
+        if len(self._inputs) > 1 and len({id(each.cache) for each in self._inputs}) < len(self._inputs):
             raise ShapeError("forward: expected every cache once in a batch, found one twice")
         for each in self.passes:
             each.cache.reserve(len(each.ids))
         self.runs = cut_runs(self.passes, max_tokens)
 
     @property
+    def n_sequences(self) -> int:
+        """Number of sequences of the batch."""
+        return len(self._inputs)
+
+    @property
     def kind(self) -> str:
         """``decode`` if every sequence continues by one token, else ``prefill``."""
         return "decode" if all(len(each.ids) == 1 and each.cache.length for each in self.passes) else "prefill"
 
-    def advance(self) -> None:
-        """Append the tokens of the finished runs to the caches: to all of them, or, after a MemoryError, to none."""
-        ends = [self.passes[last] for _, _, last in self._inputs]
+    def advance(self, chosen: Sequence[Sequence[SampledToken]] | None = None) -> None:
+        """Append the tokens of the finished runs to the caches: to all of them, or, after a MemoryError, to none.
+
+        Args:
+            chosen: of each sequence the tokens that were chosen, the last of which has not been run; drafted ids that
+                were not chosen are left out.
+        """
+        ends = [self.passes[each.last_pass] for each in self._inputs]
         lengths = [done.cache.length for done in ends]
         try:
-            for done in ends:
-                done.cache.append(done.ids)
+            for index, (done, each) in enumerate(zip(ends, self._inputs, strict=True)):
+                ids = done.ids
+                if chosen is not None and each.positions:
+                    drafted = len(each.ids) - each.positions[0] - 1
+                    ids = [*ids[: len(ids) - drafted], *[one.token for one in chosen[index][:-1]]]
+                done.cache.append(ids)
         except MemoryError:
             for done, length in zip(ends, lengths, strict=True):
                 done.cache.rewind(length)
             raise
-        for (cache, _, _), done in zip(self._inputs, ends, strict=True):
+        for each, done in zip(self._inputs, ends, strict=True):
             done.cache.rope_set = done.rope_set
-            if done.cache is not cache:
-                cache.replace(done.cache)
+            if done.cache is not each.cache:
+                each.cache.replace(done.cache)
+
+    def choices(self, given: Sequence[Choice]) -> dict[int, Choice]:
+        """The choices of the sequences that want logits, by their index in the batch.
+
+        Raises:
+            ShapeError: not as many as these sequences.
+        """
+        wanting = [index for index, each in enumerate(self._inputs) if each.positions]
+        if len(wanting) != len(given):
+            raise ShapeError(f"forward: expected a choice for each of {len(wanting)} sequences, got {len(given)}")
+        return dict(zip(wanting, given, strict=True))
+
+    def sequence_of(self, part: Slice) -> int:
+        """The index of the sequence of a slice."""
+        return next(each.sequence for each in self.passes if each.cache.pages is part.pages)
+
+    def waits(self, sequence: int, tokens: Sequence[SampledToken], ends: Collection[int]) -> bool:
+        """Whether a further token of a sequence is to be chosen: its drafted ids so far are the ones that were."""
+        _, ids, positions, _ = self._inputs[sequence]
+        if not tokens or not positions:
+            return bool(positions)
+        token = tokens[-1]
+        if len(tokens) == len(positions) or token.error is not None or token.token in ends:
+            return False
+        return ids[positions[len(tokens) - 1] + 1] == token.token
 
     def split(self, rows: R) -> list[R]:
         """Divide the results of all positions by sequence, each in the order of its ``positions``."""
         results: list[R] = []
         start = 0
-        for (_, count, _), order in zip(self._inputs, self._orders, strict=True):
-            own = rows[start : start + count]
-            start += count
+        for each, order in zip(self._inputs, self._orders, strict=True):
+            own = rows[start : start + len(each.positions)]
+            start += len(each.positions)
             if order is not None:
                 own = [own[index] for index in order] if isinstance(own, list) else own[order]
             results.append(own)

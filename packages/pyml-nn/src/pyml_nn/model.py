@@ -6,7 +6,6 @@ Letters: V = vocabulary.
 from __future__ import annotations
 
 import json
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -21,7 +20,7 @@ from pyml_core.errors import Cancelled, PymlError, ShapeError
 from pyml_core.pickling import OfOneProcess
 from pyml_core.program import Program
 from pyml_core.tensor import PackedMatrix
-from pyml_core.want import ALL_LOGITS, AllLogits, Greedy, GreedyToken, Top, TopLogits, Want
+from pyml_core.want import ALL_LOGITS, AllLogits, Sample, SampledToken, Top, TopLogits, Want
 
 from .batching import BatchPlan, Input, SequencePass
 from .cache import KVCache, Origin
@@ -177,17 +176,17 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
     @overload
     def forward(self, batch: Sequence[Input], want: Top) -> list[list[TopLogits]]: ...
     @overload
-    def forward(self, batch: Sequence[Input], want: Greedy) -> list[list[GreedyToken]]: ...
+    def forward(self, batch: Sequence[Input], want: Sample) -> list[list[SampledToken]]: ...
     def forward(
         self, batch: Sequence[Input], want: Want = ALL_LOGITS
-    ) -> list[F32Array] | list[list[TopLogits]] | list[list[GreedyToken]]:
+    ) -> list[F32Array] | list[list[TopLogits]] | list[list[SampledToken]]:
         """Continue several sequences at once.
 
         Args:
             batch: a :class:`SequenceInput` (or tuple) for each sequence: its KV cache, the token ids that follow those
                 in the cache, and the indices into these ids of the logits to return (None: the last one).
-            want: which logits to return. :class:`pyml_core.Greedy` continues a single sequence by a single id, and then
-                by the most probable token of each run.
+            want: which logits to return, or how to choose the tokens with which the sequences go on. For
+                :class:`pyml_core.Sample`, positions are one behind the other; the ids after the first one are drafted.
 
         Returns:
             One result for each sequence, in the order of its positions, with bit-identical logits in all three cases:
@@ -195,9 +194,10 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
             - float32 logits (len(positions), V) by default;
             - for :class:`pyml_core.Top` one :class:`pyml_core.TopLogits` for each position, at about half the cost if
               the head is screened;
-            - for :class:`pyml_core.Greedy` one :class:`pyml_core.GreedyToken` for each run, at least one: fewer than
-              ``count`` after a token that ends the runs, only one with LongRoPE or while tensors are traced. The last
-              token is not in the cache.
+            - for :class:`pyml_core.Sample` a :class:`pyml_core.SampledToken` for each run and each drafted id that was
+              accepted. There are fewer than ``count`` runs after a token that ends them, and only one with LongRoPE,
+              while tensors are traced, or if the batch takes several runs of the program. The cache has the ids up
+              to the first position, and the tokens but the last one.
 
         The caches are changed after the last run only: after an error or a cancellation they are unchanged.
 
@@ -207,8 +207,8 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
             ContextOverflowError: a cache would exceed its ``max_length``; nothing has been computed.
             Cancelled: :meth:`cancel` was called.
         """
-        if isinstance(want, Greedy):
-            return [self._forward_greedy(batch, want)]
+        if isinstance(want, Sample):
+            return self._forward_sample(batch, want)
         if isinstance(want, Top) and want.k < 1:
             raise ShapeError(f"forward: expected k to be at least 1, got {want.k}")
         config = self.config
@@ -282,24 +282,45 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
                 done += len(out)
             return rows
 
-    def _forward_greedy(self, batch: Sequence[Input], want: Greedy) -> list[GreedyToken]:
-        if len(batch) != 1 or len(batch[0][1]) != 1:
-            raise ShapeError("forward: greedy runs need a batch of one sequence with one token")
-        if self.config.long_from is not None:
-            start = time.perf_counter()
-            ((top,),) = self.forward(batch, Top(1))
-            return [GreedyToken(*top.best(), (time.perf_counter() - start) * 1e3)]
-        plan = BatchPlan(batch, self.cache_origin, self.config.vocab_size, self._max_tokens, None)
-        (only,) = plan.passes
+    def _forward_sample(self, batch: Sequence[Input], want: Sample) -> list[list[SampledToken]]:
+        config = self.config
+        plan = BatchPlan(batch, self.cache_origin, config.vocab_size, self._max_tokens, config.long_from)
+        if not plan.passes:
+            return []
         recorder = self._recorder(plan.passes, plan.runs)
-        if recorder is not None and recorder.records_tensors:
+        if len(plan.runs) > 1 or config.long_from is not None or (recorder is not None and recorder.records_tensors):
             want = replace(want, count=1)
-        only.cache.reserve(want.count)
-        tokens: list[GreedyToken] = self._run(plan, want, recorder)
+        if want.count > 1:
+            for each in plan.passes:
+                each.cache.reserve(len(each.ids) + want.count - 1)
+        in_runs = len(plan.runs) > 1 or len(plan.passes) > len(batch)
+        with nullcontext() if recorder is None else self.program.observe(recorder):
+            results = self._sample_in_runs(plan, want) if in_runs else self.program.run(plan.runs[0], want)
         if recorder is not None:
-            recorder.close_each("decode")
-        only.cache.append([*only.ids, *(run.token for run in tokens[:-1])])
-        return tokens
+            close = recorder.close if in_runs else recorder.close_each
+            close(plan.kind)
+        plan.advance(results)
+        return results
+
+    def _sample_in_runs(self, plan: BatchPlan, want: Sample) -> list[list[SampledToken]]:
+        """:class:`Sample` where the batch takes several runs or a sequence several slices: the next token of each."""
+        choices = plan.choices(want.choices)
+        results: list[list[SampledToken]] = [[] for _ in range(plan.n_sequences)]
+        for run in self._uncancelled(plan.runs):
+            owners = [plan.sequence_of(part) for part in run]
+            parts = [
+                part if plan.waits(owner, results[owner], want.ends) else part._replace(outputs=())
+                for part, owner in zip(run, owners, strict=True)
+            ]
+            now = [
+                choices[owner]._replace(position=choices[owner].position + len(results[owner]))
+                for part, owner in zip(parts, owners, strict=True)
+                if part.outputs
+            ]
+            found = self.program.run(parts, replace(want, choices=now))
+            for owner, tokens in zip(owners, found, strict=True):
+                results[owner] += tokens
+        return results
 
     def _recorder(self, passes: Sequence[SequencePass], runs: list[list[Slice]]) -> Recorder | None:
         """Return the recorder of these runs; None if no trace is open."""

@@ -1,4 +1,4 @@
-/* program.h: programs, CPU levels, runs, greedy runs, timings, limits. */
+/* program.h: programs, CPU levels, runs, timings, limits. */
 #ifndef PYML_PROGRAM_H
 #define PYML_PROGRAM_H
 
@@ -57,34 +57,6 @@ typedef struct {
 /* Computes the begin and end of each operation, and the spans as [n_ops][threads] with `began` and `arrived` in ns.
  * Returns the nanoseconds of a tick. */
 double pyml_read_timings(const pyml_timings *, int64_t *begin_ns, int64_t *end_ns, pyml_thread_span *spans);
-
-/* greedy.c */
-typedef struct {
-    int64_t token;
-    float logit;
-    int64_t ns;       /* of the run that gave it */
-    int64_t rescored; /* rows of the head that were computed, if it was screened */
-} pyml_greedy_token;
-
-/* Runs of one slice of one token, which wants logits; it has pages for `count` positions. */
-typedef struct {
-    int64_t count;            /* runs at most, at least 1 */
-    int32_t *ids, *positions; /* of the program's run */
-    pyml_slice *slice;
-    const float *logits; /* of each run */
-    int64_t n_logits;
-    const pyml_screen *screen; /* or, if they are not all computed, the candidates */
-    const int64_t *ends;       /* tokens that nothing is run after */
-    int64_t n_ends;
-    int32_t *history; /* the tokens before, with room for `count` more */
-    int64_t n_history;
-    int64_t repeat;           /* stop when the last `repeat` tokens occur before; 0: never */
-    pyml_greedy_token *found; /* [count] */
-    pyml_thread_span *spans;  /* [count][threads][n_ops] of every run; NULL: runs are not timed */
-    int64_t *clock;           /* [count][4] its start and end in ns, then in ticks */
-} pyml_greedy;
-
-int64_t pyml_program_run_greedy(pyml_program *, pyml_greedy *); /* tokens found; -1: as false of a run */
 
 /* limits.c */
 int64_t pyml_measure_limit(const pyml_kernels *, int threads, int what, const uint8_t *data, int64_t amount,

@@ -3,6 +3,7 @@
 #define PYML_H
 
 #include "clock.h"
+#include "continue.h"
 #include "formats.h"
 #include "lock.h"
 #include "pool.h"

@@ -94,7 +94,7 @@ def screen_bounds(x: F32Array, weight: Weight, stats: RowStats, z_score: float) 
 
 
 def declare_screen(graph: Graph, z_score: float = Z_SCORE) -> None:
-    """Screen the last operation: runs for :class:`Top` and :class:`Greedy` read fewer of its bytes.
+    """Screen the last operation: runs for :class:`Top` and :class:`Sample` read fewer of its bytes.
 
     That operation is a linear layer of one split matrix, without bias, on rows of wanted positions; nothing comes after
     it. In such runs two operations take its place, ``<its name>.screen`` and ``.rescore`` (``screening``).

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError, quoted
+from pyml_core.sampling import Sampler
 from pyml_nn import ContextOverflowError, KVCache
 
 from .. import logs, memory
@@ -20,6 +21,7 @@ from ..values import check_ids
 from .completion import Completion, StreamDecoder
 from .draft_model import Drafting
 from .request import Request
+from .stop_tokens import stop_tokens
 
 
 def check_request(engine: Engine, request: Request, cache: Any) -> int:
@@ -104,10 +106,20 @@ def prepared(
         matcher = _matcher(engine, request.options.grammar, token)
         # The text is exactly the bytes that match: no space is taken from its beginning.
         decoder = ByteDecoding(engine.tokenizer.token_bytes)
-    completion = Completion(0, request, cache, decoder, matcher, token, drafting)
+    options = request.options
+    ends = engine.eos_ids.union(options.stop_ids)
+    sampler = Sampler(
+        options.sampling.core_rules,
+        options.sample_index,
+        engine.vocab_size,
+        [*cache.ids, *request.prompt],
+        logprobs=options.logprobs,
+    )
+    completion = Completion(0, request, cache, decoder, sampler, ends, matcher, token, drafting)
     completion.cache_given = given
     completion.max_positions = max_positions
     completion.n_keep = n_kept(engine, request)
+    completion.stop_tokens = stop_tokens(engine.tokenizer, options.stop, engine.vocab_size)
     return completion
 
 

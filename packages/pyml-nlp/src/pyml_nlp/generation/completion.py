@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import PymlError, quoted
 from pyml_core.locks import importing
 from pyml_core.pickling import OfOneProcess
-from pyml_core.want import GreedyToken, TopLogits
+from pyml_core.sampling import Sampler
+from pyml_core.want import SampledToken
 from pyml_nn import KVCache
 
-from ..options.sampling import PENALTIES
-from ..sampling import F32Array, History
 from ..structured.matcher import Matcher
 from .context_shift import retained
 from .draft_model import Drafting
 from .request import Request
 from .speculation import Drafter
+from .stop_tokens import StopTokens
 from .stopping import StopStrings
 
 STOP, LENGTH, TIMEOUT, CANCELLED, FAILED = "stop", "length", "timeout", "cancelled", "error"
 """Why a text ended: a token or string that ends texts; max_tokens or the context's end; deadline; cancel; an error."""
-
-Logits = F32Array | TopLogits | GreedyToken
-"""The logits of one position: all of them, float32 (V,), the largest ones, or the largest one."""
-
-Rows = F32Array | list[TopLogits] | list[GreedyToken]
-"""The logits of several positions: float32 (P, V), or the largest of each."""
 
 
 def stop_reason(token: CancelToken) -> str | None:
@@ -81,18 +75,6 @@ class Step:
     sample_ms: float
 
 
-class Speculated(NamedTuple):
-    """Results computed beyond a text's last token, on drafted tokens or on the most probable ones.
-
-    Attributes:
-        ids: the tokens that were run, in order; keys and values of each count once the text has it.
-        rows: the logits after each of them.
-    """
-
-    ids: list[int]
-    rows: list[Logits]
-
-
 class Completion(OfOneProcess, instead="send its text, tokens and finish_reason instead"):
     """One prompt and its text so far.
 
@@ -101,6 +83,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         prompt: token ids of the prompt.
         options: how it is generated; the sampling has a seed, unless it is greedy.
         cache: its keys and values.
+        sampler: chooses its tokens.
+        ends: tokens that end it.
         tokens: ids of the text so far, an end-of-sequence token included.
         pending: ids that the model has to run next: (the rest of) the prompt, then the last token.
         position: of the next token in the sequence, prompt included.
@@ -110,7 +94,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         shifted: whether the context has been shifted.
         drafting: what may draft its tokens.
         drafter: proposes how it goes on, once it has begun; None: nothing does.
-        speculated: results beyond its last token; None: there are none.
+        chosen: tokens that have been chosen and are not part of the text yet, the next one last.
         reused: positions of the prompt that were not computed but taken from the prefix cache.
         finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``, ``"error"``; None while it runs.
         error: the error that ended it, with the reason ``"error"``.
@@ -118,11 +102,12 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         decode_ms: time of all later steps, and of choosing the first token.
         stopped_by: the stop string or the token that ended the text; None if neither did.
         cache_given: whether the cache is the caller's, who may continue from it.
-        matcher: which tokens the grammar allows next; it advances with every token. None: all are allowed.
-        forced: tokens that the grammar forces next, whatever the logits are.
+        matcher: which tokens the grammar allows next; it advances as tokens are chosen. None: all are allowed.
+        forced: tokens that the grammar forces after the chosen ones, whatever the logits are.
+        grammar_ended: whether the grammar allows nothing after them.
+        stop_tokens: where its stop strings end; None: it has none.
         logprobs: each token's own log probability and those of the most probable ones (as in :class:`Step`), if the
             request asks for them.
-        history: the counts of its tokens, for penalties; None: the request has no penalties.
     """
 
     def __init__(
@@ -131,14 +116,19 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         request: Request,
         cache: KVCache,
         decoder: StreamDecoder,
+        sampler: Sampler,
+        ends: frozenset[int] = frozenset(),
         matcher: Matcher | None = None,
         stop_token: CancelToken | None = None,
         drafting: Drafting | None = None,
     ) -> None:
         self.sequence = sequence
         self.prompt = request.prompt
+        self._before = cache.ids  # of a given cache
         self.options = request.options
         self.cache = cache
+        self.sampler = sampler
+        self.ends = ends
         self.tokens: list[int] = []
         self.pending = list(request.prompt)
         self.position = cache.length + len(request.prompt)
@@ -151,17 +141,18 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.error: PymlError | None = None
         self.prefill_ms = 0.0
         self.decode_ms = 0.0
-        penalised = not PENALTIES.isdisjoint(request.options.sampling.rules)
-        self.history = History([*cache.ids, *request.prompt]) if penalised else None
         self.stopped_by: str | int | None = None
         self.cache_given = False
         self.matcher = matcher
         self.forced: list[int] = []
+        self.grammar_ended = False
+        self.stop_tokens: StopTokens | None = None
         self.logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] = []
         self.drafting = Drafting() if drafting is None else drafting
         self.drafter: Drafter | None = None
-        self.speculated: Speculated | None = None
+        self.chosen: list[SampledToken] = []
         self._decoder = decoder
+        self._masked = False  # the sampler's mask is the grammar's present one
         self._stops = StopStrings(request.options.stop, request.options.include_stop)
         self._pieces: list[str] = []
 
@@ -176,6 +167,11 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         """The text so far, in whole characters."""
         return "".join(self._pieces)
 
+    @property
+    def ids(self) -> list[int]:
+        """All token ids: those that were in the cache, the prompt and the text."""
+        return [*self._before, *self.prompt, *self.tokens]
+
     def take(self, token: int, reason: str | None, silent: bool = False) -> str:
         """Add a token, ending the text if there is a reason or a stop string; returns the characters it completes.
 
@@ -184,12 +180,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.tokens.append(token)
         self.pending = [token]
         self.position += 1
-        if self.history is not None:
-            self.history.add(token)
         if self.drafter is not None:
             self.drafter.append(token)
-        if self.speculated is not None and self.speculated.ids[:1] != [token]:
-            self._drop_speculated()
         if silent:
             self.stopped_by = token
             return self.end(reason or STOP)
@@ -198,6 +190,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
             text = self._stops.push(text)
             if self._stops.found is not None:
                 reason = STOP
+                if self.stop_tokens is not None:
+                    self.stop_tokens.add(token)
         self._pieces.append(text)
         return text if reason is None else text + self.end(reason)
 
@@ -211,22 +205,69 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         cache.trim(min(self.n_keep, cache.length))
         self.pending = ids[cache.length :]
 
-    def set_speculated(self, ids: list[int], rows: list[Logits]) -> None:
-        """Keep the results of tokens that are not yet part of the text: the logits after each."""
-        self.cache.rewind(self.cache.length - len(ids))
-        self.speculated = Speculated(ids, rows)
+    def set_chosen(self, tokens: list[SampledToken]) -> None:
+        """Keep the tokens of a call of the model. Keys and values of each but the last count once the text has it."""
+        self.cache.rewind(self.cache.length - len(tokens) + 1)
+        self.chosen = tokens[::-1]
 
-    def accept_next(self) -> Logits:
-        """The logits after the last token, which is the first of the speculated ones."""
-        speculated = self.speculated
-        if speculated is None:
-            raise RuntimeError("no tokens are speculated")
-        self.cache.append([speculated.ids.pop(0)])
-        return speculated.rows.pop(0)
+    def next_chosen(self) -> SampledToken:
+        """The next one of several tokens of a call; the text's last token has been run."""
+        self.cache.append(self.pending)
+        return self.chosen.pop()
+
+    # ---- its grammar
+
+    def update_mask(self) -> None:
+        """Let the sampler choose among the tokens that the grammar allows next, or the one that it forces.
+
+        Raises:
+            GrammarError: there is none, or the grammar takes more work than llguidance's limits allow.
+        """
+        if self.matcher is not None and not self._masked:
+            self.sampler.set_mask(self.matcher.mask_of(self.forced[0]) if self.forced else self.matcher.mask())
+            self._masked = True
+
+    def follow(self, token: int) -> bool:
+        """Advance the grammar by a token that was chosen; whether the next one can be chosen at once.
+
+        Raises:
+            GrammarError: as of :meth:`update_mask`.
+        """
+        if self.matcher is None or token in self.ends:
+            return False
+        if self.forced:
+            del self.forced[0]  # this one: it had a run, for its log probability
+        self._advance(self.matcher, token)
+        if self.grammar_ended or self.takes_forced:
+            return False
+        self.update_mask()
+        return True
+
+    @property
+    def takes_forced(self) -> bool:
+        """Whether the tokens after the chosen ones are known without a run. With log probabilities they need one."""
+        return bool(self.forced) and self.options.logprobs is None
+
+    def take_forced(self) -> int:
+        """The next forced token, which has been added to the sampler and the grammar."""
+        token = self.forced.pop(0)
+        self.sampler.add(token)
+        if self.matcher is not None and token not in self.ends:
+            self._advance(self.matcher, token)
+        return token
+
+    def _advance(self, matcher: Matcher, token: int) -> None:
+        matcher.take(token)
+        self._masked = False
+        if not self.forced:
+            self.forced = matcher.forced()
+        self.grammar_ended = matcher.ended
+
+    # ---- its end
 
     def end(self, reason: str) -> str:
         """End the text without another token; returns the characters that were held back."""
-        self._drop_speculated()
+        self._drop_chosen()
         text = self._stops.push(self._decoder.flush()) + self._stops.flush()
         self._pieces.append(text)
         self.finish_reason = reason
@@ -255,10 +296,10 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         if not self.cache_given:
             self.cache.trim(0)
 
-    def _drop_speculated(self) -> None:
-        """Discard results that are not used, and free their pages."""
-        if self.speculated is not None:
-            self.speculated = None
+    def _drop_chosen(self) -> None:
+        """Discard tokens that are not used, and free their pages."""
+        if self.chosen:
+            self.chosen = []
             self.cache.trim(self.cache.length)
 
 

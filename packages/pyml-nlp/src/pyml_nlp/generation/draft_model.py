@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
 from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 from pyml_core.errors import PymlError, quoted
+from pyml_core.sampling import Sampler
+from pyml_core.sampling.rules import PENALTIES
+from pyml_core.want import Choice, Sample
 
 from ..engine import Engine, HasEngine, engine_of
 from ..options.generation import GenerationOptions
-from ..sampling import sample
 from ..values import flag
 from .prefix_cache import common_length
 from .speculation import EMA_ALPHA, Drafter
@@ -58,7 +62,12 @@ class DraftModel:
         self._engine = engine
         self._vocab_size = vocab_size
         self._has_all = max([*ids, *(options.sampling.logit_bias or ())]) < engine.vocab_size
-        self._options = options
+        sampling = options.sampling.core_rules
+        order = tuple(name for name in sampling.order if name not in PENALTIES)
+        bias = tuple(item for item in sampling.logit_bias if item[0] < engine.vocab_size)
+        self._sampler = Sampler(
+            replace(sampling, order=order, logit_bias=bias), options.sample_index, engine.vocab_size
+        )
         self._ids = list(ids)
         self._cache = engine.new_cache()
         self._drafted: list[int] = []
@@ -74,19 +83,19 @@ class DraftModel:
         """Run the smaller model, first on the tokens of the text that it has not seen."""
         cache, ids = self._cache, self._ids
         cache.trim(min(common_length(cache.ids, ids), len(ids) - 1))
-        self._drafted = []
-        sampling, number = self._options.sampling, self._options.sample_index
         feed = ids[cache.length :]
+        choice = Choice(self._sampler, len(ids))
         start = time.perf_counter()
-        for i in range(count):
-            (rows,), _ = self._engine.forward([(cache, feed, None)])
-            if i == 1:  # the first run includes the tokens that the model had not seen
-                start = time.perf_counter()
-            feed = [sample(rows[-1], sampling, number, len(ids) + i)]
-            if feed[0] >= self._vocab_size:
-                break
-            self._drafted += feed
-        ms = (time.perf_counter() - start) * 1e3 / max(1, count - 1)
+        ((first,),), _ = self._engine.forward([(cache, feed, None)], Sample([choice]))
+        found = [first]
+        if count > 1 and first.error is None:
+            start = time.perf_counter()  # the first run includes the tokens that the model had not seen
+            choice = Choice(self._sampler, len(ids) + 1)
+            (more,), _ = self._engine.forward([(cache, [first.token], None)], Sample([choice], count - 1))
+            found += more
+        drafted = [one.token if one.error is None else self._vocab_size for one in found]
+        self._drafted = list(takewhile(lambda token: token < self._vocab_size, drafted))
+        ms = (time.perf_counter() - start) * 1e3 / max(1, len(found) - 1)
         self.ms_per_token += (ms - self.ms_per_token) * (EMA_ALPHA if self.ms_per_token else 1.0)
         return self._drafted
 

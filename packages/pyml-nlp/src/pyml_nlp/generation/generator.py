@@ -14,20 +14,21 @@ from contextlib import AbstractContextManager
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
 from pyml_core.pickling import OfOneProcess
-from pyml_core.want import GreedyToken
+from pyml_core.sampling import Sampler, SamplingRules
+from pyml_core.want import SampledToken, StopFlag
 from pyml_nn import KVCache, SequenceInput
 
 from .. import logs
 from ..engine import Engine, HasEngine, engine_of
 from ..values import seconds
 from .admission import check_memory, check_request, prepared
-from .choosing import Chooser, largest
-from .completion import CANCELLED, LENGTH, Completion, Rows, Step, stop_reason
+from .completion import CANCELLED, LENGTH, Completion, Step, stop_reason
 from .draft_model import drafting_of
 from .model_run import ModelRun, Runner, prompt_input
 from .preparing import preparing
 from .request import Request
 from .speculator import Speculator
+from .taking import Taker
 
 
 class Generator(OfOneProcess, instead="make one with the model of the other process"):
@@ -59,7 +60,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         self._drafting = drafting_of(self._engine, speculate, draft_model)
         self._speculator = Speculator(self._engine)
         self._runner = Runner(self._engine, self._speculator)
-        self._chooser = Chooser(self._engine)
+        self._taker = Taker(self._engine)
         self.stop_token = CancelToken(seconds("timeout", timeout))
         self._admitted: list[Completion] = []  # and not ended
         self._numbers = itertools.count()
@@ -118,7 +119,8 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     def refused(self, request: Request, error: PymlError) -> Completion:
         """The text of a request that :meth:`prepare` has refused with this error, ended before it began."""
         cache, decoder = self._engine.new_cache(1), self._engine.tokenizer.stream_decoder()
-        completion = Completion(next(self._numbers), request, cache, decoder)
+        sampler = Sampler(SamplingRules(greedy=True), 0, self._engine.vocab_size)
+        completion = Completion(next(self._numbers), request, cache, decoder, sampler)
         completion.fail(error)
         return completion
 
@@ -145,8 +147,9 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         return steps[0] if steps else None
 
     def decode_step(self) -> list[Step]:
-        """Run one token of every running text together and choose their next ones; texts that end leave ``running``.
+        """The next token of every running text, which all run together; texts that end leave ``running``.
 
+        A call of the model may choose several tokens of each text; then the next calls of this method run nothing.
         Returns no step, with every text ended, if the deadline has passed or the generator is cancelled.
         """
         return self.advance([])
@@ -165,6 +168,15 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             yield from self.decode_step()
         if completion.error is not None:
             raise completion.error
+
+    @property
+    def pause(self) -> StopFlag | None:
+        """If it is set, from any thread, a call of the model ends after its present run."""
+        return self._runner.pause
+
+    @pause.setter
+    def pause(self, pause: StopFlag | None) -> None:
+        self._runner.pause = pause
 
     def cancel(self) -> None:
         """End every text, keeping the tokens so far; from any thread or signal handler, also while the model runs."""
@@ -185,8 +197,11 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     # ---- a step with a run of the model
 
     def _run(self, texts: list[Completion], prompts: Sequence[tuple[Completion, int]]) -> list[Step]:
-        """One call of the model, and the tokens that it gives."""
+        """One call of the model, and the first of the tokens that it gives each text."""
+        texts, prompts = self._masked(texts), [prompt for prompt in prompts if self._masked([prompt[0]])]
         completions = [*texts, *(completion for completion, _ in prompts)]
+        if not completions:
+            return []
         reason = stop_reason(self.stop_token)
         if reason is None:
             try:
@@ -209,6 +224,18 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         self._drop_ended()
         return steps
 
+    def _masked(self, texts: list[Completion]) -> list[Completion]:
+        """These texts, with the masks of their grammars; those whose grammar fails end."""
+        if all(completion.matcher is None for completion in texts):
+            return texts
+        for completion in texts:
+            try:
+                completion.update_mask()
+            except PymlError as error:
+                completion.fail(error)
+        self._drop_ended()
+        return [completion for completion in texts if completion.finish_reason is None]
+
     def _run_apart(
         self, texts: list[Completion], prompts: Sequence[tuple[Completion, int]], error: PymlError | MemoryError
     ) -> list[Step]:
@@ -225,26 +252,20 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     def _after_run(self, completions: Sequence[Completion], run: ModelRun) -> list[Step]:
         """The step of every text that gets a token. An error in choosing it ends that text alone."""
         steps: list[Step] = []
-        for completion, one, rows in zip(completions, run.batch, run.rows, strict=True):
+        for completion, one, found in zip(completions, run.batch, run.found, strict=True):
             try:
                 if completion.tokens:
-                    steps.append(self._after_token(completion, one, rows, run.ms))
+                    completion.set_chosen(found)
+                    steps.append(self._taker.take(completion, completion.chosen.pop(), run.ms))
                 else:
-                    steps += self._after_prompt(completion, one, rows, run.ms)
+                    steps += self._after_prompt(completion, one, found, run.ms)
             except PymlError as error:
                 completion.fail(error)
         return steps
 
-    def _after_token(self, completion: Completion, one: SequenceInput, rows: Rows, model_ms: float) -> Step:
-        """The next token; the results after it are speculated."""
-        drafted = list(one.ids[len(completion.pending) :])
-        if drafted:
-            if completion.options.required_top_k == 1:
-                rows = [row if isinstance(row, GreedyToken) else largest(row) for row in rows]
-            completion.set_speculated(drafted, list(rows[1:]))
-        return self._chooser.choose(completion, rows[0], model_ms)
-
-    def _after_prompt(self, completion: Completion, one: SequenceInput, rows: Rows, model_ms: float) -> list[Step]:
+    def _after_prompt(
+        self, completion: Completion, one: SequenceInput, found: list[SampledToken], model_ms: float
+    ) -> list[Step]:
         """The first token, if this was the end of the prompt."""
         completion.prefill_ms += model_ms
         del completion.pending[: len(one.ids)]
@@ -256,39 +277,36 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             f" reused={completion.reused}" if completion.reused else "",
         )  # fmt: skip
         self._engine.prefix_cache.add(completion.cache)
-        if not len(rows):
+        if not found:
             completion.end(LENGTH)
             return []
-        step = self._chooser.choose(completion, rows[-1], 0.0)
+        step = self._taker.take(completion, found[0], 0.0)
         completion.decode_ms += step.sample_ms
         if completion.finish_reason is None:
             self.running.append(completion)
-            if completion.matcher is None:
-                self._speculator.begin(completion)
+            self._speculator.begin(completion)
         return [step]
 
     # ---- a step without one
 
     def _steps_without_run(self) -> list[Step] | None:
-        """A token of each text that has speculated or forced ones; None if no text has any."""
-        if len(self.running) == 1 and self.running[0].speculated is not None:
+        """A token of each text that has chosen or forced ones; None if no text has any."""
+        if len(self.running) == 1 and self.running[0].chosen:
             return self._step_without_run(self.running[0])
-        speculated = [one for one in self.running if one.speculated is not None]
-        forced = [one for one in self.running if one.forced and one.options.logprobs is None]
-        if not speculated and not forced:
+        ready = [one for one in self.running if one.chosen or one.takes_forced]
+        if not ready:
             return None
         reason = stop_reason(self.stop_token)
         if reason is not None:
             self.end(self.running, reason)
             return []
         steps: list[Step] = []
-        for completion in (*speculated, *forced):
+        for completion in ready:
             try:
-                accept = self._take_forced if completion.speculated is None else self._accept
-                steps.append(accept(completion))
+                steps.append(self._take_chosen(completion) if completion.chosen else self._take_forced(completion))
             except PymlError as error:
                 completion.fail(error)
-        self._count_time([*speculated, *forced], steps, sum([step.model_ms for step in steps]))
+        self._count_time(ready, steps, max([step.model_ms for step in steps], default=0.0))
         if any(completion.finish_reason is not None for completion in self.running):
             self._drop_ended()
         return steps
@@ -304,7 +322,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             self.end([completion], reason)
             return []
         try:
-            step = self._accept(completion)
+            step = self._take_chosen(completion)
         except PymlError as error:
             completion.fail(error)
             self._drop_ended()
@@ -314,10 +332,10 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             self._drop_ended()
         return [step]
 
-    def _accept(self, completion: Completion) -> Step:
-        """The next token, from speculated logits; a run of its own is the token's time."""
-        logits = completion.accept_next()
-        return self._chooser.choose(completion, logits, logits.ms if isinstance(logits, GreedyToken) else 0.0)
+    def _take_chosen(self, completion: Completion) -> Step:
+        """The next token of several that a call has chosen; a run of its own is the token's time."""
+        found = completion.next_chosen()
+        return self._taker.take(completion, found, found.ms)
 
     def _take_forced(self, completion: Completion) -> Step:
         """The next token, which runs later, together with the next one that is chosen.
@@ -325,7 +343,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         Where log probabilities are asked for, it has a run of its own instead.
         """
         before = completion.pending
-        step = self._chooser.choose(completion, None, 0.0)
+        step = self._taker.take(completion, None, 0.0)
         completion.pending = [*before, *completion.pending]
         if completion.finish_reason is not None and completion.cache_given:  # the caller continues from the last token
             try:

@@ -1,15 +1,16 @@
-"""One call of the model for several texts: its inputs, and which logits are wanted."""
+"""One call of the model for several texts: its inputs, and how their next tokens are chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pyml_core.want import ALL_LOGITS, MAX_TOP, Greedy, Top
+from pyml_core.want import Choice, Sample, SampledToken, StopFlag
 from pyml_nn import SequenceInput
 
 from ..engine import Engine
-from .completion import Completion, Rows
+from .completion import Completion
+from .processing import processed
 from .speculator import Speculator
 
 
@@ -17,14 +18,14 @@ class ModelRun(NamedTuple):
     """A call that is done.
 
     Attributes:
-        batch: what was run of each text; its cache has been advanced.
-        rows: logits of the wanted positions of each.
-        ms: milliseconds, of the first run if it was several.
-        tokens: tokens of each run, of all texts together.
+        batch: what was run first of each text; its cache has been advanced.
+        found: the tokens that were chosen for each; none in the middle of a prompt.
+        ms: milliseconds of the first run, and of all that was not another run or the choice of a token.
+        tokens: tokens of the first run, of all texts together.
     """
 
     batch: list[SequenceInput]
-    rows: Sequence[Rows]
+    found: list[list[SampledToken]]
     ms: float
     tokens: int
 
@@ -35,9 +36,13 @@ class Runner:
     Args:
         engine: of the model.
         speculator: drafts.
+
+    Attributes:
+        pause: if it is set, calls end after their present run.
     """
 
     def __init__(self, engine: Engine, speculator: Speculator) -> None:
+        self.pause: StopFlag | None = None
         self._engine = engine
         self._speculator = speculator
 
@@ -52,51 +57,43 @@ class Runner:
         return inputs
 
     def run(self, texts: Sequence[Completion], batch: list[SequenceInput], decoding: bool) -> ModelRun:
-        """Run the inputs of these texts together.
+        """Run the inputs of these texts together, and choose their next tokens.
 
-        ``decoding``: all of them have begun. A text that runs alone may then get several tokens in one call.
+        ``decoding``: all of them have begun. They may then get several tokens in one call.
         """
-        if decoding and len(texts) == 1:
-            count = self._greedy_runs(texts[0], batch[0])
-            if count > 1:
-                return self._run_greedy(texts[0], batch[0], count)
-        k = self._top(texts, batch)
-        rows, ms = self._engine.forward(batch, ALL_LOGITS if k is None else Top(k))
-        return ModelRun(batch, rows, ms, sum([len(one.ids) for one in batch]))
+        if any(completion.options.logits_processor is not None for completion in texts):
+            return self._run_processed(texts, batch)
+        drafted = any(one.positions for one in batch)
+        count = self._speculator.runs(texts) if decoding and not drafted else 1
+        choices: list[Choice] = []
+        ends: set[int] = set()
+        for completion, one in zip(texts, batch, strict=True):
+            if one.positions is None or one.positions:
+                choices.append(self._choice(completion, len(texts) if count > 1 else 0))
+                ends |= completion.ends
+        found, ms = self._engine.forward(batch, Sample(choices, count, ends, self.pause))
+        longest: list[SampledToken] = max(found, key=len, default=[])
+        choosing_ms = len(choices) * sum([one.choosing_ms for one in longest])
+        ms -= choosing_ms + sum([one.ms for one in longest[1:]])
+        return ModelRun(batch, found, ms, sum([len(one.ids) for one in batch]))
 
-    def _run_greedy(self, completion: Completion, one: SequenceInput, count: int) -> ModelRun:
-        """Several runs in one call, each of the most probable token after the run before.
+    def _run_processed(self, texts: Sequence[Completion], batch: list[SequenceInput]) -> ModelRun:
+        """:meth:`run` where a function of the user's changes logits, which may use the model itself."""
+        results, ms = self._engine.forward(batch)
+        found = [[processed(one, row) for row in rows] for one, rows in zip(texts, results, strict=True)]
+        return ModelRun(batch, found, ms, sum([len(one.ids) for one in batch]))
 
-        Between two runs Python takes several times as long as otherwise, because weights evict it from the CPU caches.
-        """
-        history, repeat = self._speculator.ngram_history(completion)
-        want = Greedy(count, (*self._engine.eos_ids, *completion.options.stop_ids), history, repeat)
-        (found,), ms = self._engine.forward([one], want)
-        ids = [*one.ids, *[token.token for token in found[:-1]]]
-        return ModelRun([SequenceInput(one.cache, ids)], [found], ms - sum([token.ms for token in found[1:]]), 1)
-
-    def _greedy_runs(self, completion: Completion, one: SequenceInput) -> int:
-        """How many tokens to find in one call: one where Python has to look at each."""
-        options = completion.options
-        if len(one.ids) > 1 or options.required_top_k != 1 or options.stop:
-            return 1
-        return self._speculator.greedy_runs(completion)
-
-    def _top(self, texts: Sequence[Completion], batch: Sequence[SequenceInput]) -> int | None:
-        """How many of the largest logits are enough for every text; None: all are wanted, or are found as soon."""
-        if not self._engine.model.screened:
-            return None
-        counts = [
-            completion.options.required_top_k
-            for completion, one in zip(texts, batch, strict=True)
-            if one.positions is None or one.positions
-        ]
-        if not counts or any(count is None or count > MAX_TOP for count in counts):
-            return None
-        return max(count for count in counts if count is not None)
+    def _choice(self, completion: Completion, n_texts: int) -> Choice:
+        """How the next tokens of a text are chosen; ``n_texts``: it goes on by itself, with so many texts in all."""
+        follow = None if completion.matcher is None else completion.follow
+        if not n_texts:
+            return Choice(completion.sampler, completion.position, follow=follow)
+        stops = None if completion.stop_tokens is None else completion.stop_tokens.table
+        history, repeat = self._speculator.repetition(completion, n_texts)
+        return Choice(completion.sampler, completion.position, stops, follow, history, repeat)
 
 
 def prompt_input(completion: Completion, count: int) -> SequenceInput:
-    """The next ``count`` tokens of a prompt; logits are wanted at its end alone, if any token is."""
+    """The next ``count`` tokens of a prompt; a token is chosen at its end alone, if any is wanted."""
     wanted = count >= len(completion.pending) and completion.options.max_tokens > 0
     return SequenceInput(completion.cache, completion.pending[:count], None if wanted else [])

@@ -23,6 +23,7 @@ from pyml_core.cancel import CancelToken
 from pyml_core.errors import PymlError
 from pyml_core.locks import Lock
 from pyml_core.pickling import OfOneProcess
+from pyml_core.want import StopFlag
 from pyml_nn import KVCache
 
 from ..engine import Engine, HasEngine
@@ -172,6 +173,7 @@ class _Worker:
         self._generator = Generator(self._engine)
         self._scheduler = Scheduler(self._generator, (), self._server.max_batch_size, self._engine.prefill_chunk)
         self._batch = _Batch([], self._generator.stop_token)
+        self._pause = StopFlag()
 
     # ---- any thread
 
@@ -198,6 +200,8 @@ class _Worker:
         self.thread.join(timeout)
 
     def _wake(self) -> None:
+        """Make the thread look at what has changed: at once, or after the present run of the model."""
+        self._pause.cancel()
         wake_all(self._waiters, {})
 
     # ---- the thread
@@ -227,6 +231,7 @@ class _Worker:
 
     def _step(self) -> None:
         """What has changed since the last run, then the next run, and its results to the readers."""
+        self._generator.pause = self._pause = StopFlag()  # before the look at what has changed
         ended = self._end_stopped()
         self._admit_arrived()
         steps, more = self._run() if self._context is None else self._context.run(self._run)

@@ -31,6 +31,8 @@ class Speculator:
 
     def begin(self, completion: Completion) -> None:
         """Give a text its drafter, after its first token."""
+        if completion.matcher is not None or completion.options.logits_processor is not None:
+            return  # Python has to see every token
         drafting = completion.drafting
         ids = [*completion.cache.ids, *completion.tokens]
         drafters: list[Drafter] = [PromptLookup(ids)] if drafting.look_up else []
@@ -41,7 +43,8 @@ class Speculator:
 
     def drafts(self, texts: Sequence[Completion]) -> list[list[int]]:
         """Drafted tokens for every text, as many as pay."""
-        if self._engine.traced or all(completion.drafter is None for completion in texts):
+        drafting = any(completion.drafter is not None for completion in texts)
+        if self._engine.traced or not drafting or any(one.options.logits_processor is not None for one in texts):
             return [[] for _ in texts]  # in a trace a step is a token
         drafters = [(completion.drafter, _room(completion)) for completion in texts]
         counts = plan(drafters, self._engine.costs)
@@ -50,19 +53,22 @@ class Speculator:
             for (drafter, _), count in zip(drafters, counts, strict=True)
         ]
 
-    def greedy_runs(self, completion: Completion) -> int:
-        """How many tokens to run in one call where nothing is drafted."""
+    def runs(self, texts: Sequence[Completion]) -> int:
+        """How many runs of one call to give these texts, if nothing is drafted."""
         ms = self._engine.costs.ms
-        if completion.drafting.draft_model is not None or not ms:
+        if not ms or any(completion.drafting.draft_model is not None for completion in texts):
             return 1
-        return max(1, min(MAX_RUNS, int(CALL_MS / ms), _room(completion) + 1))
+        most = int(CALL_MS / (ms * self._engine.costs.of(sum(len(completion.pending) for completion in texts))))
+        return max(1, min(MAX_RUNS, most, *[_room(completion) + 1 for completion in texts]))
 
-    def ngram_history(self, completion: Completion) -> tuple[array[int], int]:
+    def repetition(self, completion: Completion, n_texts: int) -> tuple[array[int], int]:
         """The tokens that a text may repeat, and how many of them must match for a draft to pay; 0: none would."""
         drafter = completion.drafter
         if not isinstance(drafter, PromptLookup):
             return NO_TOKENS, 0
-        return drafter.ids, drafter.least_match(self._engine.costs.of(2) * MIN_SPEEDUP - 1)
+        of = self._engine.costs.of
+        chance = n_texts * (of(n_texts + 1) / of(n_texts) * MIN_SPEEDUP - 1)
+        return drafter.ids, drafter.least_match(chance)
 
     def learn(self, tokens: int, ms: float) -> None:
         """Record the time of a run of ``tokens`` tokens."""

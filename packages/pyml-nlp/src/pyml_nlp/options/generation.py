@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from pyml_core.errors import quoted
+
 from ..errors import ArgumentError
 from ..structured.grammar import Grammar, one_grammar
 from ..values import choice, flag, stop_ids, texts, whole, without_none
@@ -16,7 +18,7 @@ from .sampling import SAMPLING, SamplingOptions
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from .keywords import GenerationKeywords, Overflow
+    from .keywords import GenerationKeywords, LogitsProcessor, Overflow
 
 ERROR, SHIFT = "error", "shift"
 POLICIES = (ERROR, SHIFT)
@@ -46,6 +48,9 @@ class GenerationOptions:
             :mod:`pyml_nlp.generation.context_shift`.
         n_keep: number of tokens at the beginning that a context shift keeps; None: a beginning-of-sequence token.
         sample_index: distinguishes several texts of the same prompt and seed: a part of the key of the sampling noise.
+        logits_processor: ``f(ids, logits)``, called for each token with the ids so far, prompt included, and a copy of
+            the model's logits, float32 (V,); it returns the logits to which the rules and the grammar are applied. Log
+            probabilities are of these, too. An exception ends the text with an error.
 
     Values are converted once, here: NumPy's scalars to Python's, lists to tuples, None to the default.
 
@@ -63,6 +68,7 @@ class GenerationOptions:
     overflow: Overflow = "error"
     n_keep: int | None = None
     sample_index: int = 0
+    logits_processor: LogitsProcessor | None = None
 
     def __post_init__(self) -> None:
         own = without_none(self)
@@ -78,6 +84,7 @@ class GenerationOptions:
             "overflow": choice("overflow", own["overflow"], POLICIES),
             "n_keep": None if self.n_keep is None else whole("n_keep", self.n_keep, 0),
             "sample_index": whole("sample_index", own["sample_index"], 0),
+            "logits_processor": _processor(own["logits_processor"]),
         }
         for name, value in own.items():
             object.__setattr__(self, name, value)
@@ -141,3 +148,9 @@ def options_of_call(
         raise ArgumentError("is given twice: as the second argument and as a keyword", "max_tokens")
     changed: GenerationKeywords = {**changes, "max_tokens": whole("max_tokens", options, 0)}
     return defaults.replace(**changed)
+
+
+def _processor(value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise ArgumentError(f"must be a function of token ids and logits, got {quoted(value)}", "logits_processor")
+    return value

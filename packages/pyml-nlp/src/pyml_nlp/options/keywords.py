@@ -6,8 +6,11 @@ milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
 
 from .sampling_keywords import SamplingKeywords as SamplingKeywords
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from .sampling import SamplingOptions
 
 Overflow = Literal["error", "shift"]
+LogitsProcessor = Callable[[list[int], npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
 class GenerationKeywords(SamplingKeywords, total=False):
@@ -34,6 +38,7 @@ class GenerationKeywords(SamplingKeywords, total=False):
     overflow: Overflow | None
     n_keep: int | None
     sample_index: int | None
+    logits_processor: LogitsProcessor | None
 
 
 class ChatKeywords(TypedDict, total=False):

@@ -17,10 +17,8 @@ from pyml_core.errors import PymlError, one_line
 from pyml_core.locks import NoFork
 from pyml_core.pickling import OfOneProcess
 
-from ..sampling import F32Array, IdArray
 from .grammar import GrammarError
 
-_FEW = 8  # allowed tokens are selected if they are at most 1/8 of the vocabulary; otherwise the others are masked
 _REPLAYED = 16  # tokens per call when a new matcher replays a text
 _LINE = 300  # maximum number of characters of a message from llguidance
 _LONG_QUOTE = re.compile(r'("[^"]{77})[^"]{3,}"|(/[^/]{77})[^/]{3,}/')
@@ -48,27 +46,28 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         self._taken: list[int] = []
         self._mask = np.zeros((size + 31) // 32, np.uint32)
 
-    def allowed(self) -> npt.NDArray[np.bool_]:
-        """Return which tokens may come next, bool (V,), including end-of-sequence tokens where the text may end.
+    def mask(self) -> npt.NDArray[np.uint32]:
+        """Return which tokens may come next, including end-of-sequence tokens where the text may end.
+
+        It is a bit for each token, uint32 (V / 32, rounded up), in an array that the next call changes.
 
         Raises:
             GrammarError: no token may come next, or the grammar takes more work than llguidance's limits allow.
         """
         self._do("unsafe_compute_mask_ptr", self._mask.ctypes.data, self._mask.nbytes)
-        bits = np.unpackbits(self._mask.view(np.uint8), count=self._size, bitorder="little").view(np.bool_)
-        if not bits.any():
+        if not self._mask.any():
             raise GrammarError(f"{self._kind}: no token of the vocabulary can come next")
-        return bits
+        return self._mask
 
-    def restrict(self, logits: F32Array) -> tuple[F32Array, IdArray | None]:
-        """Return logits of the allowed tokens with their ids, or, if many are allowed, all (V,) with others at -inf."""
-        allowed = self.allowed()
-        if np.count_nonzero(allowed) * _FEW > self._size:
-            # perf: choosing.py mask. Bounds of ±infinity by token: np.where is eight times slower (mispredicts).
-            bounds = (allowed.astype(np.float32) * np.float32(2) - np.float32(1)) * np.float32(np.inf)
-            return np.minimum(logits, bounds), None
-        ids = np.flatnonzero(allowed)
-        return logits[ids], ids
+    def mask_of(self, token: int) -> npt.NDArray[np.uint32]:
+        """Return a mask like :meth:`mask` in which this token alone is allowed."""
+        mask = np.zeros_like(self._mask)
+        mask[token // 32] = 1 << token % 32
+        return mask
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Return :meth:`mask` as bool (V,)."""
+        return np.unpackbits(self.mask().view(np.uint8), count=self._size, bitorder="little").view(np.bool_)
 
     def take(self, token: int) -> None:
         """Advance by this token.

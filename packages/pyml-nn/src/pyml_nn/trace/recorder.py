@@ -92,13 +92,17 @@ class Recorder:
             trace.record(kind, self._start_ns, end_ns, self._runs, self._recorded, count)
 
     def close_each(self, kind: str) -> None:
-        """Add each recorded run to the traces as a step of its own; if tensors are recorded, there is only one."""
+        """Add each recorded run to the traces as a step of its own: the first one of this kind, the others ``decode``.
+
+        If tensors are recorded, there is only one.
+        """
         if len(self._runs) == 1:
             self.close(kind)
             return
         for timings in self._runs:
             for trace in self._traces:
                 trace.record(kind, timings.start_ns, timings.end_ns, [timings], {}, 0)
+            kind = "decode"
 
     @property
     def records_tensors(self) -> bool:

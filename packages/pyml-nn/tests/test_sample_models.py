@@ -1,4 +1,4 @@
-"""Greedy continuation in one call is equal to one call for each token."""
+"""Several tokens in one call are those of one call for each token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from nn_models import GEMMA3, GPT2, LLAMA, PHI3, make
 
-from pyml_core import Cancelled, CancelToken, Greedy, GreedyToken, ShapeError
+from pyml_core import Cancelled, CancelToken, Choice, Sample, SampledToken, Sampler, ShapeError
+from pyml_core.sampling import SamplingRules
 from pyml_nn import ContextOverflowError, KVCache, Model
 from pyml_nn.weights import spec
 
@@ -31,8 +32,9 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mo
     return model
 
 
-def greedy(model: Model[Any], cache: KVCache, token: int, count: int, ends: Sequence[int] = ()) -> list[GreedyToken]:
-    (found,) = model.forward([(cache, [token], None)], Greedy(count, ends))
+def greedy(model: Model[Any], cache: KVCache, token: int, count: int, ends: Sequence[int] = ()) -> list[SampledToken]:
+    choice = Choice(Sampler(SamplingRules(greedy=True), 0, model.vocab_size), cache.length + 1)
+    (found,) = model.forward([(cache, [token], None)], Sample([choice], count, ends))
     return found
 
 
@@ -54,7 +56,7 @@ def step_by_step(model: Model[Any], token: int, count: int) -> tuple[list[tuple[
 def test_the_same_as_a_call_a_token(model: Model[Any]) -> None:
     expected, others = step_by_step(model, 7, 45)  # beyond a page
     cache, token = started(model), 7
-    found: list[GreedyToken] = []
+    found: list[SampledToken] = []
     while len(found) < 45:
         found += greedy(model, cache, token, 45 - len(found))
         token = found[-1].token
@@ -111,3 +113,28 @@ def test_invalid_greedy_calls(model: Model[Any]) -> None:
         with pytest.raises(ContextOverflowError, match="expected at most 3"):
             greedy(model, short, 7, 4)
         assert len(greedy(model, short, 7, 3)) == 3
+
+
+@pytest.mark.parametrize("chunk", [512, 8])
+@pytest.mark.parametrize("kind", MODELS)
+def test_drafted_ids(kind: str, chunk: int) -> None:
+    """They count as far as they are right, over several runs of the program and over LongRoPE's change of factors."""
+    config, dtype = MODELS[kind]
+    model: Model[Any] = make(config, dtype=dtype, max_tokens=chunk)
+    tokens = [token for token, _ in step_by_step(model, 7, 45)[0]]
+    for n_right in (0, 3, 40):
+        cache, other = started(model), model.new_cache()
+        ids = [7, *tokens[:n_right], (tokens[n_right] + 1) % 61, 5, 6]
+        choices = [Choice(Sampler(SamplingRules(greedy=True), 0, model.vocab_size), 41) for _ in range(2)]
+        batch = [(cache, ids, range(len(ids))), (other, IDS[:3], []), (model.new_cache(), IDS, None)]
+        found, none, beside = model.forward(batch, Sample(choices))
+        assert [one.token for one in found] == tokens[: n_right + 1]
+        assert cache.ids == [*IDS, 7, *tokens[:n_right]]
+        assert (none, other.ids, len(beside)) == ([], IDS[:3], 1)
+        assert greedy(model, cache, tokens[n_right], 1)[0].token == tokens[n_right + 1]
+
+
+def test_a_choice_too_many(model: Model[Any]) -> None:
+    choices = [Choice(Sampler(SamplingRules(greedy=True), 0, model.vocab_size), 41) for _ in range(2)]
+    with pytest.raises(ShapeError, match="expected a choice for each of"):
+        model.forward([(model.new_cache(), IDS, None)], Sample(choices))

@@ -1,4 +1,4 @@
-"""Several greedy tokens in one call of the model change nothing but the number of calls."""
+"""Several tokens in one call of the model change nothing but the number of calls."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_model import EOS, calls, make
+from fake_model import EOS, GREEDY, calls, make
 
 from pyml_core.errors import PymlError
-from pyml_core.want import ALL_LOGITS, Greedy, GreedyToken, Want
+from pyml_core.want import ALL_LOGITS, Sample, Want
+from pyml_nlp.generation.request import Request
 from pyml_nlp.generation.speculation import Costs
 from pyml_nlp.language_model import LanguageModel
+from pyml_nlp.options import GenerationOptions
 
 
 class Calls:
-    """Counts the tokens that each greedy call of a model was asked for and gave."""
+    """Counts the runs that each call after a prompt was asked for, and those that it made."""
 
     def __init__(self, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.found: list[tuple[int, int]] = []
@@ -23,8 +25,8 @@ class Calls:
 
         def counted(batch: Any, want: Want = ALL_LOGITS) -> Any:
             results = run(batch, want)
-            if isinstance(want, Greedy):
-                self.found.append((want.count, len(results[0])))
+            if isinstance(want, Sample) and want.count > 1:
+                self.found.append((want.count, max(sum(one.ms > 0 for one in each) for each in results)))
             return results
 
         monkeypatch.setattr(lm.model, "forward", counted)
@@ -43,7 +45,7 @@ def _fast_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_fast_runs")
 def test_many_tokens_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(endless, context=300)
-    greedy = Calls(lm, monkeypatch)
+    several = Calls(lm, monkeypatch)
     generation = lm.generate("ab", max_tokens=60)
     cache = generation.completion.cache
     steps = []
@@ -53,7 +55,7 @@ def test_many_tokens_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = list(make(endless, context=300).generate("ab", max_tokens=60, stop="\x00"))
     for one, other in zip(steps, alone, strict=True):
         assert replace(one, model_ms=0, sample_ms=0) == replace(other, model_ms=0, sample_ms=0)
-    assert greedy.found == [(32, 32), (27, 27)]
+    assert several.found == [(32, 32), (27, 27)]
     assert all(step.model_ms > 0 for step in steps[1:])
     assert generation.completion.decode_ms >= sum(step.model_ms for step in steps)
 
@@ -64,12 +66,12 @@ def test_a_call_ends_where_something_can_be_drafted(monkeypatch: pytest.MonkeyPa
         return endless(ids) if len(ids) < 30 else ids[len(ids) - 20]
 
     lm = make(following, context=300)
-    greedy = Calls(lm, monkeypatch)
+    several = Calls(lm, monkeypatch)
     steps = list(lm.generate("ab", max_tokens=60))
     assert [step.token for step in steps] == [
         step.token for step in make(following, context=300).generate("ab", max_tokens=60, speculate=False)
     ]
-    assert greedy.found == [(32, 30)]  # the last three have been there
+    assert several.found == [(32, 30)]  # the last three have been there
     assert len(calls(lm)) < 45
 
 
@@ -80,41 +82,60 @@ def test_a_call_ends_with_the_text(ends: dict[str, Any], monkeypatch: pytest.Mon
         return EOS if not ends and len(ids) == 12 else endless(ids)
 
     lm = make(following, context=300)
-    greedy = Calls(lm, monkeypatch)
+    several = Calls(lm, monkeypatch)
     generation = lm.generate("ab", max_tokens=60, **ends)
     assert len(list(generation)) == 11
     assert (generation.finish_reason, generation.completion.cache.length) == ("stop", 12)
-    assert greedy.found == [(32, 10)]
+    assert several.found == [(32, 10)]
     assert len(calls(lm)) == 11  # nothing was run in vain
 
 
 @pytest.mark.usefixtures("_fast_runs")
 @pytest.mark.parametrize(
     "options",
-    [{"stop": "\x00"}, {"logprobs": 0}, {"temperature": 1.0, "seed": 1}, {"repetition_penalty": 1.1}],
+    [
+        {"stop": "\x00"},
+        {"logprobs": 2},
+        {"temperature": 1.0, "seed": 1},
+        {"temperature": 0.8, "top_p": 0.9, "seed": 1, "logprobs": 1},
+        {"repetition_penalty": 1.1},
+        {"logit_bias": {40: 9.0}, "presence_penalty": 2.0},
+    ],
 )
-def test_where_each_token_is_looked_at(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_text(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(endless, context=300)
-    greedy = Calls(lm, monkeypatch)
-    assert len(list(lm.generate("ab", max_tokens=20, **options))) == 20
-    assert not greedy.found
+    several = Calls(lm, monkeypatch)
+    steps = list(lm.generate("ab", max_tokens=40, **options))
+    monkeypatch.setattr(Costs, "ms", None)  # so that a call has one run
+    alone = list(make(endless, context=300).generate("ab", max_tokens=40, speculate=False, **options))
+    for one, other in zip(steps, alone, strict=True):
+        assert replace(one, model_ms=0, sample_ms=0) == replace(other, model_ms=0, sample_ms=0)
+    assert several.found[0][0] == 32
 
 
 def test_slow_runs_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Costs, "ms", 21.0)
     lm = make(endless, context=300)
-    greedy = Calls(lm, monkeypatch)
+    several = Calls(lm, monkeypatch)
     assert len(list(lm.generate("ab", max_tokens=20))) == 20
-    assert not greedy.found
+    assert not several.found
 
 
 @pytest.mark.usefixtures("_fast_runs")
-def test_texts_side_by_side_go_on_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[dict[str, Any]] = [
+        {"max_tokens": 20}, {"max_tokens": 33, "temperature": 1.0, "seed": 4}, {"max_tokens": 9, "logprobs": 1},
+    ]  # fmt: skip
     lm = make(endless, context=300)
-    greedy = Calls(lm, monkeypatch)
-    texts = [completion.text for completion in lm.generate_batch(["ab", "xyz"], max_tokens=20)]
-    assert texts == [make(endless, context=300).generate_text(prompt, max_tokens=20) for prompt in ("ab", "xyz")]
-    assert not greedy.found
+    several = Calls(lm, monkeypatch)
+    requests = [Request([97, 98], GenerationOptions(sampling=GREEDY).replace(**each)) for each in options]
+    found = [completion.tokens for completion in lm.generate_batch(requests)]
+    assert found == [_tokens(each) for each in options]
+    assert several.found
+
+
+def _tokens(options: dict[str, Any]) -> list[int]:
+    return [step.token for step in make(endless, context=300).generate("ab", **options)]
 
 
 @pytest.mark.usefixtures("_fast_runs")
@@ -131,21 +152,18 @@ def test_left_in_the_middle_of_a_call() -> None:
 
 
 @pytest.mark.usefixtures("_fast_runs")
-def test_a_logit_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logit_that_is_not_finite() -> None:
     lm = make(endless, context=300)
-    found = [GreedyToken(50, 1.0, 1.0), GreedyToken(60, float("nan"), 1.0)]
+    fake: Any = lm.model
+    logits = fake._logits
 
-    run: Any = lm.model.forward
+    def broken(ids: list[int]) -> Any:
+        row = logits(ids)
+        if len(ids) == 4:
+            row[60] = float("nan")
+        return row
 
-    def broken(batch: Any, want: Want = ALL_LOGITS) -> Any:
-        if not isinstance(want, Greedy):
-            return run(batch, want)
-        ((cache, (token,), _),) = batch
-        cache.reserve(2)
-        cache.append([token, 50])
-        return [found]
-
-    monkeypatch.setattr(lm.model, "forward", broken)
+    fake._logits = broken
     generation = lm.generate("ab", max_tokens=60)
     with pytest.raises(PymlError, match="not finite: logit nan for token 60 at position 4"):
         list(generation)
