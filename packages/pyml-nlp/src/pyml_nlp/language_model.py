@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyml_nn.model import Model
 
     from .engine import HasEngine
+    from .generation.completion import Completion
     from .generation.server import Server
     from .generation.text_stream import TextStream
     from .openai import OpenAI
@@ -241,6 +242,46 @@ class LanguageModel(ChatMethods, SharedByCopies):
             generator, prompts, lambda prompt: Request(prompt_ids(self.engine, "prompt", prompt), options)
         )
         return Batch(generator, requests, max_batch_size, self.prefill_chunk, flag("ordered", ordered))
+
+    def generate_samples(
+        self,
+        prompt: Prompt,
+        n: int,
+        options: GenerationOptions | int | None = None,
+        *,
+        best_of: int | None = None,
+        timeout: float | None = None,
+        speculate: bool = True,
+        draft_model: HasEngine | None = None,
+        max_batch_size: int = MAX_BATCH_SIZE,
+        **changes: Unpack[GenerationKeywords],
+    ) -> list[Completion]:
+        """Continue one prompt several times, side by side; the prompt is computed once.
+
+        Args:
+            prompt, options, changes: as for :meth:`generate`. All texts have one seed, and consecutive values of
+                ``sample_index``, beginning with the given one.
+            n: number of texts.
+            best_of: generate this many, and return the ``n`` with the highest mean log probability of a token, the
+                highest one first. None: ``n``, in the order of ``sample_index``.
+            timeout, speculate, draft_model, max_batch_size: as for :meth:`generate_batch`.
+
+        Raises:
+            ArgumentError: ``n`` is not a whole number above 0, or ``best_of`` is less than ``n``; or as for
+                :meth:`generate`. ContextOverflowError, PymlError: as for :meth:`generate`.
+        """
+        with importing:  # few programs use it
+            from .generation.samples import best, sample_requests
+
+        options = self._options(options, changes)
+        ids, timeout = within_timeout(timeout, lambda: prompt_ids(self.engine, "prompt", prompt))
+        requests = sample_requests(ids, options, n, best_of)
+        completions = list(
+            self.generate_batch(
+                requests, timeout=timeout, speculate=speculate, draft_model=draft_model, max_batch_size=max_batch_size
+            )
+        )
+        return completions if best_of is None else best(completions, n)
 
     def _options(self, options: GenerationOptions | int | None, changes: GenerationKeywords) -> GenerationOptions:
         return options_of_call(options, changes, self.generation_options)
