@@ -13,7 +13,7 @@ from sampling_cases import random_logits
 
 from pyml_core import cpu
 from pyml_core.errors import PymlError, ShapeError
-from pyml_core.sampling import History, Sampler, SamplingRules, choice, sample, top_logprobs
+from pyml_core.sampling import History, Sampler, SamplingRules, choice, sample, top_logprobs, weights
 from pyml_core.sampling.rules import RULES
 
 VALUES: dict[str, list[Any]] = {
@@ -131,6 +131,56 @@ def test_sums_exactly_at_the_bound(level: str) -> None:
                 agree(logits, rules, 0)
                 tokens = {Sampler(rules, 0, 64).choose(logits, position).token for position in range(300)}
                 assert max(tokens) < kept + (p > kept / 64)
+
+
+@pytest.mark.parametrize("name", ["top_p", "typical_p"])
+@pytest.mark.parametrize("kind", ["normal", "ties", "peak", "large"])
+def test_bounds_at_the_token_that_is_drawn(level: str, name: str, kind: str) -> None:
+    """The sum before the token is p of all, or next to it: estimates in float32 cannot decide."""
+    logits = row_of(kind, 4, 3000)
+    if kind == "large":
+        logits = (logits / np.abs(logits).max() * np.float32(1e38)).astype(np.float32)
+    temperature = 1e37 if kind == "large" else 1.3
+    weight = weights.weights_of(logits, temperature)
+    order = np.argsort(-logits.astype(np.float64), kind="stable")
+    if name == "typical_p":
+        d = weights.differences(logits, temperature)
+        mean = float(np.rint(weight.astype(np.float64) * -d).sum()) / float(weight.sum())
+        order = np.argsort(np.abs(d + mean), kind="stable")
+    before = np.zeros(logits.size, np.int64)
+    before[order[1:]] = np.cumsum(weight[order])[:-1]
+    free = Sampler(SamplingRules(("temperature",), temperature=temperature, seed=1), 3, 4096)
+    kept = 0
+    for position in range(40):
+        token = free.choose(logits, position).token
+        p = float(before[token]) / float(weight.sum())
+        near = (p - 1e-9, np.nextafter(p, 0), p, np.nextafter(p, 1), p + 1e-6)
+        for share in {min(max(value, 1e-9), 1.0) for value in near}:
+            values: dict[str, Any] = {"temperature": temperature, "seed": 1, name: float(share)}
+            rules = SamplingRules(("temperature", name), **values)
+            agree(logits, rules, position)
+            kept += Sampler(rules, 3, 4096).choose(logits, position).token == token
+    assert 40 <= kept <= 160
+
+
+@pytest.mark.parametrize("size", [49_152, 262_144])
+def test_large_rows(size: int) -> None:
+    logits = random_logits(size, size, 3.5)
+    changed = tuple((token, 30.0 - token % 7) for token in range(64, size, 7000))
+    cases: list[dict[str, Any]] = [
+        {"temperature": 0.8}, {"temperature": 0.8, "top_k": 64}, {"temperature": 0.8, "top_k": 5000, "top_p": 0.9},
+        {"temperature": 0.8, "top_p": 0.95}, {"temperature": 1.0, "top_p": 0.99, "min_p": 0.01}, {"typical_p": 0.95},
+        {"logit_bias": changed, "temperature": 4.0, "top_p": 0.3}, {"temperature": 3.0, "typical_p": 0.2},
+        {"top_p": 0.9, "frequency_penalty": 0.5, "temperature": 0.8}, {"typical_p": 0.9, "top_k": 700},
+    ]  # fmt: skip
+    for number, values in enumerate(cases):
+        rules = SamplingRules(tuple(values), seed=number, **values)
+        for position in range(2):
+            expected = sample(logits, rules, 0, position, History(*SEEN))
+            for level in cpu.levels():
+                sampler = Sampler(rules, 0, size, *SEEN)
+                assert sampler.choose(logits, position, level=level).token == expected
+    assert top_logprobs(logits, 5, 20) == choice.top_logprobs(logits, 5, 20)
 
 
 def test_masks(level: str) -> None:

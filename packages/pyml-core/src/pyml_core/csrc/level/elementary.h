@@ -1,6 +1,6 @@
 /* elementary.h: exponential and logarithm in float64 with the same bits at every level, and as NumPy in
- * pyml_core/sampling/elementary.py: the same steps, without fused multiply-adds. See there for the sources. Letters
- * and vectors: the compiler knows + - * / and comparisons of `doubles` and `longs` at every level.
+ * pyml_core/sampling/elementary.py: the same steps, without fused multiply-adds. See there for the sources. The
+ * compiler knows + - * / and comparisons of the vectors `doubles` and `longs` at every level.
  */
 #ifndef PYML_LEVEL_ELEMENTARY_H
 #define PYML_LEVEL_ELEMENTARY_H
@@ -8,7 +8,8 @@
 #include "simd.h"
 
 #define ROUNDER 6755399441055744.0 /* 1.5 * 2^52: its sum with a number is that number rounded, in the last bits */
-#define LN2_HIGH 0x1.62e42feep-1   /* 21 zero bits at the end, so that products with exponents are exact */
+#define LOG2_E 1.4426950408889634
+#define LN2_HIGH 0x1.62e42feep-1 /* 21 zero bits at the end, so that products with exponents are exact */
 #define LN2_LOW 0x1.a39ef35793c76p-33
 
 INLINE int64_t bits_of(double x) {
@@ -66,8 +67,10 @@ INLINE int64_t l_sum(longs a) {
 /* Compilers would compute one vector after the other, each waiting for itself. */
 #if defined(__x86_64__)
 #define IN_ORDER(vector) __asm__ volatile("" : "+x"(vector))
-#else
+#elif defined(__aarch64__)
 #define IN_ORDER(vector) __asm__ volatile("" : "+w"(vector))
+#else
+#define IN_ORDER(vector) ((void)0)
 #endif
 
 /* e^x 2^exponent of n vectors, -708 <= x <= 0. Each step is done for all of them, so that none waits for the result of
@@ -79,7 +82,7 @@ INLINE void d_exp_many(const int n, doubles *x, int64_t exponent) {
         0x1.2891834686c7ep-22, 0x1.af38a71a18cb9p-26,
     };
     doubles shifted[AT_ONCE], whole[AT_ONCE], p[AT_ONCE];
-    UNROLL for (int i = 0; i < n; i++) shifted[i] = x[i] * 1.4426950408889634 + ROUNDER;
+    UNROLL for (int i = 0; i < n; i++) shifted[i] = x[i] * LOG2_E + ROUNDER;
     UNROLL for (int i = 0; i < n; i++) whole[i] = shifted[i] - ROUNDER;
     UNROLL for (int i = 0; i < n; i++) x[i] = (x[i] - whole[i] * LN2_HIGH) - whole[i] * LN2_LOW;
     UNROLL for (int i = 0; i < n; i++) p[i] = d_all(factors[9]);

@@ -6,6 +6,7 @@
  */
 #include "kernels.h"
 #include "sample_draw.h"
+#include "sample_rough.h"
 #include "sample_rules.h"
 
 #include <stdlib.h>
@@ -70,34 +71,15 @@ static int64_t weight_before(const row *r, const limit *before) {
     return l_sum(sum);
 }
 
-/* The sum of all weights, to one part in 10^4, in units of the largest; NaN if the numbers are too large. */
-static double rough_total(const row *r) {
-    const float top = r->top, scale = (float)(1.0 / r->temperature);
-    const int64_t whole = r->n / GROUP;
-    double total = 0;
-    if (!(fabsf(top) < 1e30f) || !(r->temperature < 1e30)) return NAN;
-    for (int64_t first = 0; first < whole; first += GROUP) {
-        vf sums = f_set1(0.0f);
-        for (int64_t g = first; g < first + GROUP && g < whole; g++) {
-            if ((r->tops[g] - top) * scale < (float)LAST_WEIGHT) continue;
-            for (int64_t i = g * GROUP; i < (g + 1) * GROUP; i += 16)
-                sums = f_add(sums, f_exp(f_mul(f_sub(f_load(r->x + i), f_set1(top)), f_set1(scale))));
-        }
-        total += (double)f_sum(sums);
-    }
-    for (int64_t i = whole * GROUP; i < r->n; i++) total += exp64(difference(r->x[i], top, 1.0 / r->temperature));
-    return total;
-}
-
 /* Whether a token is in the set: if the weight of those before it is less than the share that the set is to have. */
 static bool is_in(const pending *cut, const limit *before, int64_t *total) {
     const row *r = &cut->all;
     const int64_t mass = weight_before(r, before);
     if (!mass) return true;
     if (!*total && before->order == BY_LOGIT && r->n > FEW_CANDIDATES) {
-        const double wanted = cut->p * rough_total(r) * WEIGHT_ONE;
-        if ((double)mass < wanted * (1 - 1e-4)) return true;
-        if ((double)mass > wanted * (1 + 1e-4)) return false;
+        const double wanted = cut->p * rough_sums(r).total * WEIGHT_ONE;
+        if ((double)mass < wanted * (1 - ROUGH)) return true;
+        if ((double)mass > wanted * (1 + ROUGH)) return false;
     }
     if (!*total) *total = total_weight(r);
     return mass < share(cut->p, *total);
@@ -106,6 +88,7 @@ static bool is_in(const pending *cut, const limit *before, int64_t *total) {
 static int64_t draw_from_set(const row *r, const pending *cut, uint64_t key) {
     limit before = {.order = ALL, .top = cut->all.top, .scale = 1.0 / cut->all.temperature};
     int64_t index = draw(r, &before, key), total = 0;
+    if (cut->rule == RULE_TYPICAL_P && surely_typical(&cut->all, r->x[index], cut->p)) return index;
     if (cut->rule == RULE_TYPICAL_P) before.mean = mean_of(&cut->all, &total);
     while (cut->rule != SAMPLE_RULES) {
         before.order = cut->rule == RULE_TYPICAL_P ? BY_DISTANCE : BY_LOGIT;
