@@ -16,6 +16,8 @@ typedef struct {
     int size;         /* of the next job */
 } history;
 
+static double slower = 1; /* how many times as long a job takes with one thread fewer */
+
 /* Jobs of `job_ns` for `seconds`; where threads are more than processors, a job takes longer by `stall_ns`, in `times`
  * parts. */
 static history run(int threads, double tolerance, int64_t job_ns, int64_t stall_ns, int times, free_fn processors,
@@ -27,7 +29,8 @@ static history run(int threads, double tolerance, int64_t job_ns, int64_t stall_
     const int64_t start = now;
     while (now - start < seconds * 1e9) {
         const int size = pyml_crew_size(&crew, now);
-        const int64_t lost = size > processors((now - start) / MS) ? stall_ns : 0, took = job_ns + lost;
+        const double length = size < threads ? slower * job_ns : job_ns;
+        const int64_t lost = size > processors((now - start) / MS) ? stall_ns : 0, took = (int64_t)length + lost;
         now += took;
         pyml_crew_note(&crew, now, took, lost, lost ? times : 0);
         h.with[size] += took / 1000;
@@ -83,5 +86,8 @@ int main(void) {
     check(h.with[1] == 0, "a chunk at half speed is not faster with one thread", &h);
     h = run(8, 1.1, 4 * MS, 4 * MS, 1, five, 20);
     check(h.with[5] > 16000 && h.with[4] == 0, "three of eight processors are taken", &h);
+    slower = 2.5; /* a job that loses half of its time is faster than one with fewer threads */
+    h = run(2, 0.67, 4 * MS, 4 * MS, 1, one, 10);
+    check(h.with[2] > 7500, "fewer threads are slower", &h);
     return failures > 0;
 }

@@ -5,12 +5,15 @@
 #include <stdint.h>
 
 typedef struct {
-    int size, most;                /* threads of the next job, and at most */
-    int refused;                   /* the size that last lost too much */
-    double tolerance;              /* share of a job's time that may be lost, times its threads */
-    int64_t worked_ns, lost_ns;    /* recently, with this size */
+    int size, most;   /* threads of the next job, and at most */
+    int refused;      /* the size that last lost too much */
+    double tolerance; /* share of a job's time that may be lost, times its threads */
+    double jobs;      /* recently, with this size, as the next two */
+    int64_t worked_ns, lost_ns;
     double interruptions;          /* recently */
     int64_t steady_ns;             /* of work with this size */
+    double fewer_ns;               /* of a job with one thread fewer, before a trial; 0: unknown */
+    int64_t fewer_until_ns;        /* when that is forgotten */
     int64_t pause_ns, trial_at_ns; /* between two trials of a larger size, and when the next one is */
 } pyml_crew;
 
