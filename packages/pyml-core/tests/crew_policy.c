@@ -82,9 +82,9 @@ int main(void) {
     check(h.with[1] == 0, "a suspension each second", &h);
     h = run(2, 0.67, 4 * MS, 4 * MS, 1, interrupted_often, 10);
     check(h.with[2] > 9000, "interruptions that cost less than a thread", &h);
-    h = run(2, 1.1, 4 * MS, 4 * MS, 1, one, 10);
+    h = run(2, 1.3, 4 * MS, 4 * MS, 1, one, 10);
     check(h.with[1] == 0, "a chunk at half speed is not faster with one thread", &h);
-    h = run(8, 1.1, 4 * MS, 4 * MS, 1, five, 20);
+    h = run(8, 1.3, 4 * MS, 4 * MS, 1, five, 20);
     check(h.with[5] > 16000 && h.with[4] == 0, "three of eight processors are taken", &h);
     slower = 2.5; /* a job that loses half of its time is faster than one with fewer threads */
     h = run(2, 0.67, 4 * MS, 4 * MS, 1, one, 10);

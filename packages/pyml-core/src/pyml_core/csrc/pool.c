@@ -29,7 +29,7 @@ enum {
 /* How much of a job's time may be lost, times its threads, before one thread fewer is faster. A step waits for memory,
  * of which fewer threads get nearly as much; a chunk is arithmetic. */
 #define TOLERANCE_OF_STEPS 0.67
-#define TOLERANCE_OF_CHUNKS 1.1
+#define TOLERANCE_OF_CHUNKS 1.3
 
 struct pyml_pool {
     int threads;
