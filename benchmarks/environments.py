@@ -92,9 +92,9 @@ def python_of(folder: Path, name: str, published: bool = False) -> Path:
     stamp = home / ".complete"
     if stamp.exists():
         return python
-    if not python.exists():
+    if not (python.exists() and works(python, "import pip")):  # pip comes last: without it the making was interrupted
         print(f"making the environment {home}", file=sys.stderr)
-        venv.create(home, with_pip=True)
+        venv.create(home, with_pip=True, clear=True)
     if not works(python, environment.check):
         print(f"installing {' '.join(packages)} into {home}", file=sys.stderr)
         variables = {**os.environ, **environment.variables}

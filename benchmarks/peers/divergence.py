@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 F32Array = npt.NDArray[np.float32]
-F64Array = npt.NDArray[np.float64]
-
-
-def log_softmax(row: F32Array) -> F64Array:
-    """Natural logarithms of the probabilities of one position, in float64."""
-    shifted = row.astype(np.float64) - float(row.max())
-    result: F64Array = shifted - np.log(np.exp(shifted).sum())
-    return result
 
 
 def divergence(reference: F32Array, logits: F32Array) -> dict[str, Any]:
@@ -32,9 +25,13 @@ def divergence(reference: F32Array, logits: F32Array) -> dict[str, Any]:
         raise ValueError(f"logits: expected the shape {reference.shape}, got {logits.shape}")
     klds, same = [], 0
     for expected, row in zip(reference, logits, strict=True):
-        if not np.isfinite(row).all():
+        p, q = expected - expected.max(), row - row.max()
+        weights = np.exp(p)  # float32 like the logits; sums are float64
+        p_sum, q_sum = float(weights.sum(dtype=np.float64)), float(np.exp(q).sum(dtype=np.float64))
+        mean = float((weights * (p - q)).sum(dtype=np.float64)) / p_sum
+        kld = mean - math.log(p_sum / q_sum)
+        if not math.isfinite(kld):
             raise ValueError("logits: expected finite numbers")
-        p, q = log_softmax(expected), log_softmax(row)
-        klds.append(max(0.0, float(np.exp(p) @ (p - q))))  # below 0 only by rounding
+        klds.append(max(0.0, kld))  # below 0 only by rounding
         same += int(expected.argmax() == row.argmax())
     return {"kld": klds, "same_top": same}
