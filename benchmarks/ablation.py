@@ -2,8 +2,8 @@
 
     python benchmarks/ablation.py --models gemma3-270m smollm2-135m --json ablation.json
 
-Every variant is a run of pyml-bench with a switch that everybody has: threads, CPU level, dtypes. Variants take turns;
-figures are medians over the rounds. Run it with the interpreter that has pyml.
+Every variant is a run of pyml-bench with a public switch: threads, CPU level, dtypes. Variants alternate; figures are
+medians over the rounds. Run it with the interpreter that has pyml.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ TESTS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """pyml with something switched off.
+    """pyml with one technique switched off.
 
     Attributes:
-        name: as in the table.
-        arguments: of pyml-bench.
+        name: name in the table.
+        arguments: arguments of pyml-bench.
         variables: environment variables.
-        tests: the benchmark's tests.
+        tests: the tests of the benchmark.
     """
 
     name: str
@@ -79,7 +79,7 @@ def speed(variant: Variant, test: str, model: Path) -> float:
 
 
 def measure(name: str, model: Path, rounds: int) -> dict[str, Any]:
-    """All variants on one model, in turn."""
+    """Measure all variants on one model, in alternation."""
     levels = cpu.levels()
     variants = [variant for variant in VARIANTS if variant.variables.get("PYML_CPU_LEVEL", "scalar") in levels]
     found: dict[str, dict[str, list[float]]] = {variant.name: {} for variant in variants}
@@ -99,7 +99,7 @@ def measure(name: str, model: Path, rounds: int) -> dict[str, Any]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """A table a model: tokens a second, and how many times as fast everything together is."""
+    """Return a table for each model: tokens a second, and the speed-up of all techniques together."""
     lines: list[str] = []
     for result in report["results"]:
         speeds = result["tokens_per_s"]

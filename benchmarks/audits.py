@@ -1,8 +1,8 @@
 """The audits of ``docs/audits``: measure four models with ``pyml audit``, then write the studies from their reports.
 
     python benchmarks/audits.py measure gemma3-270m      # one model: docs/audits/models/gemma3-270m.{md,json}
-    python benchmarks/audits.py write                    # studies, picture and index, from the reports that are there
-    python benchmarks/audits.py                          # all of it, two minutes on a quiet machine
+    python benchmarks/audits.py write                    # studies, picture and index, from the existing reports
+    python benchmarks/audits.py                          # both, two minutes on an idle machine
 
 Run it with the interpreter that has pyml; the models' files are made as for ``compare.py``. The text of the studies
 is in ``studies``, their numbers come from ``figures.py``.
@@ -28,7 +28,7 @@ CACHE = Path.home() / ".cache" / "pyml-bench"
 
 
 def measure(model: figures.Audited, cache: Path) -> None:
-    """``pyml audit`` of one model; keeps its Markdown and its JSON."""
+    """Run ``pyml audit`` on one model, and keep its Markdown and JSON."""
     file = Files(model.file, cache / "models", cache).gguf()
     lengths = ",".join(map(str, model.lengths))
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def measure(model: figures.Audited, cache: Path) -> None:
 
 
 def write() -> None:
-    """Every round, the index and the picture."""
+    """Write the studies of every round, the index and the picture."""
     audits = [figures.Audit(model, read(DOCS / "models" / f"{model.name}.json")) for model in figures.MODELS]
     for name, values in figures.values(audits).items():
         text = Template((HERE / "studies" / f"{name}.template").read_text(encoding="utf-8")).substitute(values)

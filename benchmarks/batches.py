@@ -1,11 +1,11 @@
-"""The gain from texts in one batch: tokens/s of a batch by its size, and the time that a kept prompt saves.
+"""The gain from texts in one batch: tokens/s by the size of the batch, and the time that a cached prompt saves.
 
-"async" is the same texts from as many coroutines as texts, which read every step; eight run together.
+"async" is these texts with a coroutine for each, which reads every step; eight run together.
 
     .venv/bin/python benchmarks/batches.py [MODEL ...] [--prompts 24] [--tokens 48] [--rounds 3]
 
-Prompts share an instruction of some 100 tokens and are of different lengths, so are the texts (a third to all of
-`--tokens`). Nothing is drafted. Medians; every batch must give the same tokens as one text after the other.
+Prompts share an instruction of about 100 tokens and have different lengths, as have the texts (a third to all of
+`--tokens`). There is no speculation. Figures are medians; every batch must give the tokens of one text after the other.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GREEDY = SamplingOptions(temperature=0.0)
 
 
 def batch(lm: LanguageModel, wanted: list[Request], together: int) -> tuple[list[list[int]], float]:
-    """Tokens of every text, and tokens/s of all."""
+    """Return the tokens of every text, and tokens/s of all."""
     lm.prefix_cache.clear()
     start = time.perf_counter()
     found = [completion.tokens for completion in lm.generate_batch(wanted, max_batch_size=together, speculate=False)]

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/choosing.py [MODEL ...] [--tokens 96]
 
-Rules are timed on two rows of 262 144 logits: a peaked one, as a model's mostly are, and an almost flat one (medians).
-For each model: milliseconds a mask along a text that matches, and tokens/s of texts that are free, JSON of a schema, or
-match an expression (the fastest of three).
+Rules are timed on two rows of 262 144 logits: a peaked one, like most rows of a model, and an almost flat one
+(medians). For each model: milliseconds of a mask along a matching text, and tokens/s of texts without a grammar, with a
+JSON schema and with an expression (the fastest of three).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ TEXTS: dict[str, dict[str, Any]] = {
 
 
 def rows() -> dict[str, F32Array]:
-    """A peaked and an almost flat row of logits."""
+    """Return a peaked and an almost flat row of logits."""
     noise = np.random.RandomState(0)
     peaked = (noise.standard_normal(262_144) * 2.5 - 8).astype(np.float32)
     peaked[noise.randint(0, peaked.size, 60)] = noise.uniform(2, 12, 60)
@@ -71,7 +71,7 @@ def rows() -> dict[str, F32Array]:
 
 
 def median_ms(function: Callable[[], object], repetitions: int = 30) -> float:
-    """Milliseconds of a call, after one that does not count."""
+    """Return the median milliseconds of a call, after a warm-up."""
     function()
     times = []
     for _ in range(repetitions):
@@ -82,7 +82,7 @@ def median_ms(function: Callable[[], object], repetitions: int = 30) -> float:
 
 
 def mask_ms(lm: LanguageModel, grammar: Grammar, text: str) -> list[float]:
-    """Milliseconds of each mask along a text."""
+    """Return the milliseconds of each mask along a text."""
     matcher, times = lm.vocabulary.matcher(grammar), []
     for token in lm.tokenizer.encode(text, add_special=False):
         start = time.perf_counter()
@@ -93,7 +93,7 @@ def mask_ms(lm: LanguageModel, grammar: Grammar, text: str) -> list[float]:
 
 
 def run(lm: LanguageModel, tokens: int, options: dict[str, Any]) -> tuple[float, float, int]:
-    """Tokens/s after the first one, milliseconds of choosing a token, and how many of them were forced."""
+    """Return tokens/s after the first token, milliseconds of choosing a token, and the number of forced tokens."""
     generation = lm.generate(
         "A list of people, each as JSON:\n", max_tokens=tokens, speculate=False, **{"temperature": 0.0, **options}
     )

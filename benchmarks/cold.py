@@ -1,4 +1,4 @@
-"""Cold start: a new process loads a model, writes a few tokens and ends. Its time and its peak memory."""
+"""Cold start: time and peak memory of a new process that loads a model, writes a few tokens and exits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKENS = 16
 
 
 def command(engine: Engine, python: Path, model: Path, threads: int) -> list[str]:
-    """The command to start: pyml's own command line; for the others a script as short as in their documentation."""
+    """Return the command: pyml's command line; for other engines a script like the first one in their documentation."""
     if engine.own:
         rest = ["--prompt", PROMPT, "--max-tokens", str(TOKENS), "--temperature", "0", "--threads", str(threads)]
         source = ["--safetensors", str(model)] if model.is_dir() else [str(model)]
@@ -27,10 +27,10 @@ def command(engine: Engine, python: Path, model: Path, threads: int) -> list[str
 
 
 def start(engine: Engine, python: Path, model: Path, threads: int, log: Path) -> tuple[float, float]:
-    """Seconds from start to end, and the peak of resident memory in MB (1e6 bytes).
+    """Return the seconds from start to exit, and the peak of resident memory in MB (1e6 bytes).
 
     Raises:
-        EngineError: it failed.
+        EngineError: the process failed.
     """
     with log.open("w") as stderr:
         begin = time.perf_counter()
@@ -51,7 +51,7 @@ def start(engine: Engine, python: Path, model: Path, threads: int, log: Path) ->
 
 @dataclass
 class ColdRow:
-    """Cold starts on one model: a figure a round and engine."""
+    """Cold starts on one model: one figure for each round and engine."""
 
     model: str
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class ColdRow:
     errors: dict[str, str] = field(default_factory=dict)
 
     def measure(self, engine: Engine, python: Path, model: Path, threads: int, log: Path) -> None:
-        """One more start."""
+        """Measure one more start."""
         seconds, peak = start(engine, python, model, threads, log)
         self.seconds.setdefault(engine.name, []).append(seconds)
         self.peak_mb.setdefault(engine.name, []).append(peak)

@@ -1,10 +1,10 @@
-"""Measure pyml side by side with other engines: same model, same threads, in alternation, in one run.
+"""Compare pyml with other engines: with one model and number of threads, in alternation, in one run.
 
     python benchmarks/compare.py --models gemma3-270m smollm2-135m --tests pp512 tg64 cold --rounds 5
 
-Each engine runs in a process of its own, in a virtual environment of its own, with the model loaded once; all but the
-one being measured are stopped. In each round every engine takes every test, in an order that rotates, and the machine's
-limits are measured. Results are written after each round. Needs the standard library only; see README.md.
+Each engine runs in its own process and virtual environment, with the model loaded once; all processes except the
+measured one are stopped. In each round every engine runs every test, in an order that rotates, and the machine's
+limits are measured. Results are written after each round. Needs only the standard library; see README.md.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Row:
     read_share: float | None = None
 
     def contest(self, ours: str) -> dict[str, Any] | None:
-        """The fastest of the engines that this way of running pyml is compared with, and the ratio of speeds."""
+        """Return the fastest engine that this variant of pyml is compared with, and the ratio of speeds."""
         peers = {name: speeds for name in CONTESTS[ours] if (speeds := self.tokens_per_s.get(name))}
         mine = self.tokens_per_s.get(ours)
         if not mine or not peers:
@@ -90,7 +90,7 @@ class Comparison:
 
     Args:
         options: the command line.
-        name: of the model.
+        name: name of the model.
         limits: measures the machine.
     """
 
@@ -115,7 +115,7 @@ class Comparison:
         self.quality: dict[str, dict[str, Any]] = {}
 
     def start(self) -> None:
-        """Load the model in all engines that are installed; missing ones are reported and left out."""
+        """Load the model in all engines; engines that cannot be installed are reported and left out."""
         for name in self.options.engines:
             engine = ENGINES[name]
             if self.files.sized and not engine.large:
@@ -137,7 +137,7 @@ class Comparison:
             self.rows.append(Row(self.files.name, test.name, {name: [] for name in names}))
 
     def run_engine(self, name: str) -> None:
-        """Start an engine's process, again if it has ended."""
+        """Start an engine's process, or restart it if it has ended."""
         if name in self.runners:
             self.runners[name].close()
         engine, (python, model) = ENGINES[name], self.homes[name]
@@ -146,18 +146,18 @@ class Comparison:
             self.runners[name].ask(command="feed", ids=self.text_ids)
 
     def wanted(self, name: str, test: str) -> bool:
-        """Whether an engine takes a test: each takes those that are named, a slow one not all of the default ones."""
+        """Whether an engine runs a test: all run named tests, and slow engines only some of the default ones."""
         tests = ENGINES[name].tests
         return bool(self.options.tests) or not tests or test in tests
 
     def log(self, engine: Engine, what: str = "") -> Path:
-        """Where an engine's stderr goes."""
+        """Return the file for an engine's stderr."""
         path: Path = self.options.envs / "logs" / f"{engine.name}-{self.files.name}{what}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def feed_text(self) -> None:
-        """Give every engine the ids of the text, from the first that can encode it."""
+        """Send every engine the ids of the text, encoded by the first engine that can do so."""
         for runner in self.runners.values():
             try:
                 self.text_ids = runner.ask(command="encode", path=str(self.options.text.resolve()))["ids"]
@@ -180,7 +180,7 @@ class Comparison:
             self.start_cold(None)
 
     def round(self, number: int) -> None:
-        """Every test by every engine, in an order that rotates."""
+        """Run every test on every engine, in an order that rotates."""
         self.measured.append(self.limits.measure())
         say(f"{self.files.name}: round {number + 1}, limits {self.measured[-1]}")
         order = list(self.runners)
@@ -200,9 +200,9 @@ class Comparison:
             self.start_cold(self.cold)
 
     def start_cold(self, row: ColdRow | None) -> None:
-        """A cold start of every engine; one that is not counted leaves files in the system's cache."""
+        """Measure a cold start of every engine; an uncounted one first brings files into the system's cache."""
         assert self.cold
-        turn = len(self.measured) % max(len(self.homes), 1)  # the first one finds caches as the last test left them
+        turn = len(self.measured) % max(len(self.homes), 1)  # rotate: the first one starts with caches of the last test
         homes = list(self.homes.items())
         for name, (python, model) in homes[turn:] + homes[:turn]:
             if name in self.cold.errors or not self.wanted(name, COLD):
@@ -215,7 +215,7 @@ class Comparison:
                 say(f"{self.files.name} cold start, {name}: {error}")
 
     def failed(self, row: Row, name: str, error: EngineError) -> None:
-        """An engine cannot run a test: the others go on, and so does it with its other tests."""
+        """Record that an engine cannot run a test. It still runs other tests, and other engines this one."""
         row.errors[name] = str(error)
         say(f"{row.model} {row.test} {name}: {error}")
         if self.runners[name].ended:
@@ -251,7 +251,7 @@ class Comparison:
             self.files.delete_generated()
 
     def add_to(self, report: dict[str, Any]) -> dict[str, Any]:
-        """The report with the results of this model so far."""
+        """Return the report with the results of this model so far."""
         own = self.runners.get(PROJECT)
         for row in self.rows:
             row.read_share = read_share(row, own.about.get("weight_bytes") if own else None, self.measured)
@@ -268,7 +268,7 @@ class Comparison:
 
 
 def read_share(row: Row, weight_bytes: int | None, limits: list[dict[str, float]]) -> float | None:
-    """For plain decode: weight bytes per second of pyml, as a share of a plain read's in the same run."""
+    """Return pyml's weight bytes per second in plain decode, as a fraction of a plain read's in the same run."""
     reads = [entry["read_gb_per_s"] for entry in limits if "read_gb_per_s" in entry]
     speeds = row.tokens_per_s.get(PROJECT)
     test = Test.parse(row.test)
@@ -278,7 +278,7 @@ def read_share(row: Row, weight_bytes: int | None, limits: list[dict[str, float]
 
 
 def test_name(text: str) -> str:
-    """A test's name, checked."""
+    """Check the name of a test, and return it."""
     return text if text in (COLD, QUALITY) else Test.parse(text).name
 
 
@@ -319,7 +319,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def command_line(options: argparse.Namespace) -> str:
-    """The command that repeats the measurement, without local paths."""
+    """Return the command that repeats the measurement, without local paths."""
     parts = ["python", "benchmarks/compare.py", "--models", *(Files(n, Path(), Path()).name for n in options.models)]
     parts += ["--tests", *options.tests] if options.tests else []
     parts += [] if options.engines == list(ENGINES) else ["--engines", *options.engines]
@@ -337,7 +337,7 @@ def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison; tables go to stdout."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no engine stays behind, stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # run cleanup, so that no stopped engine is left behind
     limits = machine.Limits(options.cache, options.threads)
     report: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d %H:%M"),

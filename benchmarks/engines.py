@@ -54,7 +54,7 @@ class Engine:
         return own if self.environment is None else python_of(environments, self.environment, published)
 
     def model(self, files: Files) -> Path:
-        """The file or folder that it loads."""
+        """Return the file or folder that it loads."""
         made: Path = {"gguf": files.gguf, "hf": files.hf, "openvino": files.openvino}[self.files]()
         return made
 
@@ -78,7 +78,7 @@ ENGINES = {
 }
 _PEERS = ("llama.cpp", "ik_llama.cpp", "openvino", "transformers")
 CONTESTS = {PROJECT: _PEERS, "pyml-q8_0": _PEERS, "pyml-avx2": ("llama.cpp-avx2",)}
-"""Which engines each way of running pyml is compared with."""
+"""The engines that each variant of pyml is compared with."""
 
 
 class EngineError(Exception):
@@ -86,20 +86,20 @@ class EngineError(Exception):
 
 
 def variables_for(engine: Engine, threads: int) -> dict[str, str]:
-    """The environment of an engine's process. Byte code is kept, as it is in an installed package."""
+    """Return the environment of an engine's process. Byte code is cached, as in an installed package."""
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **engine.variables}
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     return variables
 
 
 class Runner:
-    """An engine's process. It is stopped (SIGSTOP) whenever nothing is asked of it.
+    """An engine's process. It is stopped (SIGSTOP) between commands.
 
     Args:
-        engine: which.
+        engine: the engine.
         python: interpreter of its environment.
         model: file or folder that it loads.
-        threads: how many threads it computes with.
+        threads: number of threads.
         log: file for its stderr.
     """
 
@@ -121,10 +121,10 @@ class Runner:
             raise
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """The answer to one command.
+        """Send a command and return the answer.
 
         Raises:
-            EngineError: the engine says that it cannot, or it has ended or not answered in time.
+            EngineError: the engine reports an error, has ended, or does not answer in time.
         """
         assert self.process.stdin
         assert self.process.stdout
@@ -150,7 +150,7 @@ class Runner:
 
     @property
     def ended(self) -> bool:
-        """Whether the process is no more."""
+        """Whether the process has ended."""
         return self.process.poll() is not None
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""A virtual environment for each engine, made when it is first needed.
+"""A virtual environment for each engine, created when it is first needed.
 
-Nothing here touches the project's own environment. Engines are installed by pip from the package index that pip is set
-up to use; llama.cpp is built here from its source package for this very CPU, which takes minutes.
+The project's own environment is not changed. Engines are installed by pip, from the package index that pip is
+configured to use; llama.cpp is built from its source package for this CPU, which takes minutes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Environment:
     """A virtual environment.
 
     Attributes:
-        name: its folder.
+        name: name of its folder.
         packages: the packages to install with pip.
-        check: Python code that runs if it is complete.
+        check: Python code that fails unless the environment is complete.
         variables: environment variables of the installation.
-        without: packages that come along and are removed again.
+        without: dependencies that are removed after the installation.
         published: what to install instead to have a published wheel, not one that is built here; empty: there is none.
     """
 
@@ -57,7 +57,7 @@ ENVIRONMENTS = {
             "ik_llama.cpp",
             ("--no-binary=ik-llama-cpp-python", "ik-llama-cpp-python"),
             "import ik_llama_cpp",
-            # Without the attention kernels for 4-bit KV caches, which are not measured and take the longest to compile.
+            # Without attention kernels for 4-bit KV caches, which are not measured and take longest to compile.
             {"CMAKE_ARGS": f"{NATIVE['CMAKE_ARGS']} -DGGML_IQK_FA_ALL_QUANTS=OFF -DCMAKE_PROJECT_INCLUDE={IK_BUILD}"},
             published=("--only-binary=ik-llama-cpp-python", "ik-llama-cpp-python"),
         ),
@@ -108,5 +108,5 @@ def python_of(folder: Path, name: str, published: bool = False) -> Path:
 
 
 def works(python: Path, code: str) -> bool:
-    """Whether that interpreter runs that code."""
+    """Whether an interpreter runs ``code`` without an error."""
     return subprocess.run([python, "-c", code], check=False, capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""The figures of ``docs/audits``: the numbers of the texts in ``studies``, from the reports of the models."""
+"""The figures of ``docs/audits``: numbers for the texts in ``studies``, from the reports of the models."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Audited:
     """A model of the audits.
 
     Attributes:
-        name: of its report.
-        title: as the tables call it.
-        file: of ``models.py``.
-        lengths: prompts to measure, those of the predecessor's audit among them.
+        name: name of its report.
+        title: name in tables.
+        file: name in ``models.py``.
+        lengths: lengths of the prompts to measure, including those of the predecessor's audit.
         predecessor: the predecessor's results.
     """
 
@@ -65,7 +65,7 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Audit:
-    """A model with its report."""
+    """A model and its report."""
 
     model: Audited
     m: Measurements
@@ -82,7 +82,7 @@ class Audit:
 
     @cached_property
     def token_ms(self) -> dict[int, float]:
-        """Milliseconds a prompt token, by the length of the prompt."""
+        """Milliseconds of a prompt token, by the length of the prompt."""
         prefills = [point for point in self.m.sweep if point.kind == "prefill"]
         return {point.length: statistics.median(point.wall_ms) / point.length for point in prefills}
 
@@ -92,12 +92,12 @@ class Audit:
         return max(self.token_ms)
 
     def step_ms(self, length: int) -> float:
-        """Milliseconds of a decode step behind a prompt."""
+        """Return the milliseconds of a decode step after a prompt of ``length`` tokens."""
         return statistics.median(self.m.point("decode", length).wall_ms)
 
 
 def values(audits: Sequence[Audit]) -> dict[str, dict[str, str]]:
-    """The figures of each text: name of the text -> name of the figure -> Markdown."""
+    """Return the figures of each text: name of the text -> name of the figure -> Markdown."""
     common = {"setting": setting(audits), "reference": str(audits[0].m.reference)}
     found = {
         "README": {"models": _models(audits)},
@@ -110,33 +110,33 @@ def values(audits: Sequence[Audit]) -> dict[str, dict[str, str]]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, all but the first column to the right."""
+    """Return a Markdown table; all columns but the first are right-aligned."""
     lines = [columns, ["---", *["--:"] * (len(columns) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def spread(numbers: Sequence[float], digits: int = 0) -> str:
-    """``3 to 5``, or one number where both print alike."""
+    """Return ``3 to 5``, or one number if both are printed alike."""
     low, high = f"{min(numbers):.{digits}f}", f"{max(numbers):.{digits}f}"
     return low if low == high else f"{low} to {high}"
 
 
 def each(audits: Sequence[Audit], texts: Sequence[str]) -> str:
-    """``3 (GPT-2 124M), 4 (Gemma 3 270M)``, or one text that all have."""
+    """Return ``3 (GPT-2 124M), 4 (Gemma 3 270M)``, or the text alone if all are equal."""
     if len(set(texts)) == 1:
         return texts[0]
     return ", ".join(f"{text} ({audit.title})" for audit, text in zip(audits, texts, strict=True))
 
 
 def length_of(crossing: Crossing | None) -> str:
-    """A length, marked where it was not measured."""
+    """Return a length, marked if it was not measured."""
     if crossing is None:
         return "none in sight"
     return f"{'' if crossing.measured else '~'}{rounded(crossing.tokens)}"
 
 
 def setting(audits: Sequence[Audit]) -> str:
-    """Date, machine and conditions."""
+    """Return date, machine and conditions."""
     m = audits[0].m
     read, int8, f32 = (
         spread([getattr(audit.a.limits, name) for audit in audits])

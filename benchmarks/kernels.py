@@ -3,8 +3,8 @@
     python benchmarks/kernels.py --json kernels.json                   # every type, and the shapes of real models
     python benchmarks/kernels.py --types q8_0 q4_K --shape 2048 768 --tokens 1 6 512
 
-The one-row figure streams many copies of the matrix, more than the caches hold. Each figure is the median of the
-repetitions; the limits are measured in the same run (pyml_core.limits.measure_limits). Run it with the interpreter that
+The one-row figure streams many copies of the matrix, more than fit in the caches. Each figure is the median of the
+repetitions; limits are measured in the same run (pyml_core.limits.measure_limits). Run it with the interpreter that
 has pyml-core.
 """
 
@@ -31,7 +31,7 @@ from pyml_core.tensor import PackedMatrix
 from pyml_core.timing import Capture, Timings
 
 BEYOND_CACHES = 192 << 20  # bytes
-ALL_TYPES = (3072, 768)  # every block fits its rows
+ALL_TYPES = (3072, 768)  # rows are whole blocks of every type
 REAL = [
     ("q5_0", (2048, 640), "Gemma 3 270M"),
     ("q4_K", (640, 2048), "Gemma 3 270M"),
@@ -47,12 +47,12 @@ REAL = [
 
 
 class Clock:
-    """Adds up the seconds of the matrix products of the runs that it observes."""
+    """Sums the seconds of the matrix products of the runs that it observes."""
 
     seconds = 0.0
 
     def captures(self, batch: Sequence[Slice]) -> Sequence[Capture]:
-        """Nothing is kept."""
+        """Capture nothing."""
         return ()
 
     def ran(self, batch: Sequence[Slice], timings: Timings) -> None:
@@ -61,13 +61,13 @@ class Clock:
 
 
 def random_matrix(dtype: str, rows: int, width: int, numbers: np.random.Generator) -> PackedMatrix:
-    """A matrix of finite random blocks: a half-precision scale is finite if the highest bit of its exponent is 0."""
+    """Return a matrix of finite random blocks: a float16 scale is finite if the highest bit of its exponent is 0."""
     data = numbers.integers(0, 256, BLOCK_TYPES[dtype].nbytes((rows, width)), dtype=np.uint8) & np.uint8(0xBF)
     return pyml_core.pack(Tensor(data, dtype, (rows, width)))
 
 
 def measure(matrices: Sequence[PackedMatrix], tokens: int, threads: int, repetitions: int) -> tuple[float, float]:
-    """GB/s and GOP/s of ``tokens`` rows times each of the matrices, one after the other."""
+    """Return GB/s and GOP/s of ``tokens`` rows times each of the matrices, one after the other."""
     rows, width = matrices[0].shape
     program = Program(tokens, threads=threads)
     table = Tensor.from_array(np.random.default_rng(0).standard_normal((tokens, width), dtype=np.float32))
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         matrix = random_matrix(dtype, rows, width, numbers)
         for tokens in options.tokens:
             copies = max(1, BEYOND_CACHES // matrix.nbytes) if tokens == 1 else 1
-            # Copies of one matrix are as good as others: nothing but their place matters.
+            # Copies of one matrix will do: only their addresses matter.
             matrices = [matrix] + [replace(matrix, data=copy_of(matrix)) for _ in range(copies - 1)]
             bandwidth, operations = measure(matrices, tokens, options.threads, options.repetitions)
             report["rows"].append(
@@ -134,14 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def copy_of(matrix: PackedMatrix) -> Any:
-    """The panels once more, aligned as the kernels want them."""
+    """Return a copy of the panels, aligned as the kernels require."""
     copy = aligned_empty((matrix.nbytes,), np.uint8)
     copy[:] = matrix.data
     return copy
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The table: each figure with its share of the limit that applies."""
+    """Return the table: each figure, and its fraction of the limit that applies."""
     limits = report["limits"]
     lines = [
         f"Level {limits['level']}, {limits['threads']} threads; limits during the run: {limits['read_gb_s']:.1f} "

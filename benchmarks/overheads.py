@@ -2,11 +2,11 @@
 
     python benchmarks/overheads.py --models gemma3-270m smollm2-135m --json overheads.json
 
-- Python's share of a decode step: (time of the generate loop - time inside Program.run) / time of the loop, the text
-  written to a file as it comes.
-- Threads: prefill with one and with two, prefill and decode with eight, each against two.
-- Tracing: a decode step while a trace is open, and while the [attn] lines are written to a file, against one without;
-  the cost of checking for a trace when there is none.
+- Python's share of a decode step: (time of the generate loop - time inside Program.run) / time of the loop; the text
+  is written to a file.
+- Threads: prefill with one, prefill and decode with eight, each against two.
+- Tracing: a decode step in a trace, and with [attn] lines written to a file, each against a step without; the cost of
+  checking for a trace when there is none.
 
 The variants alternate; figures are medians. Run it with the interpreter that has pyml.
 """
@@ -56,7 +56,7 @@ def python_share(lm: LanguageModel, repetitions: int) -> dict[str, float]:
 
 
 def alternate(actions: dict[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
-    """Run the actions in turn, ``repetitions`` times, and once before, which is not counted. Returns all results."""
+    """Run the actions alternately, ``repetitions`` times after an uncounted warm-up. Returns all results."""
     found: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(repetitions + 1):
         for name, action in actions.items():
@@ -67,7 +67,7 @@ def alternate(actions: dict[str, Callable[[], float]], repetitions: int) -> dict
 
 
 def prefill_seconds(lm: LanguageModel) -> float:
-    """Time of a prefill, logits of the last position."""
+    """Return the time of a prefill with the logits of the last position."""
     ids = [(7 * i) % (lm.vocab_size - 300) + 200 for i in range(min(PREFILL, lm.context_length))]
     cache = lm.new_cache()
     start = time.perf_counter()
@@ -76,7 +76,7 @@ def prefill_seconds(lm: LanguageModel) -> float:
 
 
 def decode_seconds(lm: LanguageModel, steps: int = STEPS) -> float:
-    """Time of ``steps`` decode steps after some tokens."""
+    """Return the time of ``steps`` decode steps after some tokens."""
     cache = lm.new_cache()
     lm.forward([(cache, list(range(200, 200 + DEPTH)), None)])
     start = time.perf_counter()
@@ -86,7 +86,7 @@ def decode_seconds(lm: LanguageModel, steps: int = STEPS) -> float:
 
 
 def threads(path: Path, lm: LanguageModel, repetitions: int) -> dict[str, float]:
-    """Speeds with one and eight threads, as multiples of those with two."""
+    """Return speeds with one and eight threads, as multiples of those with two."""
     with pyml_nlp.load(path, threads=1) as one, pyml_nlp.load(path, threads=MANY) as many:
         prefill = alternate(
             {name: partial(prefill_seconds, lm) for name, lm in (("1", one), ("2", lm), ("8", many))}, repetitions
@@ -102,12 +102,12 @@ def threads(path: Path, lm: LanguageModel, repetitions: int) -> dict[str, float]
 
 
 def ratio(above: list[float], below: list[float]) -> float:
-    """Median of the ratios, turn by turn."""
+    """Return the median of the ratios of the repetitions."""
     return median(a / b for a, b in zip(above, below, strict=True))
 
 
 def tracing(lm: LanguageModel, repetitions: int) -> dict[str, float]:
-    """Relative cost of an open trace and of [attn] lines, and the share of looking whether there is any."""
+    """Return the relative costs of an open trace, of [attn] lines, and of checking for either."""
 
     def traced() -> float:
         with lm.trace():
@@ -133,7 +133,7 @@ def tracing(lm: LanguageModel, repetitions: int) -> dict[str, float]:
 
 
 def looking_seconds(lm: LanguageModel, count: int = 10_000) -> float:
-    """Time that a step without a trace spends on checking for one."""
+    """Return the time that a step without a trace spends on checking for one."""
     from pyml_nn.trace import traces_of
 
     start = time.perf_counter()
@@ -156,7 +156,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The table, a column a model."""
+    """Return the table, with a column for each model."""
     lines = ["| | " + " | ".join(result["model"] for result in report["results"]) + " |"]
     lines.append("|---|" + "---:|" * len(report["results"]))
     for title, show in COLUMNS.items():
@@ -165,7 +165,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def measure(name: str, path: Path, repetitions: int) -> dict[str, Any]:
-    """All figures of one model."""
+    """Measure all figures of one model."""
     with pyml_nlp.load(path, threads=2) as lm:
         return {
             "model": name,

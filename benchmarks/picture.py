@@ -1,4 +1,4 @@
-"""A small SVG of curves for Markdown: both axes logarithmic, readable on light and dark pages."""
+"""A small SVG plot of curves for Markdown, with logarithmic axes, readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GREY = "#8a8f98"
 
 
 def lines_svg(curves: Mapping[str, Mapping[int, float]], levels: Mapping[str, float]) -> str:
-    """Milliseconds a prompt token over the length of the prompt, and a dashed level for a decoded token of each."""
+    """Plot milliseconds of a prompt token over the length of the prompt, with a dashed line for a decoded token."""
     lengths = [length for curve in curves.values() for length in curve]
     values = [*levels.values(), *(ms for curve in curves.values() for ms in curve.values())]
 
@@ -37,7 +37,7 @@ def lines_svg(curves: Mapping[str, Mapping[int, float]], levels: Mapping[str, fl
         names += [(y(curve[max(curve)]), name, color), (y(levels[name]), f"{name}, decode", color)]
     last = -math.inf
     for at, name, color in sorted(names):
-        last = max(at + 4, last + 14)  # names keep clear of each other
+        last = max(at + 4, last + 14)  # names must not overlap
         parts.append(_text(RIGHT + 6, last, name, color=color))
     font = 'font-family="system-ui, sans-serif" font-size="12"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {font}>'

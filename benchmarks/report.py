@@ -172,7 +172,7 @@ def _bold(value: float, goal: float) -> str:
 
 
 def _large(found: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-    """Milliseconds a token of the 1B shape."""
+    """Return the rows for the 1B models, in milliseconds of a token."""
     lines = []
     for model in ("gemma3-1b-q8_0", "gemma3-1b-q4_0"):
         for title, test, goal in (("decode, ms a token", "tg64", 45.0), ("prefill, ms a token", "pp512", 2.5)):

@@ -1,4 +1,4 @@
-"""Where the operations of real models stand below the machine's roof: operations a second against operations a byte.
+"""The roofline of the operations of real models: arithmetic operations a second against operations a byte.
 
     python benchmarks/roofline.py --models gemma3-270m smollm2-135m --json roofline.json --svg roofline.svg
 
@@ -30,11 +30,11 @@ MODELS = ("gemma3-270m", "smollm2-135m", "gemma3-1b-q8_0")
 PREFILL, STEPS = 512, 16
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 520, 70, 210, 24, 52
 COLOURS = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed")
-SHARE = 0.01  # operations that take less of a phase's time are left out
+SHARE = 0.01  # operations with a smaller fraction of a phase's time are left out
 
 
 def points(name: str, lm: LanguageModel) -> list[dict[str, Any]]:
-    """The operations of a model by kind, all layers together: their work, bytes and time."""
+    """Return the operations of a model by kind, summed over layers: their arithmetic, bytes and time."""
     found = []
     ids = [(7 * i) % (lm.vocab_size - 300) + 200 for i in range(PREFILL + STEPS + 1)]
     cache = lm.new_cache()
@@ -128,7 +128,7 @@ def svg(report: dict[str, Any]) -> str:
 
 
 def _labels(marks: list[dict[str, Any]], places: list[tuple[float, float]]) -> list[str]:
-    """Names next to the marks; one that would cover another is left to its tooltip."""
+    """Return the names next to the marks; a name that would cover another is only in its tooltip."""
     out: list[str] = []
     taken: list[tuple[float, float]] = []
     for mark, (left, top) in zip(marks, places, strict=True):
@@ -144,7 +144,7 @@ def _labels(marks: list[dict[str, Any]], places: list[tuple[float, float]]) -> l
 def _grid(
     x: Callable[[float], float], y: Callable[[float], float], xs: tuple[float, float], ys: tuple[float, float]
 ) -> list[str]:
-    """Decades, their names, and the titles of the axes."""
+    """Return grid lines for decades, their labels, and the titles of the axes."""
     out = []
     for exponent in range(round(math.log10(xs[0])), round(math.log10(xs[1])) + 1):
         at = x(10.0**exponent)

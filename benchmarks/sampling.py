@@ -1,13 +1,13 @@
-"""The speed of texts by the rules that choose their tokens, in alternation in one process: alone and in batches.
+"""The speed of texts by their rules of sampling, alone and in batches, in alternation in one process.
 
     python benchmarks/sampling.py --model gemma3-270m --rounds 7 --json sampling.json
 
-Texts are real ones: every token is chosen by the rules and fed back, after a prompt from text.txt; nothing is drafted.
+Texts are generated: after a prompt from text.txt, every token is chosen by the rules and fed back, without speculation.
 In each round every row is measured once, in an order that rotates. A ratio is the median over the rounds of the row's
-tokens/s / those of greedy; for a batch, of `forward` with as many sequences: the kernels alone, all logits, tokens of
-text.txt. "outside" is the share of the time that is not inside the program's runs: Python's, and that of code that
-Python calls; "choosing" is the time of choosing a token as the steps report it.
-Run it with the interpreter that has pyml. End-of-sequence tokens end no text, except those of a schema.
+tokens/s / those of greedy; for a batch, those of `forward` with this number of sequences: the kernels alone, all
+logits, tokens of text.txt. "outside" is the fraction of the time outside the program's runs, in Python and code that it
+calls; "choosing" is the time of choosing a token as reported by the steps.
+Run it with the interpreter that has pyml. End-of-sequence tokens do not end texts, except with a schema.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ RULES: dict[str, dict[str, Any]] = {
     "greedy, logprobs 5": {"temperature": 0.0, "logprobs": 5},
     JSON_SCHEMA: {"temperature": 0.0, "schema": SCHEMA},
 }  # fmt: skip
-"""By name: the options of a row of one text, without what is not named."""
+"""By name: the options of a row of one text. Other options are off."""
 
 SAMPLED = "1, top-k 64, top-p 0.95"
 BATCHES: dict[str, tuple[str, ...]] = {
@@ -77,7 +77,7 @@ FORWARD, FORWARD_TOP = "forward", "forward, most probable"
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement: tokens, seconds, seconds inside the program's runs, and milliseconds of choosing a token."""
+    """A measurement: tokens, seconds, seconds inside the program's runs, and milliseconds of choosing a token."""
 
     tokens: int
     seconds: float
@@ -87,7 +87,7 @@ class Sample:
 
 @dataclass
 class Row:
-    """A row of the table: one measurement a round.
+    """A row of the table: one measurement for each round.
 
     Attributes:
         base: the name of the row that its speed is compared with.
@@ -117,7 +117,7 @@ class Row:
 
 
 def options_of(rules: str, tokens: int, seed: int) -> GenerationOptions:
-    """The options of a text by the name of its rules; nothing comes from the model's own defaults."""
+    """Return the options of a text by the name of its rules, independent of the model's defaults."""
     own = dict(RULES[rules])
     seed_of: Any = {"seed": seed} if own["temperature"] else {}
     return GenerationOptions(tokens, SamplingOptions(1.0)).replace(**own, **seed_of)
@@ -128,8 +128,8 @@ class Measurement:
 
     Args:
         lm: the model.
-        full: the same one without a screened head; None: its head is not screened.
-        tokens: of each text.
+        full: this model without a screened head; None: its head is not screened.
+        tokens: number of tokens of each text.
     """
 
     def __init__(self, lm: LanguageModel, full: LanguageModel | None, tokens: int) -> None:
@@ -141,13 +141,13 @@ class Measurement:
         self.prefix = list(lm.tokenizer.metadata.prefix)
 
     def prompt(self, number: int) -> list[int]:
-        """Token ids of one of the prompts: parts of the text, one after the other."""
+        """Return the token ids of a prompt; prompts are consecutive parts of the text."""
         step = PROMPT + self.tokens
         start = number * step % (len(self.text) - step)
         return [*self.prefix, *self.text[start : start + PROMPT]]
 
     def single(self, rules: str, turn: int) -> Sample:
-        """Texts one after the other until ``tokens`` are measured; the first token of each is not."""
+        """Generate texts, one after the other, until ``tokens`` are measured; the first token of each is not."""
         lm = {FULL_HEAD: self.full, JSON_SCHEMA: self.lm}.get(rules) or self.endless
         count, seconds, inside, choosing = 0, 0.0, 0.0, 0.0
         while count < self.tokens:
@@ -164,7 +164,7 @@ class Measurement:
         return Sample(count, seconds, inside, choosing / count)
 
     def batch(self, rules: Sequence[str], size: int, turn: int) -> Sample:
-        """Texts side by side, each of ``tokens`` tokens; their prompts have been computed."""
+        """Generate texts in one batch, each of ``tokens`` tokens; their prompts have been computed."""
         lm = self.endless
         lm.prefix_cache.clear()
         requests = []
@@ -182,7 +182,7 @@ class Measurement:
         return Sample(count, seconds, watch.seconds)
 
     def forward(self, size: int, want: Top | None, _: int) -> Sample:
-        """The kernels alone: as many runs as a batch's texts have tokens."""
+        """Run the kernels alone, once for each token of a batch's texts."""
         lm = self.endless
         sequences = []
         for number in range(size):
@@ -202,7 +202,7 @@ class Measurement:
         return Sample(size * self.tokens, seconds, watch.seconds)
 
     def rows(self, rules: Sequence[str], sizes: Sequence[int]) -> dict[str, tuple[str, Callable[[int], Sample]]]:
-        """By name: the row that it is compared with, and its measurement in a turn."""
+        """Return for each row, by name: the row that it is compared with, and its measurement."""
         found: dict[str, tuple[str, Callable[[int], Sample]]] = {}
         for name in rules:
             if name != FULL_HEAD or self.full is not None:
@@ -218,12 +218,12 @@ class Measurement:
 
 
 def without_end(lm: LanguageModel) -> LanguageModel:
-    """The same model without end-of-sequence tokens, so that a text has as many tokens as asked for."""
+    """Return the model without end-of-sequence tokens, so that texts have the requested length."""
     return LanguageModel(lm.model, lm.tokenizer, (), lm.context_length, lm.prefill_chunk, lm.name)
 
 
 def measure(measurement: Measurement, rules: Sequence[str], sizes: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """All rows; one round that is not counted comes first."""
+    """Measure all rows, after an uncounted round."""
     ways = measurement.rows(rules, sizes)
     rows = {name: Row(name, base) for name, (base, _) in ways.items()}
     names = list(rows)
@@ -254,7 +254,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def chosen_rules(names: Sequence[str] | None) -> list[str]:
-    """The rules of the rows of one text: all, or greedy and those whose name contains one of the words."""
+    """Return the rules of rows of one text: all, or greedy and those whose name contains one of ``names``."""
     if names is None:
         return list(RULES)
     return [rules for rules in RULES if rules == GREEDY or any(name in rules for name in names)]

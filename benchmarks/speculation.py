@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/speculation.py [MODEL ...] [--tokens 128] [--rounds 3]
 
-Tasks: `copy` (a text is given twice, the second time its beginning alone), `edit` (code is given, and its beginning
-once more with another name), `prose` (continued freely, greedy and sampled). Rounds alternate between with and without;
-the median of each is printed, as well as tokens a run. Tokens must be the same, or it stops with an error.
+Tasks: `copy` (a text, followed by its beginning), `edit` (code, followed by its beginning with another name), `prose`
+(continued freely, greedy and sampled). Rounds alternate between with and without speculation; medians are printed, and
+tokens per run. If the tokens differ, the benchmark stops with an error.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def measure(lm: LanguageModel, prompt: str, rules: dict[str, Any], tokens: int, speculate: bool) -> Any:
-    """Milliseconds a token, the tokens, and how many runs of the model they took."""
+    """Return milliseconds per token, the tokens, and the number of runs of the model."""
     generation = lm.generate(prompt, max_tokens=tokens, speculate=speculate, **{"temperature": 0.0, **rules})
     steps = [next(generation)]
     start = time.perf_counter()
@@ -66,7 +66,7 @@ def measure(lm: LanguageModel, prompt: str, rules: dict[str, Any], tokens: int, 
 
 
 def main() -> None:
-    """Measure and print a row a task."""
+    """Measure, and print a row for each task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=[None])
     parser.add_argument("--tokens", type=int, default=128)

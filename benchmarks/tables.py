@@ -1,4 +1,4 @@
-"""The tables of a comparison as Markdown, from its JSON."""
+"""Markdown tables of a comparison, from its JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AVX2 = ("pyml-avx2", "llama.cpp-avx2")
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Everything: a section a model, with its tables of speed and of cold starts, settings, versions and limits."""
+    """Return a section for each model: tables of speed and cold starts, settings, versions and limits."""
     lines = [
         f"{report['machine']['cpu']}, {report['machine']['cores']} cores, {report['threads']} threads, "
         f"{report['rounds']} rounds, {report['date']}. Tokens a second: median (lowest-highest) of the rounds; the "
@@ -31,12 +31,12 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def rows_of(report: dict[str, Any], model: str) -> list[dict[str, Any]]:
-    """The results on one model."""
+    """Return the results on one model."""
     return [row for row in report["results"] if row["model"] == model]
 
 
 def speeds(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
-    """Tokens a second of all engines, the two that are built for AVX2 in a table of their own."""
+    """Return tokens a second of all engines; the two for AVX2 have a separate table."""
     names = list(entry["engines"])
     rows = rows_of(report, entry["model"])
     quality: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def _cell(row: dict[str, Any], name: str) -> str:
 
 
 def cold_starts(report: dict[str, Any], model: str) -> list[str]:
-    """Time and peak memory of a new process; nothing where that was not measured."""
+    """Return time and peak memory of a new process; nothing if they were not measured."""
     lines: list[str] = []
     for row in report["cold"]:
         if row["model"] != model or not row["engines"]:
@@ -118,7 +118,7 @@ def cold_starts(report: dict[str, Any], model: str) -> list[str]:
 
 
 def notes(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
-    """Versions, settings and limits."""
+    """Return versions, settings and limits."""
     lines = []
     rows = rows_of(report, entry["model"])
     for engine, about in entry["engines"].items():
@@ -139,7 +139,7 @@ def notes(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
 
 
 def limits_line(limits: list[dict[str, float]]) -> str:
-    """Median, lowest and highest of each limit."""
+    """Return median, lowest and highest of each limit."""
     units = {
         "read_gb_per_s": "plain read {} GB/s",
         "int8_gop_per_s": "int8 {} GOP/s",

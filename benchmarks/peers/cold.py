@@ -1,8 +1,8 @@
-"""A new process of one engine: load a model, write a few tokens after a prompt, greedily, and end.
+"""A cold start of one engine: load a model, write a few tokens after a prompt, greedily, and exit.
 
     python cold.py llama_cpp | openvino | transformers MODEL THREADS PROMPT TOKENS
 
-Each as its own documentation begins.
+Each engine runs like the first example of its documentation.
 """
 
 from __future__ import annotations

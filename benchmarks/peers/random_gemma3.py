@@ -2,7 +2,7 @@
 
     python random_gemma3.py q8_0|q4_0 VOCABULARY.gguf FILE.gguf
 
-For speed only. The vocabulary is that of another Gemma 3 file, whose ids are the same.
+For speed only. The vocabulary is copied from another Gemma 3 file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ for key, field in reader.fields.items():
 
 
 def matrix(name: str, rows: int, columns: int) -> None:
-    """Add a matrix of normally distributed weights, whose products keep the size of their inputs."""
+    """Add a matrix of normally distributed weights, whose products have the magnitude of their inputs."""
     parts = []
     for start in range(0, rows, PART):
         shape = (min(PART, rows - start), columns)
@@ -53,7 +53,7 @@ def matrix(name: str, rows: int, columns: int) -> None:
 
 
 def norm(name: str, width: int) -> None:
-    """Add a norm's weights."""
+    """Add the weights of a norm."""
     writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
 
 

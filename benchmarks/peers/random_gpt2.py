@@ -1,8 +1,8 @@
-"""Make GPT-2 124M with random weights: a GGUF file with Q8_0 matrices and a Hugging Face folder of the same weights.
+"""Make GPT-2 124M with random weights: a GGUF file with Q8_0 matrices, and a Hugging Face folder with these weights.
 
     python random_gpt2.py FILE.gguf FOLDER
 
-For speed only. The vocabulary is made up (single bytes and numbered fillers), of the real size.
+For speed only. The vocabulary is artificial (single bytes and numbered fillers), and has the real size.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ model = transformers.GPT2LMHeadModel(config)
 model.save_pretrained(FOLDER)
 
 letters = byte_letters()
-known = [*letters, letters[0] + letters[1]]  # the one merge makes the last
+known = [*letters, letters[0] + letters[1]]  # the last one is made by the only merge
 tokens = known + [f"<filler {i}>" for i in range(config.vocab_size - len(known) - 1)] + ["<|endoftext|>"]
 merges = [f"{letters[0]} {letters[1]}"]
 (FOLDER / "vocab.json").write_text(json.dumps({text: number for number, text in enumerate(tokens)}))
