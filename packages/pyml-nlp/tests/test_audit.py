@@ -230,6 +230,7 @@ def test_other_sentences() -> None:
     assert "A full KV cache is larger than the weights" in found(replace(m, model=replace(m.model, context=1 << 20)))
     assert found(m)["Screening the head pays"].startswith(NOTHING)
     assert "Screening the head does not pay" in found(replace(m, screened_ms=[1.0] * 5))
+    assert found(replace(m, screened_ms=[0.95] * 5))["Screening the head gains little"] == NOTHING
     assert not any("head" in title for title in found(replace(m, full_ms=[], screened_ms=[])))
     sweep = [replace(point, waiting=0.4) for point in m.sweep]
     assert "Threads wait for each other" in found(replace(m, sweep=sweep))
@@ -385,6 +386,16 @@ def test_the_schema() -> None:
         change(broken)
         with pytest.raises(PymlError, match=message):
             parse(broken)
+
+
+def test_a_report_without_other_options_can_be_read() -> None:
+    """Reports of earlier versions have none."""
+    value = document()
+    assert [choice.option for choice in parse(value).choices] == ["--threads 1"]
+    del value["measurements"]["choices"]
+    m = parse(value)
+    assert m.choices == []
+    assert "No other options were measured." in markdown(m, analyse(m))
 
 
 def test_bad_report_files(tmp_path: Path) -> None:

@@ -122,8 +122,10 @@ def _screen(m: Measurements) -> Iterator[Conclusion]:
             text,
             f"{NOTHING} Greedy decoding and top-k do it; penalties, log probabilities and grammars need all logits.",
         )
+    elif full > screened:
+        yield Conclusion("Screening the head gains little", text, NOTHING)
     else:
-        yield Conclusion("Screening the head does not pay", text, "Load the model without a screened head.")
+        yield Conclusion("Screening the head does not pay", text, "Load the model with --full-head.")
 
 
 def _prefill_limit(m: Measurements, a: Analysis) -> Conclusion:
