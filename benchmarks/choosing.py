@@ -20,16 +20,18 @@ from typing import Any
 import numpy as np
 
 import pyml_nlp
+from pyml_core.sampling import F32Array, Sampler
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.options import SamplingOptions
-from pyml_nlp.sampling import F32Array, History, sample
 from pyml_nlp.structured.grammar import Grammar
 
 RULES = {
     "greedy": SamplingOptions(0.0),
+    "five log probabilities": SamplingOptions(0.0),
     "temperature": SamplingOptions(0.8, seed=1),
     "top-k": SamplingOptions(0.8, top_k=40, seed=1),
     "top-p": SamplingOptions(0.8, top_p=0.95, seed=1),
+    "top-p, min-p": SamplingOptions(0.8, top_p=0.95, min_p=0.05, seed=1),
     "top-k, top-p": SamplingOptions(0.8, top_k=40, top_p=0.95, seed=1),
     "min-p": SamplingOptions(0.8, min_p=0.05, seed=1),
     "typical": SamplingOptions(0.8, typical_p=0.95, seed=1),
@@ -109,10 +111,11 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="default: the demo model")
     parser.add_argument("--tokens", type=int, default=96)
     arguments = parser.parse_args()
-    history = History(range(0, 4000, 4))
+    seen = range(0, 4000, 4)
     for name, rules in RULES.items():
-        calls = {kind: partial(sample, row, rules, 0, 7, history) for kind, row in rows().items()}
-        times = [f"{kind} {median_ms(call):.3f} ms" for kind, call in calls.items()]
+        sampler = Sampler(rules.core_rules, 0, 262_144, seen, logprobs=5 if name == "five log probabilities" else None)
+        calls = {kind: partial(sampler.choose, row, 7) for kind, row in rows().items()}
+        times = [f"{kind} {median_ms(call) * 1e3:.0f} us" for kind, call in calls.items()]
         print(f"{name:38} {'   '.join(times)}")
     for model in arguments.models or [None]:
         with pyml_nlp.load(model) as lm:

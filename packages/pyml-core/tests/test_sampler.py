@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core_fixtures import LEVELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sampling_cases import random_logits
 
-from pyml_core import cpu
 from pyml_core.errors import PymlError, ShapeError
 from pyml_core.sampling import History, Sampler, SamplingRules, choice, sample, top_logprobs, weights
 from pyml_core.sampling.rules import RULES
@@ -55,24 +55,26 @@ def row_of(kind: str, seed: int, size: int) -> np.ndarray:
     return row
 
 
-def agree(logits: np.ndarray, rules: SamplingRules, position: int, ids: np.ndarray | None = None) -> None:
-    """Compare the token, or the error, with those of the rules in NumPy."""
+def agree(logits: np.ndarray, rules: SamplingRules, position: int, ids: np.ndarray | None = None) -> int | None:
+    """Compare the token, or the error, of every level with those of the rules in NumPy."""
     prompt, generated = SEEN
     sampler = Sampler(rules, 3, 4096, prompt, generated)
     try:
         expected = sample(logits, rules, 3, position, History(prompt, generated), ids=ids)
     except PymlError as error:
-        with pytest.raises(PymlError, match=f"^{re.escape(str(error))}$"):
-            sampler.choose(logits, position, ids)
-        return
-    got = sampler.choose(logits, position, ids)
-    assert got.token == expected
-    at = got.token if ids is None else int(np.searchsorted(ids, got.token))
-    assert got.logit == float(logits[at])
+        for level in LEVELS:
+            with pytest.raises(PymlError, match=f"^{re.escape(str(error))}$"):
+                sampler.choose(logits, position, ids, level)
+        return None
+    at = expected if ids is None else int(np.searchsorted(ids, expected))
+    for level in LEVELS:
+        got = sampler.choose(logits, position, ids, level)
+        assert (got.token, got.logit) == (expected, float(logits[at])), level
+    return expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_rule(level: str, kind: str) -> None:
+def test_each_rule(kind: str) -> None:
     for name, values in VALUES.items():
         for number, value in enumerate(values):
             for temperature in (1e-6, 0.8, 1e30):
@@ -104,9 +106,7 @@ def test_rules_in_any_order(
         ids = np.flatnonzero(np.random.RandomState(seed).rand(size) < 0.3)
         ids = np.append(ids, size) if ids.size == 0 else ids
         logits = np.append(logits, np.float32(1.0))[ids]
-    for name in cpu.levels():
-        with cpu.use_level(name):
-            agree(logits, rules, seed % 1000, ids)
+    agree(logits, rules, seed % 1000, ids)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(TRUNCATIONS), st.sampled_from([1e-7, 1e-6, 1e-3]))
@@ -120,7 +120,7 @@ def test_noise_that_is_lost_in_rounding(seed: int, name: str, temperature: float
     )
 
 
-def test_sums_exactly_at_the_bound(level: str) -> None:
+def test_sums_exactly_at_the_bound() -> None:
     """Equal weights, whose sums are exact: p of the total is reached by a whole number of tokens."""
     logits = np.zeros(64, np.float32)
     for kept in (1, 2, 31, 63):
@@ -135,7 +135,7 @@ def test_sums_exactly_at_the_bound(level: str) -> None:
 
 @pytest.mark.parametrize("name", ["top_p", "typical_p"])
 @pytest.mark.parametrize("kind", ["normal", "ties", "peak", "large"])
-def test_bounds_at_the_token_that_is_drawn(level: str, name: str, kind: str) -> None:
+def test_bounds_at_the_token_that_is_drawn(name: str, kind: str) -> None:
     """The sum before the token is p of all, or next to it: estimates in float32 cannot decide."""
     logits = row_of(kind, 4, 3000)
     if kind == "large":
@@ -158,8 +158,7 @@ def test_bounds_at_the_token_that_is_drawn(level: str, name: str, kind: str) -> 
         for share in {min(max(value, 1e-9), 1.0) for value in near}:
             values: dict[str, Any] = {"temperature": temperature, "seed": 1, name: float(share)}
             rules = SamplingRules(("temperature", name), **values)
-            agree(logits, rules, position)
-            kept += Sampler(rules, 3, 4096).choose(logits, position).token == token
+            kept += agree(logits, rules, position) == token
     assert 40 <= kept <= 160
 
 
@@ -177,7 +176,7 @@ def test_large_rows(size: int) -> None:
         rules = SamplingRules(tuple(values), seed=number, **values)
         for position in range(2):
             expected = sample(logits, rules, 0, position, History(*SEEN))
-            for level in cpu.levels():
+            for level in LEVELS:
                 sampler = Sampler(rules, 0, size, *SEEN)
                 assert sampler.choose(logits, position, level=level).token == expected
     assert top_logprobs(logits, 5, 20) == choice.top_logprobs(logits, 5, 20)

@@ -42,12 +42,13 @@ cdef class Sampler:
     cdef object mask         # uint32 array
     cdef object scratch_of   # _Scratch
     cdef object top          # arrays of ids and log probabilities
+    cdef const pyml_kernels *kernels
 
     def __cinit__(self, rules, sequence, int64_t vocabulary, prompt=(), generated=(), logprobs=None):
         if not 0 < vocabulary <= SAMPLE_MAX_LOGITS:
             raise ShapeError(f"sampler: expected a vocabulary of 1 to {SAMPLE_MAX_LOGITS} tokens, got {vocabulary}")
         self.rules, self.vocabulary = rules, vocabulary
-        self.scratch_of = _Scratch()
+        self.scratch_of, self.kernels = _Scratch(), _sample_kernels(None)
         self._set_rules(rules)
         self.s.seed = rules.seed & _ALL_BITS
         self.s.sequence = sequence & _ALL_BITS
@@ -127,7 +128,7 @@ cdef class Sampler:
             logits: float32 (V,), or (C,) with ``ids``; left as it is. Fewer than V: of tokens 0, 1, 2, ...
             position: where the chosen token will stand in its sequence, prompt included.
             ids: int32 or int64 (C,), ascending: the tokens that the logits are of. Others are excluded.
-            level: CPU level; None: the one in use.
+            level: CPU level; None: the one that was in use when the sampler was made.
 
         Returns a SampledToken. Log probabilities need all logits, not ``ids``.
 
@@ -139,7 +140,7 @@ cdef class Sampler:
         cdef pyml_sampled out
         cdef const float *row
         cdef const int32_t *tokens = NULL
-        cdef const pyml_kernels *kernels = _sample_kernels(level)
+        cdef const pyml_kernels *kernels = self.kernels if level is None else _sample_kernels(level)
         cdef void *scratch
         logits = _logit_array(logits, self.vocabulary)
         n = len(logits)

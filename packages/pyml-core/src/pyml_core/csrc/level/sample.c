@@ -18,6 +18,7 @@ typedef struct {
     int rule; /* SAMPLE_RULES: none */
     row all;
     double p;
+    sums rough; /* of its weights */
 } pending;
 
 /* Whether nothing comes after the i-th rule that depends on the set that it leaves. What keeps tokens by their logits
@@ -71,13 +72,14 @@ static int64_t weight_before(const row *r, const limit *before) {
     return l_sum(sum);
 }
 
-/* Whether a token is in the set: if the weight of those before it is less than the share that the set is to have. */
-static bool is_in(const pending *cut, const limit *before, int64_t *total) {
+/* Whether a token is in the set of top-p: if the weight of those before it is less than the share that the set has. */
+static bool is_probable(pending *cut, const limit *before, int64_t *total) {
     const row *r = &cut->all;
     const int64_t mass = weight_before(r, before);
     if (!mass) return true;
-    if (!*total && before->order == BY_LOGIT && r->n > FEW_CANDIDATES) {
-        const double wanted = cut->p * rough_sums(r).total * WEIGHT_ONE;
+    if (!*total && r->n > FEW_CANDIDATES) {
+        if (!cut->rough.total) cut->rough = rough_sums(r);
+        const double wanted = cut->p * cut->rough.total * WEIGHT_ONE;
         if ((double)mass < wanted * (1 - ROUGH)) return true;
         if ((double)mass > wanted * (1 + ROUGH)) return false;
     }
@@ -85,17 +87,26 @@ static bool is_in(const pending *cut, const limit *before, int64_t *total) {
     return mass < share(cut->p, *total);
 }
 
-static int64_t draw_from_set(const row *r, const pending *cut, uint64_t key) {
+/* The same of typical. If it is not, `before` has the exact distance of the token. */
+static bool is_typical(pending *cut, limit *before, float x, int64_t *total) {
+    const row *r = &cut->all;
+    if (!cut->rough.total) cut->rough = rough_sums(r);
+    const verdict rough = rough_typical(r, &cut->rough, x, cut->p);
+    if (rough == INSIDE) return true;
+    if (!*total) before->mean = mean_of(r, total);
+    before->value = fabs(difference(x, before->top, before->scale) + before->mean);
+    return rough == UNSURE && weight_before(r, before) < share(cut->p, *total);
+}
+
+static int64_t draw_from_set(const row *r, pending *cut, uint64_t key) {
     limit before = {.order = ALL, .top = cut->all.top, .scale = 1.0 / cut->all.temperature};
     int64_t index = draw(r, &before, key), total = 0;
-    if (cut->rule == RULE_TYPICAL_P && surely_typical(&cut->all, r->x[index], cut->p)) return index;
-    if (cut->rule == RULE_TYPICAL_P) before.mean = mean_of(&cut->all, &total);
     while (cut->rule != SAMPLE_RULES) {
         before.order = cut->rule == RULE_TYPICAL_P ? BY_DISTANCE : BY_LOGIT;
         before.token = token_at(r, index), before.value = -(double)r->x[index];
-        if (before.order == BY_DISTANCE)
-            before.value = fabs(difference(r->x[index], before.top, before.scale) + before.mean);
-        if (is_in(cut, &before, &total)) break;
+        if (before.order == BY_DISTANCE ? is_typical(cut, &before, r->x[index], &total)
+                                        : is_probable(cut, &before, &total))
+            break;
         index = draw(r, &before, key);
     }
     return index;
@@ -145,7 +156,7 @@ void FN(sample)(const pyml_sampler *s, int64_t position, const float *logits, co
     for (int i = s->mask ? -1 : 0; i < s->n_rules; i++) {
         const int rule = i < 0 ? RULE_MASK : s->rules[i];
         if (i >= 0 && !s->greedy && can_wait(s, i))
-            cut = (pending){rule, r, rule == RULE_TOP_P ? s->top_p : s->typical_p};
+            cut = (pending){rule, r, rule == RULE_TOP_P ? s->top_p : s->typical_p, {0, 0}};
         else apply(&r, &w, s, rule);
         if (!isfinite(r.top)) {
             out->status = SAMPLE_NO_TOKEN, out->rule = rule;

@@ -10,7 +10,7 @@
 
 #define ROUGH 1e-4
 
-/* In units of the largest weight; NaN if the numbers are too large for float32. */
+/* In units of the largest weight; 0 if they are not known yet, NaN if the numbers are too large for float32. */
 typedef struct {
     double total, moment; /* sums of the weights, and of weight times -d */
 } sums;
@@ -44,30 +44,37 @@ static sums rough_sums(const row *r) {
     return all;
 }
 
-/* Whether a token is surely among the most typical ones with a share p. The mean, and with it distances, are within
- * `error`; so the weight of the nearer ones is at most that of those within the distance and twice as much. */
-static bool surely_typical(const row *r, float chosen, double p) {
+typedef enum { UNSURE, INSIDE, OUTSIDE } verdict;
+
+/* Whether a token is among the most typical ones with a share p. The mean of `all`, and with it distances, are within
+ * `error`; so the weight of the nearer ones is between those of two ranges that are so much narrower and wider. */
+static verdict rough_typical(const row *r, const sums *all, float chosen, double p) {
     const float scale = (float)(LOG2_E / r->temperature);
-    const sums all = rough_sums(r);
-    const double mean = all.moment / all.total, error = 2 * ROUGH * mean + 1e-4;
-    const double distance = fabs(difference(chosen, r->top, 1.0 / r->temperature) + mean) + 2 * error;
-    const vf low = f_set1((float)((-mean - distance) * LOG2_E)), high = f_set1((float)((-mean + distance) * LOG2_E));
-    const vf none = f_set1(0.0f);
-    double within = 0;
+    const double mean = all->moment / all->total, error = 4 * ROUGH * mean + 2e-4;
+    const double distance = fabs(difference(chosen, r->top, 1.0 / r->temperature) + mean);
+    const vf low = f_set1((float)((-mean - distance - error) * LOG2_E)), none = f_set1(0.0f);
+    const vf high = f_set1((float)((-mean + distance + error) * LOG2_E));
+    const vf low_inside = f_set1((float)((-mean - distance + error) * LOG2_E));
+    const vf high_inside = f_set1((float)((-mean + distance - error) * LOG2_E));
+    double least = 0, most = 0;
     float padded[GROUP];
-    if (!(all.total > 0)) return false;
+    if (!(all->total > 0)) return UNSURE;
     for (int64_t first = 0; first < groups_of(r); first += GROUP) {
-        vf total = none;
+        vf wide = none, narrow = none;
         for (int64_t g = first; g < first + GROUP && g < groups_of(r); g++) {
             if (!has_weight(r, g)) continue;
             vf d[4], weights[4];
             rough_group(group_at(r, g, padded), r->top, scale, d, weights);
-            UNROLL for (int i = 0; i < 4; i++) total =
-                f_add(total, f_greater(d[i], low, f_greater(high, d[i], weights[i], none), none));
+            UNROLL for (int i = 0; i < 4; i++) {
+                wide = f_add(wide, f_greater(d[i], low, f_greater(high, d[i], weights[i], none), none));
+                narrow =
+                    f_add(narrow, f_greater(d[i], low_inside, f_greater(high_inside, d[i], weights[i], none), none));
+            }
         }
-        within += (double)f_sum(total);
+        most += (double)f_sum(wide), least += (double)f_sum(narrow);
     }
-    return within * (1 + ROUGH) < p * all.total * (1 - ROUGH);
+    if (most * (1 + ROUGH) < p * all->total * (1 - ROUGH)) return INSIDE;
+    return least * (1 - ROUGH) > p * all->total * (1 + ROUGH) ? OUTSIDE : UNSURE;
 }
 
 #endif
