@@ -27,7 +27,7 @@ class Grammar:
 
     Attributes:
         kind: ``"schema"``: a JSON schema; ``"regex"``: a regular expression, in the syntax of Rust's ``regex``;
-            ``"grammar"``: a context-free grammar in llguidance's variant of Lark's syntax.
+            ``"grammar"``: a context-free grammar in llguidance's variant of Lark's syntax, or in llama.cpp's GBNF.
         source: its text.
 
     Raises:

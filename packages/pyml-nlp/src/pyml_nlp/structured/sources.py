@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from .gbnf_lark import is_gbnf, to_lark
 from .grammar import Grammar, GrammarError, read_schema
 from .matcher import guarded
 from .schema import prepare_schema
@@ -43,6 +44,8 @@ def source_of(grammar: Grammar, library: Any) -> Source:
         schema = read_schema(grammar.source)
         notes = prepare_schema(schema)
         return Source(json.dumps({"grammars": [{"json_schema": schema}]}), notes)
+    if is_gbnf(grammar.source):
+        return Source(json.dumps({"grammars": [{"lark_grammar": to_lark(grammar.source)}]}), [])
     text, notes = _with_schemas(grammar.source)
     # Wrapped in JSON, because llguidance reads a text that begins with a brace as JSON.
     return Source(json.dumps({"grammars": [{"lark_grammar": text}]}), notes)
