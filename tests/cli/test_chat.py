@@ -59,6 +59,24 @@ def test_a_batch(commands: Any, instruct: Path, lm: LanguageModel, tmp_path: Pat
     assert texts == [answer(lm, "the cat"), answer(lm, "in the hat")]
 
 
+def test_messages_in_a_batch(commands: Any, instruct: Path, model: Path, lm: LanguageModel, tmp_path: Path) -> None:
+    """Lines with messages are chats, with or without --chat; other lines are what that says."""
+    said = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the cat"}]
+    lines: list[dict[str, Any]] = [{"messages": said, "id": "a"}, {"prompt": "in the hat"}]
+    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plain = lm.generate_text("in the hat", 6, temperature=0)
+    for flags, second in (((), plain), (("--chat",), answer(lm, "in the hat"))):
+        result = commands.infer(instruct, *GREEDY, *flags, "--batch-file", tmp_path / "batch.jsonl", "--json")
+        found = [json.loads(line) for line in result.text.splitlines()]
+        assert [line["text"] for line in found] == [answer(lm, said), second]
+        assert (found[0]["id"], found[0]["prompt_tokens"]) == ("a", len(lm.chat_ids(said)))
+    refused = commands.infer(model, *GREEDY, "--batch-file", tmp_path / "batch.jsonl", "-q")
+    assert refused.code == 1
+    assert refused.error.startswith("Error: line 1: ")
+    assert "the model has no chat template" in refused.error
+    assert refused.text.startswith("[1] ")
+
+
 def test_no_template(commands: Any, model: Path) -> None:
     for flag in ("--chat", "--interactive"):
         result = commands.infer(model, flag, "-q", stdin=b"Hi")

@@ -76,7 +76,7 @@ def _requests(lm: LanguageModel, job: Job, generator: Generator) -> tuple[dict[i
         try:
             options = item.generation_options(job.options)
             with generator.preparing():
-                request = Request(job.ids(lm, item.prompt), options)
+                request = Request(job.ids(lm, item), options)
             generator.check(request)
         except PymlError as error:
             problems[index] = str(error)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,12 +20,13 @@ from ..text_files import MAX_NAME, parse_json, without_mark
 from ..values import given
 
 if TYPE_CHECKING:
+    from ..chat.messages import Messages
     from ..options.keywords import GenerationKeywords
 
 MAX_FILE = 256 << 20
 """Bytes of a batch file. All of its prompts are kept in memory."""
 
-KEYS = (GENERATION - {"sampling"}) | {"prompt", "id"}
+KEYS = (GENERATION - {"sampling"}) | {"prompt", "messages", "id"}
 """The keys that a line may have."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that is no character by itself
@@ -40,6 +42,7 @@ class Item:
         id: the line's own name, which is repeated in the results.
         line: its number in the file, from 1.
         problem: why the line is invalid; None: no problem was found so far.
+        messages: a chat to answer, in place of the prompt; None: the line has a prompt.
     """
 
     prompt: str
@@ -47,6 +50,7 @@ class Item:
     id: str | int | None = None
     line: int = 1
     problem: str | None = None
+    messages: Messages | None = None
 
     def generation_options(self, defaults: GenerationOptions) -> GenerationOptions:
         """The defaults, with the options of the line itself.
@@ -117,26 +121,30 @@ def _json_item(text: str, number: int) -> Item:
     if problem is not None:
         named = isinstance(name, str | int) and _is_unicode(name)
         return Item("", {}, name if named else None, number, problem)
-    prompt = values.pop("prompt")
+    prompt, messages = values.pop("prompt", ""), values.pop("messages", None)
     values.pop("id", None)
     options: Any = values
-    return Item(prompt, options, name, number)
+    return Item(prompt, options, name, number, messages=messages)
 
 
 def _problem(text: str, values: Mapping[str, Any]) -> str | None:
     """A problem of a line's values that the options would not find."""
     for key, value in values.items():
         if key not in KEYS:
-            return f"unknown key {quoted(key)}, expected {', '.join(sorted(KEYS))}"
+            close = get_close_matches(key, KEYS, 1, 0.75)
+            expected = f"did you mean {close[0]}?" if close else f"expected {', '.join(sorted(KEYS))}"
+            return f"unknown key {quoted(key)}, {expected}"
         if _SURROGATE.search(text) and not _is_unicode(value):
             return f"{key} must be Unicode characters, got half a surrogate pair"
-    name, prompt, schema = (values.get(key) for key in ("id", "prompt", "schema"))
+    name, prompt, messages, schema = (values.get(key) for key in ("id", "prompt", "messages", "schema"))
     if not isinstance(name, str | int | None) or isinstance(name, bool):
         return f"id must be a text or a whole number, got {quoted(name)}"
     if not isinstance(schema, dict | None):
         return f"schema must be an object, got {quoted(schema)}"
     if not isinstance(prompt, str | None):
         return f"prompt must be a text, got {quoted(prompt)}"
+    if messages is not None:
+        return "expected a prompt or messages, got both" if prompt is not None else None
     return None if prompt and prompt.strip() else "expected a prompt"
 
 

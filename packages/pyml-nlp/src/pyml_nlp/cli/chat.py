@@ -15,6 +15,7 @@ from .options import (
     Command,
     Option,
     check_model,
+    complete_files,
     configure_logs,
     integer,
     log_options,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @click.command("chat", cls=Command, context_settings=SETTINGS, short_help="Chat on the terminal.")
 @model_options
 @template_options(BASIC)
-@click.option("--load", metavar="FILE", help="Go on with messages that /save wrote.")
+@click.option("--load", metavar="FILE", shell_complete=complete_files, help="Go on with messages that /save wrote.")
 @integer("--max-tokens", metavar="N", help="Most tokens of an answer. [default: to the model's end]")
 @integer("--context-len", metavar="N", help="Most positions of the chat. [default: the model's]")
 @number("--timeout", metavar="SECONDS", help="Stop an answer after SECONDS.")

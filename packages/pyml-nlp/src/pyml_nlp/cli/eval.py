@@ -13,6 +13,7 @@ from .options import (
     Command,
     check_model,
     choice,
+    complete_files,
     configure_logs,
     integer,
     log_options,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval", cls=Command, context_settings=SETTINGS, short_help="Measure the perplexity of a text.")
-@click.argument("file")
+@click.argument("file", shell_complete=complete_files)
 @model_options
 @click.option("--against", metavar="MODEL", help="The reference to compare with. [default: MODEL, in --against-dtype]")
 @choice(*DTYPES)("--against-dtype", metavar="TYPE", help="Its weights in memory. [default: auto]")

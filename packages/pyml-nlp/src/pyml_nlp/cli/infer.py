@@ -16,6 +16,7 @@ from .options import (
     SETTINGS,
     Command,
     check_model,
+    complete_files,
     configure_logs,
     integer,
     is_terminal,
@@ -44,7 +45,12 @@ if TYPE_CHECKING:
 @click.command("infer", cls=Command, context_settings=SETTINGS, short_help="Continue a text, or answer a prompt.")
 @model_options
 @click.option("--prompt", metavar="TEXT", help="The text to continue. [default: stdin]")
-@click.option("--batch-file", metavar="PATH", help="Prompts, a line each, or .jsonl; prints '[i] text' for each.")
+@click.option(
+    "--batch-file",
+    metavar="PATH",
+    shell_complete=complete_files,
+    help="Prompts, a line each, or .jsonl; prints '[i] text' for each.",
+)
 @integer("--max-tokens", metavar="N", help="Most tokens to generate. [default: 256]")
 @click.option("--stream/--no-stream", default=None, help="Print the text as it is generated. [default: on a terminal]")
 @integer("--logprobs", metavar="N", heading="Sampling", help="In --json: log probabilities, and the N largest.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import DTYPES, SETTINGS, Command, check_model, choice, configure_logs, integer, positive
+from .options import DTYPES, SETTINGS, Command, check_model, choice, complete_files, configure_logs, integer, positive
 from .output import Output
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _LONGEST = 100  # characters of a value that are shown
 
 
 @click.command("inspect", cls=Command, context_settings=SETTINGS, short_help="Show what a model's files hold.")
-@click.argument("model", required=False, metavar="[MODEL]")
+@click.argument("model", required=False, metavar="[MODEL]", shell_complete=complete_files)
 @click.option("--safetensors", metavar="ID_OR_DIR", help="A Hugging Face folder or hub id; the same as MODEL.")
 @choice(*DTYPES)("--dtype", default="auto", metavar="TYPE", help="Count packed bytes as for this --dtype.")
 @integer("--context-len", metavar="N", help="Count the KV cache of N positions. [default: 4096]")

@@ -6,11 +6,14 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ..errors import ArgumentError
 
 _FLAGS = {"order": "--sampler-order", "context_length": "--context-len", "stop_ids": "--stop-id"}
@@ -144,14 +147,27 @@ number = parsed(float, "a number")
 
 def choice(*choices: str) -> Callable[..., Callable[[F], F]]:
     """``click.option`` for one of some words."""
-    return parsed(dict(zip(choices, choices, strict=True)).__getitem__, f"one of {', '.join(choices)}")
+    option = parsed(dict(zip(choices, choices, strict=True)).__getitem__, f"one of {', '.join(choices)}")
+
+    def complete(_: click.Context, param: click.Parameter, start: str) -> list[str]:
+        return [name for name in choices if name.startswith(start)]
+
+    return partial(option, shell_complete=complete)
+
+
+def complete_files(_: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:
+    """Let the shell complete the name of a file."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(start, type="file")]
 
 
 def model_options(function: F) -> F:
     """MODEL, --safetensors, --dtype and --threads."""
     for decorator in reversed((
-        click.argument("model", required=False, metavar="[MODEL]"),
-        click.option("--safetensors", metavar="ID_OR_DIR", help="A Hugging Face folder or hub id; the same as MODEL."),
+        click.argument("model", required=False, metavar="[MODEL]", shell_complete=complete_files),
+        click.option("--safetensors", metavar="ID_OR_DIR", help="A Hugging Face folder or hub id; the same as MODEL.",
+                     shell_complete=complete_files),
         choice(*DTYPES)(
             "--dtype", default="auto", metavar="TYPE",
             help=f"Weights in memory: {', '.join(DTYPES)}. auto: as stored in GGUF, q8_0 from safetensors.",

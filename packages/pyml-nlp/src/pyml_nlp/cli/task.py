@@ -57,9 +57,13 @@ class Job:
             return lm.generate(prompt, self.options, **self.run)
         return lm.chat(self.chat.messages(prompt), self.options, chat_options=self.chat.options, **self.run)
 
-    def ids(self, lm: LanguageModel, prompt: str) -> list[int]:
-        """The token ids of a prompt."""
-        return lm.ids(prompt) if self.chat is None else lm.chat_ids(self.chat.messages(prompt), self.chat.options)
+    def ids(self, lm: LanguageModel, item: Item) -> list[int]:
+        """The token ids of a prompt, or of messages, which make a chat in any case."""
+        if item.messages is not None:
+            return lm.chat_ids(item.messages, None if self.chat is None else self.chat.options)
+        if self.chat is None:
+            return lm.ids(item.prompt)
+        return lm.chat_ids(self.chat.messages(item.prompt), self.chat.options)
 
 
 @dataclass(frozen=True)
