@@ -25,7 +25,7 @@ done
 levels=$("$python" -c 'from pyml_core.cpu import levels; print(*levels())')
 best=${levels##* }
 core=packages/pyml-core/tests nn=packages/pyml-nn/tests nlp=packages/pyml-nlp/tests
-threaded="$core/test_threads.py $core/test_crew.py $core/test_locks.py $core/test_turns.py $core/test_greedy.py $core/test_captures.py"
+threaded="$core/test_threads.py $core/test_crew.py $core/test_locks.py $core/test_turns.py $core/test_sample_runs.py $core/test_captures.py"
 case $what$part in
     addresses) # levels that this CPU has not would be compiled for nothing
         PYML_LEVELS=$(echo "$levels" | tr ' ' ,)
