@@ -225,7 +225,9 @@ def test_a_screen_comes_after_the_head_that_it_replaces() -> None:
     program.linear("head", last, [head], program.buffer("logits", 32, "outputs"))
     program.screen(z_score=5.0)
     lowered = lower(program, 8)
-    assert [record.kind for record in lowered.operations[-3:]] == ["linear", "screen", "rescore"]
-    assert [record.screen for record in lowered.operations[-3:]] == [None, *program.screening]
-    assert [record.scale for record in lowered.operations[-2:]] == [5.0, 5.0]
+    last_five = lowered.operations[-5:]
+    assert [record.kind for record in last_five] == ["linear", "screen", "rescore", "rescore", "rescore"]
+    assert [record.screen for record in last_five] == [None, *program.screening, *program.settling]
+    assert [record.scale for record in last_five[1:]] == [5.0] * 4
+    assert [record.layer for record in last_five[2:]] == [0, 1, 2]  # the rounds
     assert lowered.result == program.operations[-1].output.index

@@ -68,8 +68,8 @@ def test_its_parameters_are_those_of_the_record(kind: str, model: EveryOperation
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_costs_more_with_more_rows(kind: str, model: EveryOperation) -> None:
-    small = RunSize(2, 1, [(0, 2)], model.kv, rescored=3)
-    large = RunSize(60, 30, [(0, 60)], model.kv, rescored=90)
+    small = RunSize(2, 1, [(0, 2)], model.kv, rescored=(3, 0, 0))
+    large = RunSize(60, 30, [(0, 60)], model.kv, rescored=(90, 0, 0))
     for op in (*model.program.operations, *model.program.screening):
         if op.kind == kind:
             costs = [OPERATIONS[kind].cost(op, size) for size in (small, large)]
@@ -78,7 +78,7 @@ def test_it_costs_more_with_more_rows(kind: str, model: EveryOperation) -> None:
 
 
 def test_traces_show_the_shapes_of_matrix_products(model: EveryOperation) -> None:
-    size = RunSize(7, 3, [(0, 7)], model.kv, rescored=11)
+    size = RunSize(7, 3, [(0, 7)], model.kv, rescored=(11, 0, 0))
     shapes = {
         op.name: OPERATIONS[op.kind].shape(op, size) for op in (*model.program.operations, *model.program.screening)
     }
@@ -93,7 +93,7 @@ def test_a_timed_run_has_the_costs_of_its_operations(model: EveryOperation) -> N
     batch = model.batch(new_pages(model.kv, 30), 0, 30)
     found, timings = timed_run(model.program, batch, want=Top(2))
     rescored = sum(one.rescored for one in found)
-    size = RunSize(30, len(batch[0].outputs), [(0, 30)], model.kv, rescored)
+    size = RunSize(30, len(batch[0].outputs), [(0, 30)], model.kv, (rescored, 0, 0))
     assert [(t.bytes, t.flops) for t in timings] == [
         OPERATIONS[t.operation.kind].cost(t.operation, size) for t in timings
     ]

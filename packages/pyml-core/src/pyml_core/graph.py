@@ -24,6 +24,7 @@ class Graph:
         operations: all operations, in the order of execution.
         result: output of the last operation.
         screening: the operations that replace the last one in runs for the largest outputs; empty without a screen.
+        settling: the operations that follow them in runs that choose tokens; empty without a screen.
         compiled: whether the program has run; after that, nothing can be declared.
         level: CPU level of its kernels.
         threads: number of threads.
@@ -37,6 +38,7 @@ class Graph:
         self.operations: list[Operation] = []
         self.result: Buffer | None = None
         self.screening: tuple[Operation, ...] = ()
+        self.settling: tuple[Operation, ...] = ()
         self.compiled = False
 
     def buffer(self, name: str, width: int, rows: str = "tokens", copies: int = 1) -> Buffer:

@@ -136,7 +136,7 @@ def lower(program: Graph, max_tokens: int) -> Lowered:
     whole = program.kv is None or program.kv.head_dim % BLOCK == 0
     operations: list[OperationRecord] = []
     spans = NativeSpans()
-    for op in (*program.operations, *program.screening):
+    for op in (*program.operations, *program.screening, *program.settling):
         first = len(operations)
         operations.append(_record(op))
         if op.output.quantized and writes_pieces(op, whole):
@@ -214,7 +214,7 @@ def _record(op: Operation) -> OperationRecord:
         q.get("eps", 0.0),
         q.get("scale", q.get("z_score", 1.0)),
         q.get("cap", q.get("soft_cap", 0.0)),
-        q.get("layer", 0),
+        q.get("layer", q.get("round", 0)),
         q.get("n_heads", 0),
         q.get("window", 0),
         q.get("activation", ""),

@@ -49,14 +49,14 @@ class RunSize(NamedTuple):
         outputs: P.
         spans: start and number of tokens of every slice.
         kv: geometry of the KV pages, or None.
-        rescored: number of rows of a screened head that were computed, summed over all wanted positions.
+        rescored: number of rows of a screened head that were computed in each round, summed over all wanted positions.
     """
 
     tokens: int
     outputs: int
     spans: Sequence[tuple[int, int]] = ()
     kv: KVLayout | None = None
-    rescored: int = 0
+    rescored: Sequence[int] = (0, 0, 0)
 
     def rows(self, buf: Buffer) -> int:
         """Return the number of rows of a buffer that the run fills."""

@@ -36,7 +36,8 @@ cdef class _NativeTables:
     cdef pyml_slice *slices
     cdef pyml_tile *tiles
     cdef pyml_screen screen
-    cdef pyml_op *full_head  # replaced by screen and rescore in runs for the largest logits
+    cdef pyml_request *requests  # of runs that choose tokens from a screened head
+    cdef pyml_op *full_head  # replaced by screen and rescore in runs for the largest logits, and two more rounds in choices
     cdef object screened     # output of rescore, one row for each state; only the rescored elements are written
     cdef object candidates   # arrays: ids, logits, counts, rescored (see pyml_screen)
 
@@ -180,7 +181,7 @@ cdef class _NativeTables:
         """Allocate the tables of a screen. Their pages take memory only when they are used."""
         o.skip = True
         o.screen = &self.screen
-        if self.full_head:  # rescore: the same matrix, after it was screened
+        if self.full_head:  # rounds of rescore: the same matrix, after it was screened
             return 0
         cdef int64_t n = o.matrices.n, panels = (o.matrices.n + PANEL - 1) // PANEL
         self.full_head = o - 1
@@ -193,6 +194,14 @@ cdef class _NativeTables:
         counts, rescored = aligned_empty((2, SCREEN_STATES), np.int64)
         self.screen.ids, self.screen.logits = <int32_t *>_address(ids), <float *>_address(logits)
         self.screen.count, self.screen.rescored = <int64_t *>_address(counts), <int64_t *>_address(rescored)
+        self.screen.noisy = <float *>self._new(SCREEN_STATES * panels, np.float32)
+        self.screen.center = <float *>self._new(SCREEN_STATES * panels, np.float32)
+        self.screen.mass = <float *>self._new(SCREEN_STATES * panels, np.float32)
+        self.screen.variance = <float *>self._new(SCREEN_STATES * panels, np.float32)
+        self.screen.round = <uint8_t *>self._new(SCREEN_STATES * panels, np.uint8)
+        self.requests = <pyml_request *>self._zeros(SCREEN_STATES * sizeof(pyml_request), np.uint8)
+        self.screen.scratch_bytes = (pyml_sample_scratch(n) + 63) // 64 * 64
+        self.screen.scratch = <uint8_t *>self._new(SCREEN_STATES * self.screen.scratch_bytes, np.uint8)
         self.candidates = ids, logits, counts, rescored
         self.screened = aligned_empty((SCREEN_STATES, n), np.float32)
         return 0

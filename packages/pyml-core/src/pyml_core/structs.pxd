@@ -10,7 +10,48 @@ cdef extern from "pyml.h":
         OP_KINDS
         ACT_GELU_TANH, ACT_GELU_ERF, ACT_SILU
         LIMIT_READ, LIMIT_INT8, LIMIT_F32
-        SCREEN_STATES, SCREEN_MAX_TOP, ROW_STATS
+        SCREEN_STATES, SCREEN_MAX_TOP, ROW_STATS, SETTLE_ROUNDS
+
+    # ---- the choice of a token
+
+    enum:
+        SAMPLE_MAX_LOGITS, SAMPLE_RULES, RULE_MASK
+
+    ctypedef struct pyml_sampler:
+        bint greedy, penalised
+        int32_t n_rules
+        uint8_t *rules
+        double temperature, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty
+        int64_t top_k
+        uint64_t seed, sequence
+        const int32_t *bias_token
+        const double *bias
+        int64_t n_bias
+        int32_t *seen
+        int64_t *counts
+        int64_t n_seen, room
+        int32_t *slots
+        int64_t n_slots
+        const uint32_t *mask
+        int32_t logprobs
+
+    ctypedef enum pyml_sample_status:
+        SAMPLE_OK, SAMPLE_NOT_FINITE, SAMPLE_NO_TOKEN, SAMPLE_FULL_HEAD
+
+    ctypedef struct pyml_sampled:
+        int64_t token
+        float logit
+        int32_t status, rule
+        int32_t n_top
+        double logprob
+        int32_t *top_id
+        double *top_logprob
+
+    int64_t pyml_sample_scratch(int64_t)
+    bint pyml_sampler_reserve(pyml_sampler *, int64_t)
+    void pyml_sampler_see(pyml_sampler *, int32_t)
+    void pyml_sampler_add(pyml_sampler *, int32_t)
+    void pyml_sampler_free(pyml_sampler *)
 
     # ---- programs
 
@@ -48,6 +89,15 @@ cdef extern from "pyml.h":
         float *probabilities
         float *maxima
 
+    ctypedef struct pyml_request:
+        const pyml_sampler *sampler
+        int64_t position
+        pyml_sampled chosen
+        int64_t rows[3]
+        int32_t pending
+        double mass
+        float reference
+
     ctypedef struct pyml_screen:
         const uint16_t *row_stats
         int64_t k
@@ -59,6 +109,14 @@ cdef extern from "pyml.h":
         float *logits
         int64_t *count
         int64_t *rescored
+        pyml_request *requests
+        float *noisy
+        float *center
+        float *mass
+        float *variance
+        uint8_t *round
+        uint8_t *scratch
+        int64_t scratch_bytes
 
     ctypedef struct pyml_op:
         int32_t kind
@@ -111,47 +169,6 @@ cdef extern from "pyml.h":
         float *partials
         int64_t partials_floats
         int32_t threads
-
-    # ---- the choice of a token
-
-    enum:
-        SAMPLE_MAX_LOGITS, SAMPLE_RULES, RULE_MASK
-
-    ctypedef struct pyml_sampler:
-        bint greedy, penalised
-        int32_t n_rules
-        uint8_t *rules
-        double temperature, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty
-        int64_t top_k
-        uint64_t seed, sequence
-        const int32_t *bias_token
-        const double *bias
-        int64_t n_bias
-        int32_t *seen
-        int64_t *counts
-        int64_t n_seen, room
-        int32_t *slots
-        int64_t n_slots
-        const uint32_t *mask
-        int32_t logprobs
-
-    ctypedef enum pyml_sample_status:
-        SAMPLE_OK, SAMPLE_NOT_FINITE, SAMPLE_NO_TOKEN, SAMPLE_FULL_HEAD
-
-    ctypedef struct pyml_sampled:
-        int64_t token
-        float logit
-        int32_t status, rule
-        int32_t n_top
-        double logprob
-        int32_t *top_id
-        double *top_logprob
-
-    int64_t pyml_sample_scratch(int64_t)
-    bint pyml_sampler_reserve(pyml_sampler *, int64_t)
-    void pyml_sampler_see(pyml_sampler *, int32_t)
-    void pyml_sampler_add(pyml_sampler *, int32_t)
-    void pyml_sampler_free(pyml_sampler *)
 
     ctypedef struct pyml_kernels:
         const char *name

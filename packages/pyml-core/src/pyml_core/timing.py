@@ -129,7 +129,8 @@ class OpTiming(NamedTuple):
         flops: multiplications and additions (a multiply-add is 2), including integer ones.
         busy: fraction of the threads' time spent working, 0..1; the rest was waiting for the slowest thread.
         thread_spans: the part of each thread.
-        rescored: for ``rescore``: number of rows whose logits were computed, summed over all wanted positions; else 0.
+        rescored: for ``rescore``: number of rows whose logits were computed in its round, summed over all wanted
+            positions; else 0.
     """
 
     operation: Operation
@@ -195,13 +196,14 @@ class Timings(Sequence[OpTiming]):
         kv: KVLayout | None,
         slices: Sequence[Slice],
         measured: tuple[Any, ...],
-        rescored: int = 0,
+        rescored: int | Sequence[int] = 0,
     ) -> None:
         self._operations, self._measured = operations, measured
         spans = [(part.start, len(part.ids)) for part in slices]
         self.tokens = sum(count for _, count in spans)
         self.outputs = sum(len(part.outputs) for part in slices)
-        self._size = RunSize(self.tokens, self.outputs, spans, kv, rescored)
+        rounds = (rescored, 0, 0) if isinstance(rescored, int) else rescored
+        self._size = RunSize(self.tokens, self.outputs, spans, kv, rounds)
         self.start_ns, self.end_ns = measured[4]
         self._built: list[OpTiming] | None = None
 
@@ -237,7 +239,7 @@ class Timings(Sequence[OpTiming]):
             moved, flops = kind.cost(operation, self._size)
             copying = ticks[copy] if copy > at else None
             found = ThreadSpans(threads, partial(_spans_of, ticks[at], copying, begin, len(names), ms_a_tick))
-            rescored = self._size.rescored if operation.kind == "rescore" else 0
+            rescored = self._size.rescored[operation.params["round"]] if operation.kind == "rescore" else 0
             yield OpTiming(operation, begin, wall, phases, moved, flops, share, found, rescored)
 
     def shape(self, operation: Operation) -> str:

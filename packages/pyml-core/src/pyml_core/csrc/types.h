@@ -30,7 +30,8 @@ enum {
     MAX_THREADS = 256,
     SCREEN_STATES = 16,   /* maximum states that one run screens the head for */
     SCREEN_MAX_TOP = 256, /* maximum logits wanted for each state */
-    ROW_STATS = 4         /* statistics of a row of a screened head */
+    ROW_STATS = 4,        /* statistics of a row of a screened head */
+    SETTLE_ROUNDS = 3     /* in which rows are computed until the choice of a token is settled */
 };
 
 #define UNIFORM_ERROR 21.25 /* (16 * 16 - 1) / 12: variance of a uniformly distributed nibble */
@@ -101,6 +102,17 @@ typedef struct {
     float *maxima;        /* the largest score of every PAGE keys, one for each PAGE of probabilities */
 } pyml_capture;
 
+/* A state of a screened head whose next token is chosen with it, see level/settle.c. */
+typedef struct {
+    const pyml_sampler *sampler; /* set before the run, like `position`: where the token will stand */
+    int64_t position;
+    pyml_sampled chosen;         /* the result */
+    int64_t rows[SETTLE_ROUNDS]; /* of the head that were computed for it in each round; in the last one all the rest */
+    int32_t pending;             /* the round that is to come, 0: the token is settled */
+    double mass;                 /* bound on the weight of all tokens, where that of a token at `reference` is 1 */
+    float reference;
+} pyml_request;
+
 /* Shared by the screen and the rescoring of a head, see level/screen.c. N is the number of rows of the head. */
 typedef struct {
     const uint16_t *row_stats; /* [panels][ROW_STATS][16] float16 */
@@ -111,6 +123,11 @@ typedef struct {
     int32_t *ids;              /* [SCREEN_STATES][N] the candidates */
     float *logits;             /* [SCREEN_STATES][N] */
     int64_t *count, *rescored; /* [SCREEN_STATES] candidates, and rows that were rescored for them */
+    pyml_request *requests;    /* [SCREEN_STATES] of a run whose tokens are chosen; NULL: the k largest are wanted */
+    float *noisy, *center, *mass, *variance; /* [SCREEN_STATES][panels] see level/draw_bounds.h */
+    uint8_t *round;                          /* [SCREEN_STATES][panels] in which the panel is computed; 0: in none */
+    uint8_t *scratch;                        /* [SCREEN_STATES][scratch_bytes] for the choice */
+    int64_t scratch_bytes;
 } pyml_screen;
 
 typedef struct pyml_op {

@@ -97,7 +97,8 @@ def declare_screen(graph: Graph, z_score: float = Z_SCORE) -> None:
     """Screen the last operation: runs for :class:`Top` and :class:`Sample` read fewer of its bytes.
 
     That operation is a linear layer of one split matrix, without bias, on rows of wanted positions; nothing comes after
-    it. In such runs two operations take its place, ``<its name>.screen`` and ``.rescore`` (``screening``).
+    it. In such runs two operations take its place, ``<its name>.screen`` and ``.rescore`` (``screening``). In runs that
+    choose tokens two more rounds may follow, ``.refine`` and ``.complete`` (``settling``).
 
     Args:
         z_score: standard deviations between a coarse output and its bounds, see :mod:`pyml_core.screen`.
@@ -116,9 +117,14 @@ def declare_screen(graph: Graph, z_score: float = Z_SCORE) -> None:
     matrices = last.params["matrices"]
     stats = _native.row_stats(matrices[0], graph.level, graph.threads)
     params = {"matrices": matrices, "row_stats": stats, "z_score": float(z_score)}
-    graph.screening = tuple(
-        Operation(kind.name, f"{last.name}.{kind.name}", last.inputs, last.output, params) for kind in (SCREEN, RESCORE)
-    )
+    screen, *rounds = (
+        Operation(kind.name, f"{last.name}.{name}", last.inputs, last.output, params | {"round": number})
+        for kind, name, number in (
+            (SCREEN, "screen", 0), (RESCORE, "rescore", 0), (RESCORE, "refine", 1), (RESCORE, "complete", 2),
+        )
+    )  # fmt: skip
+    graph.screening = screen, rounds[0]
+    graph.settling = tuple(rounds[1:])
 
 
 def coarse_nbytes(screen: Operation) -> int:
@@ -143,13 +149,13 @@ def _screen_cost(op: Operation, size: RunSize) -> tuple[int, int]:
 
 
 def _rescore_cost(op: Operation, size: RunSize) -> tuple[int, int]:
-    moved = size.rescored * op.params["matrices"][0].nbytes // op.output.width
-    return moved, 2 * size.rescored * op.inputs[0].width
+    rows = size.rescored[op.params["round"]]
+    return rows * op.params["matrices"][0].nbytes // op.output.width, 2 * rows * op.inputs[0].width
 
 
 def _rescore_shape(op: Operation, size: RunSize) -> str:
     """Each wanted position has rows of its own."""
-    return shape_text(op, 1, size.rescored)
+    return shape_text(op, 1, size.rescored[op.params["round"]])
 
 
 SCREEN = OperationKind(

@@ -5,6 +5,7 @@
 #ifndef PYML_LEVEL_ELEMENTARY_H
 #define PYML_LEVEL_ELEMENTARY_H
 
+#include "../sample.h"
 #include "simd.h"
 
 #define ROUNDER 6755399441055744.0 /* 1.5 * 2^52: its sum with a number is that number rounded, in the last bits */
@@ -121,6 +122,14 @@ INLINE uint64_t mix64(uint64_t z) {
     z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
     z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
     return z ^ z >> 31;
+}
+
+/* The key of the noise of all tokens at a position of a text, with GOLDEN added. */
+INLINE uint64_t noise_key(const pyml_sampler *s, int64_t position) {
+    const uint64_t parts[3] = {s->seed, s->sequence, (uint64_t)position};
+    uint64_t state = 0;
+    for (int i = 0; i < 3; i++) state = mix64((state ^ parts[i]) + GOLDEN);
+    return state + GOLDEN;
 }
 
 /* 32 bits of noise for a token, from a key to which GOLDEN has been added. */

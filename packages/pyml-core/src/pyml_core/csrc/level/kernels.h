@@ -194,7 +194,7 @@ void FN(unpack_rows)(const pyml_matrix *, const int64_t *, int64_t, float *);
 void FN(panel_product)(const pyml_matrix *, int64_t panel, const pyml_buffer *x, int64_t row, int64_t rows,
                        uint8_t *scratch, float *sums);
 
-/* screen.c */
+/* screen.c, row_stats.c */
 int64_t FN(screen_weights)(const pyml_op *, const pyml_run *, int64_t, const uint8_t **);
 void FN(row_stats)(const pyml_matrix *, int64_t begin, int64_t end, uint16_t *stats);
 

@@ -67,13 +67,6 @@ static void compete_group(winner *best, const row *r, const limit *before, int64
         if (missing[i] <= bound) compete(best, r, before, from + i, key);
 }
 
-static uint64_t noise_key(const pyml_sampler *s, int64_t position) {
-    const uint64_t parts[3] = {s->seed, s->sequence, (uint64_t)position};
-    uint64_t state = 0;
-    for (int i = 0; i < 3; i++) state = mix64((state ^ parts[i]) + GOLDEN);
-    return state + GOLDEN;
-}
-
 /* Index of the winner among the candidates before `before`; r->n if there is none.
  *
  * With w = exp(x / temperature - reached), a score of `reached` needs -log(u) <= w for the number u of the hash, and

@@ -21,90 +21,9 @@
  * Rows with numbers that are not finite have no bounds and are always computed. A result depends on its state only, not
  * on threads or the other states of a run.
  */
-#include "kernels.h"
-
-enum { PANELS_AN_ITEM = 16, STATES_AT_ONCE = 4 };
-
-INLINE int64_t panels_of(const pyml_matrix *m) { return (m->n + PANEL - 1) / PANEL; }
-INLINE int64_t scale_bytes(int64_t blocks) { return (blocks * PANEL * 2 + 63) / 64 * 64; }
-INLINE vb high_of_first(vb word) { return b_and(word, b_set1(15)); }
-INLINE vb high_of_second(vb word) { return b_and(b_shr(word, 4), b_set1(15)); }
-
-/* ---- statistics of the rows, once a matrix: for every panel float16 [alpha, beta, rms_error, bias_bound][16 rows] */
-
-typedef struct {
-    vf weight, h, l, hh, hl, ll; /* sums over the row of s_w^2 times 1, h, l, ... */
-} moments;
-
-static moments moments_of(const pyml_matrix *m, int64_t panel) {
-    const uint8_t *chunk = m->data + panel * m->panel_bytes;
-    const vi ones = i_set1(0x01010101);
-    vf zero = f_set1(0.0f);
-    moments sum = {zero, zero, zero, zero, zero, zero};
-    for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
-        int64_t blocks = min_i64(CHUNK, m->k - k0) / BLOCK;
-        const uint8_t *high = chunk + scale_bytes(blocks), *low = m->low + panel * m->low_bytes + k0 / 2 * PANEL;
-        for (int64_t b = 0; b < blocks; b++) {
-            vi h = i_set1(0), l = h, hh = h, hl = h, ll = h;
-            for (int64_t j = 0; j < 8; j++) {
-                vb u = b_load(high + (b * 4 + j % 4) * 64), v = b_load(low + (b * 4 + j % 4) * 64);
-                u = j < 4 ? high_of_first(u) : high_of_second(u);
-                v = j < 4 ? high_of_first(v) : high_of_second(v);
-                h = i_dot(h, u, ones);
-                l = i_dot(l, v, ones);
-                hh = i_dot(hh, u, i_from_b(u));
-                hl = i_dot(hl, u, i_from_b(v));
-                ll = i_dot(ll, v, i_from_b(v));
-            }
-            vf scale = f_load_f16((const uint16_t *)chunk + b * PANEL), square = f_mul(scale, scale);
-            sum.weight = f_fma(square, f_set1(BLOCK), sum.weight);
-            sum.h = f_fma(square, f_from_i(h), sum.h);
-            sum.l = f_fma(square, f_from_i(l), sum.l);
-            sum.hh = f_fma(square, f_from_i(hh), sum.hh);
-            sum.hl = f_fma(square, f_from_i(hl), sum.hl);
-            sum.ll = f_fma(square, f_from_i(ll), sum.ll);
-        }
-        chunk = high + blocks * 4 * 64;
-    }
-    return sum;
-}
-
-static float rounded_to_f16(float x) {
-    _Alignas(64) uint16_t half[PANEL];
-    _Alignas(64) float lanes[PANEL];
-    f_store_f16(half, f_set1(x));
-    f_store(lanes, f_load_f16(half));
-    return lanes[0];
-}
-
-void FN(row_stats)(const pyml_matrix *m, int64_t begin, int64_t end, uint16_t *stats) {
-    for (int64_t panel = begin; panel < end; panel++) {
-        const moments sum = moments_of(m, panel);
-        _Alignas(64) float s[6][PANEL], stat[ROW_STATS][PANEL];
-        f_store(s[0], sum.weight), f_store(s[1], sum.h), f_store(s[2], sum.l);
-        f_store(s[3], sum.hh), f_store(s[4], sum.hl), f_store(s[5], sum.ll);
-        for (int lane = 0; lane < PANEL; lane++) {
-            double weight = s[0][lane], alpha = 0, beta = 0, error = 0, energy = 0;
-            if (weight > 0 && weight <= FLT_MAX) {
-                double h = s[1][lane] / weight, l = s[2][lane] / weight;
-                double hh = s[3][lane] / weight, hl = s[4][lane] / weight, ll = s[5][lane] / weight;
-                double variance = hh - h * h;
-                alpha = variance > 1e-3 ? (hl - h * l) / variance : 0;
-                alpha = rounded_to_f16((float)alpha);
-                beta = rounded_to_f16((float)(l - alpha * h));
-                error = ll - 2 * alpha * hl - 2 * beta * l + alpha * alpha * hh + 2 * alpha * beta * h + beta * beta;
-                energy = (16 + alpha) * (16 + alpha) * hh + 2 * (16 + alpha) * (beta - 128) * h
-                         + (beta - 128) * (beta - 128);
-            }
-            error = error > UNIFORM_ERROR ? error : UNIFORM_ERROR;
-            double bias_bound = energy > error / 8 ? error / energy : energy > 0 ? 8 : 0;
-            stat[0][lane] = (float)alpha, stat[1][lane] = (float)beta;
-            stat[2][lane] = (float)(1.001 * sqrt(error)); /* float16 may round down by 1/2048 */
-            stat[3][lane] = (float)bias_bound;
-        }
-        for (int i = 0; i < ROW_STATS; i++) f_store_f16(stats + (panel * ROW_STATS + i) * PANEL, f_load(stat[i]));
-    }
-}
+#include "../demand.h"
+#include "draw_bounds.h"
+#include "screen.h"
 
 /* ---- the screen */
 
@@ -128,18 +47,24 @@ static factors factors_of(const pyml_buffer *x, int64_t states, uint8_t *scratch
     return f;
 }
 
-/* Bounds on the best logit of a panel's `rows` rows; infinite if something is not finite. */
-INLINE void bound_panel(const uint16_t *stats, float z_score, vf a, vf b, vf v, int64_t rows, float *best_lower,
-                        float *best_upper) {
+/* Bounds on the best logit of a panel's rows, infinite if something is not finite, and those for a draw. */
+INLINE void bound_panel(const pyml_op *op, int64_t panel, int64_t state, vf a, vf b, vf v, const draw_state *d) {
+    const pyml_screen *screen = op->screen;
+    const uint16_t *stats = screen->row_stats + panel * ROW_STATS * PANEL;
+    const int64_t rows = min_i64(PANEL, op->matrices->n - panel * PANEL), at = state * panels_of(op->matrices) + panel;
+    float *best_lower = screen->lower + at, *best_upper = screen->upper + at;
     vf slope = f_add(f_load_f16(stats), f_set1(16.0f)), offset = f_add(f_load_f16(stats + PANEL), f_set1(-128.0f));
-    vf coarse = f_fma(slope, a, f_mul(offset, b));
-    vf spread = f_mul(f_mul(f_load_f16(stats + 2 * PANEL), f_set1(z_score)), f_sqrt(v));
+    vf coarse = f_fma(slope, a, f_mul(offset, b)), error = f_load_f16(stats + 2 * PANEL), root = f_sqrt(v);
+    vf spread = f_mul(f_mul(error, f_set1(op->scale)), root);
     vf bias_bound = f_mul(f_load_f16(stats + 3 * PANEL), f_max(coarse, f_set1(0.0f)));
     vf lower = f_sub(coarse, spread), upper = f_add(f_add(coarse, spread), bias_bound);
     vf nothing = f_mul(f_sub(upper, lower), f_set1(0.0f)); /* 0, or NaN */
     if (f_sum(nothing) != 0.0f) {
         *best_lower = -INFINITY, *best_upper = INFINITY;
-    } else if (rows == PANEL) {
+        if (d->drawn) bound_nothing(screen, at);
+        return;
+    }
+    if (rows == PANEL) {
         *best_lower = f_top(lower), *best_upper = f_top(upper);
     } else {
         _Alignas(64) float lowers[PANEL], uppers[PANEL];
@@ -150,14 +75,15 @@ INLINE void bound_panel(const uint16_t *stats, float z_score, vf a, vf b, vf v, 
             if (uppers[i] > *best_upper) *best_upper = uppers[i];
         }
     }
+    if (d->drawn) bound_draw(screen, d, panel, at, f_add(coarse, bias_bound), f_mul(error, root), upper, rows);
 }
 
-INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t state, const factors *f) {
+INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t state, const factors *f,
+                         const draw_state *draws) {
     const pyml_matrix *m = op->matrices;
     const pyml_buffer *x = op->in;
-    const pyml_screen *screen = op->screen;
     const uint8_t *chunk = m->data + panel * m->panel_bytes;
-    const uint16_t *stats = screen->row_stats + panel * ROW_STATS * PANEL;
+    const uint16_t *stats = op->screen->row_stats + panel * ROW_STATS * PANEL;
     vf a[STATES_AT_ONCE], b[STATES_AT_ONCE], v[STATES_AT_ONCE];
     UNROLL for (int s = 0; s < ns; s++) a[s] = b[s] = v[s] = f_set1(0.0f);
     PREFETCH(stats + ROW_STATS * PANEL), PREFETCH(stats + (ROW_STATS + 2) * PANEL);
@@ -187,50 +113,32 @@ INLINE void screen_panel(const int ns, const pyml_op *op, int64_t panel, int64_t
         }
         chunk = high + blocks * 4 * 64;
     }
-    int64_t rows = min_i64(PANEL, m->n - panel * PANEL), panels = panels_of(m);
-    for (int s = 0; s < ns; s++)
-        bound_panel(stats, op->scale, a[s], b[s], v[s], rows, screen->lower + (state + s) * panels + panel,
-                    screen->upper + (state + s) * panels + panel);
+    for (int s = 0; s < ns; s++) bound_panel(op, panel, state + s, a[s], b[s], v[s], draws + state + s);
+}
+
+static draw_state draw_of(const pyml_screen *screen, int64_t state) {
+    if (!screen->requests) return (draw_state){.drawn = false};
+    const pyml_request *r = &screen->requests[state];
+    const pyml_demand demand = pyml_demand_of(r->sampler);
+    return (draw_state){demand.screened && demand.drawn, (float)demand.temperature, (float)(1 / demand.temperature),
+                        noise_key(r->sampler, r->position)};
 }
 
 static void screen_panels(const pyml_op *op, int64_t states, pyml_thread *thread, int64_t begin, int64_t end) {
     factors f = factors_of(op->in, states, thread->scratch);
+    draw_state draws[SCREEN_STATES];
+    for (int64_t s = 0; s < states; s++) draws[s] = draw_of(op->screen, s);
     for (int64_t panel = begin; panel < end; panel++) {
         for (int64_t s = 0; s < states; s += STATES_AT_ONCE) { /* the panel stays in the cache */
-            if (states - s == 1) screen_panel(1, op, panel, s, &f);
-            else if (states - s == 2) screen_panel(2, op, panel, s, &f);
-            else if (states - s == 3) screen_panel(3, op, panel, s, &f);
-            else screen_panel(STATES_AT_ONCE, op, panel, s, &f);
+            if (states - s == 1) screen_panel(1, op, panel, s, &f, draws);
+            else if (states - s == 2) screen_panel(2, op, panel, s, &f, draws);
+            else if (states - s == 3) screen_panel(3, op, panel, s, &f, draws);
+            else screen_panel(STATES_AT_ONCE, op, panel, s, &f, draws);
         }
     }
 }
 
 /* ---- the threshold, and the panels that reach it */
-
-/* The k largest of some numbers, as a heap with the smallest of them on top: -INFINITY as long as there are fewer. */
-static void heap_clear(float *heap, int64_t k) {
-    for (int64_t i = 0; i < k; i++) heap[i] = -INFINITY;
-}
-
-static void heap_add(float *heap, int64_t k, float value) {
-    if (!(value > heap[0])) return; /* NaN does not count */
-    int64_t at = 0;
-    for (int64_t child; (child = 2 * at + 1) < k; at = child) {
-        if (child + 1 < k && heap[child + 1] < heap[child]) child++;
-        if (value <= heap[child]) break;
-        heap[at] = heap[child];
-    }
-    heap[at] = value;
-}
-
-/* The full head's logits of one panel for some states, into their rows of the output. */
-static void compute_panel(const pyml_op *op, int64_t panel, int64_t state, int64_t states, pyml_thread *thread) {
-    const int64_t width = op->out->width, rows = min_i64(PANEL, width - panel * PANEL);
-    _Alignas(64) float sums[STATES_AT_ONCE * PANEL];
-    FN(panel_product)(op->matrices, panel, op->in, state, states, thread->scratch, sums);
-    for (int64_t s = 0; s < states; s++)
-        f_store_n(op->out->f + (state + s) * width + panel * PANEL, f_load(sums + s * PANEL), rows);
-}
 
 /* The k-th largest logit of the k panels with the best lower bounds. They survive whatever their upper bounds. */
 static float threshold_of(const pyml_op *op, int64_t state, pyml_thread *thread) {
@@ -269,13 +177,22 @@ void FN(screen)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int
         screen_panels(op, run->outputs, thread, begin * PANELS_AN_ITEM,
                       min_i64(panels_of(op->matrices), end * PANELS_AN_ITEM));
     else
-        for (int64_t s = begin; s < end; s++) op->screen->threshold[s] = threshold_of(op, s, thread);
+        for (int64_t s = begin; s < end; s++) {
+            if (op->screen->requests) FN(plan_panels)(op, s, thread);
+            else op->screen->threshold[s] = threshold_of(op, s, thread);
+        }
 }
 
 /* ---- rescoring */
 
 INLINE bool survives(const pyml_screen *screen, int64_t panels, int64_t state, int64_t panel) {
     return !(screen->upper[state * panels + panel] < screen->threshold[state]);
+}
+
+/* Whether a panel is to be computed in this round. */
+INLINE bool is_wanted(const pyml_screen *screen, int64_t panels, int64_t state, int64_t panel, int round) {
+    if (screen->requests) return screen->round[state * panels + panel] == round;
+    return survives(screen, panels, state, panel);
 }
 
 /* The candidates of one state, ascending: all that was computed for it and is not below the k-th largest. */
@@ -303,20 +220,36 @@ static void collect(const pyml_op *op, int64_t state) {
     screen->count[state] = kept, screen->rescored[state] = count;
 }
 
-/* Stage 0: logits of the panels that survive. Stage 1: the candidates of each state. */
+/* Rounds: 1, and if a state's token is not settled after it 2 and 3. A head that is screened for the largest logits has
+ * one round. */
+static int round_of(const pyml_op *op) { return op->layer + 1; }
+
+static bool is_pending(const pyml_screen *screen, int64_t state, int round) {
+    return round == 1 || screen->requests[state].pending == round;
+}
+
+/* Stage 0: logits of the panels that are wanted. Stage 1: the candidates of each state, or its token. */
 int64_t FN(rescore_items)(const pyml_op *op, const pyml_run *run, int stage) {
-    return FN(screen_items)(op, run, stage);
+    bool any = false;
+    for (int64_t s = 0; s < run->outputs; s++) any |= is_pending(op->screen, s, round_of(op));
+    return any ? FN(screen_items)(op, run, stage) : 0;
 }
 
 void FN(rescore)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    const pyml_screen *screen = op->screen;
     const int64_t panels = panels_of(op->matrices);
+    const int round = round_of(op);
     if (stage) {
-        for (int64_t s = begin; s < end; s++) collect(op, s);
+        for (int64_t s = begin; s < end; s++) {
+            if (!screen->requests) collect(op, s);
+            else if (is_pending(screen, s, round)) FN(settle)(op, s, round);
+        }
         return;
     }
     for (int64_t panel = begin * PANELS_AN_ITEM; panel < min_i64(panels, end * PANELS_AN_ITEM); panel++) {
         for (int64_t s = 0, n; s < run->outputs; s += n ? n : 1) { /* neighbours that want it share one pass */
-            for (n = 0; n < STATES_AT_ONCE && s + n < run->outputs && survives(op->screen, panels, s + n, panel);) n++;
+            n = 0;
+            while (n < STATES_AT_ONCE && s + n < run->outputs && is_wanted(screen, panels, s + n, panel, round)) n++;
             if (n) compute_panel(op, panel, s, n, thread);
         }
     }
