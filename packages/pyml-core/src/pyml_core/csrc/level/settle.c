@@ -321,16 +321,20 @@ static void settle_draw(const view *v, const row *computed, const workspace *w, 
 
 void FN(settle)(const pyml_op *op, int64_t state, int round) {
     const view v = view_of(op, state);
+    const pyml_screen *screen = op->screen;
     pyml_request *request = v.request;
+    const pyml_sampler *sampler = request->sampler;
     workspace w;
-    const row r = gather(&v, &w);
+    row r = {.x = v.logits, .n = v.width}; /* of all rows */
+    if (v.demand.screened && round < LAST_ROUND) r = gather(&v, &w);
+    else w = workspace_of(screen->scratch + state * screen->scratch_bytes, v.width);
     const bool all = r.n == v.width;
-    request->rows[round - 1] = r.n - (round > 1 ? op->screen->rescored[state] : 0), request->pending = 0;
-    op->screen->count[state] = 0, op->screen->rescored[state] = r.n;
+    request->rows[round - 1] = r.n - (round > 1 ? screen->rescored[state] : 0), request->pending = 0;
+    screen->count[state] = 0, screen->rescored[state] = r.n;
     if (v.demand.drawn && (v.demand.min_p > 0 || v.demand.top_p < 1) && !all) {
         settle_draw(&v, &r, &w, round);
     } else {
-        FN(sample)(request->sampler, request->position, r.x, all ? NULL : r.ids, r.n, w.weights, &request->chosen);
+        FN(sample)(sampler, request->position, r.x, all ? NULL : r.ids, r.n, w.weights, &request->chosen);
         if (request->chosen.status != SAMPLE_OK && !all) request->pending = LAST_ROUND;
     }
     if (request->pending == LAST_ROUND) want_all(&v, LAST_ROUND);
