@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_model import EOS, GREEDY, calls, make
+from fake_model import EOS, GREEDY, FakeTokenizer, calls, make
 
 from pyml_core.errors import PymlError
 from pyml_core.want import ALL_LOGITS, Sample, Want
 from pyml_nlp.generation.request import Request
 from pyml_nlp.generation.speculation import Costs
+from pyml_nlp.generation.stop_tokens import KEPT, stop_tokens
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.options import GenerationOptions
 
@@ -168,3 +169,36 @@ def test_a_logit_that_is_not_finite() -> None:
     with pytest.raises(PymlError, match="not finite: logit nan for token 60 at position 4"):
         list(generation)
     assert len(generation.tokens) == 2
+
+
+@pytest.mark.usefixtures("_fast_runs")
+@pytest.mark.parametrize("known", [True, False])
+def test_stop_strings_end_calls(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At their own tokens, and at those at which they have ended a text before."""
+    if not known:
+        monkeypatch.setattr(FakeTokenizer, "encode", lambda self, text, **options: [])
+    whole = make(endless, context=300).generate_text("ab", max_tokens=60)
+    stop = whole[20:22]
+    lm = make(endless, context=300)
+    runs = []
+    for _ in range(2):
+        before = len(calls(lm))
+        generation = lm.generate("ab", max_tokens=60, stop=stop)
+        assert len(list(generation)) == 22
+        assert (generation.text, generation.finish_reason) == (whole[:20], "stop")
+        assert generation.completion.cache.length == 2 + 21
+        runs.append(len(calls(lm)) - before)
+    assert runs == ([22, 22] if known else [1 + 32, 22])
+    other = make(endless, context=300)  # nothing is known of another tokenizer
+    list(other.generate("ab", max_tokens=60, stop=stop))
+    assert len(calls(other)) == (22 if known else 1 + 32)
+
+
+def test_few_sets_of_stop_strings_are_remembered() -> None:
+    tokenizer: Any = FakeTokenizer()
+    first = stop_tokens(tokenizer, ["a"], 300)
+    assert stop_tokens(tokenizer, ["a"], 300) is first
+    assert stop_tokens(tokenizer, (), 300) is None
+    for number in range(KEPT):
+        stop_tokens(tokenizer, [f"{number}b"], 300)
+    assert stop_tokens(tokenizer, ["a"], 300) is not first

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_FILE = 256 << 20
 """Bytes of a batch file. All of its prompts are kept in memory."""
 
-KEYS = (GENERATION - {"sampling"}) | {"prompt", "messages", "id"}
+KEYS = (GENERATION - {"sampling", "logits_processor"}) | {"prompt", "messages", "id"}
 """The keys that a line may have."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that is no character by itself
