@@ -138,3 +138,59 @@ def test_a_choice_too_many(model: Model[Any]) -> None:
     choices = [Choice(Sampler(SamplingRules(greedy=True), 0, model.vocab_size), 41) for _ in range(2)]
     with pytest.raises(ShapeError, match="expected a choice for each of"):
         model.forward([(model.new_cache(), IDS, None)], Sample(choices))
+
+
+RULES = [
+    SamplingRules(greedy=True),
+    SamplingRules(("temperature", "top_p"), temperature=0.8, top_p=0.9, seed=3),
+    SamplingRules(("repetition_penalty", "temperature", "top_k"), False, 0.9, 5, repetition_penalty=1.3, seed=4),
+    SamplingRules(("temperature", "typical_p"), temperature=0.8, typical_p=0.9, seed=5),  # needs all logits
+]  # fmt: skip
+
+
+def continued(
+    model: Model[Any], rules: Sequence[SamplingRules], counts: Sequence[int], logprobs: int | None = None
+) -> list[list[int]]:
+    """Texts that are continued side by side, by calls of these numbers of runs."""
+    samplers = [Sampler(each, 2, model.vocab_size, IDS, logprobs=logprobs) for each in rules]
+    caches = [started(model) for _ in rules]
+    found: list[list[int]] = [[7] for _ in rules]
+    for count in counts:
+        choices = [Choice(one, 40 + len(own)) for one, own in zip(samplers, found, strict=True)]
+        batch = [(cache, own[-1:], None) for cache, own in zip(caches, found, strict=True)]
+        results = model.forward(batch, Sample(choices, count))
+        for own, tokens in zip(found, results, strict=True):
+            own += [one.token for one in tokens]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_a_screened_head_changes_no_token(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec, "SCREENED_ROWS", 16)
+    config, dtype = MODELS[kind]
+    model: Model[Any] = make(config, dtype=dtype)
+    whole: Model[Any] = make(config, dtype=dtype, screen=False)
+    assert model.screened
+    assert not whole.screened
+    for rules in (RULES[:1], RULES[1:2], RULES[:3], RULES, [RULES[1]] * 20):  # the last ones need all logits
+        expected = continued(whole, rules, [24])
+        for counts in ([24], [1, 5, 18]):
+            assert continued(model, rules, counts) == expected
+        with model.trace() as trace:
+            assert continued(model, rules, [24]) == expected
+        screened = {event.name for event in trace.events} >= {"head.screen", "head.rescore", "head.complete"}
+        assert screened == (rules in (RULES[:1], RULES[1:2], RULES[:3]))
+        assert continued(model, rules, [24], logprobs=1) == expected
+
+
+def test_drafts_with_a_screened_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec, "SCREENED_ROWS", 16)
+    config, dtype = MODELS["gemma3"]
+    model: Model[Any] = make(config, dtype=dtype)
+    for rules in RULES:
+        ((_, *tokens),) = continued(model, [rules], [12])
+        for n_right in (0, 5):
+            ids = [7, *tokens[:n_right], (tokens[n_right] + 1) % 61, 5]
+            choice = Choice(Sampler(rules, 2, model.vocab_size, IDS), 41)
+            (found,) = model.forward([(started(model), ids, range(len(ids)))], Sample([choice], 4))
+            assert [one.token for one in found] == tokens[: n_right + 4]

@@ -1,7 +1,8 @@
 # Runs that go on by themselves: the texts of a call, their rules, and what Python does between runs. See csrc/continue.c.
 
 cdef enum:
-    CONTINUED_RUNS = 64  # most of one call
+    CONTINUED_RUNS = 64   # most of one call
+    SCREENED_OUTPUTS = 8  # most of a run that screens the head: for more, all logits take less time
 
 CONTINUED_MAX = CONTINUED_RUNS
 
@@ -43,16 +44,17 @@ cdef class NativeProgram(_NativeRuns):
         StopFlag stop=None,
         bint timed=False,
         captures=(),
-        int64_t top=0,
+        bint screen=False,
     ):
         """Run the slices, choose the next token of each that wants logits, run these tokens, and so on: ``count`` runs.
 
-        ``choices`` has a :class:`pyml_core.want.Choice` for each slice that wants logits; with ``top``, the head is
-        screened. Nothing is run after a token of ``ends`` or of a choice's ``stops``, after an error of a text, once
+        ``choices`` has a :class:`pyml_core.want.Choice` for each slice that wants logits. With ``screen``, the head is
+        screened if the rules of all texts allow it. Nothing is run after a token of ``ends`` or of a choice's ``stops``, after an error of a text, once
         ``pause`` is set, or once a text repeats itself as its choice's ``repeat`` says.
 
         Returns for each slice its tokens and the number of those that the first run gave; for each run the rows
-        rescored; and the :meth:`timings` of each run if ``timed``, else an empty list. Fills the captures' arrays.
+        rescored in each round, None if the head was not screened; and the :meth:`timings` of each run if ``timed``, else
+        an empty list. Fills the captures' arrays.
 
         Raises:
             ShapeError: slices that do not fit, or have no room for ``count`` tokens. Cancelled: as :meth:`run`.
@@ -61,12 +63,14 @@ cdef class NativeProgram(_NativeRuns):
         cdef pyml_continued_run runs[CONTINUED_RUNS]
         cdef int64_t done, i
         slices = list(slices)
-        tables = self._begin(slices, top)
+        choices = list(choices)
+        screen = screen and self._can_screen(slices, choices)
+        tables = self._begin(slices, 1 if screen else 0)
         self._check_texts(slices, choices, count)
-        self.choices, self.errors, self.reported = list(choices), {}, []
+        self.choices, self.errors, self.reported = choices, {}, []
         self._make_room(len(ends), count)
         self._fill_texts(slices, count)
-        self._fill_buffers(&c, ends, top)
+        self._fill_buffers(&c, ends, screen)
         c.n_texts, c.texts, c.count = len(choices), self.texts, count
         c.pause = NULL if pause is None else &pause.stop.cancelled
         c.follow, c.argument = _follow, <void *>self
@@ -92,7 +96,7 @@ cdef class NativeProgram(_NativeRuns):
             wanted.arrays = self._slice_arrays(wanted, arrays[wanted.operation, wanted.what], slices)
         cdef list rescored = [], stamps = []
         for i in range(done):
-            rescored.append(runs[i].rescored)
+            rescored.append((runs[i].rescored[0], runs[i].rescored[1], runs[i].rescored[2]) if screen else None)
             if timed:
                 stamps.append(_stamps(self.span, self.p.n_ops, self.p.threads, c.spans + i * n_spans, self.p.copied, clock[i].tolist()))
         return found, rescored, stamps
@@ -206,13 +210,37 @@ cdef class NativeProgram(_NativeRuns):
             text.found[i].top_logprob = NULL if top_logprob == NULL else top_logprob + i * logprobs
         return 0
 
-    cdef int _fill_buffers(self, pyml_continuation *c, ends, int64_t top) except -1:
-        cdef int64_t i = 0, outputs = self.p.run.outputs
+    cdef bint _can_screen(self, slices, choices) except -1:
+        """Whether a screened head can choose the tokens of all texts, see csrc/demand.h."""
+        cdef int64_t outputs = 0, most = 0
+        cdef const pyml_sampler *sampler
+        for part in slices:
+            outputs += len(part.outputs)
+            most = max(most, len(part.outputs))
+        if not self.full_head or not 0 < outputs <= SCREENED_OUTPUTS:
+            return False
+        for choice in choices:
+            sampler = &(<Sampler?>choice.sampler).s
+            if not pyml_demand_of(sampler).screened or (most > 1 and sampler.penalised):  # drafted tokens would count
+                return False
+        return True
+
+    cdef int _fill_buffers(self, pyml_continuation *c, ends, bint screen) except -1:
+        cdef int64_t i = 0, j, row = 0, outputs = self.p.run.outputs
         c.ids, c.positions = <int32_t *>self.p.run.ids, <int32_t *>self.p.run.positions
         c.token_slice, c.output_rows = <int32_t *>self.p.run.token_slice, <int32_t *>self.p.run.output_rows
         c.slices, c.tiles = self.slices, self.tiles
-        if top:
+        c.requests = NULL
+        if screen:
             self.result.f = <float *>_address(self.screened)
+            self.full_head[3].skip = self.full_head[4].skip = False
+            self.screen.requests = c.requests = self.requests
+            for i in range(len(self.choices)):
+                for j in range(self.texts[i].wanted):
+                    self.requests[row].sampler = self.texts[i].sampler
+                    self.requests[row].position = self.texts[i].position + j
+                    row += 1
+            i = 0
         else:
             if self.rows is None or len(self.rows) < outputs:
                 self.rows = aligned_empty((max(1, outputs), self.result.width), np.float32)
@@ -222,7 +250,6 @@ cdef class NativeProgram(_NativeRuns):
         if self.choosing is None:  # its pages take memory as they are used
             self.choosing = aligned_empty((self.p.threads * c.scratch_bytes,), np.uint8)
         c.scratch = <uint8_t *>_address(self.choosing)
-        c.screen = &self.screen if top else NULL
         c.ends, c.n_ends = self.ends, len(ends)
         for end in ends:
             self.ends[i] = end
@@ -251,7 +278,7 @@ cdef class NativeProgram(_NativeRuns):
             if error is not None:
                 if not isinstance(error, Exception):
                     raise error
-                tokens[-1] = tokens[-1]._replace(error=error)
+                tokens.append(tokens.pop()._replace(error=error))
             results.append((tokens, text.n_first))
             text += 1
             n += 1

@@ -179,7 +179,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
         captures: Sequence[Capture],
     ) -> tuple[list[list[SampledToken]], list[tuple[Sequence[Slice], Timings]]]:
         count = 1 if captures else want.count
-        top = self._sample_top(batch, want, captures)
+        screen = all(capture.operation.output is not self.result for capture in captures)
         found, rescored, stamps = native.run_sampled(
             batch,
             want.choices,
@@ -189,24 +189,15 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
             current_flag(),
             timed,
             captures,
-            top,
+            screen,
         )
-        operations = [*self.operations[:-1], *self.screening] if top else self.operations
         runs: list[tuple[Sequence[Slice], Timings]] = []
         for index, stamp in enumerate(stamps):
             ran = batch if not index else [_later(part, *one, index) for part, one in zip(batch, found, strict=True)]
-            runs.append((ran, Timings(operations, self.kv, ran, stamp, rescored[index])))
+            rows = rescored[index]
+            operations = self.operations if rows is None else [*self.operations[:-1], *self.screening, *self.settling]
+            runs.append((ran, Timings(operations, self.kv, ran, stamp, rows or 0)))
         return [tokens for tokens, _ in found], runs
-
-    def _sample_top(self, batch: Sequence[Slice], want: Sample, captures: Sequence[Capture]) -> int:
-        """How many of the largest logits are enough to choose every token; 0: all are computed."""
-        if not self.screening or not want.choices:
-            return 0
-        if any(choice.follow or choice.sampler.needs_all for choice in want.choices):
-            return 0
-        counts = [choice.sampler.rules.required_top_k for choice in want.choices]
-        k = max([MAX_TOP + 1 if count is None else count for count in counts])
-        return k if self._screens(batch, k, captures) else 0
 
     def observe(self, observer: Observer) -> AbstractContextManager[None]:
         """Attach an observer to the runs made in this context (thread or task): ``with program.observe(it): ...``."""

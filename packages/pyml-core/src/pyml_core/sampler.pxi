@@ -116,11 +116,6 @@ cdef class Sampler:
                              f"got {mask.size} of {mask.dtype}")
         self.s.mask, self.mask = <const uint32_t *>_address(mask), mask
 
-    @property
-    def needs_all(self):
-        """Whether it needs the logits of all tokens: for log probabilities, or for a mask."""
-        return self.s.logprobs >= 0 or self.s.mask != NULL
-
     def choose(self, logits, position, ids=None, level=None):
         """Choose the token at ``position``; it is not added.
 

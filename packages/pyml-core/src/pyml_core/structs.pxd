@@ -89,6 +89,16 @@ cdef extern from "pyml.h":
         float *probabilities
         float *maxima
 
+    ctypedef struct pyml_demand:
+        bint screened, adjusted, drawn
+        int64_t k
+        double least
+        double temperature
+        double top_p
+        double min_p
+
+    pyml_demand pyml_demand_of(const pyml_sampler *)
+
     ctypedef struct pyml_request:
         const pyml_sampler *sampler
         int64_t position
@@ -279,7 +289,7 @@ cdef extern from "pyml.h":
 
     ctypedef struct pyml_continued_run:
         int64_t ns, choosing_ns
-        int64_t rescored
+        int64_t rescored[3]
 
     ctypedef struct pyml_continuation:
         int64_t n_texts
@@ -293,7 +303,7 @@ cdef extern from "pyml.h":
         pyml_tile *tiles
         const float *logits
         int64_t n_logits
-        const pyml_screen *screen
+        pyml_request *requests
         const int64_t *ends
         int64_t n_ends
         const pyml_flag *pause

@@ -51,11 +51,9 @@ typedef struct {
 static void choose_for(const pyml_program *p, const pyml_continuation *c, pyml_text *t, void *workspace) {
     for (int64_t i = 0; i < t->wanted; i++) {
         pyml_sampled *found = &t->found[t->n_found];
-        const int64_t row = t->row + i, at = row * c->n_logits;
-        const float *logits = c->screen ? c->screen->logits + at : c->logits + at;
-        const int32_t *ids = c->screen ? c->screen->ids + at : NULL;
-        const int64_t n = c->screen ? c->screen->count[row] : c->n_logits;
-        p->kernels->sample(t->sampler, t->position, logits, ids, n, workspace, found);
+        const int64_t row = t->row + i;
+        if (c->requests) *found = c->requests[row].chosen;
+        else p->kernels->sample(t->sampler, t->position, c->logits + row * c->n_logits, NULL, c->n_logits, workspace, found);
         t->n_found++, t->new_ones++;
         t->ended = found->status != SAMPLE_OK || contains(found->token, c->ends, c->n_ends)
                    || (t->stops && t->stops[found->token / 32] >> found->token % 32 & 1);
@@ -77,9 +75,13 @@ static void choose_some(void *argument, int index) {
     }
 }
 
-/* The next tokens of all texts. Those of several texts are chosen by all threads; if these are not to be had any more, by
- * this one. */
+/* The next tokens of all texts. A screened head has chosen them already. Otherwise those of several texts are chosen by
+ * all threads; if these are not to be had any more, by this one. */
 static void choose(pyml_program *p, pyml_continuation *c) {
+    if (c->requests) {
+        for (int64_t i = 0; i < c->n_texts; i++) choose_for(p, c, &c->texts[i], NULL);
+        return;
+    }
     choice w = {.program = p, .c = c};
     fenv_t callers;
     fegetenv(&callers);
@@ -126,6 +128,7 @@ static void prepare(pyml_program *p, pyml_continuation *c) {
         c->token_slice[i] = c->output_rows[i] = (int32_t)i;
         c->tiles[i] = (pyml_tile){.slice = (int32_t)i, .first = 0, .count = 1};
         t->row = i, t->wanted = 1, t->first = 0;
+        if (c->requests) c->requests[i].sampler = t->sampler, c->requests[i].position = t->position;
     }
     p->run.tokens = p->run.outputs = p->run.n_slices = p->run.n_tiles = c->n_texts;
 }
@@ -138,7 +141,8 @@ int64_t pyml_program_continue(pyml_program *p, pyml_continuation *c) {
         if (c->spans) store_timings(p, c, done);
         done++;
         *run = (pyml_continued_run){.ns = p->end_ns - p->start_ns};
-        for (int64_t i = 0; c->screen && i < p->run.outputs; i++) run->rescored += c->screen->rescored[i];
+        for (int64_t i = 0; c->requests && i < p->run.outputs; i++)
+            for (int round = 0; round < SETTLE_ROUNDS; round++) run->rescored[round] += c->requests[i].rows[round];
         for (int64_t i = 0; i < c->n_texts; i++) c->texts[i].new_ones = 0;
         const int64_t before = now_ns();
         choose(p, c);

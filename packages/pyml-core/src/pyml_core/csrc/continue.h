@@ -24,8 +24,8 @@ typedef struct {
 } pyml_text;
 
 typedef struct {
-    int64_t ns, choosing_ns; /* of the run, and of the choice after it */
-    int64_t rescored;        /* rows of the head that were computed, if it was screened */
+    int64_t ns, choosing_ns;         /* of the run, and of the choice after it */
+    int64_t rescored[SETTLE_ROUNDS]; /* rows of a screened head that were computed in each round */
 } pyml_continued_run;
 
 typedef struct {
@@ -37,7 +37,7 @@ typedef struct {
     pyml_tile *tiles;
     const float *logits; /* of each run, [outputs][n_logits] */
     int64_t n_logits;
-    const pyml_screen *screen; /* or, if they are not all computed, the candidates */
+    pyml_request *requests; /* or, for each output, that of a screened head, which chooses the token; NULL: all logits */
     const int64_t *ends;       /* tokens that nothing is run after */
     int64_t n_ends;
     const pyml_flag *pause;  /* nothing more is run once it is set; or NULL */

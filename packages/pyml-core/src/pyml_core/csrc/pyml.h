@@ -4,6 +4,7 @@
 
 #include "clock.h"
 #include "continue.h"
+#include "demand.h"
 #include "formats.h"
 #include "lock.h"
 #include "pool.h"

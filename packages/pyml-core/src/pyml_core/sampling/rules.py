@@ -49,13 +49,3 @@ class SamplingRules:
     def penalised(self) -> bool:
         """Whether the choice depends on the tokens of the text."""
         return not PENALTIES.isdisjoint(self.order)
-
-    @property
-    def required_top_k(self) -> int | None:
-        """Number of the largest logits that decide, with those tied with the last of them; None: all logits."""
-        first = [name for name in self.order if name != "temperature"][:1]
-        if self.greedy:
-            return None if first else 1
-        if first != ["top_k"] or not set(self.order) <= {"temperature", "top_k", "top_p", "min_p", "typical_p"}:
-            return None
-        return self.top_k

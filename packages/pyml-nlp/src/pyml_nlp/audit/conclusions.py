@@ -120,7 +120,7 @@ def _screen(m: Measurements) -> Iterator[Conclusion]:
         yield Conclusion(
             "Screening the head pays",
             text,
-            f"{NOTHING} Greedy decoding and top-k do it; penalties, log probabilities and grammars need all logits.",
+            f"{NOTHING} Most rules of sampling do it; typical-p, log probabilities and grammars need all logits.",
         )
     elif full > screened:
         yield Conclusion("Screening the head gains little", text, NOTHING)
