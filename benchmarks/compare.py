@@ -274,6 +274,9 @@ def read_share(row: Row, weight_bytes: int | None, limits: list[dict[str, float]
     test = Test.parse(row.test)
     if not (weight_bytes and reads and speeds) or test.prefill or test.depth or test.text or test.batch > 1:
         return None
+    sized = shapes.parse(row.model)
+    if sized and shapes.SHAPES[sized.shape].experts:  # a step reads some of the experts only
+        return None
     return median(speeds) * weight_bytes / (median(reads) * 1e9)
 
 

@@ -90,7 +90,7 @@ def scaled(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         whole = SHAPES[shape].layers
         speeds = {}
-        for name in by_layers[few].keys() & by_layers[many].keys():
+        for name in (name for name in by_layers[few] if name in by_layers[many]):
             least, most = 1 / by_layers[few][name], 1 / by_layers[many][name]
             if most > least:  # else noise is larger than what was measured
                 speeds[name] = 1 / (most + (most - least) * (whole - many) / (many - few))

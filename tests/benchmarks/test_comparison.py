@@ -183,6 +183,16 @@ def test_quality_is_in_the_table_of_speeds() -> None:
     assert lines[6].endswith("text.txt, 2560 positions.")
 
 
+def test_share_of_a_plain_read() -> None:
+    """A step of a mixture does not read all weights: its share is unknown."""
+    limits = [{"read_gb_per_s": 10.0}]
+    shares = {
+        name: compare.read_share(compare.Row(name, "tg64", {"pyml": [4.0]}), 10**9, limits)
+        for name in ("gemma3-270m", "llama3.1-8b-q4_k_m@4", "qwen3-30b-a3b-q4_k@4")
+    }
+    assert list(shares.values()) == [0.4, 0.4, None]
+
+
 def test_the_command_line_takes_the_new_tests() -> None:
     options = compare.parse(["--tests", "tg64@b8@sampled", "quality", "cold", "--wheels"])
     assert options.tests == ["tg64@b8@sampled", "quality", "cold"]
