@@ -128,11 +128,12 @@ NOT_TESTED = {
     "Trace": "lm.trace makes it", "Trace.check_room": "a model calls it", "Trace.record": "a model calls it",
     **dict.fromkeys(("Batch", "Generation", "Step", "TextStream", "TokenScore", "ModelInfo"), "a result"),
     **dict.fromkeys(("Completion", *(f"Completion.{name}" for name in (
-        "abandon", "end", "fail", "set_speculated", "take"))), "a result, which a generator changes"),
+        "abandon", "follow", "set_chosen", "end", "fail", "take"))), "a result of a generator"),
     "TokenScore.count": "of tuples", "TokenScore.index": "of tuples",
     "Server": "lm.server makes it", "Server.retire": "its thread calls it",
     "PrefixCache.bind": "an engine calls it",
     "ChatTemplate": "lm.chat_template makes it", "ChatTemplate.prompt": "ids and render call it",
+    "ChatTemplate.reads": "lm.openai calls it",
     "Tokenizer": "load_tokenizer makes it", "Tokenizer.set_origin": "load_tokenizer calls it",
     "Conversation.lm": "an attribute",
 }  # fmt: skip
@@ -169,6 +170,7 @@ def calls(lm: LanguageModel, root: Path) -> Calls:
         "SamplingOptions": (SamplingOptions, {}),
         "SamplingOptions.replace": (sampling.replace, {}),
         "Conversation.reset": (lm.conversation().reset, {"system": "a"}),
+        "Conversation.restore": (lm.conversation().restore, {"messages": messages}),
         "Conversation.send": (_read(lambda **given: lm.conversation().send(**given)), {"message": "a", **several}),
         "Conversation.system": (_setter(lm.conversation(), "system"), {"system": "a"}),
         "LanguageModel.agenerate": (_read(lm.agenerate), {"prompt": "ab", **continued}),
@@ -178,6 +180,10 @@ def calls(lm: LanguageModel, root: Path) -> Calls:
         "LanguageModel.generate_batch": (
             lambda **given: list(lm.generate_batch(**given)),
             {"prompts": ["ab"], "max_batch_size": 2, "ordered": True, **several},
+        ),
+        "LanguageModel.generate_samples": (
+            lm.generate_samples,
+            {"prompt": "ab", "n": 1, "best_of": None, "max_batch_size": 2, **several},
         ),
         "LanguageModel.chat": (_read(lm.chat), chatted),
         "LanguageModel.chat_text": (lm.chat_text, chatted),
@@ -322,7 +328,7 @@ def test_wrong_values(
     for parameter in CALLABLES[name]:
         for kind, value in VALUES.items():
             where = f"{name}({parameter}={kind})"
-            if parameter == "progress" and callable(value):
+            if parameter in ("progress", "logits_processor") and callable(value):
                 continue  # its own errors are the caller's
             try:
                 call(**{**valid, parameter: value})

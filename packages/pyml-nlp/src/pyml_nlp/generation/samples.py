@@ -11,6 +11,9 @@ from ..values import whole
 from .completion import Completion
 from .request import Request
 
+MAX_SAMPLES = 1 << 16
+"""Most texts of one prompt: their requests are made at once."""
+
 
 def sample_requests(
     prompt: Sequence[int], options: GenerationOptions, n: int, best_of: int | None = None
@@ -18,11 +21,11 @@ def sample_requests(
     """Return ``best_of`` (None: ``n``) requests of one prompt and one seed, with consecutive sample indices.
 
     Raises:
-        ArgumentError: ``n`` is not a whole number above 0, or ``best_of`` is less than ``n``.
+        ArgumentError: ``n`` is not a whole number in 1 .. ``MAX_SAMPLES``, or ``best_of`` not one from ``n`` on.
         PymlError: an empty prompt.
     """
-    n = whole("n", n, 1)
-    count = n if best_of is None else whole("best_of", best_of, n)
+    n = whole("n", n, 1, MAX_SAMPLES)
+    count = n if best_of is None else whole("best_of", best_of, n, MAX_SAMPLES)
     if best_of is not None and options.logprobs is None:
         options = replace(options, logprobs=0)
     options = options.seeded()
