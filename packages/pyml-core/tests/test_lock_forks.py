@@ -48,14 +48,14 @@ def test_the_forking_thread_keeps_its_own() -> None:
     lock = Lock()
 
     def child() -> None:
-        with pytest.raises(RuntimeError, match="has it already"):
+        with pytest.raises(RuntimeError, match="already has the lock"):
             free(lock)
         lock.__exit__(None, None, None)  # ends the enclosing block
         free(lock)
 
     with lock:
         in_child(child)
-        with pytest.raises(RuntimeError, match="has it already"):
+        with pytest.raises(RuntimeError, match="already has the lock"):
             free(lock)
     free(lock)
 
