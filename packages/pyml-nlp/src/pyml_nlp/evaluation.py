@@ -133,7 +133,7 @@ class Window(NamedTuple):
 
 def score(lm: Predictor, ids: Sequence[int], top: int = 0) -> list[TokenScore]:
     """Return the log probability of each token of a sequence; see :meth:`LanguageModel.score`."""
-    top = whole("top", top, 0)
+    top = min(whole("top", top, 0), lm.vocab_size)
     if not ids:
         raise PymlError("the text is empty: expected at least one token")
     scores = [TokenScore(ids[0], None, ())]
