@@ -1,4 +1,4 @@
-"""The screened head: what it finds is what the full head has, bit for bit, also where weights or states are hard."""
+"""The screened head: its results are those of the full head, bit for bit, also for difficult weights and states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def split(weight: Tensor) -> PackedMatrix:
 
 
 def head(weight: Tensor, x: F32Array, z_score: float | None = Z_SCORE, threads: int = 2) -> tuple[Program, list[Slice]]:
-    """A program whose states are x; without a z-score it has a full head of an ordinary matrix."""
+    """Return a program whose states are x; without a z-score, its head is not split and not screened."""
     program = Program(len(x), threads=threads)
     source = program.embed("x", pack(np.ascontiguousarray(x)), program.buffer("x", x.shape[1]))
     state = program.select("select", source, program.buffer("state", x.shape[1], "outputs"))
@@ -34,7 +34,7 @@ def head(weight: Tensor, x: F32Array, z_score: float | None = Z_SCORE, threads: 
 
 
 def assert_finds_the_top(weight: Tensor, x: F32Array, ks: Sequence[int] = (1, 40)) -> list[TopLogits]:
-    """That every k is found as the full head has it; what was found for the last k."""
+    """Check the k largest logits against the full head, for every k. Returns the results for the last k."""
     full = head(weight, x, None)[0].run(head(weight, x, None)[1])
     program, batch = head(weight, x)
     found: list[TopLogits] = []
@@ -54,7 +54,7 @@ def q8(weight: npt.ArrayLike) -> Tensor:
 
 
 def blocks_of(codes: npt.ArrayLike, scale: npt.ArrayLike = 0.01) -> Tensor:
-    """A q8_0 weight of these codes (N, K); a scale for all blocks or one each (N, K / 32)."""
+    """Return a q8_0 weight with these codes (N, K), and one scale or a scale for each block (N, K / 32)."""
     rows = np.asarray(codes, np.int8)
     shape = (rows.shape[0], rows.shape[1] // 32)
     blocks = np.empty((*shape, 34), np.uint8)
@@ -112,7 +112,7 @@ def test_statistics_are_those_of_the_reference(level: str, rng: np.random.Genera
 
 
 def test_bounds_hold(rng: np.random.Generator) -> None:
-    """The reference's bounds around the reference's product, in units of what they allow: six standard deviations."""
+    """The reference's bounds hold for its product; deviations from coarse logits are below six standard deviations."""
     weight, x = q8(normal(rng, 4000, 256)), normal(rng, 20, 256)
     x += 2 * weight.to_f32()[:20]
     lower, upper = reference.screen_bounds(x, weight, reference.row_stats(weight), Z_SCORE)
@@ -120,7 +120,7 @@ def test_bounds_hold(rng: np.random.Generator) -> None:
     assert (lower <= logits).all()
     assert (logits <= upper).all()
     deviations = np.abs(logits - (lower + upper) / 2) / ((upper - lower) / 2) * Z_SCORE
-    assert 3.5 < deviations.max() < Z_SCORE  # of 80 000 normally distributed errors
+    assert 3.5 < deviations.max() < Z_SCORE  # the maximum of 80 000 normally distributed errors
 
 
 @pytest.mark.parametrize("k", [1, 40])
@@ -141,7 +141,7 @@ def test_rescored_rows_are_those_that_the_bounds_leave(k: int, level: str, rng: 
         assert abs(top.rescored - 16 * len(left)) <= 16 * (1 + 0.01 * len(left))
 
 
-# ---- the same tokens as the full head
+# ---- comparison with the full head
 
 
 @pytest.mark.parametrize("states", [1, 2, 3, 4, 5, 7, MAX_STATES])
@@ -166,19 +166,19 @@ def test_ties_are_all_found(level: str, rng: np.random.Generator) -> None:
     x = weight[[7, 8]] * 3
     found = assert_finds_the_top(q8(weight), x, (1, 2, 3, 40))
     assert {7, 123, 499} <= set(found[0].ids.tolist())
-    same = np.broadcast_to(normal(rng, 64), (333, 64))  # every row the same
+    same = np.broadcast_to(normal(rng, 64), (333, 64))  # all rows are equal
     found = assert_finds_the_top(q8(same), normal(rng, 2, 64), (1, 40))
     assert [len(top.ids) for top in found] == [333, 333]
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0, 10.0])
 def test_codes_that_crowd_around_zero(spread: float, level: str, rng: np.random.Generator) -> None:
-    """One weight of each block is large, so that the low nibbles of the rest are 0 and 15: their sign, not noise."""
+    """One weight of each block is large; the others have low nibbles 0 or 15, which are their sign and not noise."""
     codes = np.clip(np.rint(rng.standard_normal((3000, 256)) * spread), -120, 120)
     codes[:, ::32] = rng.choice([-127, 127], (3000, 8))
     weight = blocks_of(codes)
     rows = weight.to_f32()[rng.integers(0, 3000, 6)]
-    small = np.where(np.abs(rows) > 1, 0, rows)  # states along what the coarse pass sees least of
+    small = np.where(np.abs(rows) > 1, 0, rows)  # states along the weights that the coarse pass resolves worst
     assert_finds_the_top(weight, np.concatenate([rows, small * 50, normal(rng, 6, 256) * 0.2 + small * 20]))
 
 
@@ -195,12 +195,12 @@ def test_extreme_codes(code: int, level: str, rng: np.random.Generator) -> None:
 def test_rows_of_very_different_sizes(level: str, rng: np.random.Generator) -> None:
     weight = normal(rng, 2000, 128) * (10.0 ** rng.uniform(-3, 2, (2000, 1))).astype(np.float32)
     weight[50:90] = 0
-    weight[:, 32:64] *= 100  # blocks too
+    weight[:, 32:64] *= 100  # blocks of different sizes too
     assert_finds_the_top(q8(weight), normal(rng, 6, 128))
 
 
 def test_states_with_spikes(level: str, rng: np.random.Generator) -> None:
-    """States of few large elements meet few of a row's nibbles, which are no noise of many."""
+    """States with few large elements, so that errors are sums of few nibbles and not normally distributed."""
     weight = q8(normal(rng, 4000, 128))
     for spikes in (1, 2, 5, 12):
         x = normal(rng, 8, 128) * np.float32(0.01)
@@ -211,14 +211,14 @@ def test_states_with_spikes(level: str, rng: np.random.Generator) -> None:
     assert_finds_the_top(weight, np.zeros((2, 128), np.float32))  # all logits are 0
 
 
-def test_what_is_not_finite_is_computed_in_full(level: str, rng: np.random.Generator) -> None:
+def test_states_that_are_not_finite_are_computed_in_full(level: str, rng: np.random.Generator) -> None:
     weight, x = q8(normal(rng, 300, 64)), normal(rng, 4, 64)
     x[1, 5], x[3, 40] = np.nan, np.inf
     program, batch = head(weight, x)
     full = program.run(batch)
     found = program.run(batch, Top(1))
     for row in (1, 3):
-        assert len(found[row].ids) == 300  # nothing is known about them: the caller sees what the full head would show
+        assert len(found[row].ids) == 300  # there are no bounds, so that all logits are returned
         assert not np.isfinite(found[row].logits).any()
     for row in (0, 2):
         assert found[row].ids.tolist() == [full[row].argmax()]
@@ -259,7 +259,7 @@ def test_both_heads_in_turn(rng: np.random.Generator) -> None:
 
 
 def test_more_than_a_screen_is_made_for(rng: np.random.Generator) -> None:
-    """Many positions, many logits and programs without a screen take the full head."""
+    """Many positions, many logits and programs without a screen use the full head."""
     weight = q8(normal(rng, 600, 64))
     x = normal(rng, MAX_STATES + 1, 64)
     for z_score, rows, k in ((Z_SCORE, x, 3), (Z_SCORE, x[:2], MAX_TOP + 1), (None, x[:2], 3), (Z_SCORE, x[:2], 1000)):
@@ -281,7 +281,7 @@ def test_timings_have_the_operations_that_ran(rng: np.random.Generator) -> None:
     assert rescore.bytes < screen.bytes
     _, timings = timed_run(program, batch)
     assert [timing.operation.name for timing in timings] == ["x", "select", "head"]
-    logits = Capture(program.operations[-1])  # all of them are wanted
+    logits = Capture(program.operations[-1])  # needs all logits
     found, timings = timed_run(program, batch, [logits], Top(1))
     assert [timing.operation.name for timing in timings] == ["x", "select", "head"]
     assert same_bits(logits.arrays[0], program.run(batch))

@@ -31,7 +31,7 @@ from .errors import ShapeError
 
 PAGE_TOKENS = 64
 KEY_BLOCK_TOKENS = 128
-"""Positions that attention reduces together before it merges what it has of them."""
+"""Number of positions in a key block, which attention reduces before it merges the result."""
 PANEL = 16
 
 INT8_MULTIPLE = 32

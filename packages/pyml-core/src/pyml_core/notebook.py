@@ -1,4 +1,4 @@
-"""Objects as tables in HTML, for notebooks: what their ``_repr_html_`` methods return."""
+"""HTML tables of objects for notebooks, for their ``_repr_html_`` methods."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _TEXT = "white-space: pre-wrap; text-align: left"
 
 
 def html_table(title: str, rows: Mapping[str, object]) -> str:
-    """A table of two columns below a title. Texts are escaped, line breaks in them kept.
+    """Return a table with two columns and a title. Text is escaped; its line breaks are kept.
 
     Args:
-        title: such as the name of the class.
-        rows: by name, values whose ``str`` is shown.
+        title: the title, such as the name of the class.
+        rows: name -> value, shown as its ``str``.
     """
     lines = [
         f"<tr><th style='text-align: left'>{html.escape(name)}</th>"

@@ -1,11 +1,11 @@
 """Program: a model declared once as a flat list of named operations over preallocated buffers.
 
-Letters: T = tokens of a run (all slices together), P = positions of a run that want logits, W = width of a buffer,
-K = input width and N = output width of a matrix.
+Letters: T = tokens of a run (all slices together), P = wanted positions of a run, W = width of a buffer, K = input
+width and N = output width of a matrix.
 
-Python declares; nothing here computes. :meth:`Program.run` hands the list to the compiled run loop, which executes it
-in one call without the GIL (``csrc/program.c``); :func:`pyml_core.reference.run` executes the same list in plain NumPy
-which the compiled program is tested against.
+Python only declares operations. :meth:`Program.run` passes the list to the compiled run loop, which executes it in one
+call without the GIL (``csrc/program.c``). :func:`pyml_core.reference.run` executes it in plain NumPy; the compiled
+program is tested against that.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
     Args:
         max_tokens: maximum number of tokens (T) of one run, for which buffers are allocated.
         kv: geometry of the sequences' KV pages, or None for a program without attention.
-        threads: worker threads, 1 to 256; None takes :func:`pyml_core.cpu.default_threads`.
+        threads: number of threads, 1 to 256; None: :func:`pyml_core.cpu.default_threads`.
 
     :mod:`pyml_core.ops` has the operations: declaration, formula and cost of each in one place.
     """
@@ -101,25 +101,26 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
     def run(
         self, batch: Sequence[Slice], want: Want = ALL_LOGITS
     ) -> F32Array | list[TopLogits] | list[list[SampledToken]]:
-        """Execute every operation once for these slices: append their keys and values, and compute the last output.
+        """Execute every operation once for the slices: append their keys and values, and compute the last output.
 
         Args:
-            batch: the slices of a run.
-            want: which outputs of the wanted positions to return, or how to go on. For several runs of
-                :class:`Sample`, the slices have pages for ``count - 1`` further positions.
+            batch: the slices of the run.
+            want: the outputs of the wanted positions to return, or how to choose tokens. For several runs of
+                :class:`Sample`, the slices need pages for ``count - 1`` more positions.
 
         Returns:
-            :class:`AllLogits`: the last operation's output, (P, W) float32 (or (T, W) where it has a row a token), the
-            wanted positions of all slices in order. :class:`Top`: a :class:`TopLogits` for each position.
-            :class:`Sample`: for each slice a list of :class:`SampledToken`, empty if it wants no logits; the last token
-            has not been run. With captures it is a single run.
+            :class:`AllLogits`: the last operation's output, float32 (P, W), the wanted positions of all slices in order
+            (or (T, W), if that output has one row for each token). :class:`Top`: a :class:`TopLogits` for each
+            position. :class:`Sample`: for each slice a list of :class:`SampledToken`, empty without wanted positions;
+            the last token has not been run. With captures there is only one run.
 
-        Runs of one program from several threads take turns. Ctrl-C raises KeyboardInterrupt, also before its turn.
+        Runs of one program from several threads wait for each other. Ctrl-C raises KeyboardInterrupt, also while
+        waiting.
 
         Raises:
-            ShapeError: slices that do not fit the program, or a ``want`` out of range. Cancelled: by :meth:`cancel`, or
-                by the :class:`pyml_core.CancelToken` that this thread has entered, also before its turn. Tokens that
-                were chosen by then are lost.
+            ShapeError: the slices do not fit the program, or ``want`` is out of range.
+            Cancelled: :meth:`cancel` was called, or the :class:`pyml_core.CancelToken` that this thread has entered was
+                cancelled or has expired, also while waiting. Tokens that were chosen before are lost.
         """
         observers = observers_of(self)
         captures = [capture for observer in observers for capture in observer.captures(batch)]
@@ -139,7 +140,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
         timed: bool,
         captures: Sequence[Capture],
     ) -> tuple[F32Array | list[TopLogits] | list[list[SampledToken]], list[tuple[Sequence[Slice], Timings]]]:
-        """The result, and every run with its times if it is timed."""
+        """Return the result, and every run with its timings if ``timed``."""
         if isinstance(want, Sample):
             return self._execute_sample(native, batch, want, timed, captures)
         if isinstance(want, Top):
@@ -162,7 +163,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
         return found, [(batch, Timings(operations, self.kv, batch, native.timings(), rescored))]
 
     def _screens(self, batch: Sequence[Slice], k: int, captures: Sequence[Capture]) -> bool:
-        """Whether the head is screened for the ``k`` largest outputs. A capture of its output needs all of it."""
+        """Whether the head is screened for the ``k`` largest outputs. A capture of its output needs all outputs."""
         if k < 1:
             raise ShapeError(f"run: expected at least 1 output of each position, got {k}")
         wanted = sum(len(part.outputs) for part in batch)
@@ -200,16 +201,16 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
         return [tokens for tokens, _ in found], runs
 
     def observe(self, observer: Observer) -> AbstractContextManager[None]:
-        """Attach an observer to the runs made in this context (thread or task): ``with program.observe(it): ...``."""
+        """Attach an observer to runs in this context (thread or task): ``with program.observe(observer): ...``."""
         return observing(self, observer)
 
     def run_after(self, name: str, rows: npt.ArrayLike) -> F32Array:
-        """Run the operations after the one called ``name`` on other rows: (R, its width) to the last output (R, W).
+        """Run the operations after the one called ``name`` on ``rows`` (R, its width); return the last output (R, W).
 
-        The result is that of a run in which the output of that operation was these rows.
+        The result is that of a run in which that operation had these rows as its output.
 
         Raises:
-            ShapeError: an unknown operation, rows of another width, or later operations that need more than its rows.
+            ShapeError: the operation is unknown, the rows have another width, or a later operation needs other inputs.
         """
         index = next((i for i, op in enumerate(self.operations) if op.name == name), None)
         if index is None:
@@ -234,9 +235,9 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
         return program.run([Slice(PageTable(), 0, np.arange(len(x), dtype=np.int32))])
 
     def cancel(self) -> None:
-        """Stop the run in progress and those that wait for their turn, from any thread: they raise Cancelled.
+        """Stop the run in progress and all waiting runs, which raise Cancelled. Any thread may call it.
 
-        The one in progress does so within one item of work.
+        The run in progress stops within one work item.
         """
         if self._native is not None:
             self._native.cancel()
@@ -245,7 +246,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
     def stop(self) -> None:
         """:meth:`cancel`, and wait until no run is in progress."""
         while True:
-            self.cancel()  # more than once: a run that is about to begin does not see it
+            self.cancel()  # repeatedly: a run that is about to begin does not see it
             with suppress(Cancelled), CancelToken(0.05), self._lock:
                 return
 

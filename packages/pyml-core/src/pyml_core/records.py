@@ -64,7 +64,7 @@ class NativeSpans(dict[Operation, tuple[int, int]]):
         self._arrays: dict[Operation, npt.NDArray[np.int64]] = {}
 
     def array(self, operations: Sequence[Operation]) -> npt.NDArray[np.int64]:
-        """The spans of a run's operations, int64 (operations, 2). Runs of a program differ in the last one only."""
+        """Return the spans of a run's operations, int64 (operations, 2). Runs differ only in their last operations."""
         array = self._arrays.get(operations[-1])
         if array is None:
             array = self._arrays[operations[-1]] = np.array([self[operation] for operation in operations], np.int64)

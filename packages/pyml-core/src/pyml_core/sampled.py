@@ -10,12 +10,12 @@ class SampledToken(NamedTuple):
 
     Attributes:
         token: its id.
-        logit: the model's logit of it, before bias and penalties.
-        ms: milliseconds of the run; 0 where there was none, and for a drafted token that was accepted.
-        logprob: log probability in the softmax of all of the model's logits; None if it was not asked for.
+        logit: the model's logit of the token, before bias and penalties.
+        ms: milliseconds of the run; 0 without a run, and for an accepted drafted token.
+        logprob: log probability in the softmax of all of the model's logits; None if not requested.
         top_logprobs: (id, logprob) of the most probable tokens, most probable first (ties: lower id first).
-        choosing_ms: milliseconds of choosing it: the text's share of the time after that run.
-        error: why no token could be chosen after a run; the other fields mean nothing then. None: there is a token.
+        choosing_ms: milliseconds of choosing it: the text's share of the time after the run.
+        error: the reason why no token could be chosen; other fields are undefined then. None: a token was chosen.
     """
 
     token: int

@@ -42,17 +42,18 @@ def read_thread_timings(bytes ticks, bytes copied, int threads, span_ns, span):
 
 
 def read_milliseconds(bytes ticks, bytes copied, int threads, span_ns, span, const int64_t[:, ::1] operations not None):
-    """Milliseconds of operations and of their phases, without the times of the threads.
+    """Return the milliseconds of operations and of their phases, without the times of threads.
 
     Args:
-        ticks, copied, threads, span_ns, span: as of :func:`read_thread_timings`.
-        operations: (operations, 2): the first and the last native operation of each.
+        ticks, copied, threads, span_ns, span: as in :func:`read_thread_timings`.
+        operations: (operations, 2): the first and the last native operation of each operation.
 
     Returns:
-        float64 (operations, 1 + MAX_PHASES): the wall time, then its share of each phase by the ticks of all threads.
+        float64 (operations, 1 + MAX_PHASES): the wall time, then the wall time of each phase, divided by the ticks of all
+        threads.
 
     Raises:
-        ShapeError: sizes that do not agree.
+        ShapeError: the sizes do not agree.
     """
     cdef int64_t[::1] begin, end
     cdef const int64_t[:, :, ::1] spans
@@ -79,7 +80,7 @@ def read_milliseconds(bytes ticks, bytes copied, int threads, span_ns, span, con
 
 
 cdef char *_write_milliseconds(char *out, double ms) noexcept:
-    """Write a number as ``%.3f`` shows it, at most 24 characters; returns the end."""
+    """Write a number like ``%.3f``, in at most 24 characters. Returns the end of the text."""
     cdef char[24] digits
     cdef int count = 0
     cdef uint64_t thousandths = <uint64_t>(min(max(ms, 0.0), 1e15) * 1000 + 0.5)

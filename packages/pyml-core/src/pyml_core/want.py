@@ -1,7 +1,7 @@
-"""The outputs that a run of a program is asked for, and the results that are not plain arrays.
+"""The outputs that can be requested from a run of a program, and the results that are not plain arrays.
 
 A run computes every output of its wanted positions (:class:`AllLogits`), the largest ones (:class:`Top`), or chooses
-tokens and goes on with them by itself (:class:`Sample`). The logits are the same bits in all three.
+tokens and continues with them (:class:`Sample`). The bits of logits are equal in all three.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class AllLogits(NamedTuple):
 class Top(NamedTuple):
     """The ``k`` largest outputs of each wanted position and those tied with the last, as :class:`TopLogits`.
 
-    A screened head finds them in about half of the time that all outputs take (see :mod:`pyml_core.screen`).
+    A screened head finds them in about half of the time of all outputs (see :mod:`pyml_core.screen`).
     """
 
     k: int
@@ -46,16 +46,16 @@ class Choice(NamedTuple):
     """How the next tokens of one text are chosen.
 
     Attributes:
-        sampler: its rules; it counts the tokens that it chooses.
-        position: where the first of them will stand in the text: a part of the key of the noise.
-        stops: uint32 (V / 32, rounded up), a bit for each token: nothing is run after those that are set. None: no bit.
-        follow: called with each token before the next run; nothing more is run if it returns False.
-        history: 32-bit token ids up to the last token of the first run, which is included.
-        repeat: if above 0, nothing is run once the last ``repeat`` tokens of the history and the new tokens occur for
-            the second time.
+        sampler: the rules of the text; it counts the tokens that it chooses.
+        position: position of the first chosen token in the text, which is a part of the key of the noise.
+        stops: uint32 (V / 32, rounded up), one bit for each token; tokens whose bit is set end the runs. None: none.
+        follow: called with each token before the next run; returning False ends the runs.
+        history: 32-bit token ids up to and including the last token of the first run.
+        repeat: if above 0, the runs end when the last ``repeat`` tokens of the history and the new tokens have occurred
+            before.
 
-    An exception of ``follow`` ends the text: it is the :attr:`SampledToken.error` of its last token. ``follow`` cannot
-    run the program.
+    An exception in ``follow`` ends the text, and becomes the :attr:`SampledToken.error` of its last token. ``follow``
+    must not run the program.
     """
 
     sampler: Sampler
@@ -68,19 +68,19 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """The next token of every text, then the run of these tokens and so on, as a list of :class:`SampledToken` a text.
+    """Choose the next token of every text, run these tokens, and so on: a list of :class:`SampledToken` for each text.
 
-    Between two runs Python takes several times as long as it would otherwise, because the weights of a run drive its
-    code and data out of the CPU caches.
+    Python code between two runs takes several times as long as usual, because the weights of a run evict its code and
+    data from the CPU caches.
 
-    The first run may be of any slices. The wanted positions of a slice are one behind the other: the tokens after the
-    first one are drafted, and a token is chosen after each as long as the tokens before are the ones that were chosen.
+    The first run may have any slices. The wanted positions of a slice must be consecutive: the tokens after the first
+    one are drafted, and a token is chosen at each of them as long as earlier drafted tokens are the chosen ones.
 
     Attributes:
-        choices: one for each slice that wants logits.
-        count: maximum number of runs, 1 to :data:`MAX_RUNS`; above 1, every slice wants logits of its last token.
-        ends: tokens after which nothing is run. Nothing is run after an error, either.
-        pause: once it is set, from any thread, no further run begins.
+        choices: one for each slice with wanted positions.
+        count: maximum number of runs, 1 to :data:`MAX_RUNS`; above 1, the last token of every slice must be wanted.
+        ends: tokens that end the runs. An error ends them too.
+        pause: a flag that any thread may set; no further run begins once it is set.
     """
 
     choices: Sequence[Choice]
@@ -97,9 +97,9 @@ class TopLogits(NamedTuple):
     """The largest logits of one position.
 
     Attributes:
-        ids: int64 (C,), ascending: every row whose logit is not below the k-th largest; ties (and NaN) are in.
-        logits: float32 (C,), the full head's bit for bit.
-        rescored: rows whose logits were computed for it; all of them where the head was not screened.
+        ids: int64 (C,), ascending: every row whose logit is not below the k-th largest, including ties and NaN.
+        logits: float32 (C,), bit-identical to the full head's.
+        rescored: number of rows whose logits were computed; all rows if the head was not screened.
     """
 
     ids: npt.NDArray[np.int64]
@@ -107,13 +107,13 @@ class TopLogits(NamedTuple):
     rescored: int
 
     def best(self) -> tuple[int, float]:
-        """The token with the largest logit (of equal ones the first, as NumPy's argmax), and that logit."""
+        """Return the token with the largest logit (the first of equal ones, like NumPy's argmax), and the logit."""
         index = 0 if len(self.ids) == 1 else int(self.logits.argmax())
         return int(self.ids[index]), float(self.logits[index])
 
 
 def top_of(logits: npt.NDArray[np.float32], k: int) -> TopLogits:
-    """The :class:`TopLogits` of a row of all logits, float32 (N,)."""
+    """Return the :class:`TopLogits` of a row of all logits, float32 (N,)."""
     numbers = logits[~np.isnan(logits)]
     kth = np.partition(numbers, -k)[-k] if len(numbers) > k else -np.inf
     ids = np.flatnonzero(~(logits < kth))

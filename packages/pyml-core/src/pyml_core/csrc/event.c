@@ -5,7 +5,7 @@
 #include <sched.h>
 #include <stddef.h>
 
-enum { SHORT_WAIT = 100 }; /* turns, before it is worth while to look at the clock */
+enum { SHORT_WAIT = 100 }; /* turns after which reading the clock is cheap in comparison */
 
 static inline void relax(void) {
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-/* event.h: numbers that change, and threads that wait for it: by spinning for a bounded time, then by sleeping. */
+/* event.h: numbers that threads wait to change, by spinning for a bounded time, then by sleeping. */
 #ifndef PYML_EVENT_H
 #define PYML_EVENT_H
 
@@ -11,14 +11,15 @@
 typedef struct {
     _Alignas(64) atomic_uint_fast64_t value;
     _Alignas(64) atomic_int sleepers;
-    pthread_mutex_t mutex; /* of the rest */
+    pthread_mutex_t mutex; /* guards the other fields */
     pthread_cond_t changed;
-    int64_t since_ns;   /* when the first of the present sleepers began to wait */
+    int64_t since_ns;   /* when the first of the current sleepers began to wait */
     int64_t changed_ns; /* when the value last changed while a thread slept */
-    int processor;      /* of a thread that went to sleep; -1: unknown */
+    int processor;      /* processor of a thread that went to sleep; -1: unknown */
 } pyml_event;
 
-/* How to wait: turns until the thread sleeps, and what to do meanwhile, again and again until it returns false. */
+/* How to wait: the number of turns before the thread sleeps, and a function to call in each; it returns false if it had
+ * nothing to do. */
 typedef struct {
     int spins;
     bool (*idle)(void *);
@@ -28,8 +29,8 @@ typedef struct {
 bool pyml_event_init(pyml_event *, uint64_t value); /* false: out of memory */
 void pyml_event_destroy(pyml_event *);
 void pyml_event_set(pyml_event *, uint64_t value);
-/* Wait until the value is not `seen`; returns for how many nanoseconds the thread has slept, which ends when the value
- * changes: after that, it waits for a processor. */
+/* Wait until the value is not `seen`. Returns the nanoseconds that the thread has slept up to the change of the value;
+ * after that, it waits for a processor. */
 int64_t pyml_event_wait(pyml_event *, uint64_t seen, const pyml_patience *);
 
 static inline int64_t pyml_clock_ns(clockid_t clock) {
@@ -38,6 +39,6 @@ static inline int64_t pyml_clock_ns(clockid_t clock) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-int pyml_processor(void); /* that this thread runs on; -1: unknown */
+int pyml_processor(void); /* the processor that this thread runs on; -1: unknown */
 
 #endif

@@ -22,32 +22,31 @@ enum {
     SPINS_AT_BARRIER = 4000,
     SPINS_FOR_JOB = 20000,
     TEAM_BITS = 16,
-    START_NS = 200 * 1000, /* that a worker may take to wake up for a job */
-    LATE_NS = 20 * 1000,   /* without a processor, from which on it counts */
+    START_NS = 200 * 1000, /* time that a worker may take to wake up for a job */
+    LATE_NS = 20 * 1000,   /* time without a processor from which on a thread is late */
 };
 
-/* How much of a job's time may be lost, times its threads, before one thread fewer is faster. A step waits for memory,
- * of which fewer threads get nearly as much; a chunk is arithmetic. */
+/* Fraction of a job's time, times its threads, that may be lost before one thread fewer is faster. A step is bound by
+ * memory, whose bandwidth fewer threads nearly reach too; a chunk is bound by arithmetic. */
 #define TOLERANCE_OF_STEPS 0.67
 #define TOLERANCE_OF_CHUNKS 1.3
 
 struct pyml_pool {
     int threads;
-    int team; /* of the present job: the threads below this number */
+    int team; /* threads of the current job: those below this number */
     _Alignas(64) atomic_int arrived;
     pyml_event barrier, jobs, recall; /* the value of `jobs` is a job's number and its team: see job_value */
     void (*job)(void *, int);
     void *argument;
-    int64_t began_ns; /* the present job */
-    int64_t lost_ns;  /* of it, see note_late; this and what follows is changed by the last thread at a barrier */
-    int lates;        /* times that this happened */
-    int late_at;      /* the processor of the thread that sleepers at the barrier last waited for */
+    int64_t began_ns; /* start of the current job */
+    int64_t lost_ns;  /* lost time of the current job, see note_late; changed by the last thread at a barrier */
+    int lates;        /* number of times that a thread was late; changed by the last thread at a barrier */
+    int late_at;      /* processor of the last late thread; changed by the last thread at a barrier */
     pyml_crew crews[POOL_CREWS];
     pyml_lock *busy;
 };
 
-/* A thread in a job, and when it began or was last late: by the clock, by its own time on processors, and how long it
- * has slept since. */
+/* A thread in a job: when it began or was last late, by the clock and by its processor time; the time slept since. */
 static _Thread_local struct {
     int index;
     int64_t wall_ns, cpu_ns, slept_ns;
@@ -72,8 +71,8 @@ static int processors(void) {
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* Two threads of a team have met on one processor, and each sleeps while the other works, so that the system sees no
- * reason to part them. Go to another one, whatever runs there: from then on this thread may be anywhere again. */
+/* Two threads of a team share a processor. Each sleeps while the other works, so that the system has no reason to move
+ * one. Move this thread to another processor; after that, the system may move it again. */
 static void leave_processor(int processor) {
 #if defined(__linux__)
     cpu_set_t all, others;
@@ -86,17 +85,17 @@ static void leave_processor(int processor) {
 #endif
 }
 
-/* ---- threads that come late */
+/* ---- late threads */
 
-/* The thread begins its part of a job. */
+/* Record that this thread begins its part of a job. */
 static void begin_part(const pyml_pool *pool, int index) {
     int64_t now = pyml_clock_ns(CLOCK_MONOTONIC), latest = pool->began_ns + START_NS;
     self.index = index, self.wall_ns = now < latest ? now : latest;
     self.cpu_ns = pyml_clock_ns(CLOCK_THREAD_CPUTIME_ID), self.slept_ns = 0;
 }
 
-/* This thread lets the others go on, some of which have gone to sleep. If that was because it had no processor, the
- * time that they have waited is lost. */
+/* Called by the last thread at a barrier where others sleep. If it was late because it had no processor, the time that
+ * they have waited is lost. */
 static void note_late(pyml_pool *pool) {
     int64_t now = pyml_clock_ns(CLOCK_MONOTONIC), cpu = pyml_clock_ns(CLOCK_THREAD_CPUTIME_ID);
     int64_t lost = now - self.wall_ns - self.slept_ns - (cpu - self.cpu_ns);
@@ -120,8 +119,8 @@ static uint64_t next_job_value(pyml_pool *pool, int team) {
     return job_value((atomic_load(&pool->jobs.value) >> TEAM_BITS) + 1, team);
 }
 
-/* Wait for a job after the one `seen` that has this worker in its team. A worker that the present job does without does
- * not look at each new one, but sleeps until a team grows. */
+/* Wait for a job after `seen` that has this worker in its team. A worker outside the current team does not check each
+ * new job, but sleeps until a team grows. */
 static uint64_t wait_for_job(pyml_pool *pool, int index, uint64_t seen) {
     const pyml_patience spin = {SPINS_FOR_JOB, NULL, NULL}, sleep = {0, NULL, NULL};
     for (;;) {
@@ -145,7 +144,7 @@ static void *worker(void *start) {
     }
 }
 
-/* A job on the first `team` threads. */
+/* Run a job on the first `team` threads. */
 static void run_on(pyml_pool *pool, int team, void (*job)(void *, int), void *argument) {
     const bool grows = team > pool->team;
     pool->job = job, pool->argument = argument, pool->team = team;
@@ -173,7 +172,7 @@ void pyml_pool_run(pyml_pool *pool, pyml_pool_crew kind, void (*job)(void *, int
 int pyml_pool_team(const pyml_pool *pool) { return pool->team; }
 
 void pyml_pool_barrier_with_work(pyml_pool *pool, void (*last)(void *), bool (*idle)(void *), void *argument) {
-    const int team = pool->team; /* the next job's may be another, once all have arrived */
+    const int team = pool->team; /* the next job may have another team, once all threads have arrived */
     if (team == 1) {
         if (last) last(argument);
         return;

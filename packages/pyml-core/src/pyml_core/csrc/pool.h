@@ -12,7 +12,7 @@ void pyml_pool_unlock(pyml_pool *);
 typedef enum { POOL_STEP, POOL_CHUNK, POOL_CREWS, POOL_ALL = POOL_CREWS } pyml_pool_crew;
 /* Run a job on as many threads as its kind has; the caller is thread 0. */
 void pyml_pool_run(pyml_pool *, pyml_pool_crew, void (*job)(void *, int), void *argument);
-int pyml_pool_team(const pyml_pool *); /* the number of threads of the present job */
+int pyml_pool_team(const pyml_pool *); /* the number of threads of the current job */
 void pyml_pool_barrier(pyml_pool *);
 /* A barrier at which the last thread to arrive calls `last` before any continues. The waiting threads call `idle`
  * repeatedly; it returns false if it had nothing to do. Each thread passes its own argument. */

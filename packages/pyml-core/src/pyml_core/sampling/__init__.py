@@ -2,9 +2,9 @@
 
 Letters: V = vocabulary size, C = candidates, the tokens that are not excluded, S = different tokens of a text.
 
-:class:`Sampler` chooses in native code. The other modules are its definition in NumPy, which gives the same tokens, bit
-for bit: the elementary functions are written out (``elementary``), and probabilities are summed as integers, so that
-no sum depends on its order (``arrays``).
+:class:`Sampler` chooses in native code. The other modules are its definition in NumPy. Both give identical results:
+elementary functions are written out (``elementary``), and probabilities are summed as integers, so that no sum depends
+on its order (``weights``).
 """
 
 from __future__ import annotations

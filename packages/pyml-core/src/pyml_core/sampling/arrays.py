@@ -11,17 +11,17 @@ I64Array = npt.NDArray[np.int64]
 IdArray = npt.NDArray[np.int64]
 
 PIECE = 16384
-"""Elements worked on at a time, so that temporaries stay in the cache."""
+"""Number of elements processed at a time, so that temporaries stay in the cache."""
 
 MAX_LOGITS = (1 << 19) - 1
-"""Maximum number of logits of a row: sums of as many weights fit in 63 bits."""
+"""Maximum number of logits of a row, so that sums of weights fit in 63 bits."""
 
 WEIGHT_BITS = 44
 """The weight of the most probable token is 2 to this power."""
 
 NO_WEIGHT = -40.0
-"""A difference of logits that has no weight, and no more than that is subtracted."""
+"""Differences of logits are clamped to this; it has no weight."""
 
 F32_MAX = float(np.finfo(np.float32).max)
 F32_TINY = float(np.finfo(np.float32).tiny)
-"""The largest float32, and the least one that has all its bits."""
+"""The largest float32, and the smallest one that is not subnormal."""

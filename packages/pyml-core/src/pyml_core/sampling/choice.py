@@ -1,4 +1,4 @@
-"""The next token: the rules one after the other, and the draw."""
+"""The next token: the rules in order, and the draw."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def sample(
     """Choose the token at ``position`` of ``sequence``.
 
     Args:
-        logits: float32 (V,), or (C,) with ``ids``; left as it is.
-        rules: how to choose.
+        logits: float32 (V,), or (C,) with ``ids``; not changed.
+        rules: the rules.
         sequence: number of the text among those generated together.
-        position: where the chosen token will stand in its sequence, prompt included.
-        history: tokens of the prompt and of the text so far, for the penalties; None: none.
-        ids: int64 (C,), ascending: the tokens that the logits are of; None: 0, 1, 2, ... The tokens that are left out
-            are excluded; the same token is chosen as from all of them if these are at least
-            ``rules.top_k`` of the largest and those tied with the last of them, and top-k is the first rule.
+        position: position of the chosen token in its sequence, including the prompt.
+        history: tokens of the prompt and of the text so far, for the penalties; None: no tokens.
+        ids: int64 (C,), ascending: token ids of the logits; None: 0, 1, 2, ... Other tokens are excluded. The result is
+            that of all logits if top-k is the first rule, and ``ids`` has at least the ``rules.top_k`` largest and
+            those tied with the last of them.
 
     Raises:
-        PymlError: the logits have no finite largest value (NaN or infinity in the model's output), or the bias leaves
-            excludes every token.
+        PymlError: the largest logit is not finite (NaN or infinity in the model's output), or a rule excludes every
+            token.
     """
     best = int(logits.argmax())
     check_finite(float(logits[best]), best if ids is None else int(ids[best]), position)
@@ -76,7 +76,7 @@ def check_finite(logit: float, token: int, position: int) -> None:
 def _changed(
     rule: str, logits: F32Array, ids: IdArray | None, rules: SamplingRules, history: History, temperature: float
 ) -> F32Array:
-    """Logits after a bias or a penalty. The logits have not been divided by ``temperature`` yet; the amounts have."""
+    """Apply a bias or a penalty. Logits are not divided by the temperature yet, so amounts are multiplied by it."""
     if rule == "repetition_penalty":
         return penalize_repetition(logits, history.seen, rules.repetition_penalty, ids)
     tokens, counts = history.seen, history.counts.astype(np.float64)
@@ -91,20 +91,20 @@ def _changed(
 
 
 def _product(values: F64Array, factor: float) -> F64Array:
-    """The product, which is infinite where float64 ends."""
+    """Return the product; infinite on overflow."""
     with np.errstate(over="ignore"):
         return values * factor
 
 
 def _only(kept: IdArray, logits: F32Array, ids: IdArray | None) -> tuple[F32Array, IdArray]:
-    """The kept logits and their token ids."""
+    """Return the kept logits and their token ids."""
     return logits[kept], kept if ids is None else ids[kept]
 
 
 def top_logprobs(logits: F32Array, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """The token's log probability, and the ``n`` most probable tokens with theirs, in order (ties: lower id first).
+    """Return the token's log probability, and the ``n`` most probable tokens with theirs (ties: lower id first).
 
-    These are the model's own: the softmax of its logits before bias, penalties, temperature and truncation.
+    Probabilities are the model's own: the softmax of its logits before bias, penalties, temperature and truncation.
     """
     norm = log_sum_exp(logits)
     best: list[tuple[int, float]] = []

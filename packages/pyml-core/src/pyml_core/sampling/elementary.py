@@ -1,7 +1,7 @@
-"""Exponential and logarithm in float64 whose bits are the same in NumPy and in native code, at every CPU level.
+"""Exponential and logarithm in float64, bit-identical in NumPy and in native code at every CPU level.
 
-They use IEEE additions, subtractions, multiplications and divisions only, in a written order, without fused
-multiply-adds. ``csrc/level/elementary.h`` has the same steps. Errors are below one unit in the last place.
+They use only IEEE additions, subtractions, multiplications and divisions, in a fixed order, without fused
+multiply-adds. ``csrc/level/elementary.h`` follows the same steps. Errors are below one unit in the last place.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import numpy as np
 from .arrays import F64Array
 
 LEAST = -708.0
-"""The exponential of anything below is 0."""
+"""The exponential of smaller numbers is 0."""
 
-_ROUNDER = 6755399441055744.0  # 1.5 * 2**52: its sum with a number is that number rounded, in the last bits
+_ROUNDER = 6755399441055744.0  # 1.5 * 2**52: adding it to a number puts the rounded number in the last bits
 _ROUNDER_BITS = int(np.float64(_ROUNDER).view(np.int64))
 _LOG2_E = 1.4426950408889634
-_LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # 21 zero bits at the end, so that products with exponents are exact
+_LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # ends in 21 zero bits, so that products with exponents are exact
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 
 # (e**r - 1 - r) / r**2 for |r| <= log(2) / 2: interpolation at Chebyshev nodes, error of e**r below 2**-56
@@ -35,7 +35,7 @@ _SQRT_HALF_BITS = int(np.float64(0.5**0.5).view(np.int64))
 
 
 def exp64(x: F64Array) -> F64Array:
-    """``exp(x)`` of numbers that are not above 0; 0 below :data:`LEAST`."""
+    """``exp(x)`` for x <= 0; 0 below :data:`LEAST`."""
     clamped = np.maximum(x, LEAST)
     shifted = clamped * _LOG2_E + _ROUNDER
     n = shifted - _ROUNDER
@@ -49,7 +49,7 @@ def exp64(x: F64Array) -> F64Array:
 
 
 def log64(x: F64Array) -> F64Array:
-    """``log(x)`` of numbers that are positive, finite and not subnormal."""
+    """``log(x)`` for positive finite x that are not subnormal."""
     bits = np.asarray(x, np.float64).view(np.int64)
     exponent = (bits - _SQRT_HALF_BITS) >> 52
     f = (bits - (exponent << 52)).view(np.float64) - 1.0

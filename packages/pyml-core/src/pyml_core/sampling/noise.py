@@ -2,8 +2,7 @@
 
 The draw adds Gumbel noise to each candidate and takes the largest (Gumbel-max: Gumbel 1954; Maddison et al. 2014, arXiv
 1411.0030), which is a draw from the softmax. The noise of a token is a hash of (seed, sequence, position, token id),
-never the next number of a shared stream, so that a text depends neither on the texts beside it, nor on how often
-anything was computed before it.
+not the next number of a shared stream, so that a text depends neither on other texts nor on earlier computations.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def noise_key(seed: int, sequence: int, position: int) -> int:
-    """The 64-bit state from which the noise of every token at one position of one sequence is made."""
+    """Return the 64-bit state that determines the noise of every token at a position of a sequence."""
     state = 0
     for part in (seed, sequence, position):
         state = _mix((state ^ part & _MASK) + _GOLDEN & _MASK)
@@ -28,7 +27,7 @@ def noise_key(seed: int, sequence: int, position: int) -> int:
 
 
 def hashes(key: int, ids: IdArray) -> npt.NDArray[np.uint32]:
-    """32 bits a token: the upper half of SplitMix64's output number ``id`` from the state ``key``.
+    """Return 32 bits for each token: the upper half of SplitMix64's output number ``id`` from the state ``key``.
 
     Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators" (the constants of
     java.util.SplittableRandom).
@@ -46,21 +45,23 @@ def hashes(key: int, ids: IdArray) -> npt.NDArray[np.uint32]:
 
 
 def uniform(key: int, ids: IdArray) -> F64Array:
-    """A number in (0, 1) a token: ``(hash + 1/2) / 2**32``, float64."""
+    """Return a number in (0, 1) for each token: ``(hash + 1/2) / 2**32``, float64."""
     return (hashes(key, ids).astype(np.float64) + 0.5) * 2.0**-32
 
 
 def gumbel(key: int, ids: IdArray) -> F64Array:
-    """Standard Gumbel noise a token, ``-log(-log(uniform))``, float64, between -3.1 and 22.9."""
+    """Return standard Gumbel noise for each token, ``-log(-log(uniform))``, float64, between -3.1 and 22.9."""
     return -log64(-log64(uniform(key, ids)))
 
 
 def draw(logits: F32Array, temperature: float, key: int, ids: IdArray | None = None) -> int:
-    """Index of the largest ``logits / temperature + gumbel``: a draw from the softmax. Of equal ones the first.
+    """Draw from the softmax: return the first index of the largest ``logits / temperature + gumbel``.
 
     Args:
         logits: float32 (C,).
-        ids: their token ids (C,); None: 0, 1, 2, ...
+        temperature: divisor of the logits.
+        key: state of the noise, see :func:`noise_key`.
+        ids: token ids of the logits (C,); None: 0, 1, 2, ...
     """
     noise = gumbel(key, np.arange(logits.size) if ids is None else ids)
     return int((logits.astype(np.float64) / temperature + noise).argmax())

@@ -1,8 +1,7 @@
-"""Rules that change logits: bias, and penalties for tokens that the text has already.
+"""Rules that change logits: bias, and penalties for tokens that the text already has.
 
-Letters: V = vocabulary size, C = candidates, S = different tokens seen. Each rule leaves the logits that it is given as
-they are and gives changed ones. A logit beyond float32 becomes the largest one, or minus infinity, which excludes
-its token.
+Letters: V = vocabulary size, C = candidates, S = different tokens seen. Each rule returns new logits and does not
+change its arguments. A logit beyond float32 becomes the largest float32, or minus infinity, which excludes its token.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ _F64_MAX = float(np.finfo(np.float64).max)
 
 
 class History:
-    """The different tokens of a sequence, and how often each of them was generated.
+    """The different tokens of a sequence, and how often each was generated.
 
     Args:
-        prompt: token ids that were given.
-        generated: token ids that were chosen.
+        prompt: token ids of the prompt.
+        generated: token ids generated so far.
     """
 
     def __init__(self, prompt: Iterable[int] = (), generated: Iterable[int] = ()) -> None:
@@ -35,7 +34,7 @@ class History:
     def add(self, token: int) -> None:
         """Count one more generated token."""
         slot = self._slots.setdefault(token, len(self._slots))
-        if slot == self._ids.size:  # twice as many, so that adding takes the same time however long the text is
+        if slot == self._ids.size:  # double the room, so that adding takes amortised constant time
             self._ids = np.concatenate([self._ids, np.empty(slot + 64, np.int64)])
             self._counts = np.concatenate([self._counts, np.zeros(slot + 64, np.int64)])
         self._ids[slot] = token
@@ -43,7 +42,7 @@ class History:
 
     @property
     def seen(self) -> IdArray:
-        """The different token ids, (S,), in the order in which they came."""
+        """The different token ids, (S,), in the order of their first occurrence."""
         return self._ids[: len(self._slots)]
 
     @property
@@ -55,9 +54,9 @@ class History:
 def penalize_repetition(logits: F32Array, seen: IdArray, penalty: float, ids: IdArray | None = None) -> F32Array:
     """Make each token in ``seen`` less likely: its logit divided by ``penalty``, or multiplied if negative.
 
-    A token counts once however often it occurred, so that the penalty does not grow with the length of the text.
-    Prompt and generated text count alike. Source: Keskar et al. 2019, arXiv 1909.05858, section 4.1, as in Hugging
-    Face transformers' ``RepetitionPenaltyLogitsProcessor``.
+    A token counts once, even if it occurs several times, so that the penalty does not grow with the length of the text.
+    Tokens of the prompt count too. Source: Keskar et al. 2019, arXiv 1909.05858, section 4.1, as in Hugging Face
+    transformers' ``RepetitionPenaltyLogitsProcessor``.
 
     Args:
         logits: float32 (V,), or (C,) with ``ids``.
@@ -76,12 +75,12 @@ def penalize_repetition(logits: F32Array, seen: IdArray, penalty: float, ids: Id
 def subtract(
     logits: F32Array, tokens: IdArray, amounts: npt.NDArray[np.float64], ids: IdArray | None = None
 ) -> F32Array:
-    """Subtract an amount from the logit of each of some tokens.
+    """Subtract amounts from the logits of the tokens ``tokens``.
 
-    The frequency penalty subtracts the penalty times the number of times that the token was generated; the presence
-    penalty subtracts it once if the token was generated; a bias is subtracted with its sign turned.
-    Source: OpenAI's API reference, ``frequency_penalty``, ``presence_penalty`` and ``logit_bias``; it too counts
-    generated text only.
+    The frequency penalty subtracts the penalty times the number of occurrences of the token in generated text. The
+    presence penalty subtracts it once if the token was generated. A bias is subtracted with the opposite sign.
+    Source: OpenAI's API reference, ``frequency_penalty``, ``presence_penalty`` and ``logit_bias``, which also count
+    only generated text.
 
     Args:
         logits: float32 (V,), or (C,) with ``ids``.
@@ -98,7 +97,7 @@ def subtract(
 
 
 def _rows(tokens: IdArray, ids: IdArray | None, size: int) -> tuple[IdArray, npt.NDArray[np.bool_]]:
-    """Where tokens stand among the candidates, and which of them do."""
+    """Return the indices of tokens among the candidates, and a mask of the tokens that are candidates."""
     if ids is None:
         there = tokens < size
         return tokens[there], there

@@ -1,7 +1,4 @@
-"""Rules that exclude tokens: top-k, top-p, min-p and typical.
-
-Each one gives the indices that stay, ascending.
-"""
+"""Rules that exclude tokens: top-k, top-p, min-p and typical. Each returns the indices that are kept, ascending."""
 
 from __future__ import annotations
 
@@ -13,38 +10,38 @@ from .weights import differences, share, weights_of
 
 
 def top_k_ids(logits: F32Array, k: int) -> IdArray:
-    """Indices (ascending) of the ``k`` largest logits; every token tied with the last of them is kept too."""
+    """Return the indices (ascending) of the ``k`` largest logits, and of all tokens tied with the last of them."""
     if k >= logits.size:
         return np.arange(logits.size)
     return np.flatnonzero(logits >= np.partition(logits, logits.size - k)[logits.size - k])
 
 
 def top_p_ids(logits: F32Array, p: float, temperature: float = 1.0) -> IdArray:
-    """Indices (ascending) of the fewest most probable tokens whose probabilities sum to at least ``p``.
+    """Return the indices (ascending) of the fewest most probable tokens whose probabilities sum to at least ``p``.
 
-    Probabilities are the softmax of ``logits / temperature``. Of equal logits the lower index comes first.
+    Probabilities are the softmax of ``logits / temperature``. Equal logits are ordered by index.
     Source: Holtzman et al. 2019, arXiv 1904.09751.
     """
     return _fewest(-logits.astype(np.float64), weights_of(logits, temperature), p)
 
 
 def min_p_ids(logits: F32Array, p: float, temperature: float = 1.0) -> IdArray:
-    """Indices (ascending) of the tokens that are at least ``p`` times as probable as the most probable one.
+    """Return the indices (ascending) of the tokens that are at least ``p`` times as probable as the most probable one.
 
     Probabilities are the softmax of ``logits / temperature``. Source: Nguyen et al. 2024, arXiv 2407.01082.
     """
     scale = 1.0 / temperature
     ratios = exp64((logits.astype(np.float64) - float(logits.max())) * scale)
-    return np.flatnonzero(ratios >= p * (1 - 1e-12))  # a token exactly at the bound stays
+    return np.flatnonzero(ratios >= p * (1 - 1e-12))  # keeps a token exactly at the bound
 
 
 def typical_ids(logits: F32Array, p: float, temperature: float = 1.0) -> IdArray:
-    """Indices (ascending) of the fewest most typical tokens whose probabilities sum to at least ``p``.
+    """Return the indices (ascending) of the fewest most typical tokens whose probabilities sum to at least ``p``.
 
-    A token is the more typical the closer its information, -log(probability), is to the entropy of the distribution,
-    the softmax of ``logits / temperature``. With d = (logit - largest) / temperature, information is log(sum(exp d)) -
-    d and entropy is log(sum(exp d)) - mean(d), so that their distance is that of d from its mean. Of equally
-    typical tokens the lower index comes first. Source: Meister et al. 2022, arXiv 2202.00666.
+    A token is more typical if its information, -log(probability), is closer to the entropy of the distribution, the
+    softmax of ``logits / temperature``. With d = (logit - largest) / temperature, information is log(sum(exp d)) - d
+    and entropy is log(sum(exp d)) - mean(d), so that their distance is that of d from its mean. Equally typical tokens
+    are ordered by index. Source: Meister et al. 2022, arXiv 2202.00666.
     """
     d = differences(logits, temperature)
     weights = weights_of(logits, temperature)
@@ -54,7 +51,7 @@ def typical_ids(logits: F32Array, p: float, temperature: float = 1.0) -> IdArray
 
 
 def _fewest(distances: F64Array, weights: I64Array, p: float) -> IdArray:
-    """Indices (ascending) of the fewest nearest tokens whose weights sum to ``p`` of all; equally near: lower first."""
+    """Return the indices (ascending) of the fewest nearest tokens whose weights sum to ``p`` of the total."""
     order = np.argsort(distances, kind="stable")
     sums = np.cumsum(weights[order])
     count = int(np.searchsorted(sums, share(p, int(sums[-1])))) + 1

@@ -1,4 +1,4 @@
-"""Weights of tokens: probabilities as integers, whose sums do not depend on an order."""
+"""Weights of tokens: probabilities as integers, whose sums do not depend on their order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def weights_of(logits: F32Array, temperature: float) -> I64Array:
 
 
 def share(p: float, total: int) -> int:
-    """The least weight that is ``p`` of ``total``, at least 1 and at most ``total``."""
+    """Return the smallest weight that is at least ``p * total``, clamped to 1 .. ``total``."""
     return min(max(math.ceil(p * float(total)), 1), total)
 
 

@@ -204,8 +204,7 @@ static void linear_panels(const pyml_matrix *m, int64_t panel, int np, const pre
     else quantized_tile(m, panel, np, to->op->in, count, to, scratch, sums);
 }
 
-/* Compute tile number `tile` of the adjacent matrices for `count` rows. The thread then takes those before `end`.
- */
+/* Compute tile number `tile` of the adjacent matrices for `count` rows. The thread takes the tiles up to `end` next. */
 static void linear_tile(const pyml_op *op, const pyml_matrix *m, int64_t tile, int64_t end, int64_t row, int64_t count,
                         pyml_thread *thread) {
     const pyml_matrix *last = m + op->n_matrices - 1;

@@ -153,7 +153,7 @@ INLINE void activate_rows(const int kind, const bool gated, const pyml_op *op, c
 ACTIVATION_OP(activate, false)
 ACTIVATION_OP(gated, true)
 
-/* The same for a block of 32 columns of `rows` rows: x is [rows][x] or [rows][gate | up], and is overwritten. */
+/* Activate a block of 32 columns of `rows` rows: x is [rows][x] or [rows][gate | up], and is overwritten. */
 INLINE void activate_block(const int kind, const bool gated, const pyml_op *op, float *x, int64_t column, int64_t row,
                            int64_t rows) {
     const int64_t width = gated ? 2 * BLOCK : BLOCK, block = row * op->out->blocks + column / BLOCK;
