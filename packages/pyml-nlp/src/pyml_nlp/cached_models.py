@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -60,8 +61,6 @@ def remove(name: str) -> CachedModel:
     models = {model.source.name: model for model in cached_models()}
     model = models.get(name)
     if model is None:
-        from difflib import get_close_matches
-
         close = get_close_matches(name, models, 1)
         hint = f"did you mean {close[0]}?" if close else "pyml list shows those that are"
         raise ModelNotFoundError(f"{quoted(name)}: not in a cache; {hint}")
@@ -82,7 +81,7 @@ def remove(name: str) -> CachedModel:
 
 def _hub_models() -> list[CachedModel]:
     """Models of huggingface-hub's cache: the newest revision of each repository."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, scan_cache_dir  # start-up: slow to import
 
     try:
         repositories = scan_cache_dir().repos
