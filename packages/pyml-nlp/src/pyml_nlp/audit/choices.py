@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyml_core.errors import PymlError
 from pyml_nn.memory import available_memory
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pyml_nn import KVCache
 
     from .. import LanguageModel
-    from ..options.keywords import LoadKeywords
 
 SMALLER = 0.97  # weights with less than this share of the bytes are an alternative
 DTYPES = ("q8_0", "q4_0")
@@ -33,7 +32,7 @@ class Alternative(NamedTuple):
     """Options as on the command line, and what :func:`pyml_nlp.load` calls them."""
 
     option: str
-    changes: LoadKeywords
+    changes: dict[str, Any]
 
 
 def alternatives(threads: int, dtype: str, kv_dtype: str) -> list[Alternative]:
@@ -68,8 +67,7 @@ def measure_choices(
     """
     found = []
     for option, changes in alternatives(lm.model.program.threads, dtype, lm.kv_layout.dtype):
-        options: LoadKeywords = {"dtype": dtype, "threads": threads}
-        options.update(changes)
+        options = {"dtype": dtype, "threads": threads, **changes}
         if available_memory() < lm.model.weight_bytes:
             continue
         try:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, is_typeddict
 
 from pyml_core.errors import quoted
 
-from .grammar import GrammarError
+from .errors import GrammarError
 
 _PLAIN: dict[Any, dict[str, Any]] = {
     str: {"type": "string"},

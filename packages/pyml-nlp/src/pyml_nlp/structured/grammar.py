@@ -8,17 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pyml_core.errors import PymlError, quoted
+from pyml_core.errors import quoted
+
+from .errors import GrammarError as GrammarError
 
 MAX_SOURCE = 1 << 20
 """Maximum number of characters of a schema, an expression or a grammar."""
 
 Kind = Literal["schema", "regex", "grammar"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-
-class GrammarError(PymlError, ValueError):
-    """An invalid schema, regular expression or grammar, or one that no further text can match."""
 
 
 @dataclass(frozen=True)
