@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from pyml_core.locks import importing
 
-from .arguments import Prompt
 from .engine import Engine
 from .generation.preparing import within_timeout
-from .model_methods import ModelMethods
+from .generation_methods import GenerationMethods
 from .options.checks import instance
 
 if TYPE_CHECKING:
@@ -23,33 +21,19 @@ if TYPE_CHECKING:
     from .generation.iterator import Generation
     from .options.chat import ChatOptions
     from .options.generation import GenerationOptions
-    from .options.keywords import ChatGenerationKeywords, ChatKeywords, GenerationKeywords
+    from .options.keywords import ChatGenerationKeywords, ChatKeywords
 
 
-class ChatMethods(ModelMethods, ABC):
+class ChatMethods(GenerationMethods):
     """The methods of :class:`.LanguageModel` that use its chat template.
 
     Args:
-        engine: the engine that generates.
+        engine, generation_options: see :class:`GenerationMethods`.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
+    def __init__(self, engine: Engine, generation_options: GenerationOptions) -> None:
+        super().__init__(engine, generation_options)
         self._chat_template: ChatTemplate | None = None
-
-    @abstractmethod
-    def generate(
-        self,
-        prompt: Prompt,
-        options: GenerationOptions | int | None = None,
-        *,
-        cache: KVCache | None = None,
-        timeout: float | None = None,
-        speculate: bool = True,
-        draft_model: HasEngine | None = None,
-        **changes: Unpack[GenerationKeywords],
-    ) -> Generation:
-        """Continue a text; see :meth:`.LanguageModel.generate`."""
 
     @property
     def chat_template(self) -> ChatTemplate:

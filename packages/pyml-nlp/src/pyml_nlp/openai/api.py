@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from pyml_core import __version__
 from pyml_core.errors import Cancelled, PymlError
 from pyml_core.pickling import OfOneProcess
 
@@ -17,8 +18,8 @@ from .requests import ChatRequest, Common, CompletionRequest, chat_request, comp
 from .tools import Call, CallSplitter, ToolFormat, format_of, tool_names
 
 if TYPE_CHECKING:
+    from ..chat_methods import ChatMethods
     from ..generation.text_stream import TextStream
-    from ..language_model import LanguageModel
 
 MAX_OUTPUT = 4096
 """Most tokens of a chat answer whose request sets no limit; fewer where the context is shorter."""
@@ -36,7 +37,7 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
     cannot be honoured is an error, whose ``name`` is the field's; hints such as ``user`` have no effect.
     """
 
-    def __init__(self, lm: LanguageModel) -> None:
+    def __init__(self, lm: ChatMethods) -> None:
         self._lm = lm
 
     def __repr__(self) -> str:
@@ -268,7 +269,7 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
             An iterator of the lines of the result file, in the order of the input: ``custom_id`` and ``response``, with
             ``status_code`` and ``body``. An error of a request is the body of its own response.
         """
-        return batches.answered(self, lines, self._lm.server.max_batch_size)
+        return batches.answered(self._calls, lines, self._lm.server.max_batch_size)
 
     def batch_file(self, source: batches.PathLike, target: batches.PathLike) -> int:
         """Answer a batch file (JSON lines) and write the result file; returns the number of lines with an error.
@@ -280,17 +281,19 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
         Raises:
             PymlError: a file cannot be read or written.
         """
-        return batches.answer_file(self, source, target)
+        return batches.answer_file(self._calls, source, target, self._lm.server.max_batch_size)
 
     # ---- common
+
+    @property
+    def _calls(self) -> batches.Calls:
+        return {"/v1/chat/completions": self.chat, "/v1/completions": self.completions}
 
     @property
     def _max_output(self) -> int:
         return min(MAX_OUTPUT, self._lm.context_length)
 
     def _head(self, kind: str) -> Head:
-        from .. import __version__
-
         origin = self._lm.model.cache_origin
         return Head(kind, self._lm.name, f"pyml-{__version__}-{origin.cpu_level}-{origin.model[:12]}")
 

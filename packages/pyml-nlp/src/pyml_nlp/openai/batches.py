@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyml_core.errors import PymlError, one_line, quoted
 
@@ -19,43 +19,40 @@ from ..values import choice, text
 from .errors import error_body, error_status
 from .fields import Fields
 
-if TYPE_CHECKING:
-    from .api import OpenAI
-
 PathLike = str | os.PathLike[str]
 
-_URLS = ("/v1/chat/completions", "/v1/completions")
+Calls = Mapping[str, Callable[[Mapping[str, Any]], Any]]
+"""By URL: the method that answers the body of a request."""
 
 
-def answered(openai: OpenAI, lines: Iterable[Mapping[str, Any]], at_a_time: int) -> Iterator[dict[str, Any]]:
+def answered(calls: Calls, lines: Iterable[Mapping[str, Any]], at_a_time: int) -> Iterator[dict[str, Any]]:
     """Answer requests in their order, with ``at_a_time`` of them in the works."""
     waiting = iter(lines)
     with ThreadPoolExecutor(at_a_time, "pyml-batch") as pool:
         running: deque[Future[dict[str, Any]]] = deque()
         try:
-            running.extend(pool.submit(answer, openai, line) for line in islice(waiting, 2 * at_a_time))
+            running.extend(pool.submit(answer, calls, line) for line in islice(waiting, 2 * at_a_time))
             while running:
                 yield running.popleft().result()
-                running.extend(pool.submit(answer, openai, line) for line in islice(waiting, 1))
+                running.extend(pool.submit(answer, calls, line) for line in islice(waiting, 1))
         finally:
             for future in running:
                 future.cancel()
 
 
-def answer(openai: OpenAI, line: Any) -> dict[str, Any]:
+def answer(calls: Calls, line: Any) -> dict[str, Any]:
     """The line of the result file for a line of the batch file."""
     name: str | None = None
     try:
         fields = Fields(line, "line")
         name = text("custom_id", fields.required("custom_id"))
         choice("method", fields.required("method"), ("POST",))
-        url = choice("url", fields.required("url"), _URLS)
+        url = choice("url", fields.required("url"), tuple(calls))
         body = fields.required("body")
         fields.finish(("custom_id", "method", "url", "body"))
         if isinstance(body, Mapping) and body.get("stream"):
             raise ArgumentError("is not supported in batches", "stream")
-        call: Callable[..., Any] = openai.chat if url == _URLS[0] else openai.completions
-        status, found = 200, call(body)
+        status, found = 200, calls[url](body)
     except PymlError as error:
         status, found = error_status(error), error_body(error)
     number = os.urandom(12).hex()
@@ -63,7 +60,7 @@ def answer(openai: OpenAI, line: Any) -> dict[str, Any]:
     return {"id": f"batch_req_{number}", "custom_id": name, "response": response, "error": None}
 
 
-def answer_file(openai: OpenAI, source: PathLike, target: PathLike) -> int:
+def answer_file(calls: Calls, source: PathLike, target: PathLike, at_a_time: int) -> int:
     """Answer a file; see :meth:`.OpenAI.batch_file`."""
     if not all(isinstance(path, str | os.PathLike) for path in (source, target)):
         raise ArgumentError(f"must be paths, got {quoted(source)} and {quoted(target)}", "source and target")
@@ -72,7 +69,7 @@ def answer_file(openai: OpenAI, source: PathLike, target: PathLike) -> int:
         with Path(source).open("rb") as file:
             lines = [_parsed(line) for line in file if line.strip()]
         with Path(target).open("w", encoding="utf-8") as out:
-            for found in openai.batch(lines):
+            for found in answered(calls, lines, at_a_time):
                 failed += found["response"]["status_code"] != 200
                 out.write(json.dumps(found, ensure_ascii=False) + "\n")
                 out.flush()
