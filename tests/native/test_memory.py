@@ -10,7 +10,7 @@ import pytest
 from tests.native import preloaded
 from tests.native.scenarios import SCENARIOS
 
-FILLED = ("runs", "products", "packing", "reading", "mixture", "growing", "greedy")
+FILLED = ("runs", "products", "packing", "reading", "mixture", "growing", "sampled")
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="libraries are preloaded on Linux")]
 

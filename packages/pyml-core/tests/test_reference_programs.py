@@ -121,5 +121,5 @@ def test_run_errors() -> None:
     program = Program(4)
     x = program.buffer("x", 32)
     program.add_positions("positions", np.zeros((4, 32), np.float32), x)
-    with pytest.raises(ShapeError, match="nothing was written"):
+    with pytest.raises(ShapeError, match="has not been written"):
         reference.run(program, [Slice([], 0, [0])])

@@ -76,9 +76,13 @@ class FakeModel:
         return KVCache(self.kv_layout, max_length, self.cache_origin.model, self.cache_origin.cpu_level)
 
     def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]], want: Want = ALL_LOGITS) -> list[Any]:
-        if isinstance(want, Sample):
-            return self._sample(batch, want)
-        return self._rows(batch)
+        lengths = [cache.length for cache, _, _ in batch]
+        try:
+            return self._sample(batch, want) if isinstance(want, Sample) else self._rows(batch)
+        except BaseException:  # after an error, caches are unchanged
+            for (cache, _, _), length in zip(batch, lengths, strict=True):
+                cache.trim(length)
+            raise
 
     def _rows(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]]) -> list[np.ndarray]:
         self.before()

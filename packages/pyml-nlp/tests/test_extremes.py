@@ -76,3 +76,10 @@ def test_what_a_usual_value_means_has_not_changed() -> None:
         assert np.array_equal(penalize_repetition(logits, seen, penalty)[:100], expected)
         amounts = np.full(100, penalty)
         assert np.array_equal(subtract(logits, seen, amounts)[:100], (values - amounts).astype(np.float32))
+
+
+def test_a_top_k_beyond_every_vocabulary_keeps_all_tokens() -> None:
+    logits = np.array([0.1, 2.0, -1.0], np.float32)
+    huge = SamplingOptions(temperature=1.0, top_k=10**500, seed=1)
+    free = SamplingOptions(temperature=1.0, seed=1)
+    assert [sample(logits, huge, 0, i) for i in range(50)] == [sample(logits, free, 0, i) for i in range(50)]

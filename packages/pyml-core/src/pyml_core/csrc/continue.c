@@ -53,7 +53,9 @@ static void choose_for(const pyml_program *p, const pyml_continuation *c, pyml_t
         pyml_sampled *found = &t->found[t->n_found];
         const int64_t row = t->row + i;
         if (c->requests) *found = c->requests[row].chosen;
-        else p->kernels->sample(t->sampler, t->position, c->logits + row * c->n_logits, NULL, c->n_logits, workspace, found);
+        else
+            p->kernels->sample(t->sampler, t->position, c->logits + row * c->n_logits, NULL, c->n_logits, workspace,
+                               found);
         t->n_found++, t->new_ones++;
         t->ended = found->status != SAMPLE_OK || contains(found->token, c->ends, c->n_ends)
                    || (t->stops && t->stops[found->token / 32] >> found->token % 32 & 1);

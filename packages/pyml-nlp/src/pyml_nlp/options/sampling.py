@@ -32,6 +32,7 @@ TRUNCATIONS = ("top_k", "top_p", "min_p", "typical_p")
 """The rules that exclude tokens."""
 
 _LARGEST_SEED = (1 << 64) - 1
+_ALL_TOKENS = (1 << 31) - 1  # no vocabulary is larger
 _RANGES: dict[str, tuple[Callable[[float], bool], str, str]] = {
     "temperature": (lambda value: 0.0 <= value < math.inf, "a finite number >= 0.0", ""),
     "top_p": (lambda value: 0.0 < value <= 1.0, "in (0.0, 1.0]", " (1 is off)"),
@@ -135,6 +136,8 @@ class SamplingOptions:
     def core_rules(self) -> SamplingRules:
         """The same as :class:`pyml_core.sampling.SamplingRules`, without None; no seed is 0."""
         values = {name: getattr(self, name) for name in self.rules if name != "logit_bias"}
+        if "top_k" in values:
+            values["top_k"] = min(values["top_k"], _ALL_TOKENS)
         if "logit_bias" in self.rules:
             values["logit_bias"] = tuple(sorted((self.logit_bias or {}).items()))
         return SamplingRules(self.rules, self.greedy, seed=self.seed or 0, **values)
