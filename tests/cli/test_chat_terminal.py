@@ -85,8 +85,8 @@ def test_an_open_text_has_another_prompt(commands: Any, instruct: Path, lm: Lang
     with chat(commands, tmp_path, instruct, *GREEDY) as screen:
         screen.prompt()
         screen.type(b'"""the\r')
-        if "... " not in screen.prompt():
-            screen.wait_for(b"... ")
+        if "..." not in screen.prompt():
+            screen.wait_for(b"...")
         screen.type(b'cat"""\r')
         assert f"\n{answer}\n" in screen.prompt()
         screen.type(b'"""not this\r')

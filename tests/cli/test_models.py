@@ -75,8 +75,8 @@ def test_pull_list_and_rm(commands: Any, environment: dict[str, str], hub: Hub, 
     assert found["org/broken/q4.gguf"]["problem"]
     table = commands.run("pyml", "list", env=environment).text.splitlines()
     assert table[0].split() == ["MODEL", "SIZE", "MEMORY", "RUNS", "HERE"]
-    assert [line.split()[0] for line in table[1:]] == list(found)
-    assert [line.endswith("  yes") for line in table[1:]] == [model["runs"] for model in found.values()]
+    lines = {line.split()[0]: line for line in table[1:]}
+    assert [lines[name].endswith("  yes") for name in found] == [model["runs"] for model in found.values()]
 
     text = commands.infer("org/folder", "--prompt", "the cat", "--max-tokens", 2, "-q", env=environment)
     assert text.code == 0
