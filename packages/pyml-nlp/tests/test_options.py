@@ -161,7 +161,7 @@ def test_temperature_0_alone_is_greedy() -> None:
     for base in (GenerationOptions(), from_generation_config({"top_k": 64, "top_p": 0.95}, "x")):
         options = base.replace(temperature=0)
         assert options.sampling.greedy
-        assert options.required_top_k == 1
+        assert options.sampling.required_top_k == 1
         assert options.seeded() is options
 
 

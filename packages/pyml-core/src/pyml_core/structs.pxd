@@ -36,7 +36,7 @@ cdef extern from "pyml.h":
         int32_t logprobs
 
     ctypedef enum pyml_sample_status:
-        SAMPLE_OK, SAMPLE_NOT_FINITE, SAMPLE_NO_TOKEN, SAMPLE_FULL_HEAD
+        SAMPLE_OK, SAMPLE_NOT_FINITE, SAMPLE_NO_TOKEN
 
     ctypedef struct pyml_sampled:
         int64_t token

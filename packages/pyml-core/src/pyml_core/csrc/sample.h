@@ -49,8 +49,7 @@ typedef struct {
 typedef enum {
     SAMPLE_OK,
     SAMPLE_NOT_FINITE, /* the largest logit is NaN or infinite: it is `logit`, of `token` */
-    SAMPLE_NO_TOKEN,   /* no token is left after the rule `rule` */
-    SAMPLE_FULL_HEAD   /* the candidates do not settle which token it is: all logits are needed */
+    SAMPLE_NO_TOKEN    /* no token is left after the rule `rule` */
 } pyml_sample_status;
 
 typedef struct {

@@ -112,11 +112,6 @@ class GenerationOptions:
             new["grammar"] = one_grammar(**forms)
         return replace(self, **new) if new else self
 
-    @property
-    def required_top_k(self) -> int | None:
-        """Number of the largest logits that decide, with those tied with the last of them; None: all logits."""
-        return self.sampling.required_top_k if self.logprobs is None and self.grammar is None else None
-
     def seeded(self) -> GenerationOptions:
         """The same options, with a random seed if they need one and have none."""
         sampling = self.sampling.seeded()
