@@ -166,11 +166,13 @@ def test_a_closed_stdout(commands: Any, model: Path) -> None:
     assert stderr.strip() == "Error: stdout: it is closed, the text cannot be written"
 
 
-def test_stderr_that_nobody_reads(commands: Any, model: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_stderr_that_nobody_reads(unbuffered: str, commands: Any, model: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
+    settings = {"PYTHONUNBUFFERED": unbuffered}
     try:
-        result = commands.infer(model, "--prompt", "x", "--max-tokens", 3, "-vv", stderr=writing)
+        result = commands.infer(model, "--prompt", "x", "--max-tokens", 3, "-vv", stderr=writing, env=settings)
     finally:
         os.close(writing)
     assert result.code == 0

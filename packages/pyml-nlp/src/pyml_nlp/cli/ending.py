@@ -43,11 +43,15 @@ def leave(code: int) -> NoReturn:
     """End the process. Taking everything apart, object by object, would be a tenth of a short command's time."""
     try:
         atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    except (OSError, ValueError):  # of a stream, which the interpreter tells of
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):  # of stdout, which the interpreter tells of
         sys.exit(code)
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError):  # nobody reads it, so that nobody can be told
+        pass
     os._exit(code)
 
 
