@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -107,6 +108,18 @@ def test_rules_in_any_order(
         ids = np.append(ids, size) if ids.size == 0 else ids
         logits = np.append(logits, np.float32(1.0))[ids]
     agree(logits, rules, seed % 1000, ids)
+
+
+@pytest.mark.parametrize("first", [(), ("repetition_penalty",)])
+def test_every_order_of_the_truncations(first: tuple[str, ...]) -> None:
+    """All orders of any of the rules, with values of which each excludes some of what the others leave."""
+    values: dict[str, Any] = {"temperature": 1.6, "top_k": 20, "top_p": 0.8, "min_p": 0.02, "typical_p": 0.9}
+    names = ("temperature", *TRUNCATIONS)
+    for count in range(1, len(names) + 1):
+        for order in itertools.permutations(names, count):
+            rules = SamplingRules(first + order, seed=count, repetition_penalty=1.4, **values)
+            for position in range(10):
+                agree(random_logits(position, 200, 2.0), rules, position)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(TRUNCATIONS), st.sampled_from([1e-7, 1e-6, 1e-3]))

@@ -22,13 +22,13 @@ typedef struct {
 } pending;
 
 /* Whether nothing comes after the i-th rule that depends on the set that it leaves. What keeps tokens by their logits
- * commutes with top-p. */
-static bool can_wait(const pyml_sampler *s, int i) {
+ * commutes with top-p, but it would overwrite a row that is in `kept` already. */
+static bool can_wait(const pyml_sampler *s, int i, const row *r, const workspace *w) {
     const int rule = s->rules[i];
     if (rule != RULE_TOP_P && rule != RULE_TYPICAL_P) return false;
     while (++i < s->n_rules) {
         const bool by_logit = s->rules[i] == RULE_TOP_K || s->rules[i] == RULE_MIN_P;
-        if (s->rules[i] != RULE_TEMPERATURE && !(by_logit && rule == RULE_TOP_P)) return false;
+        if (s->rules[i] != RULE_TEMPERATURE && !(by_logit && rule == RULE_TOP_P && r->x != w->kept)) return false;
     }
     return true;
 }
@@ -155,7 +155,7 @@ void FN(sample)(const pyml_sampler *s, int64_t position, const float *logits, co
     if (s->logprobs >= 0) norm = report_top(&r, &w, s->logprobs, out);
     for (int i = s->mask ? -1 : 0; i < s->n_rules; i++) {
         const int rule = i < 0 ? RULE_MASK : s->rules[i];
-        if (i >= 0 && !s->greedy && can_wait(s, i))
+        if (i >= 0 && !s->greedy && can_wait(s, i, &r, &w))
             cut = (pending){rule, r, rule == RULE_TOP_P ? s->top_p : s->typical_p, {0, 0}};
         else apply(&r, &w, s, rule);
         if (!isfinite(r.top)) {
