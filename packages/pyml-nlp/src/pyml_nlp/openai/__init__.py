@@ -1,7 +1,8 @@
 """Requests and answers in the form of OpenAI's API, as plain dictionaries: what ``lm.openai`` offers.
 
-:mod:`.fields` and :mod:`.requests` turn a request's body into prompts and options, :mod:`.answers` and :mod:`.tools`
-generated texts into the body of an answer, :mod:`.api` puts them together. None of them knows HTTP.
+:mod:`.fields` and :mod:`.requests` turn a request's body into options, and :mod:`.chat_plan` into a prompt;
+:mod:`.answers`, :mod:`.chat_answer` and :mod:`.completion_answer` make the body of an answer of generated texts;
+:mod:`.api` puts them together. None of them knows HTTP.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from ..generation.completion import LENGTH, Completion
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
-    from .tools import Call, ToolFormat
 
 Logprobs = Sequence[tuple[float | None, tuple[tuple[int, float], ...]]]
 
@@ -60,7 +59,7 @@ class Head:
         }
 
 
-def usage(completions: Sequence[Completion], n: int) -> dict[str, Any]:
+def usage(completions: Sequence[Completion], n: int, reasoning_tokens: int = 0) -> dict[str, Any]:
     """The counts of tokens of all choices; a prompt counts once for its ``n`` choices."""
     prompts = sum(len(completion.prompt) for completion in completions[::n])
     cached = sum(min(completion.reused for completion in completions[i : i + n]) for i in range(0, len(completions), n))
@@ -70,6 +69,7 @@ def usage(completions: Sequence[Completion], n: int) -> dict[str, Any]:
         "completion_tokens": generated,
         "total_tokens": prompts + generated,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
     }
 
 
@@ -81,20 +81,6 @@ def finish_reason(completion: Completion) -> str:
 def own_fields(completions: Sequence[Completion]) -> dict[str, Any]:
     """What only pyml reports: the seed of each choice, with which the text can be had again; None if it needs none."""
     return {"pyml": {"seeds": [completion.options.sampling.seed for completion in completions]}}
-
-
-def message(content: str | None, calls: Sequence[Call], form: ToolFormat | None) -> dict[str, Any]:
-    """The message of a choice."""
-    found: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
-    if calls and form is not None:
-        found["tool_calls"] = [tool_call(call, form.new_id()) for call in calls]
-        found["content"] = content or None
-    return found
-
-
-def tool_call(call: Call, name: str) -> dict[str, Any]:
-    """A call of a tool, with its id."""
-    return {"id": name, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 # ---- log probabilities

@@ -10,12 +10,13 @@ from pyml_core import __version__
 from pyml_core.errors import Cancelled, PymlError
 from pyml_core.pickling import OfOneProcess
 
-from ..errors import ArgumentError
 from ..generation.completion import CANCELLED, TIMEOUT, Completion
 from . import answers, batches
 from .answers import Head
-from .requests import ChatRequest, Common, CompletionRequest, chat_request, completion_request
-from .tools import Call, CallSplitter, ToolFormat, format_of, tool_names
+from .chat_answer import ChatChoice
+from .chat_plan import chat_plan
+from .completion_answer import CompletionChoice
+from .requests import Common, CompletionRequest, chat_request, completion_request
 
 if TYPE_CHECKING:
     from ..chat_methods import ChatMethods
@@ -78,93 +79,33 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
             Cancelled: the request's ``timeout`` has passed.
         """
         parsed = chat_request(_body(request, stream, fields), self._lm.generation_options, self._max_output)
-        form, names = self._tool_format(parsed)
-        ids = self._lm.chat_ids(parsed.messages, parsed.chat)
-        head = self._head("chat.completion")
-        streams = self._submit([ids], parsed.common)
-        splitters = [
-            None if form is None else CallSplitter(form, self._lm.tokenizer, names) for _ in range(parsed.common.n)
+        plan = chat_plan(self._lm, parsed)
+        common, head = plan.common, self._head("chat.completion")
+        streams = self._submit([plan.ids], common)
+        choices = [plan.choice(self._lm.tokenizer, index) for index in range(common.n)]
+        if common.stream:
+            return self._chat_chunks(head, common, streams, choices)
+        completions = [_ended(stream, common) for stream in streams]
+        answered = [
+            choice.whole(stream, completion)
+            for choice, stream, completion in zip(choices, streams, completions, strict=True)
         ]
-        if parsed.common.stream:
-            return self._chat_chunks(head, parsed.common, streams, splitters, form)
-        choices = []
-        completions = [_ended(stream, parsed.common) for stream in streams]
-        for index, (completion, steps, splitter) in enumerate(zip(completions, streams, splitters, strict=True)):
-            content, calls = completion.text, list[Call]()
-            if splitter is not None:
-                pieces = [splitter.push(step.token, step.text) for step in steps]
-                rest, calls = splitter.finish()
-                content = "".join([*pieces, rest]) if calls else completion.text
-            choice: Body = {"index": index, "message": answers.message(content, calls, form), "logprobs": None}
-            if parsed.common.options.logprobs is not None:
-                count = answers.written_tokens(self._lm.tokenizer, completion)
-                tokens = completion.tokens[:count]
-                choice["logprobs"] = answers.chat_logprobs(self._lm.tokenizer, tokens, completion.logprobs)
-            choice["finish_reason"] = "tool_calls" if calls else answers.finish_reason(completion)
-            choices.append(_with_ids(choice, completion, parsed.common))
-        return head.answer(
-            choices, usage=answers.usage(completions, parsed.common.n), **answers.own_fields(completions)
-        )
+        return head.answer(answered, usage=_usage(completions, choices), **answers.own_fields(completions))
 
     def _chat_chunks(
-        self,
-        head: Head,
-        common: Common,
-        streams: Sequence[TextStream],
-        splitters: Sequence[CallSplitter | None],
-        form: ToolFormat | None,
+        self, head: Head, common: Common, streams: Sequence[TextStream], choices: Sequence[ChatChoice]
     ) -> Iterator[Body]:
         """The chunks of all choices; these are generated together, and given one after the other."""
         more: Body = {"usage": None} if common.include_usage else {}
         with _cancelling(streams):
-            for index, (stream, splitter) in enumerate(zip(streams, splitters, strict=True)):
-                begun, unsent = False, list[tuple[int, Any]]()
+            for stream, choice in zip(streams, choices, strict=True):
                 for step in stream:
-                    if not begun:  # with the first token, not before it: clients time it
-                        yield _delta(head, index, {"role": "assistant", "content": ""}, **more)
-                        begun = True
-                    text = step.text if splitter is None else splitter.push(step.token, step.text)
-                    if step.logprob is not None:
-                        unsent.append((step.token, (step.logprob, step.top_logprobs or ())))
-                    if text:
-                        yield _delta(head, index, {"content": text}, self._logprobs(unsent), **more)
-                        unsent.clear()
-                completion = _ended(stream, common)
-                rest, calls = ("", []) if splitter is None else splitter.finish()
-                if rest:
-                    yield _delta(head, index, {"content": rest}, **more)
-                for number, call in enumerate(calls):
-                    whole = answers.tool_call(call, "" if form is None else form.new_id())
-                    arguments = whole["function"].pop("arguments")
-                    whole["function"]["arguments"] = ""
-                    yield _delta(head, index, {"tool_calls": [{"index": number, **whole}]}, **more)
-                    part = {"index": number, "function": {"arguments": arguments}}
-                    yield _delta(head, index, {"tool_calls": [part]}, **more)
-                reason = "tool_calls" if calls else answers.finish_reason(completion)
-                yield _delta(head, index, {}, finish_reason=reason, **more)
+                    for found in choice.push(step):
+                        yield head.chunk([found], **more)
+                for found in choice.finish(_ended(stream, common)):
+                    yield head.chunk([found], **more)
         if common.include_usage:
-            yield head.chunk([], usage=answers.usage([stream.completion for stream in streams], common.n))
-
-    def _logprobs(self, entries: Sequence[tuple[int, Any]]) -> Body | None:
-        """The log probabilities of tokens whose text a chunk completes; None if they are not wanted."""
-        if not entries:
-            return None
-        tokens, values = zip(*entries, strict=True)
-        return answers.chat_logprobs(self._lm.tokenizer, tokens, values)
-
-    def _tool_format(self, request: ChatRequest) -> tuple[ToolFormat | None, set[str]]:
-        """The format in which the model writes calls of the request's tools, and their names.
-
-        Raises:
-            ArgumentError: the chat template does not describe tools to the model.
-        """
-        tools = request.chat.tools
-        if not request.tools or tools is None:
-            return None, set()
-        template = self._lm.chat_template
-        if not template.reads("tools", tools):
-            raise ArgumentError(f"are not used by the chat template of {self._lm.name}", "tools")
-        return format_of(template.source(tools=tools)), tool_names(tools)
+            yield head.chunk([], usage=_usage([stream.completion for stream in streams], choices))
 
     # ---- completions
 
@@ -206,26 +147,8 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
         choices = []
         for index, completion in enumerate(completions):
             before = self._echoed(parsed, index // common.n) if parsed.echo else ("", None)
-            choices.append(_with_ids(self._completion_choice(index, completion, *before), completion, common))
+            choices.append(CompletionChoice(self._lm.tokenizer, common, index, *before).whole(completion))
         return head.answer(choices, usage=answers.usage(completions, common.n), **answers.own_fields(completions))
-
-    def _completion_choice(self, index: int, completion: Completion, before: str, scores: Sequence[Any] | None) -> Body:
-        tokenizer, logprobs = self._lm.tokenizer, None
-        if completion.options.logprobs is not None:
-            count = answers.written_tokens(tokenizer, completion)
-            tokens, values = completion.tokens[:count], list(completion.logprobs[:count])
-            found = answers.completion_logprobs(tokenizer, tokens, values, len(before))
-            if scores is not None:
-                prompt = [(score.logprob, score.top_logprobs) for score in scores]
-                first = answers.completion_logprobs(tokenizer, [score.token for score in scores], prompt, 0)
-                found = {key: [*first[key], *found[key]] for key in found}
-            logprobs = found
-        return {
-            "index": index,
-            "text": before + completion.text,
-            "logprobs": logprobs,
-            "finish_reason": answers.finish_reason(completion),
-        }
 
     def _echoed(self, request: CompletionRequest, number: int) -> tuple[str, Sequence[Any] | None]:
         """The text of a prompt, and the log probabilities of its tokens if they are wanted."""
@@ -238,22 +161,12 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
         more: Body = {"usage": None} if common.include_usage else {}
         with _cancelling(streams):
             for index, stream in enumerate(streams):
-                place, tokens, values = 0, list[int](), list[Any]()
+                choice = CompletionChoice(self._lm.tokenizer, common, index)
                 for step in stream:
-                    if step.logprob is not None:
-                        tokens.append(step.token)
-                        values.append((step.logprob, step.top_logprobs or ()))
-                    if not step.text:
-                        continue
-                    choice: Body = {"index": index, "text": step.text, "logprobs": None, "finish_reason": None}
-                    if tokens:
-                        choice["logprobs"] = answers.completion_logprobs(self._lm.tokenizer, tokens, values, place)
-                        tokens, values = [], []
-                    place += len(step.text)
-                    yield head.chunk([choice], **more)
-                reason = answers.finish_reason(_ended(stream, common))
-                end = {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
-                yield head.chunk([end], **more)
+                    for found in choice.push(step):
+                        yield head.chunk([found], **more)
+                for found in choice.finish(_ended(stream, common)):
+                    yield head.chunk([found], **more)
         if common.include_usage:
             yield head.chunk([], usage=answers.usage([stream.completion for stream in streams], common.n))
 
@@ -333,15 +246,9 @@ def _ended(stream: TextStream, common: Common) -> Completion:
     return completion
 
 
-def _with_ids(choice: Body, completion: Completion, common: Common) -> Body:
-    return {**choice, "token_ids": list(completion.tokens)} if common.return_token_ids else choice
-
-
-def _delta(
-    head: Head, index: int, delta: Body, logprobs: Body | None = None, finish_reason: str | None = None, **more: Any
-) -> Body:
-    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-    return head.chunk([choice], **more)
+def _usage(completions: Sequence[Completion], choices: Sequence[ChatChoice]) -> Body:
+    """The counts of tokens of the choices of a chat."""
+    return answers.usage(completions, len(choices), sum([choice.reasoning_tokens for choice in choices]))
 
 
 @contextmanager

@@ -1,0 +1,89 @@
+"""One choice of an answer to a completion, as chunks of a stream or as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..generation.completion import Completion, Step
+from . import answers
+from .requests import Common
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+Choice = dict[str, Any]
+
+
+class CompletionChoice:
+    """One choice. Its steps are pushed as they come; nothing here waits.
+
+    Args:
+        tokenizer: of the model.
+        common: of the request.
+        index: number of the choice.
+        before: text that precedes the generated one, of an echoed prompt.
+        scores: log probabilities of the prompt's tokens, see :meth:`.LanguageModel.score`; None: they are not wanted.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        common: Common,
+        index: int = 0,
+        before: str = "",
+        scores: Sequence[Any] | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._common = common
+        self._index = index
+        self._before = before
+        self._scores = scores
+        self._place = len(before)
+        self._unsent: list[tuple[int, Any]] = []
+
+    def push(self, *steps: Step) -> list[Choice]:
+        """The choices of chunks for one step, or for several that come together."""
+        for step in steps:
+            if step.logprob is not None:
+                self._unsent.append((step.token, (step.logprob, step.top_logprobs or ())))
+        text = steps[0].text if len(steps) == 1 else "".join([step.text for step in steps])
+        if not text:
+            return []
+        choice: Choice = {"index": self._index, "text": text, "logprobs": None, "finish_reason": None}
+        if self._unsent:
+            tokens, values = zip(*self._unsent, strict=True)
+            choice["logprobs"] = answers.completion_logprobs(self._tokenizer, tokens, values, self._place)
+            self._unsent.clear()
+        self._place += len(text)
+        return [choice]
+
+    def finish(self, completion: Completion) -> list[Choice]:
+        """The last choice, which has the reason of the end."""
+        reason = answers.finish_reason(completion)
+        return [{"index": self._index, "text": "", "logprobs": None, "finish_reason": reason}]
+
+    def whole(self, completion: Completion) -> Choice:
+        """The choice of an answer that is not streamed; the text has ended."""
+        choice: Choice = {
+            "index": self._index,
+            "text": self._before + completion.text,
+            "logprobs": self._logprobs(completion),
+            "finish_reason": answers.finish_reason(completion),
+        }
+        if self._common.return_token_ids:
+            choice["token_ids"] = list(completion.tokens)
+        return choice
+
+    def _logprobs(self, completion: Completion) -> dict[str, Any] | None:
+        if completion.options.logprobs is None:
+            return None
+        tokenizer = self._tokenizer
+        count = answers.written_tokens(tokenizer, completion)
+        tokens, values = completion.tokens[:count], list(completion.logprobs[:count])
+        found = answers.completion_logprobs(tokenizer, tokens, values, len(self._before))
+        if self._scores is None:
+            return found
+        prompt = [(score.logprob, score.top_logprobs) for score in self._scores]
+        first = answers.completion_logprobs(tokenizer, [score.token for score in self._scores], prompt, 0)
+        return {key: [*first[key], *found[key]] for key in found}
