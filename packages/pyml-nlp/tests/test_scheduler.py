@@ -11,8 +11,9 @@ from fake_model import GREEDY, FakeModel, calls, cycle, make, request
 from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_nlp import memory
 from pyml_nlp.generation.generator import Generator
+from pyml_nlp.generation.prefill_budget import FEWEST
 from pyml_nlp.generation.prefix_cache import PrefixCache
-from pyml_nlp.generation.scheduler import PREFILL_TOKENS, Scheduler
+from pyml_nlp.generation.scheduler import Scheduler
 from pyml_nlp.options import SamplingOptions
 
 
@@ -24,15 +25,18 @@ def different(number: int, length: int) -> list[int]:
 def test_texts_under_way_wait_for_no_whole_prompt() -> None:
     lm = make(cycle, context=2000)
     first, long = (
-        request(different(1, 3), 40),
+        request(different(1, 3), 80),
         request(different(2, 1500), 4),
     )
-    found = list(Scheduler(Generator(lm, speculate=False), [first, long], max_batch_size=2, chunk=3))
+    lm.engine.prefill_costs.learn(0, 1000, 1, 600.0)
+    scheduler = Scheduler(Generator(lm, speculate=False), [first, long], max_batch_size=2, chunk=3)
+    scheduler.max_gap = 1e-6  # no run can be so short: the pieces are as small as they get
+    found = list(scheduler)
     assert [completion.sequence for completion in found] == [1, 0]
     mixed = [call for call in calls(lm) if len(call) == 2]
-    assert len(mixed) > 1500 // PREFILL_TOKENS
+    assert len(mixed) > 1500 // FEWEST
     assert all(len(ids) == 1 for (ids, _), _ in mixed)  # the first text goes on in every one of them
-    assert max(len(ids) for _, (ids, _) in mixed) == PREFILL_TOKENS
+    assert max(len(ids) for _, (ids, _) in mixed) == FEWEST
 
 
 def test_prompts_start_together_where_nothing_is_under_way() -> None:

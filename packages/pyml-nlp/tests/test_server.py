@@ -16,8 +16,8 @@ from server_cases import ONE, PATIENCE, Gate, at_runs, text
 from pyml_core.errors import OutOfMemoryError
 from pyml_nlp import memory
 from pyml_nlp.errors import ArgumentError
+from pyml_nlp.generation.prefill_budget import FEWEST
 from pyml_nlp.generation.prefix_cache import PrefixCache
-from pyml_nlp.generation.scheduler import PREFILL_TOKENS
 from pyml_nlp.generation.speculation import Costs
 from pyml_nlp.generation.text_stream import TextStream
 from pyml_nlp.language_model import LanguageModel
@@ -135,12 +135,14 @@ def test_texts_that_arrive_join_the_batch(lm: LanguageModel) -> None:
 def test_running_texts_do_not_wait_for_a_whole_prompt(lm: LanguageModel) -> None:
     late: list[TextStream] = []
     at_runs(lm, {3: lambda: late.append(lm.submit([7] * 1500, max_tokens=2, temperature=0))})
-    list(lm.submit("ab", max_tokens=40, **ONE))
+    lm.engine.prefill_costs.learn(0, 1000, 1, 600.0)
+    lm.server.max_gap = 1e-6  # no run can be so short: the pieces are as small as they get
+    list(lm.submit("ab", max_tokens=80, **ONE))
     text(late[0])
     mixed = [call for call in calls(lm) if len(call) == 2]
-    assert len(mixed) > 1500 // PREFILL_TOKENS
+    assert len(mixed) > 1500 // FEWEST
     assert all(len(ids) == 1 for (ids, _), _ in mixed)
-    assert max(len(ids) for _, (ids, _) in mixed) == PREFILL_TOKENS
+    assert max(len(ids) for _, (ids, _) in mixed) == FEWEST
 
 
 def test_a_batch_has_a_size(lm: LanguageModel) -> None:

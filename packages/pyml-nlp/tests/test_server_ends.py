@@ -14,7 +14,7 @@ from server_cases import ONE, PATIENCE, Gate, at_runs, text
 from pyml_core import CancelToken
 from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_nlp.errors import ArgumentError
-from pyml_nlp.generation import server as server_module
+from pyml_nlp.generation import worker as worker_module
 from pyml_nlp.generation.request import Request
 from pyml_nlp.generation.text_stream import TextStream
 from pyml_nlp.language_model import LanguageModel
@@ -263,7 +263,7 @@ def test_closing_ends_what_runs_and_what_waits(lm: LanguageModel) -> None:
 
 
 def test_the_thread_ends_when_there_is_nothing_to_do(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.01)
     assert text(lm.submit("ab", max_tokens=3, temperature=0)) == "cde"
     worker = lm.server._worker
     assert worker is not None

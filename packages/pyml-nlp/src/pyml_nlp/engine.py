@@ -18,6 +18,7 @@ from pyml_nn.trace import traces_of
 
 from . import logs, memory
 from .errors import ArgumentError
+from .generation.prefill_budget import PrefillCosts
 from .generation.prefix_cache import PrefixCache
 from .generation.speculation import Costs
 from .options.checks import instance
@@ -50,6 +51,7 @@ class Engine(OfOneProcess, instead="pickle the LanguageModel that has it"):
         eos_ids: as given, a frozen set.
         context_length: most positions of a sequence.
         costs: the measured cost of runs of several tokens; see :class:`Costs`.
+        prefill_costs: the measured cost of tokens of prompts; see :class:`PrefillCosts`.
 
     Several threads may use it, each with caches of its own: runs of the model take turns.
     """
@@ -71,6 +73,7 @@ class Engine(OfOneProcess, instead="pickle the LanguageModel that has it"):
         self.prefill_chunk = prefill_chunk
         self.name = name
         self.costs = Costs()
+        self.prefill_costs = PrefillCosts(self.costs)
         self.prefix_cache = PrefixCache() if prefix_cache is None else prefix_cache
         self._closed = False
         self._vocabulary: Vocabulary | None = None

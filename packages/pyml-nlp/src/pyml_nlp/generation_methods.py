@@ -129,18 +129,30 @@ class GenerationMethods(ModelMethods):
         timeout: float | None = None,
         speculate: bool = True,
         draft_model: HasEngine | None = None,
+        client: str | None = None,
+        priority: int = 0,
         **changes: Unpack[GenerationKeywords],
     ) -> TextStream:
         """:meth:`generate` in the background: all submitted texts run together.
 
         The stream is read with ``for`` or, in a coroutine, with ``async for``; ``agenerate`` is the same method. The
         text joins the running ones between two of their steps. At most ``server.max_batch_size`` run at a time, fewer
-        if memory is short. Arguments and errors are those of :meth:`generate`; they are checked here, at once.
+        if memory is short. Texts of a higher ``priority`` get places first; among those of one priority it is the turn
+        of the ``client`` for which the fewest tokens have been computed. The other arguments and the errors are those
+        of :meth:`generate`; they are checked here, at once.
         """
         options = self._options(options, changes)
         ids, timeout = within_timeout(timeout, lambda: prompt_ids(self.engine, "prompt", prompt))
         request = Request(ids, options)
-        return self.server.submit(request, cache, timeout=timeout, speculate=speculate, draft_model=draft_model)
+        return self.server.submit(
+            request,
+            cache,
+            timeout=timeout,
+            speculate=speculate,
+            draft_model=draft_model,
+            client=client,
+            priority=priority,
+        )
 
     agenerate = submit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 
 from pyml_core.cancel import CancelToken
@@ -108,6 +109,12 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         stop_tokens: where its stop strings end; None: it has none.
         logprobs: each token's own log probability and those of the most probable ones (as in :class:`Step`), if the
             request asks for them.
+        client: whose text it is; None: not told.
+        priority: texts of a higher one get places first.
+        placed: whether it has a place: its prompt or its tokens are being computed.
+        submitted_at, admitted_at, first_token_at, ended_at: when it was submitted or prepared, got a place, had its
+            first token, and ended, as :func:`time.monotonic` counts; None before. The wait for a place is
+            ``admitted_at - submitted_at``, the time to the first token ``first_token_at - submitted_at``.
     """
 
     def __init__(
@@ -151,6 +158,13 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.drafting = Drafting() if drafting is None else drafting
         self.drafter: Drafter | None = None
         self.chosen: list[SampledToken] = []
+        self.client: str | None = None
+        self.priority = 0
+        self.placed = False
+        self.submitted_at = monotonic()
+        self.admitted_at: float | None = None
+        self.first_token_at: float | None = None
+        self.ended_at: float | None = None
         self._decoder = decoder
         self._masked = False  # the sampler's mask is the grammar's present one
         self._stops = StopStrings(request.options.stop, request.options.include_stop)
@@ -268,6 +282,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
     def end(self, reason: str) -> str:
         """End the text without another token; returns the characters that were held back."""
         self._drop_chosen()
+        self.ended_at = monotonic()
         text = self._stops.push(self._decoder.flush()) + self._stops.flush()
         self._pieces.append(text)
         self.finish_reason = reason
@@ -284,6 +299,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
     def abandon(self, error: BaseException | None) -> None:
         """End the text whatever state it is in: with an error, or None as cancelled."""
         self.finish_reason = CANCELLED if error is None else FAILED
+        self.ended_at = monotonic()
         if isinstance(error, PymlError):
             self.error = error
         elif error is not None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from time import monotonic
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
@@ -42,6 +43,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     Attributes:
         running: the texts that have their first token and have not ended.
+        observer: called after each call of the model, with the run and the number of texts in it that had begun.
 
     Raises:
         PymlError: ``timeout`` not above 0, or a draft model with another vocabulary.
@@ -65,6 +67,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         self._admitted: list[Completion] = []  # and not ended
         self._numbers = itertools.count()
         self.running: list[Completion] = []
+        self.observer: Callable[[ModelRun, int], None] | None = None
 
     # ---- beginning
 
@@ -115,6 +118,8 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         """
         check_memory(self._engine, self._admitted, completion)
         self._admitted.append(completion)
+        completion.admitted_at = monotonic()
+        completion.placed = True
 
     def refused(self, request: Request, error: PymlError) -> Completion:
         """The text of a request that :meth:`prepare` has refused with this error, ended before it began."""
@@ -152,12 +157,19 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         A call of the model may choose several tokens of each text; then the next calls of this method run nothing.
         Returns no step, with every text ended, if the deadline has passed or the generator is cancelled.
         """
-        return self.advance([])
+        return self.advance(list)
 
-    def advance(self, prompts: Sequence[tuple[Completion, int]]) -> list[Step]:
-        """:meth:`decode_step`, together with the given number of further tokens of each of these prompts."""
+    def advance(self, pieces: Callable[[], Sequence[tuple[Completion, int]]]) -> list[Step]:
+        """:meth:`decode_step`, together with the pieces of prompts that a function returns if the model runs.
+
+        A piece is a text and how many further tokens of its prompt are in it.
+        """
         steps = self._steps_without_run()
-        return self._run(list(self.running), prompts) if steps is None else steps
+        return self._run(list(self.running), pieces()) if steps is None else steps
+
+    def prompt_room(self, gap: float, depth: int) -> int:
+        """Tokens of prompts that a run with the running texts may have, from this depth on, to take ``gap`` seconds."""
+        return self._engine.prefill_costs.tokens(gap, depth, len(self.running))
 
     def run(self, completion: Completion) -> Iterator[Step]:
         """The steps of one text, from its prefill to its end; then raises the error that ended it, if one did."""
@@ -217,7 +229,11 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         if reason is not None:
             self.end(completions, reason)
             return []
-        if not prompts and all(len(completion.pending) == 1 for completion in completions):
+        if self.observer is not None:
+            self.observer(run, len(texts))
+        if prompts:
+            self._learn_prompts(len(texts), run)
+        elif all(len(completion.pending) == 1 for completion in completions):
             self._speculator.learn(run.tokens, run.ms)
         steps = self._after_run(completions, run)
         self._count_time(texts, [step for step in steps if step.index], run.ms)
@@ -280,6 +296,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         if not found:
             completion.end(LENGTH)
             return []
+        completion.first_token_at = monotonic()
         step = self._taker.take(completion, found[0], 0.0)
         completion.decode_ms += step.sample_ms
         if completion.finish_reason is None:
@@ -354,6 +371,13 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         return step
 
     # ---- bookkeeping
+
+    def _learn_prompts(self, n_texts: int, run: ModelRun) -> None:
+        """Record the time of a run with pieces of prompts."""
+        pieces = [(one.cache.length - len(one.ids) // 2, len(one.ids)) for one in run.batch[n_texts:]]
+        count = sum([length for _, length in pieces])
+        depth = sum([middle * length for middle, length in pieces]) // count
+        self._engine.prefill_costs.learn(depth, count, run.tokens - count, run.ms)
 
     def _count_time(self, texts: Sequence[Completion], steps: Sequence[Step], model_ms: float) -> None:
         """Add a run's time to the texts that were in it: they wait for each other."""

@@ -22,12 +22,14 @@ class ModelRun(NamedTuple):
         found: the tokens that were chosen for each; none in the middle of a prompt.
         ms: milliseconds of the first run, and of all that was not another run or the choice of a token.
         tokens: tokens of the first run, of all texts together.
+        total_ms: milliseconds of the whole call.
     """
 
     batch: list[SequenceInput]
     found: list[list[SampledToken]]
     ms: float
     tokens: int
+    total_ms: float
 
 
 class Runner:
@@ -71,17 +73,17 @@ class Runner:
             if one.positions is None or one.positions:
                 choices.append(self._choice(completion, len(texts) if count > 1 else 0))
                 ends |= completion.ends
-        found, ms = self._engine.forward(batch, Sample(choices, count, ends, self.pause))
+        found, total_ms = self._engine.forward(batch, Sample(choices, count, ends, self.pause))
         longest: list[SampledToken] = max(found, key=len, default=[])
         choosing_ms = len(choices) * sum([one.choosing_ms for one in longest])
-        ms -= choosing_ms + sum([one.ms for one in longest[1:]])
-        return ModelRun(batch, found, ms, sum([len(one.ids) for one in batch]))
+        ms = total_ms - choosing_ms - sum([one.ms for one in longest[1:]])
+        return ModelRun(batch, found, ms, sum([len(one.ids) for one in batch]), total_ms)
 
     def _run_processed(self, texts: Sequence[Completion], batch: list[SequenceInput]) -> ModelRun:
         """:meth:`run` where a function of the user's changes logits, which may use the model itself."""
         results, ms = self._engine.forward(batch)
         found = [[processed(one, row) for row in rows] for one, rows in zip(texts, results, strict=True)]
-        return ModelRun(batch, found, ms, sum([len(one.ids) for one in batch]))
+        return ModelRun(batch, found, ms, sum([len(one.ids) for one in batch]), ms)
 
     def _choice(self, completion: Completion, n_texts: int) -> Choice:
         """How the next tokens of a text are chosen; ``n_texts``: it goes on by itself, with so many texts in all."""

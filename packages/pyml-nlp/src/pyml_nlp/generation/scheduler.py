@@ -1,19 +1,20 @@
 """Many texts with one model, several side by side: when a text ends, the next one takes its place at once.
 
-A run of the model has one token of every running text and, next to them, a piece of the prompts that come next: running
-texts never wait for a whole prompt. Each text is the same as alone, whatever runs with it.
+A run of the model has one token of every running text and, next to them, pieces of the prompts that come next: as much
+as the gap between two tokens of the running texts allows. Each text is the same as alone, whatever runs with it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_core.pickling import OfOneProcess
 
 from ..values import whole
 from .completion import Completion, Step
+from .fair_queue import FairQueue
 from .generator import Generator
 from .prefix_cache import common_length
 from .request import Request
@@ -21,8 +22,14 @@ from .request import Request
 MAX_BATCH_SIZE = 8
 """Most texts at a time by default."""
 
-PREFILL_TOKENS = 128
-"""Most tokens of prompts in a run while texts are running."""
+MAX_GAP = 0.05
+"""Seconds that a run with pieces of prompts may take by default while texts are running."""
+
+MAX_PARTS = 2
+"""Most prompts with a place that do not fit in the next run."""
+
+AGEING_TOKENS = 128
+"""Prompts with the fewest remaining tokens run first. A run without a piece of a prompt makes it count as shorter."""
 
 MIN_SHARED = 16
 """A prompt waits for one that is being computed if this many of their first tokens are the same, and forks it then."""
@@ -40,8 +47,9 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         chunk: most tokens of prompts in a run while no text is running.
 
     Attributes:
-        waiting: prepared texts that get the next places, in order.
+        waiting: prepared texts without a place.
         max_batch_size: as given.
+        max_gap: seconds that a run may take for pieces of prompts while texts are running.
 
     Raises:
         ArgumentError: ``max_batch_size`` is not a whole number above 0.
@@ -54,12 +62,13 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         max_batch_size: int = MAX_BATCH_SIZE,
         chunk: int = 512,
     ) -> None:
-        self.waiting: deque[Completion] = deque()
+        self.waiting = FairQueue()
         self.max_batch_size = whole("max_batch_size", max_batch_size, 1)
+        self.max_gap = MAX_GAP
         self._generator = generator
         self._requests = iter(requests)
         self._chunk = chunk
-        self._prompts: list[Completion] = []  # have a place, and not all of the prompt has run
+        self._prompts: dict[Completion, int] = {}  # with a place, not completely run; the runs since their last pieces
         self._refused: list[Completion] = []
 
     def __iter__(self) -> Iterator[Completion]:
@@ -83,58 +92,65 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
     def step(self) -> tuple[list[Step], list[Completion]]:
         """Run the model once, after :meth:`admit`; the steps, and the texts that have ended or were refused."""
         batch = self.batch
-        steps = self._generator.advance(self._pieces()) if batch else []
+        steps = self._generator.advance(self._pieces) if batch else []
         refused, self._refused = self._refused, []
         return steps, refused + self._drop_ended(batch)
 
     def drop(self, completions: Sequence[Completion]) -> None:
         """Take out texts that have ended before or during their prompts."""
-        self._prompts = [item for item in self._prompts if item not in completions]
-        if any(item in self.waiting for item in completions):
-            self.waiting = deque(item for item in self.waiting if item not in completions)
+        for completion in completions:
+            self._prompts.pop(completion, None)
+            self.waiting.remove(completion)
 
     def _drop_ended(self, batch: Sequence[Completion]) -> list[Completion]:
         """Free the places of the texts of this batch that have ended, and return these."""
-        running = self._generator.running
         ended = [completion for completion in batch if completion.finish_reason is not None]
-        self._prompts = [item for item in self._prompts if item not in running and item not in ended]
+        if self._prompts:
+            for completion in (*self._generator.running, *ended):
+                self._prompts.pop(completion, None)
         return ended
+
+    # ---- places
 
     def admit(self) -> None:
         """Give places to the next texts, as long as their prompts are of use in the next run."""
-        room = self._room() - sum([len(completion.pending) for completion in self._prompts])
-        while room > 0 and len(self.batch) < self.max_batch_size:
-            completion = self._next()
-            if completion is None or self._shared(completion):
+        while len(self._generator.running) + len(self._prompts) < self.max_batch_size:
+            if not self.waiting and not self._prepare_next():
+                return
+            completion = next((one for one in self.waiting.heads() if self._is_of_use(one)), None)
+            if completion is None:
                 return
             try:
                 self._generator.admit(completion)
             except OutOfMemoryError as error:
                 if self.batch:
                     return  # there is memory when one of them ends
+                self.waiting.remove(completion)
                 completion.fail(error)
                 self._refused.append(completion)
             else:
                 self._generator.begin(completion)
-                self._prompts.append(completion)
-                room -= len(completion.pending)
-            self.waiting.popleft()
+                self.waiting.take(completion)
+                self._prompts[completion] = 0
 
-    def _next(self) -> Completion | None:
-        """The text that gets the next place."""
-        while not self.waiting:
-            request = next(self._requests, None)
-            if request is None:
-                return None
+    def _prepare_next(self) -> bool:
+        """Let the next request wait; False if there is none."""
+        for request in self._requests:
             try:
-                self.waiting.append(self._generator.prepare(request))
+                self.waiting.add(self._generator.prepare(request))
+                return True
             except PymlError as error:
                 self._refused.append(self._generator.refused(request, error))
-        return self.waiting[0]
+        return False
 
-    def _room(self) -> int:
-        """Tokens of prompts that the next run may have."""
-        return PREFILL_TOKENS if self._generator.running else self._chunk
+    def _is_of_use(self, completion: Completion) -> bool:
+        """Whether a piece of its prompt may be in the next run, or in one soon."""
+        if not self._prompts:
+            return True
+        lengths = sorted([len(one.pending) for one in (*self._prompts, completion)])
+        room = self._room(next(iter(self._prompts)))
+        in_parts = sum([length > room for length in accumulate(lengths)])
+        return in_parts <= MAX_PARTS and not self._shared(completion)
 
     def _shared(self, completion: Completion) -> bool:
         """Whether its beginning is being computed for another text right now, and will be kept."""
@@ -142,12 +158,25 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
             common_length(other.prompt, completion.prompt) >= MIN_SHARED for other in self._prompts
         )
 
+    # ---- pieces of prompts
+
+    def _room(self, first: Completion) -> int:
+        """Tokens of prompts that the next run may have; ``first`` is the one that gets a piece first."""
+        if not self._generator.running:
+            return self._chunk
+        return self._generator.prompt_room(self.max_gap, first.cache.length)
+
     def _pieces(self) -> list[tuple[Completion, int]]:
-        """The piece of each prompt that is in the next run."""
-        room = self._room()
+        """The piece of each prompt that is in the next run: the shortest rest first."""
+        prompts = self._prompts
+        if not prompts:
+            return []
+        order = sorted(prompts, key=lambda one: len(one.pending) - AGEING_TOKENS * prompts[one])
+        room = self._room(order[0])
         pieces = []
-        for completion in self._prompts:
+        for completion in order:
             count = min(room, len(completion.pending))
+            prompts[completion] = 0 if count else prompts[completion] + 1
             if count:
                 pieces.append((completion, count))
             room -= count
