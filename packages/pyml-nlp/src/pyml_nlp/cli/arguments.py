@@ -113,6 +113,20 @@ class ChatCommandArguments(GenerationArguments, TemplateArguments):
     no_history: bool
 
 
+class ServeArguments(ModelArguments, MemoryArguments, LogArguments):
+    """All values of ``pyml serve``."""
+
+    host: str
+    port: int
+    alias: str | None
+    context_len: int | None
+    max_batch: int | None
+    max_queue: int | None
+    max_output: int | None
+    timeout: float | None
+    cors_origin: tuple[str, ...]
+
+
 class InferArguments(GenerationArguments, ChatArguments, ReuseArguments):
     """All values of ``pyml-infer``."""
 

@@ -80,6 +80,19 @@ class TextStream(OfOneProcess, instead="send its text, tokens and finish_reason 
             raise StopAsyncIteration
         return step
 
+    async def next_steps(self) -> list[Step]:
+        """Wait for the next step, and return it with all others that are there; none: the text has ended.
+
+        Raises:
+            PymlError: the error that ended the text, after its last step.
+        """
+        job = self._job
+        await self._wait(job.waiters, self._ready)
+        found = [job.steps.popleft() for _ in range(len(job.steps))]  # the generating thread may append meanwhile
+        if not found:
+            self._next()  # raises the text's error
+        return found
+
     async def read(self) -> str:
         """Wait for the end of the text, and return all of it.
 

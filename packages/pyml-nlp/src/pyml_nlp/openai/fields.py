@@ -102,14 +102,16 @@ class Fields:
         """Names of the fields that have not been taken and are no hints, which have no effect."""
         return [key for key in self._values if key not in hints]
 
-    def finish(self, known: Collection[str], hints: Collection[str] = ()) -> None:
-        """Refuse what is left.
+    def finish(self, known: Collection[str], hints: Collection[str] = (), ignored: list[str] | None = None) -> None:
+        """Refuse what is left, or add its names to ``ignored``, if it is given.
 
         Raises:
             ArgumentError: there is an unknown field; the message has the name that was probably meant.
         """
         unknown = self.end(hints)
-        if unknown:
+        if ignored is not None:
+            ignored += unknown
+        elif unknown:
             from difflib import get_close_matches  # for an error only
 
             meant = get_close_matches(unknown[0], sorted(known), 1)

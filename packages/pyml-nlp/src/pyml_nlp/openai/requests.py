@@ -113,13 +113,16 @@ class CompletionRequest:
     echo: bool = False
 
 
-def chat_request(body: Any, defaults: GenerationOptions, max_output: int) -> ChatRequest:
+def chat_request(
+    body: Any, defaults: GenerationOptions, max_output: int, ignored: list[str] | None = None
+) -> ChatRequest:
     """Read the body of a chat request.
 
     Args:
         body: the JSON object.
         defaults: the model's own options, for fields that are not given.
         max_output: most tokens of an answer that sets no limit.
+        ignored: gets the names of unknown fields; None: an unknown field is an error.
 
     Raises:
         ArgumentError: a field is missing, unknown, out of range, or cannot be honoured; its name is the field's.
@@ -149,11 +152,11 @@ def chat_request(body: Any, defaults: GenerationOptions, max_output: int) -> Cha
         variables=variables or None,
     )
     common = _common(fields, defaults, limit or older or max_output, (top or 0) if wanted else None)
-    fields.finish(CHAT_FIELDS, HINTS)
+    fields.finish(CHAT_FIELDS, HINTS, ignored)
     return ChatRequest(common, messages, chat, offered)
 
 
-def completion_request(body: Any, defaults: GenerationOptions) -> CompletionRequest:
+def completion_request(body: Any, defaults: GenerationOptions, ignored: list[str] | None = None) -> CompletionRequest:
     """Read the body of a completion request; see :func:`chat_request`."""
     fields = Fields(body)
     fields.refuse(_REFUSED)
@@ -167,7 +170,7 @@ def completion_request(body: Any, defaults: GenerationOptions) -> CompletionRequ
         raise ArgumentError(f"is not supported, except as n ({common.n}), got {best_of}", "best_of")
     if echo and common.stream:
         raise ArgumentError("is not supported with stream", "echo")
-    fields.finish(COMPLETION_FIELDS, HINTS)
+    fields.finish(COMPLETION_FIELDS, HINTS, ignored)
     return CompletionRequest(common, prompts, echo)
 
 

@@ -1,0 +1,98 @@
+"""``pyml serve``: an HTTP server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .chat_options import chat_model
+from .loaded import loaded
+from .options import (
+    SETTINGS,
+    Command,
+    Option,
+    check_model,
+    configure_logs,
+    integer,
+    log_options,
+    memory_options,
+    model_options,
+    number,
+    positive,
+    usage_error,
+    verbosity,
+)
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..server.options import ServeOptions
+    from .arguments import ServeArguments
+
+_LIMITS = "Limits"
+
+
+@click.command("serve", cls=Command, context_settings=SETTINGS, short_help="Serve a model over HTTP.")
+@model_options
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on. [default: 127.0.0.1]")
+@integer("--port", default="8000", metavar="N", help="Port to listen on; 0: any free one. [default: 8000]")
+@click.option("--alias", metavar="NAME", help="The model's name in the API. [default: its own]")
+@integer("--context-len", metavar="N", help="Most positions of a text. [default: the model's]")
+@integer("--max-batch", metavar="N", heading=_LIMITS, help="Most texts that are generated at a time. [default: 8]")
+@integer("--max-queue", metavar="N", heading=_LIMITS, help="Most texts that wait for a place. [default: 128]")
+@integer("--max-output", metavar="N", heading=_LIMITS, help="Most tokens of an answer without a limit. [default: 4096]")
+@number("--timeout", metavar="SECONDS", heading=_LIMITS, help="Most seconds that a request may take.")
+@click.option(
+    "--cors-origin", multiple=True, metavar="ORIGIN", cls=Option, heading="Security",
+    help="Let pages of ORIGIN use the server; may be repeated.",
+)  # fmt: skip
+@memory_options
+@log_options
+def command(**values: Unpack[ServeArguments]) -> int:
+    """Serve MODEL over HTTP, with the APIs of OpenAI.
+
+    MODEL is a .gguf file, a folder in Hugging Face layout, or a hub id. Without it: the one that PYML_MODEL names, else
+    the installed default, SmolLM2 135M Instruct.
+    """
+    from ..options.load import LoadOptions
+
+    level = verbosity(values["verbose"], values["quiet"])
+    source = check_model(values["model"], values["safetensors"], values["threads"])
+    positive({"--timeout": values["timeout"]})
+    positive({"--context-len": values["context_len"]})
+    options = _options(values)
+    load = LoadOptions(
+        dtype=values["dtype"], threads=values["threads"], context_length=values["context_len"],
+        screen=not values["full_head"], kv_dtype=values["kv_dtype"],
+    )  # fmt: skip
+    configure_logs(level)
+    from ..server.http import run
+
+    source = chat_model(source)
+    return run(lambda: loaded(source, load, level), options)
+
+
+def _options(values: ServeArguments) -> ServeOptions:
+    """How the model is served.
+
+    Raises:
+        UsageError: an invalid value.
+    """
+    from ..errors import ArgumentError
+    from ..server.options import ServeOptions
+
+    given: dict[str, Any] = {
+        "alias": values["alias"],
+        "host": values["host"],
+        "port": values["port"],
+        "max_batch_size": values["max_batch"],
+        "max_queue": values["max_queue"],
+        "max_output": values["max_output"],
+        "timeout": values["timeout"],
+        "cors_origins": values["cors_origin"],
+    }
+    try:
+        return ServeOptions(**{name: value for name, value in given.items() if value is not None})
+    except ArgumentError as error:
+        raise usage_error(error) from None

@@ -1,0 +1,104 @@
+"""The ASGI application: the routes put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from pyml_core.errors import PymlError, quoted
+
+from ..errors import ArgumentError
+from .errors import RequestError, on_request_error, response_of
+from .options import ServeOptions
+from .routes import chat, completions, models, tokens
+from .service import Service
+from .sse import ClientGone
+
+if TYPE_CHECKING:
+    from ..language_model import LanguageModel
+
+
+def app(lm: LanguageModel, options: ServeOptions | None = None, **changes: Any) -> Starlette:
+    """An ASGI application that serves a model.
+
+    Args:
+        lm: the model; the caller closes it.
+        options: how it is served; None: :class:`ServeOptions` without arguments.
+        changes: options that differ, as keywords.
+
+    Raises:
+        ArgumentError: an option is unknown or invalid.
+    """
+    try:
+        options = (options or ServeOptions()).replace(**changes)
+    except TypeError:
+        raise ArgumentError(f"is not an option of a server, got {quoted(sorted(changes))}", "changes") from None
+    return application(Service(options, lm))
+
+
+def application(service: Service) -> Starlette:
+    """The application of a service, whose model may come later."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            service.close()
+
+    made = Starlette(
+        routes=_routes(),
+        lifespan=lifespan,
+        exception_handlers={
+            RequestError: on_request_error,
+            PymlError: on_request_error,
+            HTTPException: _on_http_exception,
+            ClientGone: _on_client_gone,
+            ClientDisconnect: _on_client_gone,
+        },
+    )
+    made.state.service = service
+    return made
+
+
+def _routes() -> list[BaseRoute]:
+    """All routes. Those of OpenAI's API answer without ``/v1``, too."""
+    found: list[BaseRoute] = [
+        Route("/health", models.health, methods=["GET"]),
+        Route("/ready", models.ready, methods=["GET"]),
+        Route("/version", models.version, methods=["GET"]),
+        Route("/tokenizer_info", tokens.tokenizer_info, methods=["GET"]),
+        Route("/tokenize", tokens.tokenize, methods=["POST"]),
+        Route("/detokenize", tokens.detokenize, methods=["POST"]),
+        Route("/apply-template", tokens.apply_template, methods=["POST"]),
+    ]
+    for prefix in ("/v1", ""):
+        found += [
+            Route(f"{prefix}/models", models.models, methods=["GET"]),
+            Route(f"{prefix}/models/{{name:path}}", models.model, methods=["GET"]),
+            Route(f"{prefix}/chat/completions", chat.chat_completions, methods=["POST"]),
+            Route(f"{prefix}/completions", completions.completions, methods=["POST"]),
+            Route(f"{prefix}/score", tokens.score, methods=["POST"]),
+        ]
+    return found
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: an unknown URL or method."""
+    status = getattr(error, "status_code", 500)
+    what = f"{request.method} {request.url.path}"
+    message = {404: f"there is no {what:.200}", 405: f"{what:.200} is not allowed"}.get(status, str(error))
+    headers = getattr(error, "headers", None)
+    return response_of(RequestError(status, message, headers=headers), request.url.path)
+
+
+async def _on_client_gone(request: Request, error: Exception) -> Response:
+    """The status is for logs: the client has left."""
+    return Response(status_code=499)

@@ -1,0 +1,55 @@
+"""Bodies of requests: JSON of bounded size and depth."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from ..text_files import parse_json
+from .errors import RequestError
+from .service import Service
+
+IN_THE_LOOP = 16 << 10
+"""Most bytes of a body that is parsed by the event loop itself; longer ones are parsed by a worker thread."""
+
+
+async def json_body(request: Request, service: Service) -> dict[str, Any]:
+    """The JSON object that a request has.
+
+    Raises:
+        RequestError: it is too large, arrives incompletely, or is not JSON, or not an object.
+    """
+    data = await _bytes(request, service.options.max_body_bytes)
+    body = await service.work(_parsed, data) if len(data) > IN_THE_LOOP else _parsed(data)
+    if not isinstance(body, dict):
+        raise RequestError(400, f"expected a JSON object, got {type(body).__name__}", code="invalid_json")
+    return body
+
+
+async def _bytes(request: Request, limit: int) -> bytes:
+    parts, size = [], 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise RequestError(413, f"the body has more than {limit} bytes", code="body_too_large")
+            parts.append(part)
+    except ClientDisconnect:
+        raise RequestError(400, "the body is incomplete", code="invalid_json") from None
+    return b"".join(parts)
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return parse_json(data.decode())
+    except UnicodeDecodeError as error:
+        raise RequestError(400, f"expected JSON in UTF-8, byte {error.start} is not", code="invalid_json") from None
+    except ValueError as error:
+        raise RequestError(400, f"invalid JSON: {error}", code="invalid_json") from None
+
+
+def compact(value: Any) -> bytes:
+    """A value as JSON without spaces."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")

@@ -1,0 +1,83 @@
+"""OpenAI's chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...openai import answers
+from ...openai.chat_plan import ChatPlan, chat_plan
+from ...openai.requests import chat_request
+from ..bodies import compact, json_body
+from ..service import Service
+from ..sse import DONE, EventStream, event, while_connected
+from ..texts import all_steps, cancelled_at_end, steps_of
+
+if TYPE_CHECKING:
+    from ...generation.text_stream import TextStream
+    from ...openai.answers import Head
+    from ...openai.chat_answer import ChatChoice
+
+
+async def chat_completions(request: Request) -> Any:
+    """POST /v1/chat/completions."""
+    service: Service = request.app.state.service
+    body = await json_body(request, service)
+    service.check_model(body.get("model"))
+    plan, ignored = await service.work(plan_of, service, body)
+    streams = service.submit([plan.ids], plan.common, request.scope.get("pyml.client"))
+    head = service.head("chat.completion")
+    choices = [plan.choice(service.lm.tokenizer, index) for index in range(plan.common.n)]
+    headers = ignored_header(ignored)
+    if plan.common.stream:
+        return EventStream(_events(head, plan, streams, choices), headers=headers)
+    answer = await while_connected(request, _answer(head, streams, choices))
+    return Response(compact(answer), media_type="application/json", headers=headers)
+
+
+def plan_of(service: Service, body: dict[str, Any]) -> tuple[ChatPlan, list[str]]:
+    """How a chat request is answered, and its fields that are ignored; this renders and encodes its messages.
+
+    Raises:
+        PymlError: as of :func:`.chat_request` and :func:`.chat_plan`.
+    """
+    lm, ignored = service.lm, list[str]()
+    parsed = chat_request(body, lm.generation_options, service.max_output, ignored)
+    return chat_plan(lm, parsed), ignored
+
+
+def ignored_header(ignored: Sequence[str]) -> dict[str, str]:
+    """The header that names the fields of a request that have no effect."""
+    names = [name for name in ignored if name.isascii() and name.isidentifier()][:20]
+    return {"x-pyml-ignored": ", ".join(names)} if names else {}
+
+
+async def _answer(head: Head, streams: Sequence[TextStream], choices: Sequence[ChatChoice]) -> dict[str, Any]:
+    async with cancelled_at_end(streams):
+        steps = await all_steps(streams)
+    completions = [stream.completion for stream in streams]
+    found = [
+        choice.whole(some, completion) for choice, some, completion in zip(choices, steps, completions, strict=True)
+    ]
+    return head.answer(found, usage=_usage(completions, choices), **answers.own_fields(completions))
+
+
+async def _events(
+    head: Head, plan: ChatPlan, streams: Sequence[TextStream], choices: Sequence[ChatChoice]
+) -> AsyncIterator[bytes]:
+    more: dict[str, Any] = {"usage": None} if plan.common.include_usage else {}
+    async with cancelled_at_end(streams):
+        async for number, steps in steps_of(streams):
+            choice = choices[number]
+            for found in choice.push(*steps) if steps else choice.finish(streams[number].completion):
+                yield event(head.chunk([found], **more))
+    if plan.common.include_usage:
+        yield event(head.chunk([], usage=_usage([stream.completion for stream in streams], choices)))
+    yield DONE
+
+
+def _usage(completions: Sequence[Any], choices: Sequence[ChatChoice]) -> dict[str, Any]:
+    return answers.usage(completions, len(choices), sum(choice.reasoning_tokens for choice in choices))

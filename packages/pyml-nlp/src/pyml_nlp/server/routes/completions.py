@@ -1,0 +1,93 @@
+"""OpenAI's completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...arguments import prompt_ids
+from ...openai import answers
+from ...openai.completion_answer import CompletionChoice
+from ...openai.requests import CompletionRequest, completion_request
+from ..bodies import compact, json_body
+from ..service import Service
+from ..sse import DONE, EventStream, event, while_connected
+from ..texts import all_steps, cancelled_at_end, steps_of
+from .chat import ignored_header
+
+if TYPE_CHECKING:
+    from ...generation.text_stream import TextStream
+    from ...language_model import LanguageModel
+    from ...openai.answers import Head
+
+
+async def completions(request: Request) -> Any:
+    """POST /v1/completions."""
+    service: Service = request.app.state.service
+    body = await json_body(request, service)
+    service.check_model(body.get("model"))
+    parsed, prompts, ignored = await service.work(_plan, service, body)
+    lm, client = service.lm, request.scope.get("pyml.client")
+    streams = service.submit(prompts, parsed.common, client)
+    head = service.head("text_completion")
+    headers = ignored_header(ignored)
+    if parsed.common.stream:
+        choices = [CompletionChoice(lm.tokenizer, parsed.common, index) for index in range(len(streams))]
+        return EventStream(_events(head, parsed, streams, choices), headers=headers)
+    answer = await while_connected(request, _answer(service, head, parsed, prompts, streams))
+    return Response(compact(answer), media_type="application/json", headers=headers)
+
+
+def _plan(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, list[list[int]], list[str]]:
+    lm, ignored = service.lm, list[str]()
+    parsed = completion_request(body, lm.generation_options, ignored)
+    return parsed, [prompt_ids(lm.engine, "prompt", prompt) for prompt in parsed.prompts], ignored
+
+
+async def _answer(
+    service: Service,
+    head: Head,
+    parsed: CompletionRequest,
+    prompts: Sequence[Sequence[int]],
+    streams: Sequence[TextStream],
+) -> dict[str, Any]:
+    async with cancelled_at_end(streams):
+        await all_steps(streams)
+    lm, common = service.lm, parsed.common
+    echoes = [("", None) for _ in prompts]
+    if parsed.echo:
+        echoes = await service.work(_echoes, lm, parsed, prompts)
+    found = [
+        CompletionChoice(lm.tokenizer, common, index, *echoes[index // common.n]).whole(stream.completion)
+        for index, stream in enumerate(streams)
+    ]
+    ended = [stream.completion for stream in streams]
+    return head.answer(found, usage=answers.usage(ended, common.n), **answers.own_fields(ended))
+
+
+def _echoes(lm: LanguageModel, parsed: CompletionRequest, prompts: Sequence[Sequence[int]]) -> list[Any]:
+    """The text of each prompt, and the log probabilities of its tokens if they are wanted."""
+    found = []
+    for given, ids in zip(parsed.prompts, prompts, strict=True):
+        text = given if isinstance(given, str) else lm.tokenizer.decode(ids, skip_special=False)
+        top = parsed.common.options.logprobs
+        found.append((text, None if top is None else lm.score(ids, top)))
+    return found
+
+
+async def _events(
+    head: Head, parsed: CompletionRequest, streams: Sequence[TextStream], choices: Sequence[CompletionChoice]
+) -> AsyncIterator[bytes]:
+    more: dict[str, Any] = {"usage": None} if parsed.common.include_usage else {}
+    async with cancelled_at_end(streams):
+        async for number, steps in steps_of(streams):
+            choice = choices[number]
+            for found in choice.push(*steps) if steps else choice.finish(streams[number].completion):
+                yield event(head.chunk([found], **more))
+    if parsed.common.include_usage:
+        counts = answers.usage([stream.completion for stream in streams], parsed.common.n)
+        yield event(head.chunk([], usage=counts))
+    yield DONE

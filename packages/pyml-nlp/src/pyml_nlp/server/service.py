@@ -1,0 +1,145 @@
+"""The model as the routes of a server see it: its state, and the texts that requests submit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from pyml_core import __version__
+from pyml_core.errors import PymlError
+
+from ..openai.answers import Head
+from .errors import RequestError
+from .options import ServeOptions
+
+if TYPE_CHECKING:
+    from ..generation.text_stream import TextStream
+    from ..language_model import LanguageModel
+    from ..openai.requests import Common
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOADING, READY, DRAINING, DEAD = "loading", "ready", "draining", "dead"
+"""States of a service. Requests are answered in the second one alone."""
+
+_REFUSALS = {
+    LOADING: (503, "the model is being loaded", "loading"),
+    DRAINING: (503, "the server is about to end", "draining"),
+    DEAD: (503, "the model has failed; the server's log tells more", "engine_dead"),
+}
+_THREADS = 4
+"""Workers for what takes milliseconds: long JSON, templates, tokenizers, grammars."""
+
+
+class Service:
+    """A model that is served, or is about to be.
+
+    Args:
+        options: how it is served.
+        lm: the model; None: it is given later, with :meth:`start`.
+
+    Attributes:
+        options: as given.
+        state: ``"loading"``, ``"ready"``, ``"draining"`` or ``"dead"``.
+    """
+
+    def __init__(self, options: ServeOptions, lm: LanguageModel | None = None) -> None:
+        self.options = options
+        self.state = LOADING
+        self._lm: LanguageModel | None = None
+        self._name = ""
+        self._workers = ThreadPoolExecutor(_THREADS, "pyml-serve")
+        if lm is not None:
+            self.start(lm)
+
+    def start(self, lm: LanguageModel) -> None:
+        """Serve this model from now on."""
+        lm.server.max_batch_size = self.options.max_batch_size
+        self._lm = lm
+        self._name = Path(lm.name).name.removesuffix(".gguf") if Path(lm.name).exists() else lm.name
+        self.state = READY
+
+    def close(self) -> None:
+        """End the workers. The model is the caller's."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model.
+
+        Raises:
+            RequestError: it cannot be used: it is being loaded, has failed, or the server is about to end.
+        """
+        if self._lm is None or self.state != READY:
+            status, message, code = _REFUSALS[self.state]
+            raise RequestError(status, message, code=code, headers={"retry-after": "5"})
+        return self._lm
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in answers."""
+        return self.options.alias or self._name
+
+    @property
+    def max_output(self) -> int:
+        """Most tokens of an answer whose request sets no limit."""
+        return min(self.options.max_output, self.lm.context_length)
+
+    def head(self, kind: str) -> Head:
+        """What an answer and its chunks have in common; see :class:`.Head`."""
+        origin = self.lm.model.cache_origin
+        return Head(kind, self.model_name, f"pyml-{__version__}-{origin.cpu_level}-{origin.model[:12]}")
+
+    def check_model(self, name: Any) -> None:
+        """Check the ``model`` that a request names; none is the served one.
+
+        Raises:
+            RequestError: it is another one.
+        """
+        if name is None or name in (self.model_name, "default", ""):
+            return
+        message = f"the model {name!r:.80} is not served here, {self.model_name!r} is"
+        raise RequestError(404, message, param="model", code="model_not_found")
+
+    async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in a worker thread: the event loop serves other requests meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: function(*args, **kwargs))
+
+    def submit(self, prompts: Iterable[Sequence[int]], common: Common, client: str | None = None) -> list[TextStream]:
+        """Submit the texts of all choices; if one is refused, none runs.
+
+        Args:
+            prompts: token ids.
+            common: of the request: its options, number of choices, and timeout.
+            client: whose request it is; places are shared fairly between clients.
+
+        Raises:
+            RequestError: too many texts are waiting.
+            PymlError: as of :meth:`.LanguageModel.submit`.
+        """
+        lm, streams = self.lm, list[Any]()
+        prompts = list(prompts)
+        waiting, limit = lm.server.n_waiting, self.options.max_queue
+        if waiting and waiting + len(prompts) * common.n > limit:
+            raise RequestError(
+                503,
+                f"{waiting} texts are waiting, at most {limit} may",
+                code="queue_full",
+                headers={"retry-after": "1"},
+            )
+        timeouts = [one for one in (common.timeout, self.options.timeout) if one is not None]
+        try:
+            for ids in prompts:
+                for index in range(common.n):
+                    sample = common.options.sample_index + index
+                    options = common.options.replace(sample_index=sample) if index else common.options
+                    streams.append(lm.submit(ids, options, timeout=min(timeouts, default=None), client=client))
+        except PymlError:
+            for stream in streams:
+                stream.cancel()
+            raise
+        return streams
