@@ -183,15 +183,6 @@ def test_calls_of_tools(lm: LanguageModel) -> None:
     assert choice["message"]["content"].startswith("Yes. <tool_call>")
 
 
-def test_tools_that_the_template_does_not_use(tiny_dirs: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(tiny_dirs["llama"], tmp_path / "model")
-    (tmp_path / "model" / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    with pyml_nlp.load(tmp_path / "model", threads=1) as plain:
-        with pytest.raises(ArgumentError, match=r"^tools are not used by the chat template of ") as caught:
-            plain.openai.chat(messages="a", tools=[TOOL])
-        assert caught.value.name == "tools"
-
-
 def test_errors_come_before_any_work(lm: LanguageModel) -> None:
     with pytest.raises(ArgumentError, match=r"^max_token is not a field of this request"):
         lm.openai.chat(messages=HI, max_token=5, stream=True)

@@ -67,8 +67,78 @@ CASES: dict[str, tuple[str, str, Answer]] = {
         "llama", '{"name": "add", "parameters": {"a": 1}}; {"name": "get_weather", "parameters": {"city": "Zürich"}}',
         Answer("", [ADD, WEATHER]),
     ),
+    "XML": (
+        "qwen3_coder",
+        "I look.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nZürich\n</parameter>\n<parameter=days>\n3\n"
+        "</parameter>\n</function>\n</tool_call>",
+        Answer("I look.\n", [("get_weather", '{"city": "Zürich", "days": 3}')]),
+    ),
+    "XML with text of several lines": (
+        "qwen3_coder",
+        '<tool_call><function=note><parameter=text>\n\n"a"\n</b>\n\n</parameter></function></tool_call>\n',
+        Answer("", [("note", r'{"text": "\n\"a\"\n</b>\n"}')]),
+    ),
+    "XML with values of several types": (
+        "qwen3_coder",
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\n12\n</parameter>\n<parameter=units>\nnull\n</parameter>\n"
+        "<parameter=other>\n[1, {\"a\": True}]\n</parameter>\n<parameter=more>\nFalse\n</parameter>\n</function>\n"
+        "</tool_call>",
+        Answer("", [("get_weather", json.dumps({
+            "city": "12", "units": None, "other": '[1, {"a": True}]', "more": False}))]),
+    ),
+    "two in XML, without arguments": (
+        "qwen3_coder",
+        "<tool_call>\n<function=add></function></tool_call>\n<tool_call>\n<function=note>\n</function>\n</tool_call>",
+        Answer("", [("add", "{}"), ("note", "{}")]),
+    ),
+    "XML that is cut": (
+        "qwen3_coder", "<tool_call>\n<function=note>\n<parameter=text>\nab\n</par",
+        Answer("", [("note", '{"text": "ab\\n</par')]),
+    ),
+    "Python": ("pythonic", "[add(a=1)]", Answer("", [ADD])),
+    "two in Python": (
+        "pythonic", """ [ add( a=-1 ) , note(text='its "(x]"', tags=[1, True, null, {"a": (2.5,)}]) ] Done.""",
+        Answer(" Done.", [
+            ("add", '{"a": -1}'), ("note", r'{"text": "its \"(x]\"", "tags": [1, true, null, {"a": [2.5]}]}')]),
+    ),
+    "Python between markers": (
+        "pythonic", "I add.<|tool_call_start|>[add(a=1)]<|tool_call_end|>", Answer("I add.", [ADD])
+    ),
+    "FunctionGemma": (
+        "functiongemma",
+        "<start_function_call>call:get_weather{city:<escape>Zürich, {x}<escape>,days:3}<end_function_call>",
+        Answer("", [("get_weather", '{"city": "Zürich, {x}", "days": 3}')]),
+    ),
+    "two of FunctionGemma": (
+        "functiongemma",
+        "<start_function_call>call:add{}<end_function_call><start_function_call>call:note{tags:[1,true,<escape>a\n"
+        "<escape>,{b:null}],text:plain}<end_function_call>",
+        Answer("", [("add", "{}"), ("note", r'{"tags": [1, true, "a\n", {"b": null}], "text": "plain"}')]),
+    ),
+    "Gemma 4": (
+        "gemma4", '<|tool_call>call:note{<|"|>text<|"|>:<|"|>a "b"<|"|>}<tool_call|>',
+        Answer("", [("note", r'{"text": "a \"b\""}')]),
+    ),
+    "Phi": (
+        "phi4_mini", '<|tool_call|>[{"name": "add", "arguments": {"a": 1}}]<|/tool_call|>', Answer("", [ADD])
+    ),
+    "functools": (
+        "phi4_mini", ' functools[{"name": "add", "arguments": {"a": 1}}, {"name": "note", "arguments": {}}]',
+        Answer("", [ADD, ("note", "{}")]),
+    ),
+    "generic calls": (
+        "generic", '{"tool_calls": [{"name": "add", "arguments": {"a": 1}}, {"name": "note", "arguments": {}}]}',
+        Answer("", [ADD, ("note", "{}")]),
+    ),
+    "a generic response": (
+        "generic", r' { "response" : "a \"b\"\n\u00e9 \ud83d\ude00 }" } ', Answer('a "b"\né 😀 }')
+    ),
+    "a generic response that is cut": ("generic", r'{"response": "a \u00', Answer("a \ufffd")),
     "after a tag": ("llama", 'I add.<|python_tag|>{"name": "add", "parameters": {"a": 1}}', Answer("I add.", [ADD])),
 }  # fmt: skip
+
+SPELLED = ("a brace in a string", "a call after a tag that is none", "the second is of another tool")
+"""Cases whose text spells a marker that stays text."""
 
 CONTENT = {
     "text": ("hermes", "A <tool is not a call."),
@@ -85,6 +155,21 @@ CONTENT = {
     "an empty list": ("mistral", "[TOOL_CALLS] []"),
     "a name without arguments": ("mistral", "[TOOL_CALLS]add"),
     "the name of another tool": ("mistral", "[TOOL_CALLS]delete[ARGS]{}"),
+    "XML of another tool": ("qwen3_coder", "<tool_call>\n<function=delete>\n</function>\n</tool_call>"),
+    "another tag": ("qwen3_coder", "<tool_call>\n<fun>"),
+    "a Python list": ("pythonic", "[1, 2]"),
+    "a Python call in a text": ("pythonic", "It is [add(a=1)]"),
+    "another function": ("pythonic", "[delete(a=1)]"),
+    "Python with a name": ("pythonic", "[add(a=b)]"),
+    "Python with a position": ("pythonic", "[add(1)]"),
+    "Python with a value that JSON lacks": ("pythonic", "[add(a=1e999)]"),
+    "Python that does not parse": ("pythonic", "[add(a=)]"),
+    "Python that is nested deeply": ("pythonic", "[add(a=" + "(" * 5000),
+    "Python that is cut": ("pythonic", "[add(a=1"),
+    "FunctionGemma's of another tool": ("functiongemma", "<start_function_call>call:delete{}<end_function_call>"),
+    "functools without calls": ("phi4_mini", "functools[]"),
+    "an object that is not generic": ("generic", '{"a": 1}'),
+    "generic calls without any": ("generic", '{"tool_calls": []}'),
     "JSON of another kind": ("llama", '{"a": 1}'),
     "a name alone": ("llama", '{"name": "add"}'),
     "a brace in a text": ("llama", 'It is {"name": "add", "parameters": {}}'),
@@ -111,8 +196,8 @@ def test_markers_that_are_tokens(name: str, kind: str) -> None:
     """The same calls, if each marker is one token, with and without characters of its own."""
     form, text, expected = CASES[name]
     markers = [marker for marker in FORMATS[form].markers if marker in text]
-    if "a brace in a string" in name or "that is none" in name or "another tool" in name:
-        pytest.skip("its text spells a marker")
+    if name in SPELLED:
+        return
     letters = Letters(**{kind: markers})
     ids = letters.ids(text)
     assert not markers or len(ids) < len(text)
@@ -164,13 +249,14 @@ def test_ids_of_calls() -> None:
 
 
 def test_formats_of_templates() -> None:
-    assert format_of("{{ messages }}{{ tools }}") is None
+    assert format_of("{{ messages }}{{ tools }}") is FORMATS["generic"]
     assert format_of("a <tool_call> tag") is FORMATS["hermes"]
+    assert format_of("a <tool_call> with <function=f>") is FORMATS["qwen3_coder"]
 
 
 def test_arguments_are_json() -> None:
     for form, text, expected in CASES.values():
         for name, arguments in expected.calls:
             assert name in SCHEMAS
-            if "half" not in text:
+            if "half" not in text and "</par" not in arguments:
                 assert isinstance(json.loads(arguments), dict), (form, text)

@@ -10,6 +10,7 @@ from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
 from pyml_nlp import ArgumentError, ChatTemplateError, GenerationOptions, SamplingOptions
 from pyml_nlp.openai import error_body, error_status
 from pyml_nlp.openai.requests import ChatRequest, CompletionRequest, chat_request, completion_request
+from pyml_nlp.openai.tool_use import ToolUse
 from pyml_nn import ContextOverflowError
 
 DEFAULTS = GenerationOptions(sampling=SamplingOptions(0.6, top_k=50, top_p=0.9))
@@ -29,7 +30,7 @@ def completion(**fields: Any) -> CompletionRequest:
 def test_defaults() -> None:
     request = chat()
     assert request.common.options == DEFAULTS.replace(max_tokens=100)
-    assert (request.common.n, request.common.stream, request.common.timeout, request.tools) == (1, False, None, False)
+    assert (request.common.n, request.common.stream, request.common.timeout, request.tools) == (1, False, None, None)
     assert request.chat.add_generation_prompt
     assert completion().common.options == DEFAULTS.replace(max_tokens=16)
 
@@ -86,11 +87,37 @@ def test_fields_of_chats() -> None:
     assert chat(continue_final_message=True).chat.continue_final_message
 
 
-def test_tools() -> None:
-    assert chat(tools=[TOOL]).tools
-    assert chat(tools=[TOOL], tool_choice="auto").chat.tools == [TOOL]
-    assert chat(tools=[TOOL], tool_choice="none").chat.tools is None
-    assert chat(tool_choice="none").chat.tools is None
+NOTE = {"type": "function", "function": {"name": "note", "strict": True, "description": "Notes a text."}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "names", "required", "parallel"),
+    [
+        ({}, ("add", "note"), False, True),
+        ({"tool_choice": "auto", "parallel_tool_calls": False}, ("add", "note"), False, False),
+        ({"tool_choice": "required"}, ("add", "note"), True, True),
+        ({"tool_choice": {"type": "function", "function": {"name": "note"}}}, ("note",), True, False),
+        ({"tool_choice": {"type": "function", "name": "note"}}, ("note",), True, False),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {
+                "mode": "required", "tools": [{"type": "function", "function": {"name": "add"}}]}}},
+            ("add",), True, True,
+        ),
+        (
+            {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "add"}]}},
+            ("add",), False, True,
+        ),
+    ],
+)  # fmt: skip
+def test_tools(fields: dict[str, Any], names: tuple[str, ...], required: bool, parallel: bool) -> None:
+    request = chat(tools=[TOOL, NOTE], **fields)
+    assert request.tools == ToolUse([TOOL, NOTE], names, required, parallel)
+    assert request.chat.tools == [TOOL, NOTE]
+
+
+def test_no_tools() -> None:
+    for request in (chat(tools=[TOOL], tool_choice="none"), chat(tool_choice="none"), chat(parallel_tool_calls=False)):
+        assert (request.tools, request.chat.tools) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +158,21 @@ CHAT_REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"type": "function"}]}, "tools[0].function", "is required"),
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "is required"),
     ({"tool_choice": "auto"}, "tool_choice", "needs tools"),
-    ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice", "must be 'auto' or 'none', others are not supported, "
-        "got 'required'"),
-    ({"tools": [TOOL], "parallel_tool_calls": False}, "parallel_tool_calls", "false is not supported"),
+    ({"tools": [TOOL, TOOL]}, "tools", "must have different names, got 'add' twice"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name",
+        "must be 1 to 128 letters, digits and _.:/-, got 'a b'"),
+    ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "array"}}}]},
+        "tools[0].function.parameters", "must be a schema of objects, got {'type': 'array'}"),
+    ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice", "must be one of none, auto, required, or an object, "
+        "got 'any'"),
+    ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice.type",
+        "must be one of function, allowed_tools, got 'custom'"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice.function.name",
+        "must be one of the tools ('add'), got 'x'"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.name", "is required"),
+    ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+        "tool_choice.allowed_tools.tools", "must be a list of tools, got []"),
+    ({"tools": [TOOL], "parallel_tool_calls": 1}, "parallel_tool_calls", "must be True or False, got 1"),
     ({"functions": []}, "functions", "is not supported: use tools"),
     ({"audio": {}}, "audio", "is not supported: answers are texts"),
     ({"modalities": ["audio"]}, "modalities", "must be ['text']"),

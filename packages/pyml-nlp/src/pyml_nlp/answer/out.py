@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 
 from .parts import CallArguments, CallBegin, CallEnd, Part, ReasoningPart, TextPart
+from .source import NotACall
 
 
 class Out:
@@ -17,17 +19,19 @@ class Out:
     Args:
         spellings: what to write for the characters of markers, a table for ``str.translate``.
         id_length: characters of the ids of calls.
+        parallel: whether there may be several calls; otherwise nothing follows the first one.
 
     Attributes:
         calls: number of calls so far.
         open: whether a call has begun and not ended.
     """
 
-    def __init__(self, spellings: Mapping[int, str], id_length: int) -> None:
+    def __init__(self, spellings: Mapping[int, str], id_length: int, parallel: bool = True) -> None:
         self.calls = 0
         self.open = False
         self._spellings = spellings
         self._id_length = id_length
+        self._parallel = parallel
         self._parts: list[Part] = []
         self._space = ""  # held back
         self._held = True  # white space is held back: there was no text since the beginning or the last call
@@ -48,8 +52,8 @@ class Out:
 
     def text(self, text: str) -> None:
         """Add text of the answer."""
-        text = self._spelled(text)
-        if not text:
+        text = self.spelled(text)
+        if not text or (self.calls and not self._parallel):
             return
         if self._held:
             text = self._space + text
@@ -65,7 +69,7 @@ class Out:
     def reasoning(self, text: str) -> None:
         """Add text of the reasoning."""
         self._reasoned = True
-        text = self._space + self._spelled(text)
+        text = self._space + self.spelled(text)
         if not self._reasoning:
             text = text.lstrip()
         kept = text.rstrip()
@@ -85,7 +89,13 @@ class Out:
         self._reasoned = True
 
     def begin(self, name: str) -> None:
-        """Begin a call."""
+        """Begin a call.
+
+        Raises:
+            NotACall: there has been one, and there may not be several.
+        """
+        if self.calls and not self._parallel:
+            raise NotACall
         self._space = ""
         self._parts.append(CallBegin(self.calls, self._new_id(), name))
         self.calls += 1
@@ -93,7 +103,7 @@ class Out:
 
     def arguments(self, text: str) -> None:
         """Add characters to the arguments of the call."""
-        text = self._spelled(text)
+        text = self.spelled(text)
         if not text:
             return
         last = self._parts[-1] if self._parts else None
@@ -101,6 +111,10 @@ class Out:
             self._parts[-1] = CallArguments(last.index, last.text + text)
         else:
             self._parts.append(CallArguments(self.calls - 1, text))
+
+    def string(self, text: str) -> None:
+        """Add characters to a string in the arguments of the call."""
+        self.arguments(json.dumps(self.spelled(text), ensure_ascii=False)[1:-1])
 
     def end(self) -> None:
         """End the call."""
@@ -121,7 +135,8 @@ class Out:
         else:
             self._parts.append(TextPart(text))
 
-    def _spelled(self, text: str) -> str:
+    def spelled(self, text: str) -> str:
+        """The text with the spellings of its markers."""
         return text if text.isascii() or not self._spellings else text.translate(self._spellings)
 
     def _new_id(self) -> str:

@@ -30,7 +30,10 @@ class AnswerFormat:
         tool_format: how calls are written; None: there are none.
         tools: name of each tool -> JSON schema of its arguments.
         reasoning: the markers around reasoning; None: the model writes none.
+        parallel: whether an answer may have several calls; otherwise what follows the first one is left out.
         marks: the markers of both.
+        structured_marks: the same in a text that has a grammar. Only control tokens are tokens there: a grammar does
+            not tell an added token from its letters.
     """
 
     tokenizer: Tokenizer
@@ -38,11 +41,15 @@ class AnswerFormat:
     tool_format: ToolFormat | None = None
     tools: Mapping[str, Any] = field(default_factory=dict)
     reasoning: tuple[str, str] | None = None
+    parallel: bool = True
     marks: Marks = field(init=False, repr=False)
+    structured_marks: Marks = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         markers = () if self.tool_format is None else self.tool_format.markers
-        object.__setattr__(self, "marks", Marks(self.tokenizer, (*markers, *(self.reasoning or ()))))
+        spellings = (*markers, *(self.reasoning or ()))
+        object.__setattr__(self, "marks", Marks(self.tokenizer, spellings))
+        object.__setattr__(self, "structured_marks", Marks(self.tokenizer, spellings, added=False))
 
     def reasons(self, prompt: Sequence[int]) -> bool:
         """Whether the answer to a prompt begins within reasoning, which the chat template has opened."""
@@ -61,11 +68,11 @@ class AnswerFormat:
         tokenizer = self.tokenizer
         decoder: Decoder
         if options.grammar is None:
-            decoder, hidden = tokenizer.stream_decoder(), tokenizer.special_ids
+            marks, decoder, hidden = self.marks, tokenizer.stream_decoder(), tokenizer.special_ids
         else:  # such a text has the spellings of its control tokens
-            decoder, hidden = ByteDecoding(tokenizer.token_bytes), frozenset[int]()
-        reader = MarkReader(self.marks, decoder, hidden, {*self.eos_ids, *options.stop_ids})
-        return AnswerParser(self, reader, self.reasons(prompt))
+            marks, decoder, hidden = self.structured_marks, ByteDecoding(tokenizer.token_bytes), frozenset[int]()
+        reader = MarkReader(marks, decoder, hidden, {*self.eos_ids, *options.stop_ids})
+        return AnswerParser(self, marks, reader, self.reasons(prompt))
 
 
 class AnswerParser:
@@ -73,17 +80,20 @@ class AnswerParser:
 
     Args:
         form: how it is written.
-        reader: puts markers into its text.
+        marks: its markers.
+        reader: puts them into its text.
         reasoning: whether it begins within reasoning.
 
     Attributes:
         reasoning_tokens: number of tokens of its reasoning.
     """
 
-    def __init__(self, form: AnswerFormat, reader: MarkReader, reasoning: bool) -> None:
+    def __init__(self, form: AnswerFormat, marks: Marks, reader: MarkReader, reasoning: bool) -> None:
         self._form = form
+        self._marks = marks
         self._reader = reader
-        self._out = Out(reader.spellings, 24 if form.tool_format is None else form.tool_format.id_length)
+        length = 24 if form.tool_format is None else form.tool_format.id_length
+        self._out = Out(reader.spellings, length, form.parallel)
         self._source = Source()
         self._reasoning = reasoning
         self._run = self._answer()
@@ -122,10 +132,10 @@ class AnswerParser:
     def _answer(self) -> Reading[None]:
         source, form = self._source, self._form.tool_format
         if self._form.reasoning is not None:
-            yield from self._read_reasoning(*map(self._form.marks.__getitem__, self._form.reasoning))
+            yield from self._read_reasoning(*map(self._marks.__getitem__, self._form.reasoning))
         begins: list[str] = []
         if form is not None:
-            begins = [self._form.marks[begin] for begin in form.begins]
+            begins = [self._marks[begin] for begin in form.begins]
             if form.opening:
                 source.hold()
                 if (yield from source.skip_space()) == form.opening:
@@ -179,7 +189,7 @@ class AnswerParser:
 
     def _read_calls(self, form: ToolFormat) -> Reading[None]:
         """Calls; what is held afterwards is text."""
-        calls = Calls(self._source, self._out, self._form.marks, self._form.tools)
+        calls = Calls(self._source, self._out, self._marks, self._form.tools)
         try:
             yield from form.read(calls)
         except NotACall:

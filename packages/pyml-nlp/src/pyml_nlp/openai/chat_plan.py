@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ..answer import AnswerFormat, answer_format
+from ..answer.describing import described
+from ..answer.formats import GENERIC
+from ..answer.grammars import call_grammar, reasoned_grammar
+from ..answer.marks import token_of
+from ..structured.grammar import Grammar
 from .chat_answer import REASONING_FIELDS, ChatChoice
 from .requests import ChatRequest, Common
+from .tool_use import ToolUse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..chat_methods import ChatMethods
     from ..tokenizer import Tokenizer
+
+_TEXT = Grammar("schema", '{"type": "string"}')
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,51 @@ def chat_plan(lm: ChatMethods, request: ChatRequest, *, tool_format: str | None 
         tool_format: name of the format of calls; None: chosen by the chat template.
 
     Raises:
-        ArgumentError: the chat template does not describe tools to the model, or the format is unknown.
+        ArgumentError: an unknown format, or a schema of a tool that cannot be enforced.
+        GrammarError: a response format that cannot be combined with calls.
         ChatTemplateError: the model has no chat template, or it refuses the messages.
     """
-    form = answer_format(lm, request.chat.tools if request.tools else None, tool_format=tool_format)
-    return ChatPlan(lm.chat_ids(request.messages, request.chat), request.common, form)
+    use = request.tools
+    if use is None:
+        return _plan_without_tools(lm, request)
+    form = answer_format(lm, use.tools, names=use.names, parallel=use.parallel, tool_format=tool_format)
+    assert form is not None  # there are tools
+    ids = _prompt(lm, request, use, form)
+    changes: dict[str, Any] = {"grammar": _grammar(form, ids, use, request.common.options.grammar)}
+    stops = [token_of(lm.tokenizer, stop) for stop in form.tool_format.stops] if form.tool_format else []
+    changes["stop_ids"] = {*request.common.options.stop_ids, *(stop for stop in stops if stop is not None)}
+    options = replace(request.common.options, **changes)
+    return ChatPlan(ids, replace(request.common, options=options), form)
+
+
+def _plan_without_tools(lm: ChatMethods, request: ChatRequest) -> ChatPlan:
+    ids, common, form = lm.chat_ids(request.messages, request.chat), request.common, answer_format(lm)
+    content = common.options.grammar
+    if content is None or form is None:
+        return ChatPlan(ids, common, form)
+    if content.kind != "schema":  # the whole text matches it
+        return ChatPlan(ids, common, None)
+    options = replace(common.options, grammar=reasoned_grammar(form, ids, content))
+    return ChatPlan(ids, replace(common, options=options), form)
+
+
+def _prompt(lm: ChatMethods, request: ChatRequest, use: ToolUse, form: AnswerFormat) -> list[int]:
+    """The prompt, with the tools in a message where the chat template has no place for them."""
+    assert form.tool_format is not None  # there are tools
+    template = lm.chat_template
+    if form.tool_format is not GENERIC and template.reads("tools", use.tools):
+        return lm.chat_ids(request.messages, request.chat)
+    system = "system" in template.source()
+    messages = described(request.messages, use.tools, form.tool_format, required=use.required, system=system)
+    return lm.chat_ids(messages, replace(request.chat, tools=None))
+
+
+def _grammar(form: AnswerFormat, ids: list[int], use: ToolUse, content: Grammar | None) -> Grammar | None:
+    """The grammar of the answer: of calls if they are required, or of the response format."""
+    if use.required:
+        return call_grammar(form, ids, use.names, parallel=use.parallel)
+    if content is None and form.tool_format is not GENERIC:
+        return None
+    if content is not None and content.kind != "schema" and form.tool_format is not GENERIC:
+        return content
+    return call_grammar(form, ids, use.names, parallel=use.parallel, content=content or _TEXT)

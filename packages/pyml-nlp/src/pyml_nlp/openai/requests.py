@@ -19,6 +19,7 @@ from ..options.sampling import GREEDY_BELOW
 from ..structured.grammar import Grammar, one_grammar
 from ..values import choice, is_list, seconds, stop_ids, text, texts, token_ids, whole
 from .fields import Fields
+from .tool_use import ToolUse, tool_use
 
 if TYPE_CHECKING:
     from ..options.generation import GenerationOptions
@@ -27,7 +28,6 @@ MAX_CHOICES = 8
 MAX_PROMPTS = 64
 MAX_STOPS = 64
 MAX_STOP = 256
-MAX_TOOLS = 128
 MAX_TOP = 20
 
 HINTS = frozenset({
@@ -89,13 +89,13 @@ class ChatRequest:
         common: of both kinds.
         messages: as given; the chat template checks them.
         chat: how they become a prompt.
-        tools: whether the model may call the tools in ``chat``.
+        tools: which tools the model may call; None: it may call none.
     """
 
     common: Common
     messages: Any
     chat: ChatOptions
-    tools: bool
+    tools: ToolUse | None
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,13 @@ def chat_request(
         raise ArgumentError("needs logprobs to be true", "top_logprobs")
     if fields.any("modalities") not in (None, ["text"]):
         raise ArgumentError("must be ['text']", "modalities")
-    tools, offered = _tools(fields)
+    tools = tool_use(fields)
     variables: dict[str, Any] = dict(fields.take("chat_template_kwargs", _mapping, dict[str, Any]()))
     effort = fields.text("reasoning_effort")
     if effort is not None:
         variables |= {"enable_thinking": False} if effort == "none" else {"reasoning_effort": effort}
     chat = ChatOptions(
-        tools=tools,
+        tools=None if tools is None else tools.tools,
         documents=fields.any("documents"),
         add_generation_prompt=fields.flag("add_generation_prompt", True),
         continue_final_message=fields.flag("continue_final_message"),
@@ -153,7 +153,7 @@ def chat_request(
     )
     common = _common(fields, defaults, limit or older or max_output, (top or 0) if wanted else None)
     fields.finish(CHAT_FIELDS, HINTS, ignored)
-    return ChatRequest(common, messages, chat, offered)
+    return ChatRequest(common, messages, chat, tools)
 
 
 def completion_request(body: Any, defaults: GenerationOptions, ignored: list[str] | None = None) -> CompletionRequest:
@@ -282,28 +282,6 @@ def _choices(name: str, value: Any) -> list[str]:
     if not is_list(value) or not value:
         raise ArgumentError(f"must be a list of texts, got {quoted(value)}", name)
     return [text(name, item) for item in value]
-
-
-def _tools(fields: Fields) -> tuple[Any, bool]:
-    """The tools of a request, and whether the model may call them."""
-    tools = fields.any("tools")
-    wanted = fields.any("tool_choice")
-    if not fields.flag("parallel_tool_calls", True):
-        raise ArgumentError("false is not supported", "parallel_tool_calls")
-    if tools is None:
-        if wanted not in (None, "none"):
-            raise ArgumentError("needs tools", "tool_choice")
-        return None, False
-    if not is_list(tools) or not tools or len(tools) > MAX_TOOLS:
-        raise ArgumentError(f"must be a list of 1 to {MAX_TOOLS} tools, got {quoted(tools)}", "tools")
-    for index, tool in enumerate(tools):
-        inner = Fields(tool, f"tools[{index}]")
-        choice(inner.path("type"), inner.required("type"), ("function",))
-        function = Fields(inner.required("function"), inner.path("function"))
-        text(function.path("name"), function.required("name"))
-    if wanted not in (None, "auto", "none"):
-        raise ArgumentError(f"must be 'auto' or 'none', others are not supported, got {quoted(wanted)}", "tool_choice")
-    return (None, False) if wanted == "none" else (tools, True)
 
 
 def _prompts(value: Any) -> list[Any]:

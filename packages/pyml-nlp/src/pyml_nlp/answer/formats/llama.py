@@ -6,9 +6,13 @@ several calls by semicolons, and may write ``<|python_tag|>`` before them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..json_calls import json_call
+from ..rules import Rules
 from ..source import Reading
-from .base import Calls, ToolFormat
+from .base import Calls, ToolFormat, json_calls_rule
 
 TAG = "<|python_tag|>"
 
@@ -26,4 +30,9 @@ def read_llama(calls: Calls) -> Reading[None]:
             return
 
 
-LLAMA = ToolFormat("llama", read_llama, markers=(TAG,), begins=(TAG,), opening="{", stops=("<|eom_id|>",))
+def llama_rules(rules: Rules, tools: Mapping[str, Any], parallel: bool) -> str:
+    """Bare objects."""
+    return json_calls_rule(rules, tools, parallel, key="parameters", separator="; ")
+
+
+LLAMA = ToolFormat("llama", read_llama, llama_rules, markers=(TAG,), begins=(TAG,), opening="{", stops=("<|eom_id|>",))

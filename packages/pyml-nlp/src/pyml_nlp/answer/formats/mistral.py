@@ -6,9 +6,13 @@ mistralai/Ministral-3-3B-Instruct-2512.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..json_calls import MAX_NAME, begin_object, json_list, json_value
+from ..rules import Rules
 from ..source import NotACall, Reading
-from .base import Calls, ToolFormat
+from .base import Calls, ToolFormat, json_calls_rule
 
 BEGIN, ARGUMENTS, NUMBER = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 
@@ -48,4 +52,15 @@ def _named(calls: Calls) -> Reading[None]:
     source.hold()
 
 
-MISTRAL = ToolFormat("mistral", read_mistral, markers=(BEGIN, ARGUMENTS, NUMBER), begins=(BEGIN,), id_length=9)
+def mistral_rules(rules: Rules, tools: Mapping[str, Any], parallel: bool) -> str:
+    """A list of calls, or names with arguments if there is a marker between them."""
+    begin, arguments = rules.mark(BEGIN), rules.mark(ARGUMENTS)
+    if not arguments.startswith("<["):
+        return f"{begin} {rules.text(' [')} {json_calls_rule(rules, tools, parallel)} {rules.text(']')}"
+    calls = [f"{begin} {rules.text(name)} {arguments} {rules.json(schema)}" for name, schema in tools.items()]
+    return rules.many(rules.one_of(calls), "", parallel)
+
+
+MISTRAL = ToolFormat(
+    "mistral", read_mistral, mistral_rules, markers=(BEGIN, ARGUMENTS, NUMBER), begins=(BEGIN,), id_length=9
+)
