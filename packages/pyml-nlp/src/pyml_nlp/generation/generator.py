@@ -25,11 +25,13 @@ from ..values import seconds
 from .admission import check_memory, check_request, prepared
 from .completion import CANCELLED, LENGTH, Completion, Step, stop_reason
 from .draft_model import drafting_of
-from .model_run import ModelRun, Runner, prompt_input
+from .model_run import ModelRun, Piece, Pieces, Runner, only, prompt_input
 from .preparing import preparing
 from .request import Request
 from .speculator import Speculator
 from .taking import Taker
+
+_NO_PROMPTS = only()
 
 
 class Generator(OfOneProcess, instead="make one with the model of the other process"):
@@ -148,7 +150,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         The text ends here without a token if the deadline passes, if it is cancelled, or if ``max_tokens`` is 0.
         """
         self.begin(completion)
-        steps = self._run([], [(completion, len(completion.pending))])
+        steps = self._run([], only((completion, len(completion.pending))))
         return steps[0] if steps else None
 
     def decode_step(self) -> list[Step]:
@@ -157,19 +159,24 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         A call of the model may choose several tokens of each text; then the next calls of this method run nothing.
         Returns no step, with every text ended, if the deadline has passed or the generator is cancelled.
         """
-        return self.advance(list)
+        return self.advance(_NO_PROMPTS)
 
-    def advance(self, pieces: Callable[[], Sequence[tuple[Completion, int]]]) -> list[Step]:
-        """:meth:`decode_step`, together with the pieces of prompts that a function returns if the model runs.
+    def advance(self, pieces: Pieces) -> list[Step]:
+        """:meth:`decode_step`, together with pieces of prompts.
 
-        A piece is a text and how many further tokens of its prompt are in it.
+        Args:
+            pieces: called if the model runs, with the number of tokens of running texts in the run; it returns texts,
+                and how many further tokens of their prompts run, too.
         """
         steps = self._steps_without_run()
-        return self._run(list(self.running), pieces()) if steps is None else steps
+        return self._run(list(self.running), pieces) if steps is None else steps
 
-    def prompt_room(self, gap: float, depth: int) -> int:
-        """Tokens of prompts that a run with the running texts may have, from this depth on, to take ``gap`` seconds."""
-        return self._engine.prefill_costs.tokens(gap, depth, len(self.running))
+    def prompt_room(self, gap: float, depth: int, decoded: int) -> int:
+        """Tokens of prompts that a run may have, from this depth on, to take ``gap`` seconds.
+
+        ``decoded``: tokens of running texts in it.
+        """
+        return self._engine.prefill_costs.tokens(gap, depth, decoded)
 
     def run(self, completion: Completion) -> Iterator[Step]:
         """The steps of one text, from its prefill to its end; then raises the error that ended it, if one did."""
@@ -208,17 +215,22 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     # ---- a step with a run of the model
 
-    def _run(self, texts: list[Completion], prompts: Sequence[tuple[Completion, int]]) -> list[Step]:
+    def _run(self, texts: list[Completion], pieces: Pieces) -> list[Step]:
         """One call of the model, and the first of the tokens that it gives each text."""
-        texts, prompts = self._masked(texts), [prompt for prompt in prompts if self._masked([prompt[0]])]
-        completions = [*texts, *(completion for completion, _ in prompts)]
-        if not completions:
-            return []
+        texts = self._masked(texts)
+        completions, prompts = texts, list[Piece]()
         reason = stop_reason(self.stop_token)
         if reason is None:
             try:
                 with self.stop_token:
-                    batch = [*self._runner.decode_inputs(texts), *(prompt_input(*prompt) for prompt in prompts)]
+                    batch = self._runner.decode_inputs(texts)
+                    prompts = list(pieces(sum([len(one.ids) for one in batch])))
+                    if prompts:
+                        prompts = [prompt for prompt in prompts if self._masked([prompt[0]])]
+                        completions = [*texts, *(completion for completion, _ in prompts)]
+                        batch += [prompt_input(*prompt) for prompt in prompts]
+                    if not completions:
+                        return []
                     run = self._runner.run(completions, batch, decoding=not prompts)
             except Cancelled:
                 self._engine.check_open()
@@ -227,7 +239,8 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
                 self._engine.check_open()
                 return self._run_apart(texts, prompts, error)
         if reason is not None:
-            self.end(completions, reason)
+            prompts = prompts or list(pieces(0))
+            self.end([*texts, *(completion for completion, _ in prompts)], reason)
             return []
         if self.observer is not None:
             self.observer(run, len(texts))
@@ -253,12 +266,12 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         return [completion for completion in texts if completion.finish_reason is None]
 
     def _run_apart(
-        self, texts: list[Completion], prompts: Sequence[tuple[Completion, int]], error: PymlError | MemoryError
+        self, texts: list[Completion], prompts: Sequence[Piece], error: PymlError | MemoryError
     ) -> list[Step]:
         """Run again, text by text, after an error of the whole run: it ends only the text that has it."""
         if len(texts) + len(prompts) > 1:
-            steps = [step for completion in texts for step in self._run([completion], [])]
-            return steps + [step for prompt in prompts for step in self._run([], [prompt])]
+            steps = [step for completion in texts for step in self._run([completion], _NO_PROMPTS)]
+            return steps + [step for prompt in prompts for step in self._run([], only(prompt))]
         for completion in (*texts, *(completion for completion, _ in prompts)):
             own = error if isinstance(error, PymlError) else OutOfMemoryError("a run of the model: out of memory")
             completion.fail(own)

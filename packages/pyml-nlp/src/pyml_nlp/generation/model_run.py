@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pyml_core.want import Choice, Sample, SampledToken, StopFlag
@@ -12,6 +12,17 @@ from ..engine import Engine
 from .completion import Completion
 from .processing import processed
 from .speculator import Speculator
+
+Piece = tuple[Completion, int]
+"""A text, and how many further tokens of its prompt run."""
+
+Pieces = Callable[[int], Sequence[Piece]]
+"""The pieces of prompts in a run, by the number of its other tokens."""
+
+
+def only(*pieces: Piece) -> Pieces:
+    """These pieces, whatever else is in the run."""
+    return lambda _: pieces
 
 
 class ModelRun(NamedTuple):

@@ -16,6 +16,7 @@ from ..values import whole
 from .completion import Completion, Step
 from .fair_queue import FairQueue
 from .generator import Generator
+from .model_run import Piece
 from .prefix_cache import common_length
 from .request import Request
 
@@ -148,7 +149,7 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         if not self._prompts:
             return True
         lengths = sorted([len(one.pending) for one in (*self._prompts, completion)])
-        room = self._room(next(iter(self._prompts)))
+        room = self._room(next(iter(self._prompts)), len(self._generator.running))
         in_parts = sum([length > room for length in accumulate(lengths)])
         return in_parts <= MAX_PARTS and not self._shared(completion)
 
@@ -160,19 +161,17 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
 
     # ---- pieces of prompts
 
-    def _room(self, first: Completion) -> int:
-        """Tokens of prompts that the next run may have; ``first`` is the one that gets a piece first."""
-        if not self._generator.running:
-            return self._chunk
-        return self._generator.prompt_room(self.max_gap, first.cache.length)
+    def _room(self, first: Completion, decoded: int) -> int:
+        """Tokens of prompts that a run may have, next to ``decoded`` other ones; ``first`` gets a piece first."""
+        return self._generator.prompt_room(self.max_gap, first.cache.length, decoded) if decoded else self._chunk
 
-    def _pieces(self) -> list[tuple[Completion, int]]:
+    def _pieces(self, decoded: int) -> Sequence[Piece]:
         """The piece of each prompt that is in the next run: the shortest rest first."""
         prompts = self._prompts
         if not prompts:
-            return []
+            return ()
         order = sorted(prompts, key=lambda one: len(one.pending) - AGEING_TOKENS * prompts[one])
-        room = self._room(order[0])
+        room = self._room(order[0], decoded)
         pieces = []
         for completion in order:
             count = min(room, len(completion.pending))
