@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .errors import ChatTemplateError as ChatTemplateError
     from .errors import ModelFileError as ModelFileError
     from .errors import ModelNotFoundError as ModelNotFoundError
+    from .errors import QueueFullError as QueueFullError
     from .evaluation import TokenScore as TokenScore
     from .generation.batch import Batch as Batch
     from .generation.completion import Completion as Completion
@@ -86,6 +87,7 @@ _HOME = {
     "ModelNotFoundError": "pyml_nlp.errors",
     "OutOfMemoryError": "pyml_core.errors",
     "PymlError": "pyml_core.errors",
+    "QueueFullError": "pyml_nlp.errors",
     "ShapeError": "pyml_core.errors",
     "TextError": "pyml_nlp.tokenizer.base",
     "TokenIdError": "pyml_nlp.tokenizer.base",
@@ -128,6 +130,7 @@ __all__ = [  # noqa: RUF022 (in groups)
     "ModelNotFoundError",
     "OutOfMemoryError",
     "PymlError",
+    "QueueFullError",
     "ShapeError",
     "TextError",
     "TokenIdError",

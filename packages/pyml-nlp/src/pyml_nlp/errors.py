@@ -39,6 +39,24 @@ class ArgumentError(PymlError, ValueError):
         self.name = name
 
 
+class QueueFullError(PymlError):
+    """Too many submitted texts wait already: nothing of this one has been computed.
+
+    Args:
+        problem: the message.
+        position: number of texts that wait.
+        retry_after: estimated seconds after which one that waited behind them would get its place.
+
+    Attributes:
+        position, retry_after: as given.
+    """
+
+    def __init__(self, problem: str, position: int = 0, retry_after: float = 0.0) -> None:
+        super().__init__(problem)
+        self.position = position
+        self.retry_after = retry_after
+
+
 def changed_since_pickling(path: Path, kind: str) -> ModelFileError:
     """Return the error for a file whose content is not that which was pickled."""
     return ModelFileError(f"{path}: expected the {kind} that was pickled, got another one: load it and pickle it anew")

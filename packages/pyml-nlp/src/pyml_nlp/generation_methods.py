@@ -131,6 +131,7 @@ class GenerationMethods(ModelMethods):
         draft_model: HasEngine | None = None,
         client: str | None = None,
         priority: int = 0,
+        queue_timeout: float | None = None,
         **changes: Unpack[GenerationKeywords],
     ) -> TextStream:
         """:meth:`generate` in the background: all submitted texts run together.
@@ -138,8 +139,9 @@ class GenerationMethods(ModelMethods):
         The stream is read with ``for`` or, in a coroutine, with ``async for``; ``agenerate`` is the same method. The
         text joins the running ones between two of their steps. At most ``server.max_batch_size`` run at a time, fewer
         if memory is short. Texts of a higher ``priority`` get places first; among those of one priority it is the turn
-        of the ``client`` for which the fewest tokens have been computed. The other arguments and the errors are those
-        of :meth:`generate`; they are checked here, at once.
+        of the ``client`` for which the fewest tokens have been computed. A text that has no place after
+        ``queue_timeout`` seconds ends with the reason ``"timeout"``. The other arguments and the errors are those of
+        :meth:`generate`; they are checked here, at once. QueueFullError is raised beyond ``server.max_queue``.
         """
         options = self._options(options, changes)
         ids, timeout = within_timeout(timeout, lambda: prompt_ids(self.engine, "prompt", prompt))
@@ -152,6 +154,7 @@ class GenerationMethods(ModelMethods):
             draft_model=draft_model,
             client=client,
             priority=priority,
+            queue_timeout=queue_timeout,
         )
 
     agenerate = submit

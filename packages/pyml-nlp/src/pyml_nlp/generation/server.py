@@ -17,7 +17,7 @@ from pyml_core.pickling import OfOneProcess
 from pyml_nn import KVCache
 
 from ..engine import Engine, HasEngine
-from ..errors import ArgumentError
+from ..errors import ArgumentError, QueueFullError
 from ..options.checks import instance
 from ..values import seconds, text, whole
 from .admission import prepared
@@ -26,6 +26,7 @@ from .job import Job
 from .request import Request
 from .run_stats import RunStats
 from .scheduler import MAX_BATCH_SIZE, MAX_GAP
+from .service_times import ServiceTimes
 from .text_stream import TextStream
 from .worker import Worker
 
@@ -42,6 +43,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
             thread that generates, so they must be short. One that raises is removed; the error is logged.
         last_step_at: when the thread last completed a step, as :func:`time.monotonic` counts; None before the first.
             It stays behind the present only while no text runs, or during a run of the model.
+        service_times: how long texts keep their places.
 
     In the child of a fork it has no texts, and gets a thread of its own.
     """
@@ -50,8 +52,11 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         self._engine = engine
         self.max_batch_size = max_batch_size
         self.max_gap = MAX_GAP
+        self.max_queue = None
+        self.max_queue_tokens = None
         self.observers: list[Callable[[RunStats], None]] = []
         self.last_step_at: float | None = None
+        self.service_times = ServiceTimes()
         self._lock = Lock()
         self._numbers = itertools.count()
         self._worker: Worker | None = None
@@ -86,6 +91,30 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         if found is None:
             raise ArgumentError("must be a number of seconds, got None", "max_gap")
         self._max_gap = found
+
+    @property
+    def max_queue(self) -> int | None:
+        """Most texts that wait for a place, beyond those that get a free one at once; None: no limit.
+
+        It may be set while texts run; texts that wait already stay.
+
+        Raises:
+            ArgumentError: not None or a whole number from 0.
+        """
+        return self._max_queue
+
+    @max_queue.setter
+    def max_queue(self, max_queue: int | None) -> None:
+        self._max_queue = None if max_queue is None else whole("max_queue", max_queue, 0)
+
+    @property
+    def max_queue_tokens(self) -> int | None:
+        """Most tokens of the prompts of these waiting texts, all together; see :attr:`max_queue`."""
+        return self._max_queue_tokens
+
+    @max_queue_tokens.setter
+    def max_queue_tokens(self, max_queue_tokens: int | None) -> None:
+        self._max_queue_tokens = None if max_queue_tokens is None else whole("max_queue_tokens", max_queue_tokens, 0)
 
     # ---- its state, from any thread
 
@@ -133,6 +162,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         draft_model: Engine | HasEngine | None = None,
         client: str | None = None,
         priority: int = 0,
+        queue_timeout: float | None = None,
     ) -> TextStream:
         """Generate a text in the background.
 
@@ -144,9 +174,12 @@ class Server(OfOneProcess, instead="each process has one of its own"):
             draft_model: a smaller model that drafts, too.
             client: whose text it is; places are shared fairly between clients.
             priority: texts of a higher priority get places first.
+            queue_timeout: seconds from now after which the text ends if it has no place by then, with the reason
+                ``"timeout"``; its :attr:`.Completion.admitted_at` is None then.
 
         Raises:
-            ArgumentError: another text is using the cache, ``timeout`` is not above 0, ``client`` is not a text, or
+            QueueFullError: it would wait, and too many texts do already.
+            ArgumentError: another text is using the cache, a timeout is not above 0, ``client`` is not a text, or
                 ``priority`` is not a whole number.
             ContextOverflowError, GrammarError, ShapeError, PymlError: as of :meth:`.Generator.start`.
         """
@@ -155,10 +188,13 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         engine, token = self._engine, CancelToken(seconds("timeout", timeout))
         client = None if client is None else text("client", client)
         priority = whole("priority", priority)
+        queue_timeout = seconds("queue_timeout", queue_timeout)
         drafting = drafting_of(engine, speculate, draft_model)
+        self._check_queue(len(request.prompt))  # before the work of preparing it, and again when it is added
         completion = prepared(engine, request, cache, token, drafting)
         completion.sequence = next(self._numbers)
         completion.client, completion.priority, completion.submitted_at = client, priority, start
+        completion.queue_deadline = None if queue_timeout is None else start + queue_timeout
         job = Job(completion, copy_context() if engine.traced else None)
         with self._lock:
             engine.check_open()
@@ -169,6 +205,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
                 self._worker = worker
             if cache is not None and any(other.completion.cache is cache for other in list(worker.jobs.values())):
                 raise ArgumentError("is in use by a text that has not ended", "cache")
+            self._check_queue(len(request.prompt))
             stream = TextStream(job, worker.cancel)
             worker.add(job)
         return stream
@@ -184,6 +221,28 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         with self._lock:
             worker.retired = not worker.jobs
             return worker.retired
+
+    def _check_queue(self, tokens: int) -> None:
+        """Raise QueueFullError if a text of this many prompt tokens has to wait, and too many do already."""
+        limit, limit_tokens = self._max_queue, self._max_queue_tokens
+        worker = self._own_worker()
+        if worker is None or (limit is None and limit_tokens is None):
+            return
+        waiting = worker.waiting
+        free = max(0, self._max_batch_size - worker.n_running)
+        ahead = waiting[free:]  # the first ones get the free places
+        if len(waiting) < free:
+            return
+        problem = ""
+        if limit is not None and len(ahead) >= limit:
+            problem = f"at most {limit} waiting texts, found {len(ahead)} before this one"
+        elif limit_tokens is not None:
+            found = sum([len(one.pending) for one in ahead])
+            if found + tokens > limit_tokens:
+                problem = f"prompts of at most {limit_tokens} tokens to wait, found {found} and {tokens} of this one"
+        if problem:
+            retry_after = self.service_times.wait(len(ahead), self._max_batch_size)
+            raise QueueFullError(f"the queue is full: expected {problem}", len(ahead), retry_after)
 
     def _own_worker(self) -> Worker | None:
         """The worker of this process; None in the child of a fork that has none."""

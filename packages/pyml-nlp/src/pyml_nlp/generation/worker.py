@@ -23,12 +23,13 @@ from pyml_core.want import StopFlag
 
 from .. import logs
 from ..engine import Engine
-from .completion import CANCELLED, Completion, Step
+from .completion import CANCELLED, TIMEOUT, Completion, Step
 from .generator import Generator
 from .job import Job, ThreadWaiter, Waiter, Wakes, discard, wake_all
 from .model_run import ModelRun
 from .run_stats import RunStats, run_stats
 from .scheduler import Scheduler
+from .service_times import ServiceTimes
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -47,6 +48,7 @@ class Owner(Protocol):
     max_gap: float
     observers: list[Callable[[RunStats], None]]
     last_step_at: float | None
+    service_times: ServiceTimes
 
     def retire(self, worker: Worker) -> bool:
         """Whether a worker without texts may end."""
@@ -110,8 +112,8 @@ class Worker:
 
     @property
     def waiting(self) -> list[Completion]:
-        """Texts without a place that have not ended."""
-        return [completion for completion in self._completions() if not completion.placed]
+        """Texts without a place that have not ended and are not about to."""
+        return [one for one in self._completions() if not one.placed and not one.stop_token.cancelled]
 
     def _completions(self) -> list[Completion]:
         return [job.completion for job in list(self.jobs.values())]
@@ -186,19 +188,23 @@ class Worker:
             job = self._arrived.popleft()
             self._waiting.append(job)
             self._deadline = min(self._deadline, _deadline(job.completion))
-        stopped = {}
+        stopped = set()
         while self._cancelled:
-            completion = self._cancelled.popleft().completion
-            if completion.sequence in self.jobs:
-                stopped[completion.sequence] = completion
-        if monotonic() >= self._deadline:
+            stopped.add(self._cancelled.popleft().completion)
+        late: set[Completion] = set()
+        now = monotonic()
+        if now >= self._deadline:
             completions = self._completions()
-            stopped |= {one.sequence: one for one in completions if one.stop_token.expired}
-            left = [_deadline(one) for one in completions if one.sequence not in stopped]
+            late = {one for one in completions if _deadline(one) <= now}
+            left = [_deadline(one) for one in completions if one not in late]
             self._deadline = min(left, default=float("inf"))
-        ended = [completion for completion in stopped.values() if completion.finish_reason is None]
+        ended = []
+        for completions_of, reason in ((stopped, CANCELLED), (late - stopped, TIMEOUT)):
+            found = [one for one in completions_of if one.finish_reason is None and one.sequence in self.jobs]
+            if found:
+                self._generator.end(found, reason)
+                ended += found
         if ended:
-            self._generator.end(ended, CANCELLED)
             self._scheduler.drop(ended)
         return ended
 
@@ -250,6 +256,7 @@ class Worker:
         for completion in ended:
             job = self.jobs.pop(completion.sequence)
             job.end(completion.error)
+            self._server.service_times.learn(completion)
             jobs.append(job)
         wakes: Wakes = {}
         for job in jobs:
@@ -272,8 +279,12 @@ class Worker:
 
 
 def _deadline(completion: Completion) -> float:
+    """When a text ends at the latest."""
     deadline = completion.stop_token.deadline
-    return float("inf") if deadline is None else deadline
+    found = float("inf") if deadline is None else deadline
+    if completion.queue_deadline is not None and completion.admitted_at is None:
+        found = min(found, completion.queue_deadline)
+    return found
 
 
 def _common_token(completions: Sequence[Completion]) -> CancelToken:
