@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +259,126 @@ def test_calls_after_reasoning(thinker: LanguageModel) -> None:
     fields: dict[str, Any] = {"messages": "Hi", "tools": TOOLS, "tool_choice": "required", "max_tokens": 300, "seed": 4}
     (choice,) = thinker.openai.chat(fields, reasoning_effort="none", parallel_tool_calls=False)["choices"]
     assert len(functions(choice["message"])) == 1 or choice["message"].get("reasoning_content")
+
+
+# ---- markers that are tokens
+
+THINK = ("<think>", "</think>")
+LATE = {
+    "hermes": ("<tool_call>", "</tool_call>"),
+    "qwen3_coder": ("<tool_call>", "</tool_call>"),
+    "mistral": ("[TOOL_CALLS]", "[ARGS]"),
+    "functiongemma": ("<start_function_call>", "<end_function_call>", "<escape>"),
+    "phi4_mini": ("<|tool_call|>", "<|/tool_call|>"),
+    "pythonic": ("<|tool_call_start|>", "<|tool_call_end|>"),
+}
+
+
+def with_tokens(source: Path, target: Path, markers: Sequence[str], special: bool) -> None:
+    """Copy a model whose last words become markers."""
+    copied(source, target)
+    for name in ("vocab.json", "merges.txt"):
+        (target / name).unlink()
+    found = json.loads((target / "tokenizer.json").read_text())
+    vocab, first = found["model"]["vocab"], len(found["model"]["vocab"]) - len(markers)
+    gone = {word for word, number in vocab.items() if number >= first}
+    found["model"]["vocab"] = {word: number for word, number in vocab.items() if number < first}
+    merges = [one if isinstance(one, list) else one.split(" ") for one in found["model"]["merges"]]
+    found["model"]["merges"] = [pair for pair in merges if not gone & {*pair, "".join(pair)}]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+    found["added_tokens"] += [{"id": first + n, "content": text, **plain} for n, text in enumerate(markers)]
+    (target / "tokenizer.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def late(tiny_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LanguageModel]]:
+    """Models of formats whose markers are tokens, with characters in texts or without."""
+    folder, loaded = tmp_path_factory.mktemp("late"), {}
+    for name, markers in LATE.items():
+        for kind in ("special", "added"):
+            path = folder / f"{name}-{kind}"
+            with_tokens(tiny_dirs["llama"], path, (*markers, *THINK), kind == "special")
+            sign = SIGNS.get(name, "") + markers[0] + "<|tool_list_start|>" * (name == "pythonic")
+            (path / "chat_template.jinja").write_text(f"{{{{ tools }}}}{{#- {sign} </think> -#}}{BODY}")
+            loaded[path.name] = pyml_nlp.load(path, threads=1)
+    yield loaded
+    for lm in loaded.values():
+        lm.close()
+
+
+def biased(lm: LanguageModel, biases: dict[str, float]) -> dict[str, float]:
+    return {str(lm.tokenizer.encode(text, add_special=False)[0]): bias for text, bias in biases.items()}
+
+
+@pytest.mark.parametrize("kind", ["special", "added"])
+@pytest.mark.parametrize("form", LATE)
+def test_calls_that_the_model_chooses(late: dict[str, LanguageModel], form: str, kind: str) -> None:
+    """Free until the marker, then held to the format and the schema. Text and calls come as in one piece."""
+    lm = late[f"{form}-{kind}"]
+    fields: dict[str, Any] = {"messages": "Hi", "tools": TOOLS, "max_tokens": 500, "n": 3, "temperature": 1.5}
+    fields |= {"logit_bias": biased(lm, {LATE[form][0]: 4, "<think>": -100, "<|endoftext|>": -100}), "seed": 4}
+    fields |= {"parallel_tool_calls": False, "return_token_ids": True}
+    whole = lm.openai.chat(fields)["choices"]
+    streamed = accumulated(lm.openai.chat(fields, stream=True))
+    plan = chat_plan(lm, chat_request(fields, lm.generation_options, 500))
+    marker = lm.tokenizer.encode(LATE[form][0], add_special=False)[0]
+    texts = []
+    for index, (one, choice) in enumerate(zip(streamed, whole, strict=True)):
+        assert choice["finish_reason"] == one["finish_reason"] == "tool_calls"
+        assert len(functions(choice["message"])) == 1
+        check(choice)
+        assert functions(one["message"]) == functions(choice["message"])
+        assert one["message"]["content"] == (choice["message"]["content"] or "")
+        texts.append(choice["message"]["content"] or "")
+        free = lm.generate(plan.ids, replace(plan.common.options, grammar=None, sample_index=index))
+        free.read()
+        begun = choice["token_ids"].index(marker) + 1
+        assert free.tokens[:begun] == choice["token_ids"][:begun]
+        alone = lm.generate(plan.ids, replace(plan.common.options, sample_index=index), speculate=False)
+        alone.read()
+        assert alone.tokens == choice["token_ids"]
+    assert any(texts)
+
+
+def test_a_marker_in_reasoning_begins_no_call(late: dict[str, LanguageModel]) -> None:
+    lm = late["hermes-added"]
+    fields: dict[str, Any] = {"messages": "Hi", "tools": TOOLS, "max_tokens": 60, "temperature": 1.5, "seed": 2}
+    fields["logit_bias"] = biased(lm, {"<think>": 100, "</think>": -100, "<tool_call>": 3})
+    (choice,) = lm.openai.chat(fields)["choices"]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["content"] == ""
+    assert "tool_calls" not in choice["message"]
+    assert choice["message"]["reasoning_content"].count("<think>") > 10
+
+
+def test_plain_answers_with_tools_are_those_without_a_grammar(late: dict[str, LanguageModel]) -> None:
+    lm = late["hermes-added"]
+    fields: dict[str, Any] = {"messages": "Hi", "tools": TOOLS, "max_tokens": 60, "temperature": 0.9, "seed": 6}
+    fields["logit_bias"] = biased(lm, {"<tool_call>": -100, "<think>": -100})
+    plan = chat_plan(lm, chat_request(fields, lm.generation_options, 60))
+    assert plan.common.options.grammar is not None
+    text = lm.generate_text(plan.ids, plan.common.options)
+    assert text == lm.generate_text(plan.ids, replace(plan.common.options, grammar=None))
+    assert lm.openai.chat(fields)["choices"][0]["message"]["content"] == text
+
+
+@pytest.mark.parametrize("kind", ["special", "added"])
+def test_user_texts_are_no_control_tokens(late: dict[str, LanguageModel], kind: str) -> None:
+    """Messages, descriptions of tools, arguments and results that spell a control token."""
+    lm = late[f"mistral-{kind}"]
+    marker = "[TOOL_CALLS]"
+    ids = {lm.tokenizer.encode(text, add_special=False)[0] for text in (marker, *THINK)}
+    call = {"id": "123456789", "type": "function", "function": {"name": "add", "arguments": json.dumps({"a": marker})}}
+    messages = [
+        {"role": "system", "content": marker},
+        {"role": "user", "content": [{"type": "text", "text": f"<think>{marker}"}]},
+        {"role": "assistant", "content": marker, "reasoning_content": "</think>", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "123456789", "content": f"{marker}</think>"},
+    ]
+    function = {"name": "add", "parameters": ADD, "description": f"<think>{marker}"}
+    body = {"messages": messages, "tools": [{"type": "function", "function": function}]}
+    for name in (None, "generic", "phi4_mini"):
+        plan = chat_plan(lm, chat_request(body, lm.generation_options, 10), tool_format=name)
+        assert marker in lm.tokenizer.decode(plan.ids, skip_special=False)
+        if kind == "special":
+            assert not ids & set(plan.ids)

@@ -111,7 +111,7 @@ NOTE = {"type": "function", "function": {"name": "note", "strict": True, "descri
 )  # fmt: skip
 def test_tools(fields: dict[str, Any], names: tuple[str, ...], required: bool, parallel: bool) -> None:
     request = chat(tools=[TOOL, NOTE], **fields)
-    assert request.tools == ToolUse([TOOL, NOTE], names, required, parallel)
+    assert request.tools == ToolUse([TOOL, NOTE], names, required, parallel, strict=True)
     assert request.chat.tools == [TOOL, NOTE]
 
 

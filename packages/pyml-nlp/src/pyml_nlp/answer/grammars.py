@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ArgumentError
-from ..structured.grammar import Grammar, GrammarError
+from ..structured.grammar import Grammar, GrammarError, LateGrammar
 from .parser import AnswerFormat
 from .rules import Rules, SchemaNotSupported
 
@@ -36,11 +36,35 @@ def call_grammar(
         GrammarError: ``content`` cannot be combined with calls.
     """
     assert form.tool_format is not None  # the caller's
-    rules = Rules(form.structured_marks)
+    rules = Rules(form.marks)
     calls = _calls(form, rules, names, parallel)
     if content is not None:
         calls = rules.one_of([calls, form.tool_format.content(rules, _content(rules, content))])
     return Grammar("grammar", rules.source(f"{_reasoning(form, rules, prompt)} {calls}"))
+
+
+def late_grammar(form: AnswerFormat, names: Sequence[str], *, parallel: bool = True) -> LateGrammar | None:
+    """The grammar of calls, which begins where the model writes their first marker; None: no marker is a token.
+
+    Args:
+        form: of the answer.
+        names: the tools that may be called.
+        parallel: whether there may be several calls.
+
+    Raises:
+        ArgumentError: a schema of a tool that cannot be enforced.
+    """
+    assert form.tool_format is not None  # the caller's
+    after = {token for begin in form.tool_format.begins if (token := form.marks.token(begin)) is not None}
+    if not after or form.tool_format.bare:
+        return None
+    rules = Rules(form.marks)
+    calls = _calls(form, rules, names, parallel)
+    outside = None
+    if form.reasoning is not None:
+        begin, end = map(form.marks.token, form.reasoning)
+        outside = None if begin is None or end is None else (begin, end)
+    return LateGrammar("grammar", rules.source(calls), frozenset(after), outside)
 
 
 def reasoned_grammar(form: AnswerFormat, prompt: Sequence[int], content: Grammar) -> Grammar:
@@ -51,7 +75,7 @@ def reasoned_grammar(form: AnswerFormat, prompt: Sequence[int], content: Grammar
         prompt: token ids of the prompt, which may have opened the reasoning.
         content: the schema.
     """
-    rules = Rules(form.structured_marks)
+    rules = Rules(form.marks)
     return Grammar("grammar", rules.source(f"{_reasoning(form, rules, prompt)} {_content(rules, content)}"))
 
 

@@ -34,19 +34,18 @@ class Marks:
     Args:
         tokenizer: of the model.
         spellings: the markers.
-        added: whether added tokens count; otherwise only control tokens do.
 
     Attributes:
         ids: token -> its spelling; markers that are plain text have none.
         codes: token -> the character that stands for it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, spellings: Iterable[str], *, added: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, spellings: Iterable[str]) -> None:
         self.ids: dict[int, str] = {}
         self.codes: dict[int, str] = {}
         self._searched: dict[str, str] = {}
         for spelling in dict.fromkeys(spellings):
-            token = token_of(tokenizer, spelling) if added else tokenizer.control_tokens.get(spelling)
+            token = token_of(tokenizer, spelling)
             self._searched[spelling] = spelling
             if token is not None:
                 self.ids[token] = spelling

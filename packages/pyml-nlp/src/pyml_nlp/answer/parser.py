@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..structured.grammar import LateGrammar
 from ..tokenizer.decoding import ByteDecoding
 from .formats import Calls, ToolFormat
 from .marks import Decoder, MarkReader, Marks
@@ -32,8 +33,6 @@ class AnswerFormat:
         reasoning: the markers around reasoning; None: the model writes none.
         parallel: whether an answer may have several calls; otherwise what follows the first one is left out.
         marks: the markers of both.
-        structured_marks: the same in a text that has a grammar. Only control tokens are tokens there: a grammar does
-            not tell an added token from its letters.
     """
 
     tokenizer: Tokenizer
@@ -43,13 +42,10 @@ class AnswerFormat:
     reasoning: tuple[str, str] | None = None
     parallel: bool = True
     marks: Marks = field(init=False, repr=False)
-    structured_marks: Marks = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         markers = () if self.tool_format is None else self.tool_format.markers
-        spellings = (*markers, *(self.reasoning or ()))
-        object.__setattr__(self, "marks", Marks(self.tokenizer, spellings))
-        object.__setattr__(self, "structured_marks", Marks(self.tokenizer, spellings, added=False))
+        object.__setattr__(self, "marks", Marks(self.tokenizer, (*markers, *(self.reasoning or ()))))
 
     def reasons(self, prompt: Sequence[int]) -> bool:
         """Whether the answer to a prompt begins within reasoning, which the chat template has opened."""
@@ -67,12 +63,12 @@ class AnswerFormat:
         """
         tokenizer = self.tokenizer
         decoder: Decoder
-        if options.grammar is None:
-            marks, decoder, hidden = self.marks, tokenizer.stream_decoder(), tokenizer.special_ids
+        if options.grammar is None or isinstance(options.grammar, LateGrammar):
+            decoder, hidden = tokenizer.stream_decoder(), tokenizer.special_ids
         else:  # such a text has the spellings of its control tokens
-            marks, decoder, hidden = self.structured_marks, ByteDecoding(tokenizer.token_bytes), frozenset[int]()
-        reader = MarkReader(marks, decoder, hidden, {*self.eos_ids, *options.stop_ids})
-        return AnswerParser(self, marks, reader, self.reasons(prompt))
+            decoder, hidden = ByteDecoding(tokenizer.token_bytes), frozenset[int]()
+        reader = MarkReader(self.marks, decoder, hidden, {*self.eos_ids, *options.stop_ids})
+        return AnswerParser(self, reader, self.reasons(prompt))
 
 
 class AnswerParser:
@@ -80,17 +76,16 @@ class AnswerParser:
 
     Args:
         form: how it is written.
-        marks: its markers.
-        reader: puts them into its text.
+        reader: puts markers into its text.
         reasoning: whether it begins within reasoning.
 
     Attributes:
         reasoning_tokens: number of tokens of its reasoning.
     """
 
-    def __init__(self, form: AnswerFormat, marks: Marks, reader: MarkReader, reasoning: bool) -> None:
+    def __init__(self, form: AnswerFormat, reader: MarkReader, reasoning: bool) -> None:
         self._form = form
-        self._marks = marks
+        self._marks = form.marks
         self._reader = reader
         length = 24 if form.tool_format is None else form.tool_format.id_length
         self._out = Out(reader.spellings, length, form.parallel)

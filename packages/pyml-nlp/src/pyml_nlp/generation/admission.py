@@ -14,14 +14,14 @@ from .. import logs, memory
 from ..engine import Engine
 from ..errors import ArgumentError
 from ..options.generation import SHIFT
-from ..structured.grammar import Grammar
+from ..structured.grammar import Grammar, LateGrammar
 from ..structured.matcher import Matcher
 from ..tokenizer.decoding import ByteDecoding
 from ..values import check_ids
 from .completion import Completion, StreamDecoder
 from .draft_model import Drafting
 from .request import Request
-from .stop_tokens import stop_tokens
+from .stop_tokens import StopTokens, stop_tokens
 
 
 def check_request(engine: Engine, request: Request, cache: Any) -> int:
@@ -101,12 +101,12 @@ def prepared(
     request = request.seeded()
     logs.generator.debug("[sampling] %s", request.options.sampling)
     decoder: StreamDecoder = engine.tokenizer.stream_decoder()
-    matcher = None
-    if request.options.grammar is not None:
-        matcher = _matcher(engine, request.options.grammar, token)
-        # The text is exactly the bytes that match: no space is taken from its beginning.
-        decoder = ByteDecoding(engine.tokenizer.token_bytes)
-    options = request.options
+    matcher, options = None, request.options
+    if options.grammar is not None:
+        matcher = _matcher(engine, options.grammar, token)
+        if not isinstance(options.grammar, LateGrammar):
+            # The text is exactly the bytes that match: no space is taken from its beginning.
+            decoder = ByteDecoding(engine.tokenizer.token_bytes)
     ends = engine.eos_ids.union(options.stop_ids)
     sampler = Sampler(
         options.sampling.core_rules,
@@ -120,6 +120,10 @@ def prepared(
     completion.max_positions = max_positions
     completion.n_keep = n_kept(engine, request)
     completion.stop_tokens = stop_tokens(engine.tokenizer, options.stop, engine.vocab_size)
+    if isinstance(options.grammar, LateGrammar):
+        stops = completion.stop_tokens or StopTokens(engine.tokenizer, (), engine.vocab_size)
+        completion.stop_tokens = stops.with_tokens(options.grammar.after)
+        completion.late_matcher, completion.matcher = matcher, None
     return completion
 
 

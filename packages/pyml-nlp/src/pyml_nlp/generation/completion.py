@@ -14,6 +14,7 @@ from pyml_core.sampling import Sampler
 from pyml_core.want import SampledToken
 from pyml_nn import KVCache
 
+from ..structured.grammar import LateGrammar
 from ..structured.matcher import Matcher
 from .context_shift import retained
 from .draft_model import Drafting
@@ -106,7 +107,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         matcher: which tokens the grammar allows next; it advances as tokens are chosen. None: all are allowed.
         forced: tokens that the grammar forces after the chosen ones, whatever the logits are.
         grammar_ended: whether the grammar allows nothing after them.
-        stop_tokens: where its stop strings end; None: it has none.
+        stop_tokens: where its stop strings end, and where a late grammar begins; None: it has none.
+        late_matcher: becomes the matcher where a :class:`.LateGrammar` begins; None: there is none to come.
         logprobs: each token's own log probability and those of the most probable ones (as in :class:`Step`), if the
             request asks for them.
         client: whose text it is; None: not told.
@@ -155,6 +157,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.forced: list[int] = []
         self.grammar_ended = False
         self.stop_tokens: StopTokens | None = None
+        self.late_matcher: Matcher | None = None
         self.logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] = []
         self.drafting = Drafting() if drafting is None else drafting
         self.drafter: Drafter | None = None
@@ -198,6 +201,8 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.position += 1
         if self.drafter is not None:
             self.drafter.append(token)
+        if self.late_matcher is not None:
+            self._begin_late(token)
         if silent:
             self.stopped_by = token
             return self.end(reason or STOP)
@@ -279,6 +284,21 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
             self.forced = matcher.forced()
         self.grammar_ended = matcher.ended
 
+    def _begin_late(self, token: int) -> None:
+        """Let the grammar begin with this token, if it is one of those that begin it."""
+        grammar = self.options.grammar
+        if not isinstance(grammar, LateGrammar) or token not in grammar.after:
+            return
+        if grammar.outside is not None:
+            begin, end = grammar.outside
+            last = next((one for one in reversed([*self.prompt, *self.tokens]) if one in (begin, end)), end)
+            if last != end:
+                return
+        self.matcher, self.late_matcher = self.late_matcher, None
+        self.drafter = None  # drafts do not know the grammar
+        if self.matcher is not None:
+            self._advance(self.matcher, token)
+
     # ---- its end
 
     def end(self, reason: str) -> str:
@@ -310,7 +330,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
 
     def release(self) -> None:
         """Free the memory that only a running text needs: state of drafts and grammars, and a cache of its own."""
-        self.matcher = self.drafter = None
+        self.matcher = self.late_matcher = self.drafter = None
         if not self.cache_given:
             self.cache.trim(0)
 

@@ -99,9 +99,11 @@ class Runner:
     def _choice(self, completion: Completion, n_texts: int) -> Choice:
         """How the next tokens of a text are chosen; ``n_texts``: it goes on by itself, with so many texts in all."""
         follow = None if completion.matcher is None else completion.follow
-        if not n_texts:
-            return Choice(completion.sampler, completion.position, follow=follow)
         stops = None if completion.stop_tokens is None else completion.stop_tokens.table
+        if not n_texts:
+            if completion.late_matcher is None:  # otherwise drafted tokens end where the grammar begins
+                stops = None
+            return Choice(completion.sampler, completion.position, stops, follow)
         history, repeat = self._speculator.repetition(completion, n_texts)
         return Choice(completion.sampler, completion.position, stops, follow, history, repeat)
 

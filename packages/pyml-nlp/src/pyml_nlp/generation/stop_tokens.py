@@ -5,7 +5,8 @@ Letters: V = vocabulary size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -42,6 +43,14 @@ class StopTokens:
             for text in (stop, _LETTER + stop):
                 for token in tokenizer.encode(text, add_special=False, parse_special=False)[-1:]:
                     self.add(token)
+
+    def with_tokens(self, tokens: Iterable[int]) -> StopTokens:
+        """A copy that has these tokens, too."""
+        found = copy(self)
+        found.table = self.table.copy()
+        for token in tokens:
+            found.add(token)
+        return found
 
     def add(self, token: int) -> None:
         """Remember a token at which a stop string has ended."""

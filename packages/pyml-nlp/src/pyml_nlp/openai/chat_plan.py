@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .. import logs
 from ..answer import AnswerFormat, answer_format
 from ..answer.describing import described
 from ..answer.formats import GENERIC
-from ..answer.grammars import call_grammar, reasoned_grammar
+from ..answer.grammars import call_grammar, late_grammar, reasoned_grammar
 from ..answer.marks import token_of
-from ..structured.grammar import Grammar
+from ..errors import ArgumentError
+from ..structured.grammar import Grammar, GrammarError
 from .chat_answer import REASONING_FIELDS, ChatChoice
 from .requests import ChatRequest, Common
 from .tool_use import ToolUse
@@ -71,7 +73,7 @@ def chat_plan(lm: ChatMethods, request: ChatRequest, *, tool_format: str | None 
     form = answer_format(lm, use.tools, names=use.names, parallel=use.parallel, tool_format=tool_format)
     assert form is not None  # there are tools
     ids = _prompt(lm, request, use, form)
-    changes: dict[str, Any] = {"grammar": _grammar(form, ids, use, request.common.options.grammar)}
+    changes: dict[str, Any] = {"grammar": _grammar(lm, form, ids, use, request.common.options.grammar)}
     stops = [token_of(lm.tokenizer, stop) for stop in form.tool_format.stops] if form.tool_format else []
     changes["stop_ids"] = {*request.common.options.stop_ids, *(stop for stop in stops if stop is not None)}
     options = replace(request.common.options, **changes)
@@ -100,12 +102,41 @@ def _prompt(lm: ChatMethods, request: ChatRequest, use: ToolUse, form: AnswerFor
     return lm.chat_ids(messages, replace(request.chat, tools=None))
 
 
-def _grammar(form: AnswerFormat, ids: list[int], use: ToolUse, content: Grammar | None) -> Grammar | None:
-    """The grammar of the answer: of calls if they are required, or of the response format."""
+def _grammar(
+    lm: ChatMethods, form: AnswerFormat, ids: list[int], use: ToolUse, content: Grammar | None
+) -> Grammar | None:
+    """The grammar of the answer: of calls if they are required or begin, or of the response format.
+
+    It is compiled here, because that may take seconds.
+    """
+    grammar: Grammar | None
     if use.required:
-        return call_grammar(form, ids, use.names, parallel=use.parallel)
-    if content is None and form.tool_format is not GENERIC:
-        return None
-    if content is not None and content.kind != "schema" and form.tool_format is not GENERIC:
+        grammar = call_grammar(form, ids, use.names, parallel=use.parallel)
+    elif form.tool_format is GENERIC:
+        grammar = call_grammar(form, ids, use.names, parallel=use.parallel, content=content or _TEXT)
+    elif content is None:
+        return _late_grammar(lm, form, use)
+    elif content.kind != "schema":
         return content
-    return call_grammar(form, ids, use.names, parallel=use.parallel, content=content or _TEXT)
+    else:
+        grammar = call_grammar(form, ids, use.names, parallel=use.parallel, content=content)
+    lm.engine.vocabulary.matcher(grammar)
+    return grammar
+
+
+def _late_grammar(lm: ChatMethods, form: AnswerFormat, use: ToolUse) -> Grammar | None:
+    """The grammar of calls from their marker on. Without strict tools it is left out if it cannot be enforced.
+
+    Raises:
+        ArgumentError, GrammarError: a schema of strict tools that cannot be enforced.
+    """
+    try:
+        grammar = late_grammar(form, use.names, parallel=use.parallel)
+        if grammar is not None:
+            lm.engine.vocabulary.matcher(grammar)
+    except (ArgumentError, GrammarError) as error:
+        if use.strict:
+            raise
+        logs.generator.info("calls of tools are not held to their schemas: %s", error)
+        return None
+    return grammar

@@ -28,12 +28,14 @@ class ToolUse:
         names: those that may be called.
         required: whether the answer has to be a call.
         parallel: whether an answer may have several calls.
+        strict: whether a tool asks for arguments that match its schema in any case.
     """
 
     tools: Sequence[Any]
     names: tuple[str, ...]
     required: bool = False
     parallel: bool = True
+    strict: bool = False
 
 
 def tool_use(fields: Fields) -> ToolUse | None:
@@ -58,7 +60,8 @@ def tool_use(fields: Fields) -> ToolUse | None:
     if wanted == "none":
         return None
     mode, chosen = _choice(wanted, names)
-    return ToolUse(tools, chosen, mode != "auto", parallel and mode != "named")
+    strict = any(tool["function"].get("strict") for tool in tools)
+    return ToolUse(tools, chosen, mode != "auto", parallel and mode != "named", strict)
 
 
 def _tool_name(tool: Any, where: str) -> str:

@@ -54,6 +54,20 @@ class Grammar:
             read_schema(self.source)
 
 
+@dataclass(frozen=True)
+class LateGrammar(Grammar):
+    """A grammar that the end of a text must match: from the first of some tokens on.
+
+    Attributes:
+        after: these tokens. The one that comes is the first token of what matches the grammar.
+        outside: two tokens, such as markers around reasoning: between them ``after`` has no effect. They count in the
+            prompt, too. None: it has an effect everywhere.
+    """
+
+    after: frozenset[int] = frozenset()
+    outside: tuple[int, int] | None = None
+
+
 def read_schema(source: str) -> dict[str, Any]:
     """Parse the text of a JSON schema.
 

@@ -44,6 +44,8 @@ class ToolFormat:
         markers: all markers, which may be tokens.
         begins: those at which calls begin.
         opening: a letter at which calls begin if it is the first one of the answer; empty: there is none.
+        bare: whether ``rules`` have no marker before calls; otherwise they begin with one of ``begins`` where these are
+            tokens.
         stops: tokens that end an answer, besides those that the model's files name.
         id_length: characters of the ids of calls.
     """
@@ -55,6 +57,7 @@ class ToolFormat:
     markers: tuple[str, ...] = ()
     begins: tuple[str, ...] = ()
     opening: str = ""
+    bare: bool = False
     stops: tuple[str, ...] = ()
     id_length: int = 24
 

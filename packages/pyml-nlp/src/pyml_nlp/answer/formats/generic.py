@@ -94,4 +94,4 @@ def generic_content(rules: Rules, text: str) -> str:
     return f"{begin} {text} {rules.text('}')}"
 
 
-GENERIC = ToolFormat("generic", read_generic, generic_rules, generic_content, opening="{")
+GENERIC = ToolFormat("generic", read_generic, generic_rules, generic_content, opening="{", bare=True)

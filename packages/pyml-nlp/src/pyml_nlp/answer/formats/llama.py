@@ -35,4 +35,6 @@ def llama_rules(rules: Rules, tools: Mapping[str, Any], parallel: bool) -> str:
     return json_calls_rule(rules, tools, parallel, key="parameters", separator="; ")
 
 
-LLAMA = ToolFormat("llama", read_llama, llama_rules, markers=(TAG,), begins=(TAG,), opening="{", stops=("<|eom_id|>",))
+LLAMA = ToolFormat(
+    "llama", read_llama, llama_rules, markers=(TAG,), begins=(TAG,), opening="{", bare=True, stops=("<|eom_id|>",)
+)
