@@ -111,6 +111,10 @@ def test_observers_see_every_call(lm: LanguageModel) -> None:
     ]
     assert all(one.runs == 1 and one.ms > 0 and one.drafted == one.accepted == 0 for one in seen_before)
     assert seen_before[-1].running == seen_before[-1].waiting == 0
+    for stream in streams:
+        own = [row for one in seen for row in one.by_text if row.sequence == stream.completion.sequence]
+        assert (sum(row.prompt_tokens for row in own), sum(row.tokens for row in own)) == (9, 6)
+    assert all(sum(row.tokens for row in one.by_text) == one.tokens for one in seen)
     assert [one.ended_at for one in seen] == sorted(one.ended_at for one in seen)
 
 
@@ -126,6 +130,7 @@ def test_records_of_several_runs_and_of_drafts(lm: LanguageModel, monkeypatch: p
     assert several or drafted
     assert all(one.tokens == one.runs and not one.drafted for one in several)
     assert all(one.tokens == one.accepted + 1 and one.accepted <= one.drafted for one in drafted)
+    assert all((one.by_text[0].drafted, one.by_text[0].accepted) == (one.drafted, one.accepted) for one in own)
 
 
 def test_an_observer_that_raises_is_removed(lm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:

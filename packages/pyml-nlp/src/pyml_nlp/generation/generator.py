@@ -45,7 +45,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
 
     Attributes:
         running: the texts that have their first token and have not ended.
-        observer: called after each call of the model, with the run and the number of texts in it that had begun.
+        observer: called after each call of the model, with the run, its texts, and how many of them had begun.
 
     Raises:
         PymlError: ``timeout`` not above 0, or a draft model with another vocabulary.
@@ -69,7 +69,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         self._admitted: list[Completion] = []  # and not ended
         self._numbers = itertools.count()
         self.running: list[Completion] = []
-        self.observer: Callable[[ModelRun, int], None] | None = None
+        self.observer: Callable[[ModelRun, Sequence[Completion], int], None] | None = None
 
     # ---- beginning
 
@@ -243,7 +243,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             self.end([*texts, *(completion for completion, _ in prompts)], reason)
             return []
         if self.observer is not None:
-            self.observer(run, len(texts))
+            self.observer(run, completions, len(texts))
         if prompts:
             self._learn_prompts(len(texts), run)
         elif all(len(completion.pending) == 1 for completion in completions):

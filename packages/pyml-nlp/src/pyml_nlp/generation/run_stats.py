@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
+from .completion import Completion
 from .model_run import ModelRun
+
+if TYPE_CHECKING:
+    from pyml_core.timing import Timings
+
+
+class TextRun(NamedTuple):
+    """One text in a call of the model.
+
+    Attributes:
+        sequence: the number of the text, :attr:`.Completion.sequence`.
+        prompt_tokens: tokens of its prompt that were computed; 0 if it had its first token before.
+        tokens: tokens that were chosen.
+        drafted: drafted tokens that were checked.
+        accepted: those of them that were right.
+    """
+
+    sequence: int
+    prompt_tokens: int
+    tokens: int
+    drafted: int
+    accepted: int
 
 
 @dataclass(slots=True)
@@ -23,6 +47,9 @@ class RunStats:
         accepted: those of them that were right, and count as chosen.
         running: texts with a place after the call.
         waiting: submitted texts without a place after the call.
+        choosing_ms: milliseconds of choosing tokens.
+        by_text: what it did for each text.
+        timings: times of the operations of each run, if :attr:`.Server.wants_times` has asked for them; else none.
     """
 
     ended_at: float
@@ -36,25 +63,55 @@ class RunStats:
     accepted: int
     running: int
     waiting: int
+    choosing_ms: float
+    by_text: tuple[TextRun, ...]
+    timings: Sequence[Timings] = ()
 
 
-def run_stats(run: ModelRun, n_texts: int, ended_at: float, running: int, waiting: int) -> RunStats:
-    """The record of a call whose first ``n_texts`` inputs are those of texts that have begun."""
-    begun, prompts = run.batch[:n_texts], run.batch[n_texts:]
-    drafted = sum([len(one.ids) - one.positions[0] - 1 for one in begun if one.positions])
-    tokens = sum([len(found) for found in run.found])
-    longest = max([len(found) for found in run.found], default=0)
+class ObservedRun(NamedTuple):
+    """A call of the model, as it was when it ended.
+
+    Attributes:
+        run: the call.
+        completions: its texts, in the order of its inputs.
+        n_texts: how many of them had begun; they come first.
+        ended_at: when it ended, as :func:`time.monotonic` counts.
+    """
+
+    run: ModelRun
+    completions: Sequence[Completion]
+    n_texts: int
+    ended_at: float
+
+
+def run_stats(observed: ObservedRun, running: int, waiting: int, timings: Sequence[Timings] = ()) -> RunStats:
+    """The record of a call."""
+    run, completions, n_texts, ended_at = observed
+    prompts = run.batch[n_texts:]
+    by_text = []
+    for number, (completion, one, found) in enumerate(zip(completions, run.batch, run.found, strict=True)):
+        if number >= n_texts:
+            by_text.append(TextRun(completion.sequence, len(one.ids), len(found), 0, 0))
+        elif one.positions:
+            checked = len(one.ids) - one.positions[0] - 1
+            by_text.append(TextRun(completion.sequence, 0, len(found), checked, len(found) - 1))
+        else:
+            by_text.append(TextRun(completion.sequence, 0, len(found), 0, 0))
+    drafted = sum([text.drafted for text in by_text])
+    longest = max([text.tokens for text in by_text], default=0)
     return RunStats(
         ended_at=ended_at,
         ms=run.total_ms,
         runs=1 if drafted else max(1, longest),
-        texts=len(begun),
+        texts=n_texts,
         prompts=len(prompts),
         prompt_tokens=sum([len(one.ids) for one in prompts]),
-        tokens=tokens,
+        tokens=sum([text.tokens for text in by_text]),
         drafted=drafted,
-        accepted=sum([len(found) for found, one in zip(run.found, begun, strict=False) if one.positions])
-        - sum([1 for one in begun if one.positions]),
+        accepted=sum([text.accepted for text in by_text]),
         running=running,
         waiting=waiting,
+        choosing_ms=sum([one.choosing_ms for found in run.found for one in found]),
+        by_text=tuple(by_text),
+        timings=timings,
     )

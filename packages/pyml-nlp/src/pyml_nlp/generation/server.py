@@ -41,6 +41,9 @@ class Server(OfOneProcess, instead="each process has one of its own"):
     Attributes:
         observers: functions that are called after each call of the model, with its :class:`.RunStats`. They run in the
             thread that generates, so they must be short. One that raises is removed; the error is logged.
+        wants_times: asked before each call of the model, in that thread: whether its operations are timed, for
+            :attr:`.RunStats.timings`; it must be as short. None: they are not. Timing them takes less than 1 % of the
+            call.
         last_step_at: when the thread last completed a step, as :func:`time.monotonic` counts; None before the first.
             It stays behind the present only while no text runs, or during a run of the model.
         service_times: how long texts keep their places.
@@ -55,6 +58,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         self.max_queue = None
         self.max_queue_tokens = None
         self.observers: list[Callable[[RunStats], None]] = []
+        self.wants_times: Callable[[], bool] | None = None
         self.last_step_at: float | None = None
         self.service_times = ServiceTimes()
         self._lock = Lock()

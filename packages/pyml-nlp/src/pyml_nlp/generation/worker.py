@@ -27,12 +27,15 @@ from .completion import CANCELLED, TIMEOUT, Completion, Step
 from .generator import Generator
 from .job import Job, ThreadWaiter, Waiter, Wakes, discard, wake_all
 from .model_run import ModelRun
-from .run_stats import RunStats, run_stats
+from .run_stats import ObservedRun, RunStats, run_stats
 from .scheduler import Scheduler
 from .service_times import ServiceTimes
 
 if TYPE_CHECKING:
     from asyncio import Future
+
+    from pyml_core.records import Slice
+    from pyml_core.timing import Capture, Timings
 
 IDLE_SECONDS = 1.0
 """How long the thread of a server waits for another text before it ends."""
@@ -47,6 +50,7 @@ class Owner(Protocol):
     max_batch_size: int
     max_gap: float
     observers: list[Callable[[RunStats], None]]
+    wants_times: Callable[[], bool] | None
     last_step_at: float | None
     service_times: ServiceTimes
 
@@ -96,7 +100,8 @@ class Worker:
         self._scheduler = Scheduler(self._generator, (), self._server.max_batch_size, self._engine.prefill_chunk)
         self._batch = _Batch([], self._generator.stop_token)
         self._pause = StopFlag()
-        self._runs: list[tuple[ModelRun, int, float]] = []  # since the last report: run, texts in it, time
+        self._runs: list[ObservedRun] = []  # since the last report
+        self._times: Sequence[Timings] = ()  # of the runs of the present step, if they are timed
 
     # ---- any thread
 
@@ -228,18 +233,25 @@ class Worker:
         if batch != self._batch.completions:
             self._batch = _Batch(batch, _common_token(batch))
             self._generator.stop_token = self._batch.token
-        return self._scheduler.step()
+        self._times, wants_times = (), self._server.wants_times
+        if self._generator.observer is None or wants_times is None or not wants_times():
+            return self._scheduler.step()
+        probe = _Probe()
+        self._times = probe.timings
+        with self._engine.model.program.observe(probe):
+            return self._scheduler.step()
 
-    def _observe(self, run: ModelRun, n_texts: int) -> None:
+    def _observe(self, run: ModelRun, completions: Sequence[Completion], n_texts: int) -> None:
         """Remember a run, for the observers."""
-        self._runs.append((run, n_texts, monotonic()))
+        self._runs.append(ObservedRun(run, completions, n_texts, monotonic()))
 
     def _report(self) -> None:
         """Tell the observers of the runs, after their results have been handed to the readers."""
         runs, self._runs = self._runs, []
         running = self.n_running
-        for run, n_texts, ended_at in runs:
-            stats = run_stats(run, n_texts, ended_at, running, len(self.jobs) - running)
+        for run in runs:
+            times = self._times if len(runs) == 1 else ()  # else they were repeated after an error, text by text
+            stats = run_stats(run, running, len(self.jobs) - running, times)
             for observer in list(self._server.observers):
                 try:
                     observer(stats)
@@ -276,6 +288,21 @@ class Worker:
             completion.abandon(error)
         self._deliver([], completions)
         self._reset()
+
+
+class _Probe:
+    """Collects the times of a step's runs."""
+
+    def __init__(self) -> None:
+        self.timings: list[Timings] = []
+
+    def captures(self, batch: Sequence[Slice]) -> Sequence[Capture]:
+        """No tensors."""
+        return ()
+
+    def ran(self, batch: Sequence[Slice], timings: Timings) -> None:
+        """Keep a run's times."""
+        self.timings.append(timings)
 
 
 def _deadline(completion: Completion) -> float:
