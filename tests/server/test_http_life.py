@@ -19,7 +19,7 @@ from pyml_nlp.server.errors import RequestError
 from pyml_nlp.server.guard_keys import Keys
 from pyml_nlp.server.http_front import Served
 from pyml_nlp.server.http_life import Life
-from pyml_nlp.server.http_sockets import ListenError, inherited, listening, reachable, url_of
+from pyml_nlp.server.http_sockets import inherited, listening, reachable, url_of
 
 from .live import PATIENCE, Answer, Client
 from .test_connections import until
@@ -48,14 +48,15 @@ class Model:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def abort(self) -> None:
+    def abort(self, failed: bool) -> None:
         """End what is running."""
-        self.calls.append("abort")
+        self.calls.append("fail" if failed else "abort")
         self.release.set()
 
     def served(self) -> Served:
         """The model, loaded."""
         return Served(
+            self.name,
             self.app,
             drain=lambda: self.calls.append("drain"),
             abort=self.abort,
@@ -217,7 +218,7 @@ def test_an_engine_that_fails() -> None:
             assert server.ask("/health").status == 503
             assert server.end() == 1
             assert time.monotonic() - begin < 5
-    assert "abort" in model.calls
+    assert model.calls == ["fail"]
 
 
 def test_reload() -> None:
@@ -270,14 +271,14 @@ def test_a_reload_that_fails() -> None:
 
 def test_an_address_in_use() -> None:
     first = listening("127.0.0.1", 0)
-    with pytest.raises(ListenError, match=r"cannot listen on 127\.0\.0\.1:\d+: Address already in use"):
+    with pytest.raises(PymlError, match=r"cannot listen on 127\.0\.0\.1:\d+: Address already in use"):
         listening("127.0.0.1", first[0].getsockname()[1])
     first[0].close()
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-name.invalid", "a..b", "x" * 300])
 def test_an_address_of_no_use(host: str) -> None:
-    with pytest.raises(ListenError, match="cannot listen on"):
+    with pytest.raises(PymlError, match="cannot listen on"):
         listening(host, 0)
 
 
@@ -293,11 +294,11 @@ def test_urls_and_reach() -> None:
 def test_unix_sockets(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     path.write_text("a file")
-    with pytest.raises(ListenError, match="in the way"):
+    with pytest.raises(PymlError, match="in the way"):
         listening("", 0, path)
     path.unlink()
     stale = listening("", 0, path)
-    with pytest.raises(ListenError, match="another server"):
+    with pytest.raises(PymlError, match="another server"):
         listening("", 0, path)
     stale[0].close()  # and the path stays, as after a crash
     sockets = listening("", 0, path)

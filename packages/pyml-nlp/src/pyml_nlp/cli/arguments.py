@@ -118,8 +118,14 @@ class ServeArguments(ModelArguments, MemoryArguments, LogArguments):
 
     host: str
     port: int
+    unix: str | None
     alias: str | None
     context_len: int | None
+    api_key_file: str | None
+    insecure: bool
+    allowed_host: tuple[str, ...]
+    models: str | None
+    drain: float | None
     max_batch: int | None
     max_queue: int | None
     max_output: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,20 +32,54 @@ if TYPE_CHECKING:
     from .arguments import ServeArguments
 
 _LIMITS = "Limits"
+_SECURITY = "Security"
+KEY_VARIABLE = "PYML_SERVE_API_KEY"
+"""The environment variable of the key of the client ``default``."""
 
 
 @click.command("serve", cls=Command, context_settings=SETTINGS, short_help="Serve a model over HTTP.")
 @model_options
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on. [default: 127.0.0.1]")
 @integer("--port", default="8000", metavar="N", help="Port to listen on; 0: any free one. [default: 8000]")
+@click.option("--unix", metavar="PATH", help="Listen on a Unix socket instead.")
 @click.option("--alias", metavar="NAME", help="The model's name in the API. [default: its own]")
 @integer("--context-len", metavar="N", help="Most positions of a text. [default: the model's]")
 @integer("--max-batch", metavar="N", heading=_LIMITS, help="Most texts that are generated at a time. [default: 8]")
 @integer("--max-queue", metavar="N", heading=_LIMITS, help="Most texts that wait for a place. [default: 128]")
 @integer("--max-output", metavar="N", heading=_LIMITS, help="Most tokens of an answer without a limit. [default: 4096]")
 @number("--timeout", metavar="SECONDS", heading=_LIMITS, help="Most seconds that a request may take.")
+@number("--drain", metavar="SECONDS", heading=_LIMITS, help="Time for running requests at the end. [default: 30]")
 @click.option(
-    "--cors-origin", multiple=True, metavar="ORIGIN", cls=Option, heading="Security",
+    "--api-key-file",
+    metavar="FILE",
+    cls=Option,
+    heading=_SECURITY,
+    help="Admit only clients with a key: lines of NAME KEY. PYML_SERVE_API_KEY is another key.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    cls=Option,
+    heading=_SECURITY,
+    help="Let anybody on the network use the server, without a key.",
+)
+@click.option(
+    "--allowed-host",
+    multiple=True,
+    metavar="NAME",
+    cls=Option,
+    heading=_SECURITY,
+    help="A name of the server, as behind a proxy; may be repeated. *: all.",
+)
+@click.option(
+    "--models",
+    metavar="FOLDER",
+    cls=Option,
+    heading=_SECURITY,
+    help="Let POST /admin/reload name other models of FOLDER.",
+)
+@click.option(
+    "--cors-origin", multiple=True, metavar="ORIGIN", cls=Option, heading=_SECURITY,
     help="Let pages of ORIGIN use the server; may be repeated.",
 )  # fmt: skip
 @memory_options
@@ -70,7 +105,7 @@ def command(**values: Unpack[ServeArguments]) -> int:
     from ..server.http import run
 
     source = chat_model(source)
-    return run(lambda: loaded(source, load, level), options)
+    return run(lambda path: loaded(source if path is None else str(path), load, level), options)
 
 
 def _options(values: ServeArguments) -> ServeOptions:
@@ -82,6 +117,7 @@ def _options(values: ServeArguments) -> ServeOptions:
     from ..errors import ArgumentError
     from ..server.options import ServeOptions
 
+    key = os.environ.get(KEY_VARIABLE, "").strip()
     given: dict[str, Any] = {
         "alias": values["alias"],
         "host": values["host"],
@@ -90,6 +126,13 @@ def _options(values: ServeArguments) -> ServeOptions:
         "max_queue": values["max_queue"],
         "max_output": values["max_output"],
         "timeout": values["timeout"],
+        "drain": values["drain"],
+        "unix": values["unix"],
+        "api_key_file": values["api_key_file"],
+        "api_keys": {"default": key} if key else None,
+        "insecure": values["insecure"],
+        "allowed_hosts": values["allowed_host"],
+        "models": values["models"],
         "cors_origins": values["cors_origin"],
     }
     try:

@@ -30,6 +30,9 @@ from .service_times import ServiceTimes
 from .text_stream import TextStream
 from .worker import Worker
 
+STALL_SECONDS = 600.0
+"""The engine is taken for dead if no run ends for so long while there are texts."""
+
 
 class Server(OfOneProcess, instead="each process has one of its own"):
     """Generates texts as they are submitted, from any threads, in one running batch.
@@ -121,6 +124,16 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         self._max_queue_tokens = None if max_queue_tokens is None else whole("max_queue_tokens", max_queue_tokens, 0)
 
     # ---- its state, from any thread
+
+    @property
+    def alive(self) -> bool:
+        """Whether submitted texts go on: False if their thread has died, or no run has ended for a long time."""
+        worker = self._own_worker()
+        submitted = [] if worker is None else [job.completion.submitted_at for job in list(worker.jobs.values())]
+        if worker is None or not submitted:
+            return True
+        since = max(min(submitted), self.last_step_at or 0.0)
+        return worker.thread.is_alive() and monotonic() - since < STALL_SECONDS
 
     @property
     def n_running(self) -> int:

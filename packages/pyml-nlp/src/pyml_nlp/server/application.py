@@ -16,8 +16,11 @@ from pyml_core.errors import PymlError, quoted
 
 from ..errors import ArgumentError
 from .errors import RequestError, on_request_error, response_of
+from .guard import Guard
+from .guard_keys import Keys
+from .guard_origins import Hosts, Origins
 from .options import ServeOptions
-from .routes import chat, completions, models, tokens
+from .routes import admin, chat, completions, models, tokens
 from .service import Service
 from .sse import ClientGone
 
@@ -40,11 +43,19 @@ def app(lm: LanguageModel, options: ServeOptions | None = None, **changes: Any) 
         options = (options or ServeOptions()).replace(**changes)
     except TypeError:
         raise ArgumentError(f"is not an option of a server, got {quoted(sorted(changes))}", "changes") from None
-    return application(Service(options, lm))
+    hosts = Hosts(names=options.allowed_hosts) if options.allowed_hosts else None
+    return application(Service(options, lm), Keys(options.api_keys, options.api_key_file), hosts)
 
 
-def application(service: Service) -> Starlette:
-    """The application of a service, whose model may come later."""
+def application(service: Service, keys: Keys, hosts: Hosts | None) -> Starlette:
+    """The application of a service, whose model may come later.
+
+    Args:
+        service: the service.
+        keys: API keys of its clients.
+        hosts: allowed names of the server; None: all, as its addresses are not known.
+    """
+    options = service.options
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -65,6 +76,8 @@ def application(service: Service) -> Starlette:
         },
     )
     made.state.service = service
+    origins = Origins(options.cors_origins)
+    made.add_middleware(Guard, keys=keys, hosts=hosts, origins=origins, max_body_bytes=options.max_body_bytes)
     return made
 
 
@@ -74,6 +87,7 @@ def _routes() -> list[BaseRoute]:
         Route("/health", models.health, methods=["GET"]),
         Route("/ready", models.ready, methods=["GET"]),
         Route("/version", models.version, methods=["GET"]),
+        Route("/admin/reload", admin.reload, methods=["POST"]),
         Route("/tokenizer_info", tokens.tokenizer_info, methods=["GET"]),
         Route("/tokenize", tokens.tokenize, methods=["POST"]),
         Route("/detokenize", tokens.detokenize, methods=["POST"]),

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pyml_core.errors import PymlError
+from pyml_core.errors import Cancelled, PymlError
 
 from ..openai.errors import error_body, error_status
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _NO_RETRY = {"x-should-retry": "false"}
 """For clients that would repeat a request that took all the time it had."""
+
+
+class TextCancelled(Cancelled):
+    """A text was cancelled, and not by its reader."""
 
 
 class RequestError(Exception):
@@ -80,9 +87,15 @@ def response_of(error: RequestError, path: str) -> Response:
     return JSONResponse(body_of(error, path), error.status, headers=error.headers)
 
 
+def error_of(error: PymlError | RequestError, scope: Scope) -> RequestError:
+    """The error of a request; that of texts which the server has ended tells why it has."""
+    if isinstance(error, RequestError):
+        return error
+    refusal: RequestError | None = scope["app"].state.service.refusal
+    return refusal if isinstance(error, TextCancelled) and refusal is not None else request_error(error)
+
+
 async def on_request_error(request: Request, error: Exception) -> Response:
     """Starlette's handler of :class:`RequestError` and :class:`PymlError`."""
-    if isinstance(error, PymlError):
-        error = request_error(error)
-    assert isinstance(error, RequestError)  # registered for these two
-    return response_of(error, request.url.path)
+    assert isinstance(error, RequestError | PymlError)  # registered for these two
+    return response_of(error_of(error, request.scope), request.url.path)

@@ -9,7 +9,8 @@ import re
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from .errors import RequestError
+from .. import logs
+from .errors import RequestError, internal_error
 from .guard_answers import CLOSE, FIXED, PAGE, cors, error_answer, preflight
 from .guard_keys import Keys, credentials
 from .guard_origins import Hosts, Origins
@@ -33,8 +34,8 @@ _VERSIONS = frozenset({"1.0", "1.1", "2", "3"})
 class Guard:
     """Admits requests to an application, or answers them with an error in the form of the API that was called.
 
-    The name of the client's key, or else its address, is ``scope["state"]["client"]``; the id of the request is
-    ``scope["state"]["request_id"]``, and in the header ``x-request-id`` of the answer.
+    The name of the client's key, or else its address, is ``scope["pyml.client"]`` and ``scope["state"]["client"]``;
+    the id of the request is ``scope["state"]["request_id"]``, and in the header ``x-request-id`` of the answer.
 
     Args:
         app: the application.
@@ -92,8 +93,13 @@ class _Exchange:
         try:
             await self.guard.app(self.scope, self.receive, self.send)
         except Exception:
-            if not self.refused:  # else the application had no complete request to answer
-                raise
+            if self.refused:  # the application had no complete request to answer
+                return
+            request_id = self.scope["state"]["request_id"]
+            logs.root.error("Error: a fault of the server in request %s (%r)", request_id, self.path)
+            if not self.started:
+                await self._refuse(internal_error(request_id))
+            raise  # to the log of the server, with its traceback
 
     # ---- checks
 
@@ -125,8 +131,11 @@ class _Exchange:
         request_id = given if valid and given is not None else b"req_" + token_hex(12).encode()
         state: dict[str, Any] = self.scope.setdefault("state", {})
         state["request_id"] = request_id.decode()
-        state["client"] = (self.scope.get("client") or ("local", 0))[0]
+        self._set_client((self.scope.get("client") or ("local", 0))[0])
         self.added = [(b"x-request-id", request_id), *FIXED]
+
+    def _set_client(self, name: str) -> None:
+        self.scope["state"]["client"] = self.scope["pyml.client"] = name
 
     async def _answered_preflight(self) -> bool:
         """Check host and origin; a browser's question whether a page may send a request is answered at once."""
@@ -172,7 +181,7 @@ class _Exchange:
                 code="invalid_api_key",
                 headers={"www-authenticate": scheme},
             )
-        self.scope["state"]["client"] = name
+        self._set_client(name)
 
     def _check_content(self, content_type: bytes | None, encoding: bytes | None) -> None:
         if encoding is not None and encoding.strip().lower() != b"identity":

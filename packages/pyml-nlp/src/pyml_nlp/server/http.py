@@ -1,34 +1,48 @@
-"""The HTTP server that runs the application: uvicorn."""
+"""``pyml serve``: a model, its application, and the server that runs it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyml_core.errors import PymlError
 
-from .. import logs
+from ..errors import ArgumentError
 from .options import ServeOptions
-from .service import Service
 
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
 
 
-def run(load: Callable[[], LanguageModel], options: ServeOptions) -> int:
-    """Load a model and serve it until the process is told to end; returns the exit code."""
-    try:
-        import uvicorn  # of the extra
+def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> int:
+    """Listen, load a model, and serve it until the process is told to end.
 
-        from .application import application  # with the libraries of the extra
+    Args:
+        load: loads the model of a path; None: the one that was asked for.
+        options: how it is served.
+
+    Returns:
+        The exit code: 0 after a signal, 1 if the engine has failed.
+
+    Raises:
+        ArgumentError: others would reach the server, and it has no key.
+        PymlError, OSError: the address cannot be used, the keys cannot be read, the model cannot be loaded, or a
+            package is missing.
+    """
+    try:
+        from .guard_keys import Keys  # these have the libraries of the extra
+        from .guard_origins import Hosts  # as above
+        from .http_models import Models  # as above
+        from .http_sockets import listening, names_of, reachable  # as above
     except ImportError as error:
         raise PymlError(f'the server needs {error.name}: pip install "pyml-nlp[serve]"') from None
-    service = Service(options)
-    config = uvicorn.Config(
-        application(service), options.host, options.port, log_level="warning", access_log=False, server_header=False
-    )
-    with load() as lm:
-        service.start(lm)
-        logs.tell(f"Serving {service.model_name} on http://{options.host}:{options.port}")
-        uvicorn.Server(config).run()
-    return 0
+    keys = Keys(options.api_keys, options.api_key_file)
+    sockets = listening(options.host, options.port, options.unix)
+    if reachable(sockets) and not keys and not options.insecure:
+        for one in sockets:
+            one.close()
+        raise ArgumentError("is an address that others reach: give an API key, or --insecure", options.host)
+    names = names_of(sockets)
+    hosts = Hosts([options.host, *names], options.allowed_hosts) if names else None
+    return Models(load, options, keys, hosts, sockets).life.run()

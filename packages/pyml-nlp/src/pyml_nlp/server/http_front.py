@@ -39,18 +39,20 @@ class Served:
     """A model that is served.
 
     Attributes:
+        name: its name.
         app: its application.
         drain: refuse the requests that wait for a place.
-        abort: end the texts that are running.
+        abort: end all texts; with True: because the engine has failed.
         alive: whether the engine works.
         close: free the model; called by another thread, when no request uses it.
         running: requests that it is answering.
         retired: whether another model has taken its place.
     """
 
+    name: str
     app: ASGIApp
     drain: Callable[[], None]
-    abort: Callable[[], None]
+    abort: Callable[[bool], None]
     alive: Callable[[], bool]
     close: Callable[[], None]
     running: int = 0
@@ -104,7 +106,8 @@ class Front:
     def die(self) -> None:
         """Take no further requests: none could be answered."""
         self.state = State.DEAD
-        self.abort()
+        if self._served is not None:
+            self._served.abort(True)
 
     def alive(self) -> bool:
         """Whether the engine works."""
@@ -113,7 +116,7 @@ class Front:
     def abort(self) -> None:
         """End all texts."""
         if self._served is not None:
-            self._served.abort()
+            self._served.abort(False)
 
     async def quiet(self, seconds: float) -> bool:
         """Whether all requests have been answered within some seconds."""

@@ -93,8 +93,11 @@ class Life:
             with suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(self._stopping.set)
 
-    async def reload(self, load: Callable[[], Served]) -> None:
+    async def reload(self, load: Callable[[], Served]) -> str:
         """Load a model, and serve it in place of the present one, which answers all requests until then.
+
+        Returns:
+            The model's name.
 
         Raises:
             RequestError: another model is being loaded, or the server is about to end.
@@ -113,6 +116,7 @@ class Life:
             served.close()
             raise RequestError(503, "the server is about to end", code="draining")
         self.front.serve(served)
+        return served.name
 
     async def _serve(self) -> int:
         self._loop = asyncio.get_running_loop()
@@ -133,8 +137,9 @@ class Life:
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             return 0
-        self.front.serve(loading.result())
-        logs.tell(f"Serving at {self.url} (Ctrl-C ends it)")
+        served = loading.result()
+        self.front.serve(served)
+        logs.tell(f"Serving {served.name} at {self.url} (Ctrl-C ends it)")
         notify("READY=1")
         watching = asyncio.ensure_future(self._watch())
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)

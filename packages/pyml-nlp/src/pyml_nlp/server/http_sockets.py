@@ -22,10 +22,6 @@ SEND_BUFFER = 64 << 10
 _FIRST_FD = 3  # of systemd's
 
 
-class ListenError(PymlError):
-    """An address that cannot be listened on."""
-
-
 def listening(host: str, port: int, unix: Path | None = None) -> list[socket.socket]:
     """Open the sockets of a server: those that systemd has passed, or else a Unix socket or an address.
 
@@ -35,7 +31,7 @@ def listening(host: str, port: int, unix: Path | None = None) -> list[socket.soc
         unix: path of a Unix socket, which replaces host and port.
 
     Raises:
-        ListenError: the address is in use, not this machine's, or not permitted.
+        PymlError: the address is in use, not this machine's, or not permitted.
     """
     sockets = inherited() or (_unix(unix) if unix is not None else _addresses(host, port))
     for one in sockets:
@@ -82,7 +78,7 @@ def _addresses(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise ListenError(f"cannot listen on {host!r}: {getattr(error, 'strerror', None) or error}") from None
+        raise PymlError(f"cannot listen on {host!r}: {getattr(error, 'strerror', None) or error}") from None
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -96,7 +92,7 @@ def _addresses(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for one in sockets:
             one.close()
-        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        raise PymlError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     return sockets
 
 
@@ -108,7 +104,7 @@ def _unix(path: Path) -> list[socket.socket]:
         path.chmod(0o660)
     except OSError as error:
         one.close()
-        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from None
+        raise PymlError(f"cannot listen on {path}: {error.strerror or error}") from None
     return [one]
 
 

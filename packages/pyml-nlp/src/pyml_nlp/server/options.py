@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from pyml_core.errors import quoted
 
 from ..errors import ArgumentError
 from ..generation.scheduler import MAX_BATCH_SIZE
-from ..values import seconds, text, whole
+from ..values import flag, number, seconds, text, whole
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,11 @@ class ServeOptions:
         alias: the model's name in answers and lists; None: its own.
         host: address to listen on.
         port: to listen on; 0: any free one.
-        api_keys: name of each client -> its key; empty: no key is needed.
+        unix: path of a Unix socket to listen on, in place of host and port; None: none.
+        api_keys: name of each client -> its key; without any key, none is needed.
+        api_key_file: a file of further keys, see :func:`.read_keys`; None: no file.
+        insecure: listen on an address that other machines reach, without any key.
+        allowed_hosts: names of the server in addition to those of its address, as behind a proxy; ``*``: all.
         max_batch_size: most texts that are generated at a time.
         max_queue: most texts that wait for a place; further requests are refused with status 503.
         max_output: most tokens of an answer whose request sets no limit.
@@ -27,6 +34,7 @@ class ServeOptions:
         drain: seconds that running texts have to end when the server is to end.
         cors_origins: origins whose pages may use the server, beside its own page.
         max_body_bytes: most bytes of a request's body.
+        models: folder of models that a request for a reload may name; None: it may name none.
 
     Raises:
         ArgumentError: a value of the wrong type or out of its range.
@@ -35,7 +43,11 @@ class ServeOptions:
     alias: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
+    unix: Path | None = None
     api_keys: Mapping[str, str] = field(default_factory=dict)
+    api_key_file: Path | None = None
+    insecure: bool = False
+    allowed_hosts: tuple[str, ...] = ()
     max_batch_size: int = MAX_BATCH_SIZE
     max_queue: int = 128
     max_output: int = 4096
@@ -43,18 +55,24 @@ class ServeOptions:
     drain: float = 30.0
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 4 << 20
+    models: Path | None = None
 
     def __post_init__(self) -> None:
         own = {
             "alias": None if self.alias is None else text("alias", self.alias),
             "host": text("host", self.host),
             "port": whole("port", self.port, 0, 65535),
+            "unix": _path("unix", self.unix),
+            "api_key_file": _path("api_key_file", self.api_key_file),
+            "insecure": flag("insecure", self.insecure),
+            "allowed_hosts": tuple(text("allowed_hosts", name) for name in self.allowed_hosts),
+            "models": _path("models", self.models),
             "api_keys": {text("api_keys", name): _key(key) for name, key in dict(self.api_keys).items()},
             "max_batch_size": whole("max_batch_size", self.max_batch_size, 1),
             "max_queue": whole("max_queue", self.max_queue, 0),
             "max_output": whole("max_output", self.max_output, 1),
             "timeout": seconds("timeout", self.timeout),
-            "drain": seconds("drain", self.drain),
+            "drain": _drain(self.drain),
             "cors_origins": tuple(text("cors_origins", origin) for origin in self.cors_origins),
             "max_body_bytes": whole("max_body_bytes", self.max_body_bytes, 1),
         }
@@ -64,6 +82,22 @@ class ServeOptions:
     def replace(self, **changes: Any) -> ServeOptions:
         """These options with changes."""
         return replace(self, **changes)
+
+
+def _path(name: str, value: Any) -> Path | None:
+    if value is None:
+        return None
+    try:
+        return Path(value)
+    except TypeError:
+        raise ArgumentError(f"must be a path, got {quoted(value)}", name) from None
+
+
+def _drain(value: Any) -> float:
+    found = number("drain", value)
+    if not 0 <= found < float("inf"):
+        raise ArgumentError(f"must be >= 0 and finite, got {found:g}", "drain")
+    return found
 
 
 def _key(value: Any) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from pyml_core import __version__
 from pyml_core.errors import PymlError
 
+from ..generation.text_stream import TextStream
 from ..openai.answers import Head
 from .errors import RequestError
 from .options import ServeOptions
 
 if TYPE_CHECKING:
-    from ..generation.text_stream import TextStream
     from ..language_model import LanguageModel
     from ..openai.requests import Common
 
@@ -45,13 +46,17 @@ class Service:
     Attributes:
         options: as given.
         state: ``"loading"``, ``"ready"``, ``"draining"`` or ``"dead"``.
+        reload: loads a model of this path (None: the same again), serves it, and returns its name; None: this server
+            cannot.
     """
 
     def __init__(self, options: ServeOptions, lm: LanguageModel | None = None) -> None:
         self.options = options
         self.state = LOADING
+        self.reload: Callable[[Path | None], Awaitable[str]] | None = None
         self._lm: LanguageModel | None = None
         self._name = ""
+        self._streams: WeakSet[TextStream] = WeakSet()
         self._workers = ThreadPoolExecutor(_THREADS, "pyml-serve")
         if lm is not None:
             self.start(lm)
@@ -63,6 +68,24 @@ class Service:
         self._name = Path(lm.name).name.removesuffix(".gguf") if Path(lm.name).exists() else lm.name
         self.state = READY
 
+    def drain(self) -> None:
+        """Answer no further requests, and end the texts that wait for a place."""
+        self.state = DRAINING
+        for stream in list(self._streams):
+            if not stream.completion.placed:
+                stream.cancel()
+
+    def abort(self, failed: bool = False) -> None:
+        """Answer no further requests, and end all texts; ``failed``: because the engine has."""
+        self.state = DEAD if failed else DRAINING
+        for stream in list(self._streams):
+            stream.cancel()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine works: the model is open, and submitted texts are being generated."""
+        return self._lm is not None and not self._lm.engine.closed and self._lm.server.alive
+
     def close(self) -> None:
         """End the workers. The model is the caller's."""
         self._workers.shutdown(wait=False, cancel_futures=True)
@@ -72,12 +95,19 @@ class Service:
         """The model.
 
         Raises:
-            RequestError: it cannot be used: it is being loaded, has failed, or the server is about to end.
+            RequestError: it cannot be used: it is being loaded, or has failed.
         """
-        if self._lm is None or self.state != READY:
-            status, message, code = _REFUSALS[self.state]
-            raise RequestError(status, message, code=code, headers={"retry-after": "5"})
-        return self._lm
+        if self._lm is None or self.state == DEAD:
+            raise self.refusal or RequestError(503, "there is no model", code="loading")
+        return self._lm  # also while the server drains: running requests need it
+
+    @property
+    def refusal(self) -> RequestError | None:
+        """The error of all requests, unless the model is being served."""
+        if self.state == READY:
+            return None
+        status, message, code = _REFUSALS[self.state]
+        return RequestError(status, message, code=code, headers={"retry-after": "5"})
 
     @property
     def model_name(self) -> str:
@@ -118,10 +148,12 @@ class Service:
             client: whose request it is; places are shared fairly between clients.
 
         Raises:
-            RequestError: too many texts are waiting.
+            RequestError: too many texts are waiting, or the server is about to end.
             PymlError: as of :meth:`.LanguageModel.submit`.
         """
-        lm, streams = self.lm, list[Any]()
+        if self.refusal is not None:
+            raise self.refusal
+        lm, streams = self.lm, list[TextStream]()
         prompts = list(prompts)
         waiting, limit = lm.server.n_waiting, self.options.max_queue
         if waiting and waiting + len(prompts) * common.n > limit:
@@ -142,4 +174,5 @@ class Service:
             for stream in streams:
                 stream.cancel()
             raise
+        self._streams.update(streams)
         return streams

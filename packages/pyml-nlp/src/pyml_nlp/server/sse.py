@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pyml_core.errors import PymlError
 
 from .bodies import compact
-from .errors import RequestError, body_of, request_error
+from .errors import RequestError, body_of, error_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -85,8 +85,7 @@ class EventStream:
             async for data in self._pinged():
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         except (PymlError, RequestError) as error:
-            shaped = request_error(error) if isinstance(error, PymlError) else error
-            data = event(body_of(shaped, scope["path"]), self._error_name)
+            data = event(body_of(error_of(error, scope), scope["path"]), self._error_name)
             await send({"type": "http.response.body", "body": data, "more_body": True})
         finally:
             await self._events.aclose()  # type: ignore[attr-defined]  # an async generator

@@ -10,6 +10,7 @@ from pyml_core.errors import Cancelled
 
 from ..generation.completion import CANCELLED, TIMEOUT, Completion, Step
 from ..generation.text_stream import TextStream
+from .errors import TextCancelled
 
 
 @asynccontextmanager
@@ -73,4 +74,4 @@ def check_end(completion: Completion) -> None:
     if completion.finish_reason == TIMEOUT:
         raise Cancelled("the request's time is over")
     if completion.finish_reason == CANCELLED:
-        raise Cancelled("the text was cancelled")
+        raise TextCancelled("the text was cancelled")

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from pyml_core import __version__
 
-from ..errors import RequestError, response_of
-from ..service import READY, Service
+from ..errors import response_of
+from ..service import DEAD, DRAINING, READY, Service
 
 _STARTED = int(time.time())
 
@@ -44,16 +44,23 @@ def model_item(service: Service) -> dict[str, Any]:
 
 
 async def health(request: Request) -> Response:
-    """GET /health: the process is alive, whatever it does."""
-    return JSONResponse({"status": "ok"})
+    """GET /health: the model is loaded and its engine works; also while the server drains."""
+    service: Service = request.app.state.service
+    if service.state in (READY, DRAINING) and not service.alive:
+        service.state = DEAD
+    return _state(service, request, ok=(READY, DRAINING))
 
 
 async def ready(request: Request) -> Response:
     """GET /ready: whether requests are answered."""
-    service: Service = request.app.state.service
-    if service.state != READY:
-        return response_of(RequestError(503, f"the server is {service.state}", code=service.state), request.url.path)
-    return JSONResponse({"status": "ok"})
+    return _state(request.app.state.service, request, ok=(READY,))
+
+
+def _state(service: Service, request: Request, ok: tuple[str, ...]) -> Response:
+    refusal = service.refusal
+    if refusal is None or service.state in ok:
+        return JSONResponse({"status": "ok"})
+    return response_of(refusal, request.url.path)
 
 
 async def version(request: Request) -> Response:
