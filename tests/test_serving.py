@@ -134,10 +134,14 @@ def test_forks_while_texts_run(lm: LanguageModel) -> None:
         assert asyncio.run(lm.agenerate(PROMPT, max_tokens=30, temperature=0).read()) == expected
         lm.close()
 
+    endless: Any = {"max_tokens": 10**6, "overflow": "shift", "logit_bias": dict.fromkeys(lm.eos_ids, -float("inf"))}
     for _ in range(6):
-        streams = [lm.submit(PROMPT, max_tokens=30, temperature=0) for _ in range(4)]
+        streams = [lm.submit(PROMPT, **endless)]
+        streams += [lm.submit(PROMPT, max_tokens=30, temperature=0) for _ in range(3)]
         in_child(child)
-        assert [stream.result(PATIENCE).text for stream in streams] == [expected] * 4
+        assert [stream.result(PATIENCE).text for stream in streams[1:]] == [expected] * 3
+        streams[0].cancel()
+        assert streams[0].result(PATIENCE).finish_reason == "cancelled"
 
 
 def run(script: str, folder: Path) -> str:

@@ -125,6 +125,7 @@ NOT_TESTED = {
         ("KVCache.append", "KVCache.check_room", "KVCache.replace", "KVCache.reserve", "KVCache.rewind"),
         "a model calls it",
     ),
+    "KVCache.of_pages": "a prefix cache calls it", "KVCache.share": "a prefix cache calls it",
     "Trace": "lm.trace makes it", "Trace.check_room": "a model calls it", "Trace.record": "a model calls it",
     **dict.fromkeys(("Batch", "Generation", "Step", "TextStream", "TokenScore", "ModelInfo"), "a result"),
     **dict.fromkeys(("Completion", *(f"Completion.{name}" for name in (
@@ -225,6 +226,7 @@ def calls(lm: LanguageModel, root: Path) -> Calls:
         "Tokenizer.token_bytes": (lm.tokenizer.token_bytes, {"token_id": 1}),
         "PrefixCache": (PrefixCache, {"max_bytes": 5}),
         "PrefixCache.add": (lm.prefix_cache.add, {"cache": lm.prefill("ab")}),
+        "PrefixCache.shrink": (lm.prefix_cache.shrink, {"max_bytes": 1000}),
         "PrefixCache.fork": (lm.prefix_cache.fork, {"ids": [1, 2]}),
         "Server.submit": (_read(lm.server.submit), {"request": Request([1], GenerationOptions(2)), "timeout": 9.0}),
         "Server.max_batch_size": (_setter(lm.server, "max_batch_size"), {"max_batch_size": 3}),

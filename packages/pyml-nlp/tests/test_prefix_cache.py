@@ -8,7 +8,8 @@ import pytest
 
 from pyml_core.errors import PymlError, ShapeError
 from pyml_core.kv_layout import KVLayout
-from pyml_nlp.generation.prefix_cache import PrefixCache, common_length
+from pyml_nlp.generation.prefix_cache import PrefixCache
+from pyml_nlp.generation.prefix_tree import common_length
 from pyml_nn import KVCache
 
 LAYOUT = KVLayout(1, 1, 8)

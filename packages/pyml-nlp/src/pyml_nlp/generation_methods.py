@@ -132,6 +132,7 @@ class GenerationMethods(ModelMethods):
         client: str | None = None,
         priority: int = 0,
         queue_timeout: float | None = None,
+        cache_salt: str = "",
         **changes: Unpack[GenerationKeywords],
     ) -> TextStream:
         """:meth:`generate` in the background: all submitted texts run together.
@@ -140,8 +141,9 @@ class GenerationMethods(ModelMethods):
         text joins the running ones between two of their steps. At most ``server.max_batch_size`` run at a time, fewer
         if memory is short. Texts of a higher ``priority`` get places first; among those of one priority it is the turn
         of the ``client`` for which the fewest tokens have been computed. A text that has no place after
-        ``queue_timeout`` seconds ends with the reason ``"timeout"``. The other arguments and the errors are those of
-        :meth:`generate`; they are checked here, at once. QueueFullError is raised beyond ``server.max_queue``.
+        ``queue_timeout`` seconds ends with the reason ``"timeout"``. Texts of different ``cache_salt`` do not share the
+        prefix cache. The other arguments and the errors are those of :meth:`generate`; they are checked here, at once.
+        QueueFullError is raised beyond ``server.max_queue``.
         """
         options = self._options(options, changes)
         ids, timeout = within_timeout(timeout, lambda: prompt_ids(self.engine, "prompt", prompt))
@@ -155,6 +157,7 @@ class GenerationMethods(ModelMethods):
             client=client,
             priority=priority,
             queue_timeout=queue_timeout,
+            cache_salt=cache_salt,
         )
 
     agenerate = submit

@@ -9,7 +9,7 @@ from pyml_core.errors import quoted
 from pyml_core.pickling import OfOneProcess
 
 from ..errors import ArgumentError
-from ..generation.prefix_cache import common_length
+from ..generation.prefix_tree import common_length
 from ..generation.preparing import within_timeout
 from ..options.chat import ChatOptions, chat_options
 from ..values import text as plain_text

@@ -113,6 +113,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
             request asks for them.
         client: whose text it is; None: not told.
         priority: texts of a higher one get places first.
+        salt: its prompt shares the prefix cache with texts of the same salt.
         queue_deadline: time at which it ends if it has never had a place by then; None: it waits.
         placed: whether it has a place: its prompt or its tokens are being computed.
         submitted_at, admitted_at, first_token_at, ended_at: when it was submitted or prepared, got a place, had its
@@ -164,6 +165,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.chosen: list[SampledToken] = []
         self.client: str | None = None
         self.priority = 0
+        self.salt = ""
         self.queue_deadline: float | None = None
         self.placed = False
         self.submitted_at = monotonic()

@@ -17,7 +17,7 @@ from pyml_core.want import Choice, Sample
 from ..engine import Engine, HasEngine, engine_of
 from ..options.generation import GenerationOptions
 from ..values import flag
-from .prefix_cache import common_length
+from .prefix_tree import common_length
 from .speculation import EMA_ALPHA, Drafter
 
 

@@ -136,13 +136,21 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     def begin(self, completion: Completion) -> None:
         """Take the beginning of a prompt from the prefix cache: before the first :meth:`advance` of its text."""
         completion.shift_context()
-        if completion.cache.length or self._engine.traced:  # a trace shows the whole prompt
+        if not completion.cache.length:
+            self.catch_up(completion)
+
+    def catch_up(self, completion: Completion) -> None:
+        """Take more of a prompt from the prefix cache than has been computed, if it has more."""
+        if self._engine.traced:  # a trace shows the whole prompt
             return
-        kept = self._engine.prefix_cache.fork(completion.pending)
-        if kept is not None:
-            completion.cache.replace(kept)
-            completion.reused = kept.length
-            del completion.pending[: kept.length]
+        cache, pending = completion.cache, completion.pending
+        kept = self._engine.prefix_cache.fork([*cache.ids, *pending], completion.salt)
+        gained = 0 if kept is None else kept.length - cache.length
+        if kept is not None and gained > 0:
+            cache.replace(kept)
+            if not completion.tokens:
+                completion.reused += gained
+            del pending[:gained]
 
     def prefill(self, completion: Completion) -> Step | None:
         """Run the prompt and choose the first token.
@@ -205,7 +213,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         """End texts without another token, each for the reason of its own stop token, if that has one."""
         for completion in completions:
             completion.end(stop_reason(completion.stop_token) or reason)
-            self._engine.prefix_cache.add(completion.cache)
+            self._engine.prefix_cache.add(completion.cache, completion.salt)
         self._drop_ended()
 
     @property
@@ -298,14 +306,15 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         """The first token, if this was the end of the prompt."""
         completion.prefill_ms += model_ms
         del completion.pending[: len(one.ids)]
-        if completion.pending:
+        if completion.pending:  # others may need the same beginning already
+            self._engine.prefix_cache.add(completion.cache, completion.salt, whole_pages=True)
             return []
         logs.generator.debug(
             "[perf] generator.prefill tokens=%d %.3fms%s",
             len(completion.prompt) - completion.reused, completion.prefill_ms,
             f" reused={completion.reused}" if completion.reused else "",
         )  # fmt: skip
-        self._engine.prefix_cache.add(completion.cache)
+        self._engine.prefix_cache.add(completion.cache, completion.salt)
         if not found:
             completion.end(LENGTH)
             return []

@@ -1,13 +1,12 @@
 """Keys and values of earlier sequences, for prompts that begin alike.
 
 They are the same bits whether they were computed or kept, so reuse changes no text; it saves the time of a prompt's
-beginning. Entries share pages with what they were forked from (:meth:`pyml_nn.KVCache.fork`).
+beginning. Their pages are shared with the caches of texts (:meth:`pyml_nn.KVCache.share`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.locks import Lock
@@ -17,19 +16,20 @@ from pyml_nn.cache import Origin
 
 from ..options.checks import instance
 from ..options.load import LoadOptions
-from ..values import token_ids, whole
+from ..values import flag, text, token_ids, whole
+from .prefix_tree import PrefixTree
 
-
-class _Entry(NamedTuple):
-    ids: list[int]
-    cache: KVCache
+_ROPE_SETS = (0, 1)
 
 
 class PrefixCache(OfOneProcess, instead="each process has one of its own"):
     """The most recently used sequences, as many as fit. Threads may share it, and models whose caches have one origin.
 
+    Pages that several sequences have in common are kept once. The pages that were used the longest time ago go first,
+    those at the end of a sequence before those at its beginning.
+
     Args:
-        max_bytes: most bytes of pages that it keeps, shared ones counted once; 0: nothing is kept.
+        max_bytes: most bytes of pages that it keeps; 0: nothing is kept.
 
     Attributes:
         max_bytes: as given.
@@ -41,20 +41,21 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
     def __init__(self, max_bytes: int = LoadOptions.prefix_cache_bytes) -> None:
         self.max_bytes = whole("max_bytes", max_bytes, 0)
         self._origin: Origin | None = None
-        self._entries: list[_Entry] = []  # the one used last is the last
+        self._tree = PrefixTree()
+        self._max_length = 1  # of the caches that were added
         self._lock = Lock()
+        self._changing = False  # left True by a thread that a fork has not copied, or by an exception
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._tree.n_sequences
 
     def __repr__(self) -> str:
         return f"<PrefixCache: {len(self)} sequences, {self.nbytes / 1e6:.1f} of {self.max_bytes / 1e6:.1f} MB>"
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the pages that it keeps, shared ones counted once."""
-        with self._lock:
-            return _nbytes(self._entries)
+        """Bytes of the pages that it keeps."""
+        return 0 if self._origin is None else self._tree.n_pages * self._origin.layout.page_bytes
 
     def bind(self, origin: Origin) -> None:
         """Accept only caches of this origin from now on. Without a call, the first cache that is added sets it.
@@ -65,72 +66,72 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
         with self._lock:
             self._bind(origin)
 
-    def fork(self, ids: Sequence[int]) -> KVCache | None:
-        """A cache of the longest beginning of ``ids`` that is kept, or None.
+    def fork(self, ids: Sequence[int], salt: str = "") -> KVCache | None:
+        """A cache of the longest beginning of ``ids`` that was added with this salt, or None.
 
         The last id is left out: it has to run, for its logits.
         """
-        wanted = list(token_ids("ids", ids)[:-1])
+        wanted, salt = list(token_ids("ids", ids)[:-1]), text("salt", salt)
         with self._lock:
-            lengths = [common_length(entry.ids, wanted) for entry in self._entries]
-            length = max(lengths, default=0)
-            if not length:
+            tree = self._begin_change()
+            found = [(*tree.find((salt, rope_set), wanted), rope_set) for rope_set in _ROPE_SETS]
+            self._changing = False
+            pages, length, rope_set = max(found, key=lambda one: one[1])
+            if not length or self._origin is None:
                 return None
-            entry = self._entries.pop(lengths.index(length))
-            self._entries.append(entry)
-            return entry.cache.fork(length)
+            return KVCache.of_pages(self._origin, pages, wanted[:length], rope_set, self._max_length)
 
-    def add(self, cache: KVCache) -> None:
-        """Keep a cache's sequence, in place of the entries that it continues; the least recently used entries go.
+    def add(self, cache: KVCache, salt: str = "", whole_pages: bool = False) -> None:
+        """Keep a cache's sequence; the least recently used pages go.
 
-        If a cache is larger than :attr:`max_bytes`, its beginning is kept.
+        Args:
+            cache: if it is larger than :attr:`max_bytes`, its beginning is kept.
+            salt: only prompts with the same salt use it.
+            whole_pages: keep no page that is partly filled, which the cache would have to copy when it grows.
 
         Raises:
             ShapeError: a cache of another model, type of keys and values or CPU level.
-            ArgumentError: not a cache.
+            ArgumentError: not a cache, or not a text.
         """
         instance("cache", cache, KVCache)
-        room = self.max_bytes // cache.layout.page_bytes * PAGE_TOKENS
-        length = min(cache.length, room)
-        ids = cache.ids[:length]
+        salt, whole_pages = text("salt", salt), flag("whole_pages", whole_pages)
+        length = min(cache.length, self.max_bytes // cache.layout.page_bytes * PAGE_TOKENS)
+        if whole_pages:
+            length -= length % PAGE_TOKENS
         with self._lock:
             self._bind(cache.origin)
             if not length:
                 return
-            holder = next((entry for entry in self._entries if entry.ids[:length] == ids), None)
-            if holder is not None:  # the sequence is kept already
-                self._entries.remove(holder)
-                self._entries.append(holder)
-                return
-            self._entries = [entry for entry in self._entries if ids[: len(entry.ids)] != entry.ids]
-            self._entries.append(_Entry(ids, cache.fork(length)))
-            while _nbytes(self._entries) > self.max_bytes:
-                del self._entries[0]
+            self._max_length = max(self._max_length, cache.max_length)
+            pages = cache.share(length)
+            self._begin_change().add((salt, cache.rope_set), cache.ids[:length], pages)
+            self._shrink(self.max_bytes)
+
+    def shrink(self, max_bytes: int) -> None:
+        """Drop the least recently used pages until at most this many bytes are left."""
+        with self._lock:
+            self._begin_change()
+            self._shrink(whole("max_bytes", max_bytes, 0))
 
     def clear(self) -> None:
-        """Drop all entries."""
+        """Drop everything."""
         with self._lock:
-            self._entries.clear()
+            self._tree = PrefixTree()
+            self._changing = False
+
+    def _shrink(self, max_bytes: int) -> None:
+        while self.nbytes > max_bytes:
+            self._tree.drop_oldest()
+        self._changing = False
+
+    def _begin_change(self) -> PrefixTree:
+        """The tree, which is about to change; an empty one if the change before was cut short."""
+        if self._changing:
+            self._tree = PrefixTree()
+        self._changing = True
+        return self._tree
 
     def _bind(self, origin: Origin) -> None:
         if self._origin is None:
             self._origin = origin
         self._origin.check(origin, "prefix cache")
-
-
-def _nbytes(entries: Sequence[_Entry]) -> int:
-    """Bytes of all pages, each counted once."""
-    pages = {id(page) for entry in entries for page in entry.cache.pages}
-    return len(pages) * entries[0].cache.layout.page_bytes if entries else 0
-
-
-def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """The number of ids that two sequences have in common at their beginning."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:  # the first `low` are equal; slices are compared in C
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -17,7 +17,7 @@ from .completion import Completion, Step
 from .fair_queue import FairQueue
 from .generator import Generator
 from .model_run import Piece
-from .prefix_cache import common_length
+from .prefix_tree import common_length
 from .request import Request
 
 MAX_BATCH_SIZE = 8
@@ -33,7 +33,7 @@ AGEING_TOKENS = 128
 """Prompts with the fewest remaining tokens run first. A run without a piece of a prompt makes it count as shorter."""
 
 MIN_SHARED = 16
-"""A prompt waits for one that is being computed if this many of their first tokens are the same, and forks it then."""
+"""A prompt waits for one that is being computed if this many of its next tokens are the same, and forks it then."""
 
 
 class Scheduler(OfOneProcess, instead="make one with the model of the other process"):
@@ -70,6 +70,7 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         self._requests = iter(requests)
         self._chunk = chunk
         self._prompts: dict[Completion, int] = {}  # with a place, not completely run; the runs since their last pieces
+        self._following: set[Completion] = set()  # prompts that wait for what is computed for another one
         self._refused: list[Completion] = []
 
     def __iter__(self) -> Iterator[Completion]:
@@ -100,15 +101,20 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
     def drop(self, completions: Sequence[Completion]) -> None:
         """Take out texts that have ended before or during their prompts."""
         for completion in completions:
-            self._prompts.pop(completion, None)
+            self._forget(completion)
             self.waiting.remove(completion)
+
+    def _forget(self, completion: Completion) -> None:
+        """A text has no prompt to run any more."""
+        self._prompts.pop(completion, None)
+        self._following.discard(completion)
 
     def _drop_ended(self, batch: Sequence[Completion]) -> list[Completion]:
         """Free the places of the texts of this batch that have ended, and return these."""
         ended = [completion for completion in batch if completion.finish_reason is not None]
         if self._prompts:
             for completion in (*self._generator.running, *ended):
-                self._prompts.pop(completion, None)
+                self._forget(completion)
         return ended
 
     # ---- places
@@ -146,18 +152,24 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
 
     def _is_of_use(self, completion: Completion) -> bool:
         """Whether a piece of its prompt may be in the next run, or in one soon."""
-        if not self._prompts:
+        prompts = [one for one in self._prompts if one not in self._following]
+        if not prompts or self._leader(completion, prompts) is not None:
             return True
-        lengths = sorted([len(one.pending) for one in (*self._prompts, completion)])
-        room = self._room(next(iter(self._prompts)), len(self._generator.running))
-        in_parts = sum([length > room for length in accumulate(lengths)])
-        return in_parts <= MAX_PARTS and not self._shared(completion)
+        lengths = sorted([len(one.pending) for one in (*prompts, completion)])
+        room = self._room(prompts[0], len(self._generator.running))
+        return sum([length > room for length in accumulate(lengths)]) <= MAX_PARTS
 
-    def _shared(self, completion: Completion) -> bool:
-        """Whether its beginning is being computed for another text right now, and will be kept."""
-        return self._generator.keeps_prompts and any(
-            common_length(other.prompt, completion.prompt) >= MIN_SHARED for other in self._prompts
-        )
+    def _leader(self, completion: Completion, others: Iterable[Completion]) -> Completion | None:
+        """Another prompt that has, in what is not computed yet, the next tokens of this one, and will be kept."""
+        if not self._generator.keeps_prompts or completion.cache_given or completion.shifted:
+            return None
+        for other in others:
+            if other.salt != completion.salt or other.prompt[:MIN_SHARED] != completion.prompt[:MIN_SHARED]:
+                continue
+            common = common_length(other.prompt, completion.prompt)
+            if common - max(completion.cache.length, other.cache.length) >= MIN_SHARED and not other.shifted:
+                return other
+        return None
 
     # ---- pieces of prompts
 
@@ -171,9 +183,17 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         if not prompts:
             return ()
         order = sorted(prompts, key=lambda one: len(one.pending) - AGEING_TOKENS * prompts[one])
-        room = self._room(order[0], decoded)
-        pieces = []
+        room, leading, pieces = -1, list[Completion](), []
         for completion in order:
+            if completion in self._following:  # the others have come further
+                self._generator.catch_up(completion)
+                self._following.remove(completion)
+            if leading and self._leader(completion, leading) is not None:
+                self._following.add(completion)
+                continue
+            if room < 0:
+                room = self._room(completion, decoded)
+            leading.append(completion)
             count = min(room, len(completion.pending))
             prompts[completion] = 0 if count else prompts[completion] + 1
             if count:

@@ -180,6 +180,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         client: str | None = None,
         priority: int = 0,
         queue_timeout: float | None = None,
+        cache_salt: str = "",
     ) -> TextStream:
         """Generate a text in the background.
 
@@ -193,11 +194,13 @@ class Server(OfOneProcess, instead="each process has one of its own"):
             priority: texts of a higher priority get places first.
             queue_timeout: seconds from now after which the text ends if it has no place by then, with the reason
                 ``"timeout"``; its :attr:`.Completion.admitted_at` is None then.
+            cache_salt: its prompt is computed once with those of the same salt; whether a prompt is in the prefix cache
+                shows in the time to the first token, so clients that must not learn of each other have different ones.
 
         Raises:
             QueueFullError: it would wait, and too many texts do already.
-            ArgumentError: another text is using the cache, a timeout is not above 0, ``client`` is not a text, or
-                ``priority`` is not a whole number.
+            ArgumentError: another text is using the cache, a timeout is not above 0, ``client`` or ``cache_salt``
+                is not a text, or ``priority`` is not a whole number.
             ContextOverflowError, GrammarError, ShapeError, PymlError: as of :meth:`.Generator.start`.
         """
         instance("request", request, Request)
@@ -205,12 +208,13 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         engine, token = self._engine, CancelToken(seconds("timeout", timeout))
         client = None if client is None else text("client", client)
         priority = whole("priority", priority)
-        queue_timeout = seconds("queue_timeout", queue_timeout)
+        queue_timeout, cache_salt = seconds("queue_timeout", queue_timeout), text("cache_salt", cache_salt)
         drafting = drafting_of(engine, speculate, draft_model)
         self._check_queue(len(request.prompt))  # before the work of preparing it, and again when it is added
         completion = prepared(engine, request, cache, token, drafting)
         completion.sequence = next(self._numbers)
         completion.client, completion.priority, completion.submitted_at = client, priority, start
+        completion.salt = cache_salt
         completion.queue_deadline = None if queue_timeout is None else start + queue_timeout
         job = Job(completion, copy_context() if engine.traced else None)
         with self._lock:

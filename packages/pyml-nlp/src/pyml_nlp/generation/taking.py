@@ -54,7 +54,7 @@ class Taker:
         text = completion.take(token, reason, silent)
         reason = completion.finish_reason
         if reason is not None:
-            self._engine.prefix_cache.add(completion.cache)
+            self._engine.prefix_cache.add(completion.cache, completion.salt)
         sample_ms = (time.perf_counter() - start) * 1e3 + choosing_ms
         index = len(completion.tokens) - 1
         return Step(token, text, index, position, completion.sequence, logprob, top, reason, model_ms, sample_ms)

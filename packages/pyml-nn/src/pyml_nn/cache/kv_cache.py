@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +149,25 @@ class KVCache(OfOneProcess, instead="save it with save(path), and load it with l
         fork._n_shared = len(fork.pages)
         self._n_shared = max(self._n_shared, fork._n_shared)
         return fork
+
+    def share(self, length: int) -> list[U8Array]:
+        """The pages of the first ``length`` positions, which this cache will copy before it writes to them."""
+        self._check_length(length)
+        pages = self.pages[: _pages_for(length)]
+        self._n_shared = max(self._n_shared, len(pages))
+        return pages
+
+    @classmethod
+    def of_pages(
+        cls, origin: Origin, pages: Iterable[U8Array], ids: Sequence[int], rope_set: int, max_length: int
+    ) -> KVCache:
+        """Return a cache of pages that other caches use as well, with the keys and values of these ids."""
+        cache = cls(origin.layout, max_length, origin.model, origin.cpu_level)
+        cache.pages = PageTable(pages)
+        cache._ids = list(ids)
+        cache.rope_set = rope_set
+        cache._n_shared = len(cache.pages)
+        return cache
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write keys, values and token ids to one safetensors file, put in place only when it is complete.
