@@ -13,6 +13,7 @@ import pytest
 
 import pyml_nlp
 from pyml_nlp import ArgumentError, LanguageModel
+from pyml_nlp.answer.adapting import with_short_ids
 from pyml_nlp.openai.chat_plan import chat_plan
 from pyml_nlp.openai.requests import chat_request
 
@@ -382,3 +383,35 @@ def test_user_texts_are_no_control_tokens(late: dict[str, LanguageModel], kind: 
         assert marker in lm.tokenizer.decode(plan.ids, skip_special=False)
         if kind == "special":
             assert not ids & set(plan.ids)
+
+
+def test_messages_that_a_template_does_not_know(models: dict[str, LanguageModel]) -> None:
+    """Calls and results of an earlier model, and the role ``developer``, for a template without tools."""
+    lm = models["generic"]
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "3"}]},
+    ]
+    plan = chat_plan(lm, chat_request({"messages": messages}, lm.generation_options, 10))
+    expected = '[system]Be brief.;[assistant]{"tool_calls": [{"name": "add", "arguments": {}}]};[user]Result of add: 3;'
+    assert lm.tokenizer.decode(plan.ids) == expected + "[assistant]"
+
+
+def test_ids_of_calls_for_mistral() -> None:
+    calls = [{"id": "call_abc", "type": "function", "function": {"name": "add"}}, {"id": "123456789"}, "x"]
+    messages = [{"role": "assistant", "tool_calls": calls}, {"role": "tool", "tool_call_id": "call_abc"}, 5]
+    first, second, _ = with_short_ids(messages)
+    number = first["tool_calls"][0]["id"]
+    assert (len(number), number.isalnum(), second["tool_call_id"]) == (9, True, number)
+    assert first["tool_calls"][1:] == calls[1:]
+    assert with_short_ids("Hi") == "Hi"
+
+
+def test_reasoning_that_is_continued(late: dict[str, LanguageModel]) -> None:
+    lm = late["hermes-added"]
+    for content, opened in (("<think>Hm", True), ("<think>Hm</think>It", False), ("It", False)):
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]
+        body = {"messages": messages, "continue_final_message": True}
+        assert chat_plan(lm, chat_request(body, lm.generation_options, 10)).opened == opened

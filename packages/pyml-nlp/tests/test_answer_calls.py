@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from answers import SCHEMAS, STRUCTURED, Answer, Letters, form_of, joined, pieces_of, read, read_pieces
@@ -260,3 +263,48 @@ def test_arguments_are_json() -> None:
             assert name in SCHEMAS
             if "half" not in text and "</par" not in arguments:
                 assert isinstance(json.loads(arguments), dict), (form, text)
+
+
+TEMPLATES = Path(__file__).parents[3] / "tests" / "chat" / "templates"
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("qwen2_5", "hermes"), ("qwen3", "hermes"), ("llama3_1", "llama"), ("llama3_2", "llama"),
+        ("mistral", "mistral"),
+        ("gemma3", "generic"), ("phi3", "generic"), ("smollm2", "generic"),
+    ],
+)  # fmt: skip
+def test_formats_of_public_templates(name: str, form: str) -> None:
+    assert format_of((TEMPLATES / f"{name}.jinja").read_text()).name == form
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_garbage(form: str) -> None:
+    """Pieces of every format in any order: no error, and the same answer however they are cut; no text is lost."""
+    words = [" ", "\n", '{"name": "add"', '"arguments": ', '{"a": 1}', '{"tool_calls": [', '{"response": "']
+    words += (
+        "<tool_call> </tool_call> <function= add> <parameter= a> </parameter> </function> call: [TOOL_CALLS]".split()
+    )
+    words += "[ARGS] functools[ <start_function_call> <end_function_call> <escape> <think> </think> add note".split()
+    words += "<|python_tag|> \\u00 [ ] { } ( ) \" ' \\ : , ; x é = 1".split()
+    for seed in range(150):
+        draw = random.Random(seed)
+        begin = draw.choice([*FORMATS[form].begins, FORMATS[form].opening, "<think>"])
+        text = begin + "".join(draw.choices(words, k=draw.randrange(1, 14)))
+        expected = read_pieces(form_of(form, reasoning=("<think>", "</think>")), [text])
+        assert read_pieces(form_of(form, reasoning=("<think>", "</think>")), list(text)) == expected
+        assert read_pieces(form_of(form, reasoning=("<think>", "</think>")), pieces_of(text, seed)) == expected
+        if not expected.calls and not expected.reasoning and form != "generic" and not text.startswith("<think>"):
+            assert expected.text == text
+
+
+def test_one_call_alone() -> None:
+    """What follows it is left out."""
+    for text in (
+        '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>\n<tool_call>{"name": "note"}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call> Done.',
+    ):
+        for pieces in ([text], list(text)):
+            assert read_pieces(replace(form_of("hermes"), parallel=False), pieces) == Answer("", [ADD])

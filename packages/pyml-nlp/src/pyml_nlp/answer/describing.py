@@ -13,6 +13,7 @@ from typing import Any
 
 from .formats import PHI_4, ToolFormat
 
+_RESULTS = ("tool", "function")
 _HOW = (
     'Answer with a JSON object. To call tools, write {{"tool_calls": [{{"name": ..., "arguments": {{...}}}}]}}; '
     "the results come next.{otherwise}"
@@ -36,7 +37,7 @@ def described(
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
         return messages
-    found = _without_calls(messages)
+    found = without_calls(messages)
     functions = [tool["function"] for tool in tools]
     if form is PHI_4:
         if not found or found[0].get("role") != "system":
@@ -54,7 +55,17 @@ def described(
     return found
 
 
-def _without_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def has_calls(messages: Any) -> bool:
+    """Whether messages have calls of tools or their results."""
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        return False
+    return any(
+        isinstance(message, Mapping) and (message.get("tool_calls") or message.get("role") in _RESULTS)
+        for message in messages
+    )
+
+
+def without_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Messages with the text of calls as content, and with results in messages of the user, one after calls."""
     found: list[Mapping[str, Any]] = []
     names: dict[Any, Any] = {}
@@ -67,7 +78,7 @@ def _without_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
             text = json.dumps({"tool_calls": pairs}, ensure_ascii=False)
             rest = {key: value for key, value in message.items() if key != "tool_calls"}
             found.append({**rest, "content": "\n".join(filter(None, [_text(message.get("content")), text]))})
-        elif role in ("tool", "function") or (role == "user" and joined):
+        elif role in _RESULTS or (role == "user" and joined):
             text = _text(message.get("content"))
             if role != "user":
                 name = message.get("name") or names.get(message.get("tool_call_id"))
@@ -77,7 +88,7 @@ def _without_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
             found.append({"role": "user", "content": text})
         else:
             found.append(message)
-        joined = role in ("tool", "function")
+        joined = role in _RESULTS
     return found
 
 

@@ -16,9 +16,9 @@ _GAP = "/[ \\n]{0,3}/"
 
 def call_grammar(
     form: AnswerFormat,
-    prompt: Sequence[int],
     names: Sequence[str],
     *,
+    opened: bool = False,
     parallel: bool = True,
     content: Grammar | None = None,
 ) -> Grammar:
@@ -26,8 +26,8 @@ def call_grammar(
 
     Args:
         form: of the answer.
-        prompt: token ids of the prompt, which may have opened the reasoning.
         names: the tools that may be called.
+        opened: whether the answer begins within reasoning.
         parallel: whether there may be several calls.
         content: what the answer may be instead; None: it has to be calls.
 
@@ -40,7 +40,7 @@ def call_grammar(
     calls = _calls(form, rules, names, parallel)
     if content is not None:
         calls = rules.one_of([calls, form.tool_format.content(rules, _content(rules, content))])
-    return Grammar("grammar", rules.source(f"{_reasoning(form, rules, prompt)} {calls}"))
+    return Grammar("grammar", rules.source(f"{_reasoning(form, rules, opened)} {calls}"))
 
 
 def late_grammar(form: AnswerFormat, names: Sequence[str], *, parallel: bool = True) -> LateGrammar | None:
@@ -67,16 +67,16 @@ def late_grammar(form: AnswerFormat, names: Sequence[str], *, parallel: bool = T
     return LateGrammar("grammar", rules.source(calls), frozenset(after), outside)
 
 
-def reasoned_grammar(form: AnswerFormat, prompt: Sequence[int], content: Grammar) -> Grammar:
+def reasoned_grammar(form: AnswerFormat, content: Grammar, *, opened: bool = False) -> Grammar:
     """The grammar of an answer that matches a JSON schema; reasoning may come first.
 
     Args:
         form: of the answer.
-        prompt: token ids of the prompt, which may have opened the reasoning.
         content: the schema.
+        opened: whether the answer begins within reasoning.
     """
     rules = Rules(form.marks)
-    return Grammar("grammar", rules.source(f"{_reasoning(form, rules, prompt)} {_content(rules, content)}"))
+    return Grammar("grammar", rules.source(f"{_reasoning(form, rules, opened)} {_content(rules, content)}"))
 
 
 def _calls(form: AnswerFormat, rules: Rules, names: Sequence[str], parallel: bool) -> str:
@@ -95,11 +95,11 @@ def _content(rules: Rules, content: Grammar) -> str:
     return rules.json(json.loads(content.source))
 
 
-def _reasoning(form: AnswerFormat, rules: Rules, prompt: Sequence[int]) -> str:
+def _reasoning(form: AnswerFormat, rules: Rules, opened: bool) -> str:
     if form.reasoning is None:
         return ""
     begin, end = form.reasoning
-    if form.reasons(prompt):
+    if opened:
         return f"{rules.until(end)} {_GAP}"
     return rules.rule(f'{rules.mark(begin)} {rules.until(end)} {_GAP} | ""')
 

@@ -54,12 +54,13 @@ class AnswerFormat:
         end = self.tokenizer.decode(prompt[-_TAIL:], skip_special=False)
         return end.rstrip().endswith(self.reasoning[0])
 
-    def parser(self, prompt: Sequence[int], options: GenerationOptions) -> AnswerParser:
+    def parser(self, prompt: Sequence[int], options: GenerationOptions, opened: bool | None = None) -> AnswerParser:
         """A parser for one answer.
 
         Args:
             prompt: token ids of the prompt.
             options: with which the answer is generated.
+            opened: whether the answer begins within reasoning; None: if the prompt ends with its marker.
         """
         tokenizer = self.tokenizer
         decoder: Decoder
@@ -68,7 +69,7 @@ class AnswerFormat:
         else:  # such a text has the spellings of its control tokens
             decoder, hidden = ByteDecoding(tokenizer.token_bytes), frozenset[int]()
         reader = MarkReader(self.marks, decoder, hidden, {*self.eos_ids, *options.stop_ids})
-        return AnswerParser(self, reader, self.reasons(prompt))
+        return AnswerParser(self, reader, self.reasons(prompt) if opened is None else opened)
 
 
 class AnswerParser:

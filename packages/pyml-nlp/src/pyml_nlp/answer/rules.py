@@ -16,10 +16,17 @@ MAX_CALLS = 16
 """Most calls of one answer that a grammar allows."""
 
 _MAX_LENGTH = 1 << 12
+_MAX_DEPTH = 16
 _UNKNOWN = (
-    "$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "pattern", "format",
+    "$dynamicRef", "allOf", "oneOf", "not", "if", "patternProperties", "pattern", "format",
     "multipleOf", "minProperties", "maxProperties", "uniqueItems", "contains", "prefixItems", "dependentRequired",
     "dependentSchemas", "propertyNames",
+)  # fmt: skip
+
+
+_ASSERTIONS = (
+    "type", "properties", "required", "items", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    "minLength", "maxLength", "minItems", "maxItems",
 )  # fmt: skip
 
 
@@ -102,19 +109,19 @@ class Notation:
 
     Attributes:
         string: the expression of any string whose schema this is.
-        constant: the text of one value.
+        constant: the expression of one value.
         key: the text of a member's name, with what separates it from its value.
         separator: text between two members or items.
     """
 
     string: Callable[[Rules, Mapping[str, Any]], str]
-    constant: Callable[[Any], str]
+    constant: Callable[[Rules, Any], str]
     key: Callable[[str], str]
     separator: str = ","
 
 
 def value_rule(rules: Rules, notation: Notation, schema: Any) -> str:
-    """The expression of the values of a schema.
+    """The expression of the values of a schema without references.
 
     Raises:
         SchemaNotSupported: it has a keyword that cannot be enforced.
@@ -126,7 +133,12 @@ def value_rule(rules: Rules, notation: Notation, schema: Any) -> str:
         raise SchemaNotSupported(unknown)
     if "const" in schema or "enum" in schema:
         values = [schema["const"]] if "const" in schema else schema["enum"]
-        return rules.one_of(map(rules.text, map(notation.constant, values)))
+        return rules.one_of([notation.constant(rules, value) for value in values])
+    if "anyOf" in schema:
+        rest = {key: value for key, value in schema.items() if key in _ASSERTIONS}
+        if rest:
+            raise SchemaNotSupported(f"anyOf beside {next(iter(rest))}")
+        return rules.one_of([value_rule(rules, notation, option) for option in schema["anyOf"]])
     kinds = schema.get("type", ("string", "number", "boolean", "null"))
     kinds = (kinds,) if isinstance(kinds, str) else kinds
     return rules.one_of([_of_kind(rules, notation, schema, kind) for kind in kinds])
@@ -140,9 +152,9 @@ def _of_kind(rules: Rules, notation: Notation, schema: Mapping[str, Any], kind: 
             limits = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
             return rules.json({"type": kind, **{key: schema[key] for key in limits if key in schema}})
         case "boolean":
-            return rules.one_of([rules.text(notation.constant(True)), rules.text(notation.constant(False))])
+            return rules.one_of([notation.constant(rules, True), notation.constant(rules, False)])
         case "null":
-            return rules.text(notation.constant(None))
+            return notation.constant(rules, None)
         case "array":
             return _list_rule(rules, notation, schema)
         case "object":
@@ -212,3 +224,57 @@ def checked_name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise SchemaNotSupported(f"the property {quoted(name)}")
     return name
+
+
+def inlined(schema: Any, root: Mapping[str, Any], depth: int = _MAX_DEPTH) -> Any:
+    """A schema with what its references name in their place.
+
+    Args:
+        schema: a part of ``root``.
+        root: has the definitions.
+        depth: most references in one another.
+
+    Raises:
+        SchemaNotSupported: a reference to elsewhere, or to itself.
+    """
+    if isinstance(schema, list):
+        return [inlined(one, root, depth) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    if "$ref" not in schema:
+        kept = {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
+        return {key: value if key in ("enum", "const") else inlined(value, root, depth) for key, value in kept.items()}
+    target: Any = root
+    name = schema["$ref"]
+    steps = name.split("/") if isinstance(name, str) else []
+    for step in steps[1:]:
+        target = target.get(step) if isinstance(target, Mapping) else None
+    if steps[:1] != ["#"] or not isinstance(target, Mapping) or not depth:
+        raise SchemaNotSupported("$ref")
+    rest = {key: value for key, value in schema.items() if key != "$ref"}
+    return inlined({**target, **rest}, root, depth - 1)
+
+
+def kinds_of(schema: Any) -> set[str] | None:
+    """The types of a schema's values, if it names them; None: any may match."""
+    if not isinstance(schema, Mapping):
+        return None
+    if "const" in schema or "enum" in schema:
+        values = [schema["const"]] if "const" in schema else schema["enum"]
+        return {kind_of(value) for value in values} if isinstance(values, list) else None
+    if "type" in schema:
+        kinds = schema["type"]
+        return {kinds} if isinstance(kinds, str) else set(kinds) if isinstance(kinds, list) else None
+    options = schema.get("anyOf") or schema.get("oneOf")
+    found = [kinds_of(option) for option in options] if isinstance(options, list) else []
+    if not found or None in found:
+        return None
+    return {kind for kinds in found if kinds is not None for kind in kinds}
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's type in schemas; a number is an integer if it is written as one."""
+    if isinstance(value, bool):
+        return "boolean"
+    names = {dict: "object", list: "array", str: "string", int: "integer", float: "number"}
+    return names.get(type(value), "null")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import logs
 from ..answer import AnswerFormat, answer_format
-from ..answer.describing import described
+from ..answer.adapting import with_short_ids, with_system
+from ..answer.describing import described, has_calls, without_calls
 from ..answer.formats import GENERIC
 from ..answer.grammars import call_grammar, late_grammar, reasoned_grammar
 from ..answer.marks import token_of
@@ -34,11 +35,13 @@ class ChatPlan:
         ids: token ids of the prompt.
         common: of the request, with what the format of its answers needs.
         format: of the answers; None: they are text alone.
+        opened: whether the answer begins within reasoning.
     """
 
     ids: list[int]
     common: Common
     format: AnswerFormat | None
+    opened: bool = False
 
     def choice(
         self, tokenizer: Tokenizer, index: int = 0, reasoning_fields: Sequence[str] = REASONING_FIELDS
@@ -50,7 +53,7 @@ class ChatPlan:
             index: number of the choice.
             reasoning_fields: names of the fields that have the reasoning.
         """
-        parser = None if self.format is None else self.format.parser(self.ids, self.common.options)
+        parser = None if self.format is None else self.format.parser(self.ids, self.common.options, self.opened)
         return ChatChoice(tokenizer, self.common, index, parser, reasoning_fields)
 
 
@@ -68,27 +71,53 @@ def chat_plan(lm: ChatMethods, request: ChatRequest, *, tool_format: str | None 
         ChatTemplateError: the model has no chat template, or it refuses the messages.
     """
     use = request.tools
+    request = replace(request, messages=_adapted(lm, request))
     if use is None:
         return _plan_without_tools(lm, request)
     form = answer_format(lm, use.tools, names=use.names, parallel=use.parallel, tool_format=tool_format)
     assert form is not None  # there are tools
+    assert form.tool_format is not None
     ids = _prompt(lm, request, use, form)
-    changes: dict[str, Any] = {"grammar": _grammar(lm, form, ids, use, request.common.options.grammar)}
-    stops = [token_of(lm.tokenizer, stop) for stop in form.tool_format.stops] if form.tool_format else []
+    opened = _opened(request, form, ids)
+    changes: dict[str, Any] = {"grammar": _grammar(lm, form, opened, use, request.common.options.grammar)}
+    stops = (token_of(lm.tokenizer, stop) for stop in form.tool_format.stops)
     changes["stop_ids"] = {*request.common.options.stop_ids, *(stop for stop in stops if stop is not None)}
     options = replace(request.common.options, **changes)
-    return ChatPlan(ids, replace(request.common, options=options), form)
+    return ChatPlan(ids, replace(request.common, options=options), form, opened)
 
 
 def _plan_without_tools(lm: ChatMethods, request: ChatRequest) -> ChatPlan:
-    ids, common, form = lm.chat_ids(request.messages, request.chat), request.common, answer_format(lm)
+    messages = request.messages
+    if has_calls(messages) and not lm.chat_template.reads("tools"):
+        messages = without_calls(messages)
+    ids, common, form = lm.chat_ids(messages, request.chat), request.common, answer_format(lm)
     content = common.options.grammar
-    if content is None or form is None:
-        return ChatPlan(ids, common, form)
-    if content.kind != "schema":  # the whole text matches it
-        return ChatPlan(ids, common, None)
-    options = replace(common.options, grammar=reasoned_grammar(form, ids, content))
-    return ChatPlan(ids, replace(common, options=options), form)
+    opened = form is not None and _opened(request, form, ids)
+    if content is not None and form is not None and content.kind == "schema":
+        content = reasoned_grammar(form, content, opened=opened)
+        common = replace(common, options=replace(common.options, grammar=content))
+    elif content is not None:
+        form = None  # the whole text matches it
+    if content is not None:
+        lm.engine.vocabulary.matcher(content)
+    return ChatPlan(ids, common, form, opened)
+
+
+def _opened(request: ChatRequest, form: AnswerFormat, ids: list[int]) -> bool:
+    """Whether the answer begins within reasoning: of the chat template, or of the message that it continues."""
+    messages = request.messages
+    if not request.chat.continue_final_message or form.reasoning is None or isinstance(messages, str):
+        return form.reasons(ids)
+    content = messages[-1].get("content")
+    begin, end = form.reasoning
+    return isinstance(content, str) and content.rfind(begin) > content.rfind(end)
+
+
+def _adapted(lm: ChatMethods, request: ChatRequest) -> Any:
+    """The messages with roles and ids of calls that the chat template takes."""
+    source = lm.chat_template.source(tools=request.chat.tools)
+    messages = request.messages if "developer" in source else with_system(request.messages)
+    return with_short_ids(messages) if "[TOOL_CALLS]" in source else messages
 
 
 def _prompt(lm: ChatMethods, request: ChatRequest, use: ToolUse, form: AnswerFormat) -> list[int]:
@@ -103,7 +132,7 @@ def _prompt(lm: ChatMethods, request: ChatRequest, use: ToolUse, form: AnswerFor
 
 
 def _grammar(
-    lm: ChatMethods, form: AnswerFormat, ids: list[int], use: ToolUse, content: Grammar | None
+    lm: ChatMethods, form: AnswerFormat, opened: bool, use: ToolUse, content: Grammar | None
 ) -> Grammar | None:
     """The grammar of the answer: of calls if they are required or begin, or of the response format.
 
@@ -111,15 +140,15 @@ def _grammar(
     """
     grammar: Grammar | None
     if use.required:
-        grammar = call_grammar(form, ids, use.names, parallel=use.parallel)
+        grammar = call_grammar(form, use.names, opened=opened, parallel=use.parallel)
     elif form.tool_format is GENERIC:
-        grammar = call_grammar(form, ids, use.names, parallel=use.parallel, content=content or _TEXT)
+        grammar = call_grammar(form, use.names, opened=opened, parallel=use.parallel, content=content or _TEXT)
     elif content is None:
         return _late_grammar(lm, form, use)
     elif content.kind != "schema":
         return content
     else:
-        grammar = call_grammar(form, ids, use.names, parallel=use.parallel, content=content)
+        grammar = call_grammar(form, use.names, opened=opened, parallel=use.parallel, content=content)
     lm.engine.vocabulary.matcher(grammar)
     return grammar
 

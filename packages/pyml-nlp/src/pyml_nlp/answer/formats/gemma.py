@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..json_calls import MAX_EARLY, MAX_NAME
-from ..rules import Notation, Rules, SchemaNotSupported, checked_name, members_rule, plain_string
+from ..rules import Notation, Rules, SchemaNotSupported, checked_name, inlined, members_rule, plain_string
 from ..source import NotACall, Reading, partial
 from .base import Calls, ToolFormat
 
@@ -132,14 +132,16 @@ class GemmaReader:
         begin, end = rules.mark(self.begin), rules.mark(self.end)
         calls = []
         for name, schema in tools.items():
-            members = members_rule(rules, notation, schema)
+            members = members_rule(rules, notation, inlined(schema, schema))
             calls.append(f"{begin} {rules.text(f'call:{name}{{')} {members} {rules.text('}')} {end}")
         return rules.many(rules.one_of(calls), "", parallel)
 
-    def _constant(self, value: Any) -> str:
-        if isinstance(value, str):
+    def _constant(self, rules: Rules, value: Any) -> str:
+        if isinstance(value, dict | list) or value == "":
             raise SchemaNotSupported("enum or const")
-        return json.dumps(value)
+        if not isinstance(value, str):
+            return rules.text(json.dumps(value))
+        return rules.rule(f"{rules.mark(self.quote)} {rules.text(value)} {rules.mark(self.quote)}")
 
 
 def _key(name: str) -> str:

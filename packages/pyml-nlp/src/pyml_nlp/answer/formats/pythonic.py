@@ -13,7 +13,7 @@ from keyword import iskeyword
 from typing import Any
 
 from ..json_calls import MAX_EARLY, MAX_NAME
-from ..rules import Notation, Rules, SchemaNotSupported, length_of, members_rule
+from ..rules import Notation, Rules, SchemaNotSupported, inlined, length_of, members_rule
 from ..source import NotACall, Reading, Source
 from .base import Calls, ToolFormat
 
@@ -117,17 +117,22 @@ class _Constants(ast.NodeTransformer):
 
 def pythonic_rules(rules: Rules, tools: Mapping[str, Any], parallel: bool) -> str:
     """A list of calls, between the markers of the vocabulary if it has some."""
-    inner = Notation(_string, repr, lambda name: f"{json.dumps(name)}: ", ", ")
+    inner = Notation(_string, _constant, lambda name: f"{json.dumps(name)}: ", ", ")
+    outer = Notation(_string, _constant, "{}=".format, ", ")
     calls = []
     for name, schema in tools.items():
         if not all(name.isidentifier() and not iskeyword(name) for name in schema.get("properties") or {}):
             raise SchemaNotSupported("properties whose names are no names in Python")
-        members = members_rule(rules, Notation(_string, repr, "{}=".format, ", "), schema, inner)
+        members = members_rule(rules, outer, inlined(schema, schema), inner)
         calls.append(f"{rules.text(f'{name}(')} {members} {rules.text(')')}")
     listed = f"{rules.text('[')} {rules.many(rules.one_of(calls), rules.text(', '), parallel)} {rules.text(']')}"
     pairs = [(rules.mark(begin), rules.mark(end)) for begin, end in zip(BEGINS, ENDS, strict=True)]
     begin, end = next((pair for pair in pairs if pair[0].startswith("<[")), ("", ""))
     return f"{begin} {listed} {end}"
+
+
+def _constant(rules: Rules, value: Any) -> str:
+    return rules.text(repr(value))
 
 
 def _string(rules: Rules, schema: Mapping[str, Any]) -> str:

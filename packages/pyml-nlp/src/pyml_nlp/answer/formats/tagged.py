@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..json_calls import MAX_EARLY, MAX_NAME, json_call
-from ..rules import Rules, SchemaNotSupported, checked_name, length_of
+from ..rules import Rules, SchemaNotSupported, checked_name, inlined, kind_of, kinds_of, length_of
 from ..source import NotACall, Reading, partial
 from .base import Calls, ToolFormat, json_calls_rule
 
@@ -45,7 +45,6 @@ def _function(calls: Calls) -> Reading[None]:
     if name not in calls.tools:
         raise NotACall
     yield from source.expect(">")
-    properties = calls.tools[name].get("properties")
     separator = "{"
     while True:
         yield from source.skip_space()
@@ -58,7 +57,7 @@ def _function(calls: Calls) -> Reading[None]:
         yield from source.expect(">")
         out.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
         separator = ", "
-        yield from _value(calls, properties.get(key) if isinstance(properties, dict) else None)
+        yield from _value(calls, _property(calls.tools[name], key))
     if separator == "{":
         source.release()
         out.begin(name)
@@ -66,6 +65,16 @@ def _function(calls: Calls) -> Reading[None]:
     out.arguments("}")
     out.end()
     source.hold()
+
+
+def _property(schema: Mapping[str, Any], name: str) -> Any:
+    """The schema of a property; None: it is not known."""
+    properties = schema.get("properties")
+    found = properties.get(name) if isinstance(properties, Mapping) else None
+    try:
+        return inlined(found, schema)
+    except SchemaNotSupported:
+        return found
 
 
 def _value(calls: Calls, schema: Any) -> Reading[None]:
@@ -97,24 +106,15 @@ def _value(calls: Calls, schema: Any) -> Reading[None]:
 
 def typed(text: str, schema: Any) -> str:
     """The JSON text of a value that is written without quotes, by the type in its schema."""
-    kinds = schema.get("type") if isinstance(schema, dict) else None
-    kinds = [kinds] if isinstance(kinds, str) else kinds
+    kinds = kinds_of(schema)
     python = {"True": "true", "False": "false", "None": "null"}.get(text.strip(), text)
     try:
         value = json.loads(python)
     except (ValueError, RecursionError):
         return json.dumps(text, ensure_ascii=False)
-    if isinstance(kinds, list) and "string" in kinds and _kind(value) not in kinds:
+    if kinds is not None and "string" in kinds and kind_of(value) not in kinds:
         return json.dumps(text, ensure_ascii=False)
     return python.strip()
-
-
-def _kind(value: Any) -> str:
-    """The name of a value's type in a schema; a number counts as an integer if it is written as one."""
-    if isinstance(value, bool):
-        return "boolean"
-    names = {dict: "object", list: "array", str: "string", int: "integer", float: "number"}
-    return names.get(type(value), "null")
 
 
 def json_rules(rules: Rules, tools: Mapping[str, Any], parallel: bool) -> str:
@@ -141,31 +141,33 @@ def _parameter_rules(rules: Rules, schema: Mapping[str, Any]) -> list[str]:
         raise SchemaNotSupported("required")
     found = []
     for name, inner in properties.items():
-        value = _parameter_rule(rules, inner, {key: schema[key] for key in ("$defs", "definitions") if key in schema})
+        value = _parameter_rule(rules, inlined(inner, schema))
         parameter = f"{rules.text(f'{PARAMETER}{checked_name(name)}>{chr(10)}')} {value} {rules.text(chr(10))}"
         found.append(parameter if name in required else f"({parameter})?")
     return found
 
 
-def _parameter_rule(rules: Rules, schema: Any, definitions: Mapping[str, Any]) -> str:
+def _parameter_rule(rules: Rules, schema: Any) -> str:
     """The value of a parameter and the end of its tag: a string as it is, other values as JSON."""
     end = f"\n{END_PARAMETER}"
-    if (
-        isinstance(schema, Mapping)
-        and schema.get("type") == "string"
-        and "enum" not in schema
-        and "const" not in schema
-    ):
-        if "pattern" in schema or "format" in schema:
-            raise SchemaNotSupported("pattern or format")
-        return rules.until(end, length_of(schema))
-    if isinstance(schema, Mapping) and ("enum" in schema or "const" in schema):
+    if not isinstance(schema, Mapping):
+        raise SchemaNotSupported(json.dumps(schema))
+    if "enum" in schema or "const" in schema:
         values = schema.get("enum", [schema.get("const")])
         texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        if any(json.loads(typed(text, schema)) != value for text, value in zip(texts, values, strict=True)):
+            raise SchemaNotSupported("enum")  # of values that look alike
         return f"{rules.one_of(map(rules.text, texts))} {rules.text(end)}"
-    if not isinstance(schema, Mapping) or schema.get("type") not in ("integer", "number", "boolean", "array", "object"):
-        raise SchemaNotSupported("a parameter without one type")
-    return f"{rules.json({**definitions, **schema})} {rules.text(end)}"
+    if "string" not in (kinds_of(schema) or ()):
+        return f"{rules.json(schema)} {rules.text(end)}"
+    strings = [option for option in schema.get("anyOf", [schema]) if "string" in (kinds_of(option) or ())]
+    if any(key in option for option in strings for key in ("pattern", "format", "enum", "const")):
+        raise SchemaNotSupported("a string with a pattern, a format or an enum")
+    if strings == [schema] and schema["type"] == "string":
+        return rules.until(end, length_of(schema))
+    if "oneOf" in schema or any("minLength" in option or "maxLength" in option for option in strings):
+        raise SchemaNotSupported("oneOf, or a length beside other types")
+    return rules.until(end)
 
 
 HERMES = ToolFormat("hermes", read_tagged, json_rules, markers=(BEGIN, END), begins=(BEGIN,))
