@@ -7,16 +7,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pyml_core import __version__
-from pyml_core.errors import Cancelled, PymlError
+from pyml_core.errors import Cancelled, PymlError, quoted
 from pyml_core.pickling import OfOneProcess
 
+from ..errors import ArgumentError
 from ..generation.completion import CANCELLED, TIMEOUT, Completion
 from . import answers, batches
 from .answers import Head
 from .chat_answer import ChatChoice
-from .chat_plan import chat_plan
+from .chat_plan import ChatPlan, chat_plan
 from .completion_answer import CompletionChoice
+from .renaming import renamed
 from .requests import Common, CompletionRequest, chat_request, completion_request
+from .responses_answer import ResponseAnswer
+from .responses_request import NAMES, responses_request
 
 if TYPE_CHECKING:
     from ..chat_methods import ChatMethods
@@ -169,6 +173,60 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
                     yield head.chunk([found], **more)
         if common.include_usage:
             yield head.chunk([], usage=answers.usage([stream.completion for stream in streams], common.n))
+
+    # ---- responses
+
+    @overload
+    def responses(
+        self, request: Mapping[str, Any] | None = ..., *, stream: Literal[True], **fields: Any
+    ) -> Iterator[Body]: ...
+    @overload
+    def responses(
+        self, request: Mapping[str, Any] | None = ..., *, stream: Literal[False] | None = ..., **fields: Any
+    ) -> Body: ...
+    @overload
+    def responses(
+        self, request: Mapping[str, Any] | None = ..., *, stream: bool | None = ..., **fields: Any
+    ) -> Body | Iterator[Body]: ...
+    def responses(
+        self, request: Mapping[str, Any] | None = None, *, stream: bool | None = None, **fields: Any
+    ) -> Body | Iterator[Body]:
+        """Answer an input: ``/v1/responses``. Nothing is stored.
+
+        Args:
+            request, stream, fields: as of :meth:`chat`. ``input`` is a text or a list of items.
+
+        Returns:
+            The response, or an iterator of its events (``response.created`` to ``response.completed``, or
+            ``response.incomplete`` if the text is cut off).
+
+        Raises:
+            ArgumentError: as of :meth:`chat`; or a tool is not a function.
+            ChatTemplateError, ContextOverflowError, GrammarError, OutOfMemoryError, Cancelled: as of :meth:`chat`.
+        """
+        parsed = responses_request(_body(request, stream, fields))
+        if parsed.dropped:
+            name, _, kind = parsed.dropped[0].partition(".")
+            raise ArgumentError(f"must be 'function', others are not supported, got {quoted(kind)}", f"{name}.type")
+        with renamed(NAMES):
+            plan = chat_plan(self._lm, chat_request(parsed.chat, self._lm.generation_options, self._max_output))
+        (text,) = self._submit([plan.ids], plan.common)
+        answer = ResponseAnswer(parsed, plan.common, self._lm.name)
+        events = self._response_events(text, plan, answer)
+        if parsed.stream:
+            return events
+        for _ in events:  # together they are the response
+            pass
+        return answer.whole()
+
+    def _response_events(self, text: TextStream, plan: ChatPlan, answer: ResponseAnswer) -> Iterator[Body]:
+        choice = plan.choice(self._lm.tokenizer)
+        with _cancelling([text]):
+            yield from answer.begin()
+            for step in text:
+                yield from answer.push(choice.parts(step))
+            completion, parts = _ended(text, plan.common), choice.end_parts()
+            yield from answer.finish(parts, completion, choice.finish_reason(completion), choice.reasoning_tokens)
 
     # ---- batches
 

@@ -21,6 +21,7 @@ from .guard_keys import Keys
 from .guard_origins import Hosts, Origins
 from .options import ServeOptions
 from .routes import admin, chat, completions, models, tokens
+from .routes.dialects import dialect_routes
 from .service import Service
 from .sse import ClientGone
 
@@ -101,7 +102,7 @@ def _routes() -> list[BaseRoute]:
             Route(f"{prefix}/completions", completions.completions, methods=["POST"]),
             Route(f"{prefix}/score", tokens.score, methods=["POST"]),
         ]
-    return found
+    return found + dialect_routes()
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ...generation.text_stream import TextStream
     from ...openai.answers import Head
     from ...openai.chat_answer import ChatChoice
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
 async def chat_completions(request: Request) -> Any:
@@ -51,7 +55,7 @@ def plan_of(service: Service, body: dict[str, Any]) -> tuple[ChatPlan, list[str]
 
 def ignored_header(ignored: Sequence[str]) -> dict[str, str]:
     """The header that names the fields of a request that have no effect."""
-    names = [name for name in ignored if name.isascii() and name.isidentifier()][:20]
+    names = [name for name in ignored if _NAME.fullmatch(name)][:20]
     return {"x-pyml-ignored": ", ".join(names)} if names else {}
 
 
