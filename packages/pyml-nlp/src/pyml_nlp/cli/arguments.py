@@ -125,6 +125,8 @@ class ServeArguments(ModelArguments, MemoryArguments, LogArguments):
     insecure: bool
     allowed_host: tuple[str, ...]
     models: str | None
+    tool_format: str | None
+    reasoning_field: str | None
     drain: float | None
     max_batch: int | None
     max_queue: int | None

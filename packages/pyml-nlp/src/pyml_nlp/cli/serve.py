@@ -44,6 +44,10 @@ KEY_VARIABLE = "PYML_SERVE_API_KEY"
 @click.option("--unix", metavar="PATH", help="Listen on a Unix socket instead.")
 @click.option("--alias", metavar="NAME", help="The model's name in the API. [default: its own]")
 @integer("--context-len", metavar="N", help="Most positions of a text. [default: the model's]")
+@click.option("--tool-format", metavar="NAME", help="How the model writes calls. [default: by its chat template]")
+@click.option(
+    "--reasoning-field", metavar="NAME", help="reasoning_content, reasoning or both. [default: reasoning_content]"
+)
 @integer("--max-batch", metavar="N", heading=_LIMITS, help="Most texts that are generated at a time. [default: 8]")
 @integer("--max-queue", metavar="N", heading=_LIMITS, help="Most texts that wait for a place. [default: 128]")
 @integer("--max-output", metavar="N", heading=_LIMITS, help="Most tokens of an answer without a limit. [default: 4096]")
@@ -133,6 +137,8 @@ def _options(values: ServeArguments) -> ServeOptions:
         "insecure": values["insecure"],
         "allowed_hosts": values["allowed_host"],
         "models": values["models"],
+        "tool_format": values["tool_format"],
+        "reasoning_field": values["reasoning_field"],
         "cors_origins": values["cors_origin"],
     }
     try:

@@ -11,7 +11,14 @@ from pyml_core.errors import quoted
 
 from ..errors import ArgumentError
 from ..generation.scheduler import MAX_BATCH_SIZE
-from ..values import flag, number, seconds, text, whole
+from ..values import choice, flag, number, seconds, text, whole
+
+TOOL_FORMATS = (
+    "hermes", "qwen3_coder", "mistral", "llama", "pythonic", "functiongemma", "gemma4", "phi4_mini", "generic",
+)  # fmt: skip
+"""Names of formats of calls; the formats themselves are loaded with the first answer."""
+
+REASONING_FIELDS = ("reasoning_content", "reasoning", "both")
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,10 @@ class ServeOptions:
         drain: seconds that running texts have to end when the server is to end.
         cors_origins: origins whose pages may use the server, beside its own page.
         max_body_bytes: most bytes of a request's body.
+        tool_format: how the model writes calls of tools, a name of :data:`.answer.formats.FORMATS`; None: chosen by its
+            chat template.
+        reasoning_field: the field of chat answers that has the reasoning: ``reasoning_content``, ``reasoning`` or
+            ``both``.
         models: folder of models that a request for a reload may name; None: it may name none.
 
     Raises:
@@ -55,6 +66,8 @@ class ServeOptions:
     drain: float = 30.0
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 4 << 20
+    tool_format: str | None = None
+    reasoning_field: str = "reasoning_content"
     models: Path | None = None
 
     def __post_init__(self) -> None:
@@ -74,10 +87,17 @@ class ServeOptions:
             "timeout": seconds("timeout", self.timeout),
             "drain": _drain(self.drain),
             "cors_origins": tuple(text("cors_origins", origin) for origin in self.cors_origins),
+            "tool_format": None if self.tool_format is None else choice("tool_format", self.tool_format, TOOL_FORMATS),
+            "reasoning_field": choice("reasoning_field", self.reasoning_field, REASONING_FIELDS),
             "max_body_bytes": whole("max_body_bytes", self.max_body_bytes, 1),
         }
         for name, value in own.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def reasoning_fields(self) -> tuple[str, ...]:
+        """Names of the fields that have the reasoning."""
+        return REASONING_FIELDS[:2] if self.reasoning_field == "both" else (self.reasoning_field,)
 
     def replace(self, **changes: Any) -> ServeOptions:
         """These options with changes."""

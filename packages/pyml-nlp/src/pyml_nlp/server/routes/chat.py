@@ -34,7 +34,8 @@ async def chat_completions(request: Request) -> Any:
     plan, ignored = await service.work(plan_of, service, body)
     streams = service.submit([plan.ids], plan.common, request.scope.get("pyml.client"))
     head = service.head("chat.completion")
-    choices = [plan.choice(service.lm.tokenizer, index) for index in range(plan.common.n)]
+    fields = service.options.reasoning_fields
+    choices = [plan.choice(service.lm.tokenizer, index, fields) for index in range(plan.common.n)]
     headers = ignored_header(ignored)
     if plan.common.stream:
         return EventStream(_events(head, plan, streams, choices), headers=headers)
@@ -50,7 +51,7 @@ def plan_of(service: Service, body: dict[str, Any]) -> tuple[ChatPlan, list[str]
     """
     lm, ignored = service.lm, list[str]()
     parsed = chat_request(body, lm.generation_options, service.max_output, ignored)
-    return chat_plan(lm, parsed), ignored
+    return chat_plan(lm, parsed, tool_format=service.options.tool_format), ignored
 
 
 def ignored_header(ignored: Sequence[str]) -> dict[str, str]:

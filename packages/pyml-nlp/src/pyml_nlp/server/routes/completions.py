@@ -44,6 +44,8 @@ async def completions(request: Request) -> Any:
 def _plan(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, list[list[int]], list[str]]:
     lm, ignored = service.lm, list[str]()
     parsed = completion_request(body, lm.generation_options, ignored)
+    if parsed.common.options.grammar is not None:
+        lm.engine.vocabulary.matcher(parsed.common.options.grammar)  # compiled here, which may take seconds
     return parsed, [prompt_ids(lm.engine, "prompt", prompt) for prompt in parsed.prompts], ignored
 
 
