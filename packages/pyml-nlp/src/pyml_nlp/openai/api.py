@@ -222,7 +222,7 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
     def _response_events(self, text: TextStream, plan: ChatPlan, answer: ResponseAnswer) -> Iterator[Body]:
         choice = plan.choice(self._lm.tokenizer)
         with _cancelling([text]):
-            yield from answer.begin()
+            yield from answer.begin(text.completion)
             for step in text:
                 yield from answer.push(choice.parts(step))
             completion, parts = _ended(text, plan.common), choice.end_parts()

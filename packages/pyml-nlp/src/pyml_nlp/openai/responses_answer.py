@@ -58,8 +58,8 @@ class ResponseAnswer:
 
     # ---- events
 
-    def begin(self) -> list[Event]:
-        """The events before the first token."""
+    def begin(self, completion: Completion) -> list[Event]:
+        """The events before the first token of a text."""
         kinds = ("response.created", "response.in_progress")
         return [self._event(kind, response=copy.deepcopy(self._body)) for kind in kinds]
 

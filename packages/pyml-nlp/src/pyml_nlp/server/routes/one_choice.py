@@ -30,8 +30,8 @@ Event = dict[str, Any]
 class Answer(Protocol):
     """An answer in the form of an API. Its events build what ``whole`` returns."""
 
-    def begin(self) -> list[Event]:
-        """The events before the first parts."""
+    def begin(self, completion: Completion, /) -> list[Event]:
+        """The events before the first parts, of a text that may not have begun."""
         ...
 
     def push(self, parts: Iterable[Part], /) -> list[Event]:
@@ -101,7 +101,7 @@ async def answered(
 async def _whole(text: TextStream, choice: ChatChoice, answer: Answer) -> dict[str, Any]:
     async with cancelled_at_end([text]):
         (steps,) = await all_steps([text])
-    answer.begin()
+    answer.begin(text.completion)
     answer.push(choice.parts(*steps))
     _finish(text, choice, answer)
     return answer.whole()
@@ -117,11 +117,11 @@ async def _events(text: TextStream, choice: ChatChoice, answer: Answer, form: Fo
     begun = form.at_once
     try:
         if begun:
-            for found in answer.begin():
+            for found in answer.begin(text.completion):
                 yield form.encode(found)
         async with cancelled_at_end([text]):
             async for _, steps in steps_of([text]):
-                first = [] if begun else answer.begin()
+                first = [] if begun else answer.begin(text.completion)
                 begun = True
                 more = answer.push(choice.parts(*steps)) if steps else _finish(text, choice, answer)
                 for found in (*first, *more):
