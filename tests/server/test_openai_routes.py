@@ -110,6 +110,11 @@ def test_models(lm: LanguageModel, client: TestClient) -> None:
     (item,) = client.get("/v1/models").json()["data"]
     assert (item["id"], item["max_model_len"]) == ("tiny-llama", lm.context_length)
     assert client.get("/models/tiny-llama").json() == item
+    assert (item["meta"]["size"], item["capabilities"]) == (lm.model.weight_bytes, ["completion", "tools"])
+    assert client.get("/v1/models").json()["models"][0]["name"] == "tiny-llama"
+    for path in ("/v1/embeddings", "/embeddings"):
+        refused = client.post(path, json={"input": "x"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (501, "not_supported")
     assert client.get("/v1/models/org/other").status_code == 404
     with TestClient(app(lm, alias="org/own name")) as other:
         assert other.get("/v1/models/org/own name").json()["id"] == "org/own name"

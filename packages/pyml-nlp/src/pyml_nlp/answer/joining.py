@@ -1,8 +1,10 @@
-"""Parts of an answer that come together, as few as possible."""
+"""Parts of an answer put together: those that come at a time, and the arguments of a call."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from typing import Any
 
 from .parts import CallArguments, Part, ReasoningPart, TextPart
 
@@ -21,3 +23,12 @@ def joined(parts: Iterable[Part]) -> list[Part]:
             case _:
                 found.append(part)
     return found
+
+
+def parsed_arguments(text: str) -> dict[str, Any] | None:
+    """The arguments of a call; None if its text is cut off."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..answer.joining import joined
+from ..answer.joining import joined, parsed_arguments
 from ..answer.parts import CallArguments, CallBegin, CallEnd, Part, ReasoningPart, TextPart
 
 if TYPE_CHECKING:
@@ -131,12 +130,3 @@ def _usage(completion: Completion, output: int) -> dict[str, int]:
         "cache_read_input_tokens": completion.reused,
         "output_tokens": output,
     }
-
-
-def parsed_arguments(text: str) -> dict[str, Any] | None:
-    """The arguments of a call; None if its text is cut off."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from typing import Any
 
 from starlette.requests import Request
@@ -10,24 +11,31 @@ from starlette.responses import JSONResponse, Response
 
 from pyml_core import __version__
 
+from ...answer import answer_format
+from ...answer.formats import GENERIC
+from ...errors import ChatTemplateError
 from ..errors import response_of
 from ..service import DEAD, DRAINING, READY, Service
 
-_STARTED = int(time.time())
+STARTED = int(time.time())
+"""When the server was started, in seconds since 1970."""
+
+_PROBE = {"type": "function", "function": {"name": "probe", "parameters": {"type": "object"}}}
 
 
 async def models(request: Request) -> Response:
     """GET /v1/models."""
     service: Service = request.app.state.service
-    item = model_item(service)
-    return JSONResponse({"object": "list", "data": [item]})
+    item = await service.work(model_item, service)
+    listed = {"name": item["id"], "model": item["id"], "capabilities": item["capabilities"]}  # as of llama.cpp
+    return JSONResponse({"object": "list", "data": [item], "models": [listed]})
 
 
 async def model(request: Request) -> Response:
     """GET /v1/models/{id}."""
     service: Service = request.app.state.service
     service.check_model(request.path_params["name"])
-    return JSONResponse(model_item(service))
+    return JSONResponse(await service.work(model_item, service))
 
 
 def model_item(service: Service) -> dict[str, Any]:
@@ -36,11 +44,28 @@ def model_item(service: Service) -> dict[str, Any]:
     return {
         "id": service.model_name,
         "object": "model",
-        "created": _STARTED,
+        "created": STARTED,
         "owned_by": "pyml",
         "max_model_len": lm.context_length,
-        "meta": {"n_ctx": lm.context_length, "n_params": lm.model.n_params},
+        "meta": {"n_ctx": lm.context_length, "n_params": lm.model.n_params, "size": lm.model.weight_bytes},
+        "capabilities": capabilities(service),
     }
+
+
+def capabilities(service: Service) -> list[str]:
+    """What the model can do, in Ollama's words. This reads its chat template, which may take a while."""
+    lm = service.lm
+    try:
+        form = answer_format(lm, [_PROBE])
+    except ChatTemplateError:
+        return ["completion"]
+    structured = find_spec("llguidance") is not None
+    found = {
+        "completion": True,
+        "tools": structured or (form is not None and form.tool_format is not GENERIC),
+        "thinking": form is not None and form.reasoning is not None,
+    }
+    return [name for name, has in found.items() if has]
 
 
 async def health(request: Request) -> Response:

@@ -13,7 +13,7 @@ from pyml_core.errors import PymlError
 
 from ...openai.chat_plan import ChatPlan
 from ..bodies import compact
-from ..errors import RequestError, request_error
+from ..errors import RequestError, error_of
 from ..service import Service
 from ..sse import EventStream, event, while_connected
 from ..texts import all_steps, cancelled_at_end, steps_of
@@ -90,7 +90,7 @@ async def answered(
     (text,) = service.submit([plan.ids], plan.common, request.scope.get("pyml.client"))
     choice = plan.choice(service.lm.tokenizer)
     if stream:
-        events = _events(text, choice, answer, form)
+        events = _events(request, text, choice, answer, form)
         return EventStream(
             events, error_name=form.error_name, content_type=form.content_type, headers=headers, ping=form.ping
         )
@@ -113,7 +113,9 @@ def _finish(text: TextStream, choice: ChatChoice, answer: Answer) -> list[Event]
     return answer.finish(parts, completion, choice.finish_reason(completion), choice.reasoning_tokens)
 
 
-async def _events(text: TextStream, choice: ChatChoice, answer: Answer, form: Form) -> AsyncIterator[bytes]:
+async def _events(
+    request: Request, text: TextStream, choice: ChatChoice, answer: Answer, form: Form
+) -> AsyncIterator[bytes]:
     begun = form.at_once
     try:
         if begun:
@@ -129,5 +131,5 @@ async def _events(text: TextStream, choice: ChatChoice, answer: Answer, form: Fo
     except (PymlError, RequestError) as error:
         if form.failure is None:
             raise
-        for found in form.failure(answer, error if isinstance(error, RequestError) else request_error(error)):
+        for found in form.failure(answer, error_of(error, request.scope)):
             yield form.encode(found)

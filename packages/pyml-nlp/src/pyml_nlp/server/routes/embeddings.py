@@ -1,0 +1,18 @@
+"""Embeddings, which the models here do not have."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import RequestError
+
+
+async def embeddings(request: Request) -> Response:
+    """POST /v1/embeddings, /api/embed: refused.
+
+    Hidden states of a model that predicts tokens are not trained to be compared: a pooled vector of them would look
+    like an embedding and find the wrong texts.
+    """
+    message = "embeddings are not supported: the models that can be served here predict tokens"
+    raise RequestError(501, message, code="not_supported")
