@@ -98,6 +98,14 @@ def test_a_streamed_chat(lm: LanguageModel) -> None:
         assert entries == choice["logprobs"]["content"]
 
 
+def test_ids_of_streamed_tokens(lm: LanguageModel) -> None:
+    fields: dict[str, Any] = {"max_tokens": 9, "seed": 3, "return_token_ids": True}
+    for call, given in ((lm.openai.chat, {"messages": HI}), (lm.openai.completions, {"prompt": "the"})):
+        whole = call({**fields, **given})["choices"][0]["token_ids"]
+        chunks = call({**fields, **given}, stream=True)
+        assert [token for chunk in chunks for token in chunk["choices"][0].get("token_ids", ())] == whole
+
+
 def test_choices_differ_and_are_those_of_generate(lm: LanguageModel) -> None:
     answer = lm.openai.completions(prompt=["the cat", "the"], n=3, max_tokens=6, temperature=1.5, seed=8)
     assert [choice["index"] for choice in answer["choices"]] == list(range(6))

@@ -320,7 +320,10 @@ def test_calls_that_the_model_chooses(late: dict[str, LanguageModel], form: str,
     fields |= {"logit_bias": biased(lm, {LATE[form][0]: 4, "<think>": -100, "<|endoftext|>": -100}), "seed": 4}
     fields |= {"parallel_tool_calls": False, "return_token_ids": True}
     whole = lm.openai.chat(fields)["choices"]
-    streamed = accumulated(lm.openai.chat(fields, stream=True))
+    chunks = list(lm.openai.chat(fields, stream=True))
+    streamed = accumulated(chunks)
+    scored = lm.openai.chat(fields, logprobs=True)["choices"]
+    assert [choice["token_ids"] for choice in scored] == [choice["token_ids"] for choice in whole]
     plan = chat_plan(lm, chat_request(fields, lm.generation_options, 500))
     marker = lm.tokenizer.encode(LATE[form][0], add_special=False)[0]
     texts = []
@@ -335,6 +338,8 @@ def test_calls_that_the_model_chooses(late: dict[str, LanguageModel], form: str,
         free.read()
         begun = choice["token_ids"].index(marker) + 1
         assert free.tokens[:begun] == choice["token_ids"][:begun]
+        assert [token for chunk in chunks for one in chunk["choices"] if one["index"] == index
+                for token in one.get("token_ids", ())] == choice["token_ids"]  # fmt: skip
         alone = lm.generate(plan.ids, replace(plan.common.options, sample_index=index), speculate=False)
         alone.read()
         assert alone.tokens == choice["token_ids"]

@@ -46,6 +46,7 @@ class ChatChoice:
         self._begun = False
         self._unsent: list[tuple[int, Any]] = []  # log probabilities of tokens whose text has not been sent
         self._sent = 0  # log probabilities
+        self._ids: list[int] = []  # tokens that have not been sent, if their ids are wanted
 
     @property
     def reasoning_tokens(self) -> int:
@@ -77,6 +78,8 @@ class ChatChoice:
 
     def push(self, *steps: Step) -> list[Choice]:
         """The choices of chunks for one step, or for several that come together; the first one ever has the role."""
+        if self._common.return_token_ids:
+            self._ids += [step.token for step in steps]
         for step in steps:
             if step.logprob is not None:
                 self._unsent.append((step.token, (step.logprob, step.top_logprobs or ())))
@@ -132,7 +135,10 @@ class ChatChoice:
                 return {}
 
     def _choice(self, delta: dict[str, Any], finish_reason: str | None = None) -> Choice:
-        return {"index": self._index, "delta": delta, "logprobs": self._logprobs(), "finish_reason": finish_reason}
+        choice = {"index": self._index, "delta": delta, "logprobs": self._logprobs(), "finish_reason": finish_reason}
+        if self._common.return_token_ids:
+            choice["token_ids"], self._ids = self._ids, []
+        return choice
 
     def _logprobs(self) -> dict[str, Any] | None:
         """The log probabilities of the tokens up to here that have not been sent; None if there are none."""

@@ -41,9 +41,12 @@ class CompletionChoice:
         self._scores = scores
         self._place = len(before)
         self._unsent: list[tuple[int, Any]] = []
+        self._ids: list[int] = []  # tokens that have not been sent, if their ids are wanted
 
     def push(self, *steps: Step) -> list[Choice]:
         """The choices of chunks for one step, or for several that come together."""
+        if self._common.return_token_ids:
+            self._ids += [step.token for step in steps]
         for step in steps:
             if step.logprob is not None:
                 self._unsent.append((step.token, (step.logprob, step.top_logprobs or ())))
@@ -56,12 +59,17 @@ class CompletionChoice:
             choice["logprobs"] = answers.completion_logprobs(self._tokenizer, tokens, values, self._place)
             self._unsent.clear()
         self._place += len(text)
-        return [choice]
+        return [self._with_ids(choice)]
 
     def finish(self, completion: Completion) -> list[Choice]:
         """The last choice, which has the reason of the end."""
         reason = answers.finish_reason(completion)
-        return [{"index": self._index, "text": "", "logprobs": None, "finish_reason": reason}]
+        return [self._with_ids({"index": self._index, "text": "", "logprobs": None, "finish_reason": reason})]
+
+    def _with_ids(self, choice: Choice) -> Choice:
+        if self._common.return_token_ids:
+            choice["token_ids"], self._ids = self._ids, []
+        return choice
 
     def whole(self, completion: Completion) -> Choice:
         """The choice of an answer that is not streamed; the text has ended."""
