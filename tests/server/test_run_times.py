@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import pyml_nlp
 from pyml_nlp import LanguageModel
 from pyml_nlp.generation.run_stats import RunStats
+from pyml_nlp.server.engine_parts import part_of
 
 
 def test_calls_are_timed_when_they_are_to_be(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +42,12 @@ def test_nothing_is_timed_without_an_observer(lm: LanguageModel, monkeypatch: py
 
     monkeypatch.setattr(lm.server, "wants_times", wants_times)
     assert len(lm.submit("the cat", max_tokens=3, seed=1).result().tokens) > 0
+
+
+def test_every_operation_belongs_to_a_part(tiny_dirs: dict[str, Path]) -> None:
+    others: set[str] = set()
+    for folder in tiny_dirs.values():
+        with pyml_nlp.load(folder, threads=1) as lm:
+            operations = [*lm.model.program.operations, *lm.model.program.screening, *lm.model.program.settling]
+            others |= {one.name.rpartition(".")[2] for one in operations if part_of(one.name) == "other"}
+    assert others <= {"router", "route", "dispatch", "combine"}

@@ -185,8 +185,11 @@ class Timings(Sequence[OpTiming]):
     """A run's timings in the order of its operations, computed at the first access.
 
     Attributes:
+        operations: the operations of the run.
         tokens: number of tokens of the run.
         outputs: number of wanted positions of the run.
+        rescored: for a screened head, the number of rows whose logits were computed in each round, summed over all
+            wanted positions; else zeros.
         start_ns, end_ns: start and end of the run (monotonic clock).
     """
 
@@ -198,17 +201,17 @@ class Timings(Sequence[OpTiming]):
         measured: tuple[Any, ...],
         rescored: int | Sequence[int] = 0,
     ) -> None:
-        self._operations, self._measured = operations, measured
+        self.operations, self._measured = operations, measured
         spans = [(part.start, len(part.ids)) for part in slices]
         self.tokens = sum(count for _, count in spans)
         self.outputs = sum(len(part.outputs) for part in slices)
-        rounds = (rescored, 0, 0) if isinstance(rescored, int) else rescored
-        self._size = RunSize(self.tokens, self.outputs, spans, kv, rounds)
+        self.rescored: Sequence[int] = (rescored, 0, 0) if isinstance(rescored, int) else rescored
+        self._size = RunSize(self.tokens, self.outputs, spans, kv, self.rescored)
         self.start_ns, self.end_ns = measured[4]
         self._built: list[OpTiming] | None = None
 
     def __len__(self) -> int:
-        return len(self._operations)
+        return len(self.operations)
 
     def __iter__(self) -> Iterator[OpTiming]:
         return iter(self._timings())
@@ -231,7 +234,7 @@ class Timings(Sequence[OpTiming]):
         busy = ticks[first, :, 0].sum(axis=1) + np.where(last > first, ticks[last, :, 0].sum(axis=1), 0)
         shares = np.minimum(1.0, busy * ms_a_tick / np.maximum(walls * threads, 1e-9))
         columns = (first, last, begin_ns, walls, parts, shares)
-        for operation, *numbers in zip(self._operations, *(column.tolist() for column in columns), strict=True):
+        for operation, *numbers in zip(self.operations, *(column.tolist() for column in columns), strict=True):
             at, copy, begin, wall, shared, share = numbers
             kind = OPERATIONS[operation.kind]
             names = kind.phases
@@ -251,14 +254,14 @@ class Timings(Sequence[OpTiming]):
         """(operations, 1 + 4): the wall time of each operation, and of each of its phases."""
         spans, ticks, copied, threads, span_ns, span = self._measured
         # perf: overheads.py attn_lines. NumPy takes ten times as long: the weights evict its functions from the caches.
-        return _native.read_milliseconds(ticks, copied, threads, span_ns, span, spans.array(self._operations))
+        return _native.read_milliseconds(ticks, copied, threads, span_ns, span, spans.array(self.operations))
 
     @cached_property
     def _times(self) -> _Measured:
         """The times; making the int8 copy of an output counts for the operation that wrote it."""
         spans, *stamps = self._measured
         begin_ns, end_ns, threads, ms_a_tick = _native.read_thread_timings(*stamps)
-        first, last = spans.array(self._operations).T
+        first, last = spans.array(self.operations).T
         walls = (end_ns[last] - begin_ns[first]) * 1e-6
         ticks = threads[first, :, 1:_BEGAN].sum(axis=1)
         parts = walls[:, None] * ticks / np.maximum(ticks.sum(axis=1), 1)[:, None]

@@ -13,6 +13,7 @@ from pyml_core.want import Want
 from pyml_nn import KVCache
 
 from .errors import ArgumentError
+from .stages import TOKENISE, stage
 from .values import check_ids, is_list, token_ids, whole
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def prompt_ids(engine: Engine, name: str, value: Any) -> list[int]:
         TextError: the text cannot be encoded.
     """
     if isinstance(value, str):
-        return engine.tokenizer.encode_prompt(value)
+        with stage(TOKENISE):
+            return engine.tokenizer.encode_prompt(value)
     ids = list(token_ids(name, value))
     check_ids(name, ids, engine.vocab_size)
     return ids

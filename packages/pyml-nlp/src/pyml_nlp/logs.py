@@ -2,10 +2,10 @@
 
 ``PYML_LOG`` has the grammar of Rust's RUST_LOG: ``target=level`` pairs separated by commas, where the target is the
 name of a logger (``pyml``, ``pyml.source``, ``pyml.load``, ``pyml.tokenizer``, ``pyml.generator``, ``pyml.model``,
-``pyml.command``, ``pyml.attn``, ``pyml.matmul``). A level alone applies to ``pyml``; a target alone has level
-``trace``. Levels: off, error, warn, info, debug, trace. Without PYML_LOG and outside of the command line nothing is
-configured, and the application's logging handles the messages. Commands and PYML_LOG print messages on stderr
-unchanged, and warnings after ``Warning:``.
+``pyml.command``, ``pyml.serve``, ``pyml.attn``, ``pyml.matmul``). A level alone applies to ``pyml``; a target alone
+has level ``trace``. Levels: off, error, warn, info, debug, trace. Without PYML_LOG and outside of the command line
+nothing is configured, and the application's logging handles the messages. Commands and PYML_LOG print messages on
+stderr unchanged, and warnings after ``Warning:``.
 
 A harmless fault in a model's files is a warning: one line of ``pyml.load`` or ``pyml.tokenizer`` that names the file,
 the key and the consequence. Commands do not print it with ``-q``.
@@ -38,7 +38,7 @@ LEVELS = {
 }
 
 TARGETS = ("pyml", *(f"pyml.{name}" for name in (
-    "source", "load", "tokenizer", "generator", "model", "command", "attn", "matmul",
+    "source", "load", "tokenizer", "generator", "model", "command", "serve", "attn", "matmul",
 )))  # fmt: skip
 """All loggers."""
 
@@ -50,6 +50,7 @@ source = logging.getLogger("pyml.source")
 generator = logging.getLogger("pyml.generator")
 model = logging.getLogger("pyml.model")
 command = logging.getLogger("pyml.command")
+serve = logging.getLogger("pyml.serve")
 attention = logging.getLogger("pyml.attn")
 matmul = logging.getLogger("pyml.matmul")
 
@@ -132,8 +133,9 @@ def configure_cli(verbosity: int) -> None:
     if spec.strip():
         configure(parse(spec))
     elif verbosity == 0:
-        # What a command has done, and downloads, which take long.
-        configure({"pyml": logging.WARNING, "pyml.command": logging.INFO, "pyml.source": logging.INFO})
+        # What a command has done, requests that it has answered, and downloads, which take long.
+        told = dict.fromkeys(("pyml.command", "pyml.serve", "pyml.source"), logging.INFO)
+        configure({"pyml": logging.WARNING, **told})
     else:
         configure({"pyml": {-1: logging.ERROR, 1: logging.DEBUG}.get(verbosity, TRACE)})
 

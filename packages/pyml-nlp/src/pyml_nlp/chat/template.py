@@ -14,6 +14,7 @@ from pyml_core.pickling import OfOneProcess
 from .. import logs
 from ..errors import ChatTemplateError
 from ..options.chat import ChatOptions, chat_options
+from ..stages import TEMPLATE, TOKENISE, stage
 from .messages import (
     Message,
     Messages,
@@ -134,8 +135,10 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             ChatTemplateError: see :meth:`prompt`.
             TextError: a text cannot be encoded.
         """
-        prompt = self.prompt(messages, chat_options(options, changes))
-        ids = self._tokenizer.encode(prompt.text, add_special=False, boundaries=prompt.boundaries)
+        with stage(TEMPLATE):
+            prompt = self.prompt(messages, chat_options(options, changes))
+        with stage(TOKENISE):
+            ids = self._tokenizer.encode(prompt.text, add_special=False, boundaries=prompt.boundaries)
         self._check(prompt, ids)
         return ids
 

@@ -113,7 +113,17 @@ class ChatCommandArguments(GenerationArguments, TemplateArguments):
     no_history: bool
 
 
-class ServeArguments(ModelArguments, MemoryArguments, LogArguments):
+class ObserveArguments(TypedDict):
+    """The values of :func:`observe_options`."""
+
+    log: str
+    log_texts: bool
+    metrics_names: str
+    request_traces: int | None
+    live_trace: bool
+
+
+class ServeArguments(ModelArguments, MemoryArguments, LogArguments, ObserveArguments):
     """All values of ``pyml serve``."""
 
     host: str

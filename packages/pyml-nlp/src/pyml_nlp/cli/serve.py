@@ -24,6 +24,7 @@ from .options import (
     usage_error,
     verbosity,
 )
+from .serve_observing import observe_options, observed
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -86,6 +87,7 @@ KEY_VARIABLE = "PYML_SERVE_API_KEY"
     "--cors-origin", multiple=True, metavar="ORIGIN", cls=Option, heading=_SECURITY,
     help="Let pages of ORIGIN use the server; may be repeated.",
 )  # fmt: skip
+@observe_options
 @memory_options
 @log_options
 def command(**values: Unpack[ServeArguments]) -> int:
@@ -140,6 +142,7 @@ def _options(values: ServeArguments) -> ServeOptions:
         "tool_format": values["tool_format"],
         "reasoning_field": values["reasoning_field"],
         "cors_origins": values["cors_origin"],
+        **observed(values),
     }
     try:
         return ServeOptions(**{name: value for name, value in given.items() if value is not None})

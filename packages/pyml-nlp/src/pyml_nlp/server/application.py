@@ -19,9 +19,12 @@ from .errors import RequestError, on_request_error, response_of
 from .guard import Guard
 from .guard_keys import Keys
 from .guard_origins import Hosts, Origins
+from .metrics import registry
+from .observed import Observed
 from .options import ServeOptions
 from .routes import admin, chat, completions, models, tokens
 from .routes.dialects import dialect_routes
+from .routes.observing import observing_routes
 from .service import Service
 from .sse import ClientGone
 
@@ -77,8 +80,11 @@ def application(service: Service, keys: Keys, hosts: Hosts | None) -> Starlette:
         },
     )
     made.state.service = service
+    made.state.metrics = registry(service)
     origins = Origins(options.cors_origins)
+    # The last one is the outermost.
     made.add_middleware(Guard, keys=keys, hosts=hosts, origins=origins, max_body_bytes=options.max_body_bytes)
+    made.add_middleware(Observed, observation=service.observation)
     return made
 
 
@@ -102,7 +108,7 @@ def _routes() -> list[BaseRoute]:
             Route(f"{prefix}/completions", completions.completions, methods=["POST"]),
             Route(f"{prefix}/score", tokens.score, methods=["POST"]),
         ]
-    return found + dialect_routes()
+    return found + dialect_routes() + observing_routes()
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

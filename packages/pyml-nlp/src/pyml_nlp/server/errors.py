@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from pyml_core.errors import Cancelled, PymlError
 
 from ..openai.errors import error_body, error_status
+from .request_record import note_error
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -70,7 +71,8 @@ def internal_error(request_id: str) -> RequestError:
 
 
 def body_of(error: RequestError, path: str) -> dict[str, Any]:
-    """The body in the form of the API that a path belongs to."""
+    """The body in the form of the API that a path belongs to. The record of the request has its code from now on."""
+    note_error(error.status, error.code)
     if path.startswith("/api/"):  # ollama's
         return {"error": error.message}
     if path.endswith(("/messages", "/messages/count_tokens")):  # Anthropic's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ TOOL_FORMATS = (
 """Names of formats of calls; the formats themselves are loaded with the first answer."""
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "both")
+
+LOG_FORMATS = ("text", "json", "off")
+METRIC_NAMES = ("pyml", "vllm")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class ServeOptions:
         reasoning_field: the field of chat answers that has the reasoning: ``reasoning_content``, ``reasoning`` or
             ``both``.
         models: folder of models that a request for a reload may name; None: it may name none.
+        log: form of the line that the logger ``pyml.serve`` gets for each request: ``"text"``, ``"json"`` or ``"off"``.
+        log_texts: whether these lines have prompts and texts.
+        metrics_names: names of the metrics: ``"pyml"``, or ``"vllm"`` for vLLM's as well.
+        request_traces: number of requests whose timelines are kept.
+        live_trace: whether clients may watch the calls of the model.
 
     Raises:
         ArgumentError: a value of the wrong type or out of its range.
@@ -69,6 +77,11 @@ class ServeOptions:
     tool_format: str | None = None
     reasoning_field: str = "reasoning_content"
     models: Path | None = None
+    log: str = "text"
+    log_texts: bool = False
+    metrics_names: str = "pyml"
+    request_traces: int = 0
+    live_trace: bool = False
 
     def __post_init__(self) -> None:
         own = {
@@ -90,6 +103,11 @@ class ServeOptions:
             "tool_format": None if self.tool_format is None else choice("tool_format", self.tool_format, TOOL_FORMATS),
             "reasoning_field": choice("reasoning_field", self.reasoning_field, REASONING_FIELDS),
             "max_body_bytes": whole("max_body_bytes", self.max_body_bytes, 1),
+            "log": _one_of("log", self.log, LOG_FORMATS),
+            "log_texts": flag("log_texts", self.log_texts),
+            "metrics_names": _one_of("metrics_names", self.metrics_names, METRIC_NAMES),
+            "request_traces": whole("request_traces", self.request_traces, 0),
+            "live_trace": flag("live_trace", self.live_trace),
         }
         for name, value in own.items():
             object.__setattr__(self, name, value)
@@ -111,6 +129,12 @@ def _path(name: str, value: Any) -> Path | None:
         return Path(value)
     except TypeError:
         raise ArgumentError(f"must be a path, got {quoted(value)}", name) from None
+
+
+def _one_of(name: str, value: Any, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ArgumentError(f"must be one of {', '.join(choices)}, got {quoted(value)}", name)
+    return str(value)
 
 
 def _drain(value: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakSet
@@ -14,8 +15,11 @@ from pyml_core.errors import PymlError
 
 from ..generation.text_stream import TextStream
 from ..openai.answers import Head
+from ..stages import recording
 from .errors import RequestError
+from .observation import Observation
 from .options import ServeOptions
+from .request_record import RequestRecord, current
 
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
@@ -48,12 +52,14 @@ class Service:
         state: ``"loading"``, ``"ready"``, ``"draining"`` or ``"dead"``.
         reload: loads a model of this path (None: the same again), serves it, and returns its name; None: this server
             cannot.
+        observation: counts requests and calls of the model.
     """
 
     def __init__(self, options: ServeOptions, lm: LanguageModel | None = None) -> None:
         self.options = options
         self.state = LOADING
         self.reload: Callable[[Path | None], Awaitable[str]] | None = None
+        self.observation = Observation(options)
         self._lm: LanguageModel | None = None
         self._name = ""
         self._streams: WeakSet[TextStream] = WeakSet()
@@ -66,11 +72,13 @@ class Service:
         lm.server.max_batch_size = self.options.max_batch_size
         self._lm = lm
         self._name = Path(lm.name).name.removesuffix(".gguf") if Path(lm.name).exists() else lm.name
+        self.observation.attach(lm)
         self.state = READY
 
     def drain(self) -> None:
         """Answer no further requests, and end the texts that wait for a place."""
         self.state = DRAINING
+        self.observation.cause = "shutdown"
         for stream in list(self._streams):
             if not stream.completion.placed:
                 stream.cancel()
@@ -78,6 +86,7 @@ class Service:
     def abort(self, failed: bool = False) -> None:
         """Answer no further requests, and end all texts; ``failed``: because the engine has."""
         self.state = DEAD if failed else DRAINING
+        self.observation.cause = "shutdown"
         for stream in list(self._streams):
             stream.cancel()
 
@@ -87,8 +96,14 @@ class Service:
         return self._lm is not None and not self._lm.engine.closed and self._lm.server.alive
 
     def close(self) -> None:
-        """End the workers. The model is the caller's."""
+        """End the workers, and leave the model as it was. It is the caller's."""
+        self.observation.detach()
         self._workers.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def model(self) -> LanguageModel | None:
+        """The model, whatever the state is; None: there is none yet."""
+        return self._lm
 
     @property
     def lm(self) -> LanguageModel:
@@ -137,7 +152,11 @@ class Service:
 
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a worker thread: the event loop serves other requests meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: function(*args, **kwargs))
+        record = current()
+        call = partial(function, *args, **kwargs)
+        if record is not None:
+            call = partial(_recorded, record, call)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, call)
 
     def submit(self, prompts: Iterable[Sequence[int]], common: Common, client: str | None = None) -> list[TextStream]:
         """Submit the texts of all choices; if one is refused, none runs.
@@ -175,4 +194,11 @@ class Service:
                 stream.cancel()
             raise
         self._streams.update(streams)
+        self.observation.submitted(streams, common.n, self.model_name)
         return streams
+
+
+def _recorded(record: RequestRecord, call: Callable[[], T]) -> T:
+    """The result of a call, whose stages are recorded."""
+    with recording(record.stages):
+        return call()

@@ -1,0 +1,83 @@
+"""The parts of the time of a model's runs: operations of the same kind, all layers together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from pyml_core.timing import Timings
+
+MODEL_PARTS = (
+    "embedding", "qkv", "attention", "attention_out", "gate_up", "down", "norms", "head", "head_screen", "head_rescore",
+    "other",
+)  # fmt: skip
+"""The parts of a run of the model."""
+
+CHOOSING, PYTHON, WAITING = "choosing", "python", "waiting"
+"""Choosing tokens; what the generating thread does between runs; its time without a text."""
+
+PARTS = (*MODEL_PARTS, CHOOSING, PYTHON, WAITING)
+
+_OF_OPERATION = {
+    "embedding": "embedding", "positions": "embedding", "qkv": "qkv", "prepare": "attention", "attend": "attention",
+    "out": "attention_out", "gate_up": "gate_up", "gate": "gate_up", "up": "gate_up", "activation": "gate_up",
+    "down": "down", "norm": "norms", "post_norm": "norms", "final_norm": "norms", "select": "norms", "head": "head",
+    "soft_cap": "head",
+    "screen": "head_screen", "rescore": "head_rescore", "refine": "head_rescore", "complete": "head_rescore",
+}  # fmt: skip
+
+
+def part_of(name: str) -> str:
+    """The part that an operation belongs to."""
+    return "embedding" if name.partition(".")[0] == "rope" else _OF_OPERATION.get(name.rpartition(".")[2], "other")
+
+
+class Rates(NamedTuple):
+    """A part of some runs.
+
+    Attributes:
+        ms: milliseconds.
+        bytes: read and written.
+        operations: arithmetic ones, integer or not.
+    """
+
+    ms: float
+    bytes: int
+    operations: int
+
+
+class PartTimes:
+    """Divides the times of one model's runs among :data:`MODEL_PARTS`."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, npt.NDArray[np.intp]] = {}  # by number of operations: heads differ in it
+
+    def milliseconds(self, timings: Sequence[Timings]) -> list[float]:
+        """Milliseconds of each part in some runs together."""
+        total = np.zeros(len(MODEL_PARTS))
+        for times in timings:
+            total += np.bincount(self._places_of(times), times.milliseconds[:, 0], len(MODEL_PARTS))
+        found: list[float] = total.tolist()
+        return found
+
+    def rates(self, timings: Sequence[Timings]) -> dict[str, Rates]:
+        """Time, bytes and operations of each part in some runs together; takes about a millisecond a run."""
+        moved, flops = np.zeros(len(MODEL_PARTS), np.int64), np.zeros(len(MODEL_PARTS), np.int64)
+        for times in timings:
+            places = self._places_of(times)
+            np.add.at(moved, places, [one.bytes for one in times])
+            np.add.at(flops, places, [one.flops for one in times])
+        rows = zip(MODEL_PARTS, self.milliseconds(timings), moved.tolist(), flops.tolist(), strict=True)
+        return {name: Rates(ms, *counts) for name, ms, *counts in rows}
+
+    def _places_of(self, times: Timings) -> npt.NDArray[np.intp]:
+        """The index of each operation's part."""
+        places = self._places.get(len(times))
+        if places is None:
+            names = [operation.name for operation in times.operations]
+            places = self._places[len(times)] = np.array([MODEL_PARTS.index(part_of(name)) for name in names], np.intp)
+        return places

@@ -1,0 +1,171 @@
+"""The line of each request in the log, and the list of requests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from pyml_nlp import LanguageModel
+from pyml_nlp.server import app
+
+CHAT = {"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 30, "seed": 3}
+
+
+class Lines(logging.Handler):
+    """Keeps the lines of a logger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self.lines.append(record.getMessage())
+
+    def last(self) -> dict[str, Any]:
+        """The last line, which is JSON."""
+        found: dict[str, Any] = json.loads(self.lines[-1])
+        return found
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """The lines of the request log."""
+    logger, handler = logging.getLogger("pyml.serve"), Lines()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
+def client_of(lm: LanguageModel, **options: Any) -> TestClient:
+    """A client of an application with these options."""
+    return TestClient(app(lm, **options), base_url="http://127.0.0.1:8000")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_line_for_each_request(lm: LanguageModel, lines: Lines, stream: bool) -> None:
+    with client_of(lm, log="json", api_keys={"alice": "sk-1"}) as client:
+        headers = {"x-api-key": "sk-1", "x-request-id": "my-17"}
+        response = client.post("/v1/chat/completions", json={**CHAT, "stream": stream}, headers=headers)
+    assert response.headers["x-request-id"] == "my-17"
+    assert len(lines.lines) == 1
+    line = lines.last()
+    assert (line["id"], line["client"], line["route"]) == ("my-17", "alice", "/v1/chat/completions")
+    assert (line["status"], line["model"], line["choices"], line["seed"]) == (200, "tiny-llama", 1, 3)
+    assert line["finish"] in ("stop", "length")
+    if not stream:
+        usage = response.json()["usage"]
+        assert line["prompt_tokens"] == usage["prompt_tokens"]
+        assert line["completion_tokens"] == usage["completion_tokens"]
+        assert line["cached_tokens"] == usage["prompt_tokens_details"]["cached_tokens"]
+    assert 0 <= line["queue_ms"] <= line["ttft_ms"] <= line["total_ms"]
+    assert line["cancelled_by"] is None
+    assert "the cat" not in lines.lines[0]
+    assert "texts" not in line
+
+
+def test_times_between_tokens(lm: LanguageModel, lines: Lines) -> None:
+    with client_of(lm, log="json") as client:
+        client.post("/v1/completions", json={"prompt": "a b c", "max_tokens": 60, "seed": 1, "n": 2})
+    line = lines.last()
+    assert line["completion_tokens"] > 4
+    assert 0 < line["itl_p50_ms"] <= line["itl_p99_ms"] <= line["total_ms"]
+
+
+def test_texts_are_logged_on_request_only(lm: LanguageModel, lines: Lines) -> None:
+    with client_of(lm, log="json", log_texts=True) as client:
+        answer = client.post("/v1/completions", json={"prompt": "the cat\n\x1b[31m", "max_tokens": 9, "seed": 1}).json()
+    assert "\n" not in lines.lines[0]
+    assert "\x1b" not in lines.lines[0]
+    (text,) = lines.last()["texts"]
+    assert text["text"] == answer["choices"][0]["text"]
+    assert "\x1b[31m" in text["prompt"]
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_client_cannot_forge_lines(lm: LanguageModel, lines: Lines, form: str) -> None:
+    with client_of(lm, log=form) as client:
+        response = client.post("/v1/x%0aid=forged%1b[2J status=200", json=CHAT)
+    assert response.status_code == 404
+    assert len(lines.lines) == 1
+    assert lines.lines[0].isprintable()
+    assert lines.lines[0].isascii()
+    assert "forged" not in lines.lines[0]
+
+
+def test_lines_of_text(lm: LanguageModel, lines: Lines) -> None:
+    with client_of(lm) as client:
+        client.post("/v1/chat/completions", json=CHAT)
+        client.post("/v1/chat/completions", json={"messages": 3})
+    first, second = lines.lines
+    assert " route=/v1/chat/completions status=200 " in first
+    assert " seed=3 " in first
+    assert "code=" not in first
+    assert " status=400 " in second
+
+
+def test_reading_is_logged_only_if_it_fails(lm: LanguageModel, lines: Lines) -> None:
+    with client_of(lm, log="json") as client:
+        client.get("/health")
+        client.get("/metrics")
+        assert not lines.lines
+        client.get("/nothing")
+        assert (lines.last()["route"], lines.last()["status"]) == ("other", 404)
+        assert lines.last()["code"]
+
+
+def test_the_log_may_be_off(lm: LanguageModel, lines: Lines) -> None:
+    with client_of(lm, log="off") as client:
+        client.post("/v1/chat/completions", json=CHAT)
+    assert not lines.lines
+
+
+def test_requests_are_listed_and_cancelled(lm: LanguageModel, lines: Lines) -> None:
+    """A client cancels its own request while it runs; others neither see nor cancel it."""
+    keys = {"alice": "sk-1", "bob": "sk-2"}
+    endless = {"prompt": "a b", "max_tokens": 240, "seed": 1, "n": 8, "logprobs": 2, "logit_bias": {"2": -100}}
+    with client_of(lm, log="json", api_keys=keys) as client:
+        alice, bob = {"x-api-key": "sk-1"}, {"x-api-key": "sk-2"}
+        answers: list[Any] = []
+
+        def ask() -> None:
+            headers = {**alice, "x-request-id": "long/1"}
+            answers.append(client.post("/v1/completions", json=endless, headers=headers))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        cancelled = 0
+        while thread.is_alive() and not cancelled:
+            running = client.get("/v1/requests", headers=alice).json()["running"]
+            assert client.get("/v1/requests", headers=bob).json() == {"running": [], "recent": []}
+            if running:
+                assert client.post("/v1/requests/long/1/cancel", headers=bob).status_code == 404
+                response = client.post("/v1/requests/long/1/cancel", headers=alice)
+                cancelled = response.json().get("cancelled", 0) if response.status_code == 200 else -1
+        thread.join()
+        assert cancelled > 0, "it ended before"
+        assert answers[0].status_code >= 400
+        recent = client.get("/v1/requests", headers=alice).json()["recent"]
+        assert [(one["id"], one["running"], one["cancelled_by"]) for one in recent] == [("long/1", False, "api")]
+        assert "cancelled" in recent[0]["finish"]
+        metrics = client.get("/metrics", headers=alice).text
+        assert 'pyml_cancelled_total{cause="api"}' in metrics
+        assert client.post("/v1/requests/long/1/cancel", headers=alice).status_code == 404
+
+
+def test_recent_requests_are_a_few(lm: LanguageModel) -> None:
+    with client_of(lm) as client:
+        for number in range(70):
+            headers = {"x-request-id": f"r{number}"}
+            client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}, headers=headers)
+        recent = client.get("/v1/requests").json()["recent"]
+    assert [one["id"] for one in recent] == [f"r{number}" for number in range(69, 5, -1)]
