@@ -16,6 +16,8 @@ from thread_cases import in_child
 
 import pyml_nlp
 from pyml_core.errors import PymlError
+from pyml_nlp.generation.scheduler import Scheduler
+from pyml_nlp.generation.speculation import Costs
 from pyml_nlp.language_model import LanguageModel
 
 PATIENCE = 120
@@ -42,6 +44,35 @@ def requests() -> list[dict[str, Any]]:
         {"prompt": "x " * 90, "max_tokens": 6, "temperature": 0.7, "top_p": 0.9, "seed": 1},
         {"prompt": PROMPT + " jumps", "max_tokens": 15, "temperature": 0, "repetition_penalty": 1.3},
     ]
+
+
+def test_texts_that_lose_their_places_are_the_same(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few runs a text has to give its memory away: grammars, penalties, noise and log probabilities go on."""
+    admit, rng, counts = Scheduler.admit, random.Random(5), list[int]()
+
+    def admit_after(scheduler: Scheduler) -> None:
+        if scheduler.batch and not scheduler._generator.has_steps and rng.random() < 0.4:
+            chosen = rng.choice(scheduler.batch)
+            counts.append(len(chosen.tokens))
+            scheduler.preempt(chosen)
+        admit(scheduler)
+
+    wanted = requests()
+    alone = []
+    for options in wanted:
+        generation = lm.generate(**options)
+        list(generation)
+        alone.append((generation.text, generation.tokens, generation.completion.logprobs))
+    monkeypatch.setattr(Scheduler, "admit", admit_after)
+    monkeypatch.setattr(Costs, "ms", 15.0)  # so that a call of the model has few runs
+    for clear in (True, False):
+        if clear:
+            lm.prefix_cache.clear()
+        streams = [lm.submit(**options) for options in wanted]
+        for number, stream in enumerate(streams):
+            stream.result(PATIENCE)
+            assert (stream.text, stream.tokens, stream.completion.logprobs) == alone[number]
+    assert len([count for count in counts if count]) > 5
 
 
 def test_all_kinds_of_texts_at_once(lm: LanguageModel) -> None:

@@ -230,8 +230,9 @@ def calls(lm: LanguageModel, root: Path) -> Calls:
         "PrefixCache.fork": (lm.prefix_cache.fork, {"ids": [1, 2]}),
         "Server.submit": (_read(lm.server.submit), {"request": Request([1], GenerationOptions(2)), "timeout": 9.0}),
         "Server.max_batch_size": (_setter(lm.server, "max_batch_size"), {"max_batch_size": 3}),
-        "Server.max_queue": (_setter(lm.server, "max_queue"), {"max_queue": 3}),
-        "Server.max_queue_tokens": (_setter(lm.server, "max_queue_tokens"), {"max_queue_tokens": 4000}),
+        "Server.kv_bytes": (_limit(lm.server, "kv_bytes"), {"kv_bytes": 1 << 30}),
+        "Server.max_queue": (_limit(lm.server, "max_queue"), {"max_queue": 3}),
+        "Server.max_queue_tokens": (_limit(lm.server, "max_queue_tokens"), {"max_queue_tokens": 4000}),
         "Server.max_gap": (_setter(lm.server, "max_gap"), {"max_gap": 0.1}),
         "ChatTemplate.render": (lm.chat_template.render, prompted),
         "ChatTemplate.ids": (lm.chat_template.ids, prompted),
@@ -255,6 +256,16 @@ def _closed(load: Callable[..., Any]) -> Callable[..., Any]:
 
 def _setter(thing: object, name: str) -> Callable[..., Any]:
     return lambda **given: setattr(thing, name, given[name])
+
+
+def _limit(thing: object, name: str) -> Callable[..., Any]:
+    """Set a limit, and take it back, so that it refuses nothing of the other calls."""
+
+    def call(**given: Any) -> None:
+        setattr(thing, name, given[name])
+        setattr(thing, name, None)
+
+    return call
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError, quoted
-from pyml_core.sampling import Sampler
+from pyml_core.sampling import Sampler, SamplingRules
 from pyml_nn import ContextOverflowError, KVCache
 
 from .. import logs, memory
@@ -124,6 +124,14 @@ def prepared(
         stops = completion.stop_tokens or StopTokens(engine.tokenizer, (), engine.vocab_size)
         completion.stop_tokens = stops.with_tokens(options.grammar.after)
         completion.late_matcher, completion.matcher = matcher, None
+    return completion
+
+
+def refused(engine: Engine, number: int, request: Request, error: PymlError) -> Completion:
+    """The text of a request that was refused with this error, ended before it began."""
+    cache, decoder = engine.new_cache(1), engine.tokenizer.stream_decoder()
+    completion = Completion(number, request, cache, decoder, Sampler(SamplingRules(greedy=True), 0, engine.vocab_size))
+    completion.fail(error)
     return completion
 
 

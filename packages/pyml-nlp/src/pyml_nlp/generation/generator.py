@@ -15,14 +15,13 @@ from time import monotonic
 from pyml_core.cancel import CancelToken
 from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError
 from pyml_core.pickling import OfOneProcess
-from pyml_core.sampling import Sampler, SamplingRules
 from pyml_core.want import SampledToken, StopFlag
 from pyml_nn import KVCache, SequenceInput
 
 from .. import logs
 from ..engine import Engine, HasEngine, engine_of
 from ..values import seconds
-from .admission import check_memory, check_request, prepared
+from .admission import check_memory, check_request, prepared, refused
 from .completion import CANCELLED, LENGTH, Completion, Step, stop_reason
 from .draft_model import drafting_of
 from .model_run import ModelRun, Piece, Pieces, Runner, only, prompt_input
@@ -70,6 +69,11 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         self._numbers = itertools.count()
         self.running: list[Completion] = []
         self.observer: Callable[[ModelRun, Sequence[Completion], int], None] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the model."""
+        return self._engine
 
     # ---- beginning
 
@@ -119,17 +123,32 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
             OutOfMemoryError: its keys and values would not fit in memory next to those of the other texts.
         """
         check_memory(self._engine, self._admitted, completion)
+        self.place(completion)
+
+    def place(self, completion: Completion) -> None:
+        """:meth:`admit` without its look at memory."""
         self._admitted.append(completion)
-        completion.admitted_at = monotonic()
         completion.placed = True
+        if completion.admitted_at is None:
+            completion.admitted_at = monotonic()
+
+    def preempt(self, completion: Completion) -> None:
+        """Take the place of a text, and free its keys and values.
+
+        With another place it goes on as if nothing had happened: what it had becomes its prompt. It must not have
+        tokens that have been chosen but not given (:attr:`has_steps`).
+        """
+        completion.placed = False
+        self.running = [one for one in self.running if one is not completion]
+        self._admitted = [one for one in self._admitted if one is not completion]
+        completion.pending = [*completion.cache.ids, *completion.pending]
+        completion.cache.trim(0)
+        if not completion.tokens:
+            completion.reused = 0
 
     def refused(self, request: Request, error: PymlError) -> Completion:
         """The text of a request that :meth:`prepare` has refused with this error, ended before it began."""
-        cache, decoder = self._engine.new_cache(1), self._engine.tokenizer.stream_decoder()
-        sampler = Sampler(SamplingRules(greedy=True), 0, self._engine.vocab_size)
-        completion = Completion(next(self._numbers), request, cache, decoder, sampler)
-        completion.fail(error)
-        return completion
+        return refused(self._engine, next(self._numbers), request, error)
 
     # ---- steps
 
@@ -178,6 +197,11 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         """
         steps = self._steps_without_run()
         return self._run(list(self.running), pieces) if steps is None else steps
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether the next steps come without a run of the model."""
+        return any(one.chosen or one.takes_forced for one in self.running)
 
     def prompt_room(self, gap: float, depth: int, decoded: int) -> int:
         """Tokens of prompts that a run may have, from this depth on, to take ``gap`` seconds.
@@ -253,10 +277,10 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         if self.observer is not None:
             self.observer(run, completions, len(texts))
         if prompts:
-            self._learn_prompts(len(texts), run)
+            self._engine.prefill_costs.learn_run(run.batch, len(texts), run.ms)
         elif all(len(completion.pending) == 1 for completion in completions):
             self._speculator.learn(run.tokens, run.ms)
-        steps = self._after_run(completions, run)
+        steps = self._after_run(completions, len(texts), run)
         self._count_time(texts, [step for step in steps if step.index], run.ms)
         self._drop_ended()
         return steps
@@ -286,12 +310,12 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         self._drop_ended()
         return []
 
-    def _after_run(self, completions: Sequence[Completion], run: ModelRun) -> list[Step]:
+    def _after_run(self, completions: Sequence[Completion], n_texts: int, run: ModelRun) -> list[Step]:
         """The step of every text that gets a token. An error in choosing it ends that text alone."""
         steps: list[Step] = []
-        for completion, one, found in zip(completions, run.batch, run.found, strict=True):
+        for number, (completion, one, found) in enumerate(zip(completions, run.batch, run.found, strict=True)):
             try:
-                if completion.tokens:
+                if number < n_texts:
                     completion.set_chosen(found)
                     steps.append(self._taker.take(completion, completion.chosen.pop(), run.ms))
                 else:
@@ -303,27 +327,34 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     def _after_prompt(
         self, completion: Completion, one: SequenceInput, found: list[SampledToken], model_ms: float
     ) -> list[Step]:
-        """The first token, if this was the end of the prompt."""
-        completion.prefill_ms += model_ms
+        """The first token, if this was the end of the prompt; or the next one of a text that has another place."""
+        resumed = bool(completion.tokens)
+        if resumed:
+            completion.decode_ms += model_ms
+        else:
+            completion.prefill_ms += model_ms
         del completion.pending[: len(one.ids)]
         if completion.pending:  # others may need the same beginning already
             self._engine.prefix_cache.add(completion.cache, completion.salt, whole_pages=True)
             return []
-        logs.generator.debug(
-            "[perf] generator.prefill tokens=%d %.3fms%s",
-            len(completion.prompt) - completion.reused, completion.prefill_ms,
-            f" reused={completion.reused}" if completion.reused else "",
-        )  # fmt: skip
+        if not resumed:
+            logs.generator.debug(
+                "[perf] generator.prefill tokens=%d %.3fms%s",
+                len(completion.prompt) - completion.reused, completion.prefill_ms,
+                f" reused={completion.reused}" if completion.reused else "",
+            )  # fmt: skip
         self._engine.prefix_cache.add(completion.cache, completion.salt)
         if not found:
             completion.end(LENGTH)
             return []
-        completion.first_token_at = monotonic()
-        step = self._taker.take(completion, found[0], 0.0)
+        if not resumed:
+            completion.first_token_at = monotonic()
+        step = self._taker.take(completion, found[0], model_ms if resumed else 0.0)
         completion.decode_ms += step.sample_ms
         if completion.finish_reason is None:
             self.running.append(completion)
-            self._speculator.begin(completion)
+            if not resumed:
+                self._speculator.begin(completion)
         return [step]
 
     # ---- a step without one
@@ -393,13 +424,6 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         return step
 
     # ---- bookkeeping
-
-    def _learn_prompts(self, n_texts: int, run: ModelRun) -> None:
-        """Record the time of a run with pieces of prompts."""
-        pieces = [(one.cache.length - len(one.ids) // 2, len(one.ids)) for one in run.batch[n_texts:]]
-        count = sum([length for _, length in pieces])
-        depth = sum([middle * length for middle, length in pieces]) // count
-        self._engine.prefill_costs.learn(depth, count, run.tokens - count, run.ms)
 
     def _count_time(self, texts: Sequence[Completion], steps: Sequence[Step], model_ms: float) -> None:
         """Add a run's time to the texts that were in it: they wait for each other."""

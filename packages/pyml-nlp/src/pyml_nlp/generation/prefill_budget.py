@@ -7,6 +7,9 @@ number of tokens before it, which attention reads. Both times are measured.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
+
+from pyml_nn import SequenceInput
 
 from .speculation import Costs
 
@@ -53,6 +56,13 @@ class PrefillCosts:
         if known is not None:  # a run that was disturbed counts for at most twice the expected time
             found = known + _WEIGHT * (min(found, 2 * known) - known)
         self._known[place] = found
+
+    def learn_run(self, batch: Sequence[SequenceInput], n_texts: int, ms: float) -> None:
+        """:meth:`learn` from a run whose inputs after the first ``n_texts`` are pieces of prompts."""
+        pieces = [(one.cache.length - len(one.ids) // 2, len(one.ids)) for one in batch[n_texts:]]
+        count = sum([length for _, length in pieces])
+        depth = sum([middle * length for middle, length in pieces]) // count
+        self.learn(depth, count, sum([len(one.ids) for one in batch[:n_texts]]), ms)
 
     def tokens(self, gap: float, depth: int, decoded: int) -> int:
         """Tokens of prompts that a run may have.

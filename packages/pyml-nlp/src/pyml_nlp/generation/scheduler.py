@@ -16,6 +16,7 @@ from ..values import whole
 from .completion import Completion, Step
 from .fair_queue import FairQueue
 from .generator import Generator
+from .kv_budget import KVBudget
 from .model_run import Piece
 from .prefix_tree import common_length
 from .request import Request
@@ -51,6 +52,7 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         waiting: prepared texts without a place.
         max_batch_size: as given.
         max_gap: seconds that a run may take for pieces of prompts while texts are running.
+        n_preempted: how often a text has lost its place, because memory was short.
 
     Raises:
         ArgumentError: ``max_batch_size`` is not a whole number above 0.
@@ -66,12 +68,15 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         self.waiting = FairQueue()
         self.max_batch_size = whole("max_batch_size", max_batch_size, 1)
         self.max_gap = MAX_GAP
+        self.n_preempted = 0
         self._generator = generator
         self._requests = iter(requests)
         self._chunk = chunk
         self._prompts: dict[Completion, int] = {}  # with a place, not completely run; the runs since their last pieces
         self._following: set[Completion] = set()  # prompts that wait for what is computed for another one
         self._refused: list[Completion] = []
+        self._budget = KVBudget(generator.engine)
+        self._steps_left = 0  # until a text may need more memory than it has reserved
 
     def __iter__(self) -> Iterator[Completion]:
         while True:
@@ -80,6 +85,17 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
             yield from ended
             if not ended and not self.busy:
                 return
+
+    @property
+    def kv_bytes(self) -> int | None:
+        """Most bytes of keys and values of texts with a place and kept prefixes; None: the free memory."""
+        return self._budget.limit
+
+    @kv_bytes.setter
+    def kv_bytes(self, kv_bytes: int | None) -> None:
+        if kv_bytes != self._budget.limit:
+            self._budget.limit = kv_bytes
+            self._steps_left = 0
 
     @property
     def batch(self) -> list[Completion]:
@@ -95,6 +111,8 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         """Run the model once, after :meth:`admit`; the steps, and the texts that have ended or were refused."""
         batch = self.batch
         steps = self._generator.advance(self._pieces) if batch else []
+        if self._budget.limit is not None:
+            self._budget.shrink_prefixes()  # the run has added some
         refused, self._refused = self._refused, []
         return steps, refused + self._drop_ended(batch)
 
@@ -102,6 +120,7 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         """Take out texts that have ended before or during their prompts."""
         for completion in completions:
             self._forget(completion)
+            self._budget.release(completion)
             self.waiting.remove(completion)
 
     def _forget(self, completion: Completion) -> None:
@@ -112,6 +131,8 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
     def _drop_ended(self, batch: Sequence[Completion]) -> list[Completion]:
         """Free the places of the texts of this batch that have ended, and return these."""
         ended = [completion for completion in batch if completion.finish_reason is not None]
+        for completion in ended:
+            self._budget.release(completion)
         if self._prompts:
             for completion in (*self._generator.running, *ended):
                 self._forget(completion)
@@ -120,25 +141,51 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
     # ---- places
 
     def admit(self) -> None:
-        """Give places to the next texts, as long as their prompts are of use in the next run."""
+        """Give places to the next texts, as long as their prompts are of use in the next run.
+
+        If the memory is short for the texts that have places, some lose them before.
+        """
+        self._steps_left -= 1
+        if self._steps_left < 0 and not self._generator.has_steps:
+            self._secure_memory()
         while len(self._generator.running) + len(self._prompts) < self.max_batch_size:
             if not self.waiting and not self._prepare_next():
                 return
             completion = next((one for one in self.waiting.heads() if self._is_of_use(one)), None)
             if completion is None:
                 return
+            alone = not (self._generator.running or self._prompts)
             try:
-                self._generator.admit(completion)
+                self._budget.admit(completion, alone)
             except OutOfMemoryError as error:
-                if self.batch:
+                if not alone:
                     return  # there is memory when one of them ends
                 self.waiting.remove(completion)
                 completion.fail(error)
                 self._refused.append(completion)
             else:
+                self._generator.place(completion)
                 self._generator.begin(completion)
                 self.waiting.take(completion)
                 self._prompts[completion] = 0
+                self._steps_left = 0
+
+    def preempt(self, completion: Completion) -> None:
+        """Let a text with a place wait again, before all others; only before a run of the model."""
+        self._generator.preempt(completion)
+        self._forget(completion)
+        self._budget.release(completion)
+        self.waiting.add_first(completion)
+        self.n_preempted += 1
+
+    def _secure_memory(self) -> None:
+        """Before a run: reserve what the texts need in it. Where there is too little, texts lose their places."""
+        while not self._budget.grow():
+            batch = [one for one in self.batch if not one.cache_given]
+            if len(batch) < 2:
+                break  # it has what there is
+            self.preempt(min(batch, key=lambda one: (one.priority, len(one.tokens), -one.sequence)))
+        self._steps_left = self._budget.steps_left()
 
     def _prepare_next(self) -> bool:
         """Let the next request wait; False if there is none."""

@@ -23,6 +23,7 @@ from ..values import seconds, text, whole
 from .admission import prepared
 from .draft_model import drafting_of
 from .job import Job
+from .kv_budget import check_kv_bytes
 from .request import Request
 from .run_stats import RunStats
 from .scheduler import MAX_BATCH_SIZE, MAX_GAP
@@ -49,6 +50,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
             call.
         last_step_at: when the thread last completed a step, as :func:`time.monotonic` counts; None before the first.
             It stays behind the present only while no text runs, or during a run of the model.
+        n_preempted: how often a text has lost its place for a while, because memory was short.
         service_times: how long texts keep their places.
 
     In the child of a fork it has no texts, and gets a thread of its own.
@@ -58,6 +60,8 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         self._engine = engine
         self.max_batch_size = max_batch_size
         self.max_gap = MAX_GAP
+        self.kv_bytes = None
+        self.n_preempted = 0
         self.max_queue = None
         self.max_queue_tokens = None
         self.observers: list[Callable[[RunStats], None]] = []
@@ -98,6 +102,22 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         if found is None:
             raise ArgumentError("must be a number of seconds, got None", "max_gap")
         self._max_gap = found
+
+    @property
+    def kv_bytes(self) -> int | None:
+        """Most bytes of keys and values, of the texts with a place and of the prefix cache; None: the free memory.
+
+        Kept prefixes make way for texts. If it is too little for the texts that run, the one of the lowest priority and
+        with the fewest tokens loses its place; its text is the same. It may be set while texts run.
+
+        Raises:
+            ArgumentError: not None or a whole number above 0.
+        """
+        return self._kv_bytes
+
+    @kv_bytes.setter
+    def kv_bytes(self, kv_bytes: int | None) -> None:
+        self._kv_bytes = None if kv_bytes is None else whole("kv_bytes", kv_bytes, 1)
 
     @property
     def max_queue(self) -> int | None:
@@ -198,6 +218,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
                 shows in the time to the first token, so clients that must not learn of each other have different ones.
 
         Raises:
+            OutOfMemoryError: it could never have all of its keys and values within :attr:`kv_bytes`.
             QueueFullError: it would wait, and too many texts do already.
             ArgumentError: another text is using the cache, a timeout is not above 0, ``client`` or ``cache_salt``
                 is not a text, or ``priority`` is not a whole number.
@@ -212,6 +233,7 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         drafting = drafting_of(engine, speculate, draft_model)
         self._check_queue(len(request.prompt))  # before the work of preparing it, and again when it is added
         completion = prepared(engine, request, cache, token, drafting)
+        check_kv_bytes(engine, completion, self._kv_bytes)
         completion.sequence = next(self._numbers)
         completion.client, completion.priority, completion.submitted_at = client, priority, start
         completion.salt = cache_salt

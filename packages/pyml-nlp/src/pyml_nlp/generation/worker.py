@@ -49,6 +49,8 @@ class Owner(Protocol):
 
     max_batch_size: int
     max_gap: float
+    kv_bytes: int | None
+    n_preempted: int
     observers: list[Callable[[RunStats], None]]
     wants_times: Callable[[], bool] | None
     last_step_at: float | None
@@ -184,6 +186,8 @@ class Worker:
         steps, more = self._run() if self._context is None else self._context.run(self._run)
         self._deliver(steps, ended + more)
         self._server.last_step_at = monotonic()
+        self._server.n_preempted += self._scheduler.n_preempted
+        self._scheduler.n_preempted = 0
         if self._runs:
             self._report()
 
@@ -217,6 +221,7 @@ class Worker:
         """Hand new texts to the scheduler, in order. A traced one runs alone, so that its trace shows no other."""
         scheduler = self._scheduler
         scheduler.max_batch_size, scheduler.max_gap = self._server.max_batch_size, self._server.max_gap
+        scheduler.kv_bytes = self._server.kv_bytes
         while self._waiting:
             job = self._waiting[0]
             if scheduler.busy and (self._context is not None or job.context is not None):

@@ -1,0 +1,139 @@
+"""The memory for keys and values that texts with a place may use.
+
+A text reserves what its prompt and its first tokens need, and as much as texts usually take beyond these, instead of
+all of its ``max_tokens``. It grows when it comes near the end of that. Kept prefixes make way for texts.
+"""
+
+from __future__ import annotations
+
+from pyml_core.errors import OutOfMemoryError
+from pyml_core.want import MAX_RUNS
+
+from .. import memory
+from ..engine import Engine
+from .completion import Completion
+
+FIRST_TOKENS = 256
+"""Tokens of a text that are reserved with its prompt, if it may have so many."""
+
+GROWTH_TOKENS = 128
+"""Further positions that a text reserves when it grows."""
+
+_WEIGHT = 0.1  # of the text that ended last, in the expected length
+
+
+class KVBudget:
+    """What texts have reserved.
+
+    Args:
+        engine: of the model; its prefix cache makes way.
+
+    Attributes:
+        limit: most bytes of keys and values of texts and kept prefixes; None: the free memory. A page that a text and
+            the prefix cache share counts for both.
+        reserved: bytes that the texts have reserved.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.limit: int | None = None
+        self.reserved = 0
+        self._engine = engine
+        self._positions: dict[Completion, int] = {}
+        self._expected_rest = 0.0  # tokens of a text beyond the first ones
+
+    def admit(self, completion: Completion, alone: bool) -> None:
+        """Reserve the memory of a text that gets a place.
+
+        ``alone``: no other text has one, so it is refused if all that it may ever need does not fit.
+
+        Raises:
+            OutOfMemoryError: it does not fit next to the others.
+        """
+        left = completion.options.max_tokens - len(completion.tokens)
+        expected = min(left, FIRST_TOKENS + int(self._expected_rest))
+        ids = completion.cache.length + len(completion.pending)
+        positions = min(completion.max_positions, ids + max(0, expected))
+        self._require(completion, completion.max_positions if alone else positions)
+        self._positions[completion] = positions
+        self.reserved += self._bytes(positions)
+
+    def release(self, completion: Completion) -> None:
+        """A text has no place any more."""
+        self.reserved -= self._bytes(self._positions.pop(completion, 0))
+        if completion.finish_reason is not None and completion.tokens:
+            rest = max(0, len(completion.tokens) - FIRST_TOKENS)
+            self._expected_rest += _WEIGHT * (rest - self._expected_rest)
+
+    def steps_left(self) -> int:
+        """How many further steps no text has to grow for: each adds one token to every text at most."""
+        most = 1 << 30
+        return min([most, *[self._positions[one] - _needed(one) for one in self._positions if self._may_grow(one)]])
+
+    def grow(self) -> bool:
+        """Reserve more for the texts that need it in the next run; False if it does not fit."""
+        for completion in self._positions:
+            needed = _needed(completion)
+            if needed > self._positions[completion] and self._may_grow(completion):
+                positions = min(completion.max_positions, needed + GROWTH_TOKENS)
+                try:
+                    self._require(completion, positions)
+                except OutOfMemoryError:
+                    return False
+                self.reserved += self._bytes(positions) - self._bytes(self._positions[completion])
+                self._positions[completion] = positions
+        return self.limit is None or self.reserved <= self.limit
+
+    def shrink_prefixes(self) -> None:
+        """Let the kept prefixes have only what the texts leave of the limit."""
+        if self.limit is not None:
+            self._engine.prefix_cache.shrink(max(0, self.limit - self.reserved))
+
+    def _require(self, completion: Completion, positions: int) -> None:
+        """Let prefixes go until a text can have this many positions instead of those that it has reserved.
+
+        Raises:
+            OutOfMemoryError: there is not enough.
+        """
+        engine, known = self._engine, self._positions.get(completion, 0)
+        if self.limit is not None:
+            check_kv_bytes(engine, completion, self.limit)
+            more = self._bytes(positions) - self._bytes(known)
+            free = self.limit - self.reserved
+            if more > free:
+                sizes = f"{memory.gigabytes(more)} of memory, {memory.gigabytes(max(0, free))} are free (kv_bytes)"
+                raise OutOfMemoryError(f"a KV cache of {positions} positions needs {sizes}")
+            engine.prefix_cache.shrink(free - more)
+            return
+        wanted = {**self._positions, completion: positions}
+        needed = sum([max(0, self._bytes(count) - one.cache.nbytes) for one, count in wanted.items()])
+        what = f"a KV cache of {positions} positions"
+        try:
+            memory.require(needed, what)
+        except OutOfMemoryError:
+            engine.prefix_cache.clear()
+            memory.require(needed, what)
+
+    def _may_grow(self, completion: Completion) -> bool:
+        return self._positions[completion] < completion.max_positions
+
+    def _bytes(self, positions: int) -> int:
+        return self._engine.kv_layout.bytes_for(positions)
+
+
+def check_kv_bytes(engine: Engine, completion: Completion, limit: int | None) -> None:
+    """Check that a text fits within the limit if it is alone and has all tokens that it may have.
+
+    Raises:
+        OutOfMemoryError: it never fits.
+    """
+    needed = engine.kv_layout.bytes_for(completion.max_positions)
+    if limit is not None and needed > limit:
+        raise OutOfMemoryError(
+            f"a KV cache of {completion.max_positions} positions needs {memory.gigabytes(needed)} of memory, "
+            f"at most {memory.gigabytes(limit)} are allowed (kv_bytes)"
+        )
+
+
+def _needed(completion: Completion) -> int:
+    """Most positions that the next run of a text may write."""
+    return min(completion.max_positions, completion.cache.length + len(completion.pending) + MAX_RUNS)
