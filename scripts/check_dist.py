@@ -37,6 +37,8 @@ def main(folder: Path) -> int:
         faults += [f"{sdist.name}: lacks {path}" for path in needed - inner]
         if not any(path.endswith("licenses/LICENSE") for path in outer):
             faults.append(f"{wheel.name}: lacks the licence")
+        if package == "pyml_nlp" and "pyml_nlp/server/page/index.html" not in outer:
+            faults.append(f"{wheel.name}: lacks the server's page")
         if package == "pyml_core":
             if "src/pyml_core/csrc/dispatch.c" not in inner:
                 faults.append(f"{sdist.name}: lacks the C sources")

@@ -130,6 +130,7 @@ class ServeArguments(ModelArguments, MemoryArguments, LogArguments, ObserveArgum
     port: int
     unix: str | None
     alias: str | None
+    no_ui: bool
     context_len: int | None
     api_key_file: str | None
     insecure: bool

@@ -44,6 +44,7 @@ KEY_VARIABLE = "PYML_SERVE_API_KEY"
 @integer("--port", default="8000", metavar="N", help="Port to listen on; 0: any free one. [default: 8000]")
 @click.option("--unix", metavar="PATH", help="Listen on a Unix socket instead.")
 @click.option("--alias", metavar="NAME", help="The model's name in the API. [default: its own]")
+@click.option("--no-ui", is_flag=True, help="Serve the API alone, without the page at /.")
 @integer("--context-len", metavar="N", help="Most positions of a text. [default: the model's]")
 @click.option("--tool-format", metavar="NAME", help="How the model writes calls. [default: by its chat template]")
 @click.option(
@@ -143,6 +144,7 @@ def _options(values: ServeArguments) -> ServeOptions:
         "reasoning_field": values["reasoning_field"],
         "cors_origins": values["cors_origin"],
         **observed(values),
+        "ui": not values["no_ui"],
     }
     try:
         return ServeOptions(**{name: value for name, value in given.items() if value is not None})

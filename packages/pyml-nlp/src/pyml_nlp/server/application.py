@@ -22,7 +22,7 @@ from .guard_origins import Hosts, Origins
 from .metrics import registry
 from .observed import Observed
 from .options import ServeOptions
-from .routes import admin, chat, completions, models, tokens
+from .routes import admin, chat, completions, models, page, tokens
 from .routes.dialects import dialect_routes
 from .routes.observing import observing_routes
 from .service import Service
@@ -69,7 +69,7 @@ def application(service: Service, keys: Keys, hosts: Hosts | None) -> Starlette:
             service.close()
 
     made = Starlette(
-        routes=_routes(),
+        routes=[*_routes(), *(page.routes() if options.ui else [])],
         lifespan=lifespan,
         exception_handlers={
             RequestError: on_request_error,

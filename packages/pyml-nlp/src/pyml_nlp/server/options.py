@@ -54,6 +54,7 @@ class ServeOptions:
         metrics_names: names of the metrics: ``"pyml"``, or ``"vllm"`` for vLLM's as well.
         request_traces: number of requests whose timelines are kept.
         live_trace: whether clients may watch the calls of the model.
+        ui: whether ``/`` is a page to chat with the model.
 
     Raises:
         ArgumentError: a value of the wrong type or out of its range.
@@ -82,6 +83,7 @@ class ServeOptions:
     metrics_names: str = "pyml"
     request_traces: int = 0
     live_trace: bool = False
+    ui: bool = True
 
     def __post_init__(self) -> None:
         own = {
@@ -93,6 +95,7 @@ class ServeOptions:
             "insecure": flag("insecure", self.insecure),
             "allowed_hosts": tuple(text("allowed_hosts", name) for name in self.allowed_hosts),
             "models": _path("models", self.models),
+            "ui": flag("ui", self.ui),
             "api_keys": {text("api_keys", name): _key(key) for name, key in dict(self.api_keys).items()},
             "max_batch_size": whole("max_batch_size", self.max_batch_size, 1),
             "max_queue": whole("max_queue", self.max_queue, 0),
