@@ -87,7 +87,8 @@ class TextStream(OfOneProcess, instead="send its text, tokens and finish_reason 
             PymlError: the error that ended the text, after its last step.
         """
         job = self._job
-        await self._wait(job.waiters, self._ready)
+        if not (job.steps or job.ended):
+            await self._wait(job.waiters, self._ready)
         found = [job.steps.popleft() for _ in range(len(job.steps))]  # the generating thread may append meanwhile
         if not found:
             self._next()  # raises the text's error
@@ -112,26 +113,30 @@ class TextStream(OfOneProcess, instead="send its text, tokens and finish_reason 
 
     async def _wait(self, waiters: deque[Waiter], ready: Callable[[], bool]) -> None:
         """Wait until ``ready()``. If the task is cancelled meanwhile, so is the text."""
-        from asyncio import CancelledError  # where a coroutine runs, it has been imported
-
         try:
             await self._until(waiters, ready)
-        except CancelledError:
-            await self.aclose()
+        except BaseException as error:
+            from asyncio import CancelledError  # where a coroutine runs, it has been imported
+
+            if isinstance(error, CancelledError):
+                await self.aclose()
             raise
 
     async def _until(self, waiters: deque[Waiter], ready: Callable[[], bool]) -> None:
-        from asyncio import get_running_loop  # as above
+        import asyncio  # as above
 
         while not ready():
             self._job.check_process()
-            waiter = FutureWaiter(get_running_loop())
+            waiter = FutureWaiter(asyncio.get_running_loop())
             waiters.append(waiter)
+            woken = False  # a waiter that was woken has been removed
             try:
                 if not ready():
                     await waiter.future
+                    woken = True
             finally:
-                discard(waiters, waiter)
+                if not woken:
+                    discard(waiters, waiter)
 
     # ---- both
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyml_core.errors import PymlError
@@ -60,6 +61,7 @@ class EventStream:
         self._events = events
         self._error_name = error_name
         self._ping = ping
+        self._sent_at = 0.0
         self._headers = {
             "content-type": content_type, "cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {}),
         }  # fmt: skip
@@ -74,52 +76,40 @@ class EventStream:
                 sending.result()
         finally:
             for task in (leaving, sending):
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
+                await _cancelled(task)
 
     async def _send(self, scope: Scope, send: Send) -> None:
         headers = [(key.encode(), value.encode("latin-1")) for key, value in self._headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._sent_at = monotonic()
+        pinging = asyncio.ensure_future(self._send_pings(send)) if self._ping else None
+        last = b""
         try:
-            async for data in self._pinged():
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-        except (PymlError, RequestError) as error:
-            data = event(body_of(error_of(error, scope), scope["path"]), self._error_name)
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-        finally:
-            await self._events.aclose()  # type: ignore[attr-defined]  # an async generator
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _pinged(self) -> AsyncIterator[bytes]:
-        """The events, with pings between them."""
-        if not self._ping:
             async for data in self._events:
-                yield data
-            return
-        following: asyncio.Task[bytes] | None = None
-        try:
-            while True:
-                following = following or asyncio.ensure_future(_next(self._events))
-                done, _ = await asyncio.wait((following,), timeout=PING_SECONDS)
-                if not done:
-                    yield self._ping
-                    continue
-                try:
-                    data = following.result()
-                except StopAsyncIteration:
-                    return
-                following = None
-                yield data
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                self._sent_at = monotonic()
+        except (PymlError, RequestError) as error:
+            last = event(body_of(error_of(error, scope), scope["path"]), self._error_name)
         finally:
-            if following is not None and not following.done():
-                following.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await following
+            if pinging is not None:
+                await _cancelled(pinging)
+            await self._events.aclose()  # type: ignore[attr-defined]  # an async generator
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _send_pings(self, send: Send) -> None:
+        """Send a ping whenever nothing has been sent for a while."""
+        while True:
+            await asyncio.sleep(max(self._sent_at + PING_SECONDS - monotonic(), 0))
+            if monotonic() >= self._sent_at + PING_SECONDS:
+                await send({"type": "http.response.body", "body": self._ping, "more_body": True})
+                self._sent_at = monotonic()
 
 
-async def _next(events: AsyncIterator[bytes]) -> bytes:
-    return await anext(events)
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    """Cancel a task, and wait for its end."""
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task
 
 
 async def _until_left(receive: Receive) -> None:
@@ -142,6 +132,4 @@ async def while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T
         raise ClientGone
     finally:
         for task in (leaving, answering):
-            task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
+            await _cancelled(task)

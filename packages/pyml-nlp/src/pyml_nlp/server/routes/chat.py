@@ -13,8 +13,9 @@ from ...openai import answers
 from ...openai.chat_plan import ChatPlan, chat_plan
 from ...openai.requests import chat_request
 from ..bodies import compact, json_body
+from ..chunks import Chunks
 from ..service import Service
-from ..sse import DONE, EventStream, event, while_connected
+from ..sse import DONE, EventStream, while_connected
 from ..texts import all_steps, cancelled_at_end, steps_of
 
 if TYPE_CHECKING:
@@ -73,15 +74,17 @@ async def _answer(head: Head, streams: Sequence[TextStream], choices: Sequence[C
 async def _events(
     head: Head, plan: ChatPlan, streams: Sequence[TextStream], choices: Sequence[ChatChoice]
 ) -> AsyncIterator[bytes]:
-    more: dict[str, Any] = {"usage": None} if plan.common.include_usage else {}
+    chunks = Chunks(head, plan.common.include_usage)
     async with cancelled_at_end(streams):
         async for number, steps in steps_of(streams):
             choice = choices[number]
-            for found in choice.push(*steps) if steps else choice.finish(streams[number].completion):
-                yield event(head.chunk([found], **more))
+            found = choice.push(*steps) if steps else choice.finish(streams[number].completion)
+            if found:
+                yield chunks(found)
     if plan.common.include_usage:
-        yield event(head.chunk([], usage=_usage([stream.completion for stream in streams], choices)))
-    yield DONE
+        yield chunks.usage(_usage([stream.completion for stream in streams], choices)) + DONE
+    else:
+        yield DONE
 
 
 def _usage(completions: Sequence[Any], choices: Sequence[ChatChoice]) -> dict[str, Any]:

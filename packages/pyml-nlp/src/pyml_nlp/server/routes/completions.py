@@ -13,8 +13,9 @@ from ...openai import answers
 from ...openai.completion_answer import CompletionChoice
 from ...openai.requests import CompletionRequest, completion_request
 from ..bodies import compact, json_body
+from ..chunks import Chunks
 from ..service import Service
-from ..sse import DONE, EventStream, event, while_connected
+from ..sse import DONE, EventStream, while_connected
 from ..texts import all_steps, cancelled_at_end, steps_of
 from .chat import ignored_header
 
@@ -83,13 +84,14 @@ def _echoes(lm: LanguageModel, parsed: CompletionRequest, prompts: Sequence[Sequ
 async def _events(
     head: Head, parsed: CompletionRequest, streams: Sequence[TextStream], choices: Sequence[CompletionChoice]
 ) -> AsyncIterator[bytes]:
-    more: dict[str, Any] = {"usage": None} if parsed.common.include_usage else {}
+    chunks = Chunks(head, parsed.common.include_usage)
     async with cancelled_at_end(streams):
         async for number, steps in steps_of(streams):
             choice = choices[number]
-            for found in choice.push(*steps) if steps else choice.finish(streams[number].completion):
-                yield event(head.chunk([found], **more))
+            found = choice.push(*steps) if steps else choice.finish(streams[number].completion)
+            if found:
+                yield chunks(found)
     if parsed.common.include_usage:
-        counts = answers.usage([stream.completion for stream in streams], parsed.common.n)
-        yield event(head.chunk([], usage=counts))
-    yield DONE
+        yield chunks.usage(answers.usage([stream.completion for stream in streams], parsed.common.n)) + DONE
+    else:
+        yield DONE
