@@ -23,7 +23,7 @@ jsonschema = pytest.importorskip("jsonschema")
 BODY = "{% for m in messages %}[{{ m.role }}]{{ m.content + ';' }}{% endfor %}[assistant]"
 SIGNS = {
     "hermes": "<tool_call>",
-    "qwen3_coder": "<tool_call><function=",
+    "qwen3_coder": "<tool_call><parameter=",
     "mistral": "[TOOL_CALLS]",
     "functiongemma": "<start_function_call>",
     "phi4_mini": "functools[",

@@ -104,6 +104,9 @@ CASES: dict[str, tuple[str, str, Answer]] = {
         Answer(" Done.", [
             ("add", '{"a": -1}'), ("note", r'{"text": "its \"(x]\"", "tags": [1, true, null, {"a": [2.5]}]}')]),
     ),
+    "JSON in a Python list": (
+        "pythonic", '<|tool_call_start|>[{"name": "add", "arguments": {"a": 1}}]<|tool_call_end|>', Answer("", [ADD])
+    ),
     "Python between markers": (
         "pythonic", "I add.<|tool_call_start|>[add(a=1)]<|tool_call_end|>", Answer("I add.", [ADD])
     ),
@@ -254,7 +257,9 @@ def test_ids_of_calls() -> None:
 def test_formats_of_templates() -> None:
     assert format_of("{{ messages }}{{ tools }}") is FORMATS["generic"]
     assert format_of("a <tool_call> tag") is FORMATS["hermes"]
-    assert format_of("a <tool_call> with <function=f>") is FORMATS["qwen3_coder"]
+    assert format_of("a <tool_call> with <function=f> and <parameter=p>") is FORMATS["qwen3_coder"]
+    assert format_of("<tool_call>{name}\n<arg_key>") is FORMATS["generic"]
+    assert format_of('<function=f>{"a": 1}</function>') is FORMATS["generic"]
 
 
 def test_arguments_are_json() -> None:

@@ -19,21 +19,23 @@ FORMATS = {
 """The formats by name."""
 
 _SIGNS = (
-    ("<function=", QWEN_CODER),
-    ("<tool_call>", HERMES),
-    ("[TOOL_CALLS]", MISTRAL),
-    ("<start_function_call>", FUNCTION_GEMMA),
-    ("<|tool_call>", GEMMA_4),
-    ("<|tool|>", PHI_4),
-    ("<|tool_call|>", PHI_4),
-    ("functools[", PHI_4),
-    ("<|tool_list_start|>", PYTHONIC),
-    ("func_name1(", PYTHONIC),
-    ('"parameters": dictionary of argument name', LLAMA),
+    (("<tool_call>", "<parameter="), QWEN_CODER),
+    (("<tool_call>", "<arg_key>"), GENERIC),  # GLM's calls are not JSON
+    (("<tool_call>",), HERMES),
+    (("[TOOL_CALLS]",), MISTRAL),
+    (("<start_function_call>",), FUNCTION_GEMMA),
+    (("<|tool_call>",), GEMMA_4),
+    (("<|tool|>",), PHI_4),
+    (("<|tool_call|>",), PHI_4),
+    (("functools[",), PHI_4),
+    (("<|tool_call_start|>",), PYTHONIC),
+    (("<|tool_list_start|>",), PYTHONIC),
+    (("func_name1(",), PYTHONIC),
+    (('"parameters": dictionary of argument name',), LLAMA),
 )
 """What a chat template of the family contains -> its format; the first one counts."""
 
 
 def format_of(template: str) -> ToolFormat:
     """The format that a chat template describes to the model; the generic one if it describes none that is known."""
-    return next((form for sign, form in _SIGNS if sign in template), GENERIC)
+    return next((form for signs, form in _SIGNS if all(sign in template for sign in signs)), GENERIC)

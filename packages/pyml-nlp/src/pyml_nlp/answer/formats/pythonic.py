@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from keyword import iskeyword
 from typing import Any
 
-from ..json_calls import MAX_EARLY, MAX_NAME
+from ..json_calls import MAX_EARLY, MAX_NAME, json_call
 from ..rules import Notation, Rules, SchemaNotSupported, inlined, length_of, members_rule
 from ..source import NotACall, Reading, Source
 from .base import Calls, ToolFormat
@@ -24,21 +24,17 @@ _CONSTANTS = {"true": True, "false": False, "null": None}
 
 
 def read_pythonic(calls: Calls) -> Reading[None]:
-    """Read ``[add(a=1), note(text="x")]``, maybe between markers."""
+    """Read ``[add(a=1), note(text="x")]``, maybe between markers. The models write JSON there at times."""
     source, marks = calls.source, calls.marks
     for begin in BEGINS:
         yield from source.skip(marks[begin])
     yield from source.skip_space()
     yield from source.expect("[")
     while True:
-        yield from source.skip_space()
-        name = (yield from source.until(("(",), MAX_NAME)).strip()
-        if name not in calls.tools:
-            raise NotACall
-        arguments = json_of((yield from _parentheses(source)))
-        source.release()
-        calls.out.call(name, arguments)
-        source.hold()
+        if (yield from source.skip_space()) == "{":
+            yield from json_call(source, calls.out, calls.tools, ("arguments", "parameters"))
+        else:
+            yield from _python_call(calls)
         yield from source.skip_space()
         if (yield from source.expect(",", "]")) == "]":
             break
@@ -47,6 +43,18 @@ def read_pythonic(calls: Calls) -> Reading[None]:
     for end in ENDS:
         if (yield from source.skip(marks[end])):
             source.hold()
+
+
+def _python_call(calls: Calls) -> Reading[None]:
+    """``add(a=1)``."""
+    source = calls.source
+    name = (yield from source.until(("(",), MAX_NAME)).strip()
+    if name not in calls.tools:
+        raise NotACall
+    arguments = json_of((yield from _parentheses(source)))
+    source.release()
+    calls.out.call(name, arguments)
+    source.hold()
 
 
 def _parentheses(source: Source) -> Reading[str]:
