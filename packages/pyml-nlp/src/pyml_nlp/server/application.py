@@ -19,6 +19,7 @@ from .errors import RequestError, on_request_error, response_of
 from .guard import Guard
 from .guard_keys import Keys
 from .guard_origins import Hosts, Origins
+from .live_trace import LiveTrace
 from .metrics import registry
 from .observed import Observed
 from .options import ServeOptions
@@ -81,6 +82,7 @@ def application(service: Service, keys: Keys, hosts: Hosts | None) -> Starlette:
     )
     made.state.service = service
     made.state.metrics = registry(service)
+    made.state.live_trace = LiveTrace(service)
     origins = Origins(options.cors_origins)
     # The last one is the outermost.
     made.add_middleware(Guard, keys=keys, hosts=hosts, origins=origins, max_body_bytes=options.max_body_bytes)

@@ -86,6 +86,7 @@ class TextRecord:
         gaps: seconds of each token since the one before; tokens that came together have the same.
         counts: how many tokens each of the gaps is of.
         drafted, accepted: drafted tokens that were checked, and those of them that were right.
+        computed: tokens of its prompt that have been computed.
         runs: calls of the model it was in; None: they are not kept.
         dropped: number of further calls.
     """
@@ -97,7 +98,7 @@ class TextRecord:
         self._facts: TextFacts | None = None
         self.gaps = array("d")
         self.counts = array("L")
-        self.drafted = self.accepted = 0
+        self.drafted = self.accepted = self.computed = 0
         self.runs: list[RunRow] | None = [] if traced else None
         self.dropped = 0
         self._last: float | None = None  # when its last tokens came
@@ -113,6 +114,12 @@ class TextRecord:
             one.sequence, self._choice, one.submitted_at, one.admitted_at, one.first_token_at, one.ended_at,
             len(one.prompt), one.reused, len(one.tokens), one.finish_reason, one.options.sampling.seed,
         )  # fmt: skip
+
+    @property
+    def prompt_done(self) -> int:
+        """Tokens of its prompt that have been computed or reused."""
+        facts = self.facts
+        return min(facts.prompt_tokens, self.computed + facts.reused)
 
     @property
     def written(self) -> tuple[list[int], str]:
@@ -131,6 +138,7 @@ class TextRecord:
 
     def ran(self, stats: RunStats, row: TextRun, gaps: Histogram, parts: Sequence[float] | None) -> None:
         """Record a call of the model, and its tokens in a histogram of gaps."""
+        self.computed += row.prompt_tokens
         self.drafted += row.drafted
         self.accepted += row.accepted
         if row.tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -11,8 +12,10 @@ from starlette.routing import BaseRoute, Route
 from ..errors import RequestError
 from ..metrics import exposition
 from ..request_log import facts_of
+from ..sse import EventStream
 
 if TYPE_CHECKING:
+    from ..live_trace import LiveTrace
     from ..request_record import RequestRecord
     from ..service import Service
 
@@ -24,6 +27,7 @@ def observing_routes() -> list[BaseRoute]:
         found += [
             Route(f"{prefix}/requests", requests, methods=["GET"]),
             Route(f"{prefix}/requests/{{name:path}}/cancel", cancel, methods=["POST"]),
+            Route(f"{prefix}/trace/live", live, methods=["GET"]),
         ]
     return found
 
@@ -52,6 +56,19 @@ async def cancel(request: Request) -> Response:
     if not own:
         raise unknown(wanted)
     return JSONResponse({"id": wanted, "cancelled": sum(one.cancel("api") for one in own)})
+
+
+async def live(request: Request) -> Any:
+    """GET /v1/trace/live: the calls of the model as they happen, see :mod:`..live_trace`."""
+    service: Service = request.app.state.service
+    if not service.options.live_trace:
+        message = "the runs of the model cannot be watched: the server was started without --live-trace"
+        raise RequestError(404, message, code="live_trace_off")
+    trace: LiveTrace = request.app.state.live_trace
+    if service.refusal is not None:
+        raise service.refusal
+    trace.check_room()
+    return EventStream(trace.events(partial(_own, request)))
 
 
 def _own(request: Request, record: RequestRecord) -> bool:
