@@ -19,7 +19,10 @@ TEXT = {"prompt": "the cat", "max_tokens": 12, "seed": 3}
 def without_head(body: dict[str, Any]) -> dict[str, Any]:
     """An answer without what differs from call to call, and without what depends on earlier calls."""
     usage = {key: value for key, value in body["usage"].items() if key != "prompt_tokens_details"}
-    return {**body, "usage": usage, "id": "", "created": 0, "model": ""}
+    assert body["timings"]["predicted_n"] == usage["completion_tokens"]
+    assert body["pyml"]["queue_ms"] >= 0
+    times = {"timings": None, "pyml": body["pyml"]["seeds"]}
+    return {**body, "usage": usage, "id": "", "created": 0, "model": "", **times}
 
 
 def events(text: str) -> list[Any]:

@@ -216,7 +216,6 @@ def test_refused_in_chats(fields: dict[str, Any], name: str, problem: str) -> No
         ({"logprobs": True}, "logprobs", "must be a whole number, got True"),
         ({"best_of": 2}, "best_of", "is not supported, except as n (1), got 2"),
         ({"suffix": "x"}, "suffix", "is not supported"),
-        ({"echo": True, "stream": True}, "echo", "is not supported with stream"),
         ({"max_tokens": 0}, "max_tokens", "must be > 0, got 0"),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..generation.completion import LENGTH, Completion
+from ..generation.completion import LENGTH, Completion, StreamDecoder
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
@@ -79,8 +79,36 @@ def finish_reason(completion: Completion) -> str:
 
 
 def own_fields(completions: Sequence[Completion]) -> dict[str, Any]:
-    """What only pyml reports: the seed of each choice, with which the text can be had again; None if it needs none."""
-    return {"pyml": {"seeds": [completion.options.sampling.seed for completion in completions]}}
+    """What OpenAI does not report: times, and the seed of each choice, with which it can be had again.
+
+    ``seeds`` has None for a text that needs none; ``queue_ms`` is the longest wait for a place.
+    """
+    waits = [(one.admitted_at or one.submitted_at) - one.submitted_at for one in completions]
+    seeds = [completion.options.sampling.seed for completion in completions]
+    return {
+        "timings": timings(completions),
+        "pyml": {"seeds": seeds, "queue_ms": round(1e3 * max(waits, default=0.0), 3)},
+    }
+
+
+def timings(completions: Sequence[Completion]) -> dict[str, Any]:
+    """Tokens and times of the texts so far, as llama.cpp names them. Tokens are summed, the longest times are taken."""
+    prompt_n = sum(len(one.prompt) - one.reused for one in completions)
+    predicted_n = sum(len(one.tokens) for one in completions)
+    return {
+        "cache_n": sum(one.reused for one in completions),
+        **_rates("prompt", prompt_n, max([one.prefill_ms for one in completions], default=0.0)),
+        **_rates("predicted", predicted_n, max([one.decode_ms for one in completions], default=0.0)),
+    }
+
+
+def _rates(name: str, count: int, ms: float) -> dict[str, Any]:
+    return {
+        f"{name}_n": count,
+        f"{name}_ms": round(ms, 3),
+        f"{name}_per_token_ms": round(ms / count, 3) if count else 0.0,
+        f"{name}_per_second": round(1e3 * count / ms, 3) if ms else 0.0,
+    }
 
 
 # ---- log probabilities
@@ -124,7 +152,9 @@ def _entry(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str,
     return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data)}
 
 
-def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[int], logprobs: Logprobs, start: int) -> dict[str, Any]:
+def completion_logprobs(
+    tokenizer: Tokenizer, tokens: Sequence[int], logprobs: Logprobs, start: int, decoder: StreamDecoder | None = None
+) -> dict[str, Any]:
     """Log probabilities in the form of completions.
 
     Args:
@@ -132,11 +162,13 @@ def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[int], logprobs: L
         tokens: of the text.
         logprobs: for each token its own, None for the first of a prompt, and those of the most probable tokens.
         start: characters of the choice's text before these tokens.
+        decoder: has decoded the tokens before these; None: there are none.
     """
-    offsets, stream, place = [], tokenizer.stream_decoder(skip_special=False), start
+    offsets, place = [], start
+    decoder = decoder or tokenizer.stream_decoder(skip_special=False)
     for token in tokens:
         offsets.append(place)
-        place += len(stream.push(token))
+        place += len(decoder.push(token))
     tops: list[dict[str, float] | None] = []
     for logprob, top in logprobs:
         named: dict[str, float] = {}

@@ -18,7 +18,7 @@ from .chat_answer import ChatChoice
 from .chat_plan import ChatPlan, chat_plan
 from .completion_answer import CompletionChoice
 from .renaming import renamed
-from .requests import Common, CompletionRequest, chat_request, completion_request
+from .requests import Common, CompletionRequest, chat_request, completion_request, without_ends
 from .responses_answer import ResponseAnswer
 from .responses_request import NAMES, responses_request
 
@@ -141,11 +141,11 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
             ArgumentError, ContextOverflowError, GrammarError, OutOfMemoryError, Cancelled: as of :meth:`chat`.
         """
         parsed = completion_request(_body(request, stream, fields), self._lm.generation_options)
-        common = parsed.common
+        common = without_ends(parsed.common, self._lm.engine.eos_ids)
         prompts = [self._lm.ids(prompt) for prompt in parsed.prompts]
         head = self._head("text_completion")
         if common.stream:
-            return self._completion_chunks(head, common, self._submit(prompts, common))
+            return self._completion_chunks(head, parsed, self._submit(prompts, common))
         streams = self._submit(prompts, common)
         completions = [_ended(stream, common) for stream in streams]
         choices = []
@@ -161,11 +161,15 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
         text = prompt if isinstance(prompt, str) else self._lm.tokenizer.decode(ids, skip_special=False)
         return text, None if top is None else self._lm.score(ids, top)
 
-    def _completion_chunks(self, head: Head, common: Common, streams: Sequence[TextStream]) -> Iterator[Body]:
+    def _completion_chunks(
+        self, head: Head, request: CompletionRequest, streams: Sequence[TextStream]
+    ) -> Iterator[Body]:
+        common = request.common
         more: Body = {"usage": None} if common.include_usage else {}
         with _cancelling(streams):
             for index, stream in enumerate(streams):
-                choice = CompletionChoice(self._lm.tokenizer, common, index)
+                before = self._echoed(request, index // common.n) if request.echo else ("", None)
+                choice = CompletionChoice(self._lm.tokenizer, common, index, *before)
                 for step in stream:
                     for found in choice.push(step):
                         yield head.chunk([found], **more)

@@ -15,7 +15,7 @@ from ..answer.marks import token_of
 from ..errors import ArgumentError
 from ..structured.grammar import Grammar, GrammarError
 from .chat_answer import REASONING_FIELDS, ChatChoice
-from .requests import ChatRequest, Common
+from .requests import ChatRequest, Common, without_ends
 from .tool_use import ToolUse
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def chat_plan(lm: ChatMethods, request: ChatRequest, *, tool_format: str | None 
         ChatTemplateError: the model has no chat template, or it refuses the messages.
     """
     use = request.tools
-    request = replace(request, messages=_adapted(lm, request))
+    common = without_ends(request.common, lm.engine.eos_ids)
+    request = replace(request, messages=_adapted(lm, request), common=common)
     if use is None:
         return _plan_without_tools(lm, request)
     form = answer_format(lm, use.tools, names=use.names, parallel=use.parallel, tool_format=tool_format)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..generation.completion import Completion, Step
+from ..generation.completion import Completion, Step, StreamDecoder
 from . import answers
 from .requests import Common
 
@@ -42,6 +42,12 @@ class CompletionChoice:
         self._place = len(before)
         self._unsent: list[tuple[int, Any]] = []
         self._ids: list[int] = []  # tokens that have not been sent, if their ids are wanted
+        self._sent = 0  # log probabilities of generated tokens
+        self._begun = False
+        self._decoder: StreamDecoder | None = None  # of generated tokens with log probabilities
+
+    reasoning_tokens = 0
+    """There is no reasoning, other than in chats."""
 
     def push(self, *steps: Step) -> list[Choice]:
         """The choices of chunks for one step, or for several that come together."""
@@ -51,22 +57,40 @@ class CompletionChoice:
             if step.logprob is not None:
                 self._unsent.append((step.token, (step.logprob, step.top_logprobs or ())))
         text = steps[0].text if len(steps) == 1 else "".join([step.text for step in steps])
-        if not text:
-            return []
-        choice: Choice = {"index": self._index, "text": text, "logprobs": None, "finish_reason": None}
-        if self._unsent:
-            tokens, values = zip(*self._unsent, strict=True)
-            choice["logprobs"] = answers.completion_logprobs(self._tokenizer, tokens, values, self._place)
-            self._unsent.clear()
-        self._place += len(text)
-        return [self._with_ids(choice)]
+        return [*self._echo(), *([self._choice(text)] if text else [])]
 
     def finish(self, completion: Completion) -> list[Choice]:
         """The last choice, which has the reason of the end."""
-        reason = answers.finish_reason(completion)
-        return [self._with_ids({"index": self._index, "text": "", "logprobs": None, "finish_reason": reason})]
+        if self._unsent:  # of tokens without characters
+            count = answers.written_tokens(self._tokenizer, completion)
+            del self._unsent[max(0, count - self._sent) :]
+        return [*self._echo(), self._choice("", answers.finish_reason(completion))]
 
-    def _with_ids(self, choice: Choice) -> Choice:
+    def _echo(self) -> list[Choice]:
+        """The prompt, at the beginning of the text."""
+        if self._begun:
+            return []
+        self._begun = True
+        if not self._before and self._scores is None:
+            return []
+        choice: Choice = {"index": self._index, "text": self._before, "logprobs": None, "finish_reason": None}
+        if self._scores is not None:
+            choice["logprobs"] = self._prompt_logprobs(self._scores)
+        return [choice]
+
+    def _choice(self, text: str, finish_reason: str | None = None) -> Choice:
+        """A choice of a chunk, with the log probabilities that have not been sent."""
+        choice: Choice = {"index": self._index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+        if self._unsent:
+            tokens, values = zip(*self._unsent, strict=True)
+            if self._decoder is None:
+                self._decoder = self._tokenizer.stream_decoder(skip_special=False)
+            choice["logprobs"] = answers.completion_logprobs(
+                self._tokenizer, tokens, values, self._place, self._decoder
+            )
+            self._sent += len(self._unsent)
+            self._unsent.clear()
+        self._place += len(text)
         if self._common.return_token_ids:
             choice["token_ids"], self._ids = self._ids, []
         return choice
@@ -92,6 +116,9 @@ class CompletionChoice:
         found = answers.completion_logprobs(tokenizer, tokens, values, len(self._before))
         if self._scores is None:
             return found
-        prompt = [(score.logprob, score.top_logprobs) for score in self._scores]
-        first = answers.completion_logprobs(tokenizer, [score.token for score in self._scores], prompt, 0)
+        first = self._prompt_logprobs(self._scores)
         return {key: [*first[key], *found[key]] for key in found}
+
+    def _prompt_logprobs(self, scores: Sequence[Any]) -> dict[str, Any]:
+        values = [(score.logprob, score.top_logprobs) for score in scores]
+        return answers.completion_logprobs(self._tokenizer, [score.token for score in scores], values, 0)

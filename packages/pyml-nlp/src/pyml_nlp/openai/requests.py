@@ -7,8 +7,8 @@ would change the text and cannot be honoured is an error; a hint without an effe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyml_core.errors import quoted
@@ -32,7 +32,7 @@ MAX_TOP = 20
 
 HINTS = frozenset({
     "user", "safety_identifier", "metadata", "store", "service_tier", "verbosity", "prediction", "prompt_cache_key",
-    "prompt_cache_retention", "cache_salt", "priority", "timings_per_token", "return_progress",
+    "prompt_cache_retention", "cache_salt", "priority",
 })  # fmt: skip
 """Fields that change no text here."""
 
@@ -42,7 +42,6 @@ _REFUSED = {
     "audio": "is not supported: answers are texts",
     "web_search_options": "is not supported",
     "chat_template": "is not supported: the model's own template is used",
-    "ignore_eos": "is not supported",
     "suffix": "is not supported",
 }
 _SAMPLING = (
@@ -52,6 +51,7 @@ _SAMPLING = (
 _COMMON = (
     *_SAMPLING, "model", "max_tokens", "stop", "stop_token_ids", "include_stop_str_in_output", "n", "stream",
     "stream_options", "timeout", "response_format", "structured_outputs", "logprobs", "return_token_ids",
+    "ignore_eos", "timings_per_token", "return_progress",
 )  # fmt: skip
 CHAT_FIELDS = frozenset({
     *_COMMON, "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
@@ -71,6 +71,10 @@ class Common:
         include_usage: whether the last chunk has the counts of tokens.
         timeout: seconds until the text must have ended; None: no limit.
         return_token_ids: whether choices have the ids of their tokens.
+        ignore_eos: whether a text goes on to its limit, see :func:`.without_ends`.
+        continuous_usage: whether every chunk has the counts of tokens so far.
+        timings_per_token: whether every chunk has the times so far.
+        progress: whether chunks tell how much of the prompt has been computed.
     """
 
     options: GenerationOptions
@@ -79,6 +83,10 @@ class Common:
     include_usage: bool
     timeout: float | None
     return_token_ids: bool
+    ignore_eos: bool = False
+    continuous_usage: bool = False
+    timings_per_token: bool = False
+    progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,8 +176,6 @@ def completion_request(body: Any, defaults: GenerationOptions, ignored: list[str
     common = _common(fields, defaults, 16 if limit is None else limit, top)
     if best_of not in (None, common.n):
         raise ArgumentError(f"is not supported, except as n ({common.n}), got {best_of}", "best_of")
-    if echo and common.stream:
-        raise ArgumentError("is not supported with stream", "echo")
     fields.finish(COMPLETION_FIELDS, HINTS, ignored)
     return CompletionRequest(common, prompts, echo)
 
@@ -178,13 +184,13 @@ def _common(fields: Fields, defaults: GenerationOptions, max_tokens: int, logpro
     fields.text("model")  # there is one
     n = fields.whole("n", 1, MAX_CHOICES, 1) or 1
     stream = fields.flag("stream")
-    include_usage = False
+    include_usage = continuous_usage = False
     if "stream_options" in fields:
         if not stream:
             raise ArgumentError("needs stream to be true", "stream_options")
         inner = Fields(fields.any("stream_options"), "stream_options")
-        include_usage = inner.flag("include_usage")
-        inner.finish(("include_usage",), ("include_obfuscation", "continuous_usage_stats"))
+        include_usage, continuous_usage = inner.flag("include_usage"), inner.flag("continuous_usage_stats")
+        inner.finish(("include_usage", "continuous_usage_stats"), ("include_obfuscation",))
     changes: dict[str, Any] = _sampling(fields)
     grammar = _grammar(fields)
     changes |= {
@@ -197,7 +203,29 @@ def _common(fields: Fields, defaults: GenerationOptions, max_tokens: int, logpro
     }
     options = defaults.replace(**changes)
     timeout = fields.take("timeout", seconds, None)
-    return Common(options, n, stream, include_usage, timeout, fields.flag("return_token_ids"))
+    ignore_eos = fields.flag("ignore_eos")
+    if ignore_eos and grammar is not None:
+        raise ArgumentError("cannot be used with a grammar, which ends the text", "ignore_eos")
+    return Common(
+        options,
+        n,
+        stream,
+        include_usage,
+        timeout,
+        fields.flag("return_token_ids"),
+        ignore_eos,
+        continuous_usage,
+        fields.flag("timings_per_token"),
+        fields.flag("return_progress"),
+    )
+
+
+def without_ends(common: Common, eos_ids: Collection[int]) -> Common:
+    """The same, without tokens that end texts if they are to be ignored: they are excluded, as llama.cpp does it."""
+    if not common.ignore_eos:
+        return common
+    biases = {**(common.options.sampling.logit_bias or {}), **dict.fromkeys(eos_ids, float("-inf"))}
+    return replace(common, options=common.options.replace(logit_bias=biases))
 
 
 def _sampling(fields: Fields) -> dict[str, Any]:

@@ -13,15 +13,16 @@ from ...openai import answers
 from ...openai.chat_plan import ChatPlan, chat_plan
 from ...openai.requests import chat_request
 from ..bodies import compact, json_body
-from ..chunks import Chunks
 from ..service import Service
-from ..sse import DONE, EventStream, while_connected
-from ..texts import all_steps, cancelled_at_end, steps_of
+from ..sse import EventStream, while_connected
+from ..texts import all_steps, cancelled_at_end
+from .streaming import streamed, usage
 
 if TYPE_CHECKING:
     from ...generation.text_stream import TextStream
     from ...openai.answers import Head
     from ...openai.chat_answer import ChatChoice
+    from ...openai.requests import Common
 
 
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
@@ -39,8 +40,8 @@ async def chat_completions(request: Request) -> Any:
     choices = [plan.choice(service.lm.tokenizer, index, fields) for index in range(plan.common.n)]
     headers = ignored_header(ignored)
     if plan.common.stream:
-        return EventStream(_events(head, plan, streams, choices), headers=headers)
-    answer = await while_connected(request, _answer(head, streams, choices))
+        return EventStream(_events(head, plan.common, streams, choices), headers=headers)
+    answer = await while_connected(request, _answer(head, plan.common, streams, choices))
     return Response(compact(answer), media_type="application/json", headers=headers)
 
 
@@ -61,31 +62,21 @@ def ignored_header(ignored: Sequence[str]) -> dict[str, str]:
     return {"x-pyml-ignored": ", ".join(names)} if names else {}
 
 
-async def _answer(head: Head, streams: Sequence[TextStream], choices: Sequence[ChatChoice]) -> dict[str, Any]:
+async def _answer(
+    head: Head, common: Common, streams: Sequence[TextStream], choices: Sequence[ChatChoice]
+) -> dict[str, Any]:
     async with cancelled_at_end(streams):
         steps = await all_steps(streams)
     completions = [stream.completion for stream in streams]
     found = [
         choice.whole(some, completion) for choice, some, completion in zip(choices, steps, completions, strict=True)
     ]
-    return head.answer(found, usage=_usage(completions, choices), **answers.own_fields(completions))
+    return head.answer(found, usage=usage(common, completions, choices), **answers.own_fields(completions))
 
 
 async def _events(
-    head: Head, plan: ChatPlan, streams: Sequence[TextStream], choices: Sequence[ChatChoice]
+    head: Head, common: Common, streams: Sequence[TextStream], choices: Sequence[ChatChoice]
 ) -> AsyncIterator[bytes]:
-    chunks = Chunks(head, plan.common.include_usage)
     async with cancelled_at_end(streams):
-        async for number, steps in steps_of(streams):
-            choice = choices[number]
-            found = choice.push(*steps) if steps else choice.finish(streams[number].completion)
-            if found:
-                yield chunks(found)
-    if plan.common.include_usage:
-        yield chunks.usage(_usage([stream.completion for stream in streams], choices)) + DONE
-    else:
-        yield DONE
-
-
-def _usage(completions: Sequence[Any], choices: Sequence[ChatChoice]) -> dict[str, Any]:
-    return answers.usage(completions, len(choices), sum(choice.reasoning_tokens for choice in choices))
+        async for data in streamed(head, common, streams, choices):
+            yield data

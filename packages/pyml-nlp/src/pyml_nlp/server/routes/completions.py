@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -11,13 +12,13 @@ from starlette.responses import Response
 from ...arguments import prompt_ids
 from ...openai import answers
 from ...openai.completion_answer import CompletionChoice
-from ...openai.requests import CompletionRequest, completion_request
+from ...openai.requests import CompletionRequest, completion_request, without_ends
 from ..bodies import compact, json_body
-from ..chunks import Chunks
 from ..service import Service
-from ..sse import DONE, EventStream, while_connected
-from ..texts import all_steps, cancelled_at_end, steps_of
+from ..sse import EventStream, while_connected
+from ..texts import all_steps, cancelled_at_end
 from .chat import ignored_header
+from .streaming import streamed, usage
 
 if TYPE_CHECKING:
     from ...generation.text_stream import TextStream
@@ -31,13 +32,11 @@ async def completions(request: Request) -> Any:
     body = await json_body(request, service)
     service.check_model(body.get("model"))
     parsed, prompts, ignored = await service.work(_plan, service, body)
-    lm, client = service.lm, request.scope.get("pyml.client")
-    streams = service.submit(prompts, parsed.common, client)
+    streams = service.submit(prompts, parsed.common, request.scope.get("pyml.client"))
     head = service.head("text_completion")
     headers = ignored_header(ignored)
     if parsed.common.stream:
-        choices = [CompletionChoice(lm.tokenizer, parsed.common, index) for index in range(len(streams))]
-        return EventStream(_events(head, parsed, streams, choices), headers=headers)
+        return EventStream(_events(service, head, parsed, prompts, streams), headers=headers)
     answer = await while_connected(request, _answer(service, head, parsed, prompts, streams))
     return Response(compact(answer), media_type="application/json", headers=headers)
 
@@ -45,6 +44,7 @@ async def completions(request: Request) -> Any:
 def _plan(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, list[list[int]], list[str]]:
     lm, ignored = service.lm, list[str]()
     parsed = completion_request(body, lm.generation_options, ignored)
+    parsed = replace(parsed, common=without_ends(parsed.common, lm.engine.eos_ids))
     if parsed.common.options.grammar is not None:
         lm.engine.vocabulary.matcher(parsed.common.options.grammar)  # compiled here, which may take seconds
     return parsed, [prompt_ids(lm.engine, "prompt", prompt) for prompt in parsed.prompts], ignored
@@ -59,16 +59,20 @@ async def _answer(
 ) -> dict[str, Any]:
     async with cancelled_at_end(streams):
         await all_steps(streams)
+    choices = await _choices(service, parsed, prompts, len(streams))
+    ended = [stream.completion for stream in streams]
+    found = [choice.whole(completion) for choice, completion in zip(choices, ended, strict=True)]
+    return head.answer(found, usage=usage(parsed.common, ended, choices), **answers.own_fields(ended))
+
+
+async def _choices(
+    service: Service, parsed: CompletionRequest, prompts: Sequence[Sequence[int]], count: int
+) -> list[CompletionChoice]:
     lm, common = service.lm, parsed.common
     echoes = [("", None) for _ in prompts]
     if parsed.echo:
         echoes = await service.work(_echoes, lm, parsed, prompts)
-    found = [
-        CompletionChoice(lm.tokenizer, common, index, *echoes[index // common.n]).whole(stream.completion)
-        for index, stream in enumerate(streams)
-    ]
-    ended = [stream.completion for stream in streams]
-    return head.answer(found, usage=answers.usage(ended, common.n), **answers.own_fields(ended))
+    return [CompletionChoice(lm.tokenizer, common, index, *echoes[index // common.n]) for index in range(count)]
 
 
 def _echoes(lm: LanguageModel, parsed: CompletionRequest, prompts: Sequence[Sequence[int]]) -> list[Any]:
@@ -82,16 +86,13 @@ def _echoes(lm: LanguageModel, parsed: CompletionRequest, prompts: Sequence[Sequ
 
 
 async def _events(
-    head: Head, parsed: CompletionRequest, streams: Sequence[TextStream], choices: Sequence[CompletionChoice]
+    service: Service,
+    head: Head,
+    parsed: CompletionRequest,
+    prompts: Sequence[Sequence[int]],
+    streams: Sequence[TextStream],
 ) -> AsyncIterator[bytes]:
-    chunks = Chunks(head, parsed.common.include_usage)
     async with cancelled_at_end(streams):
-        async for number, steps in steps_of(streams):
-            choice = choices[number]
-            found = choice.push(*steps) if steps else choice.finish(streams[number].completion)
-            if found:
-                yield chunks(found)
-    if parsed.common.include_usage:
-        yield chunks.usage(answers.usage([stream.completion for stream in streams], parsed.common.n)) + DONE
-    else:
-        yield DONE
+        choices = await _choices(service, parsed, prompts, len(streams))
+        async for data in streamed(head, parsed.common, streams, choices):
+            yield data

@@ -1,0 +1,92 @@
+"""What chunks of OpenAI's streams have besides choices: counts, times, progress. Echoes, and ends that are ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from pyml_nlp import ArgumentError, LanguageModel
+
+from .test_openai_routes import CHAT, TEXT, events
+
+PATHS = [("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)]
+
+
+def joined(chunks: list[Any], index: int) -> tuple[str, dict[str, list[Any]]]:
+    """The text and the log probabilities that the chunks of a completion's choice build."""
+    own = [one for chunk in chunks for one in chunk["choices"] if one["index"] == index]
+    found: dict[str, list[Any]] = {}
+    for one in own:
+        for key, values in (one["logprobs"] or {}).items():
+            found[key] = found.get(key, []) + values
+    return "".join(one["text"] for one in own), found
+
+
+@pytest.mark.parametrize("extra", [{}, {"prompt": [[7], [5, 6]], "n": 2}, {"max_tokens": 0}])
+@pytest.mark.parametrize("echo", [True, False])
+def test_streamed_completions(client: TestClient, lm: LanguageModel, extra: dict[str, Any], echo: bool) -> None:
+    if not echo and "max_tokens" in extra:
+        pytest.skip("a text has a token at least, unless its prompt is repeated")
+    body = {**TEXT, "max_tokens": 40, "temperature": 2, "logprobs": 2, **extra, "echo": echo}
+    whole = client.post("/v1/completions", json=body).json()["choices"]
+    chunks = events(client.post("/v1/completions", json={**body, "stream": True}).text)
+    own = list(lm.openai.completions(body, stream=True))
+    for choice in whole:
+        for streamed in (chunks, own):
+            text, found = joined(streamed, choice["index"])
+            assert text == choice["text"]
+            assert found == choice["logprobs"]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_counts_in_every_chunk(client: TestClient, path: str, body: dict[str, Any]) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = events(client.post(path, json={**body, "stream": True, "stream_options": options}).text)
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[0] >= 1
+    assert counts[-1] == last["usage"]["completion_tokens"]
+    assert last["choices"] == []
+
+
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_times(client: TestClient, path: str, body: dict[str, Any]) -> None:
+    whole = client.post(path, json={**body, "n": 2}).json()
+    chunks = events(client.post(path, json={**body, "n": 2, "stream": True}).text)
+    assert [chunk["pyml"]["seeds"] for chunk in chunks if "pyml" in chunk] == [whole["pyml"]["seeds"]] == [[3, 3]]
+    assert ["timings" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    for found in (whole["timings"], chunks[-1]["timings"]):
+        assert found["predicted_n"] == whole["usage"]["completion_tokens"]
+        assert found["cache_n"] + found["prompt_n"] == 2 * whole["usage"]["prompt_tokens"]
+        assert found["predicted_ms"] > 0
+        assert found["predicted_per_second"] == pytest.approx(1e3 * found["predicted_n"] / found["predicted_ms"], 1e-2)
+    every = events(client.post(path, json={**body, "stream": True, "timings_per_token": True}).text)
+    assert all("timings" in chunk for chunk in every)
+
+
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_progress(client: TestClient, path: str, body: dict[str, Any]) -> None:
+    chunks = events(client.post(path, json={**body, "stream": True, "return_progress": True}).text)
+    found = [chunk["prompt_progress"] for chunk in chunks if "prompt_progress" in chunk]
+    assert (
+        found[-1]["processed"]
+        == found[-1]["total"]
+        == chunks[-1]["timings"]["cache_n"] + (chunks[-1]["timings"]["prompt_n"])
+    )
+    assert all(0 <= one["processed"] <= one["total"] and one["time_ms"] >= 0 for one in found)
+    assert "prompt_progress" not in chunks[-1]
+
+
+def test_ends_that_are_ignored(lm: LanguageModel) -> None:
+    ends = {str(token): 30 for token in lm.engine.eos_ids}
+    body = {**TEXT, "max_tokens": 20, "logit_bias": ends}
+    for method, given in ((lm.openai.completions, body), (lm.openai.chat, {**body, **CHAT, "prompt": None})):
+        answer = method({**given, "max_tokens": 20})
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        ignored = method({**given, "max_tokens": 20, "ignore_eos": True})
+        assert (ignored["choices"][0]["finish_reason"], ignored["usage"]["completion_tokens"]) == ("length", 20)
+    with pytest.raises(ArgumentError, match=r"^ignore_eos cannot be used with a grammar"):
+        lm.openai.completions(body, ignore_eos=True, structured_outputs={"regex": "a"})
