@@ -268,7 +268,7 @@ THINK = ("<think>", "</think>")
 LATE = {
     "hermes": ("<tool_call>", "</tool_call>"),
     "qwen3_coder": ("<tool_call>", "</tool_call>"),
-    "mistral": ("[TOOL_CALLS]", "[ARGS]"),
+    "mistral": ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
     "functiongemma": ("<start_function_call>", "<end_function_call>", "<escape>"),
     "phi4_mini": ("<|tool_call|>", "<|/tool_call|>"),
     "pythonic": ("<|tool_call_start|>", "<|tool_call_end|>"),
@@ -420,3 +420,28 @@ def test_reasoning_that_is_continued(late: dict[str, LanguageModel]) -> None:
         messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]
         body = {"messages": messages, "continue_final_message": True}
         assert chat_plan(lm, chat_request(body, lm.generation_options, 10)).opened == opened
+
+
+@pytest.mark.parametrize("kind", ["special", "added"])
+def test_texts_with_stop_strings_and_markers(late: dict[str, LanguageModel], kind: str) -> None:
+    """Markers that mean nothing where they are, and stop strings that hold text back: no character is lost or moved."""
+    lm = late[f"hermes-{kind}"]
+    fields: dict[str, Any] = {"messages": "Hi", "max_tokens": 60, "temperature": 1.3}
+    fields["logit_bias"] = biased(lm, {"<think>": 3, "</think>": 4, "<tool_call>": 4})
+    divided = stopped = 0
+    for seed in range(12):
+        plan = chat_plan(lm, chat_request({**fields, "seed": seed}, lm.generation_options, 60))
+        text = lm.generate_text(plan.ids, plan.common.options)
+        stop = [text[place : place + 2] for place in range(10, len(text) - 2, 7)]
+        for stops in ([], stop[:1], stop):
+            given = replace(plan.common.options, stop=tuple(stops))
+            expected = lm.generate(plan.ids, given)
+            expected.read()
+            message = lm.openai.chat(fields, seed=seed, stop=stops)["choices"][0]["message"]
+            stopped += expected.finish_reason == "stop"
+            if "reasoning_content" in message:
+                divided += 1
+                continue
+            assert message["content"] == expected.completion.text
+    assert divided < 30
+    assert stopped > 10

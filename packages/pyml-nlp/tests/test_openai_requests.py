@@ -158,6 +158,8 @@ CHAT_REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"type": "function"}]}, "tools[0].function", "is required"),
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "is required"),
     ({"tool_choice": "auto"}, "tool_choice", "needs tools"),
+    ({"tools": [{**TOOL, "x": "a" * 2**18}]}, "tools", "must be at most 262144 characters of JSON, got 262238"),
+    ({"tools": [{("a",): 1}]}, "tools", "must be JSON: keys must be str, int, float, bool or None, not tuple"),
     ({"tools": [TOOL, TOOL]}, "tools", "must have different names, got 'add' twice"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name",
         "must be 1 to 128 letters, digits and _.:/-, got 'a b'"),

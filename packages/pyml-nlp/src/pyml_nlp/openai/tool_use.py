@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from ..values import choice, flag, is_list, text
 from .fields import Fields
 
 MAX_TOOLS = 128
+MAX_SIZE = 1 << 18
+"""Most characters of the JSON text of all tools."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _CHOICES = ("none", "auto", "required")
@@ -53,6 +56,12 @@ def tool_use(fields: Fields) -> ToolUse | None:
         return None
     if not is_list(tools) or not tools or len(tools) > MAX_TOOLS:
         raise ArgumentError(f"must be a list of 1 to {MAX_TOOLS} tools, got {quoted(tools)}", "tools")
+    try:
+        size = len(json.dumps(tools, default=str))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"must be JSON: {error}", "tools") from None
+    if size > MAX_SIZE:
+        raise ArgumentError(f"must be at most {MAX_SIZE} characters of JSON, got {size}", "tools")
     names = [_tool_name(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

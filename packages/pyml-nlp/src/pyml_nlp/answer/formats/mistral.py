@@ -57,7 +57,9 @@ def mistral_rules(rules: Rules, tools: Mapping[str, Any], parallel: bool) -> str
     begin, arguments = rules.mark(BEGIN), rules.mark(ARGUMENTS)
     if not arguments.startswith("<["):
         return f"{begin} {rules.text(' [')} {json_calls_rule(rules, tools, parallel)} {rules.text(']')}"
-    calls = [f"{begin} {rules.text(name)} {arguments} {rules.json(schema)}" for name, schema in tools.items()]
+    number = rules.mark(NUMBER)
+    between = f"({number} /[A-Za-z0-9]{{9}}/)? {arguments}" if number.startswith("<[") else arguments
+    calls = [f"{begin} {rules.text(name)} {between} {rules.json(schema)}" for name, schema in tools.items()]
     return rules.many(rules.one_of(calls), "", parallel)
 
 
