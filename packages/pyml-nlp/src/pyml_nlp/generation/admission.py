@@ -46,13 +46,23 @@ def check_request(engine: Engine, request: Request, cache: Any) -> int:
         kept = n_kept(engine, request)
         if kept > limit // 2:
             raise PymlError(f"n_keep: expected at most {limit // 2}, half of the context, got {quoted(kept)}")
-    elif held + len(prompt) > limit:
+    else:
+        check_length(limit, len(prompt), held)
+    return limit
+
+
+def check_length(limit: int, n_prompt: int, held: int = 0) -> None:
+    """Check that a prompt fits the context, after ``held`` positions of a cache.
+
+    Raises:
+        ContextOverflowError: it does not.
+    """
+    if held + n_prompt > limit:
         after = f" after {held} in the cache" if held else ""
         raise ContextOverflowError(
-            f"Sequence length exceeded: max={limit}, actual={held + len(prompt)} "
-            f"(the context holds {limit} tokens, the prompt has {len(prompt)}{after})"
+            f"Sequence length exceeded: max={limit}, actual={held + n_prompt} "
+            f"(the context holds {limit} tokens, the prompt has {n_prompt}{after})"
         )
-    return limit
 
 
 def n_kept(engine: Engine, request: Request) -> int:

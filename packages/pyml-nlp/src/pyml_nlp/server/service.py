@@ -13,6 +13,7 @@ from weakref import WeakSet
 from pyml_core import __version__
 from pyml_core.errors import PymlError
 
+from ..generation.admission import check_length
 from ..generation.text_stream import TextStream
 from ..openai.answers import Head
 from ..stages import recording
@@ -174,6 +175,8 @@ class Service:
             raise self.refusal
         lm, streams = self.lm, list[TextStream]()
         prompts = list(prompts)
+        for ids in prompts:  # a million ids would keep the event loop busy before they are refused
+            check_length(lm.context_length, len(ids))
         waiting, limit = lm.server.n_waiting, self.options.max_queue
         if waiting and waiting + len(prompts) * common.n > limit:
             raise RequestError(

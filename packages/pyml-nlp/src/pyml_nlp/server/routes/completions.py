@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...arguments import prompt_ids
+from ...generation.admission import check_length
 from ...openai import answers
 from ...openai.completion_answer import CompletionChoice
 from ...openai.requests import CompletionRequest, completion_request, without_ends
@@ -44,6 +45,9 @@ async def completions(request: Request) -> Any:
 def _plan(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, list[list[int]], list[str]]:
     lm, ignored = service.lm, list[str]()
     parsed = completion_request(body, lm.generation_options, ignored)
+    for prompt in parsed.prompts:
+        if not isinstance(prompt, str):  # before each of a million ids is checked
+            check_length(lm.context_length, len(prompt))
     parsed = replace(parsed, common=without_ends(parsed.common, lm.engine.eos_ids))
     if parsed.common.options.grammar is not None:
         lm.engine.vocabulary.matcher(parsed.common.options.grammar)  # compiled here, which may take seconds
