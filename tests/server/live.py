@@ -17,7 +17,7 @@ from pyml_nlp.server.http_sockets import listening
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Live:

@@ -23,7 +23,7 @@ from .live import PATIENCE, Answer, Client
 from .test_connections import until
 
 KEY = "sk-a-long-key"
-LONG = 16_000  # tokens, in some seconds
+LONG = 8000  # tokens, in some seconds
 START = 60.0  # seconds for a process to start on a busy machine
 
 
@@ -135,13 +135,14 @@ def arguments(endless_folder: Path) -> list[str]:
 
 
 def test_a_server_with_a_key(arguments: list[str], tmp_path: Path) -> None:
-    with serving(arguments, tmp_path, env={"PYML_SERVE_API_KEY": KEY}) as server:
+    environment = {"PYML_SERVE_API_KEY": KEY, "PYML_SERVE_ALIAS": "of the environment"}
+    with serving(arguments, tmp_path, env=environment) as server:
         server.ready()
         assert server.ask("/health", key=None).json() == {"status": "ok"}
         assert server.ask("/v1/models", key=None).status == 401
         found = server.ask("/v1/models")
         assert found.status == 200
-        assert found.json()["data"][0]["id"] == "endless"
+        assert found.json()["data"][0]["id"] == "of the environment"
         assert server.ask("/v1/completions", completion(3)).json()["usage"]["completion_tokens"] == 3
         server.signal(signal.SIGTERM)
         assert server.end() == 0

@@ -38,7 +38,12 @@ KEY_VARIABLE = "PYML_SERVE_API_KEY"
 """The environment variable of the key of the client ``default``."""
 
 
-@click.command("serve", cls=Command, context_settings=SETTINGS, short_help="Serve a model over HTTP.")
+_ENVIRONMENT = {"auto_envvar_prefix": "PYML_SERVE"}  # an option --max-queue may be PYML_SERVE_MAX_QUEUE
+
+
+@click.command(
+    "serve", cls=Command, context_settings={**SETTINGS, **_ENVIRONMENT}, short_help="Serve a model over HTTP."
+)
 @model_options
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on. [default: 127.0.0.1]")
 @integer("--port", default="8000", metavar="N", help="Port to listen on; 0: any free one. [default: 8000]")
