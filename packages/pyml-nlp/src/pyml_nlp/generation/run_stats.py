@@ -87,31 +87,38 @@ class ObservedRun(NamedTuple):
 def run_stats(observed: ObservedRun, running: int, waiting: int, timings: Sequence[Timings] = ()) -> RunStats:
     """The record of a call."""
     run, completions, n_texts, ended_at = observed
-    prompts = run.batch[n_texts:]
-    by_text = []
+    by_text: list[TextRun] = []
+    tokens = drafted = accepted = prompt_tokens = longest = 0
+    choosing_ms = 0.0
+    # perf: one pass, because this runs after every call of the model
     for number, (completion, one, found) in enumerate(zip(completions, run.batch, run.found, strict=True)):
+        count, computed, checked, right = len(found), 0, 0, 0
         if number >= n_texts:
-            by_text.append(TextRun(completion.sequence, len(one.ids), len(found), 0, 0))
+            computed = len(one.ids)
         elif one.positions:
-            checked = len(one.ids) - one.positions[0] - 1
-            by_text.append(TextRun(completion.sequence, 0, len(found), checked, len(found) - 1))
-        else:
-            by_text.append(TextRun(completion.sequence, 0, len(found), 0, 0))
-    drafted = sum([text.drafted for text in by_text])
-    longest = max([text.tokens for text in by_text], default=0)
+            checked, right = len(one.ids) - one.positions[0] - 1, count - 1
+        by_text.append(TextRun(completion.sequence, computed, count, checked, right))
+        tokens += count
+        prompt_tokens += computed
+        drafted += checked
+        accepted += right
+        if count > longest:
+            longest = count
+        for token in found:
+            choosing_ms += token.choosing_ms
     return RunStats(
         ended_at=ended_at,
         ms=run.total_ms,
         runs=1 if drafted else max(1, longest),
         texts=n_texts,
-        prompts=len(prompts),
-        prompt_tokens=sum([len(one.ids) for one in prompts]),
-        tokens=sum([text.tokens for text in by_text]),
+        prompts=len(run.batch) - n_texts,
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
         drafted=drafted,
-        accepted=sum([text.accepted for text in by_text]),
+        accepted=accepted,
         running=running,
         waiting=waiting,
-        choosing_ms=sum([one.choosing_ms for found in run.found for one in found]),
+        choosing_ms=choosing_ms,
         by_text=tuple(by_text),
         timings=timings,
     )

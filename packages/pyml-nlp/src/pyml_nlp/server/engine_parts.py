@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core.timing import PHASES
+from pyml_nn.trace.lines import ATTENTION_PHASES
+from pyml_nn.trace.names import PHASE_OF_OPERATION
+
 if TYPE_CHECKING:
     from pyml_core.timing import Timings
 
@@ -48,6 +52,22 @@ class Rates(NamedTuple):
     ms: float
     bytes: int
     operations: int
+
+
+def attention_sums(timings: Sequence[Timings]) -> dict[str, float]:
+    """Milliseconds of the phases of attention in the runs of one call, all layers together.
+
+    The phases are those of :func:`pyml_nn.attention_lines`; phases that a model does not have are left out.
+    """
+    found = dict.fromkeys(ATTENTION_PHASES, 0.0)
+    milliseconds = np.sum([times.milliseconds for times in timings], axis=0).tolist()
+    for operation, (whole, *parts) in zip(timings[0].operations, milliseconds, strict=True):
+        own = PHASE_OF_OPERATION.get(operation.name.rpartition(".")[2])
+        if own is not None and ".attention." in operation.name:
+            found[own] += whole
+        for phase, ms in zip(PHASES.get(operation.kind, ()), parts, strict=False):
+            found["QKV" if phase == "append" else phase] += ms
+    return {name: ms for name, ms in found.items() if ms}
 
 
 class PartTimes:

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from .. import logs
-from .engine_parts import PartTimes
+from .engine_parts import PartTimes, attention_sums
 from .request_log import log_line
 from .request_record import RequestRecord, TextRecord, current
 from .tally import EngineTally, RequestTally
@@ -27,7 +27,7 @@ RECENT = 64
 """Number of ended requests with texts that are remembered without a trace."""
 
 MAX_TRACED_RUNS = 200_000
-"""Most calls of the model that all traces keep together: about 40 MB."""
+"""Most calls of the model that the traces of ended requests keep together: about 60 MB."""
 
 Watcher = Callable[["RunStats", Sequence[float] | None, float], None]
 """Called in the generating thread after each call of the model: its record, milliseconds of its parts, and the seconds
@@ -180,9 +180,24 @@ class Observation:
             self._timed_at = stats.ended_at
             parts = self.parts.milliseconds(stats.timings)
         between = self.engine.count(stats, parts)
+        texts, ended_at, traced = self._texts, stats.ended_at, self.options.request_traces > 0
+        phases = attention_sums(stats.timings) if traced and stats.timings else None
+        last: float | None = None
+        alike = 0  # tokens with this gap: most texts had their tokens before in the same call
         for row in stats.by_text:
-            text = self._texts.get(row.sequence)
-            if text is not None:
-                text.ran(stats, row, self.engine.inter_token, parts)
+            text = texts.get(row[0])
+            if text is None:
+                continue
+            gap = text.ran(ended_at, row)
+            if gap is not None:
+                if gap != last:
+                    if last is not None:
+                        self.engine.inter_token.observe(last, alike)
+                    last, alike = gap, 0
+                alike += row[2]
+            if traced:
+                text.keep(stats, row, parts, phases)
+        if last is not None:
+            self.engine.inter_token.observe(last, alike)
         for watcher in self.watchers:
             watcher(stats, parts, between)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from secrets import token_hex
 from time import monotonic
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..generation.completion import CANCELLED, TIMEOUT, Completion
 from ..generation.run_stats import RunStats, TextRun
 from ..stages import Stage
-from .tally import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -59,7 +58,9 @@ class RunRow(NamedTuple):
         prompt_tokens, tokens, drafted, accepted: of this text.
         beside: number of other texts in the call.
         runs: of the model in the call.
+        choosing_ms: milliseconds of choosing tokens, of all texts in the call.
         parts: milliseconds of each of :data:`.MODEL_PARTS`; None: the call was not timed.
+        phases: milliseconds of each phase of attention; None: the call was not timed.
     """
 
     start: float
@@ -70,7 +71,9 @@ class RunRow(NamedTuple):
     accepted: int
     beside: int
     runs: int
+    choosing_ms: float
     parts: Sequence[float] | None
+    phases: Mapping[str, float] | None
 
 
 class TextRecord:
@@ -136,19 +139,35 @@ class TextRecord:
         )
         self._completion = None
 
-    def ran(self, stats: RunStats, row: TextRun, gaps: Histogram, parts: Sequence[float] | None) -> None:
-        """Record a call of the model, and its tokens in a histogram of gaps."""
-        self.computed += row.prompt_tokens
-        self.drafted += row.drafted
-        self.accepted += row.accepted
-        if row.tokens:
-            before = self._last if self._last is not None else self.facts.first_token_at
-            if not row.prompt_tokens and before is not None:
-                gap = max(0.0, stats.ended_at - before) / row.tokens
-                gaps.observe(gap, row.tokens)
-                self.gaps.append(gap)
-                self.counts.append(row.tokens)
-            self._last = stats.ended_at
+    def ran(self, ended_at: float, row: TextRun) -> float | None:
+        """Count a call of the model; returns the seconds since the token before for each of its tokens.
+
+        None: the text got no tokens, or its first.
+        """
+        _, prompt_tokens, tokens, drafted, accepted = row
+        if drafted:
+            self.drafted += drafted
+            self.accepted += accepted
+        if prompt_tokens:
+            self.computed += prompt_tokens
+        if not tokens:
+            return None
+        before, self._last = self._last, ended_at
+        if prompt_tokens:
+            return None
+        if before is None:  # the text ran before it had a record
+            before = self.facts.first_token_at
+            if before is None:
+                return None
+        gap = (ended_at - before) / tokens
+        self.gaps.append(gap)
+        self.counts.append(tokens)
+        return gap
+
+    def keep(
+        self, stats: RunStats, row: TextRun, parts: Sequence[float] | None, phases: Mapping[str, float] | None
+    ) -> None:
+        """Keep a call of the model for a trace."""
         if self.runs is None:
             return
         if len(self.runs) >= MAX_RUNS:
@@ -156,7 +175,7 @@ class TextRecord:
             return
         beside = stats.texts + stats.prompts - 1
         start = stats.ended_at - stats.ms * 1e-3
-        self.runs.append(RunRow(start, stats.ended_at, *row[1:], beside, stats.runs, parts))
+        self.runs.append(RunRow(start, stats.ended_at, *row[1:], beside, stats.runs, stats.choosing_ms, parts, phases))
 
 
 class RequestRecord:

@@ -9,10 +9,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from ..bodies import compact
 from ..errors import RequestError
 from ..metrics import exposition
 from ..request_log import facts_of
 from ..sse import EventStream
+from ..traces import perfetto, timeline
 
 if TYPE_CHECKING:
     from ..live_trace import LiveTrace
@@ -27,6 +29,7 @@ def observing_routes() -> list[BaseRoute]:
         found += [
             Route(f"{prefix}/requests", requests, methods=["GET"]),
             Route(f"{prefix}/requests/{{name:path}}/cancel", cancel, methods=["POST"]),
+            Route(f"{prefix}/requests/{{name:path}}/trace", trace, methods=["GET"]),
             Route(f"{prefix}/trace/live", live, methods=["GET"]),
         ]
     return found
@@ -58,17 +61,37 @@ async def cancel(request: Request) -> Response:
     return JSONResponse({"id": wanted, "cancelled": sum(one.cancel("api") for one in own)})
 
 
+async def trace(request: Request) -> Response:
+    """GET /v1/requests/{id}/trace: the timeline of a request; ``?format=perfetto``: for ui.perfetto.dev."""
+    service: Service = request.app.state.service
+    if not service.options.request_traces:
+        message = "no timelines are kept: the server was started without --request-traces"
+        raise RequestError(404, message, code="request_traces_off")
+    form = request.query_params.get("format", "json")
+    if form not in ("json", "perfetto"):
+        raise RequestError(400, f"expected json or perfetto, got {form!r:.80}", param="format")
+    wanted, observation = request.path_params["name"], service.observation
+    known = [*observation.recent, *list(observation.running.values())]
+    found = [one for one in known if one.traced and one.texts and one.id == wanted and _own(request, one)]
+    if not found:
+        raise unknown(wanted)
+    if form == "json":
+        return Response(compact(timeline(found[-1])), media_type="application/json")
+    headers = {"content-disposition": 'attachment; filename="request-trace.json"'}
+    return Response(compact(perfetto(found[-1])), media_type="application/json", headers=headers)
+
+
 async def live(request: Request) -> Any:
     """GET /v1/trace/live: the calls of the model as they happen, see :mod:`..live_trace`."""
     service: Service = request.app.state.service
     if not service.options.live_trace:
         message = "the runs of the model cannot be watched: the server was started without --live-trace"
         raise RequestError(404, message, code="live_trace_off")
-    trace: LiveTrace = request.app.state.live_trace
+    watched: LiveTrace = request.app.state.live_trace
     if service.refusal is not None:
         raise service.refusal
-    trace.check_room()
-    return EventStream(trace.events(partial(_own, request)))
+    watched.check_room()
+    return EventStream(watched.events(partial(_own, request)))
 
 
 def _own(request: Request, record: RequestRecord) -> bool:
