@@ -15,6 +15,7 @@ import pyml_nlp
 from pyml_nlp import LanguageModel
 from pyml_nlp.server import ServeOptions
 from pyml_nlp.server.guard_keys import Keys
+from pyml_nlp.server.http_limits import Limits
 from pyml_nlp.server.http_models import Models
 from pyml_nlp.server.http_sockets import listening
 
@@ -32,7 +33,7 @@ class Serving:
         life: the server.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.lms: list[LanguageModel] = []
 
         def load(path: Path | None) -> LanguageModel:
@@ -42,7 +43,7 @@ class Serving:
         sockets = listening("127.0.0.1", 0)
         self.port: int = sockets[0].getsockname()[1]
         options = ServeOptions(api_keys={"me": "sk-a-long-key"}, max_batch_size=4)
-        self.life = Models(load, options, Keys(options.api_keys), None, sockets).life
+        self.life = Models(load, options, Keys(options.api_keys), None, sockets, limits).life
         self._thread = threading.Thread(target=self.life.run, daemon=True)
         self._thread.start()
         until(lambda: self.ask("/ready").status == 200)
@@ -139,3 +140,21 @@ def test_a_reload_loses_no_request(serving: Serving) -> None:
     assert len(old) >= 2
     until(lambda: all(lm.engine.closed for lm in old))
     assert not present.engine.closed
+
+
+def test_readers_that_stop(served_folder: Path) -> None:
+    """The engine does not wait for them: another's text is complete before they are cut off, and then they end."""
+    small = Limits(write_seconds=3.0, buffered_bytes=1024)
+    serving = Serving(served_folder, small)
+    expected = serving.text("a b c")
+    stopped = [Client(serving.port, receive_buffer=2048) for _ in range(3)]
+    for client in stopped:
+        client.send(request("/v1/completions", body_of("x", 200, stream=True, n=8, logprobs=5)))
+    server = serving.lms[0].server
+    until(lambda: serving.life.front.running == 3)
+    assert serving.text("a b c") == expected
+    until(lambda: server.n_running == 0 and server.n_waiting == 0)
+    until(lambda: serving.life.front.running == 0)
+    for client in stopped:
+        client.socket.close()
+    serving.stop()

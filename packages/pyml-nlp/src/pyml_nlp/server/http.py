@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,4 +50,13 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
         raise ArgumentError("is an address that others reach: give an API key, or --insecure", options.host)
     names = names_of(sockets)
     hosts = Hosts([options.host, *names], options.allowed_hosts) if names else None
-    return Models(load, options, keys, hosts, sockets).life.run()
+
+    def settled(path: Path | None) -> LanguageModel:
+        """Load a model, and take what lives from now on out of garbage collections: each would stop all texts."""
+        lm = load(path)
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        return lm
+
+    return Models(settled, options, keys, hosts, sockets).life.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..language_model import LanguageModel
     from .guard_keys import Keys
     from .guard_origins import Hosts
+    from .http_limits import Limits
     from .options import ServeOptions
 
 WARM_UP = "The first run of a model is slower than the others: its weights are read, and threads start. " * 3
@@ -32,6 +34,7 @@ class Models:
         keys: API keys of the clients.
         hosts: allowed names of the server; None: all.
         sockets: to listen on.
+        limits: of connections; None: the usual ones.
 
     Attributes:
         life: the server.
@@ -44,8 +47,10 @@ class Models:
         keys: Keys,
         hosts: Hosts | None,
         sockets: Sequence[socket.socket],
+        limits: Limits | None = None,
     ) -> None:
-        self.life = Life(lambda: self.served(None), sockets, keys, drain=options.drain, unix=options.unix)
+        load_first = partial(self.served, None)
+        self.life = Life(load_first, sockets, keys, drain=options.drain, unix=options.unix, limits=limits)
         self._load = load
         self._options = options
         self._keys = keys
