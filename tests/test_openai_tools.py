@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import pyml_nlp
-from pyml_nlp import ArgumentError, LanguageModel
+from pyml_nlp import ArgumentError, ChatTemplateError, LanguageModel
 from pyml_nlp.answer.adapting import with_short_ids
 from pyml_nlp.openai.chat_plan import chat_plan
 from pyml_nlp.openai.requests import chat_request
@@ -152,3 +152,18 @@ def test_ids_of_calls_for_mistral() -> None:
     assert (len(number), number.isalnum(), second["tool_call_id"]) == (9, True, number)
     assert first["tool_calls"][1:] == calls[1:]
     assert with_short_ids("Hi") == "Hi"
+
+
+def test_a_template_that_refuses_system_messages(tiny_dirs: dict[str, Path], tmp_path: Path) -> None:
+    """The message of the user describes the tools there."""
+    copied(tiny_dirs["llama"], tmp_path / "model")
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(refusal + BODY)
+    with pyml_nlp.load(tmp_path / "model", threads=1) as lm:
+        plan = chat_plan(lm, chat_request({"messages": "Hi", "tools": TOOLS}, lm.generation_options, 10))
+        assert lm.tokenizer.decode(plan.ids).startswith("[user]Hi\n\nThese tools can be called:\n")
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+        plan = chat_plan(lm, chat_request({"messages": messages, "tools": TOOLS}, lm.generation_options, 10))
+        assert lm.tokenizer.decode(plan.ids).startswith("[user]Hi\n\nBe brief.\n\nThese tools can be called:\n")
+        with pytest.raises(ChatTemplateError, match="System role not supported"):
+            chat_plan(lm, chat_request({"messages": messages}, lm.generation_options, 10))

@@ -13,6 +13,7 @@ from typing import Any
 
 from .formats import PHI_4, ToolFormat
 
+_SYSTEM = ("system", "developer")
 _RESULTS = ("tool", "function")
 _HOW = (
     'Answer with a JSON object. To call tools, write {{"tool_calls": [{{"name": ..., "arguments": {{...}}}}]}}; '
@@ -31,7 +32,8 @@ def described(
         tools: in the form of OpenAI's API.
         form: how calls are written.
         required: whether the answer has to be a call.
-        system: whether the chat template has system messages; otherwise a message of the user describes the tools.
+        system: whether the chat template has system messages; otherwise a message of the user describes the tools, with
+            the text of a system message.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -48,7 +50,11 @@ def described(
     how = _HOW.format(otherwise="" if required else _OTHERWISE)
     text = "\n".join(["These tools can be called:", *lines, "", how])
     first = found[0] if found else {}
-    if first.get("role") in ("system", "developer") if system else first.get("role") == "user":
+    if not system and first.get("role") in _SYSTEM:
+        text = f"{_text(first.get('content'))}\n\n{text}"
+        del found[0]
+        first = found[0] if found else {}
+    if first.get("role") in _SYSTEM if system else first.get("role") == "user":
         found[0] = {**first, "content": _text(first.get("content")) + "\n\n" + text}
     else:
         found.insert(0, {"role": "system" if system else "user", "content": text})

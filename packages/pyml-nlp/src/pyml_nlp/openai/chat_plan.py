@@ -12,7 +12,7 @@ from ..answer.describing import described, has_calls, without_calls
 from ..answer.formats import GENERIC
 from ..answer.grammars import call_grammar, late_grammar, reasoned_grammar
 from ..answer.marks import token_of
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ChatTemplateError
 from ..structured.grammar import Grammar, GrammarError
 from .chat_answer import REASONING_FIELDS, ChatChoice
 from .requests import ChatRequest, Common, without_ends
@@ -127,9 +127,18 @@ def _prompt(lm: ChatMethods, request: ChatRequest, use: ToolUse, form: AnswerFor
     template = lm.chat_template
     if form.tool_format is not GENERIC and template.reads("tools", use.tools):
         return lm.chat_ids(request.messages, request.chat)
-    system = "system" in template.source()
-    messages = described(request.messages, use.tools, form.tool_format, required=use.required, system=system)
-    return lm.chat_ids(messages, replace(request.chat, tools=None))
+    chat = replace(request.chat, tools=None)
+    with_system, without = (
+        described(request.messages, use.tools, form.tool_format, required=use.required, system=system)
+        for system in (True, False)
+    )
+    if "system" in template.source():
+        try:
+            return lm.chat_ids(with_system, chat)
+        except ChatTemplateError:
+            if with_system == without:
+                raise
+    return lm.chat_ids(without, chat)  # a template may know the role in order to refuse it, as Gemma 2's
 
 
 def _grammar(
