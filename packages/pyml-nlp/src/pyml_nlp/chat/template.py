@@ -43,6 +43,7 @@ WITHOUT_PROMPT = ChatOptions(add_generation_prompt=False)
 """The default of :meth:`ChatTemplate.render`, like transformers' ``apply_chat_template``."""
 
 _OWN = ("messages", "tools", "documents", "add_generation_prompt")  # variables with an option of their own
+_MAX_CHECKED = 256  # unused variables that are warned of: a server's clients may send any number of names
 
 
 class Prompt(NamedTuple):
@@ -207,12 +208,12 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
     def _warn_of_unused(self, source: str, options: ChatOptions) -> None:
         """Log a warning, once, for tools, documents and variables that the template does not read."""
         given = {name for name in ("tools", "documents") if getattr(options, name)} | set(options.variables or {})
-        new = {(source, name) for name in given} - self._checked
+        new = sorted({(source, name) for name in given} - self._checked)[: _MAX_CHECKED - len(self._checked)]
         if not new:
             return
-        self._checked |= new
+        self._checked.update(new)
         used = self._renderer.names(source)
-        for _, name in sorted(new):
+        for _, name in new:
             if name not in used:
                 logs.generator.warning("%s: the chat template does not use %s, so it has no effect", self._model, name)
 

@@ -29,10 +29,11 @@ MAX_PROMPTS = 64
 MAX_STOPS = 64
 MAX_STOP = 256
 MAX_TOP = 20
+MAX_VARIABLES = 64
 
 HINTS = frozenset({
     "user", "safety_identifier", "metadata", "store", "service_tier", "verbosity", "prediction", "prompt_cache_key",
-    "prompt_cache_retention", "cache_salt", "priority",
+    "prompt_cache_retention", "priority",
 })  # fmt: skip
 """Fields that change no text here."""
 
@@ -50,7 +51,7 @@ _SAMPLING = (
 )  # fmt: skip
 _COMMON = (
     *_SAMPLING, "model", "max_tokens", "stop", "stop_token_ids", "include_stop_str_in_output", "n", "stream",
-    "stream_options", "timeout", "response_format", "structured_outputs", "logprobs", "return_token_ids",
+    "stream_options", "timeout", "cache_salt", "response_format", "structured_outputs", "logprobs", "return_token_ids",
     "ignore_eos", "timings_per_token", "return_progress",
 )  # fmt: skip
 CHAT_FIELDS = frozenset({
@@ -75,6 +76,7 @@ class Common:
         continuous_usage: whether every chunk has the counts of tokens so far.
         timings_per_token: whether every chunk has the times so far.
         progress: whether chunks tell how much of the prompt has been computed.
+        cache_salt: prefixes of texts with other salts are not reused.
     """
 
     options: GenerationOptions
@@ -87,6 +89,7 @@ class Common:
     continuous_usage: bool = False
     timings_per_token: bool = False
     progress: bool = False
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def chat_request(
     if fields.any("modalities") not in (None, ["text"]):
         raise ArgumentError("must be ['text']", "modalities")
     tools = tool_use(fields)
-    variables: dict[str, Any] = dict(fields.take("chat_template_kwargs", _mapping, dict[str, Any]()))
+    variables: dict[str, Any] = dict(fields.take("chat_template_kwargs", _variables, dict[str, Any]()))
     effort = fields.text("reasoning_effort")
     if effort is not None:
         variables |= {"enable_thinking": False} if effort == "none" else {"reasoning_effort": effort}
@@ -217,6 +220,7 @@ def _common(fields: Fields, defaults: GenerationOptions, max_tokens: int, logpro
         continuous_usage,
         fields.flag("timings_per_token"),
         fields.flag("return_progress"),
+        fields.text("cache_salt") or "",
     )
 
 
@@ -270,9 +274,11 @@ def _stops(name: str, value: Any) -> Any:
     return found
 
 
-def _mapping(name: str, value: Any) -> dict[str, Any]:
+def _variables(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ArgumentError(f"must be an object, got {quoted(value)}", name)
+    if len(value) > MAX_VARIABLES:
+        raise ArgumentError(f"must have at most {MAX_VARIABLES} names, got {len(value)}", name)
     return dict(value)
 
 

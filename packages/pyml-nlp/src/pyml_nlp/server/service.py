@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakSet
@@ -13,6 +14,7 @@ from weakref import WeakSet
 from pyml_core import __version__
 from pyml_core.errors import PymlError
 
+from ..errors import QueueFullError
 from ..generation.admission import check_length
 from ..generation.text_stream import TextStream
 from ..openai.answers import Head
@@ -70,7 +72,7 @@ class Service:
 
     def start(self, lm: LanguageModel) -> None:
         """Serve this model from now on."""
-        lm.server.max_batch_size = self.options.max_batch_size
+        lm.server.max_batch_size, lm.server.max_queue = self.options.max_batch_size, self.options.max_queue
         self._lm = lm
         self._name = Path(lm.name).name.removesuffix(".gguf") if Path(lm.name).exists() else lm.name
         self.observation.attach(lm)
@@ -177,28 +179,28 @@ class Service:
         prompts = list(prompts)
         for ids in prompts:  # a million ids would keep the event loop busy before they are refused
             check_length(lm.context_length, len(ids))
-        waiting, limit = lm.server.n_waiting, self.options.max_queue
-        if waiting and waiting + len(prompts) * common.n > limit:
-            raise RequestError(
-                503,
-                f"{waiting} texts are waiting, at most {limit} may",
-                code="queue_full",
-                headers={"retry-after": "1"},
-            )
-        timeouts = [one for one in (common.timeout, self.options.timeout) if one is not None]
+        timeout = min([one for one in (common.timeout, self.options.timeout) if one is not None], default=None)
+        salt = f"{client or ''}\0{common.cache_salt}"  # no client sees in times what another one has asked
         try:
             for ids in prompts:
                 for index in range(common.n):
                     sample = common.options.sample_index + index
                     options = common.options.replace(sample_index=sample) if index else common.options
-                    streams.append(lm.submit(ids, options, timeout=min(timeouts, default=None), client=client))
-        except PymlError:
+                    streams.append(lm.submit(ids, options, timeout=timeout, client=client, cache_salt=salt))
+        except PymlError as error:
             for stream in streams:
                 stream.cancel()
+            if isinstance(error, QueueFullError):
+                raise _queue_full(error) from None
             raise
         self._streams.update(streams)
         self.observation.submitted(streams, common.n, self.model_name)
         return streams
+
+
+def _queue_full(error: QueueFullError) -> RequestError:
+    seconds = str(max(1, ceil(error.retry_after)))
+    return RequestError(503, str(error), code="queue_full", headers={"retry-after": seconds})
 
 
 def _recorded(record: RequestRecord, call: Callable[[], T]) -> T:
