@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,36 @@ def test_a_template_that_refuses_system_messages(tiny_dirs: dict[str, Path], tmp
         assert lm.tokenizer.decode(plan.ids).startswith("[user]Hi\n\nBe brief.\n\nThese tools can be called:\n")
         with pytest.raises(ChatTemplateError, match="System role not supported"):
             chat_plan(lm, chat_request({"messages": messages}, lm.generation_options, 10))
+
+
+TEMPLATES = Path(__file__).parent / "chat" / "templates"
+PUBLIC = {
+    "gemma3": "generic", "llama3_1": "llama", "llama3_2": "llama", "mistral": "mistral", "phi3": "generic",
+    "qwen2_5": "hermes", "qwen3": "hermes", "smollm2": "generic",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_templates(tiny_dirs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    """A conversation with calls and results, of a client that knows nothing about the model."""
+    copied(tiny_dirs["llama"], tmp_path / "model")
+    shutil.copy(TEMPLATES / f"{name}.jinja", tmp_path / "model" / "chat_template.jinja")
+    call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "One and two?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "It is 3."},
+    ]
+    with pyml_nlp.load(tmp_path / "model", threads=1) as lm:
+        for given in (messages, messages[1:], messages[:2], messages[1:2]):
+            plan = chat_plan(lm, chat_request({"messages": given, "tools": TOOLS}, lm.generation_options, 10))
+            assert plan.format is not None
+            assert plan.format.tool_format is not None
+            assert plan.format.tool_format.name == PUBLIC[name]
+            text = lm.tokenizer.decode(plan.ids)
+            assert '"add"' in text
+            assert "One and two?" in text
+            assert ("It is 3." in text) == (len(given) > 2)
+        without = chat_plan(lm, chat_request({"messages": messages}, lm.generation_options, 10))
+        assert "It is 3." in lm.tokenizer.decode(without.ids)
