@@ -41,6 +41,18 @@ def test_streamed_completions(client: TestClient, lm: LanguageModel, extra: dict
     assert len({chunk["id"] for chunk in chunks}) == 1
 
 
+def test_an_echo_before_the_end_of_the_text(client: TestClient, lm: LanguageModel) -> None:
+    """Programs that ask for one token, and remove its entry, keep all of the prompt's."""
+    ids = lm.ids("the cat sat")
+    biases = {str(token): 100 for token in lm.engine.eos_ids}
+    body = {"prompt": [ids], "max_tokens": 1, "logprobs": 1, "echo": True, "temperature": 0, "logit_bias": biases}
+    (choice,) = client.post("/v1/completions", json=body).json()["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["logprobs"]["token_logprobs"][:-1] == [one.logprob for one in lm.score(ids)]
+    chunks = events(client.post("/v1/completions", json={**body, "stream": True}).text)
+    assert joined(chunks, 0) == (choice["text"], choice["logprobs"])
+
+
 @pytest.mark.parametrize(("path", "body"), PATHS)
 def test_counts_in_every_chunk(client: TestClient, path: str, body: dict[str, Any]) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}

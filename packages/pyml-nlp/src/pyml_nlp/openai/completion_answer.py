@@ -62,8 +62,7 @@ class CompletionChoice:
     def finish(self, completion: Completion) -> list[Choice]:
         """The last choice, which has the reason of the end."""
         if self._unsent:  # of tokens without characters
-            count = answers.written_tokens(self._tokenizer, completion)
-            del self._unsent[max(0, count - self._sent) :]
+            del self._unsent[max(0, self._count(completion) - self._sent) :]
         return [*self._echo(), self._choice("", answers.finish_reason(completion))]
 
     def _echo(self) -> list[Choice]:
@@ -111,13 +110,21 @@ class CompletionChoice:
         if completion.options.logprobs is None:
             return None
         tokenizer = self._tokenizer
-        count = answers.written_tokens(tokenizer, completion)
+        count = self._count(completion)
         tokens, values = completion.tokens[:count], list(completion.logprobs[:count])
         found = answers.completion_logprobs(tokenizer, tokens, values, len(self._before))
         if self._scores is None:
             return found
         first = self._prompt_logprobs(self._scores)
         return {key: [*first[key], *found[key]] for key in found}
+
+    def _count(self, completion: Completion) -> int:
+        """How many generated tokens have log probabilities.
+
+        After an echo, a token that ends the text does: lm-eval removes one entry, that of the token it had to ask for.
+        """
+        ended = self._scores is not None and isinstance(completion.stopped_by, int)
+        return answers.written_tokens(self._tokenizer, completion) + ended
 
     def _prompt_logprobs(self, scores: Sequence[Any]) -> dict[str, Any]:
         values = [(score.logprob, score.top_logprobs) for score in scores]

@@ -192,7 +192,7 @@ def response_usage(completion: Completion, reasoning_tokens: int) -> dict[str, A
     found = answers.usage([completion], 1, reasoning_tokens)
     return {
         "input_tokens": found["prompt_tokens"],
-        "input_tokens_details": found["prompt_tokens_details"],
+        "input_tokens_details": {**found["prompt_tokens_details"], "cache_write_tokens": 0},
         "output_tokens": found["completion_tokens"],
         "output_tokens_details": found["completion_tokens_details"],
         "total_tokens": found["total_tokens"],
