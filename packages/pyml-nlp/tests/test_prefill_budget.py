@@ -23,6 +23,12 @@ def test_nothing_is_known() -> None:
     assert costs.token_ms(0) == 0.4
 
 
+def test_only_runs_without_prompts_are_known() -> None:
+    """The first piece is as long as a run of so many tokens would be expected to take."""
+    assert FEWEST < known(8.0).tokens(0.05, 0, 1) < UNKNOWN
+    assert known(200.0).tokens(0.05, 0, 1) == FEWEST
+
+
 def test_the_gap_is_filled() -> None:
     """A run of one token takes 8 ms, each token of a prompt 0.25 ms at the beginning and 1 ms at 4096."""
     costs = known()

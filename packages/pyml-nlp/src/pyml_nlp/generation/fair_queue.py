@@ -11,7 +11,6 @@ Source: the virtual token counter of Sheng et al. 2024, arXiv 2401.00588.
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -35,7 +34,7 @@ class FairQueue:
     def __init__(self) -> None:
         self._clients: dict[str | None, _Client] = {}
         self._waiting: set[Completion] = set()  # entries of the heaps that are not in it have been removed
-        self._resumed: deque[Completion] = deque()
+        self._resumed: list[Completion] = []  # texts that had a place; the one that gets the next place is the last
         self._served: dict[Completion, int] = {}  # texts with a place, and how many of their tokens have been counted
         self._numbers = itertools.count()
         self._floor = 0.0  # counter of the client that got a place last
@@ -54,8 +53,9 @@ class FairQueue:
         self._waiting.add(completion)
 
     def add_first(self, completion: Completion) -> None:
-        """Let a text that has had a place wait before all others."""
+        """Let a text that has had a place wait before all that have not; of these, as it would keep its place."""
         self._resumed.append(completion)
+        self._resumed.sort(key=lambda one: (one.priority, len(one.tokens), -one.sequence))
 
     def remove(self, completion: Completion) -> None:
         """Take out a text; nothing happens if it does not wait."""
@@ -66,7 +66,7 @@ class FairQueue:
     def heads(self) -> list[Completion]:
         """The texts that may get the next place, best first: one of each client, or the one that had a place before."""
         if self._resumed:
-            return [self._resumed[0]]
+            return [self._resumed[-1]]
         if len(self._clients) > 1:
             self._count()
         clients = []
@@ -80,7 +80,7 @@ class FairQueue:
     def take(self, completion: Completion) -> None:
         """Take out one of the :meth:`heads`, which has got a place."""
         if self._resumed:
-            self._resumed.popleft()
+            self._resumed.pop()
             return
         self._waiting.discard(completion)
         client = self._clients[completion.client]

@@ -49,10 +49,10 @@ class KVBudget:
         Raises:
             OutOfMemoryError: it does not fit next to the others.
         """
-        left = completion.options.max_tokens - len(completion.tokens)
-        expected = min(left, FIRST_TOKENS + int(self._expected_rest))
+        # Enough for some steps: texts that have to grow at once could take each other's places in turn.
+        expected = max(FIRST_TOKENS + int(self._expected_rest), MAX_RUNS + GROWTH_TOKENS)
         ids = completion.cache.length + len(completion.pending)
-        positions = min(completion.max_positions, ids + max(0, expected))
+        positions = min(completion.max_positions, ids + expected)
         self._require(completion, completion.max_positions if alone else positions)
         self._positions[completion] = positions
         self.reserved += self._bytes(positions)

@@ -17,7 +17,7 @@ FEWEST, MOST = 32, 512
 """Bounds of the tokens of prompts in a run next to running texts: with fewer, prompts take much longer in total."""
 
 UNKNOWN = 128
-"""Tokens of prompts in a run before anything has been measured."""
+"""Tokens of prompts in a run before anything has been measured. Then runs without prompts allow an estimate."""
 
 _DEPTHS = (0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _WEIGHT = 0.3  # of the newest measurement
@@ -74,5 +74,7 @@ class PrefillCosts:
         """
         ms = self.token_ms(depth)
         if ms is None:
-            return UNKNOWN
+            if self._costs.ms is None:
+                return UNKNOWN
+            ms = (self._costs.of(FEWEST + 1) - 1.0) / FEWEST * self._costs.ms
         return int(min(MOST, max(FEWEST, (gap * 1e3 - self.decode_ms(decoded)) / ms)))
