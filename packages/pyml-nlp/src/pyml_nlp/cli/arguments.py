@@ -121,6 +121,7 @@ class ObserveArguments(TypedDict):
     metrics_names: str
     request_traces: int | None
     live_trace: bool
+    otel: bool
 
 
 class ServeArguments(ModelArguments, MemoryArguments, LogArguments, ObserveArguments):

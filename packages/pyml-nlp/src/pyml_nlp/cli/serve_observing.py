@@ -15,7 +15,7 @@ _HEADING = "Watching"
 
 
 def observe_options(function: F) -> F:
-    """--log, --log-texts, --metrics-names, --request-traces and --live-trace."""
+    """--log, --log-texts, --metrics-names, --request-traces, --live-trace and --otel."""
     for decorator in reversed((
         choice("text", "json", "off")(
             "--log", default="text", metavar="FORM", heading=_HEADING,
@@ -35,6 +35,10 @@ def observe_options(function: F) -> F:
         click.option(
             "--live-trace", is_flag=True, cls=Option, heading=_HEADING, help="Let clients watch the runs of the model.",
         ),
+        click.option(
+            "--otel", is_flag=True, cls=Option, heading=_HEADING,
+            help="Send requests as spans of OpenTelemetry, to where OTEL_EXPORTER_OTLP_ENDPOINT says.",
+        ),
     )):  # fmt: skip
         function = decorator(function)
     return function
@@ -48,4 +52,5 @@ def observed(values: ObserveArguments) -> dict[str, Any]:
         "metrics_names": values["metrics_names"],
         "request_traces": values["request_traces"],
         "live_trace": values["live_trace"],
+        "otel": values["otel"],
     }

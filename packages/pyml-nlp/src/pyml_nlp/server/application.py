@@ -23,6 +23,7 @@ from .live_trace import LiveTrace
 from .metrics import registry
 from .observed import Observed
 from .options import ServeOptions
+from .otel import Spans, provider_of_environment
 from .routes import admin, chat, completions, models, page, tokens
 from .routes.dialects import dialect_routes
 from .routes.observing import observing_routes
@@ -61,6 +62,10 @@ def application(service: Service, keys: Keys, hosts: Hosts | None) -> Starlette:
         hosts: allowed names of the server; None: all, as its addresses are not known.
     """
     options = service.options
+    if options.otel:
+        spans = Spans(provider_of_environment())
+        service.observation.ended.append(spans.ended)
+        service.observation.closing.append(spans.close)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

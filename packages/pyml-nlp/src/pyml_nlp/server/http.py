@@ -37,8 +37,11 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
         from .guard_origins import Hosts  # as above
         from .http_models import Models  # as above
         from .http_sockets import listening, names_of, reachable  # as above
+        from .otel import check_installed  # as above
     except ImportError as error:
         raise PymlError(f'the server needs {error.name}: pip install "pyml-nlp[serve]"') from None
+    if options.otel:
+        check_installed()
     # For the whole process. While other threads parse or generate, the event loop waits for so long each time it runs:
     # with Python's 5 ms, /health took 370 ms beside bodies of a million ids, now 150 (99th percentile, two cores).
     sys.setswitchinterval(0.0005)

@@ -48,6 +48,7 @@ class Observation:
         parts: divides the times of runs.
         watchers: of calls of the model.
         ended: functions that are called with each request that has ended.
+        closing: functions that are called at the end.
         cause: what ends texts that no one has cancelled: ``"disconnect"``, or ``"shutdown"`` at the end of the server.
         loop_lag: longest delay of the event loop, lately, in seconds.
     """
@@ -61,6 +62,7 @@ class Observation:
         self.parts = PartTimes()
         self.watchers: list[Watcher] = []
         self.ended: list[Callable[[RequestRecord], None]] = []
+        self.closing: list[Callable[[], None]] = []
         self.cause = "disconnect"
         self.loop_lag = 0.0
         self.timed_every = TIMED_EVERY
@@ -84,6 +86,13 @@ class Observation:
             lm.server.observers.remove(self._on_run)
         if lm.server.wants_times == self._wants_times:
             lm.server.wants_times = None
+
+    def close(self) -> None:
+        """Observe nothing any longer."""
+        self.detach()
+        closing, self.closing = self.closing, []
+        for function in closing:
+            function()
 
     # ---- requests, in the event loop
 

@@ -54,6 +54,7 @@ class ServeOptions:
         metrics_names: names of the metrics: ``"pyml"``, or ``"vllm"`` for vLLM's as well.
         request_traces: number of requests whose timelines are kept.
         live_trace: whether clients may watch the calls of the model.
+        otel: whether requests are sent as spans of OpenTelemetry, where its environment variables say.
         ui: whether ``/`` is a page to chat with the model.
 
     Raises:
@@ -83,6 +84,7 @@ class ServeOptions:
     metrics_names: str = "pyml"
     request_traces: int = 0
     live_trace: bool = False
+    otel: bool = False
     ui: bool = True
 
     def __post_init__(self) -> None:
@@ -111,6 +113,7 @@ class ServeOptions:
             "metrics_names": _one_of("metrics_names", self.metrics_names, METRIC_NAMES),
             "request_traces": whole("request_traces", self.request_traces, 0),
             "live_trace": flag("live_trace", self.live_trace),
+            "otel": flag("otel", self.otel),
         }
         for name, value in own.items():
             object.__setattr__(self, name, value)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from ..generation.text_stream import TextStream
+    from ..options.generation import GenerationOptions
 
 MAX_RUNS = 4096
 """Most calls of the model that a trace keeps of a text."""
@@ -199,7 +200,9 @@ class RequestRecord:
         cancelled_by: what ended those of its texts that were cancelled; empty: not known yet.
         traced: as given.
         method: of HTTP.
-        trace_parent: its header ``traceparent``.
+        trace_parent, trace_state: its headers ``traceparent`` and ``tracestate``.
+        options: how its first text is generated; None: it has no text.
+        response_id: the id of its answer.
         logged_texts: prompt and text of each choice, if they are logged.
     """
 
@@ -216,8 +219,9 @@ class RequestRecord:
         self.cancelled_by = ""
         self.traced = traced
         self.method: str = scope["method"]
-        parents = [value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"]
-        self.trace_parent = parents[0] if parents else ""
+        self.trace_parent, self.trace_state = _header(scope, b"traceparent"), _header(scope, b"tracestate")
+        self.options: GenerationOptions | None = None
+        self.response_id = ""
         self.logged_texts: list[tuple[str, str]] = []
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._streams: list[TextStream] = []
@@ -237,6 +241,8 @@ class RequestRecord:
     def submitted(self, streams: Sequence[TextStream], n: int, model: str) -> list[TextRecord]:
         """Add its texts; returns their records."""
         self.n, self.model = n, model
+        if streams and self.options is None:
+            self.options = streams[0].completion.options
         first = len(self.texts)
         added = [TextRecord(one.completion, first + index, self.traced) for index, one in enumerate(streams)]
         self.texts += added
@@ -296,6 +302,11 @@ class RequestRecord:
     def total_seconds(self) -> float:
         """From its arrival to its end, or to now."""
         return (monotonic() if self.ended is None else self.ended) - self.started
+
+
+def _header(scope: MutableMapping[str, Any], wanted: bytes) -> str:
+    """A header of a request; empty if there is none."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")
 
 
 def current() -> RequestRecord | None:

@@ -100,7 +100,7 @@ class Service:
 
     def close(self) -> None:
         """End the workers, and leave the model as it was. It is the caller's."""
-        self.observation.detach()
+        self.observation.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -140,7 +140,11 @@ class Service:
     def head(self, kind: str) -> Head:
         """What an answer and its chunks have in common; see :class:`.Head`."""
         origin = self.lm.model.cache_origin
-        return Head(kind, self.model_name, f"pyml-{__version__}-{origin.cpu_level}-{origin.model[:12]}")
+        head = Head(kind, self.model_name, f"pyml-{__version__}-{origin.cpu_level}-{origin.model[:12]}")
+        record = current()
+        if record is not None:
+            record.response_id = head.id
+        return head
 
     def check_model(self, name: Any) -> None:
         """Check the ``model`` that a request names; none is the served one.
