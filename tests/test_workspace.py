@@ -26,7 +26,8 @@ PACKAGES = ("core", "nn", "nlp")
 # Siblings that each package may import: downwards only.
 MAY_IMPORT = {"core": {"pyml_core"}, "nn": {"pyml_core", "pyml_nn"}, "nlp": {"pyml_core", "pyml_nn", "pyml_nlp"}}
 LEVELS = ["scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni"]
-NOT_OURS = {".git", ".venv", ".venv-3.11", ".venv-3.12", ".venv-3.13", "build", "dist", "site", "__pycache__"}
+PYTHONS = {".venv", ".venv-3.11", ".venv-3.12", ".venv-3.13", ".venv-page"}
+NOT_OURS = {*PYTHONS, ".git", "build", "dist", "site", "__pycache__"}
 
 
 def our_files() -> list[Path]:

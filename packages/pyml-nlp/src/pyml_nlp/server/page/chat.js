@@ -184,7 +184,10 @@ export class Chat {
     const { node } = item;
     item.grow();
     item.finish();
-    if (!node.content && !node.reasoning) dropNode(conversation, node);
+    if (!node.content && !node.reasoning) {
+      dropNode(conversation, node);
+      this.items.delete(node.id); // the next message gets this number
+    }
     byId("send").hidden = false;
     byId("stop").hidden = true;
     announce(`The answer has ended: ${node.facts.shown ?? 0} tokens.`);

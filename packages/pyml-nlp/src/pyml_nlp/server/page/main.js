@@ -175,7 +175,7 @@ async function showModel() {
     toggle.setAttribute("aria-label", `Facts about the model ${id}`);
     const facts = { ...flat({ ...meta, ...others }), "context length": length, pyml: version };
     for (const name of ["object", "created", "owned by", "n ctx"]) delete facts[name];
-    byId("facts").replaceChildren(...Object.entries(facts).map(([name, value]) => build(["div", null, ["dt", null, name], ["dd", null, shown(value)]])));
+    byId("facts").replaceChildren(...Object.entries(facts).map(([name, value]) => build(["div", null, ["dt", null, name], ["dd", null, shown(value, name)]])));
     announce(`The model ${id} is ready.`);
     if (waiting) showError(null);
     waiting = false;
@@ -201,7 +201,11 @@ function flat(values, before = "") {
   return found;
 }
 
-const shown = (value) => (typeof value === "number" ? value.toLocaleString("en") : Array.isArray(value) ? value.join(", ") : String(value));
+function shown(value, name) {
+  if (name === "size") return `${(value / 1e6).toFixed(0)} MB`;
+  if (typeof value === "number") return value.toLocaleString("en");
+  return Array.isArray(value) ? value.join(", ") : String(value);
+}
 
 listChats();
 fitInput();

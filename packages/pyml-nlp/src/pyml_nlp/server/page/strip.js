@@ -110,7 +110,7 @@ function measured(value, limit) {
   if (value === null) return ["td", null, ""];
   const text = value.toFixed(value < 10 ? 1 : 0);
   if (!limit) return ["td", null, text];
-  return ["td", { title: `${((100 * value) / limit).toFixed(0)} % of what the machine can do` }, text, " ", ["meter", { min: "0", max: String(limit), value: String(value) }]];
+  return ["td", { title: `${((100 * value) / limit).toFixed(0)} % of what the machine can do` }, text, " ", ["meter", { min: "0", max: String(limit), value: String(value), "aria-hidden": "true" }]];
 }
 
 /** A row for each text: those that wait, read their prompt, or write. */
@@ -124,7 +124,7 @@ function showLanes({ texts, queue }) {
   });
   const waiting = queue.map((text) => {
     const said = `waits ${(text.ms / 1000).toFixed(1)} s, prompt ${text.prompt_total}`;
-    return ["li", { class: "queued" }, ["span", null, nameOf(text)], ["meter", { min: "0", max: "1", value: "0" }], ["span", null, said]];
+    return ["li", { class: "queued" }, ["span", null, nameOf(text)], ["meter", { min: "0", max: "1", value: "0", "aria-hidden": "true" }], ["span", null, said]];
   });
   state.lanes.replaceChildren(...[...writing, ...waiting].map(build));
 }
