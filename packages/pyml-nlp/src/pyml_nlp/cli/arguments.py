@@ -140,6 +140,7 @@ class ServeArguments(ModelArguments, MemoryArguments, LogArguments, ObserveArgum
     tool_format: str | None
     reasoning_field: str | None
     drain: float | None
+    max_body_bytes: int | None
     max_batch: int | None
     max_queue: int | None
     max_output: int | None

@@ -58,6 +58,7 @@ _ENVIRONMENT = {"auto_envvar_prefix": "PYML_SERVE"}  # an option --max-queue may
 @integer("--max-batch", metavar="N", heading=_LIMITS, help="Most texts that are generated at a time. [default: 8]")
 @integer("--max-queue", metavar="N", heading=_LIMITS, help="Most texts that wait for a place. [default: 128]")
 @integer("--max-output", metavar="N", heading=_LIMITS, help="Most tokens of an answer without a limit. [default: 4096]")
+@integer("--max-body-bytes", metavar="N", heading=_LIMITS, help="Most bytes of a request. [default: 4194304]")
 @number("--timeout", metavar="SECONDS", heading=_LIMITS, help="Most seconds that a request may take.")
 @number("--drain", metavar="SECONDS", heading=_LIMITS, help="Time for running requests at the end. [default: 30]")
 @click.option(
@@ -139,6 +140,7 @@ def _options(values: ServeArguments) -> ServeOptions:
         "max_output": values["max_output"],
         "timeout": values["timeout"],
         "drain": values["drain"],
+        "max_body_bytes": values["max_body_bytes"],
         "unix": values["unix"],
         "api_key_file": values["api_key_file"],
         "api_keys": {"default": key} if key else None,

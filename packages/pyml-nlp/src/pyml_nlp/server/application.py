@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
 
 def app(lm: LanguageModel, options: ServeOptions | None = None, **changes: Any) -> Starlette:
-    """An ASGI application that serves a model.
+    """An ASGI application that serves a model, for any server.
+
+    It checks API keys, origins and bodies itself. It does not know the names under which it is reached: unless
+    ``allowed_hosts`` tells them, pages of any name that resolves to this machine may use it. Deadlines of connections
+    are the server's. Those of :func:`.http.run` protect it from both.
 
     Args:
         lm: the model; the caller closes it.
