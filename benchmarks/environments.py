@@ -7,8 +7,11 @@ configured to use; llama.cpp is built from its source package for this CPU, whic
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import venv
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,3 +113,39 @@ def python_of(folder: Path, name: str, published: bool = False) -> Path:
 def works(python: Path, code: str) -> bool:
     """Whether an interpreter runs ``code`` without an error."""
     return subprocess.run([python, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def with_packages(python: Path, check: str, packages: list[str]) -> None:
+    """Install further packages into an environment unless ``check`` runs."""
+    if not works(python, check):
+        print(f"installing {' '.join(packages)} into {python.parents[1]}", file=sys.stderr)
+        subprocess.run([str(python), "-m", "pip", "install", *packages], check=True, stdout=sys.stderr)
+        subprocess.run([python, "-c", check], check=True, stdout=sys.stderr)
+
+
+def llama_server(folder: Path) -> Path:
+    """The program ``llama-server``, built from the source package of llama-cpp-python, which includes it."""
+    program = folder / "llama-server" / "llama-server"
+    if program.exists():
+        return program
+    python = python_of(folder, "llama.cpp")
+    source = "--no-binary=llama-cpp-python"
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        pip = [str(python), "-m", "pip", "download", "--no-deps", source, "--dest", made, "llama-cpp-python"]
+        subprocess.run(pip, check=True, stdout=sys.stderr)
+        with tarfile.open(next(Path(made).glob("*.tar.gz"))) as archive:
+            archive.extractall(made, filter="data")
+        root = next(Path(made).glob("*/vendor/llama.cpp"))
+        build = Path(made) / "build"
+        subprocess.run(["cmake", "-S", str(root), "-B", str(build), *_LLAMA_SERVER], check=True, stdout=sys.stderr)
+        command = ["cmake", "--build", str(build), "--target", "llama-server", "--parallel", str(os.cpu_count() or 1)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        program.parent.mkdir(exist_ok=True)
+        shutil.move(build / "bin" / "llama-server", program)
+    return program
+
+
+_LLAMA_SERVER = (
+    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=ON", "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF",
+)  # fmt: skip
