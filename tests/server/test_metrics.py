@@ -79,6 +79,29 @@ def test_metrics_add_up_to_the_usage_of_answers(observed: TestClient) -> None:
     assert found["vllm:prefix_cache_hits_total{model_name=tiny-llama}"] == cached
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "counts"),
+    [
+        ("/v1/responses", {"input": "the cat", "max_output_tokens": 16}, ("usage", "input_tokens", "output_tokens")),
+        ("/v1/messages", {**CHAT, "seed": None}, ("usage", "input_tokens", "output_tokens")),
+        ("/api/chat", {**CHAT, "stream": False}, ("", "prompt_eval_count", "eval_count")),
+        ("/api/generate", {"prompt": "the cat", "stream": False}, ("", "prompt_eval_count", "eval_count")),
+    ],
+)
+def test_texts_of_other_apis_are_counted(
+    observed: TestClient, path: str, body: dict[str, Any], counts: tuple[str, str, str]
+) -> None:
+    response = observed.post(path, json={name: value for name, value in body.items() if value is not None})
+    assert response.status_code == 200, response.text
+    part, prompt, generated = counts
+    usage = response.json()[part] if part else response.json()
+    found = samples(observed)
+    cached = usage.get("cache_read_input_tokens", 0)
+    assert found["pyml_prompt_tokens_total"] == usage[prompt] + cached
+    assert found["pyml_generation_tokens_total"] == usage[generated] > 0
+    assert found[f"pyml_requests_total{{route={path},status=200}}"] == 1
+
+
 def test_metrics_of_the_engine(lm: LanguageModel, observed: TestClient) -> None:
     for seed in range(4):
         observed.post("/v1/chat/completions", json={**CHAT, "seed": seed, "max_tokens": 20})
@@ -110,6 +133,7 @@ def test_refused_requests_are_counted_with_their_reasons(observed: TestClient) -
     found = samples(observed)
     assert found["pyml_rejected_total{reason=invalid_api_key}"] == 1
     assert found["pyml_rejected_total{reason=context_length_exceeded}"] == 1
+    assert found["pyml_rejected_total{reason=invalid_request_error}"] == 1
     assert total(found, "pyml_rejected_total") == 4
     assert found["pyml_requests_total{route=other,status=404}"] == 1
     assert found["pyml_requests_total{route=other,status=401}"] == 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from starlette.testclient import TestClient
 
 from pyml_nlp import LanguageModel
 from pyml_nlp.server import app
+
+from .test_serve_command import serving
 
 CHAT = {"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 30, "seed": 3}
 
@@ -160,6 +164,27 @@ def test_requests_are_listed_and_cancelled(lm: LanguageModel, lines: Lines) -> N
         metrics = client.get("/metrics", headers=alice).text
         assert 'pyml_cancelled_total{cause="api"}' in metrics
         assert client.post("/v1/requests/long/1/cancel", headers=alice).status_code == 404
+
+
+def test_the_command_logs_on_stderr(served_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn")
+    arguments = [str(served_folder), "-t", "1", "--port", "0", "--log", "json", "--request-traces", "2"]
+    with serving([*arguments, "--metrics-names", "vllm"], tmp_path) as server:
+        server.ready()
+        body = {"prompt": "a b", "max_tokens": 3, "seed": 1}
+        assert server.ask("/v1/completions", body, key=None).status == 200
+        assert b"vllm:generation_tokens_total" in server.ask("/metrics", key=None).body
+        server.signal(signal.SIGTERM)
+        assert server.end() == 0
+        found = [json.loads(line) for line in server.text().splitlines() if line.startswith("{")]
+    assert [one["route"] for one in found] == ["/v1/completions"]
+    assert found[0]["completion_tokens"] >= 1
+
+
+def test_the_command_refuses_unknown_forms(served_folder: Path, tmp_path: Path) -> None:
+    with serving([str(served_folder), "--log", "xml"], tmp_path) as server:
+        assert server.end() == 2
+        assert "invalid value 'xml' for '--log': expected one of text, json, off" in server.text()
 
 
 def test_recent_requests_are_a_few(lm: LanguageModel) -> None:

@@ -70,7 +70,8 @@ def measure_limits(threads: int | None = None, read_bytes: int = READ_BYTES) -> 
     def steps(what: str) -> int:
         """Return a number of steps that takes at least ``_PASS_NS``."""
         count = 1000
-        while _native.measure_limit(level, threads, what, memory, count)[1] < _PASS_NS:
+        # The shortest of three: a pass that other processes interrupt looks long enough.
+        while min(_native.measure_limit(level, threads, what, memory, count)[1] for _ in range(3)) < _PASS_NS:
             count *= 4
         return count
 

@@ -72,7 +72,7 @@ def internal_error(request_id: str) -> RequestError:
 
 def body_of(error: RequestError, path: str) -> dict[str, Any]:
     """The body in the form of the API that a path belongs to. The record of the request has its code from now on."""
-    note_error(error.status, error.code)
+    note_error(error.code or error.kind)
     if path.startswith("/api/"):  # ollama's
         return {"error": error.message}
     if path.endswith(("/messages", "/messages/count_tokens")):  # Anthropic's

@@ -319,8 +319,8 @@ def set_current(record: RequestRecord) -> None:
     _CURRENT.set(record)
 
 
-def note_error(status: int, code: str | None) -> None:
+def note_error(code: str) -> None:
     """Record the error that the current request is answered with."""
     record = current()
     if record is not None:
-        record.code = code or str(status)
+        record.code = code
