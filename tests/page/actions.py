@@ -39,7 +39,7 @@ def answer(page: Page, number: int = -1) -> Locator:
 
 def text_of(page: Page, number: int = -1) -> str:
     """The text of an answer as it is shown."""
-    return answer(page, number).locator(".body").inner_text()
+    return str(answer(page, number).locator(".body").inner_text())
 
 
 def press(page: Page, name: str, number: int = -1) -> None:
