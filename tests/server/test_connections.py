@@ -81,6 +81,7 @@ def test_headers_that_do_not_end(short: Live, start: str) -> None:
         client.send(start)
         found = client.answer()
     assert found.status == 408
+    assert found.headers["x-request-id"].startswith("req_")
     assert found.json()["error"]["code"] == "request_timeout"
 
 

@@ -131,6 +131,7 @@ def test_it_answers_while_the_model_is_loaded() -> None:
             found = server.ask(path)
             assert (found.status, found.json()["error"]["code"]) == (503, "loading")
             assert found.headers["retry-after"]
+            assert found.headers["x-request-id"]
         assert server.ask("/v1/messages", "POST").json()["type"] == "error"
         go.set()
         ready(server)

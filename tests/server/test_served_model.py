@@ -70,6 +70,21 @@ def test_faults_are_answered_in_the_form_of_the_api(lm: LanguageModel, monkeypat
     assert "secret" not in found.text
 
 
+def test_an_engine_that_stands_still(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lm.server.alive
+    stream = lm.submit("a b c", max_tokens=200, temperature=0)
+    try:
+        assert lm.server.alive
+        monkeypatch.setattr("pyml_nlp.generation.server.STALL_SECONDS", -1.0)
+        with TestClient(app(lm), base_url="http://localhost") as client:
+            assert not stream.finish_reason
+            assert client.get("/health").status_code == 503
+    finally:
+        stream.cancel()
+    until(lambda: stream.finish_reason is not None)
+    assert lm.server.alive  # without texts nothing can stand still
+
+
 def test_a_model_that_is_closed_is_a_failed_engine(served_folder: Path) -> None:
     models: list[LanguageModel] = []
 

@@ -5,13 +5,11 @@ A middleware for any ASGI server, without a library. All routes need a key, exce
 
 from __future__ import annotations
 
-import re
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from .. import logs
 from .errors import RequestError, internal_error
-from .guard_answers import CLOSE, FIXED, PAGE, cors, error_answer, preflight
+from .guard_answers import CLOSE, FIXED, PAGE, cors, error_answer, preflight, request_id
 from .guard_keys import Keys, credentials
 from .guard_origins import Hosts, Origins
 
@@ -27,7 +25,6 @@ MAX_HEADER_BYTES = 32 << 10
 
 _ONCE = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"content-type", b"content-length"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _VERSIONS = frozenset({"1.0", "1.1", "2", "3"})
 
 
@@ -95,10 +92,10 @@ class _Exchange:
         except Exception:
             if self.refused:  # the application had no complete request to answer
                 return
-            request_id = self.scope["state"]["request_id"]
-            logs.root.error("Error: a fault of the server in request %s (%r)", request_id, self.path)
+            failed = self.scope["state"]["request_id"]
+            logs.root.error("Error: a fault of the server in request %s (%r)", failed, self.path)
             if not self.started:
-                await self._refuse(internal_error(request_id))
+                await self._refuse(internal_error(failed))
             raise  # to the log of the server, with its traceback
 
     # ---- checks
@@ -127,12 +124,11 @@ class _Exchange:
             raise RequestError(400, "expected a path that begins with /", code="invalid_request")
 
     def _identify(self, given: bytes | None) -> None:
-        valid = given is not None and _REQUEST_ID.fullmatch(given) is not None
-        request_id = given if valid and given is not None else b"req_" + token_hex(12).encode()
+        found = request_id(given)
         state: dict[str, Any] = self.scope.setdefault("state", {})
-        state["request_id"] = request_id.decode()
+        state["request_id"] = found.decode()
         self._set_client((self.scope.get("client") or ("local", 0))[0])
-        self.added = [(b"x-request-id", request_id), *FIXED]
+        self.added = [(b"x-request-id", found), *FIXED]
 
     def _set_client(self, name: str) -> None:
         self.scope["state"]["client"] = self.scope["pyml.client"] = name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from secrets import token_hex
 
 from .errors import RequestError, body_of
 
@@ -29,7 +30,15 @@ PAGE: Headers = [
 
 _EXPOSED = b"x-request-id, retry-after, retry-after-ms, x-should-retry, x-pyml-ignored"
 _METHODS = b"GET, POST, DELETE, OPTIONS"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _HEADER_LIST = re.compile(rb"[A-Za-z0-9_, -]{1,2000}")
+
+
+def request_id(given: bytes | None = None) -> bytes:
+    """The id of a request: that which its client has given, if it is valid, or else a new one."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return b"req_" + token_hex(12).encode()
 
 
 def error_answer(error: RequestError, path: str) -> tuple[Headers, bytes]:

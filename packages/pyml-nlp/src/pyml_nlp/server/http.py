@@ -35,6 +35,7 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
     try:
         from .guard_keys import Keys  # these have the libraries of the extra
         from .guard_origins import Hosts  # as above
+        from .http_limits import Limits  # as above
         from .http_models import Models  # as above
         from .http_sockets import listening, names_of, reachable  # as above
         from .otel import check_installed  # as above
@@ -62,4 +63,4 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
         gc.freeze()
         return lm
 
-    return Models(settled, options, keys, hosts, sockets).life.run()
+    return Models(settled, options, keys, hosts, sockets, Limits().fitting()).life.run()

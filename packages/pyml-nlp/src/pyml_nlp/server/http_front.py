@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .errors import RequestError
 from .guard import PUBLIC
-from .guard_answers import CLOSE, FIXED, error_answer
+from .guard_answers import CLOSE, FIXED, error_answer, request_id
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -134,7 +134,8 @@ class Front:
         seconds = {"retry-after": str(_RETRY_SECONDS[self.state])}
         error = RequestError(503, _MESSAGES[self.state], code=self.state.value, headers=seconds)
         headers, body = error_answer(error, scope["path"])
-        headers += FIXED
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        headers += [*FIXED, (b"x-request-id", request_id(given))]
         if scope["path"] not in PUBLIC:
             headers.append(CLOSE)  # its body is not read
         await send({"type": "http.response.start", "status": 503, "headers": headers})

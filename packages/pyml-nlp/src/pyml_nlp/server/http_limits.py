@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import resource
+from dataclasses import dataclass, replace
+
+_OTHER_FILES = 128  # of the process: the model's, pipes, connections that are being accepted
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,19 @@ class Limits:
     buffered_bytes: int = 64 << 10
     connections: int = 256
     reserved: int = 32
+
+    def fitting(self) -> Limits:
+        """These limits with as many connections as the process may have files.
+
+        Where the system allows it, the process may have more files from now on.
+        """
+        wanted = self.connections + self.reserved + _OTHER_FILES
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard == resource.RLIM_INFINITY or hard > wanted:
+            hard = wanted
+        if soft != resource.RLIM_INFINITY and soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            soft = hard
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return self
+        return replace(self, connections=max(8, soft - self.reserved - _OTHER_FILES))

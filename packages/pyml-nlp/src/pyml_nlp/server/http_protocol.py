@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from .errors import RequestError
 from .guard import PUBLIC
-from .guard_answers import CLOSE, FIXED, error_answer
+from .guard_answers import CLOSE, FIXED, error_answer, request_id
 from .http_limits import Limits
 from .http_parser import StrictConnection
 from .http_transport import LingeringTransport
@@ -206,9 +206,8 @@ class Protocol(H11Protocol):
             self.transport.abort()
             return
         headers, body = error_answer(error, self.scope["path"] if running else "")
-        response = h11.Response(
-            status_code=error.status, headers=[*FIXED, *headers, CLOSE], reason=STATUS_PHRASES[error.status]
-        )
+        headers = [*FIXED, (b"x-request-id", request_id()), *headers, CLOSE]
+        response = h11.Response(status_code=error.status, headers=headers, reason=STATUS_PHRASES[error.status])
         for event in (response, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
