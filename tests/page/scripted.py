@@ -46,6 +46,7 @@ class Script:
         needs_key: whether requests without the key are refused.
         loading: whether the model is not there yet.
         live: events of ``/v1/trace/live``, as names and data; None: it is not served.
+        traced: whether there are timelines of requests.
         bodies: of the requests so far.
         left: number of answers whose reader has left.
     """
@@ -58,6 +59,7 @@ class Script:
     needs_key: bool = False
     loading: bool = False
     live: list[tuple[str, dict[str, Any]]] | None = None
+    traced: bool = False
     bodies: list[dict[str, Any]] = field(default_factory=list)
     left: int = 0
     released: threading.Event = field(default_factory=threading.Event)
@@ -97,11 +99,20 @@ def scripted_app(script: Script) -> Starlette:
             return JSONResponse({"error": {"message": "off", "code": "live_trace_off"}}, 404)
         return StreamingResponse(_live(script.live), media_type="text/event-stream")
 
+    async def requests(request: Request) -> Response:
+        own = {"id": "req_own", "drafted": 8, "accepted": 6, "traced": script.traced}
+        return JSONResponse({"running": [], "recent": [{**own, "id": "req_other", "drafted": 99}, own]})
+
+    async def timeline(request: Request) -> Response:
+        return JSONResponse({"format": request.query_params["format"]})
+
     routes = [
         Route("/v1/models", models),
         Route("/version", version),
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/trace/live", live),
+        Route("/v1/requests", requests),
+        Route("/v1/requests/req_own/trace", timeline),
     ]
     return Starlette(routes=[*routes, *page.routes()])
 
@@ -123,7 +134,7 @@ async def _answer(script: Script) -> AsyncIterator[str]:
             if script.pause:
                 await asyncio.sleep(script.pause)
         if script.finish:
-            yield _event(_chunk({}, script.finish))
+            yield _event({**_chunk({}, script.finish), "pyml": {"seeds": [1], "queue_ms": 1234.5}})
             yield _event({"choices": [], "usage": USAGE})
             yield "data: [DONE]\n\n"
         ended = True

@@ -6,8 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyml_nlp.server.guard import Guard
+from pyml_nlp.server.guard_keys import Keys
+from pyml_nlp.server.guard_origins import Hosts, Origins
+
 from .actions import answer, ask, ended, kept, press, set_field, text_of, until
-from .scripted import KEY, Script
+from .conftest import served
+from .scripted import KEY, Script, scripted_app
 
 if TYPE_CHECKING:
     from .conftest import Open
@@ -29,8 +34,17 @@ def test_an_answer_is_shown_while_it_is_written(scripted: str, script: Script, o
     ended(page)
     assert body.locator("pre code").inner_text() == "x = 1\ny = 2\n"
     assert body.locator("p").last.inner_text() == "end"
+    answer(page).get_by_text("6 of 8 drafted").wait_for()
     facts = answer(page).locator(".facts").inner_text()
-    for part in ("first token", "prompt 1,200, 1,100 reused", "7 tokens", "tokens/s", "seed", "complete"):
+    for part in (
+        "waited 1.23 s",
+        "first token",
+        "prompt 1,200, 1,100 reused",
+        "7 tokens",
+        "tokens/s",
+        "seed",
+        "complete",
+    ):
         assert part in facts
     assert page.evaluate("document.activeElement.id") == "input"
     assert script.bodies[0]["messages"] == [{"role": "user", "content": "Go on"}]
@@ -202,6 +216,24 @@ def test_reasoning_is_folded(scripted: str, script: Script, open_page: Open) -> 
     answer(page).locator("summary").click()
     assert answer(page).locator(".reasoning div").inner_text() == "Let me think <b>."
     assert kept(page)[0]["nodes"][1]["reasoning"] == "Let me think <b>."
+
+
+def test_a_timeline(scripted: str, script: Script, open_page: Open) -> None:
+    script.traced = True
+    page = open_page(scripted, accept_downloads=True)
+    ask(page, "Hi")
+    with page.expect_download() as download:
+        press(page, "Timeline")
+    assert json.loads(Path(download.value.path()).read_text()) == {"format": "perfetto"}
+
+
+def test_a_browser_sends_the_password_it_was_given(script: Script, open_page: Open) -> None:
+    """The guard lets a browser ask for a key as a password; the page needs no field for it then."""
+    guarded = Guard(scripted_app(script), Keys({"alice": KEY}), Hosts(), Origins())
+    with served(guarded) as address:
+        page = open_page(address, http_credentials={"username": "any", "password": KEY})
+        ask(page, "Hi")
+        assert text_of(page) == "Hello world."
 
 
 def test_errors(scripted: str, script: Script, open_page: Open) -> None:

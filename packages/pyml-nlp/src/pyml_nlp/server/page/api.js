@@ -43,6 +43,10 @@ export async function getJson(path, signal) {
   return (await send(path, { signal })).json();
 }
 
+export async function getText(path) {
+  return (await send(path)).text();
+}
+
 /** Call `onEvent(data, name)` with the text of each event of a stream, until it ends. */
 export async function listen(path, { body, signal, onStart, onEvent }) {
   const response = await send(path, { body, signal });

@@ -1,7 +1,8 @@
 // The conversation that is shown: sending, answers, branches.
 
-import { announce, byId, showError } from "./dom.js";
-import { generate } from "./generation.js";
+import { getText } from "./api.js";
+import { announce, byId, download, showError } from "./dom.js";
+import { generate, learnMore } from "./generation.js";
 import { MessageItem } from "./message.js";
 import { addTokens, forcible, offsets, replacedTokens, tokensOf } from "./probabilities.js";
 import { requestFields, systemPrompt, wantsProbabilities } from "./settings.js";
@@ -61,6 +62,7 @@ export class Chat {
     goOn: (node) => this.goOn(node),
     step: (node, by) => this.step(node, by),
     force: (node, index, entry) => this.force(node, index, entry),
+    timeline: (node) => this.timeline(node),
   };
 
   // ---- what a user does
@@ -117,6 +119,15 @@ export class Chat {
     this.#run(branch, { ...fields, seed: facts?.seed ?? fields.seed });
   }
 
+  /** Offer the timeline of an answer as a file for ui.perfetto.dev. */
+  async timeline(node) {
+    try {
+      download("timeline.json", await getText(`v1/requests/${encodeURIComponent(node.facts.request)}/trace?format=perfetto`));
+    } catch (error) {
+      showError(error); // the server keeps the latest ones only
+    }
+  }
+
   /** Stop the answer that is being written; whether there was one. */
   stop() {
     this.running?.abort();
@@ -168,6 +179,10 @@ export class Chat {
       document.dispatchEvent(new CustomEvent("api-error", { detail: error }));
     }
     this.#end(conversation, item);
+    await learnMore(node.facts);
+    item.finish();
+    if (node.facts.timeline) this.show(); // with its button
+    if (conversation.nodes.includes(node)) this.#save(conversation);
   }
 
   #begin() {
@@ -206,13 +221,17 @@ export class Chat {
   }
 
   #keep(conversation = this.conversation) {
+    this.#save(conversation);
+    this.onKept();
+    this.show();
+  }
+
+  #save(conversation) {
     try {
       saveConversation(conversation);
     } catch (error) {
       showError(error);
     }
-    this.onKept();
-    this.show();
   }
 
   #atEnd() {

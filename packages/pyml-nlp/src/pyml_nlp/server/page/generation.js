@@ -1,6 +1,6 @@
 // One answer: from the request to its last chunk, with what is known about its time.
 
-import { ownRequests, streamChat } from "./api.js";
+import { getJson, ownRequests, streamChat } from "./api.js";
 import { addTokens } from "./probabilities.js";
 
 /**
@@ -14,9 +14,13 @@ import { addTokens } from "./probabilities.js";
 export async function generate(node, body, signal, onChange) {
   const clock = { sent: performance.now(), first: 0, last: 0, chunks: 0 };
   const facts = (node.facts = { seed: body.seed });
-  const onStart = (response) => ownRequests.add(response.headers.get("x-request-id"));
+  const onStart = (response) => {
+    facts.request = response.headers.get("x-request-id");
+    ownRequests.add(facts.request);
+  };
   const onChunk = (chunk) => {
     if (chunk.usage) readUsage(facts, chunk.usage);
+    if (chunk.pyml) facts.queue = chunk.pyml.queue_ms;
     const choice = chunk.choices[0];
     if (choice) readChoice(node, choice, clock);
     readClock(facts, clock);
@@ -27,6 +31,18 @@ export async function generate(node, body, signal, onChange) {
   } catch (error) {
     facts.finish = signal.aborted ? "stopped" : "failed";
     if (!signal.aborted) throw error;
+  }
+}
+
+/** Ask the server what it alone knows about an answer that has ended: drafts, and whether it kept a timeline. */
+export async function learnMore(facts) {
+  if (!facts.request) return;
+  try {
+    const { running, recent } = await getJson("v1/requests");
+    const own = [...running, ...recent].find(({ id }) => id === facts.request);
+    if (own) Object.assign(facts, { drafted: own.drafted, accepted: own.accepted, timeline: own.traced });
+  } catch {
+    // it has ended meanwhile; the answer is complete without this
   }
 }
 
@@ -61,6 +77,7 @@ function readClock(facts, { sent, first, last, chunks }) {
 export function describe(facts) {
   const found = [];
   const add = (text, title) => found.push({ text, title });
+  if (facts.queue >= 10) add(`waited ${duration(facts.queue)}`, "For a place among the texts that are written at a time");
   if (facts.ttft) add(`first token ${duration(facts.ttft)}`, "From sending the request to the first text");
   if (facts.promptTokens) {
     const reused = facts.cached ? `, ${number(facts.cached)} reused` : "";
@@ -68,6 +85,7 @@ export function describe(facts) {
   }
   if (facts.shown) add(`${number(facts.shown)} tokens`, "Tokens of the answer");
   if (facts.rate) add(`${facts.rate.toFixed(facts.rate < 20 ? 1 : 0)} tokens/s`, "After the first token");
+  if (facts.drafted) add(`${facts.accepted} of ${facts.drafted} drafted`, "Tokens that were guessed and checked, and those that were right");
   if (facts.seed !== undefined) add(`seed ${facts.seed}`, "With this seed and the same settings the answer is the same");
   if (facts.finish) add(FINISHES[facts.finish] ?? facts.finish, "Why the answer ended");
   return found;

@@ -10,7 +10,7 @@ export class MessageItem {
   /**
    * @param {object} node the message.
    * @param {object} actions what its buttons do: `edit(node, text)`, `again(node)`, `goOn(node)`, `step(node, by)`,
-   *   `force(node, index, entry)`.
+   *   `force(node, index, entry)`, `timeline(node)`.
    */
   constructor(node, actions) {
     this.node = node;
@@ -85,6 +85,7 @@ export class MessageItem {
       const pressed = String(this.asTokens);
       found.push(button("Probabilities", () => this.toggleTokens(), { class: "probabilities", "aria-pressed": pressed }));
     }
+    if (node.facts?.timeline) found.push(button("Timeline", () => actions.timeline(node), { title: "A file for ui.perfetto.dev" }));
     this.buttons.replaceChildren(...(busy ? [] : found));
     const step = (by, text, name) =>
       button(text, () => actions.step(node, by), { "aria-label": name, "data-step": by, disabled: busy || !(index + by in Array(count).fill()) });
