@@ -175,7 +175,8 @@ async function showModel() {
     toggle.setAttribute("aria-label", `Facts about the model ${id}`);
     const facts = { ...flat({ ...meta, ...others }), "context length": length, pyml: version };
     for (const name of ["object", "created", "owned by", "n ctx"]) delete facts[name];
-    byId("facts").replaceChildren(...Object.entries(facts).map(([name, value]) => build(["div", null, ["dt", null, name], ["dd", null, shown(value, name)]])));
+    const items = Object.entries(facts).map(([name, value]) => ["div", null, ["dt", null, name], ["dd", null, shown(value, name)]]);
+    byId("facts").firstElementChild.replaceChildren(...items.map(build));
     announce(`The model ${id} is ready.`);
     if (waiting) showError(null);
     waiting = false;
