@@ -147,7 +147,7 @@ def test_it_ends_when_the_server_drains(lm: LanguageModel) -> None:
 
 
 def test_it_is_refused_unless_asked_for(lm: LanguageModel) -> None:
-    with TestClient(app(lm)) as client:
+    with TestClient(app(lm, ui=False)) as client:
         response = client.get("/v1/trace/live")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "live_trace_off"

@@ -16,7 +16,9 @@ from starlette.testclient import TestClient
 from pyml_nlp import LanguageModel
 from pyml_nlp.server import app
 
-from .test_serve_command import serving
+from .live import live
+from .test_connections import until
+from .test_serve_command import request, serving
 
 CHAT = {"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 30, "seed": 3}
 
@@ -185,6 +187,34 @@ def test_the_command_refuses_unknown_forms(served_folder: Path, tmp_path: Path) 
     with serving([str(served_folder), "--log", "xml"], tmp_path) as server:
         assert server.end() == 2
         assert "invalid value 'xml' for '--log': expected one of text, json, off" in server.text()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_has_a_line(lm: LanguageModel, lines: Lines, stream: bool) -> None:
+    body = {"prompt": "a b", "max_tokens": 240, "seed": 1, "n": 8, "stream": stream, "logit_bias": {"2": -100}}
+    made = app(lm, log="json", max_batch_size=1)
+    with live(made) as served:
+        with served.client() as client:
+            client.send(request("/v1/completions", body, None))
+            if stream:
+                assert client.socket.recv(20).startswith(b"HTTP/1.1 200")
+            until(lambda: lm.server.n_running > 0)
+        until(lambda: bool(lines.lines))
+        line = lines.last()
+        assert (line["route"], line["choices"]) == ("/v1/completions", 8)
+        assert line["status"] == (200 if stream else 499)
+        assert "cancelled" in line["finish"]
+        assert line["cancelled_by"] == "disconnect"
+        assert line["completion_tokens"] < 8 * 240
+        until(lambda: not lm.server.n_running)
+        assert b'pyml_cancelled_total{cause="disconnect"}' in served.get("/metrics").body
+
+
+def test_what_ended_a_late_request(lm: LanguageModel, lines: Lines) -> None:
+    with client_of(lm, log="json", timeout=0.001) as client:
+        response = client.post("/v1/completions", json={"prompt": "a b", "max_tokens": 240, "n": 4, "seed": 1})
+    assert response.status_code == 504
+    assert set(lines.last()["cancelled_by"].split(",")) <= {"timeout", "queue_timeout"}
 
 
 def test_recent_requests_are_a_few(lm: LanguageModel) -> None:

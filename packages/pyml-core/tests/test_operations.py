@@ -94,6 +94,7 @@ def test_a_timed_run_has_the_costs_of_its_operations(model: EveryOperation) -> N
     found, timings = timed_run(model.program, batch, want=Top(2))
     rescored = sum(one.rescored for one in found)
     size = RunSize(30, len(batch[0].outputs), [(0, 30)], model.kv, (rescored, 0, 0))
+    assert timings.costs() == [(t.bytes, t.flops) for t in timings]
     assert [(t.bytes, t.flops) for t in timings] == [
         OPERATIONS[t.operation.kind].cost(t.operation, size) for t in timings
     ]

@@ -245,6 +245,10 @@ class Timings(Sequence[OpTiming]):
             rescored = self._size.rescored[operation.params["round"]] if operation.kind == "rescore" else 0
             yield OpTiming(operation, begin, wall, phases, moved, flops, share, found, rescored)
 
+    def costs(self) -> list[tuple[int, int]]:
+        """Return :attr:`OpTiming.bytes` and :attr:`OpTiming.flops` of each operation."""
+        return [OPERATIONS[operation.kind].cost(operation, self._size) for operation in self.operations]
+
     def shape(self, operation: Operation) -> str:
         """Return ``[rows,K]x[N,K] block types`` for a matrix product, else an empty string."""
         return OPERATIONS[operation.kind].shape(operation, self._size)

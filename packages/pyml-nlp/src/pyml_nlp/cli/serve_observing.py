@@ -33,7 +33,8 @@ def observe_options(function: F) -> F:
             help="Keep the timelines of the last N requests. [default: 0]",
         ),
         click.option(
-            "--live-trace", is_flag=True, cls=Option, heading=_HEADING, help="Let clients watch the runs of the model.",
+            "--live-trace", is_flag=True, cls=Option, heading=_HEADING,
+            help="Let clients watch the runs of the model without the page, too.",
         ),
         click.option(
             "--otel", is_flag=True, cls=Option, heading=_HEADING,

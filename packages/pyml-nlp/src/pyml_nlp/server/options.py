@@ -53,7 +53,7 @@ class ServeOptions:
         log_texts: whether these lines have prompts and texts.
         metrics_names: names of the metrics: ``"pyml"``, or ``"vllm"`` for vLLM's as well.
         request_traces: number of requests whose timelines are kept.
-        live_trace: whether clients may watch the calls of the model.
+        live_trace: whether clients may watch the calls of the model; with the page they may in any case.
         otel: whether requests are sent as spans of OpenTelemetry, where its environment variables say.
         ui: whether ``/`` is a page to chat with the model.
 

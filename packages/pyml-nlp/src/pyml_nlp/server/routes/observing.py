@@ -84,8 +84,8 @@ async def trace(request: Request) -> Response:
 async def live(request: Request) -> Any:
     """GET /v1/trace/live: the calls of the model as they happen, see :mod:`..live_trace`."""
     service: Service = request.app.state.service
-    if not service.options.live_trace:
-        message = "the runs of the model cannot be watched: the server was started without --live-trace"
+    if not (service.options.live_trace or service.options.ui):
+        message = "calls of the model cannot be watched: the server was started with --no-ui, without --live-trace"
         raise RequestError(404, message, code="live_trace_off")
     watched: LiveTrace = request.app.state.live_trace
     if service.refusal is not None:
