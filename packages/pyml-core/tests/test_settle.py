@@ -71,6 +71,9 @@ TRUNCATIONS: list[dict[str, Any]] = [
     {"top_k": 5}, {"top_k": 64, "top_p": 0.95}, {"top_k": 20, "min_p": 0.02, "typical_p": 0.7}, {"typical_p": 0.9},
     {"top_p": 0.9, "typical_p": 0.8}, {"min_p": 0.02, "typical_p": 0.8}, {"top_k": 300}, {},
 ]  # fmt: skip
+TRUNCATED: list[dict[str, Any]] = [
+    {}, {"top_p": 0.9}, {"top_p": 0.5}, {"min_p": 0.1}, {"top_p": 0.8, "min_p": 0.02},
+]  # fmt: skip
 ADJUSTMENTS: list[dict[str, Any]] = [
     {},
     {"repetition_penalty": 1.3},
@@ -104,6 +107,44 @@ def test_a_nucleus_that_is_not_computed_whole(rng: np.random.Generator) -> None:
             assert all(sum(counts) == 24000 for counts in rows if counts[2])
             rounds |= {max(i for i in range(3) if counts[i]) for counts in rows}
     assert rounds == {0, 1, 2}
+
+
+def test_draws_from_the_k_largest(level: str, rng: np.random.Generator) -> None:
+    """Winners of all ranks, in the set and out of it, with what may come after top-k; some need a second round."""
+    rounds: set[int] = set()
+    for exponent, k in product((0.5, 1.0, 2.0), (8, 40, 256)):
+        weight, x = graded(rng, 6000, MAX_STATES, exponent)
+        for given in TRUNCATED:
+            for temperature, adjusted in zip((0.7, 1.5, 1.0), ADJUSTMENTS, strict=False):
+                rules = rules_of(temperature=temperature, top_k=k, **adjusted, **given)
+                cases = [replace(rules, seed=seed) for seed in range(MAX_STATES)]
+                rows = assert_settles(weight, x, cases, start=k)
+                rounds |= {max(i for i in range(3) if counts[i]) for counts in rows}
+    assert {0, 1} <= rounds
+
+
+def test_draws_from_the_k_largest_with_ties(rng: np.random.Generator) -> None:
+    """Rows that are the same: what is tied with the k-th largest is kept, too, and counts in the total of top-p."""
+    weight, x = graded(rng, 3000, MAX_STATES, 0.7)
+    codes = np.repeat(weight.to_f32()[:300], 10, axis=0)
+    same = q8(codes[rng.permutation(3000)])
+    for k, top_p in product((8, 33, 75), (1.0, 0.95, 0.3)):
+        given: dict[str, Any] = {"top_p": top_p} if top_p < 1 else {}
+        for start in range(0, 64, MAX_STATES):
+            rules = [rules_of(start + i, temperature=1.2, top_k=k, **given) for i in range(MAX_STATES)]
+            assert_settles(same, x, rules, start)
+
+
+def test_top_k_before_the_temperature(rng: np.random.Generator) -> None:
+    weight, x = peaked(rng, 20000, 128, MAX_STATES, 1.0)
+    for order in (
+        ("top_k", "temperature", "top_p"),
+        ("top_k", "temperature"),
+        ("temperature", "top_k", "min_p", "top_p"),
+    ):
+        rules = SamplingRules(order, temperature=1.3, top_k=40, top_p=0.9, min_p=0.05)
+        rows = assert_settles(weight, x, [replace(rules, seed=seed) for seed in range(MAX_STATES)])
+        assert all(sum(counts) < 10000 for counts in rows)
 
 
 def test_a_flat_distribution(rng: np.random.Generator) -> None:

@@ -13,14 +13,28 @@ typedef struct {
     int64_t k;     /* of the set: the k largest logits */
     double least;  /* of the set: all tokens that are at least so many times as probable as the most probable one; 0 */
     double temperature;
-    double top_p; /* 1: not in use */
-    double min_p; /* 0: not in use */
+    int64_t top_k; /* of a draw: 0: not in use */
+    double top_p;  /* 1: not in use */
+    double min_p;  /* 0: not in use */
 } pyml_demand;
 
-/* Rules that are not in one of these orders need all logits: bias and penalties, temperature, top_p, min_p (a draw);
- * bias and penalties, temperature, top_k or min_p, any others (a set). */
+enum { LEAST_DRAWN = 8 }; /* a set of fewer rows costs no more than a draw */
+
+/* Whether the rules from the i-th on leave the first of a draw: temperature, top_p, min_p, in this order. */
+static inline bool pyml_draw_goes_on(const pyml_sampler *s, int32_t i) {
+    bool nucleus = false;
+    for (; i < s->n_rules; i++) {
+        if (s->rules[i] == RULE_MIN_P) return i + 1 == s->n_rules;
+        if (s->rules[i] != RULE_TOP_P && (nucleus || s->rules[i] != RULE_TEMPERATURE)) return false;
+        nucleus |= s->rules[i] == RULE_TOP_P;
+    }
+    return true;
+}
+
+/* Rules that are not in one of these orders need all logits: bias and penalties, temperature, top_k, top_p, min_p (a
+ * draw); bias and penalties, temperature, top_k or min_p, any others (a set). */
 static inline pyml_demand pyml_demand_of(const pyml_sampler *s) {
-    pyml_demand d = {!s->mask && s->logprobs < 0, false, !s->greedy, 1, 0, 1, 1, 0};
+    pyml_demand d = {!s->mask && s->logprobs < 0, false, !s->greedy, 1, 0, 1, 0, 1, 0};
     bool tempered = false, nucleus = false;
     for (int32_t i = 0; i < s->n_rules; i++) {
         const bool last = i + 1 == s->n_rules;
@@ -31,6 +45,10 @@ static inline pyml_demand pyml_demand_of(const pyml_sampler *s) {
             break;
         case RULE_TOP_K:
             if (nucleus || s->top_k > SCREEN_MAX_TOP) d.screened = false;
+            if (d.drawn && s->top_k >= LEAST_DRAWN && pyml_draw_goes_on(s, i + 1)) {
+                d.top_k = s->top_k;
+                break;
+            }
             d.k = s->top_k, d.drawn = false;
             return d;
         case RULE_MIN_P:

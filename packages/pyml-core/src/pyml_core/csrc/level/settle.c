@@ -15,6 +15,10 @@
  * If the winner is out, so are all below it, and the token with the largest score above it is the next to be looked at.
  * What is not sure goes to a second round, which computes the panels that may hold a better token than the first one
  * that is surely in, and more of the mass; and at last to a third one, which computes all rows.
+ *
+ * A draw with top_k keeps the winner if fewer than k tokens have a larger logit: the panels that may hold one are
+ * computed in the first round. The total of top_p is that of the k largest then. As long as these are not known for
+ * certain, the weight of the k largest that are computed is a bound on it; the second round computes them.
  */
 #include "../demand.h"
 #include "draw_bounds.h"
@@ -32,6 +36,7 @@ enum {
 };
 
 #define MASS_PART (1.0 / 4096)        /* a panel is computed if it may have that part of all weight */
+#define MASS_PART_TOP (1.0 / 1024)    /* where top_k alone wants to know it */
 #define MASS_PART_AGAIN (1.0 / 65536) /* in the second round */
 #define SUM_DEVIATIONS 6.0            /* of the sum of weights that are not computed */
 #define ROUNDING 1.0001               /* of sums of float32 */
@@ -74,18 +79,22 @@ static view view_of(const pyml_op *op, int64_t state) {
 
 /* ---- rows that are computed, and their logits after bias and penalties */
 
+/* The first panel from one on that is computed, or is to be; the number of panels if there is none. */
+static int64_t next_computed(const view *v, int64_t panel) {
+    for (; panel < v->panels; panel++) {
+        if (panel % 8 == 0 && panel + 8 <= v->panels && !memcmp(v->round + panel, "\0\0\0\0\0\0\0", 8)) panel += 7;
+        else if (v->round[panel]) break;
+    }
+    return panel;
+}
+
 /* Their tokens and the model's logits, into the tables of candidates; memory for the choice. */
 static row gather(const view *v, workspace *w) {
     const pyml_screen *s = v->op->screen;
     int32_t *ids = s->ids + v->state * v->width;
     float *logits = s->logits + v->state * v->width;
     int64_t n = 0;
-    for (int64_t panel = 0; panel < v->panels; panel++) {
-        if (panel % 8 == 0 && panel + 8 <= v->panels && !memcmp(v->round + panel, "\0\0\0\0\0\0\0", 8)) {
-            panel += 7;
-            continue;
-        }
-        if (!v->round[panel]) continue;
+    for (int64_t panel = next_computed(v, 0); panel < v->panels; panel = next_computed(v, panel + 1)) {
         for (int64_t i = panel * PANEL; i < min_i64(v->width, (panel + 1) * PANEL); i++) {
             ids[n] = (int32_t)i;
             logits[n++] = v->logits[i];
@@ -176,33 +185,71 @@ static void find_masses(const view *v) {
     for (int64_t panel = 0; panel < v->panels; panel++)
         reference = v->center[panel] > reference ? v->center[panel] : reference;
     double total = 0;
-    _Alignas(64) float weight[PANEL];
     for (int64_t panel = 0, n; panel < v->panels; panel += n) {
         n = min_i64(PANEL, v->panels - panel);
-        f_store(weight, f_exp(f_mul(f_sub(f_load_n(v->center + panel, n), f_set1(reference)), f_set1(inverse))));
-        for (int64_t i = 0; i < n; i++) {
-            v->mass[panel + i] *= weight[i];
-            v->variance[panel + i] *= weight[i] * weight[i];
-            total += v->mass[panel + i];
-        }
+        const vf center = f_min(f_sub(f_load_n(v->center + panel, n), f_set1(reference)), f_set1(0.0f));
+        const vf weight = f_exp(f_mul(center, f_set1(inverse)));
+        const vf mass = f_mul(f_load_n(v->mass + panel, n), weight);
+        f_store_n(v->mass + panel, mass, n);
+        f_store_n(v->variance + panel, f_mul(f_load_n(v->variance + panel, n), f_mul(weight, weight)), n);
+        total += f_sum(mass);
     }
     v->request->reference = reference, v->request->mass = total;
 }
 
+/* The k-th largest of some numbers. */
+static float heap_kth(const view *v, const float *values, int64_t count, int64_t k) {
+    float *heap = v->op->screen->heap + v->state * SCREEN_MAX_TOP;
+    heap_clear(heap, k);
+    for (int64_t i = 0; i < count; i++) heap_add(heap, k, values[i]);
+    return heap[0];
+}
+
+/* Bound on the weight of the rows that are not computed, where `top` weighs WEIGHT_ONE. */
+static double rest_of(const view *v, float top) {
+    double mass = 0, variance = 0;
+    for (int64_t first = 0; first < v->panels; first += PANEL) {
+        const int64_t n = min_i64(PANEL, v->panels - first);
+        _Alignas(64) float masses[PANEL], variances[PANEL];
+        for (int64_t i = 0; i < n; i++) {
+            masses[i] = v->round[first + i] ? 0 : v->mass[first + i];
+            variances[i] = v->round[first + i] ? 0 : v->variance[first + i];
+        }
+        mass += f_sum(f_load_n(masses, n)), variance += f_sum(f_load_n(variances, n));
+    }
+    const double one = exp(((double)v->request->reference - top) / v->demand.temperature) * WEIGHT_ONE;
+    const double bound = (mass + SUM_DEVIATIONS * sqrt(variance)) * ROUNDING * one;
+    return bound > 0 ? bound + (double)v->width : 0; /* weights are rounded */
+}
+
+/* Compute all panels that may hold a token better than one with the logit x, unless weights will probably tell that
+ * top_k keeps that one. */
+static void want_better(const view *v, float x) {
+    int64_t rank = 0;
+    for (int64_t panel = 0; panel < v->panels; panel++) rank += v->center[panel] >= x;
+    if ((double)rank + rest_of(v, x) / WEIGHT_ONE < (double)v->demand.top_k) return;
+    for (int64_t panel = 0; panel < v->panels; panel++) v->round[panel] |= !v->round[panel] && v->upper[panel] >= x;
+}
+
 static void plan_draw(const view *v, const row *r) {
-    const double floor = floor_of(v, r->top);
-    double reached = -INFINITY;
-    for (int64_t i = 0; i < r->n; i++)
-        if (r->x[i] >= floor) reached = fmax(reached, score(v, r, i));
-    const bool truncated = v->demand.min_p > 0 || v->demand.top_p < 1, sums = v->demand.top_p < 1;
+    const bool sums = v->demand.top_p < 1 || v->demand.top_k, truncated = v->demand.min_p > 0 || sums;
+    double floor = floor_of(v, r->top), reached = -INFINITY;
+    if (v->demand.top_k && !v->demand.adjusted) /* each panel has a token above its lower bound */
+        floor = fmax(floor, heap_kth(v, v->lower, v->panels, v->demand.top_k));
+    float winner = INFINITY;
+    for (int64_t i = 0; i < r->n; i++) {
+        const double found = r->x[i] >= floor ? score(v, r, i) : -INFINITY;
+        if (found > reached) reached = found, winner = r->x[i];
+    }
     if (sums) find_masses(v);
     const float noisy = noisy_bound(v, reached), least = below(floor), top = truncated ? r->top : INFINITY;
-    const float mass = sums ? (float)(v->request->mass * MASS_PART) : INFINITY;
+    const float mass = sums ? (float)(v->request->mass * (v->demand.top_p < 1 ? MASS_PART : MASS_PART_TOP)) : INFINITY;
     for (int64_t panel = 0; panel < v->panels; panel++) {
         bool wanted = (v->noisy[panel] >= noisy && v->upper[panel] >= least) || v->upper[panel] >= top;
         wanted |= sums && v->mass[panel] >= mass;
         v->round[panel] |= wanted && !v->round[panel];
     }
+    if (v->demand.top_k) want_better(v, winner);
 }
 
 void FN(plan_panels)(const pyml_op *op, int64_t state, pyml_thread *thread) {
@@ -228,29 +275,68 @@ void FN(plan_panels)(const pyml_op *op, int64_t state, pyml_thread *thread) {
 
 /* ---- the token */
 
-/* Bound on the weight of the rows that are not computed. */
-static double rest_of(const view *v, float top) {
-    double mass = 0, variance = 0;
-    for (int64_t panel = 0; panel < v->panels; panel++) {
-        mass += v->round[panel] ? 0 : v->mass[panel];
-        variance += v->round[panel] ? 0 : v->variance[panel];
-    }
-    const double one = exp(((double)v->request->reference - top) / v->demand.temperature) * WEIGHT_ONE;
-    const double bound = (mass + SUM_DEVIATIONS * sqrt(variance)) * ROUNDING * one;
-    return bound > 0 ? bound + (double)v->width : 0; /* weights are rounded */
-}
-
 typedef enum { OUT, UNSURE, IN } verdict;
 
-static verdict judge(const view *v, const row *r, const int64_t *weights, int64_t i, int64_t total, double rest) {
-    const double scale = 1.0 / r->temperature, p = v->demand.top_p;
+/* What is known of the tokens that top_p chooses from. */
+typedef struct {
+    int64_t total; /* weight of those that are computed; with top_k: of the k largest and those tied with the last */
+    int64_t least; /* the same without the ties: the k largest of all weigh as much at least */
+    double rest;   /* those that are not computed weigh at most that */
+    float kth;     /* the k-th largest logit that is computed */
+    bool closed;   /* there is no other token that top_k keeps */
+} known;
+
+/* Tokens that are not computed and may have a logit of at least `x`, at most. */
+static int64_t open_rows(const view *v, float x) {
+    int64_t count = 0;
+    for (int64_t panel = 0; panel < v->panels; panel++) count += !v->round[panel] && v->upper[panel] >= x;
+    return count * PANEL;
+}
+
+static known know(const view *v, const row *r, const int64_t *weights) {
+    const int64_t k = v->demand.top_k;
+    known found = {.kth = -INFINITY, .closed = true};
+    if (k) {
+        found.kth = heap_kth(v, r->x, r->n, k);
+        found.closed = !open_rows(v, found.kth);
+    }
+    int64_t kept = 0, last = 0; /* kept: with all that are tied with the k-th */
+    for (int64_t i = 0; i < r->n; i++) {
+        const bool one = r->x[i] >= found.kth;
+        found.total += one ? weights[i] : 0, kept += one;
+        last = r->x[i] == found.kth ? weights[i] : last;
+    }
+    found.least = k && kept > k ? found.total - (kept - k) * last : found.total;
+    found.rest = (k ? !found.closed : v->demand.top_p < 1) ? rest_of(v, r->top) : 0;
+    return found;
+}
+
+/* Whether top_k and top_p keep a token while some of the k largest may not be computed: those are among the rest. */
+static verdict judge_open(const view *v, const row *r, const int64_t *weights, int64_t i, const known *all) {
     const limit above = {.order = BY_LOGIT, .value = -(double)r->x[i], .token = r->ids[i]};
-    if (exp64(((double)r->x[i] - r->top) * scale) < v->demand.min_p * (1 - 1e-12)) return OUT;
+    const double rest = open_rows(v, r->x[i]) ? all->rest : 0;
+    int64_t before = 0, count = 0;
+    for (int64_t j = 0; j < r->n; j++) {
+        const bool better = is_before(&above, r->x[j], r->ids[j]);
+        before += better ? weights[j] : 0, count += better;
+    }
+    if (rest > 0 && !((double)count + rest / (double)(weights[i] ? weights[i] : 1) < (double)v->demand.top_k))
+        return UNSURE; /* each that is better weighs as much at least */
+    const double p = v->demand.top_p;
+    if (p == 1 || (double)before + rest < p * (double)all->least * (1 - 1e-9)) return IN;
+    return (double)before >= p * ((double)all->total + all->rest) * (1 + 1e-9) ? OUT : UNSURE;
+}
+
+static verdict judge(const view *v, const row *r, const int64_t *weights, int64_t i, const known *all) {
+    const double scale = 1.0 / r->temperature, p = v->demand.top_p, rest = all->rest;
+    const limit above = {.order = BY_LOGIT, .value = -(double)r->x[i], .token = r->ids[i]};
+    if (r->x[i] < all->kth || exp64(((double)r->x[i] - r->top) * scale) < v->demand.min_p * (1 - 1e-12)) return OUT;
+    if (!all->closed) return judge_open(v, r, weights, i, all);
     if (p == 1) return IN;
     int64_t before = 0;
     for (int64_t j = 0; j < r->n; j++) before += is_before(&above, r->x[j], r->ids[j]) ? weights[j] : 0;
-    if (rest == 0) return before < share(p, total) ? IN : OUT;
-    const double least = p * (double)total, slack = 1e-9 * ((double)total + rest);
+    if (rest == 0) return before < share(p, all->total) ? IN : OUT;
+    const double least = p * (double)all->total, slack = 1e-9 * ((double)all->total + rest);
     if ((double)before + (1 - p) * rest + slack < least) return IN;
     return (double)before >= least + p * rest + slack ? OUT : UNSURE;
 }
@@ -264,13 +350,14 @@ static bool is_open(const view *v, float floor, double best) {
     return open;
 }
 
-/* These panels, and those with more of the mass. */
-static void plan_second(const view *v, float floor, double best) {
+/* These panels, and those with more of the mass; or those that may hold one of the k largest. */
+static void plan_second(const view *v, float floor, double best, float kth) {
     const float noisy = noisy_bound(v, best);
     const float mass = v->demand.top_p < 1 ? (float)(v->request->mass * MASS_PART_AGAIN) : INFINITY;
     int64_t count = 0;
     for (int64_t panel = 0; panel < v->panels; panel++) {
         bool wanted = (v->noisy[panel] >= noisy && v->upper[panel] >= floor) || v->mass[panel] >= mass;
+        if (v->demand.top_k) wanted = v->upper[panel] >= kth;
         if (v->round[panel] || !wanted) continue;
         v->round[panel] = 2;
         count++;
@@ -289,21 +376,21 @@ static void settle_draw(const view *v, const row *computed, const workspace *w, 
     row r = *computed;
     adjust(&r, w, request->sampler);
     r.temperature = v->demand.temperature;
-    const bool sums = v->demand.top_p < 1;
+    const bool sums = v->demand.top_p < 1 || v->demand.top_k;
     request->pending = LAST_ROUND;
     if (!isfinite(r.top)) return;
     if (sums && (request->reference - (double)r.top) / r.temperature > MOST_BEHIND) return;
-    int64_t total = 0, token = -1;
+    int64_t token = -1;
     weigh(&r, w->weights);
-    for (int64_t i = 0; i < r.n; i++) total += w->weights[i];
-    const double rest = sums ? rest_of(v, r.top) : 0;
+    const known all = know(v, &r, w->weights);
     float floor = below(floor_of(v, r.top));
+    floor = all.kth > floor ? all.kth : floor;
     limit above = {.order = ALL};
     bool unsure = false;
     while (token < 0) {
         const int64_t i = draw(&r, &above, v->key);
         if (i == r.n) break;
-        const verdict found = judge(v, &r, w->weights, i, total, rest);
+        const verdict found = judge(v, &r, w->weights, i, &all);
         if (found == IN) token = i;
         else if (found == OUT) floor = r.x[i] > floor ? r.x[i] : floor;
         else unsure = true;
@@ -315,7 +402,7 @@ static void settle_draw(const view *v, const row *computed, const workspace *w, 
         request->chosen.token = r.ids[token], request->chosen.logit = computed->x[token];
         request->chosen.status = SAMPLE_OK, request->chosen.n_top = 0;
     } else if (round == 1) {
-        plan_second(v, floor, best);
+        plan_second(v, floor, best, all.kth);
     }
 }
 
@@ -331,7 +418,7 @@ void FN(settle)(const pyml_op *op, int64_t state, int round) {
     const bool all = r.n == v.width;
     request->rows[round - 1] = r.n - (round > 1 ? screen->rescored[state] : 0), request->pending = 0;
     screen->count[state] = 0, screen->rescored[state] = r.n;
-    if (v.demand.drawn && (v.demand.min_p > 0 || v.demand.top_p < 1) && !all) {
+    if (v.demand.drawn && (v.demand.top_k || v.demand.min_p > 0 || v.demand.top_p < 1) && !all) {
         settle_draw(&v, &r, &w, round);
     } else {
         FN(sample)(sampler, request->position, r.x, all ? NULL : r.ids, r.n, w.weights, &request->chosen);
