@@ -122,7 +122,8 @@ def test_records_of_several_runs_and_of_drafts(lm: LanguageModel, monkeypatch: p
     seen: list[RunStats] = []
     lm.server.observers.append(seen.append)
     prompt = bytes(range(97, 123)) * 6
-    assert len(text(lm.submit(list(prompt), max_tokens=300, temperature=0))) == 300
+    stream = lm.submit(list(prompt), max_tokens=300, temperature=0)
+    assert len(text(stream)) == 300
     text(lm.submit("zz", max_tokens=1, temperature=0))
     own = [one for one in seen if one.prompt_tokens != 2]
     assert sum(one.tokens for one in own) >= 300
@@ -131,6 +132,8 @@ def test_records_of_several_runs_and_of_drafts(lm: LanguageModel, monkeypatch: p
     assert all(one.tokens == one.runs and not one.drafted for one in several)
     assert all(one.tokens == one.accepted + 1 and one.accepted <= one.drafted for one in drafted)
     assert all((one.by_text[0].drafted, one.by_text[0].accepted) == (one.drafted, one.accepted) for one in own)
+    whole = stream.completion
+    assert (whole.drafted, whole.accepted) == (sum(one.drafted for one in own), sum(one.accepted for one in own))
 
 
 def test_an_observer_that_raises_is_removed(lm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:

@@ -97,6 +97,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         drafting: what may draft its tokens.
         drafter: proposes how it goes on, once it has begun; None: nothing does.
         chosen: tokens that have been chosen and are not part of the text yet, the next one last.
+        drafted, accepted: drafted tokens that were checked, and those of them that were right.
         reused: positions of the prompt that were not computed but taken from the prefix cache.
         finish_reason: ``"stop"``, ``"length"``, ``"timeout"``, ``"cancelled"``, ``"error"``; None while it runs.
         error: the error that ended it, with the reason ``"error"``.
@@ -148,6 +149,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.n_keep = 0
         self.shifted = False
         self.reused = 0
+        self.drafted = self.accepted = 0
         self.finish_reason: str | None = None
         self.error: PymlError | None = None
         self.prefill_ms = 0.0

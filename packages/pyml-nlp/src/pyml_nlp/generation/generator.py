@@ -316,6 +316,9 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         for number, (completion, one, found) in enumerate(zip(completions, run.batch, run.found, strict=True)):
             try:
                 if number < n_texts:
+                    if one.positions:
+                        completion.drafted += len(one.ids) - one.positions[0] - 1
+                        completion.accepted += len(found) - 1
                     completion.set_chosen(found)
                     steps.append(self._taker.take(completion, completion.chosen.pop(), run.ms))
                 else:

@@ -81,13 +81,19 @@ def finish_reason(completion: Completion) -> str:
 def own_fields(completions: Sequence[Completion]) -> dict[str, Any]:
     """What OpenAI does not report: times, and the seed of each choice, with which it can be had again.
 
-    ``seeds`` has None for a text that needs none; ``queue_ms`` is the longest wait for a place.
+    ``seeds`` has None for a text that needs none; ``queue_ms`` is the longest wait for a place; ``drafted`` and
+    ``accepted`` count drafted tokens, and those of them that were right.
     """
     waits = [(one.admitted_at or one.submitted_at) - one.submitted_at for one in completions]
     seeds = [completion.options.sampling.seed for completion in completions]
     return {
         "timings": timings(completions),
-        "pyml": {"seeds": seeds, "queue_ms": round(1e3 * max(waits, default=0.0), 3)},
+        "pyml": {
+            "seeds": seeds,
+            "queue_ms": round(1e3 * max(waits, default=0.0), 3),
+            "drafted": sum(one.drafted for one in completions),
+            "accepted": sum(one.accepted for one in completions),
+        },
     }
 
 
