@@ -336,15 +336,25 @@ def test_sockets_of_systemd(arguments: list[str], tmp_path: Path) -> None:
         listener.listen()
         port = listener.getsockname()[1]
 
-        for _ in range(2):
-            with Client(port) as client, started_by_systemd(arguments, tmp_path, listener) as server:
-                client.send(request("/health"))  # before the server listens
-                assert client.answer().status in (200, 503)
-                server.ready()
-                assert server.port == port
-                assert server.ask("/v1/models").status == 200
+        with Client(port) as client, started_by_systemd(arguments, tmp_path, listener) as server:
+            client.send(request("/health"))  # before there is a server
+            assert client.answer().status == 200
+            server.ready()
+            assert server.port == port
+            with Client(port) as running:
+                running.send(request("/v1/completions", completion(LONG)))
+                until(lambda: server_runs(server))
                 server.signal(signal.SIGTERM)
-                assert server.end() == 0
+                until(lambda: "Ending" in server.text())
+                waiting = Client(port)  # while the server drains
+                waiting.send(request("/v1/models"))
+                assert running.answer().json()["usage"]["completion_tokens"] == LONG
+            assert server.end() == 0
+        with waiting, started_by_systemd(arguments, tmp_path, listener) as server:
+            assert waiting.answer().status == 200  # of the next one
+            server.ready()
+            server.signal(signal.SIGTERM)
+            assert server.end() == 0
 
 
 @contextmanager

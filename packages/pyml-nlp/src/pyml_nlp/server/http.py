@@ -37,7 +37,7 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
         from .guard_origins import Hosts  # as above
         from .http_limits import Limits  # as above
         from .http_models import Models  # as above
-        from .http_sockets import listening, names_of, reachable  # as above
+        from .http_sockets import inherited, listening, names_of, reachable  # as above
         from .otel import check_installed  # as above
     except ImportError as error:
         raise PymlError(f'the server needs {error.name}: pip install "pyml-nlp[serve]"') from None
@@ -47,7 +47,8 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
     # with Python's 5 ms, /health took 370 ms beside bodies of a million ids, now 150 (99th percentile, two cores).
     sys.setswitchinterval(0.0005)
     keys = Keys(options.api_keys, options.api_key_file)
-    sockets = listening(options.host, options.port, options.unix)
+    given = inherited()
+    sockets = listening(options.host, options.port, options.unix, given)
     if reachable(sockets) and not keys and not options.insecure:
         for one in sockets:
             one.close()
@@ -63,4 +64,4 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
         gc.freeze()
         return lm
 
-    return Models(settled, options, keys, hosts, sockets, Limits().fitting()).life.run()
+    return Models(settled, options, keys, hosts, sockets, Limits().fitting(), bool(given)).life.run()

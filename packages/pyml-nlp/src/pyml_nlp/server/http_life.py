@@ -48,6 +48,8 @@ class Life:
         drain: seconds that running requests have to end after the first signal.
         unix: path of the Unix socket, which is removed at the end.
         limits: of connections.
+        shared: whether another process has the sockets too. Then connections wait there while no model is served: until
+            it is loaded, and from the first signal on, for the next server.
 
     Attributes:
         front: the application.
@@ -63,6 +65,7 @@ class Life:
         drain: float = 30.0,
         unix: Path | None = None,
         limits: Limits | None = None,
+        shared: bool = False,
     ) -> None:
         self.front = Front()
         self.url = url_of(sockets)
@@ -70,6 +73,7 @@ class Life:
         self._keys = keys
         self._drain = drain
         self._limits = limits
+        self._shared = shared
         self._sockets = sockets
         self._close_sockets = closer(sockets, unix)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -122,16 +126,19 @@ class Life:
         self._loop = asyncio.get_running_loop()
         server = HttpServer(self.front, self._sockets, self._limits)
         with self._signals(self._loop):
-            await server.start()
             try:
-                code = await self._until_stopped()
+                if not self._shared:
+                    await server.start()
+                code = await self._until_stopped(server)
                 notify("STOPPING=1")
+                if self._shared:
+                    server.stop_accepting()
                 await self._end(code)
             finally:
                 await server.close()
         return code
 
-    async def _until_stopped(self) -> int:
+    async def _until_stopped(self, server: HttpServer) -> int:
         loading = _in_thread(self._load)
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -139,6 +146,8 @@ class Life:
             return 0
         served = loading.result()
         self.front.serve(served)
+        if self._shared:
+            await server.start()
         logs.tell(f"Serving {served.name} at {self.url} (Ctrl-C ends it)")
         notify("READY=1")
         watching = asyncio.ensure_future(self._watch())

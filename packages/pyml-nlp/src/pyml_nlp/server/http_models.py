@@ -35,6 +35,7 @@ class Models:
         hosts: allowed names of the server; None: all.
         sockets: to listen on.
         limits: of connections; None: the usual ones.
+        shared: whether another process has the sockets too, as systemd has.
 
     Attributes:
         life: the server.
@@ -48,9 +49,12 @@ class Models:
         hosts: Hosts | None,
         sockets: Sequence[socket.socket],
         limits: Limits | None = None,
+        shared: bool = False,
     ) -> None:
         load_first = partial(self.served, None)
-        self.life = Life(load_first, sockets, keys, drain=options.drain, unix=options.unix, limits=limits)
+        self.life = Life(
+            load_first, sockets, keys, drain=options.drain, unix=options.unix, limits=limits, shared=shared
+        )
         self._load = load
         self._options = options
         self._keys = keys

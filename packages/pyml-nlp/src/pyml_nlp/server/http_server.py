@@ -66,14 +66,18 @@ class HttpServer:
             one.listen(BACKLOG)  # which the line above has reduced
         self._checking = loop.create_task(self._check())
 
+    def stop_accepting(self) -> None:
+        """Close the sockets. Those that another process has too collect connections for it."""
+        for server in self._servers:
+            server.close()
+
     async def close(self, grace: float = 1.0) -> None:
         """Accept no further connections, and close all after the responses that are being sent.
 
         Args:
             grace: seconds for that. Requests that take longer are cancelled.
         """
-        for server in self._servers:
-            server.close()
+        self.stop_accepting()
         for connection in self._connections():
             connection.shutdown()
         if await self._closed(grace):

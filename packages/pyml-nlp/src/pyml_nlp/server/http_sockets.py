@@ -22,18 +22,21 @@ SEND_BUFFER = 64 << 10
 _FIRST_FD = 3  # of systemd's
 
 
-def listening(host: str, port: int, unix: Path | None = None) -> list[socket.socket]:
-    """Open the sockets of a server: those that systemd has passed, or else a Unix socket or an address.
+def listening(
+    host: str, port: int, unix: Path | None = None, given: Sequence[socket.socket] = ()
+) -> list[socket.socket]:
+    """Open the sockets of a server: a Unix socket or an address, unless sockets are given.
 
     Args:
         host: a name or address; a name may have several addresses.
         port: 0 is any free one, the same for all addresses.
         unix: path of a Unix socket, which replaces host and port.
+        given: sockets that replace all of these, see :func:`inherited`.
 
     Raises:
         PymlError: the address is in use, not this machine's, or not permitted.
     """
-    sockets = inherited() or (_unix(unix) if unix is not None else _addresses(host, port))
+    sockets = list(given) or (_unix(unix) if unix is not None else _addresses(host, port))
     for one in sockets:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections have it from here
         one.listen(BACKLOG)
