@@ -6,6 +6,8 @@ all of its ``max_tokens``. It grows when it comes near the end of that. Kept pre
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pyml_core.errors import OutOfMemoryError
 from pyml_core.want import MAX_RUNS
 
@@ -53,9 +55,9 @@ class KVBudget:
         expected = max(FIRST_TOKENS + int(self._expected_rest), MAX_RUNS + GROWTH_TOKENS)
         ids = completion.cache.length + len(completion.pending)
         positions = min(completion.max_positions, ids + expected)
-        self._require(completion, completion.max_positions if alone else positions)
-        self._positions[completion] = positions
-        self.reserved += self._bytes(positions)
+        check_kv_bytes(self._engine, completion, self.limit)
+        self._require({completion: completion.max_positions if alone else positions})
+        self._reserve(completion, positions)
 
     def release(self, completion: Completion) -> None:
         """A text has no place any more."""
@@ -71,16 +73,19 @@ class KVBudget:
 
     def grow(self) -> bool:
         """Reserve more for the texts that need it in the next run; False if it does not fit."""
-        for completion in self._positions:
-            needed = _needed(completion)
-            if needed > self._positions[completion] and self._may_grow(completion):
-                positions = min(completion.max_positions, needed + GROWTH_TOKENS)
-                try:
-                    self._require(completion, positions)
-                except OutOfMemoryError:
-                    return False
-                self.reserved += self._bytes(positions) - self._bytes(self._positions[completion])
-                self._positions[completion] = positions
+        if any(_needed(one) > count for one, count in self._positions.items()):
+            # A look at the free memory takes a millisecond, so further texts that will soon have to grow are included.
+            ahead = GROWTH_TOKENS // 2 if self.limit is None else 0
+            needed = {one: _needed(one) for one, count in self._positions.items() if _needed(one, ahead) > count}
+            wanted = {one: min(one.max_positions, count + GROWTH_TOKENS) for one, count in needed.items()}
+            alone = self.limit is None and len(self._positions) == 1  # nothing could make way
+            try:
+                if not alone:
+                    self._require(wanted)
+            except OutOfMemoryError:
+                return False
+            for completion, positions in wanted.items():
+                self._reserve(completion, positions)
         return self.limit is None or self.reserved <= self.limit
 
     def shrink_prefixes(self) -> None:
@@ -88,30 +93,34 @@ class KVBudget:
         if self.limit is not None:
             self._engine.prefix_cache.shrink(max(0, self.limit - self.reserved))
 
-    def _require(self, completion: Completion, positions: int) -> None:
-        """Let prefixes go until a text can have this many positions instead of those that it has reserved.
+    def _require(self, wanted: Mapping[Completion, int]) -> None:
+        """Let prefixes go until texts can have these numbers of positions instead of those that they have reserved.
 
         Raises:
             OutOfMemoryError: there is not enough.
         """
-        engine, known = self._engine, self._positions.get(completion, 0)
+        prefixes = self._engine.prefix_cache
+        what = f"a KV cache of {sum(wanted.values())} positions"
         if self.limit is not None:
-            check_kv_bytes(engine, completion, self.limit)
-            more = self._bytes(positions) - self._bytes(known)
+            known = [self._bytes(self._positions.get(one, 0)) for one in wanted]
+            more = sum([self._bytes(count) for count in wanted.values()]) - sum(known)
             free = self.limit - self.reserved
             if more > free:
                 sizes = f"{memory.gigabytes(more)} of memory, {memory.gigabytes(max(0, free))} are free (kv_bytes)"
-                raise OutOfMemoryError(f"a KV cache of {positions} positions needs {sizes}")
-            engine.prefix_cache.shrink(free - more)
+                raise OutOfMemoryError(f"{what} needs {sizes}")
+            prefixes.shrink(free - more)
             return
-        wanted = {**self._positions, completion: positions}
-        needed = sum([max(0, self._bytes(count) - one.cache.nbytes) for one, count in wanted.items()])
-        what = f"a KV cache of {positions} positions"
+        all_of = {**self._positions, **wanted}
+        needed = sum([max(0, self._bytes(count) - one.cache.nbytes) for one, count in all_of.items()])
         try:
             memory.require(needed, what)
         except OutOfMemoryError:
-            engine.prefix_cache.clear()
+            prefixes.clear()
             memory.require(needed, what)
+
+    def _reserve(self, completion: Completion, positions: int) -> None:
+        self.reserved += self._bytes(positions) - self._bytes(self._positions.get(completion, 0))
+        self._positions[completion] = positions
 
     def _may_grow(self, completion: Completion) -> bool:
         return self._positions[completion] < completion.max_positions
@@ -134,6 +143,6 @@ def check_kv_bytes(engine: Engine, completion: Completion, limit: int | None) ->
         )
 
 
-def _needed(completion: Completion) -> int:
-    """Most positions that the next run of a text may write."""
-    return min(completion.max_positions, completion.cache.length + len(completion.pending) + MAX_RUNS)
+def _needed(completion: Completion, ahead: int = 0) -> int:
+    """Most positions that the next run of a text may write, ``ahead`` tokens from now."""
+    return min(completion.max_positions, completion.cache.length + len(completion.pending) + MAX_RUNS + ahead)
