@@ -45,7 +45,17 @@ def test_bounds() -> None:
     costs = known()
     costs.learn(0, 100, 1, 8 + 50)
     assert costs.tokens(0.001, 0, 8) == FEWEST
+    assert known(200.0).tokens(0.05, 0, 1) == FEWEST
     assert costs.tokens(10.0, 0, 1) == MOST
+
+
+def test_prompts_get_a_share_of_slow_runs() -> None:
+    """If a token of the running texts takes longer than the gap, prompts have half of that time, not the fewest."""
+    costs = known(100.0)
+    costs.learn(0, 128, 1, 100 + 128)
+    assert costs.tokens(0.05, 0, 1) == 50
+    assert costs.tokens(0.12, 0, 1) == 50
+    assert costs.tokens(0.20, 0, 1) == 100
 
 
 def test_it_follows_what_it_measures() -> None:

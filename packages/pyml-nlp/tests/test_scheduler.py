@@ -11,7 +11,7 @@ from fake_model import GREEDY, FakeModel, calls, cycle, make, request
 from pyml_core.errors import OutOfMemoryError, PymlError
 from pyml_nlp import memory
 from pyml_nlp.generation.generator import Generator
-from pyml_nlp.generation.prefill_budget import FEWEST
+from pyml_nlp.generation.prefill_budget import FEWEST, PrefillCosts
 from pyml_nlp.generation.prefix_cache import PrefixCache
 from pyml_nlp.generation.scheduler import Scheduler
 from pyml_nlp.options import SamplingOptions
@@ -22,12 +22,13 @@ def different(number: int, length: int) -> list[int]:
     return [number, *([97 + number % 26] * (length - 1))]
 
 
-def test_texts_under_way_wait_for_no_whole_prompt() -> None:
+def test_texts_under_way_wait_for_no_whole_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(cycle, context=2000)
     first, long = (
         request(different(1, 3), 80),
         request(different(2, 1500), 4),
     )
+    monkeypatch.setattr(PrefillCosts, "decode_ms", lambda *_: 0.0)
     lm.engine.prefill_costs.learn(0, 1000, 1, 600.0)
     scheduler = Scheduler(Generator(lm, speculate=False), [first, long], max_batch_size=2, chunk=3)
     scheduler.max_gap = 1e-6  # no run can be so short: the pieces are as small as they get

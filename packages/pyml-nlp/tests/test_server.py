@@ -16,7 +16,7 @@ from server_cases import ONE, PATIENCE, Gate, at_runs, text
 from pyml_core.errors import OutOfMemoryError
 from pyml_nlp import memory
 from pyml_nlp.errors import ArgumentError
-from pyml_nlp.generation.prefill_budget import FEWEST
+from pyml_nlp.generation.prefill_budget import FEWEST, PrefillCosts
 from pyml_nlp.generation.prefix_cache import PrefixCache
 from pyml_nlp.generation.speculation import Costs
 from pyml_nlp.generation.text_stream import TextStream
@@ -132,9 +132,10 @@ def test_texts_that_arrive_join_the_batch(lm: LanguageModel) -> None:
     assert sizes[4:9] == [2] * 5  # the prompt, and four tokens
 
 
-def test_running_texts_do_not_wait_for_a_whole_prompt(lm: LanguageModel) -> None:
+def test_running_texts_do_not_wait_for_a_whole_prompt(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     late: list[TextStream] = []
     at_runs(lm, {3: lambda: late.append(lm.submit([7] * 1500, max_tokens=2, temperature=0))})
+    monkeypatch.setattr(PrefillCosts, "decode_ms", lambda *_: 0.0)
     lm.engine.prefill_costs.learn(0, 1000, 1, 600.0)
     lm.server.max_gap = 1e-6  # no run can be so short: the pieces are as small as they get
     list(lm.submit("ab", max_tokens=80, **ONE))

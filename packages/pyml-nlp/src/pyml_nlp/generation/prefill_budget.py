@@ -16,6 +16,9 @@ from .speculation import Costs
 FEWEST, MOST = 32, 512
 """Bounds of the tokens of prompts in a run next to running texts: with fewer, prompts take much longer in total."""
 
+SHARE = 0.5
+"""Time of prompts in a run, in parts of that of the running texts, that they have even if the run exceeds the gap."""
+
 UNKNOWN = 128
 """Tokens of prompts in a run before anything has been measured. Then runs without prompts allow an estimate."""
 
@@ -68,7 +71,7 @@ class PrefillCosts:
         """Tokens of prompts that a run may have.
 
         Args:
-            gap: seconds that the run may take.
+            gap: seconds that the run may take; longer if the running texts alone take most of them.
             depth: of the first of them.
             decoded: tokens of running texts in the run.
         """
@@ -77,4 +80,5 @@ class PrefillCosts:
             if self._costs.ms is None:
                 return UNKNOWN
             ms = (self._costs.of(FEWEST + 1) - 1.0) / FEWEST * self._costs.ms
-        return int(min(MOST, max(FEWEST, (gap * 1e3 - self.decode_ms(decoded)) / ms)))
+        decode_ms = self.decode_ms(decoded)
+        return int(min(MOST, max(FEWEST, max(gap * 1e3 - decode_ms, SHARE * decode_ms) / ms)))
