@@ -85,6 +85,9 @@ export class MarkdownView extends View {
 
   /** Without the last line break of code, which an open block may not have yet. */
   html() {
-    return this.container.children.map(html).join("").replace(/\n(?=<\/code><\/pre>)/g, "");
+    return this.container.children
+      .map(html)
+      .join("")
+      .replace(/\n(?=<\/code><\/pre>)/g, "");
   }
 }

@@ -20,7 +20,8 @@ function html(node) {
 }
 
 const all = (text) => parse(text).map(html).join("");
-const link = (target, text = target) => `<a href="${target}" target="_blank" rel="noopener noreferrer nofollow">${text}</a>`;
+const link = (target, text = target) =>
+  `<a href="${target}" target="_blank" rel="noopener noreferrer nofollow">${text}</a>`;
 const code = (language, text) =>
   `<div class="code"><div class="code-head"><span>${language}</span><button type="button" class="copy-code">Copy</button></div>` +
   `<pre tabindex="0"><code>${text}</code></pre></div>`;
@@ -29,28 +30,46 @@ const CASES = {
   "a paragraph": ["a\nb", "<p>a<br>b</p>"],
   headings: ["# A #\n## B\n### C*d*\n#e\n####### f", "<h1>A</h1><h2>B</h2><h3>C<em>d</em></h3><p>#e<br>####### f</p>"],
   "underlined headings": ["A\n===\nB\n---", "<h1>A</h1><h2>B</h2>"],
-  emphasis: ["*a* **b** ***c*** _d_ __e__ ~~f~~", "<p><em>a</em> <strong>b</strong> <em><strong>c</strong></em> <em>d</em> <strong>e</strong> <del>f</del></p>"],
+  emphasis: [
+    "*a* **b** ***c*** _d_ __e__ ~~f~~",
+    "<p><em>a</em> <strong>b</strong> <em><strong>c</strong></em> <em>d</em> <strong>e</strong> <del>f</del></p>",
+  ],
   "no emphasis": ["a_b_c * d * 2 ** 3 ~e~ **", "<p>a_b_c * d * 2 ** 3 ~e~ **</p>"],
   "emphasis inside": ["**a *b* c** *a **b***", "<p><strong>a <em>b</em> c</strong> <em>a <strong>b</strong></em></p>"],
   "half emphasis": ["**a* b", "<p>*<em>a</em> b</p>"],
   "inline code": ["`a*b*` ``c`d`` `e", "<p><code>a*b*</code> <code>c`d</code> `e</p>"],
   escapes: ["\\*a\\* \\\\ \\q &amp; &#65; &#x42; &nope; &#0;", "<p>*a* \\ \\q &amp; A B &amp;nope; \ufffd</p>"],
-  "no HTML": ["<b>a</b>\n\n<script>alert(1)</script> <img src=x>", "<p>&lt;b&gt;a&lt;/b&gt;</p><p>&lt;script&gt;alert(1)&lt;/script&gt; &lt;img src=x&gt;</p>"],
+  "no HTML": [
+    "<b>a</b>\n\n<script>alert(1)</script> <img src=x>",
+    "<p>&lt;b&gt;a&lt;/b&gt;</p><p>&lt;script&gt;alert(1)&lt;/script&gt; &lt;img src=x&gt;</p>",
+  ],
   "a break": ["a<br>b<br/>c", "<p>a<br>b<br>c</p>"],
-  links: ["[a](http://x.y/z) [b](<https://x.y> \"t\") [*c*](mailto:d@e.f)", `<p>${link("http://x.y/z", "a")} ${link("https://x.y", "b")} ${link("mailto:d@e.f", "<em>c</em>")}</p>`],
-  "no other schemes": ["[a](javascript:alert(1)) [b](data:text/html,x) <javascript:x>", "<p><span>a</span> <span>b</span> <span>javascript:x</span></p>"],
+  links: [
+    '[a](http://x.y/z) [b](<https://x.y> "t") [*c*](mailto:d@e.f)',
+    `<p>${link("http://x.y/z", "a")} ${link("https://x.y", "b")} ${link("mailto:d@e.f", "<em>c</em>")}</p>`,
+  ],
+  "no other schemes": [
+    "[a](javascript:alert(1)) [b](data:text/html,x) <javascript:x>",
+    "<p><span>a</span> <span>b</span> <span>javascript:x</span></p>",
+  ],
   "relative links": ["[a](/b) [c](#d)", "<p><span>a</span> <span>c</span></p>"],
   images: ["![a cat](https://x.y/cat.png)", `<p>${link("https://x.y/cat.png", "a cat (image)")}</p>`],
   "no links": ["[a] [b](c d) ](e) [f", "<p>[a] [b](c d) ](e) [f</p>"],
   "links in brackets": ["[[a](http://x.y)](http://z.w)", `<p>[${link("http://x.y", "a")}](${link("http://z.w")})</p>`],
-  "bare links": ["see https://x.y/a_(b)), http://z.w. xhttp://v", `<p>see ${link("https://x.y/a_(b)")}), ${link("http://z.w")}. xhttp://v</p>`],
+  "bare links": [
+    "see https://x.y/a_(b)), http://z.w. xhttp://v",
+    `<p>see ${link("https://x.y/a_(b)")}), ${link("http://z.w")}. xhttp://v</p>`,
+  ],
   "a fence": ["```py\na = 1\n\n  b\n```\nc", code("py", "a = 1\n\n  b\n") + "<p>c</p>"],
   "an open fence": ["~~~\na", code("text", "a\n")],
   "fences in fences": ["````\n```\na\n```\n````", code("text", "```\na\n```\n")],
   "HTML in a fence": ["```\n<script>\n```", code("text", "&lt;script&gt;\n")],
   quotes: ["> a\nb\n> > c", "<blockquote><p>a<br>b</p><blockquote><p>c</p></blockquote></blockquote>"],
   lists: ["- a\n- b\n  c\n* d", "<ul><li>a</li><li>b<br>c</li></ul><ul><li>d</li></ul>"],
-  "lists in lists": ["1. a\n   - b\n   - c\n2. d\n  - e", "<ol><li>a<ul><li>b</li><li>c</li></ul></li><li>d<ul><li>e</li></ul></li></ol>"],
+  "lists in lists": [
+    "1. a\n   - b\n   - c\n2. d\n  - e",
+    "<ol><li>a<ul><li>b</li><li>c</li></ul></li><li>d<ul><li>e</li></ul></li></ol>",
+  ],
   "loose lists": ["- a\n\n- b", "<ul><li><p>a</p></li><li><p>b</p></li></ul>"],
   "a list from 3": ["3. a\n4. b", '<ol start="3"><li>a</li><li>b</li></ol>'],
   "code in a list": ["- a\n\n  ```\n  b\n  ```", `<ul><li><p>a</p>${code("text", "b\n")}</li></ul>`],
@@ -77,8 +96,42 @@ const depthOf = (node) => (Array.isArray(node) ? 1 + Math.max(0, ...node.map(dep
 
 test("time grows with the text alone", () => {
   const parts = [
-    "[", "]", "*", "**a", "_a_", "`", "<a", "http://", "![](", "> ", "- ", "|", '](a "', "# ", "&#", "~~", "\\", "xhttp://", "))",
-    "  ", "*a_b*c_", "1. ", "http://a))", "``a`", "[a](", "`a``", "# #", "|-", "a|b\n-|-\n", "- a\n", "> a\n", "```\n", "&#1;", "…", "<br", "***",
+    "[",
+    "]",
+    "*",
+    "**a",
+    "_a_",
+    "`",
+    "<a",
+    "http://",
+    "![](",
+    "> ",
+    "- ",
+    "|",
+    '](a "',
+    "# ",
+    "&#",
+    "~~",
+    "\\",
+    "xhttp://",
+    "))",
+    "  ",
+    "*a_b*c_",
+    "1. ",
+    "http://a))",
+    "``a`",
+    "[a](",
+    "`a``",
+    "# #",
+    "|-",
+    "a|b\n-|-\n",
+    "- a\n",
+    "> a\n",
+    "```\n",
+    "&#1;",
+    "…",
+    "<br",
+    "***",
   ];
   for (const part of parts) {
     const text = part.repeat(Math.ceil(60_000 / part.length));
@@ -113,7 +166,7 @@ test("a text that grows looks as the whole text, however it is divided", () => {
   for (let round = 0; round < 400; round++) {
     const text = Array.from({ length: 1 + pick(5) }, () => sources[pick(sources.length)]).join(["\n\n", "\n"][pick(2)]);
     const steps = [];
-    for (let at = 0; at < text.length; ) steps.push(text.slice(0, (at += 1 + pick(pick(2) ? 3 : 40))));
+    for (let at = 0; at < text.length;) steps.push(text.slice(0, (at += 1 + pick(pick(2) ? 3 : 40))));
     assert.equal(shown(steps), shown([text]), JSON.stringify(text));
     assert.equal(shown([text]), all(text).replace(/\n(?=<\/code><\/pre>)/g, ""), JSON.stringify(text));
   }

@@ -6,7 +6,16 @@ import { generate, learnMore } from "./generation.js";
 import { MessageItem } from "./message.js";
 import { addTokens, forcible, offsets, replacedTokens, tokensOf } from "./probabilities.js";
 import { requestFields, systemPrompt, wantsProbabilities } from "./settings.js";
-import { addNode, dropNode, messages, newConversation, path, saveConversation, showBranch, siblings } from "./storage.js";
+import {
+  addNode,
+  dropNode,
+  messages,
+  newConversation,
+  path,
+  saveConversation,
+  showBranch,
+  siblings,
+} from "./storage.js";
 
 const FASTEST = 33; // ms between two drawings of an answer that grows, at least
 const SHARE = 4; // and this many times as long as drawing took: the page stays responsive
@@ -41,10 +50,16 @@ export class Chat {
     found.forEach((item, place) => {
       const branches = siblings(conversation, item.node);
       const last = place === found.length - 1;
-      item.showButtons({ index: branches.indexOf(item.node), count: branches.length, last, busy: Boolean(this.running) });
+      item.showButtons({
+        index: branches.indexOf(item.node),
+        count: branches.length,
+        last,
+        busy: Boolean(this.running),
+      });
     });
     const elements = found.map((item) => item.element);
-    const same = elements.length === this.list.children.length && elements.every((one, k) => one === this.list.children[k]);
+    const same =
+      elements.length === this.list.children.length && elements.every((one, k) => one === this.list.children[k]);
     if (!same) this.list.replaceChildren(...elements);
     byId("empty").hidden = nodes.length > 0;
     document.title = conversation.title ? `${conversation.title} · pyml` : "pyml";
@@ -114,7 +129,11 @@ export class Chat {
     const begin = offsets(node.content, tokensOf(node), node.reasoning)[index];
     const content = node.content.slice(0, begin) + forcible(entry);
     const { reasoning, parent, facts } = node;
-    const branch = addNode(this.conversation, parent, { role: "assistant", content, ...(reasoning ? { reasoning } : {}) });
+    const branch = addNode(this.conversation, parent, {
+      role: "assistant",
+      content,
+      ...(reasoning ? { reasoning } : {}),
+    });
     addTokens(branch, replacedTokens(node, index, entry));
     this.#run(branch, { ...fields, seed: facts?.seed ?? fields.seed });
   }
@@ -122,7 +141,10 @@ export class Chat {
   /** Offer the timeline of an answer as a file for ui.perfetto.dev. */
   async timeline(node) {
     try {
-      download("timeline.json", await getText(`v1/requests/${encodeURIComponent(node.facts.request)}/trace?format=perfetto`));
+      download(
+        "timeline.json",
+        await getText(`v1/requests/${encodeURIComponent(node.facts.request)}/trace?format=perfetto`),
+      );
     } catch (error) {
       showError(error); // the server keeps the latest ones only
     }

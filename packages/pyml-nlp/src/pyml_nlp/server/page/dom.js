@@ -18,7 +18,8 @@ export function build(tree) {
 export const byId = (id) => document.getElementById(id);
 
 /** A button that calls a function. */
-export const button = (text, onClick, more = {}) => build(["button", { type: "button", click: onClick, ...more }, text]);
+export const button = (text, onClick, more = {}) =>
+  build(["button", { type: "button", click: onClick, ...more }, text]);
 
 /** Tell users of screen readers, once, politely. */
 export function announce(text) {

@@ -77,7 +77,8 @@ function readClock(facts, { sent, first, last, chunks }) {
 export function describe(facts) {
   const found = [];
   const add = (text, title) => found.push({ text, title });
-  if (facts.queue >= 10) add(`waited ${duration(facts.queue)}`, "For a place among the texts that are written at a time");
+  if (facts.queue >= 10)
+    add(`waited ${duration(facts.queue)}`, "For a place among the texts that are written at a time");
   if (facts.ttft) add(`first token ${duration(facts.ttft)}`, "From sending the request to the first text");
   if (facts.promptTokens) {
     const reused = facts.cached ? `, ${number(facts.cached)} reused` : "";
@@ -85,13 +86,24 @@ export function describe(facts) {
   }
   if (facts.shown) add(`${number(facts.shown)} tokens`, "Tokens of the answer");
   if (facts.rate) add(`${facts.rate.toFixed(facts.rate < 20 ? 1 : 0)} tokens/s`, "After the first token");
-  if (facts.drafted) add(`${facts.accepted} of ${facts.drafted} drafted`, "Tokens that were guessed and checked, and those that were right");
-  if (facts.seed !== undefined) add(`seed ${facts.seed}`, "With this seed and the same settings the answer is the same");
+  if (facts.drafted)
+    add(
+      `${facts.accepted} of ${facts.drafted} drafted`,
+      "Tokens that were guessed and checked, and those that were right",
+    );
+  if (facts.seed !== undefined)
+    add(`seed ${facts.seed}`, "With this seed and the same settings the answer is the same");
   if (facts.finish) add(FINISHES[facts.finish] ?? facts.finish, "Why the answer ended");
   return found;
 }
 
-const FINISHES = { stop: "complete", length: "limit of tokens", stopped: "stopped", failed: "failed", tool_calls: "calls" };
+const FINISHES = {
+  stop: "complete",
+  length: "limit of tokens",
+  stopped: "stopped",
+  failed: "failed",
+  tool_calls: "calls",
+};
 
 const number = (value) => value.toLocaleString("en");
 const duration = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`);

@@ -6,7 +6,14 @@ import { announce, build, button, byId, copyText, download, showError } from "./
 import { closeAlternatives } from "./probabilities.js";
 import { setSystemPrompt, startSettings, systemPrompt } from "./settings.js";
 import {
-  deleteConversation, fromMessages, listConversations, loadConversation, messages, newConversation, path, saveConversation,
+  deleteConversation,
+  fromMessages,
+  listConversations,
+  loadConversation,
+  messages,
+  newConversation,
+  path,
+  saveConversation,
 } from "./storage.js";
 import { showStrip } from "./strip.js";
 
@@ -23,7 +30,8 @@ function showPanel(name, shown = byId(name).hidden) {
   if (name === "strip") showStrip(shown);
 }
 
-for (const name of ["chats", "facts", "strip", "settings"]) byId(`show-${name}`).addEventListener("click", () => showPanel(name));
+for (const name of ["chats", "facts", "strip", "settings"])
+  byId(`show-${name}`).addEventListener("click", () => showPanel(name));
 const narrow = window.matchMedia("(max-width: 820px)");
 showPanel("chats", !narrow.matches);
 
@@ -56,7 +64,9 @@ byId("composer").addEventListener("submit", (event) => {
   send();
 });
 byId("stop").addEventListener("click", () => (chat.stop(), input.focus()));
-byId("error").querySelector("button").addEventListener("click", () => showError(null));
+byId("error")
+  .querySelector("button")
+  .addEventListener("click", () => showError(null));
 input.addEventListener("input", fitInput);
 input.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -77,7 +87,9 @@ byId("messages").addEventListener("click", ({ target }) => {
 function listChats() {
   const items = listConversations().map(({ id, title }) => {
     const current = id === chat.conversation.id;
-    const open = button(title || "Chat", () => openChat(loadConversation(id)), { "aria-current": current ? "true" : null });
+    const open = button(title || "Chat", () => openChat(loadConversation(id)), {
+      "aria-current": current ? "true" : null,
+    });
     const remove = button("×", () => removeChat(id, title), { "aria-label": `Delete ${title}`, title: "Delete" });
     return build(["li", null, open, remove]);
   });
@@ -85,6 +97,7 @@ function listChats() {
 }
 
 function openChat(conversation) {
+  if (!conversation) return listChats(); // another tab has deleted it
   chat.open(conversation);
   showError(null);
   listChats();
@@ -175,7 +188,12 @@ async function showModel() {
     toggle.setAttribute("aria-label", `Facts about the model ${id}`);
     const facts = { ...flat({ ...meta, ...others }), "context length": length, pyml: version };
     for (const name of ["object", "created", "owned by", "n ctx"]) delete facts[name];
-    const items = Object.entries(facts).map(([name, value]) => ["div", null, ["dt", null, name], ["dd", null, shown(value, name)]]);
+    const items = Object.entries(facts).map(([name, value]) => [
+      "div",
+      null,
+      ["dt", null, name],
+      ["dd", null, shown(value, name)],
+    ]);
     byId("facts").firstElementChild.replaceChildren(...items.map(build));
     announce(`The model ${id} is ready.`);
     if (waiting) showError(null);

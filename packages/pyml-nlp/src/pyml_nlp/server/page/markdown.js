@@ -108,7 +108,8 @@ function quote(lines, i, depth) {
   const inside = [];
   for (; i < lines.length; i++) {
     if (QUOTE.test(lines[i])) inside.push(lines[i].replace(QUOTE, ""));
-    else if (!interrupts(lines[i], depth) && inside.at(-1).trim()) inside.push(lines[i]); // goes on without its mark
+    else if (!interrupts(lines[i], depth) && inside.at(-1).trim())
+      inside.push(lines[i]); // goes on without its mark
     else break;
   }
   return [["blockquote", null, ...blocks(inside, depth + 1).map((one) => one.node)], i];
@@ -118,7 +119,7 @@ function list(lines, i, depth, first) {
   const kind = (marker) => (/\d/.test(marker) ? marker.at(-1) : marker);
   const items = [];
   let loose = false;
-  for (let item = first; item; ) {
+  for (let item = first; item;) {
     const space = item[3].length;
     const indent = item[1].length + item[2].length + (item[0].length === lines[i].length || space > 4 ? 1 : space);
     const inside = [lines[i].slice(Math.min(indent, lines[i].length))];
@@ -163,7 +164,10 @@ function isTable(lines, i) {
 }
 
 function cells(line) {
-  const row = line.trim().replace(/^\|/, "").replace(/(^|[^\\])\|$/, "$1");
+  const row = line
+    .trim()
+    .replace(/^\|/, "")
+    .replace(/(^|[^\\])\|$/, "$1");
   return row.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
 }
 
@@ -178,7 +182,8 @@ function table(lines, i) {
   };
   const head = ["thead", null, row(lines[i], "th")];
   const body = ["tbody", null];
-  for (i += 2; i < lines.length && lines[i].includes("|") && !interrupts(lines[i], 0); i++) body.push(row(lines[i], "td"));
+  for (i += 2; i < lines.length && lines[i].includes("|") && !interrupts(lines[i], 0); i++)
+    body.push(row(lines[i], "td"));
   return [["div", { class: "scroll", tabindex: "0" }, ["table", null, head, body]], i];
 }
 
@@ -229,30 +234,34 @@ function special(state, at, found) {
   const next = text[at + 1];
   switch (found) {
     case "\\":
-      if (next === "\n") return add(state, ["br", null]), at + 2;
-      if (next && /[!-/:-@[-`{-~]/.test(next)) return add(state, next), at + 2;
+      if (next === "\n") return (add(state, ["br", null]), at + 2);
+      if (next && /[!-/:-@[-`{-~]/.test(next)) return (add(state, next), at + 2);
       break;
     case "\n":
-      return add(state, ["br", null]), at + 1;
+      return (add(state, ["br", null]), at + 1);
     case "`":
       return codeSpan(state, at);
     case "<": {
       const link = matchAt(AUTOLINK, text, at);
-      if (link) return add(state, anchor(link[1].includes(":") ? link[1] : `mailto:${link[1]}`, [link[1]])), at + link[0].length;
+      if (link)
+        return (
+          add(state, anchor(link[1].includes(":") ? link[1] : `mailto:${link[1]}`, [link[1]])),
+          at + link[0].length
+        );
       const line = matchAt(BREAK, text, at);
-      if (line) return add(state, ["br", null]), at + line[0].length;
+      if (line) return (add(state, ["br", null]), at + line[0].length);
       break;
     }
     case "&": {
       const entity = matchAt(ENTITY, text, at);
-      if (entity) return add(state, character(entity)), at + entity[0].length;
+      if (entity) return (add(state, character(entity)), at + entity[0].length);
       break;
     }
     case "!":
       if (next !== "[") break;
-      return open(state, "!["), at + 2;
+      return (open(state, "!["), at + 2);
     case "[":
-      return open(state, "["), at + 1;
+      return (open(state, "["), at + 1);
     case "]":
       return close(state, at);
     case "*":
@@ -282,19 +291,20 @@ function codeSpan(state, at) {
   let end = at;
   while (text[end] === "`") end++;
   const size = end - at;
-  for (let from = end; !lone.has(size); ) {
+  for (let from = end; !lone.has(size);) {
     const start = text.indexOf("`", from);
-    if (start < 0) lone.add(size); // not searched for again
+    if (start < 0)
+      lone.add(size); // not searched for again
     else {
       from = start;
       while (text[from] === "`") from++;
       if (from - start !== size) continue;
       let inside = text.slice(end, start).replaceAll("\n", " ");
       if (inside.startsWith(" ") && inside.endsWith(" ") && inside.trim()) inside = inside.slice(1, -1);
-      return add(state, ["code", null, inside]), from;
+      return (add(state, ["code", null, inside]), from);
     }
   }
-  return add(state, text.slice(at, end)), end;
+  return (add(state, text.slice(at, end)), end);
 }
 
 /** A link to a page or a mail address; any other target leaves its text alone. */
@@ -306,7 +316,7 @@ function anchor(target, children) {
 function bareLink(state, at) {
   const { text } = state;
   const link = at && /\w/.test(text[at - 1]) ? null : matchAt(URL_TEXT, text, at);
-  if (!link) return add(state, text.slice(at, at + 4)), at + 4;
+  if (!link) return (add(state, text.slice(at, at + 4)), at + 4);
   let end = link[0].length;
   let extra = link[0].split(")").length - link[0].split("(").length; // brackets that close what the URL did not open
   for (; ; end--) {
@@ -315,7 +325,7 @@ function bareLink(state, at) {
     else if (!"?!.,:;*_~'\"]".includes(last)) break;
   }
   const url = link[0].slice(0, end);
-  return add(state, anchor(url, [url])), at + end;
+  return (add(state, anchor(url, [url])), at + end);
 }
 
 function open(state, mark) {
@@ -326,7 +336,7 @@ function open(state, mark) {
 function close(state, at) {
   const opener = state.brackets.pop();
   const target = opener?.active ? matchAt(TARGET, state.text, at + 1) : null;
-  if (!target) return add(state, "]"), at + 1;
+  if (!target) return (add(state, "]"), at + 1);
   const children = merged(state.out.splice(opener.place).slice(1));
   state.delimiters = state.delimiters.filter((one) => one.place < opener.place);
   const image = opener.mark === "![";
@@ -346,8 +356,14 @@ function delimiter(state, at, mark) {
   const left = !spaceAfter && (!markAfter || spaceBefore || markBefore);
   const right = !spaceBefore && (!markBefore || spaceAfter || markAfter);
   const words = mark === "_";
-  const one = { mark, count, total: count, opens: left && (!words || !right || markBefore), closes: right && (!words || !left || markAfter) };
-  if (mark === "~" && count !== 2) return add(state, text.slice(at, end)), end;
+  const one = {
+    mark,
+    count,
+    total: count,
+    opens: left && (!words || !right || markBefore),
+    closes: right && (!words || !left || markAfter),
+  };
+  if (mark === "~" && count !== 2) return (add(state, text.slice(at, end)), end);
   if (one.closes) closeDelimiter(state, one);
   if (one.count && one.opens && state.delimiters.length < MAX_OPEN) {
     one.place = out.length;

@@ -21,7 +21,12 @@ export class MessageItem {
     this.facts = build(["ul", { class: "facts" }]);
     this.buttons = build(["div", { class: "actions" }]);
     const head = ["header", null, ["h2", null, name], this.branch];
-    this.article = build(["article", { class: `message ${node.role}`, tabindex: "-1", "aria-label": name }, head, this.body]);
+    this.article = build([
+      "article",
+      { class: `message ${node.role}`, tabindex: "-1", "aria-label": name },
+      head,
+      this.body,
+    ]);
     this.article.append(this.facts, this.buttons);
     this.element = build(["li", null, this.article]);
     this.asTokens = false;
@@ -38,9 +43,15 @@ export class MessageItem {
     }
     const text = build(["div", { class: "markdown" }]);
     this.reasoningText = document.createTextNode("");
-    this.folded = build(["details", { class: "reasoning" }, ["summary", null, "Reasoning"], ["div", null, this.reasoningText]]);
+    this.folded = build([
+      "details",
+      { class: "reasoning" },
+      ["summary", null, "Reasoning"],
+      ["div", null, this.reasoningText],
+    ]);
     body.replaceChildren(this.folded, text);
-    if (this.asTokens) this.tokens = new TokensView(text, node, (index, entry) => this.actions.force(node, index, entry));
+    if (this.asTokens)
+      this.tokens = new TokensView(text, node, (index, entry) => this.actions.force(node, index, entry));
     else this.markdown = new MarkdownView(text);
     this.grow();
     this.finish();
@@ -83,12 +94,19 @@ export class MessageItem {
     if (answer && last) found.push(button("Continue", () => actions.goOn(node)));
     if (answer && tokensOf(node).length) {
       const pressed = String(this.asTokens);
-      found.push(button("Probabilities", () => this.toggleTokens(), { class: "probabilities", "aria-pressed": pressed }));
+      found.push(
+        button("Probabilities", () => this.toggleTokens(), { class: "probabilities", "aria-pressed": pressed }),
+      );
     }
-    if (node.facts?.timeline) found.push(button("Timeline", () => actions.timeline(node), { title: "A file for ui.perfetto.dev" }));
+    if (node.facts?.timeline)
+      found.push(button("Timeline", () => actions.timeline(node), { title: "A file for ui.perfetto.dev" }));
     this.buttons.replaceChildren(...(busy ? [] : found));
     const step = (by, text, name) =>
-      button(text, () => actions.step(node, by), { "aria-label": name, "data-step": by, disabled: busy || !(index + by in Array(count).fill()) });
+      button(text, () => actions.step(node, by), {
+        "aria-label": name,
+        "data-step": by,
+        disabled: busy || !(index + by in Array(count).fill()),
+      });
     const place = `${index + 1} of ${count}`;
     const branches = [step(-1, "‹", "Branch before"), ["span", null, place], step(1, "›", "Branch after")];
     this.branch.replaceChildren(...(count > 1 ? branches.map(build) : []));

@@ -16,7 +16,10 @@ export function addTokens(node, entries) {
 
 /** The tokens of a message up to one, and another one in its place. */
 export function replacedTokens(node, index, entry) {
-  return [...tokensOf(node).slice(0, index), { ...entry, top_logprobs: tokensOf(node)[index].top_logprobs, forced: true }];
+  return [
+    ...tokensOf(node).slice(0, index),
+    { ...entry, top_logprobs: tokensOf(node)[index].top_logprobs, forced: true },
+  ];
 }
 
 /** Where each token begins in the text of the answer; null for those that are no part of it, as of the reasoning. */
@@ -25,14 +28,16 @@ export function offsets(content, entries, skipped = "") {
   let [at, waiting] = [0, skipped];
   return entries.map((entry) => {
     const text = decoder.decode(Uint8Array.from(entry.bytes ?? []), { stream: true });
-    if (text && waiting.trimStart().startsWith(text.trim())) { // of the reasoning, which comes first
+    if (text && waiting.trimStart().startsWith(text.trim())) {
+      // of the reasoning, which comes first
       waiting = waiting.trimStart().slice(text.trim().length);
       return null;
     }
     if (CONTROL.test(text)) return null;
     const begin = at;
     if (content.startsWith(text, at)) at += text.length;
-    else if (at === 0 && content.startsWith(text.trimStart())) at += text.trimStart().length; // the tokenizer's own space
+    else if (at === 0 && content.startsWith(text.trimStart()))
+      at += text.trimStart().length; // the tokenizer's own space
     else return null;
     return begin;
   });
@@ -143,7 +148,11 @@ function openAlternatives(view, token, pinned) {
 }
 
 function row(view, index, entry, chosen, inText) {
-  const reason = !inText ? "It is no part of the text" : forcible(entry) === null ? "A control token, or a part of a character" : null;
+  const reason = !inText
+    ? "It is no part of the text"
+    : forcible(entry) === null
+      ? "A control token, or a part of a character"
+      : null;
   const force = button(spelled(entry), () => (closeAlternatives(true), view.onForce(index, entry)), {
     disabled: Boolean(chosen || reason || !view.onForce),
     title: chosen ? "The token that was chosen" : reason,

@@ -5,7 +5,14 @@ import { readItem, writeItem } from "./storage.js";
 
 const KEY = "pyml.settings";
 const NUMBERS = [
-  "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens",
+  "temperature",
+  "top_k",
+  "top_p",
+  "min_p",
+  "repetition_penalty",
+  "presence_penalty",
+  "frequency_penalty",
+  "max_tokens",
 ];
 
 const form = byId("settings-form");

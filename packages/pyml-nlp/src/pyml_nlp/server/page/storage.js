@@ -4,7 +4,13 @@ const PREFIX = "pyml.chat.";
 
 /** A conversation without messages. */
 export function newConversation() {
-  return { id: crypto.getRandomValues(new Uint32Array(2)).join("-"), title: "", updated: Date.now(), leaf: null, nodes: [] };
+  return {
+    id: crypto.getRandomValues(new Uint32Array(2)).join("-"),
+    title: "",
+    updated: Date.now(),
+    leaf: null,
+    nodes: [],
+  };
 }
 
 /** Add a message after another one (null: at the beginning), and show it. */
@@ -70,10 +76,16 @@ export function fromMessages(list) {
       continue;
     }
     if (role !== "user" && role !== "assistant") {
-      throw new Error(`messages[${number}]: expected the role user or assistant, found ${JSON.stringify(role)?.slice(0, 40)}.`);
+      throw new Error(
+        `messages[${number}]: expected the role user or assistant, found ${JSON.stringify(role)?.slice(0, 40)}.`,
+      );
     }
     const reasoning = message.reasoning_content;
-    addNode(conversation, conversation.leaf, { role, content, ...(typeof reasoning === "string" ? { reasoning } : {}) });
+    addNode(conversation, conversation.leaf, {
+      role,
+      content,
+      ...(typeof reasoning === "string" ? { reasoning } : {}),
+    });
   }
   if (!conversation.nodes.length) throw new Error("The file has no message of a user.");
   return [conversation, system];

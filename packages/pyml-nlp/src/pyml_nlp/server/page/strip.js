@@ -48,12 +48,18 @@ function onEvent(data, name) {
 function begin(hello) {
   state.hello = hello;
   state.summary = build(["p", { class: "summary" }, `${hello.threads} threads: nothing to compute`]);
-  state.history = build(["div", { class: "history", role: "img", "aria-label": "Shares of the last calls of the model" }]);
+  state.history = build([
+    "div",
+    { class: "history", role: "img", "aria-label": "Shares of the last calls of the model" },
+  ]);
   state.parts = build(["tbody", null]);
   state.lanes = build(["ol", { class: "lanes", "aria-label": "Texts" }]);
   const head = ["Part", "Share", "ms", "GB/s", "GOP/s"].map((text) => ["th", { scope: "col" }, text]);
   const table = ["table", null, ["thead", null, ["tr", null, ...head]], state.parts];
-  root.replaceChildren(state.summary, build(["div", { class: "panes" }, state.history, ["div", { class: "scroll", tabindex: "0" }, table], state.lanes]));
+  root.replaceChildren(
+    state.summary,
+    build(["div", { class: "panes" }, state.history, ["div", { class: "scroll", tabindex: "0" }, table], state.lanes]),
+  );
 }
 
 function addCall(call) {
@@ -62,7 +68,10 @@ function addCall(call) {
   if (state.calls.length > KEPT) state.calls.shift();
   state.history.append(column(call));
   while (state.history.children.length > KEPT) state.history.firstChild.remove();
-  showSummary(call, `${call.phase}: ${call.ms.toFixed(1)} ms for ${plural(call.runs, "run")}, ${plural(call.tokens, "token")}`);
+  showSummary(
+    call,
+    `${call.phase}: ${call.ms.toFixed(1)} ms for ${plural(call.runs, "run")}, ${plural(call.tokens, "token")}`,
+  );
   showParts(state.calls.slice(-MEAN));
   showLanes(call);
 }
@@ -94,13 +103,20 @@ function showParts(calls) {
     const own = calls.flatMap((call) => call.parts.filter((part) => part.name === name));
     const ms = sum(own.map((part) => part.ms));
     if (ms < total / 1000) return [];
-    const rate = (key) => (own.some((part) => part[key] != null) ? sum(own.map((part) => (part[key] ?? 0) * part.ms)) / ms : null);
+    const rate = (key) =>
+      own.some((part) => part[key] != null) ? sum(own.map((part) => (part[key] ?? 0) * part.ms)) / ms : null;
     const [read, work] = [rate("gb_s"), rate("gop_s")];
-    return [["tr", null,
-      ["th", { scope: "row" }, ["i", { class: `part ${name}` }], name.replaceAll("_", " ")],
-      ["td", null, `${((100 * ms) / total).toFixed(0)} %`],
-      ["td", null, (ms / calls.length).toFixed(2)],
-      measured(read, limits?.read_gb_s), measured(work, limits?.int8_gop_s)]];
+    return [
+      [
+        "tr",
+        null,
+        ["th", { scope: "row" }, ["i", { class: `part ${name}` }], name.replaceAll("_", " ")],
+        ["td", null, `${((100 * ms) / total).toFixed(0)} %`],
+        ["td", null, (ms / calls.length).toFixed(2)],
+        measured(read, limits?.read_gb_s),
+        measured(work, limits?.int8_gop_s),
+      ],
+    ];
   });
   state.parts.replaceChildren(...rows.map(build));
 }
@@ -110,7 +126,13 @@ function measured(value, limit) {
   if (value === null) return ["td", null, ""];
   const text = value.toFixed(value < 10 ? 1 : 0);
   if (!limit) return ["td", null, text];
-  return ["td", { title: `${((100 * value) / limit).toFixed(0)} % of what the machine can do` }, text, " ", ["meter", { min: "0", max: String(limit), value: String(value), "aria-hidden": "true" }]];
+  return [
+    "td",
+    { title: `${((100 * value) / limit).toFixed(0)} % of what the machine can do` },
+    text,
+    " ",
+    ["meter", { min: "0", max: String(limit), value: String(value), "aria-hidden": "true" }],
+  ];
 }
 
 /** A row for each text: those that wait, read their prompt, or write. */
@@ -119,12 +141,21 @@ function showLanes({ texts, queue }) {
     const { prompt_done: done, prompt_total: total, reused, generated, drafted, accepted } = text;
     const drafts = drafted ? `, ${accepted} of ${drafted} drafted` : "";
     const said = text.phase === "prefill" ? `prompt ${done} of ${total}` : `${plural(generated, "token")}${drafts}`;
-    const bar = ["meter", { min: "0", max: String(total || 1), value: String(done), title: `prompt: ${total} tokens, ${reused} reused` }];
+    const bar = [
+      "meter",
+      { min: "0", max: String(total || 1), value: String(done), title: `prompt: ${total} tokens, ${reused} reused` },
+    ];
     return ["li", { class: text.phase }, ["span", null, nameOf(text)], bar, ["span", null, said]];
   });
   const waiting = queue.map((text) => {
     const said = `waits ${(text.ms / 1000).toFixed(1)} s, prompt ${text.prompt_total}`;
-    return ["li", { class: "queued" }, ["span", null, nameOf(text)], ["meter", { min: "0", max: "1", value: "0", "aria-hidden": "true" }], ["span", null, said]];
+    return [
+      "li",
+      { class: "queued" },
+      ["span", null, nameOf(text)],
+      ["meter", { min: "0", max: "1", value: "0", "aria-hidden": "true" }],
+      ["span", null, said],
+    ];
   });
   state.lanes.replaceChildren(...[...writing, ...waiting].map(build));
 }
@@ -132,4 +163,9 @@ function showLanes({ texts, queue }) {
 const nameOf = ({ id, sequence }) => (id && ownRequests.has(id) ? "this page" : `text ${sequence}`);
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 const sum = (values) => values.reduce((total, value) => total + value, 0);
-const size = (bytes) => (bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`);
+const size = (bytes) =>
+  bytes < 1e6
+    ? `${(bytes / 1e3).toFixed(0)} kB`
+    : bytes < 1e9
+      ? `${(bytes / 1e6).toFixed(1)} MB`
+      : `${(bytes / 1e9).toFixed(2)} GB`;
