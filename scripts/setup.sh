@@ -65,6 +65,7 @@ if [ "${1:-}" = tests ] && ! filled tests; then
 print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["hatch"]["envs"]["default"]["dependencies"], sep="\n")' \
         >.venv/requirements.txt
     pip install -r .venv/requirements.txt
+    pip install --no-build-isolation -e "packages/pyml-nlp[otel]"
     echo "$state" >.venv/pyml-tests
 fi
 .venv/bin/python packages/pyml-core/hatch_build.py
