@@ -130,11 +130,14 @@ def test_refused_requests_are_counted_with_their_reasons(observed: TestClient) -
     observed.post("/v1/chat/completions", json=CHAT, headers={"x-api-key": "wrong"})
     observed.post("/v1/completions", json={"prompt": "x " * 5000, "max_tokens": 1})
     observed.get("/nowhere/%0a")
+    for name in ("v1", "models", "x/y", "/"):
+        observed.get(f"/v1/models/{name}")
     found = samples(observed)
+    assert found["pyml_requests_total{route=/v1/models/{name},status=404}"] == 4
     assert found["pyml_rejected_total{reason=invalid_api_key}"] == 1
     assert found["pyml_rejected_total{reason=context_length_exceeded}"] == 1
     assert found["pyml_rejected_total{reason=invalid_request_error}"] == 1
-    assert total(found, "pyml_rejected_total") == 4
+    assert total(found, "pyml_rejected_total") == 8
     assert found["pyml_requests_total{route=other,status=404}"] == 1
     assert found["pyml_requests_total{route=other,status=401}"] == 1
     assert "pyml_generation_tokens_total" in found

@@ -76,9 +76,9 @@ class Observed:
 
 def route_of(scope: Scope) -> str:
     """The pattern of a request's path: a few in all, whatever clients ask for."""
-    if "endpoint" not in scope:
-        return "other"
-    path: str = scope["path"]
-    for name, value in scope.get("path_params", {}).items():
-        path = path.replace(str(value), f"{{{name}}}", 1)
-    return path
+    endpoint = scope.get("endpoint")
+    for route in scope["app"].routes if endpoint is not None else ():
+        if getattr(route, "endpoint", None) is endpoint and route.path_regex.match(scope["path"]):
+            path: str = route.path
+            return path.replace(":path}", "}")
+    return "other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from typing import Any
 
 from .request_record import RequestRecord
@@ -24,8 +25,11 @@ def facts_of(record: RequestRecord) -> dict[str, Any]:
     if not facts:
         return found
     prompt, cached, generated = record.usage()
-    gaps = [gap for text in record.texts for gap in text.gaps]
-    counts = [count for text in record.texts for count in text.counts]
+    gaps, counts = array("d"), array("L")
+    for text in record.texts:
+        size = len(text.counts)  # the generating thread may add to it
+        gaps += text.gaps[:size]
+        counts += text.counts[:size]
     shares = percentiles(gaps, counts, (0.5, 0.99)) if gaps else (None, None)
     reasons = list(dict.fromkeys(one.finish_reason for one in facts if one.finish_reason))
     seeds = [one.seed for one in facts]
@@ -56,15 +60,20 @@ def log_line(record: RequestRecord, form: str) -> str:
     if record.logged_texts:
         facts["texts"] = [{"prompt": prompt, "text": text} for prompt, text in record.logged_texts]
     if form == "json":
-        return json.dumps(facts, separators=(",", ":"))  # ASCII: control characters are escaped
+        return _escaped(facts, (",", ":"))
     return " ".join(f"{name}={_shown(value)}" for name, value in facts.items() if value not in (None, ""))
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return json.dumps(value)
+        return _escaped(value)
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if text.isascii() and text.isprintable() and " " not in text else json.dumps(value)
+    return text if text.isascii() and text.isprintable() and " " not in text else _escaped(value)
+
+
+def _escaped(value: Any, separators: tuple[str, str] | None = None) -> str:
+    """A value as JSON of printable ASCII."""
+    return json.dumps(value, separators=separators).replace("\x7f", "\\u007f")
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from ..generation.run_stats import RunStats
 from .engine_parts import CHOOSING, MODEL_PARTS, PYTHON
@@ -178,16 +180,8 @@ class RequestTally:
 
 def percentiles(values: Sequence[float], counts: Sequence[int], shares: Sequence[float]) -> list[float]:
     """The value at each share (0..1) of values that occur ``counts`` times; there must be one."""
-    weights: dict[float, int] = defaultdict(int)
-    for value, count in zip(values, counts, strict=True):
-        weights[value] += count
-    order = sorted(weights)
-    total, found = sum(weights.values()), []
-    for share in shares:
-        left = share * total
-        for value in order:
-            left -= weights[value]
-            if left <= 1e-9 * total:
-                found.append(value)
-                break
+    order = np.argsort(values)
+    reached = np.cumsum(np.asarray(counts)[order])
+    places = np.searchsorted(reached, np.asarray(shares) * reached[-1] * (1 - 1e-12))
+    found: list[float] = np.asarray(values)[order][places].tolist()
     return found
