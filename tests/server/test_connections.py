@@ -21,7 +21,7 @@ from .live import PATIENCE, Client, Live, live
 
 HEAD = "Host: localhost\r\nContent-Type: application/json\r\n"
 GET = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-SHORT = Limits(head_seconds=0.4, body_seconds=0.4, idle_seconds=0.4, write_seconds=0.4, linger_seconds=0.4)
+SHORT = Limits(head_seconds=0.8, body_seconds=0.8, idle_seconds=0.8, write_seconds=0.8, linger_seconds=0.4)
 
 
 def guarded(echo: Echo) -> Guard:
@@ -122,7 +122,7 @@ def test_the_second_request_has_its_own_deadlines(short: Live) -> None:
         for _ in range(4):
             client.send(GET.format("/a"))
             assert client.next_answer().status == 200
-            time.sleep(0.2)
+            time.sleep(0.3)
         client.send("GET /")
         assert client.answer().status == 408
 
@@ -131,7 +131,7 @@ def test_an_application_that_takes_long_is_not_the_client_s_fault(short: Live, e
     with short.client() as client:
         client.send(GET.format("/wait"))
         until(lambda: echo.seen == ["/wait"])
-        time.sleep(1.2)
+        time.sleep(1.6)
         assert not echo.ended
     until(lambda: echo.ended == ["/wait"])
 

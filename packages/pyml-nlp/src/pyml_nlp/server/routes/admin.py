@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pyml_core.errors import quoted
+from pyml_core.errors import OutOfMemoryError, PymlError, quoted
 
 from ..bodies import json_body
 from ..errors import RequestError
@@ -28,7 +28,12 @@ async def reload(request: Request) -> Response:
     body = {} if empty else await json_body(request, service)
     path = model_path(body.get("model"), options.models)
     start = time.monotonic()
-    name = await service.reload(path)
+    try:
+        name = await service.reload(path)
+    except OutOfMemoryError:
+        raise
+    except (PymlError, OSError) as error:  # the model's files are at fault, and the present model stays
+        raise RequestError(400, str(error), param="model", code="model_not_loaded") from None
     return JSONResponse({"status": "ok", "model": name, "seconds": round(time.monotonic() - start, 3)})
 
 
