@@ -123,6 +123,8 @@ def test_models(lm: LanguageModel, client: TestClient) -> None:
         assert other.get("/v1/models/org/own name").json()["id"] == "org/own name"
         assert other.post("/v1/completions", json={**TEXT, "model": "org/own name"}).json()["model"] == "org/own name"
         assert other.post("/v1/completions", json={**TEXT, "model": "tiny-llama"}).status_code == 404
+    with TestClient(app(lm, any_model=True)) as other:
+        assert other.post("/v1/completions", json={**TEXT, "model": "gpt-9"}).json()["model"] == "tiny-llama"
 
 
 def test_states(client: TestClient) -> None:

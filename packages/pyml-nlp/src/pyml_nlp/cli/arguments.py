@@ -131,6 +131,7 @@ class ServeArguments(ModelArguments, MemoryArguments, LogArguments, ObserveArgum
     port: int
     unix: str | None
     alias: str | None
+    any_model: bool
     no_ui: bool
     context_len: int | None
     api_key_file: str | None

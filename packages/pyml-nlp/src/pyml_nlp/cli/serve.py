@@ -49,6 +49,7 @@ _ENVIRONMENT = {"auto_envvar_prefix": "PYML_SERVE"}  # an option --max-queue may
 @integer("--port", default="8000", metavar="N", help="Port to listen on; 0: any free one. [default: 8000]")
 @click.option("--unix", metavar="PATH", help="Listen on a Unix socket instead.")
 @click.option("--alias", metavar="NAME", help="The model's name in the API. [default: its own]")
+@click.option("--any-model", is_flag=True, help="Answer requests that name another model, too.")
 @click.option("--no-ui", is_flag=True, help="Serve the API alone, without the page at /.")
 @integer("--context-len", metavar="N", help="Most positions of a text. [default: the model's]")
 @click.option("--tool-format", metavar="NAME", help="How the model writes calls. [default: by its chat template]")
@@ -133,6 +134,7 @@ def _options(values: ServeArguments) -> ServeOptions:
     key = os.environ.get(KEY_VARIABLE, "").strip()
     given: dict[str, Any] = {
         "alias": values["alias"],
+        "any_model": values["any_model"],
         "host": values["host"],
         "port": values["port"],
         "max_batch_size": values["max_batch"],

@@ -30,6 +30,7 @@ class ServeOptions:
 
     Attributes:
         alias: the model's name in answers and lists; None: its own.
+        any_model: whether requests that name another model are answered by this one.
         host: address to listen on.
         port: to listen on; 0: any free one.
         unix: path of a Unix socket to listen on, in place of host and port; None: none.
@@ -62,6 +63,7 @@ class ServeOptions:
     """
 
     alias: str | None = None
+    any_model: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
     unix: Path | None = None
@@ -90,6 +92,7 @@ class ServeOptions:
     def __post_init__(self) -> None:
         own = {
             "alias": None if self.alias is None else text("alias", self.alias),
+            "any_model": flag("any_model", self.any_model),
             "host": text("host", self.host),
             "port": whole("port", self.port, 0, 65535),
             "unix": _path("unix", self.unix),

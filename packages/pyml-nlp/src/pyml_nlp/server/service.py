@@ -152,7 +152,7 @@ class Service:
         Raises:
             RequestError: it is another one.
         """
-        if name is None or name in (self.model_name, "default", ""):
+        if name is None or name in (self.model_name, "default", "") or self.options.any_model:
             return
         message = f"the model {name!r:.80} is not served here, {self.model_name!r} is"
         raise RequestError(404, message, param="model", code="model_not_found")
