@@ -27,7 +27,7 @@ SEGMENTS = st.lists(
     ),
     max_size=6,
 )
-SETTINGS: Any = settings(max_examples=60, deadline=None)
+SETTINGS = settings(max_examples=60, deadline=None)
 COMPLETION: Any = SimpleNamespace(
     prompt=[1, 2, 3], tokens=[4, 5], reused=1, stopped_by=None, options=GenerationOptions(), submitted_at=1.0,
     admitted_at=2.0, ended_at=3.0, prefill_ms=5.0, decode_ms=6.0, drafted=0, accepted=0,
