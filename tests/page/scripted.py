@@ -46,6 +46,7 @@ class Script:
         needs_key: whether requests without the key are refused.
         loading: whether the model is not there yet.
         live: events of ``/v1/trace/live``, as names and data; None: it is not served.
+        template: the model's chat template; None: it has none.
         traced: whether there are timelines of requests.
         bodies: of the requests so far.
         left: number of answers whose reader has left.
@@ -59,6 +60,7 @@ class Script:
     needs_key: bool = False
     loading: bool = False
     live: list[tuple[str, dict[str, Any]]] | None = None
+    template: str | None = "{{ messages }}"
     traced: bool = False
     bodies: list[dict[str, Any]] = field(default_factory=list)
     left: int = 0
@@ -86,13 +88,19 @@ def scripted_app(script: Script) -> Starlette:
     async def version(request: Request) -> Response:
         return refusal(request) or JSONResponse({"version": "1.2.3"})
 
+    async def tokenizer_info(request: Request) -> Response:
+        return refusal(request) or JSONResponse({"chat_template": script.template})
+
     async def chat(request: Request) -> Response:
         body = await request.json()
         refused = refusal(request)
         if refused is not None:
             return refused
         script.bodies.append(body)
-        return StreamingResponse(_answer(script), media_type="text/event-stream", headers={"x-request-id": "req_own"})
+        plain = request.url.path.endswith("/v1/completions")
+        return StreamingResponse(
+            _answer(script, plain), media_type="text/event-stream", headers={"x-request-id": "req_own"}
+        )
 
     async def live(request: Request) -> Response:
         if script.live is None:
@@ -109,7 +117,9 @@ def scripted_app(script: Script) -> Starlette:
     routes = [
         Route("/v1/models", models),
         Route("/version", version),
+        Route("/tokenizer_info", tokenizer_info),
         Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", chat, methods=["POST"]),
         Route("/v1/trace/live", live),
         Route("/v1/requests", requests),
         Route("/v1/requests/req_own/trace", timeline),
@@ -121,16 +131,17 @@ def _event(data: Any, name: str | None = None) -> str:
     return (f"event: {name}\n" if name else "") + f"data: {json.dumps(data)}\n\n"
 
 
-async def _answer(script: Script) -> AsyncIterator[str]:
+async def _answer(script: Script, plain: bool) -> AsyncIterator[str]:
     ended = False
     try:
-        yield _event(_chunk({"role": "assistant", "content": ""}))
+        if not plain:
+            yield _event(_chunk({"role": "assistant", "content": ""}))
         for number, piece in enumerate(script.pieces):
             if number == script.hold:
                 while not script.released.is_set():
                     await asyncio.sleep(0.01)
             delta = {"content": piece} if isinstance(piece, str) else dict(piece)
-            yield _event(_chunk(delta))
+            yield _event(_plain_chunk(delta) if plain else _chunk(delta))
             if script.pause:
                 await asyncio.sleep(script.pause)
         if script.finish:
@@ -146,6 +157,11 @@ def _chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     logprobs = delta.pop("logprobs", None)
     choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
     return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [choice], "usage": None}
+
+
+def _plain_chunk(delta: dict[str, Any]) -> dict[str, Any]:
+    choice = {"index": 0, "text": delta["content"], "logprobs": delta.get("logprobs"), "finish_reason": None}
+    return {"id": "cmpl-1", "object": "text_completion", "choices": [choice], "usage": None}
 
 
 async def _live(events: list[tuple[str, dict[str, Any]]]) -> AsyncIterator[str]:

@@ -218,6 +218,24 @@ def test_reasoning_is_folded(scripted: str, script: Script, open_page: Open) -> 
     assert kept(page)[0]["nodes"][1]["reasoning"] == "Let me think <b>."
 
 
+def test_a_model_without_a_chat_template(scripted: str, script: Script, open_page: Open) -> None:
+    script.template, script.pieces = None, [" Paris", "."]
+    page = open_page(scripted)
+    page.get_by_text("Begin a text").wait_for()
+    set_field(page, "system", "Facts:\n")
+    ask(page, "The capital of France is")
+    ask(page, "That of Spain is")
+    press(page, "Continue")
+    ended(page)
+    assert text_of(page) == "Paris. Paris."
+    first, second, third = [body["prompt"] for body in script.bodies]
+    assert first == "Facts:\nThe capital of France is"
+    assert second == first + " Paris.\nThat of Spain is"
+    assert third == second + " Paris."
+    assert {"messages", "continue_final_message"}.isdisjoint(script.bodies[-1])
+    assert script.bodies[-1]["max_tokens"] == 256
+
+
 def test_a_timeline(scripted: str, script: Script, open_page: Open) -> None:
     script.traced = True
     page = open_page(scripted, accept_downloads=True)

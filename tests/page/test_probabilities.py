@@ -121,6 +121,41 @@ def test_tokens_of_the_reasoning_cannot_be_forced(scripted: str, script: Script,
     assert script.bodies[-1]["messages"][-1] == {"role": "assistant", "content": "c", "reasoning_content": "a b"}
 
 
+def test_the_space_that_a_tokenizer_adds(scripted: str, script: Script, open_page: Open) -> None:
+    """The first token of a SentencePiece model has a space that the text has not."""
+    script.pieces = [
+        delta("Hi", entry(" Hi", 0.9, ((" Ho", 0.05),))),
+        delta(" all", entry(" all", 0.9, ((" you", 0.05),))),
+    ]
+    page = with_probabilities(open_page(scripted))
+    ask(page, "Say")
+    for number, name, content in ((1, "␣you", "Hi you"), (0, "␣Ho", "Ho")):
+        answer(page, 0).locator(".tokens .t").nth(number).click()
+        page.get_by_role("button", name=name, exact=True).click()
+        ended(page)
+        assert script.bodies[-1]["messages"][-1]["content"] == content
+        answer(page).get_by_role("button", name="Branch before").click()
+
+
+def test_tokens_of_a_model_without_a_chat_template(scripted: str, script: Script, open_page: Open) -> None:
+    script.template = None
+    logprobs = {
+        "tokens": [" a", "bytes:\\xc3", "bytes:\\xa9"],
+        "token_logprobs": [-0.01, -1.0, -0.5],
+        "top_logprobs": [{" a": -0.01, " b": -3.0}, {"bytes:\\xc3": -1.0}, {}],
+    }
+    script.pieces = [{"content": " aé", "logprobs": logprobs}]
+    page = with_probabilities(open_page(scripted))
+    page.get_by_text("Begin a text").wait_for()
+    ask(page, "x")
+    assert answer(page).locator(".tokens .t").all_inner_texts() == [" a", "·", "é"]
+    assert script.bodies[-1]["logprobs"] == 10
+    answer(page).locator(".tokens .t").first.click()
+    page.get_by_role("button", name="␣b", exact=True).click()
+    ended(page)
+    assert script.bodies[-1]["prompt"] == "x b"
+
+
 def test_a_forced_token_gives_the_same_text_again(smollm2: str, open_page: Open) -> None:
     """With a real model: the branch of a token is the same whenever it is chosen."""
     page = with_probabilities(open_page(smollm2))

@@ -15,7 +15,7 @@ from pyml_nlp.server.routes.page import contents
 MOST_BYTES = 100_000
 NAMES = {
     "index.html", "page.css", "icon.svg", "main.js", "api.js", "chat.js", "dom.js", "generation.js", "markdown.js",
-    "markdown_view.js", "message.js", "probabilities.js", "settings.js", "storage.js", "strip.js",
+    "markdown_view.js", "message.js", "plain.js", "probabilities.js", "settings.js", "storage.js", "strip.js",
 }  # fmt: skip
 UNSAFE = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function")
 VOID = {"meta", "link", "input", "br", "hr", "img"}

@@ -71,8 +71,8 @@ export async function listen(path, { body, signal, onStart, onEvent }) {
   }
 }
 
-/** Stream an answer to a chat: `onStart(response)`, then `onChunk(chunk)` for each of its chunks. */
-export async function streamChat(body, { signal, onStart, onChunk }) {
+/** Stream an answer: `onStart(response)`, then `onChunk(chunk)` for each of its chunks. */
+export async function streamAnswer(path, body, { signal, onStart, onChunk }) {
   let ended = false;
   const onEvent = (data) => {
     if (data === "[DONE]") {
@@ -84,6 +84,6 @@ export async function streamChat(body, { signal, onStart, onChunk }) {
     onChunk(chunk);
   };
   const options = { stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } };
-  await listen("v1/chat/completions", { body: { ...body, ...options }, signal, onStart, onEvent });
+  await listen(path, { body: { ...body, ...options }, signal, onStart, onEvent });
   if (!ended) throw new ApiError(0, "The connection ended before the answer did.");
 }

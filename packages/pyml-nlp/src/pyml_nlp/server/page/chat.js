@@ -4,7 +4,7 @@ import { getText } from "./api.js";
 import { announce, byId, download, showError } from "./dom.js";
 import { generate, learnMore } from "./generation.js";
 import { MessageItem } from "./message.js";
-import { addTokens, forcible, offsets, replacedTokens, tokensOf } from "./probabilities.js";
+import { addTokens, forcedText, replacedTokens, tokensOf } from "./probabilities.js";
 import { requestFields, systemPrompt, wantsProbabilities } from "./settings.js";
 import {
   addNode,
@@ -126,8 +126,7 @@ export class Chat {
   force(node, index, entry) {
     const fields = this.#continued();
     if (!fields) return;
-    const begin = offsets(node.content, tokensOf(node), node.reasoning)[index];
-    const content = node.content.slice(0, begin) + forcible(entry);
+    const content = forcedText(node, index, tokensOf(node), entry);
     const { reasoning, parent, facts } = node;
     const branch = addNode(this.conversation, parent, {
       role: "assistant",

@@ -1,7 +1,11 @@
 // One answer: from the request to its last chunk, with what is known about its time.
 
-import { getJson, ownRequests, streamChat } from "./api.js";
+import { getJson, ownRequests, streamAnswer } from "./api.js";
+import { asChatChunk, completionBody } from "./plain.js";
 import { addTokens } from "./probabilities.js";
+
+/** What is known about the model: `plain`, it has no chat template. */
+export const model = { plain: false };
 
 /**
  * Stream an answer into a message, whose text grows; what it has already is what it goes on from.
@@ -27,7 +31,10 @@ export async function generate(node, body, signal, onChange) {
     onChange();
   };
   try {
-    await streamChat(body, { signal, onStart, onChunk });
+    if (model.plain) {
+      const onPlain = (chunk) => onChunk(asChatChunk(chunk));
+      await streamAnswer("v1/completions", completionBody(body), { signal, onStart, onChunk: onPlain });
+    } else await streamAnswer("v1/chat/completions", body, { signal, onStart, onChunk });
   } catch (error) {
     facts.finish = signal.aborted ? "stopped" : "failed";
     if (!signal.aborted) throw error;

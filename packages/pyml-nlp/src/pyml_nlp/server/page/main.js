@@ -3,6 +3,7 @@
 import { apiKey, getJson } from "./api.js";
 import { Chat } from "./chat.js";
 import { announce, build, button, byId, copyText, download, showError } from "./dom.js";
+import { model } from "./generation.js";
 import { closeAlternatives } from "./probabilities.js";
 import { setSystemPrompt, startSettings, systemPrompt } from "./settings.js";
 import {
@@ -182,11 +183,14 @@ let waiting = false; // for a server that does not answer yet
 async function showModel() {
   const toggle = byId("show-facts");
   try {
-    const [{ data }, { version }] = await Promise.all([getJson("v1/models"), getJson("version")]);
+    const asked = ["v1/models", "version", "tokenizer_info"].map((path) => getJson(path));
+    const [{ data }, { version }, { chat_template: template }] = await Promise.all(asked);
+    showKind(template === null);
     const { id, meta, max_model_len: length, ...others } = data[0];
     toggle.textContent = id;
     toggle.setAttribute("aria-label", `Facts about the model ${id}`);
     const facts = { ...flat({ ...meta, ...others }), "context length": length, pyml: version };
+    if (model.plain) facts["chat template"] = "none";
     for (const name of ["object", "created", "owned by", "n ctx"]) delete facts[name];
     const items = Object.entries(facts).map(([name, value]) => [
       "div",
@@ -207,6 +211,14 @@ async function showModel() {
       setTimeout(showModel, RETRY);
     }
   }
+}
+
+/** Tell what the model does with a text. */
+function showKind(plain) {
+  model.plain = plain;
+  const [lead] = byId("empty").children;
+  lead.textContent = plain ? "Begin a text: the model goes on with it." : "Ask the model something.";
+  input.placeholder = plain ? "Text to go on with" : "Message";
 }
 
 /** Facts by name; those of an inner object with its name before theirs. */

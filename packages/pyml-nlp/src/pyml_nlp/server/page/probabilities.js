@@ -53,6 +53,14 @@ export function forcible(entry) {
   }
 }
 
+/** The text of an answer up to a token, with another one in its place. */
+export function forcedText({ content, reasoning }, index, entries, entry) {
+  const begin = offsets(content, entries, reasoning)[index];
+  const text = forcible(entry);
+  const added = begin === 0 && !content.startsWith(" ") && forcible(entries[index])?.startsWith(" "); // by the tokenizer
+  return content.slice(0, begin) + (added ? text.replace(/^ /, "") : text);
+}
+
 const percent = (logprob) => {
   const value = 100 * Math.exp(logprob);
   return `${value >= 10 ? value.toFixed(0) : value >= 0.1 ? value.toFixed(1) : "<0.1"} %`;
