@@ -21,7 +21,7 @@ from pyml_nlp.server.live_trace import MAX_WATCHERS
 
 from .live import PATIENCE, Live, live
 
-TEXT = {"prompt": "a b c", "max_tokens": 200, "n": 4, "seed": 1, "logprobs": 1}
+TEXT = {"prompt": "a b c", "max_tokens": 200, "n": 8, "seed": 1, "logprobs": 1}
 LIMITS = Limits(1, "avx2", 12.5, 100.0, 50.0)
 
 
@@ -86,11 +86,11 @@ def test_a_client_sees_the_calls(lm: LanguageModel) -> None:
             begin = time.monotonic()
             while len(found) < 8:
                 name, data = next(seen)
-                assert name == "run"
-                found.append(data)
+                if name == "run":
+                    found.append(data)
             assert time.monotonic() - begin > 7 / 6  # at most 5 a second, but for a little
         waited = [one for one in found if one["queue"]]
-        assert waited, "four texts, and two places"
+        assert waited, "eight texts, and two places"
         assert waited[0]["queue"][0]["id"] == "mine"
         for one in found:
             parts = {part["name"]: part for part in one["parts"]}
