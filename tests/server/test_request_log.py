@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from pyml_nlp import LanguageModel
 from pyml_nlp.server import app
 
-from .live import live
+from .live import PATIENCE, live
 from .test_connections import until
 from .test_serve_command import request, serving
 
@@ -123,8 +123,9 @@ def test_reading_is_logged_only_if_it_fails(lm: LanguageModel, lines: Lines) -> 
     with client_of(lm, log="json") as client:
         client.get("/health")
         client.get("/metrics")
-        assert not lines.lines
         client.get("/nothing")
+        until(lambda: bool(lines.lines))
+        assert len(lines.lines) == 1
         assert (lines.last()["route"], lines.last()["status"]) == ("other", 404)
         assert lines.last()["code"]
 
@@ -215,6 +216,39 @@ def test_what_ended_a_late_request(lm: LanguageModel, lines: Lines) -> None:
         response = client.post("/v1/completions", json={"prompt": "a b", "max_tokens": 240, "n": 4, "seed": 1})
     assert response.status_code == 504
     assert set(lines.last()["cancelled_by"].split(",")) <= {"timeout", "queue_timeout"}
+
+
+def test_nobody_has_to_read_the_log(lm: LanguageModel, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are answered while the log cannot be written; lines that find no room are counted."""
+    monkeypatch.setattr("pyml_nlp.server.line_log.MAX_LINES", 3)
+    blocked, released = threading.Event(), threading.Event()
+
+    class Blocked(logging.Handler):
+        """Waits in its first line."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Wait."""
+            blocked.set()
+            released.wait()
+
+    handler = Blocked()
+    logging.getLogger("pyml.serve").addHandler(handler)
+    body = {"prompt": "a", "max_tokens": 1}
+    try:
+        with client_of(lm) as client:
+            assert client.post("/v1/completions", json=body).status_code == 200
+            assert blocked.wait(PATIENCE)
+            for _ in range(6):
+                assert client.post("/v1/completions", json=body).status_code == 200
+            released.set()
+            until(lambda: len(lines.lines) == 4)
+            assert client.post("/v1/completions", json=body).status_code == 200
+    finally:
+        released.set()
+        logging.getLogger("pyml.serve").removeHandler(handler)
+    assert len(lines.lines) == 6
+    assert lines.lines[4] == "3 lines were dropped"
+    assert all("status=200" in line for line in (*lines.lines[:4], lines.lines[5]))
 
 
 def test_recent_requests_are_a_few(lm: LanguageModel) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import logs
 from .engine_parts import PartTimes, attention_sums
+from .line_log import LineLog
 from .request_log import log_line
 from .request_record import RequestRecord, TextRecord, current
 from .tally import EngineTally, RequestTally
@@ -68,6 +69,7 @@ class Observation:
         self.timed_every = TIMED_EVERY
         self._texts: dict[int, TextRecord] = {}
         self._timed_at = 0.0
+        self._log = LineLog(logs.serve)
         self._lm: LanguageModel | None = None
 
     def attach(self, lm: LanguageModel) -> None:
@@ -93,6 +95,7 @@ class Observation:
         closing, self.closing = self.closing, []
         for function in closing:
             function()
+        self._log.close()
 
     # ---- requests, in the event loop
 
@@ -121,7 +124,7 @@ class Observation:
         if logs.serve.isEnabledFor(logging.INFO) and self.options.log != "off":
             line = log_line(record, self.options.log)
             if line:
-                logs.serve.info("%s", line)
+                self._log.write(line)
         for function in self.ended:
             function(record)
 
