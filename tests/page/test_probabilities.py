@@ -137,6 +137,22 @@ def test_the_space_that_a_tokenizer_adds(scripted: str, script: Script, open_pag
         answer(page).get_by_role("button", name="Branch before").click()
 
 
+def test_tokens_of_spaces(scripted: str, script: Script, open_page: Open) -> None:
+    other = (("!", 0.05),)
+    script.pieces = [
+        delta("  \n", entry("  ", 0.9, other), entry("\n", 0.9)),
+        delta("a b", entry("a", 0.9), entry(" b", 0.9, other)),
+    ]
+    page = with_probabilities(open_page(scripted))
+    ask(page, "Say")
+    for number, content in ((3, "  \na!"), (0, "!")):
+        answer(page, 0).locator(".tokens .t").nth(number).click()
+        page.get_by_role("button", name="!", exact=True).click()
+        ended(page)
+        assert script.bodies[-1]["messages"][-1]["content"] == content
+        answer(page).get_by_role("button", name="Branch before").click()
+
+
 def test_tokens_of_a_model_without_a_chat_template(scripted: str, script: Script, open_page: Open) -> None:
     script.template = None
     logprobs = {

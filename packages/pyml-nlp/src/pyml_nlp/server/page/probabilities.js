@@ -23,20 +23,20 @@ export function replacedTokens(node, index, entry) {
 }
 
 /** Where each token begins in the text of the answer; null for those that are no part of it, as of the reasoning. */
-export function offsets(content, entries, skipped = "") {
+export function offsets(content, entries, reasoning = "") {
   const decoder = new TextDecoder();
-  let [at, waiting] = [0, skipped];
+  let at = 0;
+  let waiting = reasoning.trim(); // what comes before the text
   return entries.map((entry) => {
     const text = decoder.decode(Uint8Array.from(entry.bytes ?? []), { stream: true });
-    if (text && waiting.trimStart().startsWith(text.trim())) {
-      // of the reasoning, which comes first
-      waiting = waiting.trimStart().slice(text.trim().length);
+    if (CONTROL.test(text)) return null;
+    if (waiting) {
+      if (waiting.startsWith(text.trim())) waiting = waiting.slice(text.trim().length).trimStart();
       return null;
     }
-    if (CONTROL.test(text)) return null;
     const begin = at;
     if (content.startsWith(text, at)) at += text.length;
-    else if (at === 0 && content.startsWith(text.trimStart()))
+    else if (at === 0 && text.trim() && content.startsWith(text.trimStart()))
       at += text.trimStart().length; // the tokenizer's own space
     else return null;
     return begin;
