@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from pyml_nlp import LanguageModel
+from pyml_nlp.generation.run_stats import TextRun
 from pyml_nlp.server import app
 from pyml_nlp.server.metrics import FAMILIES
 from pyml_nlp.server.metrics_vllm import ALIASES, KV_USAGE
+from pyml_nlp.server.request_record import TextRecord
 from pyml_nlp.server.tally import EngineTally, Histogram, percentiles
 
 from .test_openai_routes import events
@@ -197,3 +200,22 @@ def test_seconds_of_parts_never_decrease() -> None:
         assert all(now[name] >= value - 1e-12 for name, value in before.items())
         before = now
     assert sum(before.values()) == pytest.approx(40 * 1.15)
+
+
+def test_a_pause_of_a_text_that_lost_its_place_is_between_two_tokens() -> None:
+    text = TextRecord(SimpleNamespace(sequence=7, first_token_at=1.0), 0, traced=False)  # type: ignore[arg-type]
+    calls = [
+        (1.0, TextRun(7, 5, 0, 0, 0)),  # a piece of the prompt
+        (2.0, TextRun(7, 3, 1, 0, 0)),
+        (2.5, TextRun(7, 0, 2, 3, 1)),
+        (9.5, TextRun(7, 11, 1, 0, 0)),  # computed again
+        (10.0, TextRun(7, 0, 1, 0, 0)),
+    ]
+    assert [text.ran(*call) for call in calls] == [None, None, 0.25, 7.0, 0.5]
+    assert (text.drafted, text.accepted) == (3, 1)
+
+
+def test_the_limit_of_keys_and_values(lm: LanguageModel, observed: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "pyml_kv_bytes{state=limit}" not in samples(observed)
+    monkeypatch.setattr(lm.server, "_kv_bytes", 12345)
+    assert samples(observed)["pyml_kv_bytes{state=limit}"] == 12345

@@ -126,7 +126,7 @@ class LiveTrace:
         kv = {
             "running_bytes": server.running_kv_bytes,
             "prefix_bytes": server.prefix_kv_bytes,
-            "limit_bytes": getattr(server, "kv_bytes", None),
+            "limit_bytes": server.kv_bytes,
         }
         return {"at": round(at, 4), "running": server.n_running, "waiting": server.n_waiting, "kv": kv}
 

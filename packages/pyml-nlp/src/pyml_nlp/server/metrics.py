@@ -85,13 +85,14 @@ def _call_seconds(reading: Reading) -> Values:
 
 def _kv_bytes(reading: Reading) -> Mapping[str, float]:
     server = reading.lm.server
-    return {"running": server.running_kv_bytes, "prefix": server.prefix_kv_bytes}
+    found = {"running": server.running_kv_bytes, "prefix": server.prefix_kv_bytes}
+    return found if server.kv_bytes is None else {**found, "limit": server.kv_bytes}
 
 
 def _kv_usage(reading: Reading) -> float:
-    """Bytes of running texts by those of as many texts as there are places, each as long as the context."""
+    """Bytes of running texts by their limit, or by those of as many whole contexts as there are places."""
     lm = reading.lm
-    most = lm.server.max_batch_size * lm.engine.kv_layout.bytes_for(lm.context_length)
+    most = lm.server.kv_bytes or lm.server.max_batch_size * lm.engine.kv_layout.bytes_for(lm.context_length)
     return lm.server.running_kv_bytes / max(1, most)
 
 
@@ -121,7 +122,7 @@ FAMILIES = (
     Family("pyml_draft_tokens_accepted", COUNTER, "Drafted tokens that were right.", (),
            _one(lambda reading: reading.observation.engine.accepted)),
     Family("pyml_preemptions", COUNTER, "Texts that lost their place and are computed again.", (),
-           _one(lambda reading: getattr(reading.lm.server, "n_preempted", 0))),
+           _one(lambda reading: reading.lm.server.n_preempted)),
     Family("pyml_rejected", COUNTER, "Requests that were refused.", ("reason",),
            _counts(lambda reading: reading.observation.requests.rejected)),
     Family("pyml_cancelled", COUNTER, "Texts that were ended from outside.", ("cause",),

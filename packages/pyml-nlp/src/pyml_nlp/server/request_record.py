@@ -154,10 +154,9 @@ class TextRecord:
         if not tokens:
             return None
         before, self._last = self._last, ended_at
-        if prompt_tokens:
-            return None
-        if before is None:  # the text ran before it had a record
-            before = self.facts.first_token_at
+        if before is None:
+            # Its first token, or it ran before it had a record. Prompt tokens later are a text that is computed again.
+            before = None if prompt_tokens else self.facts.first_token_at
             if before is None:
                 return None
         gap = (ended_at - before) / tokens
