@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 
+from ..identifiers import hex_id
 from .parts import CallArguments, CallBegin, CallEnd, Part, ReasoningPart, TextPart
 from .source import NotACall
 
@@ -141,5 +141,5 @@ class Out:
 
     def _new_id(self) -> str:
         if self._id_length < 10:  # Mistral's template accepts 9 letters and digits
-            return os.urandom(8).hex()[: self._id_length]
-        return f"call_{os.urandom(16).hex()[: self._id_length]}"
+            return hex_id(self._id_length)
+        return f"call_{hex_id(self._id_length)}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..answer.joining import joined, parsed_arguments
 from ..answer.parts import CallArguments, CallBegin, CallEnd, Part, ReasoningPart, TextPart
+from ..identifiers import hex_id
 
 if TYPE_CHECKING:
     from ..generation.completion import Completion
@@ -29,7 +29,7 @@ class MessageAnswer:
         self._open: dict[str, Any] | None = None  # the last block, while it goes on
         self._pieces: list[str] = []  # of it
         self._message: dict[str, Any] = {
-            "id": f"msg_{os.urandom(12).hex()}",
+            "id": f"msg_{hex_id()}",
             "type": "message",
             "role": "assistant",
             "model": model,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..generation.completion import LENGTH, Completion, StreamDecoder
+from ..identifiers import hex_id
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
@@ -36,7 +36,7 @@ class Head:
 
     def __post_init__(self) -> None:
         prefix = "chatcmpl" if self.kind == "chat.completion" else "cmpl"
-        object.__setattr__(self, "id", self.id or f"{prefix}-{os.urandom(12).hex()}")
+        object.__setattr__(self, "id", self.id or f"{prefix}-{hex_id()}")
 
     def answer(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """A whole answer."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..answer.joining import joined
 from ..answer.parts import CallArguments, CallBegin, CallEnd, Part, ReasoningPart, TextPart
+from ..identifiers import hex_id
 from . import answers
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ResponseAnswer:
         self._pieces: list[str] = []  # of its text
         sampling = common.options.sampling
         self._body: dict[str, Any] = {
-            "id": f"resp_{os.urandom(16).hex()}",
+            "id": f"resp_{hex_id(32)}",
             "object": "response",
             "created_at": int(time.time()),
             "status": "in_progress",
@@ -132,7 +132,7 @@ class ResponseAnswer:
         if self._item is not None and self._item["type"] == kind:
             return []
         found = self._close("completed")
-        item: dict[str, Any] = {"id": f"{_PREFIXES[kind]}_{os.urandom(16).hex()}", "type": kind}
+        item: dict[str, Any] = {"id": f"{_PREFIXES[kind]}_{hex_id(32)}", "type": kind}
         if kind == "message":
             item |= {"role": "assistant", "content": []}
         elif kind == "reasoning":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from secrets import token_hex
 
+from ..identifiers import hex_id
 from .errors import RequestError, body_of
 
 Headers = list[tuple[bytes, bytes]]
@@ -38,7 +38,7 @@ def request_id(given: bytes | None = None) -> bytes:
     """The id of a request: that which its client has given, if it is valid, or else a new one."""
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    return b"req_" + token_hex(12).encode()
+    return f"req_{hex_id()}".encode()
 
 
 def error_answer(error: RequestError, path: str) -> tuple[Headers, bytes]:

@@ -6,12 +6,12 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..generation.completion import CANCELLED, TIMEOUT, Completion
 from ..generation.run_stats import RunStats, TextRun
+from ..identifiers import hex_id
 from ..stages import Stage
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class RequestRecord:
     @property
     def id(self) -> str:
         """The request's id: that of the header ``x-request-id``."""
-        found: str = self._state.setdefault("request_id", f"req_{token_hex(12)}")
+        found: str = self._state.setdefault("request_id", f"req_{hex_id()}")
         return found
 
     @property
