@@ -106,6 +106,20 @@ def test_malformed_bodies(served: Starlette, small: LanguageModel, seed: int) ->
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/score", "/v1/embeddings"])
+@pytest.mark.parametrize("empty", ["", []])
+def test_empty_prompts_are_refused(lm: LanguageModel, path: str, empty: Any) -> None:
+    """A model without a token for the beginning of a text has nothing to begin with."""
+    name = "input" if path.endswith("embeddings") else "prompt"
+
+    async def main() -> None:
+        result = await ask(app(lm), path, json.dumps({name: empty, "max_tokens": 1}).encode())
+        check(Hostile(path, b""), result)
+        assert result.status in (200, 400, 501)
+
+    asyncio.run(main())
+
+
 # ---- what takes long to refuse
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.errors import PymlError, quoted
+from pyml_core.errors import quoted
 from pyml_core.want import Want
 from pyml_nn import KVCache
 
 from .errors import ArgumentError
 from .stages import TOKENISE, stage
+from .tokenizer.base import TextError
 from .values import check_ids, is_list, token_ids, whole
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ def check_forward(batch: Any, want: Any) -> None:
 
 
 def not_empty(name: str, ids: list[int]) -> list[int]:
-    """Return the ids. Raises PymlError if the list is empty."""
+    """Return the ids. Raises TextError if the list is empty."""
     if not ids:
-        raise PymlError(f"the {name} is empty: expected at least one token")
+        raise TextError(f"the {name} is empty: expected at least one token")
     return ids
 
 

@@ -22,6 +22,7 @@ from pyml_nn import KVCache
 
 from .sampling import F32Array, log_sum_exp, top_logprobs
 from .tokenizer import Tokenizer
+from .tokenizer.base import TextError
 from .values import whole
 
 ROW_BYTES = 64 << 20
@@ -135,7 +136,7 @@ def score(lm: Predictor, ids: Sequence[int], top: int = 0) -> list[TokenScore]:
     """Return the log probability of each token of a sequence; see :meth:`LanguageModel.score`."""
     top = min(whole("top", top, 0), lm.vocab_size)
     if not ids:
-        raise PymlError("the text is empty: expected at least one token")
+        raise TextError("the text is empty: expected at least one token")
     scores = [TokenScore(ids[0], None, ())]
     for token, row in _predictions(lm, Window(list(ids), 1)):
         scores.append(TokenScore(token, *top_logprobs(row, token, top)))

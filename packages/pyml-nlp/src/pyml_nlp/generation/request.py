@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pyml_core.errors import PymlError, quoted
+from pyml_core.errors import quoted
 
 from ..errors import ArgumentError
 from ..options.checks import instance
 from ..options.generation import GenerationOptions
+from ..tokenizer.base import TextError
 from ..values import token_ids
 
 
@@ -23,7 +24,7 @@ class Request:
 
     Raises:
         ArgumentError: a value of the wrong type, or ids out of range.
-        PymlError: an empty prompt.
+        TextError: an empty prompt.
     """
 
     prompt: Sequence[int]
@@ -35,7 +36,7 @@ class Request:
         object.__setattr__(self, "prompt", token_ids("prompt", self.prompt))
         instance("options", self.options, GenerationOptions)
         if not self.prompt:
-            raise PymlError("the prompt is empty: expected at least one token")
+            raise TextError("the prompt is empty: expected at least one token")
 
     def seeded(self) -> Request:
         """The same request, with a random seed if it needs one and has none."""

@@ -40,7 +40,7 @@ libraries = NoFork("tokenizer")
 
 
 class TextError(PymlError, ValueError):
-    """A text that cannot be encoded: it is too long, or not valid Unicode."""
+    """A text that cannot be encoded: it is too long or not valid Unicode, or has no tokens where one is needed."""
 
 
 class TokenIdError(PymlError, ValueError):
