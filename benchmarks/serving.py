@@ -164,7 +164,7 @@ class Comparison:
         if load == "mixed":
             long = loads.long_prompts(asking, seed, min(LONG_TOKENS, self.options.context - 512))
             return loads.mixed(port, loads.streams(asking, seed), long, int(size), seconds)
-        rate = size * self.capacity.get(server.name, 1.0)
+        rate = size * max(self.capacity.get(server.name, 1.0), 0.2)
         return loads.offered(port, loads.short_chats(asking, seed), rate, seconds, seed)
 
     def _differing(self, load: loads.Load) -> int:
