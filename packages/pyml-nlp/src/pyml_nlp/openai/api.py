@@ -106,8 +106,10 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
                 for step in stream:
                     for found in choice.push(step):
                         yield head.chunk([found], **more)
-                for found in choice.finish(_ended(stream, common)):
+                *some, last = choice.finish(_ended(stream, common))
+                for found in some:
                     yield head.chunk([found], **more)
+                yield head.chunk([last], **more, **_own_fields(streams, stream))
         if common.include_usage:
             yield head.chunk([], usage=_usage([stream.completion for stream in streams], choices))
 
@@ -173,8 +175,10 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
                 for step in stream:
                     for found in choice.push(step):
                         yield head.chunk([found], **more)
-                for found in choice.finish(_ended(stream, common)):
+                *some, last = choice.finish(_ended(stream, common))
+                for found in some:
                     yield head.chunk([found], **more)
+                yield head.chunk([last], **more, **_own_fields(streams, stream))
         if common.include_usage:
             yield head.chunk([], usage=answers.usage([stream.completion for stream in streams], common.n))
 
@@ -306,6 +310,11 @@ def _ended(stream: TextStream, common: Common) -> Completion:
     if completion.finish_reason == CANCELLED:
         raise Cancelled("the text was cancelled")
     return completion
+
+
+def _own_fields(streams: Sequence[TextStream], stream: TextStream) -> Body:
+    """What the last chunk with a choice has in addition; nothing if this is not that of the last text."""
+    return answers.own_fields([one.completion for one in streams]) if stream is streams[-1] else {}
 
 
 def _usage(completions: Sequence[Completion], choices: Sequence[ChatChoice]) -> Body:
