@@ -40,6 +40,9 @@ LONG_TOKENS = 4096
 OVERLOAD = (0.5, 2.0)
 GOOD_TTFT, GOOD_TOKEN = 1.0, 0.1
 LOADS = ("chat", "prefix", "mixed", "overload", "batch", "empty")
+WARM_UP = 10**6
+"""Seed of what is asked first; those of loads are smaller."""
+
 SOLO = 8
 """Texts a round of each load that are compared with those of a run alone."""
 
@@ -101,7 +104,7 @@ class Comparison:
             stack.callback(server.close)
             self.servers.append(server)
             warm = self.asking(server)
-            asyncio.run(loads.closed(server.port, loads.short_chats(warm, -1), 2, options.warm_up))
+            asyncio.run(loads.closed(server.port, loads.short_chats(warm, WARM_UP), 2, options.warm_up))
             server.pause()
         self.direct = Direct(at, logs / f"serving-direct-{files.name}.log") if PYML in options.servers else None
         if self.direct is not None:
