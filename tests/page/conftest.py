@@ -28,11 +28,12 @@ Open = Callable[..., "Page"]
 def browser() -> Iterator[Browser]:
     """Chromium without a window. Where CI is set it must be there."""
     missing = pytest.fail if os.environ.get("CI") else pytest.skip
-    playwright = pytest.importorskip("playwright.sync_api")
+    from playwright.sync_api import sync_playwright  # in the environment of these tests alone
+
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if path is None:
         missing("chromium is not installed: sh scripts/browser.sh")
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield opened
         opened.close()

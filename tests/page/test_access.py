@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from .conftest import Open
 
+pytest.importorskip("playwright")
+
 MARKDOWN = """# A heading
 
 A paragraph with **strong** text, `code` and a [link](https://example.org).

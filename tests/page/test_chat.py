@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pyml_nlp.server.guard import Guard
 from pyml_nlp.server.guard_keys import Keys
 from pyml_nlp.server.guard_origins import Hosts, Origins
@@ -16,6 +18,8 @@ from .scripted import KEY, Script, scripted_app
 
 if TYPE_CHECKING:
     from .conftest import Open
+
+pytest.importorskip("playwright")
 
 
 def test_an_answer_is_shown_while_it_is_written(scripted: str, script: Script, open_page: Open) -> None:

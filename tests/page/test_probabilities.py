@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from .actions import answer, ask, ended, kept, press, set_field, text_of
 from .scripted import Script
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
     from .conftest import Open
+
+pytest.importorskip("playwright")
 
 
 def entry(text: str, p: float, others: tuple[tuple[str, float], ...] = ()) -> dict[str, Any]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from .actions import ask
 from .scripted import Script
 
 if TYPE_CHECKING:
     from .conftest import Open
+
+pytest.importorskip("playwright")
 
 PARTS = "embedding qkv attention attention_out gate_up down norms head head_screen head_rescore other choosing".split()
 HELLO = {
