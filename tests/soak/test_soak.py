@@ -63,10 +63,10 @@ def test_wrong_answers_are_faults(response: bytes, fault: str) -> None:
 )
 def test_growth_is_a_fault(last: Sample, fault: str) -> None:
     soak = Soak(0, getpid(), 0, 0, 1, samples=[Sample(1000, 5, 3)] * 24 + [last] * 6)
-    soak.judge()
+    soak.judge(memory=True)
     assert [fault in one for one in soak.faults] == [True]
     even = Soak(0, getpid(), 0, 0, 1, samples=[Sample(1000, 5, 3)] * 30)
-    even.judge()
+    even.judge(memory=True)
     assert not even.faults
 
 
