@@ -19,7 +19,8 @@ import pyml_nn
 from pyml_core.errors import PymlError
 
 ROOT = Path(__file__).resolve().parent.parent
-INTERNAL = {"TensorFileError"}  # becomes a CacheFileError before a user sees it
+# The first becomes a CacheFileError before a user sees it, the second the response to a request.
+INTERNAL = {"TensorFileError", "TextCancelled"}
 ERRORS = pyml_nlp.__all__[pyml_nlp.__all__.index("ArgumentError") :]
 
 
