@@ -189,6 +189,7 @@ def calls(lm: LanguageModel, root: Path) -> Calls:
         "LanguageModel.chat": (_read(lm.chat), chatted),
         "LanguageModel.chat_text": (lm.chat_text, chatted),
         "LanguageModel.chat_ids": (lm.chat_ids, prompted),
+        "LanguageModel.set_chat_template": (lm.set_chat_template, {"source": TEMPLATE}),
         "LanguageModel.apply_chat_template": (lm.apply_chat_template, prompted),
         "LanguageModel.conversation": (lm.conversation, {"system": "a", "options": None}),
         "LanguageModel.forward": (

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 import pyml_nlp
-from pyml_nlp import LanguageModel
+from pyml_nlp import ArgumentError, LanguageModel
 from pyml_nlp.server import ServeOptions, app
 from pyml_nlp.server.guard import PUBLIC
 from pyml_nlp.server.guard_keys import Keys
@@ -114,3 +114,40 @@ def test_a_model_that_is_closed_is_a_failed_engine(served_folder: Path) -> None:
     thread.join(PATIENCE)
     assert codes == [1]
     assert time.monotonic() - begin < 5
+
+
+# ---- options of the model
+
+
+def test_limits_reach_the_engine(served_folder: Path) -> None:
+    with pyml_nlp.load(served_folder, threads=1) as lm:
+        app(lm, max_queue=3, max_queue_tokens=500, max_gap=0.2, kv_bytes=1 << 30, queue_timeout=5.0)
+        server = lm.server
+        found = (server.max_queue, server.max_queue_tokens, server.max_gap, server.kv_bytes)
+        assert found == (3, 500, 0.2, 1 << 30)
+
+
+def test_a_chat_template_in_place_of_the_models_own(served_folder: Path) -> None:
+    with pyml_nlp.load(served_folder, threads=1) as lm:
+        source = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+        with TestClient(app(lm, chat_template=source)) as client:
+            messages = {"messages": [{"role": "user", "content": "cat"}]}
+            assert client.post("/apply-template", json=messages).json() == {"prompt": "<cat>"}
+            answer = client.post("/v1/chat/completions", json={**messages, "max_tokens": 3}).json()
+            assert answer["usage"]["prompt_tokens"] == len(lm.ids("<cat>"))
+
+
+def test_a_draft_model_changes_no_text(served_folder: Path) -> None:
+    body = {"prompt": "the cat", "max_tokens": 20, "seed": 5}
+    with pyml_nlp.load(served_folder, threads=1) as lm, pyml_nlp.load(served_folder, threads=1) as draft:
+        with TestClient(app(lm)) as client:
+            alone = client.post("/v1/completions", json=body).json()
+        with TestClient(app(lm, draft_model=draft)) as client:
+            drafted = client.post("/v1/completions", json=body).json()
+    assert drafted["choices"] == alone["choices"]
+    assert drafted["pyml"]["accepted"] > 0
+
+
+def test_a_draft_model_that_is_no_model(lm: LanguageModel) -> None:
+    with pytest.raises(ArgumentError, match="draft_model"):
+        app(lm, draft_model="small.gguf")

@@ -10,6 +10,7 @@ from .engine import Engine
 from .generation.preparing import within_timeout
 from .generation_methods import GenerationMethods
 from .options.checks import instance
+from .values import text
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -44,6 +45,19 @@ class ChatMethods(GenerationMethods):
 
             self._chat_template = ChatTemplate(self.engine.tokenizer, self.engine.name)
         return self._chat_template
+
+    def set_chat_template(self, source: str) -> None:
+        """Use this chat template, a Jinja source, in place of the model's own.
+
+        Raises:
+            ArgumentError: ``source`` is not a text.
+        """
+        with importing:  # few programs chat
+            from .chat import ChatTemplate
+
+        made = ChatTemplate(self.engine.tokenizer, self.engine.name, text("source", source))
+        self.close_chat()
+        self._chat_template = made
 
     def chat(
         self,

@@ -66,16 +66,17 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
     Args:
         tokenizer: the model's tokenizer, which has the templates.
         model: the model's name, for messages.
+        source: a template in place of the model's own; None: none.
 
     Raises:
         ChatTemplateError: the model has no template.
     """
 
-    def __init__(self, tokenizer: Tokenizer, model: str) -> None:
-        if not tokenizer.metadata.chat_templates:
-            raise no_template(model)
+    def __init__(self, tokenizer: Tokenizer, model: str, source: str | None = None) -> None:
         self._tokenizer = tokenizer
-        self._templates = dict(tokenizer.metadata.chat_templates)
+        self._templates = dict(tokenizer.metadata.chat_templates) if source is None else {"default": source}
+        if not self._templates:
+            raise no_template(model)
         self._named_tokens = dict(tokenizer.metadata.named_tokens)
         self._renderer = Renderer()
         self._model = model

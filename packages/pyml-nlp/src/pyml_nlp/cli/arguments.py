@@ -144,6 +144,13 @@ class ServeArguments(ModelArguments, MemoryArguments, LogArguments, ObserveArgum
     max_body_bytes: int | None
     max_batch: int | None
     max_queue: int | None
+    max_queue_tokens: int | None
+    queue_timeout: float | None
+    max_gap: float | None
+    cache_bytes: int | None
+    kv_bytes: int | None
+    chat_template: str | None
+    draft_model: str | None
     max_output: int | None
     timeout: float | None
     cors_origin: tuple[str, ...]

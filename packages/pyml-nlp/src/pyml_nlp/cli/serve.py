@@ -16,6 +16,7 @@ from .options import (
     check_model,
     configure_logs,
     integer,
+    invalid,
     log_options,
     memory_options,
     model_options,
@@ -52,12 +53,19 @@ _ENVIRONMENT = {"auto_envvar_prefix": "PYML_SERVE"}  # an option --max-queue may
 @click.option("--any-model", is_flag=True, help="Answer requests that name another model, too.")
 @click.option("--no-ui", is_flag=True, help="Serve the API alone, without the page at /.")
 @integer("--context-len", metavar="N", help="Most positions of a text. [default: the model's]")
+@click.option("--chat-template", metavar="FILE", help="A chat template in place of the model's own.")
+@click.option("--draft-model", metavar="MODEL", help="A smaller model that drafts tokens.")
 @click.option("--tool-format", metavar="NAME", help="How the model writes calls. [default: by its chat template]")
 @click.option(
     "--reasoning-field", metavar="NAME", help="reasoning_content, reasoning or both. [default: reasoning_content]"
 )
 @integer("--max-batch", metavar="N", heading=_LIMITS, help="Most texts that are generated at a time. [default: 8]")
 @integer("--max-queue", metavar="N", heading=_LIMITS, help="Most texts that wait for a place. [default: 128]")
+@integer("--max-queue-tokens", metavar="N", heading=_LIMITS, help="Most tokens of the prompts that wait.")
+@number("--queue-timeout", metavar="SECONDS", heading=_LIMITS, help="Most seconds that a text waits for a place.")
+@number("--max-gap", metavar="SECONDS", heading=_LIMITS, help="How long a prompt may hold up texts. [default: 0.05]")
+@integer("--cache-bytes", metavar="N", heading=_LIMITS, help="Most bytes of kept prompts. [default: 268435456]")
+@integer("--kv-bytes", metavar="N", heading=_LIMITS, help="Most bytes of keys and values. [default: as are free]")
 @integer("--max-output", metavar="N", heading=_LIMITS, help="Most tokens of an answer without a limit. [default: 4096]")
 @integer("--max-body-bytes", metavar="N", heading=_LIMITS, help="Most bytes of a request. [default: 4194304]")
 @number("--timeout", metavar="SECONDS", heading=_LIMITS, help="Most seconds that a request may take.")
@@ -104,21 +112,31 @@ def command(**values: Unpack[ServeArguments]) -> int:
     MODEL is a .gguf file, a folder in Hugging Face layout, or a hub id. Without it: the one that PYML_MODEL names, else
     the installed default, SmolLM2 135M Instruct.
     """
+    from ..errors import ArgumentError
     from ..options.load import LoadOptions
 
     level = verbosity(values["verbose"], values["quiet"])
     source = check_model(values["model"], values["safetensors"], values["threads"])
-    positive({"--timeout": values["timeout"]})
+    waits = {"--timeout": values["timeout"], "--queue-timeout": values["queue_timeout"], "--max-gap": values["max_gap"]}
+    positive(waits)
     positive({"--context-len": values["context_len"]})
     options = _options(values)
-    load = LoadOptions(
-        dtype=values["dtype"], threads=values["threads"], context_length=values["context_len"],
-        screen=not values["full_head"], kv_dtype=values["kv_dtype"],
-    )  # fmt: skip
+    kept = LoadOptions.prefix_cache_bytes if values["cache_bytes"] is None else values["cache_bytes"]
+    try:
+        load = LoadOptions(
+            dtype=values["dtype"], threads=values["threads"], context_length=values["context_len"],
+            screen=not values["full_head"], kv_dtype=values["kv_dtype"], prefix_cache_bytes=kept,
+        )  # fmt: skip
+    except ArgumentError as error:
+        raise invalid(kept, "--cache-bytes", "a whole number from 0") from error
     configure_logs(level)
     from ..server.http import run
 
     source = chat_model(source)
+    if values["draft_model"] is not None:
+        from .. import load as load_model
+
+        options = options.replace(draft_model=load_model(values["draft_model"], threads=values["threads"]))
     return run(lambda path: loaded(source if path is None else str(path), load, level), options)
 
 
@@ -130,6 +148,7 @@ def _options(values: ServeArguments) -> ServeOptions:
     """
     from ..errors import ArgumentError
     from ..server.options import ServeOptions
+    from ..text_files import read_text
 
     key = os.environ.get(KEY_VARIABLE, "").strip()
     given: dict[str, Any] = {
@@ -139,6 +158,11 @@ def _options(values: ServeArguments) -> ServeOptions:
         "port": values["port"],
         "max_batch_size": values["max_batch"],
         "max_queue": values["max_queue"],
+        "max_queue_tokens": values["max_queue_tokens"],
+        "queue_timeout": values["queue_timeout"],
+        "max_gap": values["max_gap"],
+        "kv_bytes": values["kv_bytes"],
+        "chat_template": None if values["chat_template"] is None else read_text(values["chat_template"]),
         "max_output": values["max_output"],
         "timeout": values["timeout"],
         "drain": values["drain"],

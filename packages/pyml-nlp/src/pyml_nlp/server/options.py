@@ -9,6 +9,7 @@ from typing import Any
 
 from pyml_core.errors import quoted
 
+from ..engine import HasEngine
 from ..errors import ArgumentError
 from ..generation.scheduler import MAX_BATCH_SIZE
 from ..values import choice, flag, number, seconds, text, whole
@@ -40,6 +41,10 @@ class ServeOptions:
         allowed_hosts: names of the server in addition to those of its address, as behind a proxy; ``*``: all.
         max_batch_size: most texts that are generated at a time.
         max_queue: most texts that wait for a place; further requests are refused with status 503.
+        max_queue_tokens: most tokens of the prompts of texts that wait; None: no limit.
+        queue_timeout: seconds that a text may wait for a place; None: no limit.
+        max_gap: seconds by which a new prompt may hold up running texts, about.
+        kv_bytes: most bytes of keys and values of running texts; None: what memory is free.
         max_output: most tokens of an answer whose request sets no limit.
         timeout: seconds that a request may take, from its arrival; None: as many as it sets itself.
         drain: seconds that running texts have to end when the server is to end.
@@ -49,6 +54,8 @@ class ServeOptions:
             chat template.
         reasoning_field: the field of chat answers that has the reasoning: ``reasoning_content``, ``reasoning`` or
             ``both``.
+        chat_template: Jinja source of a chat template in place of the model's own; None: none.
+        draft_model: a smaller, loaded model that drafts tokens; None: none does.
         models: folder of models that a request for a reload may name; None: it may name none.
         log: form of the line that the logger ``pyml.serve`` gets for each request: ``"text"``, ``"json"`` or ``"off"``.
         log_texts: whether these lines have prompts and texts.
@@ -73,6 +80,10 @@ class ServeOptions:
     allowed_hosts: tuple[str, ...] = ()
     max_batch_size: int = MAX_BATCH_SIZE
     max_queue: int = 128
+    max_queue_tokens: int | None = None
+    queue_timeout: float | None = None
+    max_gap: float = 0.05
+    kv_bytes: int | None = None
     max_output: int = 4096
     timeout: float | None = None
     drain: float = 30.0
@@ -80,6 +91,8 @@ class ServeOptions:
     max_body_bytes: int = 4 << 20
     tool_format: str | None = None
     reasoning_field: str = "reasoning_content"
+    chat_template: str | None = None
+    draft_model: HasEngine | None = None
     models: Path | None = None
     log: str = "text"
     log_texts: bool = False
@@ -104,6 +117,11 @@ class ServeOptions:
             "api_keys": {text("api_keys", name): _key(key) for name, key in dict(self.api_keys).items()},
             "max_batch_size": whole("max_batch_size", self.max_batch_size, 1),
             "max_queue": whole("max_queue", self.max_queue, 0),
+            "max_queue_tokens": _optional_whole("max_queue_tokens", self.max_queue_tokens),
+            "queue_timeout": seconds("queue_timeout", self.queue_timeout),
+            "max_gap": seconds("max_gap", self.max_gap) or 0.05,
+            "kv_bytes": _optional_whole("kv_bytes", self.kv_bytes),
+            "chat_template": None if self.chat_template is None else text("chat_template", self.chat_template),
             "max_output": whole("max_output", self.max_output, 1),
             "timeout": seconds("timeout", self.timeout),
             "drain": _drain(self.drain),
@@ -151,6 +169,10 @@ def _drain(value: Any) -> float:
     if not 0 <= found < float("inf"):
         raise ArgumentError(f"must be >= 0 and finite, got {found:g}", "drain")
     return found
+
+
+def _optional_whole(name: str, value: int | None) -> int | None:
+    return None if value is None else whole(name, value, 1)
 
 
 def _key(value: Any) -> str:

@@ -16,6 +16,7 @@ from pyml_core.errors import PymlError
 
 from ..errors import QueueFullError
 from ..generation.admission import check_length
+from ..generation.draft_model import drafting_of
 from ..generation.text_stream import TextStream
 from ..openai.answers import Head
 from ..stages import recording
@@ -72,7 +73,13 @@ class Service:
 
     def start(self, lm: LanguageModel) -> None:
         """Serve this model from now on."""
-        lm.server.max_batch_size, lm.server.max_queue = self.options.max_batch_size, self.options.max_queue
+        options, server = self.options, lm.server
+        drafting_of(lm.engine, True, options.draft_model)  # another vocabulary is an error now, not with each request
+        server.max_batch_size, server.max_queue = options.max_batch_size, options.max_queue
+        server.max_queue_tokens, server.max_gap = options.max_queue_tokens, options.max_gap
+        server.kv_bytes = options.kv_bytes
+        if options.chat_template is not None:
+            lm.set_chat_template(options.chat_template)
         self._lm = lm
         self._name = Path(lm.name).name.removesuffix(".gguf") if Path(lm.name).exists() else lm.name
         self.observation.attach(lm)
@@ -190,7 +197,12 @@ class Service:
                 for index in range(common.n):
                     sample = common.options.sample_index + index
                     options = common.options.replace(sample_index=sample) if index else common.options
-                    streams.append(lm.submit(ids, options, timeout=timeout, client=client, cache_salt=salt))
+                    streams.append(
+                        lm.submit(
+                            ids, options, timeout=timeout, client=client, cache_salt=salt,
+                            queue_timeout=self.options.queue_timeout, draft_model=self.options.draft_model,
+                        )
+                    )  # fmt: skip
         except PymlError as error:
             for stream in streams:
                 stream.cancel()
