@@ -94,6 +94,7 @@ cdef extern from "pyml.h":
         int64_t k
         double least
         double temperature
+        int64_t top_k
         double top_p
         double min_p
 
