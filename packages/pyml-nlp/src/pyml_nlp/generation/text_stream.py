@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pyml_core.pickling import OfOneProcess
 
@@ -185,3 +186,14 @@ class TextStream(OfOneProcess, instead="send its text, tokens and finish_reason 
             self._raised = True
             raise job.error
         return None
+
+
+@contextmanager
+def cancelled_at_end(streams: Sequence[TextStream]) -> Iterator[None]:
+    """A block at whose end the texts that have not ended are cancelled: their reader has left."""
+    try:
+        yield
+    finally:
+        for stream in streams:
+            if stream.finish_reason is None:
+                stream.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pyml_core import __version__
@@ -12,6 +11,7 @@ from pyml_core.pickling import OfOneProcess
 
 from ..errors import ArgumentError
 from ..generation.completion import CANCELLED, TIMEOUT, Completion
+from ..generation.text_stream import cancelled_at_end
 from . import answers, batches
 from .answers import Head
 from .chat_answer import ChatChoice
@@ -101,7 +101,7 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
     ) -> Iterator[Body]:
         """The chunks of all choices; these are generated together, and given one after the other."""
         more: Body = {"usage": None} if common.include_usage else {}
-        with _cancelling(streams):
+        with cancelled_at_end(streams):
             for stream, choice in zip(streams, choices, strict=True):
                 for step in stream:
                     for found in choice.push(step):
@@ -168,7 +168,7 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
     ) -> Iterator[Body]:
         common = request.common
         more: Body = {"usage": None} if common.include_usage else {}
-        with _cancelling(streams):
+        with cancelled_at_end(streams):
             for index, stream in enumerate(streams):
                 before = self._echoed(request, index // common.n) if request.echo else ("", None)
                 choice = CompletionChoice(self._lm.tokenizer, common, index, *before)
@@ -229,7 +229,7 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
 
     def _response_events(self, text: TextStream, plan: ChatPlan, answer: ResponseAnswer) -> Iterator[Body]:
         choice = plan.choice(self._lm.tokenizer)
-        with _cancelling([text]):
+        with cancelled_at_end([text]):
             yield from answer.begin(text.completion)
             for step in text:
                 yield from answer.push(choice.parts(step))
@@ -320,14 +320,3 @@ def _own_fields(streams: Sequence[TextStream], stream: TextStream) -> Body:
 def _usage(completions: Sequence[Completion], choices: Sequence[ChatChoice]) -> Body:
     """The counts of tokens of the choices of a chat."""
     return answers.usage(completions, len(choices), sum([choice.reasoning_tokens for choice in choices]))
-
-
-@contextmanager
-def _cancelling(streams: Sequence[TextStream]) -> Iterator[None]:
-    """A block at whose end texts that have not ended are cancelled: the reader has left."""
-    try:
-        yield
-    finally:
-        for stream in streams:
-            if stream.finish_reason is None:
-                stream.cancel()

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 
 from pyml_core.errors import Cancelled
 
 from ..generation.completion import CANCELLED, TIMEOUT, Completion, Step
 from ..generation.text_stream import TextStream
 from .errors import TextCancelled
-
-
-@asynccontextmanager
-async def cancelled_at_end(streams: Sequence[TextStream]) -> AsyncIterator[None]:
-    """A block at whose end the texts that have not ended are cancelled: their reader has left."""
-    try:
-        yield
-    finally:
-        for stream in streams:
-            if stream.finish_reason is None:
-                stream.cancel()
 
 
 async def steps_of(streams: Sequence[TextStream]) -> AsyncIterator[tuple[int, list[Step]]]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...generation.text_stream import cancelled_at_end
 from ...openai import answers
 from ...openai.chat_plan import ChatPlan, chat_plan
 from ...openai.requests import chat_request
 from ..bodies import compact, json_body
 from ..service import Service
 from ..sse import EventStream, while_connected
-from ..texts import all_steps, cancelled_at_end
+from ..texts import all_steps
 from .streaming import streamed, usage
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def ignored_header(ignored: Sequence[str]) -> dict[str, str]:
 async def _answer(
     head: Head, common: Common, streams: Sequence[TextStream], choices: Sequence[ChatChoice]
 ) -> dict[str, Any]:
-    async with cancelled_at_end(streams):
+    with cancelled_at_end(streams):
         steps = await all_steps(streams)
     completions = [stream.completion for stream in streams]
     found = [
@@ -77,6 +78,6 @@ async def _answer(
 async def _events(
     head: Head, common: Common, streams: Sequence[TextStream], choices: Sequence[ChatChoice]
 ) -> AsyncIterator[bytes]:
-    async with cancelled_at_end(streams):
+    with cancelled_at_end(streams):
         async for data in streamed(head, common, streams, choices):
             yield data

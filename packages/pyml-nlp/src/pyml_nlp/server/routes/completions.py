@@ -11,13 +11,14 @@ from starlette.responses import Response
 
 from ...arguments import prompt_ids
 from ...generation.admission import check_length
+from ...generation.text_stream import cancelled_at_end
 from ...openai import answers
 from ...openai.completion_answer import CompletionChoice
 from ...openai.requests import CompletionRequest, completion_request, without_ends
 from ..bodies import compact, json_body
 from ..service import Service
 from ..sse import EventStream, while_connected
-from ..texts import all_steps, cancelled_at_end
+from ..texts import all_steps
 from .chat import ignored_header
 from .streaming import streamed, usage
 
@@ -61,7 +62,7 @@ async def _answer(
     prompts: Sequence[Sequence[int]],
     streams: Sequence[TextStream],
 ) -> dict[str, Any]:
-    async with cancelled_at_end(streams):
+    with cancelled_at_end(streams):
         await all_steps(streams)
     choices = await _choices(service, parsed, prompts, len(streams))
     ended = [stream.completion for stream in streams]
@@ -96,7 +97,7 @@ async def _events(
     prompts: Sequence[Sequence[int]],
     streams: Sequence[TextStream],
 ) -> AsyncIterator[bytes]:
-    async with cancelled_at_end(streams):
+    with cancelled_at_end(streams):
         choices = await _choices(service, parsed, prompts, len(streams))
         async for data in streamed(head, parsed.common, streams, choices):
             yield data

@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from pyml_core.errors import PymlError
 
+from ...generation.text_stream import cancelled_at_end
 from ...openai.chat_plan import ChatPlan
 from ..bodies import compact
 from ..errors import RequestError, error_of
 from ..service import Service
 from ..sse import EventStream, event, while_connected
-from ..texts import all_steps, cancelled_at_end, steps_of
+from ..texts import all_steps, steps_of
 
 if TYPE_CHECKING:
     from ...answer.parts import Part
@@ -99,7 +100,7 @@ async def answered(
 
 
 async def _whole(text: TextStream, choice: ChatChoice, answer: Answer) -> dict[str, Any]:
-    async with cancelled_at_end([text]):
+    with cancelled_at_end([text]):
         (steps,) = await all_steps([text])
     answer.begin(text.completion)
     answer.push(choice.parts(*steps))
@@ -121,7 +122,7 @@ async def _events(
         if begun:
             for found in answer.begin(text.completion):
                 yield form.encode(found)
-        async with cancelled_at_end([text]):
+        with cancelled_at_end([text]):
             async for _, steps in steps_of([text]):
                 first = [] if begun else answer.begin(text.completion)
                 begun = True
