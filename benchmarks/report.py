@@ -3,7 +3,8 @@
     python benchmarks/report.py FOLDER
 
 FOLDER holds compare.json, cold.json (cold starts in a run of their own), large.json (real sizes), sampling.json,
-kernels.json, roofline.json, ablation.json and overheads.json, as ``benchmarks/performance.sh FOLDER`` leaves them.
+matrix_products.json, roofline.json, ablation.json and overheads.json, as ``benchmarks/performance.sh FOLDER`` leaves
+them.
 Missing results are marked as not measured. Run it with the interpreter that has pyml.
 """
 
@@ -17,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import ablation
-import kernels
+import matrix_products
 import overheads
 import roofline
 import sampling
@@ -26,7 +27,8 @@ import tables
 DOCS = Path(__file__).parent.parent / "docs"
 MISSING = "*Not measured.*\n"
 SECTIONS: dict[str, ModuleType] = {
-    "kernels": kernels, "ablation": ablation, "overheads": overheads, "large": tables, "sampling": sampling,
+    "matrix_products": matrix_products, "ablation": ablation, "overheads": overheads, "large": tables,
+    "sampling": sampling,
 }  # fmt: skip
 """By name of the file of results: the module whose ``markdown`` shows them."""
 
@@ -117,7 +119,7 @@ mark shows its figures.
 One row is compared with plain reads of memory, 512 rows with the int8 limit (the f32 limit for f32, f16 and bf16).
 One row streams more copies of the matrix than the caches hold.
 
-{kernels}
+{matrix_products}
 ## The value of each technique
 
 The measurement with one technique switched off, and the speed of everything together relative to it. The switches

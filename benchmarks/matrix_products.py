@@ -1,7 +1,7 @@
 """Speed of pyml's matrix kernel by block type: one row (bytes a second) and many rows (operations a second).
 
-    python benchmarks/kernels.py --json kernels.json                   # every type, and the shapes of real models
-    python benchmarks/kernels.py --types q8_0 q4_K --shape 2048 768 --tokens 1 6 512
+    python benchmarks/matrix_products.py --json products.json  # every type, and the shapes of real models
+    python benchmarks/matrix_products.py --types q8_0 q4_K --shape 2048 768 --tokens 1 6 512
 
 The one-row figure streams many copies of the matrix, more than fit in the caches. Each figure is the median of the
 repetitions; limits are measured in the same run (pyml_core.limits.measure_limits). Run it with the interpreter that
