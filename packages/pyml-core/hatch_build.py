@@ -38,6 +38,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = ROOT / "src" / "pyml_core"
+source_hash = runpy.run_path(str(PACKAGE / "_build_check.py"))["source_hash"]  # the package cannot be imported yet
 MODULE = "_native" + (sysconfig.get_config_var("EXT_SUFFIX") or ".so")
 
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -102,10 +103,10 @@ def _build(folder: Path, extra: list[str]) -> Path:
     levels = _levels(compiler)
     have = [f"-DPYML_HAVE_{level.upper()}={int(level in levels)}" for level in LEVELS]
 
-    # The hash first: a source that changes during the build must not count as compiled.
-    hash_c, hash_h = _write_source_hash(folder)
+    sources = source_hash(PACKAGE)
+    hash_c, hash_h = _write_source_hash(folder, sources)
     generated = folder / f"_native-{sysconfig.get_config_var('SOABI')}.c"
-    _cythonize(PACKAGE / "_native.pyx", generated)
+    _cythonize(PACKAGE / "_native.pyx", generated, sources)
     includes = ["-include", str(hash_h), f"-I{_python_include()}", f"-I{PACKAGE}", f"-I{PACKAGE / 'csrc'}"]
     common = [*compiler, *C_FLAGS, *extra]
     # The longest jobs first.
@@ -117,25 +118,27 @@ def _build(folder: Path, extra: list[str]) -> Path:
     for source in [*sorted((PACKAGE / "csrc").glob("*.c")), hash_c]:
         jobs.append((source, folder / f"{source.stem}.o", [*common, *have]))
     with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
-        list(pool.map(lambda job: _compile(*job), jobs))
+        list(pool.map(lambda job: _compile(job[0], job[1], job[2], sources), jobs))
+    if source_hash(PACKAGE) != sources:
+        sys.exit("pyml-core's sources were edited while they were compiled: build again")
     module = folder / MODULE
     shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
     _call([*compiler, *shared, "-pthread", *extra, *(str(target) for _, target, _ in jobs), "-lm", "-o", str(module)])
     return module
 
 
-def _cythonize(source: Path, target: Path) -> None:
+def _cythonize(source: Path, target: Path, sources: str) -> None:
     files = sorted(str(path) for path in PACKAGE.rglob("*") if path.suffix in (".pyx", ".pxd", ".pxi"))
     options = ["-3", "-X", "show_performance_hints=False", "--module-name", "pyml_core._native", "-o", str(target)]
     state = [version_of("cython"), *options]
     if not _current(target, state):
+        _forget(target)
         _call([sys.executable, "-m", "cython", *options, str(source)])
-        _record(target, state, files)
+        _record(target, state, files, sources)
 
 
-def _write_source_hash(folder: Path) -> tuple[Path, Path]:
+def _write_source_hash(folder: Path, value: str) -> tuple[Path, Path]:
     """Write the hash of all sources to a separate C file, so that an edit recompiles only that file and its own."""
-    value = runpy.run_path(str(PACKAGE / "_build_check.py"))["source_hash"](PACKAGE)
     source, header = folder / "source_hash.c", folder / "source_hash.h"
     _write_if_changed(source, f'#include "source_hash.h"\nconst char pyml_source_hash[] = "{value}";\n')
     _write_if_changed(header, "extern const char pyml_source_hash[];\n#define PYML_SOURCE_HASH pyml_source_hash\n")
@@ -147,13 +150,14 @@ def _write_if_changed(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def _compile(source: Path, target: Path, command: Sequence[str]) -> None:
+def _compile(source: Path, target: Path, command: Sequence[str], sources: str) -> None:
     """Compile one file unless the command, the compiler and every included file are unchanged."""
     state = [_version(command[0]), *command, str(source)]  # a copy of the checkout compiles its own sources
     if not _current(target, state):
         depends = _beside(target, ".d")
+        _forget(target)
         _call([*command, "-MMD", "-MF", str(depends), "-c", str(source), "-o", str(target)])
-        _record(target, state, shlex.split(depends.read_text().replace("\\\n", " ").partition(":")[2]))
+        _record(target, state, shlex.split(depends.read_text().replace("\\\n", " ").partition(":")[2]), sources)
 
 
 def _current(target: Path, state: Sequence[str]) -> bool:
@@ -165,8 +169,19 @@ def _current(target: Path, state: Sequence[str]) -> bool:
     return bool(old["key"] == _key(state, old["files"]))
 
 
-def _record(target: Path, state: Sequence[str], files: Sequence[str]) -> None:
-    _beside(target, ".json").write_text(json.dumps({"key": _key(state, files), "files": list(files)}))
+def _record(target: Path, state: Sequence[str], files: Sequence[str], sources: str) -> None:
+    """Record what ``target`` was built from, unless a source was edited since the build began.
+
+    The compiler may have read the old text of such a source, or the new one.
+    """
+    key = _key(state, files)
+    if source_hash(PACKAGE) == sources:  # after the key: an edit that comes now is not in it
+        _beside(target, ".json").write_text(json.dumps({"key": key, "files": list(files)}))
+
+
+def _forget(target: Path) -> None:
+    """Remove the record of a target that is about to be built anew."""
+    _beside(target, ".json").unlink(missing_ok=True)
 
 
 def _beside(target: Path, ending: str) -> Path:
