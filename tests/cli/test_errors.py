@@ -76,7 +76,8 @@ P = ("--prompt", "x")
         (("--stream", "--json", *P), "the argument '--stream' cannot be used with '--json'"),
         (("-v", "-q", *P), "the argument '--verbose' cannot be used with '--quiet'"),
         (("", *P), "invalid value '' for 'MODEL': expected a file, a folder or a hub id"),
-        (("--prompt", ""), "No prompt provided (use --prompt or pipe text to stdin)"),
+        (("--prompt", ""), "--prompt must be a text to continue, got ''"),
+        (("--prompt", " \n"), "--prompt must be a text to continue, got ' \\n'"),
         (("--prompt", b"\xff"), "invalid value for '--prompt': expected UTF-8"),
         (("-q",), "No prompt provided (use --prompt or pipe text to stdin)"),
     ],
@@ -120,7 +121,12 @@ def failing(commands: Any, *arguments: object, code: int = 1, **options: Any) ->
 
 def test_missing_gguf(commands: Any, tmp_path: Path) -> None:
     path = tmp_path / "missing.gguf"
-    assert failing(commands, path).startswith(f"Error: Failed to parse GGUF: {path}: there is no such file")
+    assert failing(commands, path) == (
+        f"Error: {path}: there is no such file or folder, and a hub id would be organisation/name or "
+        "organisation/name/file.gguf"
+    )
+    (tmp_path / "tiny-model.gguf").touch()
+    assert failing(commands, tmp_path / "tiny-modle.gguf").endswith(f"; did you mean {tmp_path}/tiny-model.gguf?")
 
 
 @pytest.mark.parametrize(

@@ -242,12 +242,27 @@ def test_messages_are_bounded() -> None:
     )
     line = reason(message, "regex")
     assert len(line) <= 300
-    assert line.startswith('at 1(8): invalid regex "((((')
+    assert line.startswith('invalid regex "((((')
     assert line.endswith("error: unclosed  group")
     assert reason("a" * 5000, "regex") == "a" * 297 + "..."
     assert reason("too many; consider making x", "schema") == "too many"
     assert reason("too many; consider making x", "grammar") == "too many; consider making x"
     assert reason("", "regex") == "llguidance gives no reason"
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "message"),
+    [
+        ("regex", "(", 'regex: invalid regex "(": unclosed group'),
+        ("regex", "[a", 'regex: invalid regex "[a": unclosed character class'),
+        ("schema", '{"type": "string", "pattern": "[a"}', "schema: invalid pattern: unclosed character class"),
+        ("grammar", "start: /(/", 'grammar: at 1(8): invalid regex "(": unclosed group'),
+    ],
+)
+def test_messages_say_what_is_wrong_with_an_expression(kind: Any, source: str, message: str, words: Words) -> None:
+    with pytest.raises(GrammarError) as caught:
+        words.vocabulary.matcher(Grammar(kind, source))
+    assert str(caught.value) == message
 
 
 # ---- ends of texts, and halves of surrogate pairs

@@ -96,12 +96,12 @@ def set_one(value: float) -> Callable[[Any], Any]:
 
 
 HOSTILE: dict[str, tuple[Change, str]] = {
-    "format": (metadata("format", "pt"), "metadata format: expected 'pyml-kv-cache', found 'pt'"),
-    "no format": (metadata("format", None), "metadata format: expected 'pyml-kv-cache', found None"),
-    "version": (metadata("version", "2"), "metadata version: expected '3', found '2'"),
-    "model": (metadata("model", "m" * 5000), "metadata model: expected 'model', found 'mmm"),
-    "dtype": (metadata("dtype", "f32"), "metadata dtype: expected 'f16', found 'f32'"),
-    "level": (metadata("level", "avx1024"), "metadata level: expected .* found 'avx1024'"),
+    "format": (metadata("format", "pt"), "expected a KV cache of pyml, found a file of format 'pt'$"),
+    "no format": (metadata("format", None), "expected a KV cache of pyml, found a file of format none$"),
+    "version": (metadata("version", "2"), "expected a KV cache of version 3, found version '2'$"),
+    "model": (metadata("model", "m" * 5000), "of this model, found one of another model or of other types of weights$"),
+    "dtype": (metadata("dtype", "f32"), "expected a KV cache in f16, found one in 'f32'$"),
+    "level": (metadata("level", "avx1024"), "expected a KV cache of CPU level .*, found one of 'avx1024'$"),
     "no ids": (metadata("ids", None), "metadata ids: expected a JSON list"),
     "ids no JSON": (metadata("ids", "[1, 2"), "metadata ids: expected a JSON list"),
     "ids deep": (metadata("ids", "[" * 100_000), "metadata ids: expected a JSON list"),
@@ -202,7 +202,7 @@ def test_another_level(tmp_path: Path) -> None:
     fill(cache, [1])
     cache.save(tmp_path / "cache")
     assert KVCache.load(tmp_path / "cache", LAYOUT, 200, "model", "neon").ids == [1]
-    with pytest.raises(CacheFileError, match=r"metadata level: expected .* found 'neon'"):
+    with pytest.raises(CacheFileError, match=r"expected a KV cache of CPU level .*, found one of 'neon'"):
         load(tmp_path / "cache")
 
 

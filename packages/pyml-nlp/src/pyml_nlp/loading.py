@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +29,7 @@ from .options.defaults import from_generation_config, from_gguf
 from .options.generation import GenerationOptions
 from .options.load import LoadOptions
 from .pickling import Origin, fingerprint
-from .source import Source, resolve
+from .source import Source, is_hub_id, resolve
 from .tokenizer import Tokenizer, load_tokenizer
 from .tokenizer.load import tokenizer_files
 
@@ -122,10 +121,7 @@ def find(model: ModelPath | None) -> Source:
     try:
         return resolve(model, logs.source.info)
     except PymlError as error:
-        name = "" if model is None else os.fspath(model)
-        if name.endswith(".gguf"):
-            raise type(error)(f"Failed to parse GGUF: {error}") from None
-        if name.count("/") == 1 and not Path(name).exists() and not name.startswith(("/", ".", "~")):
+        if model is not None and is_hub_id(os.fspath(model)):
             raise type(error)(f"Failed to download model: {error}") from None
         raise
 

@@ -6,7 +6,9 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +27,8 @@ _HUB_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"({_HUB_PART}/{_HUB_PART})(?:/((?:{_HUB_PART}/)*[\w.+-]+\.gguf))?", re.ASCII)
 _DEFAULTS = {NAME: default_model, CHAT_NAME: default_chat_model}
 _LONGEST = 200  # maximum number of characters of a name in a message
+_MOST_NAMES = 1000  # maximum number of files of a folder that are compared with a name
+_LEAST_BEGUN = 4  # characters of the beginning of a name that is recognised
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,18 @@ def check_name(model: str) -> None:
         _hub_id(model)
 
 
+def is_hub_id(model: str) -> bool:
+    """Return whether a model's name is the id of one on the hub, and not an existing path or a default model."""
+    if not model or model in _DEFAULTS or _existing(model) is not None:
+        return False
+    return _hub_match(model) is not None
+
+
+def _hub_match(text: str) -> re.Match[str] | None:
+    match = _HUB_ID.fullmatch(text)
+    return None if match is None or (match[2] is None and text.endswith(".gguf")) else match
+
+
 def _hub_id(text: str) -> re.Match[str]:
     """Return the repository and the file that a hub id names.
 
@@ -96,14 +112,28 @@ def _hub_id(text: str) -> re.Match[str]:
     """
     if not text:
         raise ModelNotFoundError("expected a .gguf file, a model folder or a hub id, got an empty name")
-    match = _HUB_ID.fullmatch(text)
-    if match is None or (match[2] is None and text.endswith(".gguf")):
+    match = _hub_match(text)
+    if match is None:
         shown = one_line(text, _LONGEST)
         raise ModelNotFoundError(
             f"{shown}: there is no such file or folder, and a hub id would be organisation/name or "
-            "organisation/name/file.gguf"
+            f"organisation/name/file.gguf{_meant(text)}"
         )
     return match
+
+
+def _meant(text: str) -> str:
+    """Return the name that was probably meant, for the end of a message: a default model, or one in the folder."""
+    with importing:  # start-up: for messages alone
+        from difflib import get_close_matches
+
+    folder, slash, name = text.rpartition("/")
+    names = [] if slash else list(_DEFAULTS)
+    with suppress(OSError, ValueError), os.scandir(folder or slash or ".") as entries:
+        names += [one.name for one in islice(entries, _MOST_NAMES) if one.name.endswith(".gguf") or one.is_dir()]
+    begun = [one for one in names if len(name) >= _LEAST_BEGUN and one.lower().startswith(name.lower())]
+    close = [one for one in begun or get_close_matches(name, names, 1, 0.8) if one.isprintable()]
+    return f"; did you mean {one_line(folder, _LONGEST)}{slash}{close[0]}?" if close else ""
 
 
 def _existing(text: str) -> Path | None:

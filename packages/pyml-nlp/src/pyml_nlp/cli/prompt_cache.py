@@ -16,10 +16,15 @@ def use_prompt_cache(lm: LanguageModel, path: str) -> None:
     Raises:
         CacheFileError: it is damaged, or another model's.
     """
+    from pyml_nn import CacheFileError
+
     from .. import logs
 
     if Path(path).exists():
-        cache = lm.load_cache(path)
+        try:
+            cache = lm.load_cache(path)
+        except CacheFileError as error:
+            raise CacheFileError(f"{error} (delete the file, or name another one)") from None
         logs.load.info("  Prompt cache: %d tokens from %s", cache.length, path)
         lm.prefix_cache.max_bytes = max(lm.prefix_cache.max_bytes, cache.nbytes)
         lm.prefix_cache.add(cache)

@@ -22,6 +22,8 @@ from .grammar import GrammarError
 _REPLAYED = 16  # tokens per call when a new matcher replays a text
 _LINE = 300  # maximum number of characters of a message from llguidance
 _LONG_QUOTE = re.compile(r'("[^"]{77})[^"]{3,}"|(/[^/]{77})[^/]{3,}/')
+_PLACE = re.compile(r"^at \d+\(\d+\): ")  # in the grammar that an expression becomes
+_PARSE_ERROR = re.compile(r"(?: \(in regex\))?: regex parse error: error: |^regex parse error: error: ")
 _ADVICE = re.compile(r"; (?:consider|try) .*")  # for authors of grammars
 
 library = NoFork("structured output")
@@ -78,6 +80,13 @@ class Matcher(OfOneProcess, instead="each text has one of its own"):
         if not self._do("consume_token", token):
             raise GrammarError(f"{self._kind}: token {token} does not match")
         self._taken.append(token)
+
+    def rewind(self, count: int) -> None:
+        """Go back to the state after the first ``count`` tokens."""
+        extra = len(self._taken) - count
+        if extra > 0:
+            self._do("rollback", extra)
+            del self._taken[count:]
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next regardless of the logits; often empty."""
@@ -152,6 +161,9 @@ def reason(message: str, kind: str) -> str:
         return "lexer: more work than llguidance's limits allow"
     text = " ".join([first, *(line.strip() for line in others if line.strip().startswith("error: "))])
     text = _LONG_QUOTE.sub(lambda found: (found[1] or found[2]) + "..." + found[0][0], text)
+    text = _PARSE_ERROR.sub(lambda found: ": " if found.start() else "invalid pattern: ", text)
     if kind != "grammar":
         text = _ADVICE.sub("", text)
+    if kind == "regex":
+        text = _PLACE.sub("", text)
     return one_line(text, _LINE)

@@ -83,7 +83,7 @@ def load_cache(path: str | os.PathLike[str], origin: Origin, max_length: int, vo
     path = checked_path(path)
     layout = origin.layout
     try:
-        with TensorFile(path, max(_HEADER_BYTES, 16 * max_length)) as file:
+        with _opened(path, max_length) as file:
             _check_origin(file.metadata, origin)
             ids = _read_ids(file.metadata, max_length, vocab_size)
             rope_set = _read_rope_set(file.metadata)
@@ -97,6 +97,13 @@ def load_cache(path: str | os.PathLike[str], origin: Origin, max_length: int, vo
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise CacheFileError(f"{one_line(path)}: cannot load the KV cache: {reason}") from None
     return Contents(ids, rope_set, pages)
+
+
+def _opened(path: str, max_length: int) -> TensorFile:
+    try:
+        return TensorFile(path, max(_HEADER_BYTES, 16 * max_length))
+    except TensorFileError as error:
+        raise CacheFileError(f"expected a KV cache of pyml, found another file or a damaged one: {error}") from None
 
 
 # ---- metadata
@@ -114,8 +121,17 @@ def _origin_metadata(origin: Origin) -> dict[str, str]:
 
 def _check_origin(metadata: Mapping[str, str], origin: Origin) -> None:
     for key, expected in _origin_metadata(origin).items():
-        if metadata.get(key) != expected:
-            raise CacheFileError(f"metadata {key}: expected {expected!r}, found {metadata.get(key)!r:.100}")
+        found = metadata.get(key)
+        if found != expected:
+            shown = "none" if found is None else show(found)
+            problems = {
+                "format": f"expected a KV cache of pyml, found a file of format {shown}",
+                "version": f"expected a KV cache of version {expected}, found version {shown}",
+                "model": "expected a KV cache of this model, found one of another model or of other types of weights",
+                "dtype": f"expected a KV cache in {expected}, found one in {shown}",
+                "level": f"expected a KV cache of CPU level {expected}, found one of {shown}",
+            }
+            raise CacheFileError(problems[key])
 
 
 def _read_ids(metadata: Mapping[str, str], max_length: int, vocab_size: int) -> list[int]:
