@@ -32,6 +32,7 @@ class FakeTokenizer:
     kind = "bytes"
     vocab_size = VOCAB
     bos_id: int | None = None
+    special_ids: frozenset[int] = frozenset((EOS,))
 
     def encode_prompt(self, text: str) -> list[int]:
         return list(text.encode())

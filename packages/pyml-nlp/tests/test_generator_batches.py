@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from fake_model import EOS, calls, cycle, make, request
 
+from pyml_core.errors import OutOfMemoryError
 from pyml_nlp.generation.generator import Generator
+from pyml_nlp.generation.request import Request
 from pyml_nlp.generation.scheduler import Scheduler
-from pyml_nlp.options import SamplingOptions
+from pyml_nlp.language_model import LanguageModel
+from pyml_nlp.options import GenerationOptions, SamplingOptions
+from pyml_nlp.structured.grammar import Grammar
 
 PROMPTS = [list(text.encode()) for text in ("ab", "xyz", "a longer one", "q", "hello")]
 
@@ -47,6 +51,44 @@ def test_cancelling_a_batch_ends_every_text() -> None:
     assert sorted(c.sequence for c in found) == [0, 1, 2, 3, 4]
     assert {c.finish_reason for c in found} == {"cancelled"}
     assert [bool(c.text) for c in sorted(found, key=lambda c: c.sequence)] == [True, True, False, False, False]
+
+
+class Failing:
+    """Lets one of the runs of several texts fail after all of their tokens have been chosen."""
+
+    def __init__(self, lm: LanguageModel, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = number
+        self._sample = lm.model._sample  # type: ignore[attr-defined]
+        monkeypatch.setattr(lm.model, "_sample", self)
+
+    def __call__(self, batch: Any, want: Any) -> Any:
+        found = self._sample(batch, want)
+        self.left -= len(batch) > 1
+        if len(batch) > 1 and self.left == 0:
+            raise OutOfMemoryError("the keys and values do not fit")
+        return found
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_tokens_of_a_run_that_fails_are_not_counted(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by penalties, nor by a grammar: the texts are those without the error."""
+    pytest.importorskip("llguidance")
+    rules = SamplingOptions(temperature=1.5, seed=3, frequency_penalty=1.0)
+    requests = [
+        Request([98], GenerationOptions(12, rules)),
+        Request([99], GenerationOptions(12, rules, grammar=Grammar("regex", "(ab|ba|ca|x)*y"))),
+        Request([100], GenerationOptions(12, rules)),
+    ]
+
+    def texts(lm: LanguageModel) -> list[list[int]]:
+        ended = sorted(Scheduler(Generator(lm), requests, 3), key=lambda one: one.sequence)
+        assert all(one.error is None for one in ended)
+        return [one.tokens for one in ended]
+
+    expected, other = texts(make()), make()
+    failing = Failing(other, number, monkeypatch)
+    assert texts(other) == expected
+    assert failing.left <= 0
 
 
 def test_times() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyml_core.cancel import CancelToken
@@ -13,7 +13,7 @@ from pyml_nn import ContextOverflowError, KVCache
 from .. import logs, memory
 from ..engine import Engine
 from ..errors import ArgumentError
-from ..options.generation import SHIFT
+from ..options.generation import SHIFT, GenerationOptions
 from ..structured.grammar import Grammar, LateGrammar
 from ..structured.matcher import Matcher
 from ..tokenizer.decoding import ByteDecoding
@@ -118,13 +118,7 @@ def prepared(
             # The text is exactly the bytes that match: no space is taken from its beginning.
             decoder = ByteDecoding(engine.tokenizer.token_bytes)
     ends = engine.eos_ids.union(options.stop_ids)
-    sampler = Sampler(
-        options.sampling.core_rules,
-        options.sample_index,
-        engine.vocab_size,
-        [*cache.ids, *request.prompt],
-        logprobs=options.logprobs,
-    )
+    sampler = _sampler(engine, options, [*cache.ids, *request.prompt])
     completion = Completion(0, request, cache, decoder, sampler, ends, matcher, token, drafting)
     completion.cache_given = given
     completion.max_positions = max_positions
@@ -135,6 +129,20 @@ def prepared(
         completion.stop_tokens = stops.with_tokens(options.grammar.after)
         completion.late_matcher, completion.matcher = matcher, None
     return completion
+
+
+def undo_choices(engine: Engine, completion: Completion) -> None:
+    """Make a text as it was before a run that has failed: its sampler and grammar may have counted further tokens."""
+    tokens, ids = completion.tokens, completion.ids
+    prompt = ids[: len(ids) - len(tokens)]
+    completion.rewind_choices(_sampler(engine, completion.options, prompt, tokens))
+
+
+def _sampler(
+    engine: Engine, options: GenerationOptions, prompt: Sequence[int], generated: Sequence[int] = ()
+) -> Sampler:
+    rules, index, size = options.sampling.core_rules, options.sample_index, engine.vocab_size
+    return Sampler(rules, index, size, prompt, generated, options.logprobs)
 
 
 def refused(engine: Engine, number: int, request: Request, error: PymlError) -> Completion:

@@ -176,6 +176,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.ended_at: float | None = None
         self._decoder = decoder
         self._masked = False  # the sampler's mask is the grammar's present one
+        self._grammar_from = 0  # index of the first token that the grammar has to match
         self._stops = StopStrings(request.options.stop, request.options.include_stop)
         self._pieces: list[str] = []
 
@@ -240,6 +241,17 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
         self.cache.append(self.pending)
         return self.chosen.pop()
 
+    def rewind_choices(self, sampler: Sampler) -> None:
+        """Forget tokens that a run has chosen and that the text does not have.
+
+        Args:
+            sampler: a new one, which has counted the tokens of the text.
+        """
+        self.sampler, self._masked = sampler, False
+        if self.matcher is not None:
+            self.matcher.rewind(len(self.tokens) - self._grammar_from)
+            self.forced, self.grammar_ended = self.matcher.forced(), self.matcher.ended
+
     # ---- its grammar
 
     def update_mask(self) -> None:
@@ -300,6 +312,7 @@ class Completion(OfOneProcess, instead="send its text, tokens and finish_reason 
                 return
         self.matcher, self.late_matcher = self.late_matcher, None
         self.drafter = None  # drafts do not know the grammar
+        self._grammar_from = len(self.tokens) - 1
         if self.matcher is not None:
             self._advance(self.matcher, token)
 

@@ -21,7 +21,7 @@ from pyml_nn import KVCache, SequenceInput
 from .. import logs
 from ..engine import Engine, HasEngine, engine_of
 from ..values import seconds
-from .admission import check_memory, check_request, prepared, refused
+from .admission import check_memory, check_request, prepared, refused, undo_choices
 from .completion import CANCELLED, LENGTH, Completion, Step, stop_reason
 from .draft_model import drafting_of
 from .model_run import ModelRun, Piece, Pieces, Runner, only, prompt_input
@@ -302,6 +302,8 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
     ) -> list[Step]:
         """Run again, text by text, after an error of the whole run: it ends only the text that has it."""
         if len(texts) + len(prompts) > 1:
+            for completion in (*texts, *(completion for completion, _ in prompts)):
+                undo_choices(self._engine, completion)
             steps = [step for completion in texts for step in self._run([completion], _NO_PROMPTS)]
             return steps + [step for prompt in prompts for step in self._run([], only(prompt))]
         for completion in (*texts, *(completion for completion, _ in prompts)):
