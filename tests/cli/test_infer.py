@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import pyml_nlp
 from pyml_core import cpu
 
 PROMPT = ("--prompt", "the cat in the hat", "--max-tokens", "12", "--threads", "1")
@@ -389,3 +390,40 @@ def test_a_prompt_that_begins_with_bos_has_it_once(commands: Any, tiny_dirs: dic
     chat = commands.infer(folder, *options, "--chat", "--prompt", "the cat")
     assert "Warning" not in chat.stderr
     assert json.loads(chat.stdout)["prompt_tokens"] == json.loads(plain.stdout)["prompt_tokens"]
+
+
+# ---- several texts of a prompt
+
+
+def test_several_texts_of_a_prompt(commands: Any, model: Path) -> None:
+    """They are those of Python, in the order of their sample indices, or the best first."""
+    rules = ("--temperature", 1.5, "--seed", 4, "--max-tokens", 8)
+    lines = commands.infer(model, *PROMPT, *rules, "--n", 3, "--json", "-q").text.splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [one["index"] for one in found] == [0, 1, 2]
+    with pyml_nlp.load(model) as lm:
+        options = lm.generation_options.replace(temperature=1.5, seed=4, max_tokens=8)
+        assert [one["text"] for one in found] == [one.text for one in lm.generate_samples(PROMPT[1], 3, options)]
+        best = [one.text for one in lm.generate_samples(PROMPT[1], 2, options, best_of=4)]
+    result = commands.infer(model, *PROMPT, *rules, "--n", 2, "--best-of", 4)
+    assert result.text == "".join(f"[{index}] {text}\n" for index, text in enumerate(best))
+    assert "\n4 texts, 32 tokens in " in result.stderr
+    assert commands.infer(model, *PROMPT, *rules, "--best-of", 4, "-q").text == best[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--n", 0), "--n must be > 0, got 0"),
+        (("--n", 70000), "--n must be <= 65536, got 70000"),
+        (("--n", 3, "--best-of", 2), "--best-of must be >= --n, got 2 and 3"),
+        (("--n", 2, "--stream"), "the argument '--stream' cannot be used with '--n'"),
+        (
+            ("--best-of", 2, "--prompt-cache", "p"),
+            "the argument '--best-of' cannot be used with '--prompt-cache <PATH>'",
+        ),
+    ],
+)
+def test_counts_of_texts(arguments: tuple[object, ...], message: str, commands: Any, model: Path) -> None:
+    result = commands.infer(model, *PROMPT, *arguments)
+    assert (result.code, result.stdout, result.error) == (2, b"", f"Error: {message}")

@@ -90,6 +90,8 @@ class LongTextArguments(TypedDict):
 class ReuseArguments(LongTextArguments):
     """The values of :func:`reuse_options`."""
 
+    n: int | None
+    best_of: int | None
     output: str | None
     resume: bool
     max_batch_size: int | None

@@ -27,9 +27,12 @@ def check_combinations(values: InferArguments) -> None:
     for name, given in (
         ("--prompt <TEXT>", prompt), ("--batch-file <PATH>", batch_file), ("--json", values["as_json"]),
         ("--echo", values["echo"]), ("--trace-out <PATH>", values["trace_out"] is not None),
-        ("--prompt-cache <PATH>", values["prompt_cache"] is not None),
+        ("--prompt-cache <PATH>", values["prompt_cache"] is not None), ("--n", values["n"] is not None),
+        ("--best-of", values["best_of"] is not None),
     ):  # fmt: skip
         exclusive({"--interactive": values["interactive"], name: given})
+    several = (values["n"] or 1) > 1 or values["best_of"] is not None
+    exclusive({"--stream": values["stream"], "--n" if values["best_of"] is None else "--best-of": several})
     exclusive({"--stream": values["stream"], "--json": values["as_json"]})
     exclusive({"--echo": values["echo"], "--json": values["as_json"]})
     positive({"--timeout": values["timeout"]})

@@ -89,6 +89,8 @@ def command(**values: Unpack[InferArguments]) -> int:
         resume=values["resume"],
         prompt_cache=values["prompt_cache"],
         talkative=level >= 0,
+        n=values["n"] or 1,
+        best_of=values["best_of"],
     )
     check_places(values["trace_out"], task.prompt_cache, task.output, task.resume)
     configure_logs(level)
@@ -105,7 +107,9 @@ def command(**values: Unpack[InferArguments]) -> int:
 
         return converse(lm, Job(items, answer_options(lm, changes), chat, run), output, level >= 0)
     job = Job(items, lm.generation_options.replace(**changes), chat, run, values["max_batch_size"])
-    generate = _generate_one if values["batch_file"] is None else _generate_batch
+    generate = _generate_batch
+    if values["batch_file"] is None:
+        generate = _generate_samples if task.several else _generate_one
     if values["trace_out"] is None:
         return generate(lm, job, task, output)
     with lm.trace() as trace:
@@ -140,10 +144,14 @@ def _items(prompt: str | None, batch_file: str | None, level: int) -> list[Item]
 
 
 def _prompt(prompt: str | None, level: int) -> str:
-    prompt = _stdin(level) if prompt is None else utf8("--prompt", prompt)
-    if not prompt.strip():
+    text = _stdin(level) if prompt is None else utf8("--prompt", prompt)
+    if text.strip():
+        return text
+    if prompt is None:
         raise click.UsageError("No prompt provided (use --prompt or pipe text to stdin)")
-    return prompt
+    from pyml_core.errors import quoted
+
+    raise click.UsageError(f"--prompt must be a text to continue, got {quoted(prompt)}")
 
 
 def _stdin(level: int) -> str:
@@ -189,6 +197,12 @@ def _generate_one(lm: LanguageModel, job: Job, task: Task, output: Output) -> in
     if task.prompt_cache is not None:
         save_prompt_cache(completion, task.prompt_cache)
     return INTERRUPTED if interrupted else 0
+
+
+def _generate_samples(lm: LanguageModel, job: Job, task: Task, output: Output) -> int:
+    from .samples import generate_samples
+
+    return generate_samples(lm, job, task, output)
 
 
 def _generate_batch(lm: LanguageModel, job: Job, task: Task, output: Output) -> int:

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from .arguments import LongTextArguments, ReuseArguments
 
 HEADING = "Batches, reuse and speed"
+MAX_SAMPLES = 1 << 16  # as in generation.samples, whose import takes long
 
 
 def reuse_options(function: F) -> F:
-    """--output, --resume, --max-batch-size, --prompt-cache and :func:`long_text_options`."""
+    """--n, --best-of, --output, --resume, --max-batch-size, --prompt-cache and :func:`long_text_options`."""
     for decorator in reversed((
+        integer("--n", metavar="N", heading=HEADING, help="Generate N texts of the prompt. [default: 1]"),
+        integer("--best-of", metavar="N", heading=HEADING,
+                help="Generate N texts, and print those with the highest mean log probability."),
         click.option("--output", metavar="PATH", cls=Option, heading=HEADING,
                      help="Write the texts of a batch to a .jsonl file, as they end."),
         click.option("--resume", is_flag=True, cls=Option, heading=HEADING,
@@ -49,10 +53,21 @@ def long_text_options(function: F) -> F:
 
 def check_reuse(values: ReuseArguments, batch_file: str | None) -> None:
     """Usage errors of these options in combination."""
+    several = {"--n": values["n"], "--best-of": values["best_of"]}
+    positive(several)
+    for flag, count in several.items():
+        if count is not None:
+            exclusive({flag: True, "--batch-file <PATH>": batch_file})
+            exclusive({flag: True, "--prompt-cache <PATH>": values["prompt_cache"]})
+            if count > MAX_SAMPLES:
+                raise click.UsageError(f"{flag} must be <= {MAX_SAMPLES}, got {count}")
+    if values["best_of"] is not None and values["best_of"] < (values["n"] or 1):
+        raise click.UsageError(f"--best-of must be >= --n, got {values['best_of']} and {values['n']}")
     if batch_file is None:
-        for flag, value in (("--output", values["output"]), ("--max-batch-size", values["max_batch_size"])):
-            if value is not None:
-                raise click.UsageError(f"{flag} is supported with --batch-file alone")
+        if values["output"] is not None:
+            raise click.UsageError("--output is supported with --batch-file alone")
+        if values["max_batch_size"] is not None and all(count is None for count in several.values()):
+            raise click.UsageError("--max-batch-size is supported with --batch-file, --n and --best-of alone")
     elif values["prompt_cache"] is not None:
         exclusive({"--batch-file <PATH>": True, "--prompt-cache <PATH>": True})
     if values["resume"] and values["output"] is None:

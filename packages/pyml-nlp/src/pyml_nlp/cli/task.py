@@ -78,6 +78,8 @@ class Task:
         resume: go on with that file.
         prompt_cache: a file with the keys and values of the prompt.
         talkative: whether more than errors is told on stderr.
+        n: texts of the prompt to print.
+        best_of: texts of the prompt to choose them from; None: they are all.
     """
 
     stream: bool
@@ -87,6 +89,13 @@ class Task:
     resume: bool
     prompt_cache: str | None
     talkative: bool
+    n: int = 1
+    best_of: int | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether several texts of the prompt are generated."""
+        return self.n > 1 or self.best_of is not None
 
 
 def log_start(lm: LanguageModel, job: Job, length: int, lines: Sequence[str] = ()) -> None:
