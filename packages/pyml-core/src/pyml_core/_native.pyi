@@ -143,14 +143,6 @@ class NativeProgram:
         *,
         top: int,
     ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], int]]: ...
-    def run_screened(
-        self,
-        slices: Iterable[Slice],
-        samplers: Iterable[Sampler],
-        positions: Iterable[int],
-        stop: StopFlag | None = None,
-        timed: bool = False,
-    ) -> list[tuple[SampledToken, tuple[int, ...]]]: ...
     def run_sampled(
         self,
         slices: Sequence[Slice],

@@ -174,44 +174,6 @@ cdef class _NativeRuns(_NativeTables):
             wanted.arrays = self._slice_arrays(wanted, arrays[wanted.operation, wanted.what], slices)
         return self._candidates() if top else out
 
-    def run_screened(self, slices, samplers, positions, StopFlag stop=None, bint timed=False):
-        """Run every operation once, and let each sampler choose the token at one of ``positions`` from the screened head.
-
-        There is one of both for each wanted position. Returns for each a SampledToken, which is not added to the sampler,
-        and how many rows of the head were computed in each round; the last round is of all rows that are left.
-
-        Raises:
-            PymlError: logits that are not finite, or rules that leave no token. ShapeError and Cancelled: as :meth:`run`.
-        """
-        cdef bint done
-        cdef int64_t i
-        cdef pyml_request *request
-        slices, samplers, positions = list(slices), list(samplers), list(positions)
-        tables = self._begin(slices, 1)
-        if not self.full_head or len(samplers) != self.p.run.outputs or len(positions) != self.p.run.outputs:
-            raise ShapeError(f"run: expected a sampler and a position for each of {self.p.run.outputs} states, "
-                             f"got {len(samplers)} and {len(positions)}")
-        for i in range(self.p.run.outputs):
-            request = &self.requests[i]
-            request.sampler, request.position = &(<Sampler>samplers[i]).s, positions[i]
-            (<Sampler>samplers[i])._connect(&request.chosen)
-        self.full_head[3].skip = self.full_head[4].skip = False
-        self.screen.requests = self.requests
-        self.result.f = <float *>_address(self.screened)
-        _listen(&self.p.watch, self.signals, stop)
-        with nogil:
-            done = pyml_program_run(&self.p, timed)
-        if not done:
-            self._raise_unfinished()
-        cdef list found = []
-        for i in range(self.p.run.outputs):
-            request = &self.requests[i]
-            if request.chosen.status != SAMPLE_OK:
-                (<Sampler>samplers[i])._raise_unsettled(&request.chosen, request.position)
-            rows = tuple(request.rows[j] for j in range(SETTLE_ROUNDS))
-            found.append(((<Sampler>samplers[i])._token(&request.chosen, 0.0), rows))
-        return found
-
     cdef int _raise_unfinished(self) except -1:
         """Raise the error of a run that was stopped, or could not begin."""
         if pyml_flag_is_set(&self.p.watch.cancel):
