@@ -277,7 +277,7 @@ def test_bad_outputs(commands: Any, model: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--output", "x.jsonl"), "--output is supported with --batch-file alone"),
-        (("--max-batch-size", "2"), "--max-batch-size is supported with --batch-file alone"),
+        (("--max-batch-size", "2"), "--max-batch-size is supported with --batch-file, --n and --best-of alone"),
         (("--resume",), "--resume is supported with --output alone"),
         (("--n-keep", "4"), "--n-keep is supported with --overflow shift alone"),
         (("--overflow", "wrap"), "invalid value 'wrap' for '--overflow': expected one of error, shift"),
