@@ -43,10 +43,20 @@ INLINE void add_part(vf *part, const bool first, const bool mins, vi dot, vf sca
  * memory. Other numbers of rows are rounded up: buffers have spare rows, which are zero until they are written. Sums
  * are in the order of dot_tile. */
 
-/* Distance in bytes at which weights are prefetched. A plane of q8_0 is read sequentially. Other types read several
- * adjacent planes and need a distance of several chunks; super-blocks need the largest, because their first blocks read
- * half of the chunk. */
-INLINE int64_t prefetch_distance(int type) { return type == TYPE_Q8_0 ? 4 << 10 : is_super(type) ? 16 << 10 : 8 << 10; }
+/* Weights are prefetched twice: well ahead into the second-level cache, and from there into the first. The first waits
+ * for few lines at a time: if these come from memory, its other misses wait for them (decision 11). */
+enum { FAR_AHEAD = 32 << 10, NEAR_AHEAD = 4 << 10 };
+
+typedef struct {
+    const uint8_t *far, *near;
+} weights_ahead;
+
+INLINE void prefetch_ahead(weights_ahead *ahead, int lines) {
+    for (int i = 0; i < lines; i++, ahead->far += 64, ahead->near += 64) {
+        PREFETCH(ahead->far);
+        PREFETCH_NEAR(ahead->near);
+    }
+}
 
 /* Lines of 64 bytes in 32 columns of a panel. */
 INLINE int lines_of_block(const int type) {
@@ -83,7 +93,7 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
     UNROLL for (int t = 0; t < nt; t++) sum[t] = f_fma(part[t], f_set1(a->scales[t * a->blocks + b]), sum[t]);
 }
 
-INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u,
+INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, weights_ahead ahead, int k, unpacked *u,
                          const quantized_rows *a, float *sums, bool first) {
     const int ld_sums = TILE_PANELS * PANEL, blocks = k / BLOCK;
     const int lines = lines_of_block(type);
@@ -91,7 +101,7 @@ INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, con
     vf sum[STREAM_ROWS];
     UNROLL for (int t = 0; t < nt; t++) sum[t] = first ? f_set1(0.0f) : f_load(sums + t * ld_sums);
 #define STREAM_BLOCK(b)                                                                \
-    for (int i = 0; i < lines; i++, next += 64) PREFETCH_NEAR(next);                   \
+    prefetch_ahead(&ahead, lines);                                                     \
     if (type == TYPE_Q8_0_SPLIT)                                                       \
         for (int i = 0; i < 4; i++) PREFETCH_NEAR(u->low + ((b) * 4 + i) * 64 + 4096); \
     FORGET();                                                                          \
@@ -105,21 +115,21 @@ INLINE void stream_chunk(const int nt, const int type, const uint8_t *chunk, con
     UNROLL for (int t = 0; t < nt; t++) f_store(sums + t * ld_sums, sum[t]);
 }
 
-#define BLOCK_TYPE(NAME, ...)                                                                                \
-    static void stream_##NAME(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u,         \
-                              const quantized_rows *a, float *sums, bool first) {                            \
-        if (nt == 1) stream_chunk(1, TYPE_##NAME, chunk, next, k, u, a, sums, first);                        \
-        else if (nt == 2) stream_chunk(2, TYPE_##NAME, chunk, next, k, u, a, sums, first);                   \
-        else if (nt <= 4)                                                                                    \
-            stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##NAME, chunk, next, k, u, a, sums, first); \
-        else stream_chunk(STREAM_ROWS, TYPE_##NAME, chunk, next, k, u, a, sums, first);                      \
+#define BLOCK_TYPE(NAME, ...)                                                                                 \
+    static void stream_##NAME(int nt, const uint8_t *chunk, weights_ahead ahead, int k, unpacked *u,          \
+                              const quantized_rows *a, float *sums, bool first) {                             \
+        if (nt == 1) stream_chunk(1, TYPE_##NAME, chunk, ahead, k, u, a, sums, first);                        \
+        else if (nt == 2) stream_chunk(2, TYPE_##NAME, chunk, ahead, k, u, a, sums, first);                   \
+        else if (nt <= 4)                                                                                     \
+            stream_chunk(STREAM_ROWS < 4 ? STREAM_ROWS : 4, TYPE_##NAME, chunk, ahead, k, u, a, sums, first); \
+        else stream_chunk(STREAM_ROWS, TYPE_##NAME, chunk, ahead, k, u, a, sums, first);                      \
     }
 #include "../block_types.def"
 
 /* The functions and constants of a block type. */
 typedef struct {
     unpack_fn unpack;
-    void (*stream)(int nt, const uint8_t *chunk, const uint8_t *next, int k, unpacked *u, const quantized_rows *a,
+    void (*stream)(int nt, const uint8_t *chunk, weights_ahead ahead, int k, unpacked *u, const quantized_rows *a,
                    float *sums, bool first);
     int block, bits, zero, bias;
     bool mins;

@@ -72,7 +72,7 @@ typedef struct {
     const uint8_t *end, *next;
 } prefetch_range;
 
-static const uint8_t *prefetch_address(const prefetch_range *range, const uint8_t *at, int64_t distance) {
+static const uint8_t *ahead_of(const prefetch_range *range, const uint8_t *at, int64_t distance) {
     return at + distance < range->end || !range->next ? at + distance : range->next + (at + distance - range->end);
 }
 
@@ -81,15 +81,16 @@ static void stream_panel(const pyml_matrix *m, int64_t panel, const prefetch_ran
                          int64_t row, int64_t rows, uint8_t *scratch, float *sums) {
     const quantized_type *q = &quantized_types[m->type];
     const uint8_t *chunk = m->data + panel * m->panel_bytes;
-    const int64_t distance = prefetch_distance(m->type), chunk_bytes = pyml_chunk_bytes(m->type, CHUNK);
+    const int64_t chunk_bytes = pyml_chunk_bytes(m->type, CHUNK);
     unpacked *u = (unpacked *)scratch;
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int k = (int)min_i64(CHUNK, m->k - k0);
+        weights_ahead ahead = {ahead_of(range, chunk, FAR_AHEAD), ahead_of(range, chunk, NEAR_AHEAD)};
         u->low = low_nibbles(m, panel, k0);
         for (int64_t t = 0; t < rows; t += STREAM_ROWS) {
             quantized_rows a = rows_from(q, x, row + t, k0);
-            q->stream((int)min_i64(STREAM_ROWS, rows - t), chunk, prefetch_address(range, chunk, distance), k, u, &a,
-                      sums + t * TILE_PANELS * PANEL, k0 == 0);
+            q->stream((int)min_i64(STREAM_ROWS, rows - t), chunk, ahead, k, u, &a, sums + t * TILE_PANELS * PANEL,
+                      k0 == 0);
         }
         chunk += chunk_bytes;
     }
