@@ -1,7 +1,7 @@
 """The audits of ``docs/audits``: measure four models with ``pyml audit``, then write the studies from their reports.
 
     python benchmarks/audits.py measure gemma3-270m      # one model: docs/audits/models/gemma3-270m.{md,json}
-    python benchmarks/audits.py write                    # studies, picture and index, from the existing reports
+    python benchmarks/audits.py write                    # reports, studies, picture and index, from what was measured
     python benchmarks/audits.py                          # both, two minutes on an idle machine
 
 Run it with the interpreter that has pyml; the models' files are made as for ``compare.py``. The text of the studies
@@ -21,6 +21,8 @@ import figures
 from models import Files
 from picture import lines_svg
 from pyml_nlp.audit.compare import read
+from pyml_nlp.audit.markdown import markdown
+from pyml_nlp.audit.report import to_json
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "audits"
@@ -41,8 +43,11 @@ def measure(model: figures.Audited, cache: Path) -> None:
 
 
 def write() -> None:
-    """Write the studies of every round, the index and the picture."""
+    """Write the reports anew from their measurements, the studies, the index and the picture."""
     audits = [figures.Audit(model, read(DOCS / "models" / f"{model.name}.json")) for model in figures.MODELS]
+    for audit in audits:  # as pyml writes reports today
+        for kind, text in (("md", markdown(audit.m, audit.a)), ("json", to_json(audit.m, audit.a))):
+            (DOCS / "models" / f"{audit.model.name}.{kind}").write_text(text, encoding="utf-8")
     for name, values in figures.values(audits).items():
         text = Template((HERE / "studies" / f"{name}.template").read_text(encoding="utf-8")).substitute(values)
         (DOCS / f"{name}.md").write_text(text, encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fake_model import cycle, make, script
 
 from pyml_core.notebook import html_table
+from pyml_nlp.chat import Conversation
 from pyml_nlp.generation.iterator import Generation
 
 
@@ -41,6 +42,26 @@ def test_a_batch_says_how_far_it_is() -> None:
     assert repr(batch) == "<Batch: 0 of 2 texts given>"
     next(batch)
     assert repr(batch) == "<Batch: 1 of 2 texts given>"
+
+
+def test_a_submitted_text() -> None:
+    lm = make(script(b"<b>the day</b>", 2), name="letters")
+    stream = lm.submit("ab", max_tokens=20)
+    assert stream.result().text == "<b>the day</b>"
+    assert repr(stream) == "<TextStream: 15 tokens, stop>"
+    assert "&lt;b&gt;the day&lt;/b&gt;" in stream._repr_html_()
+    assert repr(lm.server) == "<Server of letters: 0 texts running, 0 waiting>"
+    lm.close()
+
+
+def test_a_conversation() -> None:
+    lm = make(script(b"a < b", 9))
+    conversation = Conversation(lm, "Be <brief>.")
+    assert repr(conversation) == "<Conversation: 1 messages, 0 tokens computed>"
+    shown = conversation._repr_html_()
+    assert "system</th>" in shown
+    assert "Be &lt;brief&gt;." in shown
+    assert "0 tokens" in shown
 
 
 def test_a_long_text_is_cut() -> None:

@@ -139,8 +139,15 @@ def test_names() -> None:
     around = "layers.1.attention"
     parts = ("norm", "qkv", "prepare", "q", "k", "v", "attend", "scores", "probabilities", "out")
     assert trace.tensor_names == ["layers.0", *(f"{around}.{part}" for part in parts), "layers.1"]
-    with pytest.raises(PymlError, match=r"^trace: expected a tensor of layers\.0, .*, got 'logits'$"):
+    with pytest.raises(
+        PymlError, match=r"^trace: expected a tensor of layers\.0, .* or 4 more \(tensor_names\), got 'logits'$"
+    ):
         trace.tensor("logits")
+    untold, _ = traced(model, IDS)
+    with pytest.raises(
+        PymlError, match=r'^trace: expected tensors to be recorded, as by trace\(tensors="layers\.\*"\), got'
+    ):
+        untold.tensor("layers.0")
     with pytest.raises(PymlError, match=r"^trace: no tensor of this model is named 'layer\.0'; there are embedding, "):
         model.trace(tensors="layer.0")
     with pytest.raises(PymlError, match=r"^trace: no operation of this model is named 'heads'; there are embedding, "):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pyml_core.errors import quoted
+from pyml_core.locks import importing
 from pyml_core.pickling import OfOneProcess
 
 from ..errors import ArgumentError
@@ -91,6 +92,14 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
 
     def __repr__(self) -> str:
         return f"<Conversation: {len(self.messages)} messages, {self._cache.length} tokens computed>"
+
+    def _repr_html_(self) -> str:
+        with importing:
+            from pyml_core.notebook import html_rows  # start-up: for notebooks alone
+
+        rows = [(message["role"], message.get("content")) for message in self.messages]
+        shown = [(role, content if isinstance(content, str) else quoted(content)) for role, content in rows]
+        return html_rows("Conversation", [*shown, ("computed", f"{self._cache.length} tokens")])
 
     @property
     def messages(self) -> list[Message]:

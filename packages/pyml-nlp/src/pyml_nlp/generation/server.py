@@ -72,6 +72,9 @@ class Server(OfOneProcess, instead="each process has one of its own"):
         self._numbers = itertools.count()
         self._worker: Worker | None = None
 
+    def __repr__(self) -> str:
+        return f"<Server of {self._engine.name}: {self.n_running} texts running, {self.n_waiting} waiting>"
+
     @property
     def max_batch_size(self) -> int:
         """Most texts at a time; it may be set while texts run.

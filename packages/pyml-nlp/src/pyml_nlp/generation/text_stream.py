@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pyml_core.pickling import OfOneProcess
 
 from ..values import seconds
-from .completion import Completion, Step
+from .completion import Completion, Step, html_summary
 from .job import FutureWaiter, Job, Waiter, discard
 
 
@@ -38,6 +38,9 @@ class TextStream(OfOneProcess, instead="send its text, tokens and finish_reason 
 
     def __repr__(self) -> str:
         return f"<TextStream: {len(self.completion.tokens)} tokens, {self.finish_reason or 'running'}>"
+
+    def _repr_html_(self) -> str:
+        return html_summary("TextStream", self.completion)
 
     # ---- threads
 

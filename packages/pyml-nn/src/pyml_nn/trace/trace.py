@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 F32Array = npt.NDArray[np.float32]
 
 _ACTIVE: ContextVar[tuple[Trace, ...]] = ContextVar("pyml_nn_traces", default=())
+_SHOWN = 8  # names of tensors in a message
 
 
 class Traced(Protocol):
@@ -198,7 +199,7 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
         """
         sequence = _whole("sequence", sequence)
         if not isinstance(name, str) or name not in self.tensors:
-            raise PymlError(f"trace: expected a tensor of {', '.join(self.tensors) or '(none)'}, got {quoted(name)}")
+            raise PymlError(f"trace: {_expected(list(self.tensors))}, got {quoted(name)}")
         with self._lock:
             steps = list(self._steps)
         if step is not None:
@@ -262,3 +263,11 @@ def _whole(name: str, value: object, low: int | None = None) -> int:
     if low is not None and found < low:
         raise PymlError(f"trace: {name}: expected {expected}, got {quoted(found)}")
     return found
+
+
+def _expected(names: list[str]) -> str:
+    """What a name of a tensor must be, for a message: one of the first names if there are many."""
+    if not names:
+        return 'expected tensors to be recorded, as by trace(tensors="layers.*")'
+    more = f" or {len(names) - _SHOWN} more (tensor_names)" if len(names) > _SHOWN else ""
+    return f"expected a tensor of {', '.join(names[:_SHOWN])}{more}"
