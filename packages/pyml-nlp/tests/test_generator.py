@@ -212,7 +212,7 @@ def test_logit_bias_of_a_token_that_is_not_there() -> None:
 
 def test_prompt_that_does_not_fit_is_refused_before_any_work() -> None:
     lm = make(context=8)
-    message = r"Sequence length exceeded: max=8, actual=9 \(the context holds 8 tokens, the prompt has 9\)"
+    message = r"Sequence length exceeded: max=8, actual=9 \(the prompt has 9 tokens; overflow=shift would forget the "
     with pytest.raises(ContextOverflowError, match=message):
         lm.generate("a" * 9)
     assert calls(lm) == []

@@ -13,6 +13,7 @@ import pytest
 from pyml_nlp import logs
 from pyml_nlp.logs import OFF, TRACE
 from pyml_nn import Event, attention_lines
+from pyml_nn.trace.lines import forward_lines
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +164,7 @@ def step_events(step: int, kind: str) -> list[Event]:
         event(f"{attention}.out", 1.343, 0, "out"),
         event(attention, 17.6, 0),
         event("final_norm", 0.02),
-        event("head", 3.01),
+        event("head", 3.01, flops=335_544_320),
         event("forward", 22.5),
     ]
 
@@ -173,6 +174,7 @@ class GivenTrace:
 
     def __init__(self, events: list[Event]) -> None:
         self.events = events
+        self.screened = False
 
     def attention_text(self) -> str:
         return "\n".join(attention_lines(self.events))
@@ -197,6 +199,22 @@ def test_lines_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     forward = "[perf] model.forward embedding=0.090ms layers=18.091ms norm=0.020ms projection=3.010ms total=22.500ms"
     assert lines.count(forward) == 2
     assert len(lines) == 6
+
+
+def test_heads_that_are_computed_whole() -> None:
+    """Screened ones count where the last round computed all rows that were left."""
+
+    def heads(*rounds: tuple[str, int]) -> str:
+        head = [Event("head.screen", None, "", "decode", 0, 1, 0, 1.0, flops=1000)]
+        head += [Event(f"head.{name}", None, "", "decode", 0, 1, 0, 0.1, rescored=rows) for name, rows in rounds]
+        (line,) = forward_lines([*head, Event("forward", None, "", "decode", 0, 1, 0, 2.0)], screened=True)
+        return line.rpartition(" ")[2]
+
+    assert heads(("rescore", 64)) == "full_heads=0"
+    (line,) = forward_lines([one for one in step_events(0, "decode") if one.layer is None], screened=True)
+    assert line.endswith(" total=22.500ms full_heads=1")
+    assert heads(("rescore", 64), ("refine", 32), ("complete", 0)) == "full_heads=0"
+    assert heads(("rescore", 64), ("refine", 0), ("complete", 936)) == "full_heads=1"
 
 
 def test_lines_of_a_run_at_debug(capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,7 +162,7 @@ def log_trace(trace: Trace) -> None:
     if matmul.isEnabledFor(TRACE):
         _log(matmul, TRACE, "\n".join(matmul_lines(trace.events)))
     if model.isEnabledFor(logging.DEBUG):
-        _log(model, logging.DEBUG, "\n".join(forward_lines(trace.events)))
+        _log(model, logging.DEBUG, "\n".join(forward_lines(trace.events, trace.screened)))
 
 
 def _log(logger: logging.Logger, level: int, text: str) -> None:

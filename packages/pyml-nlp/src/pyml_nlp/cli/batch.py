@@ -61,7 +61,7 @@ def generate_batch(lm: LanguageModel, job: Job, task: Task, output: Output) -> i
     report.close()
     seconds = time.perf_counter() - start
     log_end(
-        f"{len(wanted)} prompts, {speed(tokens, seconds)}",
+        f"{len(wanted)} {'prompt' if len(wanted) == 1 else 'prompts'}, {speed(tokens, seconds)}",
         *([f"{len(wanted) - finished} texts are not finished"] if finished < len(wanted) else []),
     )
     if interrupted:

@@ -68,7 +68,7 @@ class Command(click.Command):
         """Write the groups of options."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
                 groups.setdefault(getattr(param, "heading", BASIC), []).append(record)
         everything = ctx.meta.get(_ALL, False)

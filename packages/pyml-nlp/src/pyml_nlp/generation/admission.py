@@ -61,7 +61,7 @@ def check_length(limit: int, n_prompt: int, held: int = 0) -> None:
         after = f" after {held} in the cache" if held else ""
         raise ContextOverflowError(
             f"Sequence length exceeded: max={limit}, actual={held + n_prompt} "
-            f"(the context holds {limit} tokens, the prompt has {n_prompt}{after})"
+            f"(the prompt has {n_prompt} tokens{after}; overflow=shift would forget the oldest ones)"
         )
 
 

@@ -79,20 +79,28 @@ def attention_plan(program: Program) -> AttentionPlan:
     return plan
 
 
-def forward_lines(events: Iterable[Event]) -> list[str]:
-    """One ``[perf] model.forward`` line for each step."""
-    lines = []
+def forward_lines(events: Iterable[Event], screened: bool = False) -> list[str]:
+    """One ``[perf] model.forward`` line for each step.
+
+    If the model's head is ``screened``, ``full_heads`` counts the runs that computed all of its rows, because rules or
+    their results required it.
+    """
+    lines, full_heads = [], 0
     parts = dict.fromkeys(("embedding", "layers", "norm", "projection", "total"), 0.0)
     for event in events:
         if event.name == "forward":
             parts["total"] = event.ms
-            lines.append(f"[perf] model.forward {_milliseconds(parts, tuple(parts))}")
-            parts = dict.fromkeys(parts, 0.0)
+            end = f" full_heads={full_heads}" if screened else ""
+            lines.append(f"[perf] model.forward {_milliseconds(parts, tuple(parts))}{end}")
+            parts, full_heads = dict.fromkeys(parts, 0.0), 0
         elif event.layer is None:
             part = {"select": "norm", "final_norm": "norm", "head": "projection"}.get(
                 event.name.split(".")[0], "embedding"
             )
             parts[part] += event.ms
+            full_heads += (
+                event.flops > 0 if event.name == "head" else event.name == "head.complete" and event.rescored > 0
+            )
         elif event.name.count(".") == 3:  # an operation; its phases and sums do not count again
             parts["layers"] += event.ms
     return lines

@@ -141,6 +141,11 @@ class Trace(OfOneProcess, instead="save it with save(path)"):
         """The lines of :func:`pyml_nn.attention_lines`, without making events: fast enough for every step."""
         return self.attention_text().splitlines()
 
+    @property
+    def screened(self) -> bool:
+        """Whether the model has a screened head."""
+        return bool(self._model.program.screening)
+
     def attention_text(self) -> str:
         """:meth:`attention_lines` as one text."""
         with self._lock:
