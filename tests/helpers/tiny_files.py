@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.helpers import tokenizer_files
-from tests.helpers.tiny_models import GEMMAS, MODELS, VOCAB, TinyModel
+from tests.helpers.tiny_models import MODELS, VOCAB, TinyModel
 
 F32Array = npt.NDArray[np.float32]
 
@@ -43,7 +43,7 @@ def write_hf(model: TinyModel, folder: Path) -> Path:
         weights["vision_tower.vision_model.post_layernorm.weight"] = np.ones(width, np.float32)
         weights["multi_modal_projector.mm_soft_emb_norm.weight"] = np.zeros(width, np.float32)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    if model.family in GEMMAS:
+    if model.family.pieces:
         tokenizer_files.write_sentencepiece(folder, tokenizer_files.tiny_pieces(VOCAB))
     else:
         tokenizer_files.write_byte_level(folder, tokenizer_files.tiny_byte_level(VOCAB))
@@ -51,44 +51,6 @@ def write_hf(model: TinyModel, folder: Path) -> Path:
 
 
 # ---- GGUF
-
-_GGUF_NAMES = {
-    "gpt2": {
-        "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "lm_head": "output",
-        "ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
-        "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
-    },
-    "llama": {
-        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm":
-        "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj":
-        "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm":
-        "attn_k_norm",
-    },
-}  # fmt: skip
-_GGUF_NAMES["falcon"] = {
-    "word_embeddings": "token_embd", "ln_f": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
-    "ln_mlp": "attn_norm", "ln_attn": "attn_norm_2", "self_attention.query_key_value": "attn_qkv",
-    "self_attention.dense": "attn_output", "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
-}  # fmt: skip
-_GGUF_NAMES["phi3"] = {
-    **_GGUF_NAMES["llama"], "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
-}  # fmt: skip
-_GGUF_NAMES["mixtral"] = {
-    **_GGUF_NAMES["llama"], "block_sparse_moe.gate": "ffn_gate_inp", "w1": "ffn_gate_exps", "w2": "ffn_down_exps",
-    "w3": "ffn_up_exps",
-}  # fmt: skip
-for _family in ("mistral", "qwen2", "qwen3", "stablelm"):
-    _GGUF_NAMES[_family] = _GGUF_NAMES["llama"]
-_GGUF_ARCHITECTURES = {
-    "gemma3_text": "gemma3",
-    "mistral": "llama",
-    "mixtral": "llama",
-}  # where it is not the model_type
-_GGUF_NAMES["gemma2"] = _GGUF_NAMES["gemma3_text"] = {
-    **_GGUF_NAMES["llama"], "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
-}  # fmt: skip
 
 
 def write_gguf(
@@ -127,36 +89,24 @@ def write_gguf(
 
 def gguf_architecture(model: TinyModel) -> str:
     """The name of the model's architecture in GGUF files."""
-    return _GGUF_ARCHITECTURES.get(model.family, model.family)
+    return model.family.architecture or str(model.text["model_type"])
 
 
 def _gguf_tensors(model: TinyModel) -> Iterator[tuple[str, F32Array]]:
-    table = _GGUF_NAMES[model.family]
-    config = model.config
+    family, config = model.family, model.config
+    table = family.gguf_names
     experts: dict[str, list[F32Array]] = {}
     for full_name, array in model.weights().items():
         name, kind = full_name.removeprefix(model.prefix).rsplit(".", 1)
         layer = ""
-        for start in ("h.", "model.layers."):
-            if name.startswith(start):
-                number, name = name.removeprefix(start).split(".", 1)
-                layer = f"blk.{number}."
-        if model.family == "gpt2" and array.ndim == 2 and name not in ("wte", "wpe", "lm_head"):
-            array = np.ascontiguousarray(array.T)
-        if name.endswith("query_key_value"):  # FalconModel.modify_tensors
-            heads, kv_heads = config["num_attention_heads"], config.get("num_kv_heads", 1)
-            groups = array.reshape(kv_heads, heads // kv_heads + 2, array.shape[1] // heads, -1)
-            array = np.concatenate([groups[:, :-2], groups[:, -2:-1], groups[:, -1:]], axis=None).reshape(array.shape)
-        if model.family in GEMMAS and name.endswith("norm"):
-            array = array + np.float32(1)
-        if gguf_architecture(model) == "llama" and name.endswith(("q_proj", "k_proj")):
-            heads = config["num_attention_heads"] if name.endswith("q_proj") else config["num_key_value_heads"]
-            halves = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
-            array = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
+        if name.startswith(family.layers):
+            number, name = name.removeprefix(family.layers).split(".", 1)
+            layer = f"blk.{number}."
+        converted = family.convert(model, name, array)
         if ".experts." in name:
-            experts.setdefault(f"{layer}{table[name.rsplit('.', 1)[1]]}.{kind}", []).append(array)
+            experts.setdefault(f"{layer}{table[name.rsplit('.', 1)[1]]}.{kind}", []).append(converted)
             continue
-        yield f"{layer}{table[name]}.{kind}", array
+        yield f"{layer}{table[name]}.{kind}", converted
     for stacked, arrays in experts.items():
         yield stacked, np.stack(arrays)
     scaling: Mapping[str, Any] = config.get("rope_scaling") or {}
@@ -178,68 +128,11 @@ def _llama3_factors(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> F3
 
 
 def _write_metadata(writer: Any, model: TinyModel) -> None:
-    import gguf
-
-    c = model.config
     writer.add_block_count(model.n_layers)
-    if model.family == "gpt2":
-        writer.add_context_length(c["n_positions"])
-        writer.add_embedding_length(c["n_embd"])
-        writer.add_feed_forward_length(c.get("n_inner") or 4 * c["n_embd"])
-        writer.add_head_count(c["n_head"])
-        writer.add_layer_norm_eps(c["layer_norm_epsilon"])
-        tokenizer_files.add_byte_level(writer, tokenizer_files.tiny_byte_level(VOCAB))
-        return
-    if model.family == "falcon":
-        writer.add_context_length(2048)
-        writer.add_tensor_data_layout("jploski")
-        writer.add_embedding_length(c["hidden_size"])
-        writer.add_feed_forward_length(4 * c["hidden_size"])
-        writer.add_head_count(c["num_attention_heads"])
-        writer.add_head_count_kv(c.get("num_kv_heads", 1))
-        writer.add_layer_norm_eps(c["layer_norm_epsilon"])
-        tokenizer_files.add_byte_level(writer, tokenizer_files.tiny_byte_level(VOCAB))
-        return
-    head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-    writer.add_context_length(c["max_position_embeddings"])
-    writer.add_embedding_length(c["hidden_size"])
-    writer.add_feed_forward_length(c["intermediate_size"])
-    writer.add_head_count(c["num_attention_heads"])
-    writer.add_head_count_kv(c["num_key_value_heads"])
-    if model.family == "stablelm":
-        writer.add_layer_norm_eps(c["layer_norm_eps"])
-        writer.add_parallel_residual(c["use_parallel_residual"])
-    else:
-        writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
-    if model.family != "gemma2":  # llama.cpp's converter leaves it out there
-        writer.add_rope_freq_base(c["rope_theta"])
-    if model.family != "phi3":  # nor these
-        writer.add_key_length(head_dim)
-        writer.add_value_length(head_dim)
-    scaling = c.get("rope_scaling") or {}
-    if scaling.get("rope_type") == "yarn":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(scaling["factor"])
-        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
-    if model.family == "phi3":
-        original = c["original_max_position_embeddings"]
-        writer.add_rope_scaling_orig_ctx_len(original)
-        writer.add_sliding_window(c["sliding_window"] or 0)
-        if scaling:
-            scale = c["max_position_embeddings"] / original
-            writer.add_rope_scaling_attn_factors(np.sqrt(1 + np.log(scale) / np.log(original)))
-    if model.family == "mixtral":
-        writer.add_expert_count(c["num_local_experts"])
-        writer.add_expert_used_count(c["num_experts_per_tok"])
-    if model.family == "gemma2":
-        writer.add_attn_logit_softcapping(c["attn_logit_softcapping"])
-        writer.add_final_logit_softcapping(c["final_logit_softcapping"])
-    if model.family in GEMMAS:
-        writer.add_sliding_window(c["sliding_window"])
+    model.family.metadata(writer, model)
+    if model.family.pieces:
         tokenizer_files.add_pieces(writer, tokenizer_files.tiny_pieces(VOCAB))
     else:
-        writer.add_rope_dimension_count(int(head_dim * c.get("partial_rotary_factor", 1)))
-        writer.add_vocab_size(c["vocab_size"])
         tokenizer_files.add_byte_level(writer, tokenizer_files.tiny_byte_level(VOCAB))
 
 

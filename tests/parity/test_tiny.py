@@ -14,7 +14,7 @@ import pyml_nlp
 from pyml_nlp.formats.gguf import GGUFFile
 from pyml_nlp.formats.safetensors import SafetensorsFolder
 from pyml_nlp.loading import describe
-from tests.helpers import tiny_files, tiny_models
+from tests.helpers import tiny_files
 from tests.helpers.tiny_models import MODELS, TinyModel
 
 TOLERANCE = 1e-4
@@ -46,20 +46,14 @@ def head(model: TinyModel, weights: Mapping[str, F32Array], x: npt.NDArray[Any])
     """Final norm and head in NumPy: (P, W) to (P, V)."""
     x = x.astype(np.float64)
     config, named = model.text, {name.removeprefix(model.prefix): array for name, array in weights.items()}
-    if model.family in ("gpt2", "falcon"):
+    family = model.family
+    eps = next(config[key] for key in ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps") if key in config)
+    weight, bias = named[f"{family.final_norm}.weight"], named.get(f"{family.final_norm}.bias")
+    if bias is not None:
         x = x - x.mean(-1, keepdims=True)
-        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["layer_norm_epsilon"])
-        x = x * named["ln_f.weight"] + named["ln_f.bias"]
-        table = named["wte.weight" if model.family == "gpt2" else "word_embeddings.weight"]
-    elif model.family == "stablelm":
-        x = x - x.mean(-1, keepdims=True)
-        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["layer_norm_eps"])
-        x = x * named["model.norm.weight"] + named["model.norm.bias"]
-        table = named["model.embed_tokens.weight"]
-    else:
-        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config["rms_norm_eps"])
-        x = x * (named["model.norm.weight"] + (1.0 if model.family in tiny_models.GEMMAS else 0.0))
-        table = named["model.embed_tokens.weight"]
+    x = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * (weight + (1.0 if family.offset_norms else 0.0))
+    x = x if bias is None else x + bias
+    table = named[f"{family.embedding}.weight"]
     out = np.asarray(x @ named.get("lm_head.weight", table).T, np.float64)
     cap = config.get("final_logit_softcapping")
     return out if cap is None else np.asarray(cap * np.tanh(out / cap), np.float64)

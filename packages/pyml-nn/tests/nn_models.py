@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,27 @@ def make(values: dict[str, Any], **arguments: Any) -> Any:
     return module.Model(module.Config.from_hf(values), weights, **arguments)
 
 
+_OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
+    "mixtral": lambda config, values: {"expert_count": config.n_experts, "expert_used_count": config.n_chosen},
+    "phi3": lambda config, values: {
+        "rope.dimension_count": config.rope.dim,
+        "rope.scaling.original_context_length": config.original_context,
+        "rope.scaling.attn_factor": config.rope.scaling.magnitude,
+    },
+    "stablelm": lambda config, values: {
+        "rope.dimension_count": config.rope.dim,
+        "use_parallel_residual": config.parallel,
+    },
+    "gemma2": lambda config, values: {
+        "attention.sliding_window": max(config.windows),
+        "attn_logit_softcapping": config.score_soft_cap,
+        "final_logit_softcapping": config.final_soft_cap,
+    },
+    "gemma3_text": lambda config, values: {"attention.sliding_window_pattern": values["sliding_window_pattern"]},
+}
+"""The keys that other families lack, by ``model_type``, from the configuration and its ``config.json``."""
+
+
 def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
     """The metadata of a GGUF file with this configuration."""
     module = architecture_of(values, "config.json")
@@ -124,28 +146,8 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
             }
         if getattr(config, "window", 0):
             metadata[f"{architecture}.attention.sliding_window"] = config.window
-    if values["model_type"] == "mixtral":
-        metadata |= {"llama.expert_count": config.n_experts, "llama.expert_used_count": config.n_chosen}
-    if architecture == "phi3":
-        metadata |= {
-            "phi3.rope.dimension_count": config.rope.dim,
-            "phi3.rope.scaling.original_context_length": config.original_context,
-            "phi3.rope.scaling.attn_factor": config.rope.scaling.magnitude,
-        }
-    if architecture == "stablelm":
-        metadata |= {
-            "stablelm.rope.dimension_count": config.rope.dim,
-            "stablelm.use_parallel_residual": config.parallel,
-        }
-    if architecture == "gemma2":
-        metadata |= {
-            "gemma2.attention.sliding_window": max(config.windows),
-            "gemma2.attn_logit_softcapping": config.score_soft_cap,
-            "gemma2.final_logit_softcapping": config.final_soft_cap,
-        }
-    if architecture == "gemma3":
-        metadata["gemma3.attention.sliding_window_pattern"] = values["sliding_window_pattern"]
-    return metadata
+    own = _OWN_METADATA.get(str(values["model_type"]))
+    return metadata | {f"{architecture}.{key}": value for key, value in (own(config, values) if own else {}).items()}
 
 
 def _gguf_architecture(values: dict[str, Any]) -> str:
