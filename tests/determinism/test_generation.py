@@ -116,7 +116,7 @@ def test_threads(lm: LanguageModel, alone: dict[Any, Any]) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", ["phi3_long", "mixtral", "falcon", "qwen2_window", "gemma2"])
+@pytest.mark.parametrize("name", ["phi3_long", "mixtral", "falcon", "qwen2_window", "qwen3_moe_mixed", "gemma2"])
 def test_every_kind_of_model(name: str, tiny_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Speculation, reuse and a context shift, with LongRoPE, experts, parallel branches, windows, caps."""
     monkeypatch.setattr(Costs, "of", lambda self, tokens: 1.0)

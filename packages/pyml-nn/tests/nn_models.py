@@ -37,6 +37,10 @@ GEMMA3: dict[str, Any] = {
 }  # fmt: skip
 QWEN2: dict[str, Any] = {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True}
 QWEN3: dict[str, Any] = {**LLAMA, "model_type": "qwen3", "attention_bias": True}
+QWEN3_MOE: dict[str, Any] = {
+    **LLAMA, "model_type": "qwen3_moe", "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 22,
+    "norm_topk_prob": True,
+}  # fmt: skip
 GEMMA2: dict[str, Any] = {
     "model_type": "gemma2", "vocab_size": 61, "max_position_embeddings": 200, "hidden_size": 36,
     "intermediate_size": 50, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 14,
@@ -65,7 +69,7 @@ STABLELM: dict[str, Any] = {
 STABLELM_PARALLEL: dict[str, Any] = {**STABLELM, "use_parallel_residual": True, "use_qkv_bias": False}
 CONFIGS = {
     "gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3,
-    "qwen2": QWEN2, "qwen3": QWEN3, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
+    "qwen2": QWEN2, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
     "mixtral": MIXTRAL, "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
 }  # fmt: skip
 
@@ -97,6 +101,11 @@ def make(values: dict[str, Any], **arguments: Any) -> Any:
 
 _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "mixtral": lambda config, values: {"expert_count": config.n_experts, "expert_used_count": config.n_chosen},
+    "qwen3_moe": lambda config, values: {
+        "expert_count": config.n_experts,
+        "expert_used_count": config.n_chosen,
+        "expert_feed_forward_length": config.expert_size,
+    },
     "phi3": lambda config, values: {
         "rope.dimension_count": config.rope.dim,
         "rope.scaling.original_context_length": config.original_context,
@@ -152,7 +161,7 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
 
 def _gguf_architecture(values: dict[str, Any]) -> str:
     name = str(values["model_type"])
-    return {"gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama"}.get(name, name)
+    return {"gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}.get(name, name)
 
 
 def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[str, F32Array]:

@@ -18,6 +18,7 @@ from published_configs import (
     MISTRAL_7B,
     MIXTRAL_8X7B,
     PHI3_128K,
+    QWEN3_30B_A3B,
     SMOLLM2,
     STABLELM_2,
 )
@@ -39,6 +40,7 @@ from pyml_nn.models import (
     phi3,
     qwen2,
     qwen3,
+    qwen3_moe,
     stablelm,
 )
 
@@ -131,6 +133,27 @@ def test_mixtral() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             mixtral.Config.from_hf({**MIXTRAL_8X7B, **change})
+
+
+def test_qwen3_moe() -> None:
+    config = qwen3_moe.Config.from_hf(QWEN3_30B_A3B)
+    assert (config.n_experts, config.n_chosen, config.expert_width, config.intermediate_size) == (128, 8, 768, 6144)
+    assert (config.window, config.normalize, config.rope) == (0, True, Rope(128, 1e6))
+    assert config.sparse == (True,) * 48
+    mixed = qwen3_moe.Config.from_hf({**QWEN3_30B_A3B, "decoder_sparse_step": 2, "mlp_only_layers": [1]})
+    assert mixed.sparse == tuple(layer % 2 == 1 and layer != 1 for layer in range(48))
+    window = {"use_sliding_window": True, "sliding_window": 4096}
+    assert qwen3_moe.Config.from_hf({**QWEN3_30B_A3B, **window}).window == 4096
+    renamed = {key: value for key, value in QWEN3_30B_A3B.items() if key != "num_experts"}
+    assert qwen3_moe.Config.from_hf({**renamed, "num_local_experts": 64}).n_experts == 64  # transformers 5
+    for change, message in (
+        ({"num_experts_per_tok": 129}, "experts: 129 are chosen of 128"),
+        ({"mlp_only_layers": [48]}, "mlp_only_layers: expected a list of layers from 0 to 47"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step: expected an integer from 1 to 1024, found 0"),
+        ({"shared_expert_intermediate_size": 8}, "shared_expert_intermediate_size: unknown key"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            qwen3_moe.Config.from_hf({**QWEN3_30B_A3B, **change})
 
 
 def test_falcon() -> None:

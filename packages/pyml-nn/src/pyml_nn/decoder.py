@@ -19,8 +19,10 @@ from .config import Dimensions
 from .layers import (
     Attention,
     Embedding,
+    Expert,
     GatedFeedForward,
     LayerNorm,
+    MixtureOfExperts,
     RMSNorm,
     Rope,
     SandwichBlock,
@@ -187,6 +189,19 @@ def read_gated(weights: Weights, layer: int, activation: str) -> GatedFeedForwar
         activation=activation,
         down=weights.linear(f"{name}.down"),
     )
+
+
+def read_experts(
+    weights: Weights, layer: int, n_experts: int, n_chosen: int, activation: str, *, normalize: bool = True
+) -> MixtureOfExperts:
+    """Read the mixture of experts of one layer; ``normalize`` as in :class:`MixtureOfExperts`."""
+    name = f"layers.{layer}.feed_forward"
+    router = weights.linear(f"{name}.router")
+    experts = [
+        Expert(*(weights.matrix(f"{name}.{expert}.{part}.weight") for part in ("gate", "up", "down")))
+        for expert in range(n_experts)
+    ]
+    return MixtureOfExperts(router, tuple(experts), n_chosen, activation, normalize)
 
 
 def half_split(n_heads: int, head_dim: int) -> npt.NDArray[np.intp]:

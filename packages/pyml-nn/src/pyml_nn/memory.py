@@ -80,7 +80,7 @@ def activation_bytes(config: Dimensions, max_tokens: int) -> int:
     row = (
         4 * config.hidden_size
         + 2 * (config.n_heads + config.n_kv_heads) * config.head_dim
-        + 3 * config.intermediate_size * max(1, config.experts_per_token)
+        + 3 * max(config.intermediate_size, config.expert_width * config.experts_per_token)
         + 2 * config.hidden_size * config.experts_per_token
         + 2 * config.head_dim
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .config import Dimensions
@@ -69,6 +69,30 @@ def gated(config: Dimensions, bias: bool | None = False) -> list[Part]:
     ]
 
 
+def experts(config: Dimensions, n_experts: int, inner: int, block: str, names: tuple[str, str, str]) -> list[Part]:
+    """The router and the experts of a mixture; GGUF files stack the matrices of all experts.
+
+    Args:
+        config: the sizes.
+        n_experts: number of experts.
+        inner: intermediate size of an expert.
+        block: prefix of the names in checkpoints.
+        names: names of an expert's gate, up and down in checkpoints.
+    """
+    hidden = config.hidden_size
+    found = [Part("feed_forward.router", f"{block}.gate", "ffn_gate_inp", (n_experts, hidden), exact=True)]
+    for expert in range(n_experts):
+        for name, hf in zip(("gate", "up", "down"), names, strict=True):
+            shape = (hidden, inner) if name == "down" else (inner, hidden)
+            found.append(
+                Part(
+                    f"feed_forward.{expert}.{name}", f"{block}.experts.{expert}.{hf}", f"ffn_{name}_exps", shape,
+                    gguf_index=expert,
+                )
+            )  # fmt: skip
+    return found
+
+
 def pre_norm(config: Dimensions, attention: Sequence[Part], feed_forward: Sequence[Part]) -> list[Part]:
     """A layer with a norm before each branch."""
     return [
@@ -93,7 +117,7 @@ def sandwich(config: Dimensions, attention: Sequence[Part], feed_forward: Sequen
 
 def specs(
     config: Dimensions,
-    parts: Sequence[Part],
+    parts: Sequence[Part] | Callable[[int], Sequence[Part]],
     embedding: str = "embed_tokens",
     final_norm: str = "norm",
     layers: str = "layers",
@@ -103,7 +127,7 @@ def specs(
 
     Args:
         config: the sizes.
-        parts: the weights of each layer.
+        parts: the weights of each layer, or a function of its index that returns them.
         embedding: name of the embedding in checkpoints.
         final_norm: name of the final norm in checkpoints.
         layers: prefix of the layers in checkpoints.
@@ -119,7 +143,7 @@ def specs(
     if norm_bias:
         found["final_norm.bias"] = Spec(f"{final_norm}.bias", "output_norm.bias", hidden)
     for layer in range(config.n_layers):
-        for part in parts:
+        for part in parts(layer) if callable(parts) else parts:
             ours, hf, gguf = f"layers.{layer}.{part.name}", f"{layers}.{layer}.{part.hf}", f"blk.{layer}.{part.gguf}"
             found[f"{ours}.weight"] = Spec(
                 f"{hf}.weight", f"{gguf}.weight", part.shape, part.name if part.optional else "",

@@ -71,6 +71,11 @@ class Dimensions:
         """Number of experts that each token is sent to; 0: the feed-forward is not a mixture of experts."""
         return 0
 
+    @property
+    def expert_width(self) -> int:
+        """Width inside an expert of a mixture."""
+        return self.intermediate_size
+
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(

@@ -43,6 +43,7 @@ ARCHITECTURES = _Modules(
     phi3="phi3",
     qwen2="qwen2",
     qwen3="qwen3",
+    qwen3_moe="qwen3_moe",
     stablelm="stablelm",
 )
 """``model_type`` -> module; each module has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
@@ -56,6 +57,7 @@ GGUF_ARCHITECTURES = _Modules(
     phi3="phi3",
     qwen2="qwen2",
     qwen3="qwen3",
+    qwen3moe="qwen3_moe",
     stablelm="stablelm",
 )
 """``general.architecture`` of a GGUF file -> module."""

@@ -12,7 +12,7 @@ from pyml_core.ops.experts import MAX_EXPERTS
 from .. import decoder, parts
 from ..config import Key, gguf, hf
 from ..errors import ConfigError
-from ..layers import Expert, MixtureOfExperts, PreNormBlock
+from ..layers import PreNormBlock
 from ..weights import Spec, Weights
 
 
@@ -72,20 +72,8 @@ class Model(decoder.Decoder[Config]):
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:
         """Names and shapes of all weights."""
-        hidden, inner = config.hidden_size, config.intermediate_size
-        matrices = (
-            ("gate", "w1", "ffn_gate_exps", (inner, hidden)),
-            ("up", "w3", "ffn_up_exps", (inner, hidden)),
-            ("down", "w2", "ffn_down_exps", (hidden, inner)),
-        )
-        router = (config.n_experts, hidden)
-        feed_forward = [parts.Part("feed_forward.router", "block_sparse_moe.gate", "ffn_gate_inp", router, exact=True)]
-        for e in range(config.n_experts):
-            theirs = f"block_sparse_moe.experts.{e}"
-            feed_forward += [
-                parts.Part(f"feed_forward.{e}.{name}", f"{theirs}.{last}", stack, shape, gguf_index=e)
-                for name, last, stack, shape in matrices
-            ]
+        names = ("w1", "w3", "w2")
+        feed_forward = parts.experts(config, config.n_experts, config.intermediate_size, "block_sparse_moe", names)
         return parts.specs(config, parts.pre_norm(config, parts.attention(config), feed_forward))
 
     def block(self, weights: Weights, layer: int) -> PreNormBlock:
@@ -95,15 +83,5 @@ class Model(decoder.Decoder[Config]):
             self.norm(weights, f"{name}.attention.norm"),
             decoder.read_attention(weights, layer, config, window=config.window, interleaved=weights.gguf),
             self.norm(weights, f"{name}.feed_forward.norm"),
-            MixtureOfExperts(
-                router=weights.linear(f"{name}.feed_forward.router"),
-                experts=tuple(_expert(weights, f"{name}.feed_forward.{e}") for e in range(config.n_experts)),
-                n_chosen=config.n_chosen,
-                activation=config.activation,
-            ),
+            decoder.read_experts(weights, layer, config.n_experts, config.n_chosen, config.activation),
         )
-
-
-def _expert(weights: Weights, name: str) -> Expert:
-    gate, up, down = (weights.matrix(f"{name}.{part}.weight") for part in ("gate", "up", "down"))
-    return Expert(gate, up, down)
