@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from .generation.text_stream import TextStream as TextStream
     from .inspection import ModelInfo as ModelInfo
     from .inspection import model_info as model_info
+    from .jobs.errors import IdentityError as IdentityError
+    from .jobs.errors import JobError as JobError
+    from .jobs.errors import ManifestError as ManifestError
+    from .jobs.errors import ShardBusy as ShardBusy
+    from .jobs.errors import Stopped as Stopped
     from .language_model import LanguageModel as LanguageModel
     from .loading import load as load
     from .logs import LogSpecError as LogSpecError
@@ -82,13 +87,18 @@ _HOME = {
     "ConfigError": "pyml_nn.errors",
     "ContextOverflowError": "pyml_nn.errors",
     "GrammarError": "pyml_nlp.structured.grammar",
+    "IdentityError": "pyml_nlp.jobs.errors",
+    "JobError": "pyml_nlp.jobs.errors",
     "LogSpecError": "pyml_nlp.logs",
+    "ManifestError": "pyml_nlp.jobs.errors",
     "ModelFileError": "pyml_nlp.errors",
     "ModelNotFoundError": "pyml_nlp.errors",
     "OutOfMemoryError": "pyml_core.errors",
     "PymlError": "pyml_core.errors",
     "QueueFullError": "pyml_nlp.errors",
     "ShapeError": "pyml_core.errors",
+    "ShardBusy": "pyml_nlp.jobs.errors",
+    "Stopped": "pyml_nlp.jobs.errors",
     "TextError": "pyml_nlp.tokenizer.base",
     "TokenIdError": "pyml_nlp.tokenizer.base",
     "WeightsError": "pyml_nn.errors",
@@ -125,13 +135,18 @@ __all__ = [  # noqa: RUF022 (in groups)
     "ConfigError",
     "ContextOverflowError",
     "GrammarError",
+    "IdentityError",
+    "JobError",
     "LogSpecError",
+    "ManifestError",
     "ModelFileError",
     "ModelNotFoundError",
     "OutOfMemoryError",
     "PymlError",
     "QueueFullError",
     "ShapeError",
+    "ShardBusy",
+    "Stopped",
     "TextError",
     "TokenIdError",
     "WeightsError",

@@ -170,6 +170,32 @@ class InferArguments(GenerationArguments, ChatArguments, ReuseArguments):
     trace_out: str | None
 
 
+class JobPlanArguments(SamplingArguments, StopArguments, GrammarArguments, LogArguments):
+    """All values of ``pyml batch plan``."""
+
+    inputs: tuple[str, ...]
+    output: str
+    model: str | None
+    task: str
+    prompt: str | None
+    prompt_column: str | None
+    messages_column: str | None
+    system: str | None
+    max_tokens: int | None
+    logprobs: int | None
+    top: int | None
+    id_column: str
+    row_options: str | None
+    parquet: bool
+    rows_per_shard: int | None
+    tokens_per_shard: int | None
+    group: bool
+    cpu_level: str | None
+    dtype: str
+    context_len: int | None
+    kv_dtype: str
+
+
 class AuditArguments(ModelArguments, LogArguments):
     """All values of ``pyml audit``."""
 

@@ -1,154 +1,49 @@
-"""``pyml-infer --batch-file``: many texts, to stdout in the order of the file or to a file as they end."""
+"""``pyml batch``: jobs of many rows, by subcommands that are imported when they are called."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from importlib import import_module
 
-from pyml_core.errors import PymlError
+import click
 
-from .. import logs
-from ..generation.generator import Generator
-from ..generation.request import Request
-from ..generation.scheduler import MAX_BATCH_SIZE, Scheduler
-from .ending import INTERRUPTED
-from .interrupts import interruptible
-from .main import tell_error
-from .output import Output, ProgressBar
-from .results import FINISHED, ResultFile, error_line, json_line
-from .task import log_end, log_start, speed
+from .group import help_without_command
+from .options import SETTINGS, show_version
 
-if TYPE_CHECKING:
-    from ..generation.completion import Completion
-    from ..language_model import LanguageModel
-    from .task import Job, Task
+SUBCOMMANDS = ("plan",)
+"""All subcommands, each of a module ``job_NAME``."""
 
 
-def generate_batch(lm: LanguageModel, job: Job, task: Task, output: Output) -> int:
-    """Generate every text that the output does not have; returns the exit code.
+class JobCommands(click.Group):
+    """The group of the subcommands."""
 
-    Raises:
-        PymlError: some texts could not be made, and the output says of each why; or the output cannot be written.
-    """
-    generator = Generator(lm, **job.run)
-    requests, problems = _requests(lm, job, generator)
-    report = _Report(lm, job, task, output, requests)
-    wanted = [index for index in requests if index not in report.done]
-    longest = max((len(request.prompt) + request.options.max_tokens for request in requests.values()), default=0)
-    log_start(lm, job, min(lm.context_length, longest), [f"Batch: {len(job.items)} prompts"])
-    if report.done:
-        logs.command.info("Resumed: %d of %d texts are finished", len(report.done), len(job.items))
-    for index, problem in problems.items():
-        report.fail(index, problem)
-    start = time.perf_counter()
-    scheduler = Scheduler(
-        generator, [requests[index] for index in wanted], job.max_batch_size or MAX_BATCH_SIZE, lm.prefill_chunk
-    )
-    tokens, finished = 0, 0
-    shown = task.talkative and (task.output is not None or not output.terminal)
-    with interruptible(generator.cancel) as interrupted, ProgressBar("Generating", shown) as bar:
-        for ended, completion in enumerate(scheduler, 1):
-            tokens += len(completion.tokens)
-            finished += completion.finish_reason in FINISHED
-            index = wanted[completion.sequence]
-            bar.clear()
-            if completion.error is None:
-                report.add(index, completion)
-            else:
-                report.fail(index, str(completion.error))
-            bar(ended, len(wanted), f"{ended} of {len(wanted)} texts")
-    report.close()
-    seconds = time.perf_counter() - start
-    log_end(
-        f"{len(wanted)} {'prompt' if len(wanted) == 1 else 'prompts'}, {speed(tokens, seconds)}",
-        *([f"{len(wanted) - finished} texts are not finished"] if finished < len(wanted) else []),
-    )
-    if interrupted:
-        return INTERRUPTED
-    return report.exit_code()
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The subcommands in the order of the help."""
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The subcommand of this name; None if there is none."""
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        found: click.Command = import_module(f".job_{cmd_name}", __package__).command
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The subcommand that the arguments name; UsageError if there is none."""
+        if args[0] not in SUBCOMMANDS and not args[0].startswith("-"):
+            from .usage import unknown_command
+
+            raise click.UsageError(unknown_command(args[0], SUBCOMMANDS), ctx)
+        return super().resolve_command(ctx, args)
 
 
-def _requests(lm: LanguageModel, job: Job, generator: Generator) -> tuple[dict[int, Request], dict[int, str]]:
-    """The requests, and the problems of the other lines, by index; all lines are checked before any work."""
-    requests, problems = {}, {}
-    for index, item in enumerate(job.items):
-        try:
-            options = item.generation_options(job.options)
-            with generator.preparing():
-                request = Request(job.ids(lm, item), options)
-            generator.check(request)
-        except PymlError as error:
-            problems[index] = str(error)
-        else:
-            requests[index] = request
-    return requests, problems
-
-
-class _Report:
-    """Where texts and problems go: a file of JSON lines as they come, or stdout in the order of the batch.
-
-    Attributes:
-        done: indices of the texts that the file had already.
-    """
-
-    def __init__(
-        self, lm: LanguageModel, job: Job, task: Task, output: Output, requests: Mapping[int, Request]
-    ) -> None:
-        self._lm = lm
-        self._items = job.items
-        self._task = task
-        self._output = output
-        self._file = None
-        if task.output is not None:
-            lengths = [len(requests[index].prompt) if index in requests else None for index in range(len(job.items))]
-            self._file = ResultFile(task.output, task.resume, lengths)
-        self.done = set() if self._file is None else self._file.done
-        self._early: dict[int, str] = {}
-        self._shown = 0
-        self._problems: list[str] = []
-
-    def add(self, index: int, completion: Completion) -> None:
-        """A text that has ended."""
-        item = self._items[index]
-        if self._file is None and not self._task.as_json:
-            self._put(index, f"[{index}] {item.prompt if self._task.echo else ''}{completion.text}\n")
-        elif self._file is None or completion.finish_reason != "cancelled":  # which --resume makes again
-            self._put(index, json_line(self._lm, completion, index, item.id))
-
-    def fail(self, index: int, problem: str) -> None:
-        """A line that has no text. Without JSON, stdout is for texts alone, and the problem goes to stderr."""
-        item = self._items[index]
-        line = f"line {item.line}: {problem}"
-        self._problems.append(line)
-        if self._file is None and not self._task.as_json:
-            tell_error(line)
-            self._put(index, "")
-        else:
-            self._put(index, error_line(item, index, problem))
-
-    def _put(self, index: int, line: str) -> None:
-        if self._file is not None:
-            self._file.write(line)
-            return
-        self._early[index] = line
-        while self._shown in self._early:
-            self._output.write(self._early.pop(self._shown))
-            self._shown += 1
-
-    def close(self) -> None:
-        """Close the file, if there is one."""
-        if self._file is not None:
-            self._file.close()
-
-    def exit_code(self) -> int:
-        """0, or 1 where lines have failed and stderr has told of each.
-
-        Raises:
-            PymlError: lines have failed, and the output tells of each.
-        """
-        if self._problems and (self._file is not None or self._task.as_json):
-            raise PymlError(
-                f"{len(self._problems)} of {len(self._items)} prompts failed, the first: {self._problems[0]}"
-            )
-        return 1 if self._problems else 0
+command = JobCommands(
+    "batch",
+    help="Jobs of many rows, in shards that survive anything.",
+    short_help="Jobs of many rows: plan, run, status, verify.",
+    context_settings=SETTINGS,
+    invoke_without_command=True,
+    callback=help_without_command,
+    params=[show_version()],
+)

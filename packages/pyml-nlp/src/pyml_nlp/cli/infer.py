@@ -36,9 +36,9 @@ from .sampling import grammar_options, sampling_options, stop_options
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from ..batch_items import Item
     from ..language_model import LanguageModel
     from .arguments import InferArguments
-    from .batch_file import Item
     from .task import Job, Task
 
 
@@ -138,7 +138,8 @@ def _check_name(source: str | None) -> None:
 
 
 def _items(prompt: str | None, batch_file: str | None, level: int) -> list[Item]:
-    from .batch_file import Item, read
+    from ..batch_items import Item
+    from .batch_file import read
 
     return [Item(_prompt(prompt, level))] if batch_file is None else read(batch_file)
 
@@ -206,6 +207,6 @@ def _generate_samples(lm: LanguageModel, job: Job, task: Task, output: Output) -
 
 
 def _generate_batch(lm: LanguageModel, job: Job, task: Task, output: Output) -> int:
-    from .batch import generate_batch
+    from .batch_texts import generate_batch
 
     return generate_batch(lm, job, task, output)

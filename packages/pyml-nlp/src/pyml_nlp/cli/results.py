@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from pyml_core.errors import PymlError, quoted
 from pyml_nn.files import new_file
 
+from ..logprob_entries import logprob_entries
+
 if TYPE_CHECKING:
+    from ..batch_items import Item
     from ..generation.completion import Completion
     from ..language_model import LanguageModel
-    from .batch_file import Item
 
 FINISHED = ("stop", "length")
 """Reasons after which a text is not made again."""
@@ -34,11 +36,7 @@ def json_line(lm: LanguageModel, completion: Completion, index: int, name: str |
         "decode_ms": round(completion.decode_ms, 3),
     }
     if completion.options.logprobs is not None:
-        pairs = zip(completion.tokens, completion.logprobs, strict=True)
-        shown["logprobs"] = [
-            {**_token(lm, token, logprob), "top": [_token(lm, *other) for other in top]}
-            for token, (logprob, top) in pairs
-        ]
+        shown["logprobs"] = logprob_entries(lm.tokenizer, completion.tokens, completion.logprobs)
     return json.dumps(shown, ensure_ascii=False) + "\n"
 
 
@@ -46,13 +44,6 @@ def error_line(item: Item, index: int, problem: str) -> str:
     """The problem of a line of a batch file, as a line of JSON."""
     shown: dict[str, Any] = {"index": index} | ({} if item.id is None else {"id": item.id})
     return json.dumps(shown | {"line": item.line, "finish_reason": FAILED, "error": problem}, ensure_ascii=False) + "\n"
-
-
-def _token(lm: LanguageModel, token: int, logprob: float) -> dict[str, Any]:
-    text = lm.tokenizer.token_bytes(token).decode(errors="replace")
-    data = lm.tokenizer.token_bytes(token)
-    in_bytes = {} if text.encode() == data else {"bytes": list(data)}  # a part of a character
-    return {"token": token, "text": text, **in_bytes, "logprob": round(logprob, 6)}
 
 
 class ResultFile:

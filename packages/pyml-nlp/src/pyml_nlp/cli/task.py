@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..batch_items import Item
     from ..chat import Message
     from ..generation.iterator import Generation
     from ..language_model import LanguageModel
     from ..options import ChatOptions, GenerationOptions
     from .arguments import RunArguments
-    from .batch_file import Item
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""The folder of a job: its manifest, the state of its shards, and the model that it wants."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..generation.prefix_cache import PrefixCache
+from ..loading import load
+from ..options.load import LoadOptions
+from . import digests
+from .errors import JobError
+from .identity import check_machine, check_model
+from .manifest import Manifest
+from .results import ShardResult, read_results
+from .store import Store, open_store
+
+if TYPE_CHECKING:
+    from ..language_model import LanguageModel
+
+SHARDS = "shards"
+SUCCESS = "_SUCCESS"
+DONE = ".done"
+
+_SHARED = 4  # the prefix cache holds at least this many of the common beginnings of prompts
+_TOTALS = ("rows", "errors", "quarantined", "prompt_tokens", "tokens")
+
+
+class JobFolder:
+    """A job as its files tell.
+
+    Args:
+        folder: path or URL.
+        model: where the model is on this machine; None: where it was when the job was planned.
+
+    Attributes:
+        folder: as given.
+        model: path or hub id of the model.
+        store: the files of the folder.
+        manifest: what the job is.
+        digest: SHA-256 of the manifest.
+
+    Raises:
+        JobError: there is no job, or its manifest is damaged.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], model: str | os.PathLike[str] | None = None) -> None:
+        self.folder = os.fspath(folder)
+        self.store: Store = open_store(folder)
+        self.manifest, self.digest = Manifest.read(self.store)
+        self.model = self.manifest.model.name if model is None else os.fspath(model)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.folder}: {self.manifest.rows} rows in {self.n_shards} shards>"
+
+    # ---- the model
+
+    def check_identity(self) -> None:
+        """Check that this process makes the job's texts: build, CPU level, and samples of the model's files.
+
+        It takes milliseconds; no weights are loaded.
+
+        Raises:
+            IdentityError: it would make others. PymlError: the model cannot be found or read.
+        """
+        check_machine(self.manifest.build, self.manifest.cpu_level)
+        check_model(self.model, self.manifest.model, whole=False)
+
+    def load(self, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> LanguageModel:
+        """Load the model as the job wants it, after a check of all of its bytes.
+
+        Args:
+            threads: number of threads; None: what suits the machine.
+            progress: as of :func:`pyml_nlp.load`.
+
+        Raises:
+            IdentityError: it is another model, or as of :meth:`check_identity`. PymlError: it cannot be loaded.
+        """
+        check_machine(self.manifest.build, self.manifest.cpu_level)
+        check_model(self.model, self.manifest.model, whole=True)
+        lm = load(self.model, LoadOptions(**self.manifest.load), threads=threads, progress=progress)
+        kept = max(
+            LoadOptions.prefix_cache_bytes, _SHARED * lm.kv_layout.bytes_for(max(1, self.manifest.shared_tokens))
+        )
+        lm.prefix_cache = PrefixCache(kept)
+        return lm
+
+    # ---- shards
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return len(self.manifest.shards)
+
+    def shard_name(self, shard: int, ending: str) -> str:
+        """The name of a file of a shard."""
+        return f"{SHARDS}/{shard:05d}{ending}"
+
+    def scratch_file(self, shard: int, ending: str) -> Path:
+        """A file of a shard that is not finished: in the job's folder, or on this machine if that is at a URL."""
+        return self.scratch / f"{shard:05d}{ending}"
+
+    @property
+    def scratch(self) -> Path:
+        """Where files of shards are that are not finished."""
+        if self.store.local is not None:
+            return self.store.local / SHARDS
+        return Path(tempfile.gettempdir()) / f"pyml-jobs-{os.getuid()}" / self.digest[:16]
+
+    def done(self, shard: int) -> ShardResult | None:
+        """The result of a shard, if it is finished.
+
+        Raises:
+            JobError: it cannot be read.
+        """
+        name = self.shard_name(shard, DONE)
+        try:
+            data = self.store.read(name)
+        except FileNotFoundError:
+            return None
+        result = ShardResult.from_json(data.decode(errors="replace"), self.store.name(name))
+        expected = self.manifest.shards[shard].rows
+        if (result.shard, result.rows) != (shard, expected):
+            raise JobError(
+                f"{self.store.name(name)}: expected {expected} rows of shard {shard}, "
+                f"got {result.rows} of shard {result.shard}"
+            )
+        return result
+
+    def finished(self) -> list[int]:
+        """Indices of the shards that are finished, ascending; one look at the folder."""
+        names = self.store.names(SHARDS)
+        return [shard for shard in range(self.n_shards) if f"{shard:05d}{DONE}" in names]
+
+    def pending(self) -> list[int]:
+        """Indices of the other shards, those with the most tokens first."""
+        finished, shards = set(self.finished()), self.manifest.shards
+        return sorted(set(range(self.n_shards)) - finished, key=lambda shard: (-shards[shard].tokens, shard))
+
+    def results(self) -> Iterator[ShardResult]:
+        """The results of the shards that are finished, by index."""
+        for shard in self.finished():
+            result = self.done(shard)
+            if result is not None:
+                yield result
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The results of all rows of finished shards, in the order of the job."""
+        for result in self.results():
+            yield from read_results(self.store, result)
+
+    def finish(self) -> dict[str, Any] | None:
+        """Write the totals, if all shards are finished, and return them; else None. Several processes may do it.
+
+        Raises:
+            JobError: the folder cannot be read or written.
+        """
+        if len(self.finished()) < self.n_shards:
+            return None
+        if self.store.exists(SUCCESS):
+            try:
+                found: dict[str, Any] = json.loads(self.store.read(SUCCESS))
+            except ValueError:
+                raise JobError(f"{self.store.name(SUCCESS)}: expected JSON") from None
+            return found
+        totals: dict[str, Any] = {"shards": self.n_shards, **dict.fromkeys(_TOTALS, 0), "seconds": 0.0}
+        digest = 0
+        for result in self.results():
+            for key in (*_TOTALS, "seconds"):
+                totals[key] += getattr(result, key)
+            digest += int(result.digest, 16)
+        totals["seconds"] = round(totals["seconds"], 3)
+        totals["digest"] = digests.as_text(digest)
+        self.store.write(SUCCESS, json.dumps(totals, indent=1).encode() + b"\n")
+        return totals
