@@ -57,7 +57,7 @@ def test_parquet(output: str, job_model: Path, job_lm: LanguageModel, tmp_path: 
 
 
 def test_values_of_parquet(job_model: Path, job_lm: LanguageModel, tmp_path: Path) -> None:
-    values = [
+    values: list[dict[str, Any]] = [
         {"n": 1, "ok": True, "list": ["a", "b"], "text": "x", "max_tokens": 2},
         {"n": 2, "ok": None, "list": None, "text": None, "max_tokens": None},
     ]

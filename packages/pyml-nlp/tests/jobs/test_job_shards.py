@@ -15,7 +15,7 @@ import pytest
 from jobs.job_makers import finished, rows, write_rows
 
 from pyml_nlp import jobs
-from pyml_nlp.jobs import journal, part, shard
+from pyml_nlp.jobs import journal, shard
 from pyml_nlp.jobs.journal import Deaths, Journal
 from pyml_nlp.jobs.part import Part
 from pyml_nlp.jobs.tasks import texts
@@ -223,7 +223,7 @@ def test_a_full_disk_loses_nothing(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(file, data[:count], offset)
 
-    monkeypatch.setattr(part.os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(jobs.JobError, match=r"^.*/job/shards/00000\.part: cannot be written: No space left on device$"):
         jobs.ShardRunner(job, job_lm).run(0)
     monkeypatch.undo()
