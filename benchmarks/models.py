@@ -134,7 +134,7 @@ class Files:
             )
         with Finished(target) as file:
             python = python_of(self.environments, "gguf")
-            run([python, HERE / "peers" / "random_shape.py", sized.shape, str(sized.layers), file])
+            run([python, HERE / "peers" / "random_shape.py", sized.shape, str(sized.layers), file], modules=True)
 
     def delete_generated(self) -> None:
         """Delete a file of a shape, which takes gigabytes."""
@@ -176,9 +176,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def run(command: list[Path | str]) -> None:
-    """Run a command with its output on stderr; it may not download models."""
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE)}
+def run(command: list[Path | str], modules: bool = False) -> None:
+    """Run a command with its output on stderr; it may not download models.
+
+    ``modules``: it imports modules of this folder. One is named like a package that transformers imports.
+    """
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1"} | ({"PYTHONPATH": str(HERE)} if modules else {})
     subprocess.run(command, check=True, stdout=sys.stderr, env=variables)
 
 
