@@ -125,19 +125,30 @@ def with_packages(python: Path, check: str, packages: list[str]) -> None:
 
 def llama_server(folder: Path) -> Path:
     """The program ``llama-server``, built from the source package of llama-cpp-python, which includes it."""
-    program = folder / "llama-server" / "llama-server"
+    return _server(folder, "llama-server", "llama.cpp", "llama-cpp-python", _LLAMA_SERVER)
+
+
+def ik_server(folder: Path) -> Path:
+    """The program ``llama-server`` of ik_llama.cpp, built from the source package of ik-llama-cpp-python."""
+    name, without = "ik-llama-cpp-python", "-DGGML_IQK_FA_ALL_QUANTS=OFF"
+    options = (*_SERVER, without, f"-DCMAKE_PROJECT_INCLUDE={IK_BUILD.with_name('ik_server.cmake')}")
+    return _server(folder, "ik-server", None, name, options)
+
+
+def _server(folder: Path, name: str, environment: str | None, package: str, options: tuple[str, ...]) -> Path:
+    """The program of a folder, built from a source package unless it exists."""
+    program = folder / name / "llama-server"
     if program.exists():
         return program
-    python = python_of(folder, "llama.cpp")
-    source = "--no-binary=llama-cpp-python"
+    python = python_of(folder, environment) if environment else Path(sys.executable)
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        pip = [str(python), "-m", "pip", "download", "--no-deps", source, "--dest", made, "llama-cpp-python"]
+        pip = [str(python), "-m", "pip", "download", "--no-deps", f"--no-binary={package}", "--dest", made, package]
         subprocess.run(pip, check=True, stdout=sys.stderr)
         with tarfile.open(next(Path(made).glob("*.tar.gz"))) as archive:
             archive.extractall(made, filter="data")
-        root = next(Path(made).glob("*/vendor/llama.cpp"))
+        root = next(Path(made).glob("*/vendor/*llama.cpp"))
         build = Path(made) / "build"
-        subprocess.run(["cmake", "-S", str(root), "-B", str(build), *_LLAMA_SERVER], check=True, stdout=sys.stderr)
+        subprocess.run(["cmake", "-S", str(root), "-B", str(build), *options], check=True, stdout=sys.stderr)
         command = ["cmake", "--build", str(build), "--target", "llama-server", "--parallel", str(os.cpu_count() or 1)]
         subprocess.run(command, check=True, stdout=sys.stderr)
         program.parent.mkdir(exist_ok=True)
@@ -145,7 +156,10 @@ def llama_server(folder: Path) -> Path:
     return program
 
 
+_SERVER = (
+    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=ON", "-DLLAMA_BUILD_TESTS=OFF",
+)  # fmt: skip
 _LLAMA_SERVER = (
-    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=ON", "-DLLAMA_OPENSSL=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF",
+    *_SERVER, "-DLLAMA_OPENSSL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
 )  # fmt: skip

@@ -13,49 +13,67 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import machine
 import serving_loads as loads
+import serving_own as own
 from models import NAMES, Files
+from serving_client import ask, read
 from serving_empty import empty
-from serving_report import markdown
+from serving_figures import figures_of, mixed_figures
+from serving_prefix import warm_prefix
 from serving_servers import SERVERS, Direct, Place, Server, ServerError, free_port
+from serving_tables import markdown
+from serving_trial import choose
 
 CHAT = ("smollm2-135m",)
 """Models that chat; others continue texts."""
 
 PYML = "pyml"
-CLIENTS = (1, 4, 8, 16, 32)
+CLIENTS = (8, 1, 4, 16, 32)
+MAIN = 8
+"""Clients of the chats that are counted longest."""
+
 MIXED_STREAMS = 7
 LONG_TOKENS = 4096
 OVERLOAD = (0.5, 2.0)
-GOOD_TTFT, GOOD_TOKEN = 1.0, 0.1
-LOADS = ("chat", "prefix", "mixed", "overload", "batch", "empty")
+LOADS = ("chat", "warm", "mixed", "batch", "empty", "cold", "prefix", "overload")
+OWN = ("batch", "empty", "cold")
+"""Loads of pyml alone."""
+
+FIXED = ("warm", *OWN)
+"""Loads that end when they have been done."""
+
 WARM_UP = 10**6
 """Seed of what is asked first; those of loads are smaller."""
 
-SOLO = 8
+SOLO = 4
 """Texts a round of each load that are compared with those of a run alone."""
 
 TAIL = 0.4
-"""Part of the total time that is not the loads': starts, warm-ups, texts alone, and the ends of answers."""
+"""Part of the total time that is not the loads': starts, trials, warm-ups, texts alone, and the ends of answers."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A load and its size: the number of clients, or the factor of the capacity."""
+    """A load and its size: the number of clients, or the factor of the capacity.
+
+    Attributes:
+        weight: of its time.
+    """
 
     load: str
     size: float
+    weight: float = 1.0
 
     def __str__(self) -> str:
         return f"{self.load} {self.size:g}"
@@ -63,13 +81,16 @@ class Case:
 
 def cases(options: argparse.Namespace) -> list[Case]:
     """The loads of a round; the capacity is known before the overload."""
+    side = options.side
     found = {
-        "chat": [Case("chat", clients) for clients in options.clients],
+        "chat": [Case("chat", clients, 1 if clients == MAIN else side) for clients in options.clients],
         "prefix": [Case("prefix", 8)],
         "mixed": [Case("mixed", MIXED_STREAMS)],
         "overload": [Case("overload", factor) for factor in OVERLOAD],
-        "batch": [Case("batch", 16)],
+        "batch": [Case("batch", own.TEXTS)],
+        "warm": [Case("warm", 1)],
         "empty": [Case("empty", 1)],
+        "cold": [Case("cold", 1)],
     }
     return [case for load in LOADS if load in options.loads for case in found[load]]
 
@@ -89,26 +110,39 @@ class Comparison:
         self.results: list[dict[str, Any]] = []
         self.errors: dict[str, str] = {}
         self.capacity: dict[str, float] = {}
+        self.settings: dict[str, Any] = {}
         files = Files(name, options.envs / "models", options.envs)
-        at = Place(files, options.envs, options.pyml_python, 0, options.places, options.context, options.threads)
-        logs = options.envs / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        self.at = Place(files, options.envs, options.pyml_python, 0, options.places, options.context, options.threads)
+        self.logs: Path = options.envs / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
         self.servers: list[Server] = []
         for kind in options.servers:
             try:
-                server = Server(kind, replace(at, port=free_port()), logs / f"serving-{kind}-{files.name}.log")
-            except ServerError as error:
+                self._start(kind, stack)
+            except (ServerError, RuntimeError) as error:
                 self.errors[kind] = str(error)
-                print(error, file=sys.stderr)
-                continue
-            stack.callback(server.close)
-            self.servers.append(server)
-            warm = self.asking(server)
-            asyncio.run(loads.closed(server.port, loads.short_chats(warm, WARM_UP), 2, options.warm_up))
-            server.pause()
-        self.direct = Direct(at, logs / f"serving-direct-{files.name}.log") if PYML in options.servers else None
-        if self.direct is not None:
+                print(error, file=sys.stderr, flush=True)
+        self.direct: Direct | None = None
+        if PYML in options.servers:
+            self.direct = Direct(self.at, self._log("direct"))
             stack.callback(self.direct.close)
+
+    def _log(self, kind: str) -> Path:
+        return self.logs / f"serving-{kind}-{self.at.files.name}.log"
+
+    def _start(self, kind: str, stack: ExitStack) -> None:
+        """Choose the setting of a server, start it, and warm it up."""
+        span = loads.Span(self.options.trial, self.options.settle)
+        chosen, tried = choose(kind, self.at, self._log(f"{kind}-trial"), self.asking, span)
+        server = Server(kind, replace(self.at, port=free_port()), self._log(kind), chosen)
+        stack.callback(server.close)
+        self.settings[kind] = {"setting": chosen, "tried": tried, "ready": server.ready}
+        print(f"{self.name} {kind}: {chosen} {tried}", file=sys.stderr, flush=True)
+        self.servers.append(server)
+        questions = loads.short_chats(self.asking(server), WARM_UP)
+        asyncio.run(loads.closed(server.port, questions, 2, loads.Span(self.options.warm_up)))
+        self._drain(server)
+        server.pause()
 
     def asking(self, server: Server) -> loads.Asking:
         """How a server is asked."""
@@ -118,57 +152,68 @@ class Comparison:
         """A load for every server, in the order of this round."""
         count = len(self.servers)
         for server in [self.servers[(i + turn) % count] for i in range(count)]:
-            if case.load in ("batch", "empty") and (server.name != PYML or self.direct is None):
+            if case.load in OWN and (server.name != PYML or self.direct is None):
                 continue
             if time.monotonic() > self.options.end:
                 return
-            with server.running():
-                if case.load == "empty":
-                    assert self.direct is not None
-                    found = empty(server.port, self.direct, self.asking(server))
-                elif case.load == "batch":
-                    found = self._batch(server, int(case.size), turn)
-                else:
+            try:
+                with server.running():
                     found = self._load(server, case, turn)
-            self.results.append(
-                {
-                    "model": self.name,
-                    "server": server.name,
-                    "load": case.load,
-                    "size": case.size,
-                    "round": turn,
-                    **found,
-                }
-            )
+                    self._drain(server)
+            except (RuntimeError, OSError) as error:
+                self.errors[f"{server.name}, {case}"] = str(error)
+                print(f"{self.name} {server.name} {case}: {error}", file=sys.stderr, flush=True)
+                continue
+            about = {"model": self.name, "server": server.name, "load": case.load, "size": case.size, "round": turn}
+            self.results.append({**about, "load_average": os.getloadavg()[0], **found})
             print(f"{self.name} {server.name} {case}: {_brief(found)}", file=sys.stderr, flush=True)
+
+    def _drain(self, server: Server) -> None:
+        """Wait until the server has no work left: what it still does would belong to its next load."""
+        answer = read(asyncio.run(ask(server.port, self.asking(server).question("a", 1, 0), loads.PATIENCE)))
+        if answer.error:
+            raise RuntimeError(f"does not answer after the load: {answer.error}")
 
     def _load(self, server: Server, case: Case, turn: int) -> dict[str, Any]:
         load, asking, seed = case.load, self.asking(server), 100 * turn + int(case.size)
+        if load == "warm":
+            return warm_prefix(server.port, asking, 10_000 + turn)
+        if load in OWN:
+            assert self.direct is not None
+            if load == "empty":
+                return empty(server.port, self.direct, asking)
+            if load == "batch":
+                return own.eight(server.port, self.direct, asking, self.at, turn)
+            server.pause()
+            found = own.cold(self.at, self._log("cold"))
+            server.resume()
+            return found
         used = server.cpu_seconds()
-        found = asyncio.run(self._coroutine(server, load, case.size, asking, seed))
+        counted = asyncio.run(self._coroutine(server, case, asking, seed))
         used = server.cpu_seconds() - used
         if load == "chat":
-            self.capacity[server.name] = max(self.capacity.get(server.name, 0), found.requests_per_second)
-        figures = figures_of(found, loads.STREAM if load == "mixed" else None)
-        tokens = found.tokens_per_event * sum(len(one.times) for one in found.good)
+            self.capacity[server.name] = max(self.capacity.get(server.name, 0), counted.requests_per_second)
+        figures = mixed_figures(counted) if load == "mixed" else figures_of(counted)
+        tokens = counted.tokens
         figures |= {"cpu_per_1000": used / tokens * 1000 if tokens else None, "peak_mib": server.peak_mib()}
         if server.name == PYML and self.direct is not None and load != "overload":
-            figures["differing"] = self._differing(found)
+            figures["differing"] = self._differing(counted)
         return figures
 
     def _coroutine(
-        self, server: Server, load: str, size: float, asking: loads.Asking, seed: int
+        self, server: Server, case: Case, asking: loads.Asking, seed: int
     ) -> Coroutine[None, None, loads.Load]:
-        port, seconds = server.port, self.options.seconds
-        if load == "chat":
-            return loads.closed(port, loads.short_chats(asking, seed), int(size), seconds)
-        if load == "prefix":
-            return loads.closed(port, loads.shared_prefix(asking, seed), int(size), seconds)
-        if load == "mixed":
+        port, clients = server.port, int(case.size)
+        span = loads.Span(self.options.seconds * case.weight, self.options.settle)
+        if case.load == "chat":
+            return loads.closed(port, loads.short_chats(asking, seed), clients, span)
+        if case.load == "prefix":
+            return loads.closed(port, loads.shared_prefix(asking, seed), clients, span)
+        if case.load == "mixed":
             long = loads.long_prompts(asking, seed, min(LONG_TOKENS, self.options.context - 512))
-            return loads.mixed(port, loads.streams(asking, seed), long, int(size), seconds)
-        rate = size * max(self.capacity.get(server.name, 1.0), 0.2)
-        return loads.offered(port, loads.short_chats(asking, seed), rate, seconds, seed)
+            return loads.mixed(port, loads.streams(asking, seed), long, clients, span)
+        rate = case.size * max(self.capacity.get(server.name, 1.0), 0.2)
+        return loads.offered(port, loads.short_chats(asking, seed), rate, span, seed)
 
     def _differing(self, load: loads.Load) -> int:
         """How many of some texts differ from those of a run alone."""
@@ -176,57 +221,6 @@ class Comparison:
         some = load.whole[:: max(1, len(load.whole) // SOLO)][:SOLO]
         alone = self.direct.ask("batch", [one.question.body for one in some])["texts"]
         return sum(one.text != text for one, text in zip(some, alone, strict=True))
-
-    def _batch(self, server: Server, clients: int, turn: int) -> dict[str, Any]:
-        """The same requests through HTTP, all at once, and by ``generate_batch``."""
-        assert self.direct is not None
-        asking = self.asking(server)
-        found: dict[str, Any] = {}
-        for part in ("http", "direct") if turn % 2 else ("direct", "http"):
-            questions = list(islice(_answers_of_96(asking, turn), 3 * clients))
-            if part == "direct":
-                answer = self.direct.ask("batch", [one.body for one in questions], clients)
-                found["direct"], texts = answer["tokens"] / answer["seconds"], answer["texts"]
-            else:
-                load = asyncio.run(loads.at_once(server.port, questions, clients))
-                found["http"] = sum(one.tokens for one in load.answers) / load.seconds
-                got = {one.question.body["seed"]: one.text for one in load.answers}
-        found["differing"] = sum(got[one.body["seed"]] != text for one, text in zip(questions, texts, strict=True))
-        found["ratio"] = found["http"] / found["direct"]
-        return found
-
-
-def _answers_of_96(asking: loads.Asking, turn: int) -> Iterator[Any]:
-    for question in loads.short_chats(asking, 7000 + turn):
-        yield question._replace(body={**question.body, "max_tokens": 96})
-
-
-def figures_of(load: loads.Load, kind: str | None) -> dict[str, Any]:
-    """The figures of a load; times in milliseconds, of the requests of one kind if one is given."""
-    good = [one for one in load.good if kind in (None, one.question.kind)]
-    others = [one for one in load.good if kind not in (None, one.question.kind)]
-    return {
-        "answers": len(load.whole),
-        "errors": sum(one.error is not None for one in load.answers),
-        "first_error": next((one.error[:300] for one in load.answers if one.error), None),
-        "tokens_per_second": load.tokens_per_second,
-        "requests_per_second": load.requests_per_second,
-        "goodput": load.goodput(GOOD_TTFT, GOOD_TOKEN),
-        "tokens_per_event": load.tokens_per_event,
-        "ttft": spread([one.ttft for one in good]),
-        "gap": spread([gap for one in good for gap in one.gaps]),
-        "other_ttft": spread([one.ttft for one in others]),
-        "client_share": load.client_share,
-    }
-
-
-def spread(seconds: list[float]) -> dict[str, float] | None:
-    """Median, 95 and 99 of 100, and maximum, in milliseconds; None of nothing."""
-    if not seconds:
-        return None
-    ordered = sorted(seconds)
-    at = {f"p{part}": ordered[min(len(ordered) * part // 100, len(ordered) - 1)] * 1e3 for part in (50, 95, 99)}
-    return {**at, "max": ordered[-1] * 1e3}
 
 
 def _brief(found: dict[str, Any]) -> str:
@@ -248,9 +242,12 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS))
     parser.add_argument("--clients", nargs="+", type=int, default=list(CLIENTS), help="of the chats")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
+    parser.add_argument("--side", type=float, default=1.0, help=f"part of them for chats of other than {MAIN} clients")
+    parser.add_argument("--settle", type=float, default=8.0, help="most seconds until a load is counted")
+    parser.add_argument("--trial", type=float, default=6.0, help="seconds, of each setting; 0: the first ones")
     parser.add_argument("--warm-up", type=float, default=3.0, help="seconds, of each server")
-    parser.add_argument("--bounded", type=float, metavar="SECONDS", help="total time; sets --seconds")
+    parser.add_argument("--bounded", type=float, metavar="SECONDS", help="total time; lowers --seconds")
     parser.add_argument("--places", type=int, default=16, help="texts at a time")
     parser.add_argument("--context", type=int, default=6144, help="positions of a text")
     parser.add_argument("--threads", type=int, default=2)
@@ -262,32 +259,60 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     options.end = float("inf")
     if options.bounded:
         options.end = time.monotonic() + options.bounded
-        shared = [case for case in cases(options) if case.load not in ("batch", "empty")]
-        runs = options.rounds * len(options.models) * max(1, len(shared) * len(options.servers))
-        options.seconds = options.bounded * (1 - TAIL) / runs
+        weights = sum(case.weight for case in cases(options) if case.load not in FIXED)
+        runs = options.rounds * len(options.models) * max(1.0, weights * len(options.servers))
+        options.seconds = min(options.seconds, options.bounded * (1 - TAIL) / runs)
     return options
+
+
+NAMED = ("places", "context", "threads", "temperature", "seconds", "side", "settle", "rounds", "servers", "loads")
+"""Options that are in the file of results."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print Markdown."""
     options = parsed(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended, too
-    found: dict[str, Any] = {"machine": machine.describe(), "results": [], "errors": {}}
-    found |= {name: getattr(options, name) for name in ("places", "context", "threads", "temperature", "seconds")}
+    found: dict[str, Any] = {
+        "machine": machine.describe(),
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "command": " ".join(["python", "benchmarks/serving.py", *(sys.argv[1:] if arguments is None else arguments)]),
+        "notes": {name: kind.note for name, kind in SERVERS.items() if name in options.servers},
+        **{name: getattr(options, name) for name in NAMED},
+        "cases": [[case.load, case.size] for case in cases(options)],
+        "models": {},
+        "results": [],
+        "errors": {},
+    }
+    begun = time.monotonic()
     for name in options.models:
         with ExitStack() as stack:
             comparison = Comparison(options, name, stack)
+            limits = machine.Limits(options.envs / "models", options.threads)
+            about: dict[str, Any] = {"settings": comparison.settings, "limits": []}
+            about |= comparison.direct.ask("about", []) if comparison.direct else {}
+            found["models"][name] = about
             for turn in range(options.rounds):
+                about["limits"].append(limits.measure())
                 for case in cases(options):
                     comparison.measure(case, turn)
-                if options.json:
-                    done = {**found, "results": found["results"] + comparison.results}
-                    options.json.write_text(json.dumps(done, indent=1))
-        found["results"] += comparison.results
-        found["errors"] |= {f"{name}, {server}": error for server, error in comparison.errors.items()}
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+                    _write(options.json, found, comparison, begun)
+        found = _joined(found, comparison, begun)
+    _write(options.json, found, None, begun)
     print(markdown(found))
+
+
+def _joined(found: dict[str, Any], comparison: Comparison, begun: float) -> dict[str, Any]:
+    errors = {f"{comparison.name}, {name}": error for name, error in comparison.errors.items()}
+    results = found["results"] + comparison.results
+    return {
+        **found, "results": results, "errors": found["errors"] | errors, "total_seconds": time.monotonic() - begun
+    }  # fmt: skip
+
+
+def _write(file: Path | None, found: dict[str, Any], comparison: Comparison | None, begun: float) -> None:
+    if file:
+        file.write_text(json.dumps(_joined(found, comparison, begun) if comparison else found, indent=1))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 Body = dict[str, Any]
+TOGETHER = 1e-3
+"""Seconds within which events come together."""
 
 
 class Question(NamedTuple):
@@ -76,9 +78,18 @@ class Answer:
         return (self.times[0] if self.times else self.ended) - self.begun
 
     @property
-    def gaps(self) -> list[float]:
-        """Seconds between one event with text and the next."""
-        return [after - before for before, after in pairwise(self.times)]
+    def arrivals(self) -> list[float]:
+        """When text came: the first time of the events that came together."""
+        found: list[float] = []
+        for time in self.times:
+            if not found or time - found[-1] > TOGETHER:
+                found.append(time)
+        return found
+
+    @property
+    def gaps(self) -> list[tuple[float, float]]:
+        """Begin and end of the time between one arrival of text and the next."""
+        return list(pairwise(self.arrivals))
 
     @property
     def token_seconds(self) -> float:
@@ -118,8 +129,15 @@ def request(path: str, body: Body | None = None) -> bytes:
 
 
 async def ask(port: int, question: Question, patience: float) -> Response:
-    """Send a request and wait for the end of the response, at most ``patience`` seconds. A cancelled one is cut."""
-    loop, response = asyncio.get_running_loop(), Response(question, perf_counter())
+    """Send a request and wait for the end of the response, at most ``patience`` seconds."""
+    response = Response(question, perf_counter())
+    await fill(response, port, patience)
+    return response
+
+
+async def fill(response: Response, port: int, patience: float) -> None:
+    """Send the request of a response and wait for its end, at most ``patience`` seconds. A cancelled one is cut."""
+    loop, question = asyncio.get_running_loop(), response.question
     data = request(question.path, question.body)
     transport: asyncio.Transport | None = None
     try:
@@ -134,7 +152,6 @@ async def ask(port: int, question: Question, patience: float) -> Response:
         if transport is not None:
             transport.abort()
     response.ended = perf_counter()
-    return response
 
 
 def read(response: Response) -> Answer:

@@ -1,98 +1,173 @@
-"""The tables of the comparison of servers."""
+"""Write docs/serving-performance.md from a file of results of serving.py.
+
+    python benchmarks/serving_report.py FOLDER
+
+FOLDER holds serving.json, as ``benchmarks/serving.sh FOLDER`` leaves it. A goal without results is marked as not
+measured, and so is a server that has none of a load. Run it with the interpreter that has pyml.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-Results = list[dict[str, Any]]
+from serving_tables import Results, by_server, counted, ending, heading, table, title, values
 
-TITLES = {
-    "chat": "Short chats, {size:g} clients",
-    "prefix": "A shared prefix of 1 000 tokens, {size:g} clients",
-    "mixed": "{size:g} streams, and a long prompt every 2 s",
-    "overload": "Short chats offered at {size:g} times the capacity",
-}
-COLUMNS = (
-    "server", "tokens/s", "requests/s", "goodput", "TTFT p50", "p95", "p99", "gap p50", "p95", "p99", "max",
-    "tokens an event", "CPU s per 1 000 tokens", "peak MiB", "errors",
+DOCS = Path(__file__).parent.parent / "docs"
+PYML = "pyml"
+MISSING = "*not measured*"
+
+TEMPLATE = """# Performance of the server
+
+`pyml serve` compared with other servers, on one machine: the same requests from one client, in alternation. This page
+is written by `benchmarks/serving_report.py`; [benchmarks](../benchmarks/README.md) describes the loads and the figures.
+To repeat them:
+
+```sh
+sh benchmarks/serving.sh results
+```
+
+{machine}
+
+{run}
+
+{servers}
+
+## Goals
+
+A ratio is pyml / the best peer of the row, or as the row says. Reached goals are bold.
+
+{goals}
+
+{models}
+## About the run
+
+{ending}
+"""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A row of the table of goals.
+
+    Attributes:
+        title: what is compared.
+        load, size: whose results.
+        value: of the model's results of the load: the figure, and what belongs to it; None: it was not measured.
+        goal: of the figure.
+        most: whether the figure may be this at most; else at least.
+    """
+
+    title: str
+    load: str
+    size: float
+    value: Callable[[Results], tuple[float, str] | None]
+    goal: float
+    most: bool = False
+
+
+def figure(name: str) -> Callable[[Results], tuple[float, str] | None]:
+    """The median of a figure of pyml's."""
+
+    def value(results: Results) -> tuple[float, str] | None:
+        found = values([one for one in results if one["server"] == PYML], name)
+        return (median(found), "") if found else None
+
+    return value
+
+
+def best_peer(results: Results) -> tuple[float, str] | None:
+    """pyml's tokens/s / those of the best peer: the median of the rounds' ratios."""
+    rates = {
+        server: {one["round"]: one["tokens_per_second"] for one in own} for server, own in by_server(results).items()
+    }
+    ours = rates.pop(PYML, None)
+    if not ours or not rates:
+        return None
+    best = max(rates, key=lambda server: median(rates[server].values()))
+    ratios = [rate / rates[best][turn] for turn, rate in ours.items() if rates[best].get(turn)]
+    return (median(ratios), best) if ratios else None
+
+
+GOALS = (
+    *(Goal(f"tokens/s, {counted(clients, 'client')}", "chat", clients, best_peer, 3.0 if clients == 8 else 1.0)
+      for clients in (8, 1, 4, 16, 32)),
+    Goal("8 texts, HTTP / `generate_batch`", "batch", 8, figure("ratio"), 0.9),
+    Goal("8 texts after their prompts, HTTP / `generate_batch`", "batch", 8, figure("ratio_decode"), 0.9),
+    Goal("8 texts after their prompts, HTTP / `pyml-bench -b 8`", "batch", 8, figure("ratio_bench"), 0.9),
+    Goal("an empty request, ms", "empty", 1, figure("health"), 1.0, most=True),
+    Goal("a text of one token after `submit`, ms", "empty", 1, figure("beyond"), 1.0, most=True),
+    Goal("TTFT after a known prefix / the first", "warm", 1, figure("ratio"), 0.1, most=True),
+    Goal("gaps while a long prompt is computed, p99 / median", "mixed", 7, figure("p99_of_median"), 3.0, most=True),
+    Goal("the same, p99 / median without a long prompt", "mixed", 7, figure("p99_of_alone"), 3.0, most=True),
+    Goal("`pyml serve` is ready after `pyml-infer`, s", "cold", 1, figure("later"), 0.3, most=True),
 )  # fmt: skip
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """All results as Markdown: medians over the rounds, with the lowest and highest of the rates."""
-    machine = found["machine"]
-    lines = [
-        f"{machine['cpu']}, {machine['cores']} cores; {found['threads']} threads, {found['places']} places of "
-        f"{found['context']} positions, temperature {found['temperature']:g}, {found['seconds']:.1f} s a load. "
-        "Times in ms.",
-        "",
-    ]
-    results: Results = found["results"]
-    for model in dict.fromkeys(one["model"] for one in results):
-        own = [one for one in results if one["model"] == model]
-        for load, size in dict.fromkeys((one["load"], one["size"]) for one in own):
-            same = [one for one in own if (one["load"], one["size"]) == (load, size)]
-            lines += {"batch": _batch, "empty": _empty}.get(load, _table)(model, same) + [""]
-    differing = sum(one.get("differing", 0) for one in results)
-    lines.append(f"Texts of pyml that differ from those of a run alone: {differing}.")
-    lines += [f"{name}: {error}" for name, error in found["errors"].items()]
-    return "\n".join(lines) + "\n"
-
-
-def _table(model: str, results: Results) -> list[str]:
-    title = TITLES[results[0]["load"]].format(size=results[0]["size"])
-    lines = [f"**{model}: {title}**", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    for server in dict.fromkeys(one["server"] for one in results):
-        own = [one for one in results if one["server"] == server]
-        times = [_ms(own, "ttft", part) for part in ("p50", "p95", "p99")]
-        times += [_ms(own, "gap", part) for part in ("p50", "p95", "p99", "max")]
-        cells = [
-            server, _rate(own, "tokens_per_second", 0), _rate(own, "requests_per_second", 1), _rate(own, "goodput", 1),
-            *times, _middle(own, "tokens_per_event", 2), _middle(own, "cpu_per_1000", 2), _middle(own, "peak_mib", 0),
-            str(sum(one["errors"] for one in own)),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    others = {server: _ms([one for one in results if one["server"] == server], "other_ttft", "p50") for server in
-              dict.fromkeys(one["server"] for one in results)}  # fmt: skip
-    if results[0]["load"] == "mixed":
-        lines += ["", "TTFT of the long prompts: " + ", ".join(f"{name} {time} ms" for name, time in others.items())]
+def goals(found: dict[str, Any]) -> list[str]:
+    """The table of goals."""
+    lines = ["| | model | goal | reached | best peer |", "|---|---|--:|--:|---|"]
+    for goal in GOALS:
+        shown = goal.title
+        for model in found["models"]:
+            own = [
+                one
+                for one in found["results"]
+                if (one["model"], one["load"], one["size"]) == (model, goal.load, goal.size)
+            ]
+            value = goal.value(own)
+            reached, peer = MISSING, ""
+            if value is not None:
+                number, peer = value
+                kept = number <= goal.goal if goal.most else number >= goal.goal
+                reached = f"**{number:.2f}**" if kept else f"{number:.2f}"
+            sign = "<=" if goal.most else ">="
+            lines.append(f"| {shown} | {model} | {sign} {goal.goal:g} | {reached} | {peer} |")
+            shown = ""
     return lines
 
 
-def _batch(model: str, results: Results) -> list[str]:
-    clients = results[0]["size"]
-    ratio, http, direct = (_rate(results, name, 2 if name == "ratio" else 0) for name in ("ratio", "http", "direct"))
-    return [
-        f"**{model}: {clients:g} texts at a time through HTTP / generate_batch**: {ratio} ({http} / {direct} tokens/s)"
-    ]
+def sections(found: dict[str, Any]) -> str:
+    """A section a model, with a table a load."""
+    text = ""
+    for model in found["models"]:
+        text += f"## {model}\n\n"
+        for load, size in found["cases"]:
+            own = [one for one in found["results"] if (one["model"], one["load"], one["size"]) == (model, load, size)]
+            text += f"### {title(load, size)}\n\n" + ("\n".join(table(load, own)) if own else MISSING) + "\n\n"
+            wanted = (PYML,) if load in ("batch", "empty", "cold") else found["servers"]
+            missing = [name for name in wanted if name not in by_server(own)]
+            if own and missing:
+                text += f"Not measured: {', '.join(missing)}.\n\n"
+    return text
 
 
-def _empty(model: str, results: Results) -> list[str]:
-    names = ("health", "one_token", "submit", "beyond")
-    health, one, alone, beyond = (_rate(results, name, 2) for name in names)
-    return [
-        f"**{model}: requests without work**: /health {health} ms; a completion of one token {one} ms, "
-        f"`submit` {alone} ms, difference {beyond} ms"
-    ]
+def page(found: dict[str, Any]) -> str:
+    """The page."""
+    return TEMPLATE.format(
+        machine=heading(found),
+        run=f"{found['date']}, {found['total_seconds'] / 60:.0f} minutes: `{found['command']}`",
+        servers="\n".join(f"- **{name}**: {note}" for name, note in found["notes"].items()),
+        goals="\n".join(goals(found)),
+        models=sections(found),
+        ending="\n".join(ending(found)),
+    )
 
 
-def _values(results: Results, name: str) -> list[float]:
-    return [one[name] for one in results if one.get(name) is not None]
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where serving.json is")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where the page goes (default: docs)")
+    options = parser.parse_args(arguments)
+    found = json.loads((options.folder / "serving.json").read_text())
+    (options.docs / "serving-performance.md").write_text(page(found).rstrip() + "\n")
 
 
-def _middle(results: Results, name: str, digits: int) -> str:
-    values = _values(results, name)
-    return f"{median(values):.{digits}f}" if values else "-"
-
-
-def _rate(results: Results, name: str, digits: int) -> str:
-    values = _values(results, name)
-    if len(values) < 2:
-        return _middle(results, name, digits)
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f} .. {max(values):.{digits}f})"
-
-
-def _ms(results: Results, name: str, part: str) -> str:
-    values = [one[name][part] for one in results if one.get(name)]
-    return f"{median(values):.0f}" if values else "-"
+if __name__ == "__main__":
+    main()

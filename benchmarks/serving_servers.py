@@ -8,19 +8,19 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from environments import llama_server, python_of, with_packages
+from environments import ik_server, llama_server, python_of, with_packages
 from models import Files
 
 PEERS = Path(__file__).parent / "peers"
 PATIENCE = 180.0  # seconds until a server is ready
+POLL = 0.005
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -64,6 +64,21 @@ def _llama_server(at: Place) -> Command:
     ]  # fmt: skip
 
 
+def _ik_server(at: Place) -> Command:
+    return [
+        str(ik_server(at.environments)), "-m", str(at.files.gguf()), "--port", str(at.port), "-t", str(at.threads),
+        "-tb", str(at.threads), "-np", str(at.places), "-c", str(at.places * at.context), "--jinja",
+    ]  # fmt: skip
+
+
+def _openvino(at: Place) -> Command:
+    python = python_of(at.environments, "openvino")
+    with_packages(python, "import uvicorn, httptools, uvloop, tokenizers, jinja2", OPENVINO_PACKAGES)
+    folders = [str(at.files.openvino()), str(at.files.hf())]
+    others = [at.files.name, str(at.port), str(at.threads), str(at.places)]
+    return [str(python), str(PEERS / "serve_openvino.py"), *folders, *others]
+
+
 def _llama_cpp_python(at: Place) -> Command:
     python = python_of(at.environments, "llama.cpp")
     with_packages(python, "import llama_cpp.server.app", ["llama-cpp-python[server]"])
@@ -74,12 +89,57 @@ def _llama_cpp_python(at: Place) -> Command:
     ]  # fmt: skip
 
 
-SERVERS: dict[str, Callable[[Place], Command]] = {
-    "pyml": _pyml,
-    "llama-server": _llama_server,
-    "llama-cpp-python": _llama_cpp_python,
+OPENVINO_PACKAGES = ["uvicorn", "httptools", "uvloop", "tokenizers", "jinja2"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A server.
+
+    Attributes:
+        command: that starts it, without the options of a setting.
+        ready: path that is answered with 200 when it is ready.
+        settings: options, and environment variables as NAME=VALUE, by the name of a setting. With several the best in
+            a trial is measured.
+        note: what a reader of the figures must know.
+    """
+
+    command: Callable[[Place], Command]
+    ready: str = "/health"
+    settings: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"default": ()})
+    note: str = ""
+
+
+SERVERS = {
+    "pyml": Kind(_pyml, "/ready", note="the GGUF file as stored, KV cache int8"),
+    "llama-server": Kind(
+        _llama_server,
+        settings={
+            "-b 2048": (),
+            "-b 256": ("-b", "256", "-ub", "256"),
+            "-b 256, passive": ("-b", "256", "-ub", "256", "--poll", "0", "OMP_WAIT_POLICY=passive"),
+        },
+        note="of llama.cpp: the GGUF file as stored, KV cache f16, built for this CPU from llama-cpp-python",
+    ),
+    "ik-server": Kind(
+        _ik_server,
+        settings={
+            "-b 2048": (),
+            "-b 256": ("-b", "256", "-ub", "256"),
+            "-b 256 -rtr": ("-b", "256", "-ub", "256", "-rtr"),
+        },
+        note="of ik_llama.cpp: the GGUF file as stored, KV cache f16, built for this CPU from ik-llama-cpp-python",
+    ),
+    "openvino": Kind(
+        _openvino,
+        "/v1/models",
+        settings={"256 tokens a step": ("256",), "2048 tokens a step": ("2048",)},
+        note="continuous batching of OpenVINO GenAI behind an ASGI application, int8 weights a row, KV cache u8",
+    ),
+    "llama-cpp-python": Kind(
+        _llama_cpp_python, "/v1/models", note="its own server, which generates one text after the other"
+    ),
 }
-"""Command of each server. That of llama-cpp-python generates one text after the other."""
 
 
 class ServerError(Exception):
@@ -93,22 +153,33 @@ class Server:
         name: one of :data:`SERVERS`.
         at: where and how it runs.
         log: file for what it prints.
+        setting: name of its setting; None: the first.
+
+    Attributes:
+        ready: seconds from the start of its process until it was ready.
     """
 
-    def __init__(self, name: str, at: Place, log: Path) -> None:
+    def __init__(self, name: str, at: Place, log: Path, setting: str | None = None) -> None:
         self.name = name
         self.port = at.port
+        settings = SERVERS[name].settings
+        chosen = settings[setting or next(iter(settings))]
+        variables = {**os.environ, "OMP_NUM_THREADS": str(at.threads)}
+        variables |= dict(one.split("=", 1) for one in chosen if "=" in one)
         try:
-            command = SERVERS[name](at)
+            command = [*SERVERS[name].command(at), *(one for one in chosen if "=" not in one)]
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
             raise ServerError(f"{name} cannot be set up: {error}") from None
-        variables = {**os.environ, "OMP_NUM_THREADS": str(at.threads), "PYTHONPATH": str(PEERS.parent)}
+        begun = time.monotonic()
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 command, env=variables, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
             )
         try:
             self._until_ready(log)
+            self.ready = time.monotonic() - begun
+            with urllib.request.urlopen(self._address("/v1/models"), timeout=PATIENCE) as answer:
+                self.model: str = json.load(answer)["data"][0]["id"]
         except ServerError:
             self.close()
             raise
@@ -119,21 +190,27 @@ class Server:
             if self.process.poll() is not None:
                 raise ServerError(f"{self.name} has ended with code {self.process.returncode}, see {log}")
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/models", timeout=5) as answer:
-                    self.model: str = json.load(answer)["data"][0]["id"]
-                return
-            except (urllib.error.URLError, OSError, ValueError, KeyError):
-                time.sleep(0.1)
+                with urllib.request.urlopen(self._address(SERVERS[self.name].ready), timeout=PATIENCE):
+                    return
+            except OSError:  # no connection yet, or a status that says so
+                time.sleep(POLL)
         raise ServerError(f"{self.name} was not ready within {PATIENCE:.0f} s, see {log}")
+
+    def _address(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """A block in which the server is not stopped."""
-        self._signal(signal.SIGCONT)
+        self.resume()
         try:
             yield
         finally:
             self.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
 
     def pause(self) -> None:
         """Stop it until the next block of :meth:`running`."""
