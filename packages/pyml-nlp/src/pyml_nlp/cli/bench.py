@@ -64,9 +64,9 @@ MAX_BATCH = 1 << 16
 def command(**values: Unpack[BenchArguments]) -> None:
     """Measure MODEL: ppP, the prefill of P tokens, and tgN, N decode steps; -p 0 or -n 0 leaves one out.
 
-    One run that is not timed comes first. Nothing is sampled but the most probable token, and the tokens fed are random
-    ones or those of --text, whatever the model says. With --text a large q8_0 head is screened, as it is in generating:
-    how much that saves depends on the text. With random tokens all logits are computed.
+    The first run of each test is not timed. The tokens fed are random, or those of --text, whatever the model predicts;
+    the most probable token of each step is found, and not used. With --text a large q8_0 head is screened, as in
+    generation: how much that saves depends on the text. With random tokens all logits are computed.
 
     With any option of sampling or structured output, such as --temperature 1, the tests of decoding generate texts by
     these rules and the model's own defaults, as pyml-infer does but without drafts: of N tokens, after a prompt of -d

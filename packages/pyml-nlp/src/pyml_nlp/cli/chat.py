@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 @model_options
 @template_options(BASIC)
 @click.option("--load", metavar="FILE", shell_complete=complete_files, help="Go on with messages that /save wrote.")
-@integer("--max-tokens", metavar="N", help="Most tokens of an answer. [default: to the model's end]")
-@integer("--context-len", metavar="N", help="Most positions of the chat. [default: the model's]")
+@integer("--max-tokens", metavar="N", help="Maximum number of tokens of an answer. [default: until the model ends it]")
+@integer("--context-len", metavar="N", help="Maximum length of the chat in tokens. [default: the model's]")
 @number("--timeout", metavar="SECONDS", help="Stop an answer after SECONDS.")
 @click.option("--no-history", is_flag=True, cls=Option, help="Do not keep what is typed in a file.")
 @sampling_options

@@ -49,14 +49,14 @@ if TYPE_CHECKING:
     "--batch-file",
     metavar="PATH",
     shell_complete=complete_files,
-    help="Prompts, a line each, or .jsonl; prints '[i] text' for each.",
+    help="A file of prompts, one a line, or .jsonl. Prints '[i] text' for each.",
 )
-@integer("--max-tokens", metavar="N", help="Most tokens to generate. [default: 256]")
+@integer("--max-tokens", metavar="N", help="Maximum number of tokens to generate. [default: 256]")
 @click.option("--stream/--no-stream", default=None, help="Print the text as it is generated. [default: on a terminal]")
 @integer("--logprobs", metavar="N", heading="Sampling", help="In --json: log probabilities, and the N largest.")
 @click.option("--echo", is_flag=True, help="Print the prompt before the text.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a prompt.")
-@integer("--context-len", metavar="N", help="Most positions of a sequence. [default: the model's]")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each text.")
+@integer("--context-len", metavar="N", help="Maximum length of prompt and text in tokens. [default: the model's]")
 @number("--timeout", metavar="SECONDS", help="Stop after SECONDS, with the text so far.")
 @click.option("--trace-out", metavar="PATH", help="Write where the time goes: .json for Perfetto, .csv or .parquet.")
 @sampling_options

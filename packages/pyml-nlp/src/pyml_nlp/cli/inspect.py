@@ -23,7 +23,7 @@ _ARRAY = re.compile(r"\[\d+ values\]")
 _LONGEST = 100  # characters of a value that are shown
 
 
-@click.command("inspect", cls=Command, context_settings=SETTINGS, short_help="Show what a model's files hold.")
+@click.command("inspect", cls=Command, context_settings=SETTINGS, short_help="Show the contents of a model's files.")
 @click.argument("model", required=False, metavar="[MODEL]", shell_complete=complete_files)
 @click.option("--safetensors", metavar="ID_OR_DIR", help="A Hugging Face folder or hub id; the same as MODEL.")
 @choice(*DTYPES)("--dtype", default="auto", metavar="TYPE", help="Count packed bytes as for this --dtype.")

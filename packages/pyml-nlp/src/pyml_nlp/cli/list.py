@@ -19,7 +19,7 @@ DEFAULT_CONTEXT = 4096
 
 @click.command("list", cls=Command, context_settings=SETTINGS, short_help="List the models on this machine.")
 @integer("--context-len", metavar="N", help="Count the KV cache of N positions. [default: 4096]")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a model.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each model.")
 def command(context_len: int | None, as_json: bool) -> None:
     """List the models in the caches: by which name to load them, size, memory needed, and whether they run here.
 

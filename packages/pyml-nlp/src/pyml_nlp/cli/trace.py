@@ -20,7 +20,7 @@ command = click.Group(
 
 @command.command("summary", cls=Command, context_settings=SETTINGS)
 @click.argument("file", metavar="FILE")
-@integer("--top", default=20, show_default=True, metavar="N", help="Most operations to print.")
+@integer("--top", default=20, show_default=True, metavar="N", help="Maximum number of operations to print.")
 def summary(file: str, top: int) -> None:
     """Print the operations of FILE (.json, .csv or .parquet) that took most, the same ones of all layers together."""
     positive({"--top": top})
