@@ -9,7 +9,7 @@ import click
 from .group import help_without_command
 from .options import SETTINGS, show_version
 
-SUBCOMMANDS = ("plan",)
+SUBCOMMANDS = ("plan", "run", "status", "verify")
 """All subcommands, each of a module ``job_NAME``."""
 
 

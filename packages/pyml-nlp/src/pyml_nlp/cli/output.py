@@ -65,36 +65,49 @@ class ProgressBar:
     On a terminal it is a bar, which is taken away when it is complete or left. Elsewhere it is a line every few
     seconds, none for short work.
 
+    Args:
+        title: what is done.
+        wanted: whether anything is shown.
+        width: of the bar, in characters.
+
     Attributes:
         shown: whether it is a bar.
     """
 
-    def __init__(self, title: str, wanted: bool = True) -> None:
+    def __init__(self, title: str, wanted: bool = True, width: int = 30) -> None:
         self._title = title
+        self._width = width
         self._wanted = wanted and sys.stderr is not None
         self.shown = self._wanted and sys.stderr.isatty()
         self._last: tuple[int, str] | None = None
         self._start = self._told = time.monotonic()
 
-    def __call__(self, done: float, total: float, note: str = "") -> None:
-        """Show ``done`` of ``total``, and a note."""
+    def __call__(self, done: float, total: float, note: str = "", left: float | None = None) -> None:
+        """Show ``done`` of ``total``, and a note.
+
+        Args:
+            done, total: in any unit.
+            note: shown after the bar, or in place of the percentage.
+            left: seconds, for a line; None: as long as ``done`` has taken, in proportion.
+        """
         percent = int(100 * done / max(total, 1e-9))
         if self.shown and (percent, note) != self._last:
             self._last = percent, note
-            bar = "#" * (percent * 30 // 100)
-            line = f"{self._title} [{bar:<30}] {percent:3d}% {note}".rstrip()
+            bar = "#" * (percent * self._width // 100)
+            line = f"{self._title} [{bar:<{self._width}}] {percent:3d}% {note}".rstrip()
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{line[:width]}\x1b[K", end="", file=sys.stderr, flush=True)
             if done >= total:
                 self.clear()
         elif self._wanted and not self.shown and done < total:
-            self._tell(done, total, note or f"{percent} %")
+            self._tell(done, total, note or f"{percent} %", left)
 
-    def _tell(self, done: float, total: float, text: str) -> None:
+    def _tell(self, done: float, total: float, text: str, left: float | None) -> None:
         now = time.monotonic()
         if now - self._told >= SECONDS_A_LINE and done > 0:
             self._told = now
-            left = (now - self._start) * (total - done) / done
+            if left is None:
+                left = (now - self._start) * (total - done) / done
             print(f"{self._title}: {text}, {duration(left)} left", file=sys.stderr, flush=True)
 
     def __enter__(self) -> ProgressBar:

@@ -8,16 +8,19 @@ from typing import Any
 from .backends import Backend, make
 from .folder import JobFolder
 from .results import ShardResult
+from .status import Status, status
+from .verify import Report, verify
 
 
 class Job(JobFolder):
     """A job, opened from its folder; see :class:`.JobFolder` for its attributes."""
 
-    def run(self, backend: str | Backend = "here", **options: Any) -> Iterator[ShardResult]:
+    def run(self, backend: str | Backend = "local", **options: Any) -> Iterator[ShardResult]:
         """Run the shards that are not done.
 
         Args:
-            backend: a name of :data:`.BACKENDS`: ``"here"`` is this process; or an object that is one.
+            backend: a name of :data:`.BACKENDS`: ``"local"`` is processes of this machine,
+                ``"here"`` this one; or an object that is one.
             options: of the back end, such as ``threads``.
 
         Returns:
@@ -36,3 +39,19 @@ class Job(JobFolder):
     def _run(self, backend: Backend) -> Iterator[ShardResult]:
         yield from backend.run(self, self.pending())
         self.finish()
+
+    def status(self) -> Status:
+        """How far the job is, from its files; it may be running elsewhere.
+
+        Raises:
+            JobError: the folder cannot be read.
+        """
+        return status(self)
+
+    def verify(self) -> Report:
+        """Read all results, and count and compare everything again.
+
+        Raises:
+            JobError: the folder cannot be read.
+        """
+        return verify(self)
