@@ -81,12 +81,12 @@ class Local:
         queue = ShardQueue(job, shards, claims)
         try:
             self._control.loading = True
-            lm = job.load(threads=self.places[0].threads)
+            loaded = job.load(threads=self.places[0].threads)
         except Leave:
             return
         finally:
             self._control.loading = False
-        with lm:
+        with loaded as lm:
             if self._control.level is not Level.GO:
                 return
             gc.collect()
