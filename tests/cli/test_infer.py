@@ -332,6 +332,7 @@ def test_help(arguments: tuple[str, ...], words: list[str], commands: Any) -> No
     result = commands.run(*arguments)
     assert result.code == 0
     assert all(word in result.text for word in words)
+    assert not re.search(r"^  \[?[A-Z]+\]?$", result.text, re.M)  # an argument among the options
 
 
 def test_help_is_one_screen_and_help_all_explains_the_rest(commands: Any) -> None:

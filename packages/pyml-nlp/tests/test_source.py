@@ -18,7 +18,7 @@ import writers
 from hub_stand_in import COMMIT, SCRIPT, Hub, Repository, environment, resolved
 
 from pyml_nlp.errors import ModelFileError, ModelNotFoundError
-from pyml_nlp.source import Source, resolve
+from pyml_nlp.source import Source, check_name, is_hub_id, resolve
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 WEIGHTS = [writers.safetensors({name: ("F32", (1000,), writers.floats(1000))}) for name in "ab"]
@@ -259,3 +259,39 @@ def test_hub_library_is_not_imported_for_paths(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(GGUF)
     code = "import sys; from pyml_nlp.source import resolve; resolve(sys.argv[1]); sys.exit('huggingface_hub' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, tmp_path / "m.gguf"], env=environment(tmp_path, ""), check=True)
+
+
+# ---- names that nothing has
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("gemma-3-270m", "gemma-3-270m-q4_k_m.gguf"),  # a default model by the beginning of its name
+        ("SmolLM2-135M-Instruct.Q4-1.gguf", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ("lama.gguf", "llama.gguf"),  # a file here
+        ("models/qwem.gguf", "models/qwen.gguf"),
+        ("gem", None),  # too short to mean one
+        ("notes.gguf", None),
+        ("nowhere/qwen.gguf", None),
+    ],
+)
+def test_what_was_probably_meant(name: str, meant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    for path in ("llama.gguf", "models/qwen.gguf", "notes.txt"):
+        (tmp_path / path).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFoundError) as caught:
+        check_name(name)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: there is no such file or folder")
+    assert message.partition("; ")[2] == ("" if meant is None else f"did you mean {meant}?")
+
+
+def test_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id("organisation/name")
+    assert is_hub_id("organisation/name/file.gguf")
+    assert not any(map(is_hub_id, ("", "file.gguf", "folder/file.gguf", "gemma-3-270m-q4_k_m.gguf", "a b")))
+    (tmp_path / "organisation" / "name").mkdir(parents=True)
+    assert not is_hub_id("organisation/name")

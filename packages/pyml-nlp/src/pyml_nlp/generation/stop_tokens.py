@@ -25,8 +25,9 @@ _LETTER = "a"  # before a stop string: the tokenizer may divide it differently i
 class StopTokens:
     """The tokens at which some stop strings are known to end: those of their own ids, and those that ended a text.
 
-    A text is searched for stop strings anyway. A token that is missing here costs the runs after it, once, which is
-    much less than a look at every token of a large vocabulary.
+    A text is searched for stop strings anyway. A token that is missing here costs the runs after it, once. All tokens
+    that can end a string would cost more: each that begins with the last characters of one is among them, such as a
+    space, with which half of a vocabulary begins, and calls of the model would end at all of these.
 
     Args:
         tokenizer: of the model.
