@@ -186,6 +186,14 @@ class Gates:
             path.write_text(text.replace(changed, changed[:-1] + ("0" if changed[-1] != "0" else "1")))
             self._refused(name, job)
 
+        folder = self.plan(500).folder
+        try:
+            pyml_nlp.jobs.plan(self.inputs(self._rows), folder, model=self._model, seed=8, rows_per_shard=500)
+        except pyml_nlp.jobs.JobError as error:
+            self.report("another option", str(error), "an error of one line", "\n" not in str(error))
+        else:
+            self.report("another option", "the folder has two plans", "an error", False)
+
     def _refused(self, name: str, job: Job, **options: Any) -> None:
         begin = time.perf_counter()
         code, stderr = self.finished(job, "-q", **options)

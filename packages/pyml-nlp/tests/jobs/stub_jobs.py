@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -138,6 +139,7 @@ def dies(times: int, number: int = signal.SIGKILL, which: int = 0) -> Make:
     def make(job: StubJob, shard: int, stop: Callable[[], bool]) -> None:
         if shard == which and len(job.lines("deaths")) < times:
             job.note("deaths", os.getpid())
+            faulthandler.disable()  # pytest's would tell of it
             os.kill(os.getpid(), number)
 
     return make

@@ -152,6 +152,20 @@ def test_a_busy_shard_is_tried_later(job: StubJob, works: Callable[[Make], None]
     assert Counter(job.lines("made"))["1"] == 3
 
 
+def test_a_worker_that_dies_when_its_shard_is_done_leaves_nothing(job: StubJob, works: Callable[[Make], None]) -> None:
+    def make(job: StubJob, shard: int, stop: Callable[[], bool]) -> None:
+        if shard == 0:
+            result = ShardResult(0, 10, 0, 0, 1, 1, 0.0, "", 1, "x")
+            job.store.write("shards/00000.done", result.as_json().encode())
+            job.scratch_file(0, ".part").write_text("0\t{}\n")
+            journal(job).write_text("begin 1\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    works(make)
+    assert len(run(job)) == 6
+    assert sorted(path.suffix for path in Path(job.folder, "shards").iterdir()) == [".done"] * 6
+
+
 @pytest.mark.parametrize("make", [for_long, stuck], ids=["obeys", "hangs"])
 def test_cancel_ends_soon(make: Make, job: StubJob, works: Callable[[Make], None]) -> None:
     control = Control()

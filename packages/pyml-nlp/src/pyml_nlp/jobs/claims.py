@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-TOUCH_SECONDS = 10.0
+TOUCH_SECONDS = 5.0
 """How often a process touches its claims."""
 
 EXPIRES_SECONDS = 120.0
@@ -61,7 +61,7 @@ class Claim:
     Attributes:
         host, process, started: whose it is, see :func:`this_host` and :func:`start_of`.
         worker: number of the worker there.
-        rows, tokens: finished rows of the shard and generated tokens.
+        rows, tokens: finished rows of the shard and tokens of their texts, of all attempts.
         since: seconds for which it has been held, without the time since it was last touched.
         idle: seconds without progress, as of then.
         age: seconds since it was touched.

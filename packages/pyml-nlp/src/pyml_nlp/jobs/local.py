@@ -24,7 +24,8 @@ class Local:
     """Makes shards with processes of this machine.
 
     Several runs of a job may work at once, on one machine or on several with a shared folder: each shard is claimed by
-    one of them. A run ends when all of its shards are finished, those of other runs included.
+    one of them. A run ends when all of its shards are finished, those of other runs included. Between two results the
+    caller should take less than a minute: claims are touched meanwhile only.
 
     Args:
         workers: number of processes; None: one for each NUMA node.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
 
 from .claims import Claims
 from .errors import JobError
 from .folder import JobFolder
-from .journal import MAX_ATTEMPTS_WITHOUT_PROGRESS
+from .journal import ENDING, MAX_ATTEMPTS_WITHOUT_PROGRESS
 from .results import ShardResult
 
 LOOK_SECONDS = 1.0
 """How often a run looks what has become of shards that other runs are making."""
 
 _LOOKS = 32  # shards at a time
+_LEFT_BEHIND = (".part", ENDING)  # by a process that died when its shard was done, and it had yet to delete these
 
 
 class ShardQueue:
@@ -69,9 +71,13 @@ class ShardQueue:
 
     def _is_done(self, shard: int) -> bool:
         result = self._job.done(shard)
-        if result is not None:
-            self._finished.append(result)
-        return result is not None
+        if result is None:
+            return False
+        self._finished.append(result)
+        for ending in _LEFT_BEHIND:
+            with suppress(OSError):
+                self._job.scratch_file(shard, ending).unlink(missing_ok=True)
+        return True
 
     def _claimed(self, shard: int, worker: int) -> bool:
         if self._claims is None:
@@ -79,7 +85,7 @@ class ShardQueue:
         try:
             return self._claims.take(shard, worker)
         except OSError as error:
-            raise JobError(f"{self._claims.path(shard)}: it cannot be written: {error.strerror}") from None
+            raise JobError(f"{self._claims.path(shard)}: cannot be written: {error.strerror}") from None
 
     def look(self) -> list[ShardResult]:
         """What other runs have finished since the last call. Shards that they have given up wait again."""

@@ -21,6 +21,8 @@ class Status:
         errors, quarantined: rows without a result, and those of them that end their process.
         prompt_tokens, tokens: of finished shards.
         running: shards that runs are making, with what is known of each.
+        rows_per_second, tokens_per_second: of these, since each was begun.
+        seconds_left: estimate; None: nothing runs, or too little is known.
         complete: whether the job is finished, and ``_SUCCESS`` says so.
     """
 
@@ -34,6 +36,9 @@ class Status:
     prompt_tokens: int
     tokens: int
     running: tuple[tuple[int, Claim], ...]
+    rows_per_second: float
+    tokens_per_second: float
+    seconds_left: float | None
     complete: bool
 
     def lines(self) -> Iterator[str]:
@@ -45,6 +50,11 @@ class Status:
         if self.quarantined:
             yield f"Quarantined: {self.quarantined} rows, which end their process"
         yield f"Tokens: {self.prompt_tokens} of prompts, {self.tokens} generated"
+        if self.seconds_left is not None:
+            yield (
+                f"Speed: {self.rows_per_second:.1f} rows/s, {self.tokens_per_second:.0f} tokens/s, "
+                f"{_duration(self.seconds_left)} left"
+            )
         for shard, claim in self.running:
             yield (
                 f"Shard {shard}: {claim.rows} rows in {claim.since:.0f} s, "
@@ -76,6 +86,10 @@ def status(job: JobFolder) -> Status:
         quarantined += result.quarantined
         prompt_tokens += result.prompt_tokens
         tokens += result.tokens
+    running = tuple(_running(job))
+    under_way = sum(claim.rows for _, claim in running)
+    row_rate = sum(claim.rows / claim.since for _, claim in running if claim.since > 0)
+    token_rate = sum(claim.tokens / claim.since for _, claim in running if claim.since > 0)
     return Status(
         folder=job.folder,
         shards_done=done,
@@ -86,9 +100,19 @@ def status(job: JobFolder) -> Status:
         quarantined=quarantined,
         prompt_tokens=prompt_tokens,
         tokens=tokens,
-        running=tuple(_running(job)),
+        running=running,
+        rows_per_second=row_rate,
+        tokens_per_second=token_rate,
+        seconds_left=(job.manifest.rows - rows - under_way) / row_rate if row_rate else None,
         complete=job.store.exists(SUCCESS),
     )
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _running(job: JobFolder) -> Iterator[tuple[int, Claim]]:
