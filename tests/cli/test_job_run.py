@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 import pyml_nlp.jobs
 from pyml_nlp.jobs import Job
+from pyml_nlp.options.load import LoadOptions
+from tests.helpers import tiny_files, tiny_models
 from tests.helpers.processes import drop_privileges, fill_disk
 
 pytestmark = pytest.mark.process
@@ -222,6 +225,33 @@ def test_a_damaged_result_is_found(commands: Any, model: Path, tmp_path: Path) -
     assert f"{second}: expected " in done.text
     first.unlink()
     assert "there is no such file" in commands.run("pyml", "batch", "verify", job.folder).text
+
+
+def test_workers_share_the_weights(commands: Any, tmp_path: Path) -> None:
+    """Some 110 MB of f32; what each has for itself is mostly Python's."""
+    base = tiny_models.MODELS["llama"]
+    config = {
+        **base.config, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
+        "num_key_value_heads": 8, "head_dim": 64, "eos_token_id": None,
+    }  # fmt: skip
+    model = tiny_files.write_hf(replace(base, config=config), tmp_path / "model")
+    job = planned(tmp_path, model, rows=2000, load_options=LoadOptions(dtype="f32"))
+    with commands.start("pyml", "batch", "run", job.folder, *TWO, "-q") as process:
+        wait_for(lambda: len(list(Path(job.folder, "shards").glob("*.done"))) >= 2)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        own = [kilobytes(worker, "Private_Dirty") for worker in workers]
+        weights = kilobytes(str(process.pid), "Rss")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert weights > 110_000
+    assert len(own) == 2
+    assert max(own) < 80_000  # a copy would be more
+
+
+def kilobytes(process: str, kind: str) -> int:
+    """Memory of a process."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
 
 
 @pytest.mark.parametrize(
