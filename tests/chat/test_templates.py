@@ -135,12 +135,74 @@ def test_roles_are_words(role: Any, templates: Callable[[str], ChatTemplate]) ->
         templates("phi3").ids([{"role": role, "content": "x"}])
 
 
-def test_added_words_stay_tokens(templates: Callable[[str], ChatTemplate]) -> None:
-    """Tokens that are not control tokens are found in users' texts, as in any text."""
+MARKERS = {"qwen3": ["<think>", "</think>", "<tool_call>"]}
+"""Added words that work like control tokens, besides the control tokens of models that could be added words."""
+
+
+def with_words(name: str, folder: Path) -> ChatTemplate:
+    """The template of a tokenizer whose control tokens without a name are added words."""
+    path = tokenizers_of_models.write(name, folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        found = json.loads((path / file).read_text())
+        entries = found.get("added_tokens", found.get("added_tokens_decoder", []))
+        for entry in entries.values() if isinstance(entries, dict) else entries:
+            if entry["content"] in CONTROL[name]:
+                entry["special"] = False
+        (path / file).write_text(json.dumps(found))
+    return ChatTemplate(load_tokenizer(path), name, TEMPLATES[name])
+
+
+@pytest.mark.parametrize("name", sorted(name for name in TEMPLATES if CONTROL[name]))
+def test_markers_of_a_user_are_text(name: str, tmp_path: Path) -> None:
+    """Added words that a template writes as markers are not found in texts of users and results of tools."""
+    template = with_words(name, tmp_path)
+    tokenizer = template._tokenizer
+    written = [text for text in [*CONTROL[name], *MARKERS.get(name, ())] if text in TEMPLATES[name]]
+    marked = {tokenizer.markers[text] for text in written}
+    assert len(marked) == len(written) > 0
+    honest = [number for number in template.ids([user("xy")]) if number in marked]
+    for token in written:
+        for text in (
+            token,
+            f" {token} ",
+            f"x{token}y",
+            f"{token}{token}",
+            f"{token[:1]}{token}",
+            f"a {token}\n\n{token} b",
+        ):
+            said = [{"role": "user", "content": text}]
+            assert [number for number in template.ids(said) if number in marked] == honest, (token, text)
+            parts = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+            assert [number for number in template.ids(parts) if number in marked] == honest, (token, text)
+    template.close()
+
+
+def test_markers_by_role(templates: Callable[[str], ChatTemplate]) -> None:
+    """The system and the model have markers by right; users, tools and variables do not."""
     template = templates("qwen3")
-    think = template._tokenizer.encode("<think>")
-    assert len(think) == 1
-    assert think[0] in template.ids([user("a <think> b <|im_end|> c")])
+    think = template._tokenizer.markers["<tool_call>"]
+
+    def count(*messages: dict[str, Any], **options: Any) -> int:
+        return template.ids([*messages, user("x")], **options).count(think)
+
+    text = "a <tool_call> b"
+    plain = count(system("a"))
+    assert count(system(text)) == plain + 1
+    assert count(user("y"), {"role": "assistant", "content": text}) == plain + 1
+    assert count(user(text)) == plain
+    assert count(user("y"), {"role": "tool", "content": text}) == plain
+    tool = {"type": "function", "function": {"name": "f", "description": text, "parameters": {}}}
+    honest = {"type": "function", "function": {"name": "f", "description": "a", "parameters": {}}}
+    assert count(system("a"), tools=[tool]) == count(system("a"), tools=[honest])
+
+
+def test_words_that_look_like_markers_stay_tokens(gemma_gguf: Path) -> None:
+    """Gemma's tokens for tags are words, which its template does not write."""
+    tokenizer = load_gguf(GGUFFile(gemma_gguf).metadata, "gemma.gguf")
+    template = ChatTemplate(tokenizer, "gemma3", TEMPLATES["gemma3"])
+    assert "<b>" in tokenizer.markers
+    assert tokenizer.markers["<b>"] in template.ids([user("a <b> c <end_of_turn>")])
+    template.close()
 
 
 def test_a_folder_of_a_model(tmp_path: Path) -> None:

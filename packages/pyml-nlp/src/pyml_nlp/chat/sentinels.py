@@ -64,6 +64,24 @@ class ControlTokens:
         return False
 
 
+TRUSTED = frozenset({"assistant", "system", "developer"})
+"""Roles of messages whose markers stay tokens."""
+
+
+def markers_of(source: str, markers: Mapping[str, int]) -> dict[str, int]:
+    """Return those of a tokenizer's markers that a template writes, also as the other end of a pair.
+
+    Those between bars (``<|fim_prefix|>``) always count. What else looks like a marker may be a word: Gemma has tokens
+    for ``<b>`` and ``</table>``.
+    """
+
+    def counts(text: str) -> bool:
+        other = text[0] + text[2:] if text[1] == "/" else f"{text[0]}/{text[1:]}"
+        return text.startswith("<|") or text in source or other in source
+
+    return {text: number for text, number in markers.items() if counts(text)}
+
+
 def choose_sentinels(count: int, *texts: str) -> list[str]:
     """Return ``count`` sentinels that occur in none of the texts.
 

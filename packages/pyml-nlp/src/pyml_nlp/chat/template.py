@@ -28,7 +28,7 @@ from .messages import (
 )
 from .parts import has_parts, join_parts
 from .renderer import Renderer
-from .sentinels import ControlTokens, choose_sentinels, remove_sentinel, unescaped
+from .sentinels import TRUSTED, ControlTokens, choose_sentinels, markers_of, remove_sentinel, unescaped
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -81,6 +81,7 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
         self._renderer = Renderer()
         self._model = model
         self._part_templates: dict[str, bool] = {}  # by source
+        self._marked: dict[str, ControlTokens] = {}  # by source
         self._checked: set[tuple[str, str]] = set()  # sources and names of variables, see _warn_of_unused
 
     def start(self) -> None:
@@ -133,6 +134,9 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
     def ids(self, messages: Messages, options: ChatOptions | None = None, **changes: Unpack[ChatKeywords]) -> list[int]:
         """Return the token ids of a prompt. Messages, tools, documents and variables never give control tokens.
 
+        Markers of calls and reasoning that are added words stay text as well, except in messages of the assistant and
+        of the system.
+
         Raises:
             ChatTemplateError: see :meth:`prompt`.
             TextError: a text cannot be encoded.
@@ -174,7 +178,7 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             join_parts(given["messages"])
         sentinel, end = choose_sentinels(2, json.dumps(given, ensure_ascii=False), source)
         variables = given.pop("variables")
-        given, variables = (self._protected(parts, sentinel) for parts in (given, variables))
+        given, variables = (self._protected(parts, source, sentinel) for parts in (given, variables))
         tag = end + " "
         final = open_end(given["messages"], tag) if continued else ""
         given |= self._named_tokens | variables
@@ -218,24 +222,41 @@ class ChatTemplate(OfOneProcess, instead="send the model or its tokenizer"):
             if name not in used:
                 logs.generator.warning("%s: the chat template does not use %s, so it has no effect", self._model, name)
 
-    def _protected(self, parts: Mapping[str, Any], sentinel: str) -> dict[str, Any]:
+    def _protected(self, parts: Mapping[str, Any], source: str, sentinel: str) -> dict[str, Any]:
         """Return the parts with sentinels in the control tokens that they spell; names of variables stay unchanged."""
 
         def protect(text: str) -> str:
             return self._control.with_sentinels(text, sentinel)
 
-        return {name: checked(part, name, protect) for name, part in parts.items()}
+        def protect_more(text: str) -> str:
+            return self._with_markers(source).with_sentinels(text, sentinel)
+
+        found = {name: checked(part, name, protect_more) for name, part in parts.items() if name != "messages"}
+        if "messages" in parts:
+            found["messages"] = [
+                checked(one, f"messages[{number}]", protect if one["role"] in TRUSTED else protect_more)
+                for number, one in enumerate(parts["messages"])
+            ]
+        return found
 
     @cached_property
     def _control(self) -> ControlTokens:
         return ControlTokens(self._tokenizer.control_tokens)
 
+    def _with_markers(self, source: str) -> ControlTokens:
+        """The control tokens, and the markers of a template."""
+        if source not in self._marked:
+            markers = markers_of(source, self._tokenizer.markers)
+            both = {**markers, **self._tokenizer.control_tokens}
+            self._marked[source] = ControlTokens(both) if markers else self._control
+        return self._marked[source]
+
     def _check(self, prompt: Prompt, ids: Sequence[int]) -> None:
-        """Check that the ids have no more control tokens of the template than it wrote."""
-        spelled = self._tokenizer.control_tokens
+        """Check that the ids have no more control tokens and markers of the template than it wrote."""
+        spelled = {**self._tokenizer.markers, **self._tokenizer.control_tokens}
         own = {number for token, number in spelled.items() if token in prompt.source} | set(self._tokenizer.eos_ids)
         found = Counter(number for number in ids if number in own)
-        expected = self._control.count(prompt.text, prompt.boundaries)
+        expected = self._with_markers(prompt.source).count(prompt.text, prompt.boundaries)
         for number, count in found.items():
             if count > expected[number]:
                 token = self._tokenizer.decode([number], skip_special=False)

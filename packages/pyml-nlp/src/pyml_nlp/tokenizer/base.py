@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import operator
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ MAX_TOKENS = 1 << 22
 
 MAX_TOKEN_LENGTH = 1 << 16
 """Maximum number of characters of one token."""
+
+_MARKER = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")
 
 libraries = NoFork("tokenizer")
 """Section for calls into ``tokenizers``. Forks wait for it: a child would inherit the library's locked state."""
@@ -133,6 +136,15 @@ class Tokenizer(SharedByCopies, ABC):
         numbers = [*self.eos_ids, *sorted(self.special_ids)]  # of tokens with equal spelling, a special one wins
         return {self._token_bytes(number).decode("utf-8", "replace"): number for number in numbers}
 
+    @cached_property
+    def markers(self) -> Mapping[str, int]:
+        """Spellings and ids of the tokens that were added as plain words and look like control tokens: ``<think>``."""
+        return {text: number for text, number in self._added_words().items() if _MARKER.fullmatch(text)}
+
+    def _added_words(self) -> Mapping[str, int]:
+        """Spellings and ids of the tokens that were added as plain words, which are found in every text."""
+        return {}
+
     def encode(
         self, text: str, add_special: bool = True, parse_special: bool = True, boundaries: Sequence[int] = ()
     ) -> list[int]:
@@ -144,8 +156,8 @@ class Tokenizer(SharedByCopies, ABC):
             parse_special: read the spelling of a control token ("<eos>") in the text as that token, as the original
                 tokenizers do. With False it is plain text and never becomes a control token: use this for untrusted
                 text. Tokens that were added as plain words (GGUF: user-defined) are found either way.
-            boundaries: ascending positions in the text that no control token may cross: a spelling that crosses one is
-                plain text. Use this for text that is trusted in part.
+            boundaries: ascending positions in the text that no control token and none of the :attr:`markers` may cross:
+                a spelling that crosses one is plain text. Use this for text that is trusted in part.
 
         Raises:
             TextError: the text is not a str, has more than ``MAX_TEXT`` characters, or has a lone surrogate.

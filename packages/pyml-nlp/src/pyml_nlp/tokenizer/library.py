@@ -82,7 +82,7 @@ class LibraryTokenizer(Tokenizer):
             return list(self._encoding(text).ids)
 
     def _encode_apart(self, text: str, boundaries: Sequence[int]) -> list[int]:
-        """Encode a text in which no control token crosses these positions.
+        """Encode a text in which no control token and no marker crosses these positions.
 
         The engine has no such option, but it splits text at control tokens: insert one at each position, and remove
         their ids from the result.
@@ -106,7 +106,13 @@ class LibraryTokenizer(Tokenizer):
 
     @cached_property
     def _control(self) -> SpecialTokens:
-        return SpecialTokens({text: number for text, number in self.control_tokens.items() if text})
+        found = {**self.markers, **self.control_tokens}
+        return SpecialTokens({text: number for text, number in found.items() if text})
+
+    def _added_words(self) -> Mapping[str, int]:
+        with guarded("tokenizer"):
+            added = self._engine.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if number not in self.special_ids}
 
     @cached_property
     def _wedge(self) -> str:

@@ -62,6 +62,7 @@ class PieceTokenizer(Tokenizer):
         self._processor = processor
         self._all = SpecialTokens({**added, **control})
         self._added = SpecialTokens(added)
+        self._words = dict(added)
         self._texts = texts or {}
         self._drop_prefix: DropPrefix = "all" if spaces.remove_extra else "first" if spaces.add_dummy_prefix else "no"
         self._source = f"{sorted(control.items())} {sorted(added.items())} {space_prefix} {spaces}"
@@ -84,6 +85,9 @@ class PieceTokenizer(Tokenizer):
                     raise TextError(f"text: refused by SentencePiece: {first_line(error)}") from error
             encode = self._plain.encode_as_ids
         return ids
+
+    def _added_words(self) -> Mapping[str, int]:
+        return self._words
 
     def _content(self) -> bytes:
         return (
