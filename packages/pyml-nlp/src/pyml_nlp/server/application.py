@@ -24,7 +24,7 @@ from .metrics import registry
 from .observed import Observed
 from .options import ServeOptions
 from .otel import Spans, provider_of_environment
-from .routes import admin, chat, completions, models, page, tokens
+from .routes import admin, chat, completions, description, models, page, tokens
 from .routes.dialects import dialect_routes
 from .routes.observing import observing_routes
 from .service import Service
@@ -105,6 +105,7 @@ def _routes() -> list[BaseRoute]:
         Route("/health", models.health, methods=["GET"]),
         Route("/ready", models.ready, methods=["GET"]),
         Route("/version", models.version, methods=["GET"]),
+        Route("/openapi.json", description.openapi, methods=["GET"]),
         Route("/admin/reload", admin.reload, methods=["POST"]),
         Route("/tokenizer_info", tokens.tokenizer_info, methods=["GET"]),
         Route("/tokenize", tokens.tokenize, methods=["POST"]),
