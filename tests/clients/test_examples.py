@@ -44,6 +44,7 @@ def test_the_page_has_all_clients() -> None:
         assert f"import {name}\n" in text or f"from {name}" in text
 
 
+NODE_EXAMPLE = PAGE.read_text().partition("```js\n")[2].partition("```")[0]
 NODE = """
 import OpenAI from "openai";
 const client = new OpenAI({ baseURL: process.argv[2] + "/v1", apiKey: "any", maxRetries: 0 });
@@ -68,6 +69,10 @@ def test_node(plain_url: str, tmp_path: Path) -> None:
     if node is None or not (folder / "openai").is_dir():
         pytest.skip("needs node and its package openai: hatch run clients:node")
     (tmp_path / "node_modules").symlink_to(folder)
+    (tmp_path / "example.mjs").write_text(NODE_EXAMPLE.replace("http://127.0.0.1:8000", plain_url))
+    example = subprocess.run([node, "example.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert example.returncode == 0, example.stderr
+    assert example.stdout
     (tmp_path / "client.mjs").write_text(NODE)
     done = subprocess.run([node, "client.mjs", plain_url], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -25,6 +24,8 @@ from pyml_nlp.server.openapi.paths import OPERATIONS, Operation
 from .asgi_calls import ask
 from .hostile import BODIES, hostile
 from .test_attacks import SHORT
+
+jsonschema = pytest.importorskip("jsonschema")
 
 BY_PATH = {one.path: one for one in OPERATIONS if one.method == "post"}
 

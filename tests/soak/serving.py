@@ -193,7 +193,7 @@ def _question(number: int) -> tuple[str, bytes]:
     return "/v1/completions", json.dumps({**body, "prompt": " ".join(words)}).encode()
 
 
-def _tiny(folder: Path) -> Path:
+def tiny(folder: Path) -> Path:
     """A tiny model that chats."""
     made = tiny_files.write_hf(tiny_models.MODELS["llama"], folder / "tiny")
     (made / "chat_template.jinja").write_text(TEMPLATE)
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or str(_tiny(Path(folder)))
+        model = options.model or str(tiny(Path(folder)))
         log = Path(folder) / "log"
         command = [
             sys.executable,
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
         with log.open("w") as out:
             process = subprocess.Popen([*command, "--max-output", "32", "--timeout", "60"], stdout=out, stderr=out)
         try:
-            port = _port(process, log)
+            port = port_of(process, log)
             soak = Soak(port, process.pid, time.monotonic() + options.seconds, options.requests, options.seed)
             asyncio.run(soak.run(options.clients))
             soak.judge(memory=options.seconds >= WARM_SECONDS)
@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     return int(bool(soak.faults))
 
 
-def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+def port_of(process: subprocess.Popen[bytes], log: Path) -> int:
     """The port that the server tells, when it is ready."""
     end = time.monotonic() + 120
     while time.monotonic() < end:

@@ -10,6 +10,8 @@ from os import getpid
 
 import pytest
 
+from tests.server.hostile import Hostile
+from tests.soak import malformed
 from tests.soak.client import Response
 from tests.soak.serving import Sample, Soak, main
 
@@ -20,6 +22,31 @@ def test_a_short_soak(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0, said
     assert "compared" in said
     assert "FAULT" not in said
+
+
+def test_some_malformed_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    code = malformed.main(["--requests", "400", "--seed", "7"])
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "400 malformed requests" in said
+    assert "; 0 unhandled" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "response", "wrong"),
+    [
+        ("/v1/completions", Response(400, b'{"error": {"message": "n: must be > 0"}}'), ""),
+        ("/v1/completions", Response(200, b"{}"), ""),
+        ("/v1/completions", Response(500, b'{"error": {"message": "x"}}'), "status 500"),
+        ("/v1/completions", Response(504, b'{"error": {"message": "x"}}'), "status 504"),
+        ("/v1/completions", Response(400, b"Bad Request"), "not an error"),
+        ("/api/chat", Response(400, b'{"error": {"message": "x"}}'), "not a readable"),
+        ("/v1/completions", Response(0, b""), "no answer"),
+    ],
+)
+def test_unhandled_requests_are_noticed(path: str, response: Response, wrong: str) -> None:
+    assert malformed.unhandled(Hostile(path, b"{}"), response).startswith(wrong)
+    assert bool(malformed.unhandled(Hostile(path, b"{}"), response)) == bool(wrong)
 
 
 @asynccontextmanager

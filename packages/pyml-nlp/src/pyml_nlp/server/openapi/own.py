@@ -87,7 +87,7 @@ SCHEMAS: dict[str, Schema] = {
             "model": TEXT,
             "tokens": many(COUNT),
             "logprobs": many(_NUMBER_OR_NULL),
-            "top_logprobs": many(many({"type": "array", "prefixItems": [COUNT, NUMBER], "items": False})),
+            "top_logprobs": many(many(many(NUMBER, 2, 2))),
             "total": NUMBER,
         }
     ),

@@ -1,0 +1,1 @@
+"""Requests that are made of the published description: ``hatch run schema:test``."""
