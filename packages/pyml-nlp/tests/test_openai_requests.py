@@ -11,6 +11,7 @@ from pyml_nlp import ArgumentError, ChatTemplateError, GenerationOptions, Sampli
 from pyml_nlp.openai import error_body, error_status
 from pyml_nlp.openai.requests import ChatRequest, CompletionRequest, chat_request, completion_request
 from pyml_nlp.openai.tool_use import ToolUse
+from pyml_nlp.values import check_ids, token_ids
 from pyml_nn import ContextOverflowError
 
 DEFAULTS = GenerationOptions(sampling=SamplingOptions(0.6, top_k=50, top_p=0.9))
@@ -248,3 +249,27 @@ def test_errors(error: PymlError, status: int, code: str | None, param: str | No
     kind = "invalid_request_error" if status == 400 else "server_error"
     assert error_status(error) == status
     assert error_body(error) == {"error": {"message": "x", "type": kind, "param": param, "code": code}}
+
+
+def test_long_prompts_are_counted_before_they_are_checked() -> None:
+    """A list with more ids than the context has positions is refused whatever is in it."""
+    with pytest.raises(ContextOverflowError, match="max=100, actual=1000"):
+        completion_request({"prompt": ["wrong"] + [5] * 999}, DEFAULTS, longest=100)
+    with pytest.raises(ContextOverflowError, match="actual=101"):
+        completion_request({"prompt": [[1], [5] * 101]}, DEFAULTS, longest=100)
+    assert completion_request({"prompt": [[1], [5] * 100]}, DEFAULTS, longest=100).prompts == [[1], [5] * 100]
+
+
+@pytest.mark.parametrize("place", [0, 16383, 16384, 39999])
+@pytest.mark.parametrize("wrong", [-1, 1 << 31, 2.5, True])
+def test_long_lists_of_ids(place: int, wrong: Any) -> None:
+    """They are checked in parts; the message has the place in the whole."""
+    ids = [7] * 40000
+    assert token_ids("prompt", ids) is ids
+    check_ids("prompt", ids, 8)
+    ids[place] = wrong
+    with pytest.raises(ArgumentError, match=f"got {wrong} at {place}$"):
+        token_ids("prompt", ids)
+    ids[place] = 8
+    with pytest.raises(ArgumentError, match="below 8, got 8"):
+        check_ids("prompt", ids, 8)

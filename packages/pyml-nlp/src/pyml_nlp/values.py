@@ -8,7 +8,7 @@ text is not a list.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -20,6 +20,9 @@ from .errors import ArgumentError
 
 LARGEST_ID = (1 << 31) - 1
 """The largest token id of any vocabulary."""
+
+_SLICE = 1 << 14
+
 
 _NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set)
 _BATCH = "; for several prompts: generate_batch"
@@ -174,12 +177,22 @@ def token_ids(name: str, values: Any) -> Sequence[int]:
     if not isinstance(values, list | tuple):
         values = list(values)
     ids: Sequence[int] = values
-    if not set(map(type, ids)) <= {int}:
+    if not all(set(map(type, part)) <= {int} for part in _slices(ids)):
         ids = [_id_of_list(name, position, value) for position, value in enumerate(values)]
-    if ids and not (min(ids) >= 0 and max(ids) <= LARGEST_ID):
+    if not all(min(part) >= 0 and max(part) <= LARGEST_ID for part in _slices(ids)):
         position, wrong = next((i, number) for i, number in enumerate(ids) if not 0 <= number <= LARGEST_ID)
         raise ArgumentError(f"must be token ids, got {quoted(wrong)} at {position}", name)
     return ids
+
+
+def _slices(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The ids in parts that are not empty."""
+    if len(ids) <= _SLICE:
+        if ids:
+            yield ids
+        return
+    for start in range(0, len(ids), _SLICE):
+        yield ids[start : start + _SLICE]
 
 
 def check_ids(name: str, ids: Iterable[int], size: int) -> None:
@@ -188,7 +201,7 @@ def check_ids(name: str, ids: Iterable[int], size: int) -> None:
     Raises:
         ArgumentError: names the largest id if it is not.
     """
-    largest = max(ids, default=0)
+    largest = max(map(max, _slices(ids)), default=0) if isinstance(ids, list) else max(ids, default=0)
     if largest >= size:
         raise ArgumentError(f"must be token ids below {size}, got {quoted(largest)}", name)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pyml_core.errors import quoted
 
 from ..errors import ArgumentError
+from ..generation.admission import check_length
 from ..options.chat import ChatOptions
 from ..options.sampling import GREEDY_BELOW
 from ..structured.grammar import Grammar, one_grammar
@@ -167,11 +168,22 @@ def chat_request(
     return ChatRequest(common, messages, chat, tools)
 
 
-def completion_request(body: Any, defaults: GenerationOptions, ignored: list[str] | None = None) -> CompletionRequest:
-    """Read the body of a completion request; see :func:`chat_request`."""
+def completion_request(
+    body: Any, defaults: GenerationOptions, ignored: list[str] | None = None, longest: int | None = None
+) -> CompletionRequest:
+    """Read the body of a completion request; see :func:`chat_request`.
+
+    Args:
+        body, defaults, ignored: as there.
+        longest: most ids of a prompt, which are counted before each of them is checked; None: no limit.
+
+    Raises:
+        ContextOverflowError: a prompt has more ids.
+        ArgumentError, GrammarError: as there.
+    """
     fields = Fields(body)
     fields.refuse(_REFUSED)
-    prompts = _prompts(fields.required("prompt"))
+    prompts = _prompts(fields.required("prompt"), longest)
     echo = fields.flag("echo")
     limit = fields.whole("max_tokens", 0 if echo else 1, default=16)
     top = fields.whole("logprobs", 0, MAX_TOP)
@@ -318,8 +330,14 @@ def _choices(name: str, value: Any) -> list[str]:
     return [text(name, item) for item in value]
 
 
-def _prompts(value: Any) -> list[Any]:
+def _prompts(value: Any, longest: int | None) -> list[Any]:
     """Texts or lists of ids: one, or several."""
+
+    def ids(items: list[Any]) -> list[int]:
+        if longest is not None:
+            check_length(longest, len(items))
+        return list(token_ids("prompt", items))
+
     if isinstance(value, str):
         return [value]
     if not is_list(value):
@@ -328,9 +346,9 @@ def _prompts(value: Any) -> list[Any]:
     if items and all(isinstance(item, str) for item in items):
         prompts: list[Any] = items
     elif items and all(is_list(item) for item in items):
-        prompts = [list(token_ids("prompt", item)) for item in items]
+        prompts = [ids(list(item)) for item in items]
     else:
-        prompts = [list(token_ids("prompt", items))]
+        prompts = [ids(items)]
     if not all(prompts) and not all(isinstance(one, str) for one in prompts):
         raise ArgumentError("must be at least one token, got none", "prompt")
     if len(prompts) > MAX_PROMPTS:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pyml_core.errors import PymlError
+
 from ...arguments import prompt_ids
-from ...generation.admission import check_length
 from ...generation.text_stream import cancelled_at_end
 from ...openai import answers
 from ...openai.completion_answer import CompletionChoice
 from ...openai.requests import CompletionRequest, completion_request, without_ends
-from ..bodies import compact, json_body
+from ..bodies import compact, discard, json_body
 from ..service import Service
 from ..sse import EventStream, while_connected
 from ..texts import all_steps
@@ -33,7 +34,11 @@ async def completions(request: Request) -> Any:
     service: Service = request.app.state.service
     body = await json_body(request, service)
     service.check_model(body.get("model"))
-    parsed, prompts, ignored = await service.work(_plan, service, body)
+    try:
+        parsed, prompts, ignored = await service.work(_plan, service, body)
+    except PymlError:
+        await service.work(discard, body)
+        raise
     streams = service.submit(prompts, parsed.common, request.scope.get("pyml.client"))
     head = service.head("text_completion")
     headers = ignored_header(ignored)
@@ -45,10 +50,7 @@ async def completions(request: Request) -> Any:
 
 def _plan(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, list[list[int]], list[str]]:
     lm, ignored = service.lm, list[str]()
-    parsed = completion_request(body, lm.generation_options, ignored)
-    for prompt in parsed.prompts:
-        if not isinstance(prompt, str):  # before each of a million ids is checked
-            check_length(lm.context_length, len(prompt))
+    parsed = completion_request(body, lm.generation_options, ignored, lm.context_length)
     parsed = replace(parsed, common=without_ends(parsed.common, lm.engine.eos_ids))
     if parsed.common.options.grammar is not None:
         lm.engine.vocabulary.matcher(parsed.common.options.grammar)  # compiled here, which may take seconds

@@ -11,10 +11,11 @@ from starlette.responses import JSONResponse, Response
 from pyml_core.errors import quoted
 
 from ...errors import ArgumentError, ChatTemplateError
+from ...generation.admission import check_length
 from ...openai.fields import Fields
 from ...options.chat import ChatOptions
 from ...values import check_ids, text, token_ids
-from ..bodies import compact, json_body
+from ..bodies import compact, discard, json_body
 from ..service import Service
 
 MAX_TOP = 20
@@ -23,9 +24,17 @@ MAX_TOP = 20
 async def _worked(request: Request, answer: Callable[[Service, Fields], dict[str, Any]]) -> Response:
     """Answer in a worker thread."""
     service: Service = request.app.state.service
-    fields = Fields(await json_body(request, service))
+    body = await json_body(request, service)
+    fields = Fields(body)
     service.check_model(fields.any("model"))
-    return Response(compact(await service.work(answer, service, fields)), media_type="application/json")
+
+    def work() -> bytes:
+        try:
+            return compact(answer(service, fields))
+        finally:
+            discard(body)
+
+    return Response(await service.work(work), media_type="application/json")
 
 
 async def tokenize(request: Request) -> Response:
@@ -96,6 +105,8 @@ def _score(service: Service, fields: Fields) -> dict[str, Any]:
     top = fields.whole("top_logprobs", 0, MAX_TOP, 0) or 0
     if not isinstance(prompt, str | list):
         raise ArgumentError(f"must be a text or token ids, got {quoted(prompt)}", "prompt")
+    if isinstance(prompt, list):
+        check_length(lm.context_length, len(prompt))  # before each of a million ids is checked
     scores = lm.score(lm.ids(prompt), top)
     return {
         "object": "score",
