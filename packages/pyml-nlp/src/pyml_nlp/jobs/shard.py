@@ -149,9 +149,12 @@ class ShardRunner:
                     journal.row(index)
                     yield index, row
 
-        for index, result in self._work.results(rows(suspects), self._together):
+        def add(index: int, result: dict[str, Any]) -> None:
             self._add(part, index, result)
             report()
+
+        for index, result in self._work.results(rows(suspects), self._together, add):
+            add(index, result)
         for index, row in self._rows(shard) if suspects and not self._stopping else ():
             if index not in suspects or index in part.done:
                 continue
@@ -160,12 +163,11 @@ class ShardRunner:
             past = journal.past[index]
             if past.quarantined:
                 error = f"{QUARANTINED}its process died {past.deaths} times"
-                self._add(part, index, {"id": row.id, "error": error})
+                add(index, {"id": row.id, "error": error})
             else:
                 journal.row(index)
-                for _, result in self._work.results(iter([(index, row)]), 1):
-                    self._add(part, index, result)
-            report()
+                for _, result in self._work.results(iter([(index, row)]), 1, add):
+                    add(index, result)
         report(last=True)
         expected = self._job.manifest.shards[shard].rows
         if part.rows < expected and (self._stopping or self._asked_to_stop(stop)):

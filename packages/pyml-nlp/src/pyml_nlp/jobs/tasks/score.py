@@ -11,7 +11,7 @@ from pyml_core.errors import Cancelled, PymlError
 from ...logprob_entries import logprob_entries
 from ..rows import Row
 from .prompts import Prompts
-from .work import Rows, Work
+from .work import Add, Rows, Work
 
 if TYPE_CHECKING:
     from ...language_model import LanguageModel
@@ -32,7 +32,7 @@ class Scores(Work):
         self._top = top
         self._token = CancelToken()
 
-    def results(self, rows: Rows, together: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    def results(self, rows: Rows, together: int, refuse: Add) -> Iterator[tuple[int, dict[str, Any]]]:
         """See :meth:`.Work.results`."""
         for index, row in rows:
             if self._token.cancelled:

@@ -16,7 +16,7 @@ from ...logprob_entries import logprob_entries
 from ...structured.grammar import Grammar
 from ..rows import Row
 from .prompts import Prompts
-from .work import Rows, Work
+from .work import Add, Rows, Work
 
 if TYPE_CHECKING:
     from ...language_model import LanguageModel
@@ -41,27 +41,29 @@ class Texts(Work):
         self._generator = Generator(lm)
         self._cancelled = False
 
-    def results(self, rows: Rows, together: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    def results(self, rows: Rows, together: int, refuse: Add) -> Iterator[tuple[int, dict[str, Any]]]:
         """See :meth:`.Work.results`."""
         self._generator = generator = Generator(self._lm)
         if self._cancelled:
             return
         under_way: dict[int, tuple[int, Row]] = {}  # by the number of the text
-        problems: list[tuple[int, dict[str, Any]]] = []
 
         def requests() -> Iterator[Request]:
-            for count, (index, row) in enumerate(_valid(rows, self._request, problems)):
-                under_way[count] = index, row[0]
-                yield row[1]
+            count = 0
+            for index, row in rows:
+                try:
+                    request = self._request(row)
+                except PymlError as error:
+                    refuse(index, {"id": row.id, "error": str(error)})
+                    continue
+                under_way[count] = index, row
+                count += 1
+                yield request
 
         for completion in Scheduler(generator, requests(), together, self._lm.prefill_chunk):
             index, row = under_way.pop(completion.sequence)
-            if problems:
-                yield from problems
-                problems.clear()
             if completion.finish_reason != CANCELLED:
                 yield index, self._result(row, completion)
-        yield from problems
 
     def cancel(self) -> None:
         """See :meth:`.Work.cancel`."""
@@ -88,19 +90,6 @@ class Texts(Work):
         if completion.options.logprobs is not None:
             result["logprobs"] = logprob_entries(self._lm.tokenizer, completion.tokens, completion.logprobs)
         return result
-
-
-def _valid(
-    rows: Rows, make: Any, problems: list[tuple[int, dict[str, Any]]]
-) -> Iterator[tuple[int, tuple[Row, Request]]]:
-    """The rows that have a request; the problems of the others are added to a list."""
-    for index, row in rows:
-        try:
-            request = make(row)
-        except PymlError as error:
-            problems.append((index, {"id": row.id, "error": str(error)}))
-        else:
-            yield index, (row, request)
 
 
 def row_seed(seed: int, name: str | int) -> int:
