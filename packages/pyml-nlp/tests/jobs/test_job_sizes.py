@@ -73,11 +73,12 @@ def test_a_job_of_any_size_has_so_many_shards(monkeypatch: pytest.MonkeyPatch) -
         assert len(cutter._shards) <= 100
     shards = cutter.shards()
     assert sum(shard.rows for shard in shards) == 200_000
-    sizes = [shard.tokens for shard in shards[:-1]]
-    assert max(sizes) < 1.5 * min(sizes)
+    sizes = sorted(shard.tokens for shard in shards)
+    assert sizes[-1] < 1.1 * sizes[len(sizes) // 10]  # a few may be small
+    monkeypatch.undo()
     small = Cutter(None, None)
     small.add(0, found(0, 1000), np.full(1000, 200.0))
-    assert cutting.PARTS <= len(small.shards()) <= cutting.PARTS * 1.1
+    assert 0.9 * cutting.PARTS <= len(small.shards()) <= 1.1 * cutting.PARTS
 
 
 def test_estimates_follow_the_tokenizer(job_model: Path, job_lm: LanguageModel, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_estimates_follow_the_tokenizer(job_model: Path, job_lm: LanguageModel, 
     assert job.manifest.tokens == pytest.approx(prompts + 10 * 400, rel=0.05)
     assert job.manifest.shared_tokens > 3
     sizes = [shard.tokens for shard in job.manifest.shards[:-1]]
-    assert max(sizes) < 1.1 * min(sizes)
+    assert max(sizes) < 1.25 * min(sizes)
 
 
 @pytest.mark.parametrize("kind", ["wrong", "right"])

@@ -11,6 +11,8 @@ from .manifest import Piece, Shard
 SMALLEST, LARGEST = 2_048, 100_000
 """Estimated tokens of a shard by default: not fewer, and not more unless there are :data:`MAX_SHARDS`."""
 
+_GRAIN = 256  # tokens of the pieces that shards are made of by default
+
 PARTS = 64
 """Between these limits, a job has this many shards."""
 
@@ -30,7 +32,7 @@ class Cutter:
 
     def __init__(self, rows: int | None, tokens: int | None) -> None:
         self._by_rows = rows is not None
-        self._target: float = rows or tokens or SMALLEST
+        self._target: float = rows or tokens or _GRAIN
         self._adapts = rows is None and tokens is None
         self._shards: list[Shard] = []
         self._pieces: list[Piece] = []
@@ -63,7 +65,7 @@ class Cutter:
         self._close()
         if self._adapts:
             total = sum(shard.tokens for shard in self._shards)
-            self._join(max(self._target, min(LARGEST, total / PARTS)))
+            self._join(max(self._target, SMALLEST, min(LARGEST, total / PARTS)))
         return tuple(self._shards)
 
     def _extend(self, piece: Piece) -> None:
@@ -82,11 +84,11 @@ class Cutter:
             self._join(self._target)
 
     def _join(self, target: float) -> None:
-        """Join successive shards up to this size."""
+        """Join successive shards to about this size."""
         shards, self._shards = self._shards, []
         tokens = 0
         for shard in shards:
-            if self._shards and tokens < target:
+            if self._shards and tokens + shard.tokens / 2 <= target:
                 last = self._shards.pop()
                 self._pieces = list(last.pieces)
                 for piece in shard.pieces:
