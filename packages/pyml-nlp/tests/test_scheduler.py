@@ -83,6 +83,22 @@ def test_as_many_as_memory_allows(pages: int, monkeypatch: pytest.MonkeyPatch) -
     assert max(len(call) for call in calls(lm)) == min(5, pages // 2)
 
 
+def test_texts_that_get_places_together_share_a_look_at_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs as much as the choice of many tokens. A later text has a look of its own."""
+    lm = make(cycle, context=200)
+    looks: list[int] = []
+
+    def available() -> int:
+        looks.append(len(calls(lm)))
+        return 1 << 40
+
+    monkeypatch.setattr(memory, "available_memory", available)
+    requests = [request(different(number, 10), 3 if number < 8 else 2) for number in range(9)]
+    assert len(list(Scheduler(Generator(lm, speculate=False), requests, max_batch_size=8))) == 9
+    assert len(looks) == 2
+    assert looks[0] == 0 < looks[1]
+
+
 def test_one_text_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make(cycle, context=1000)
     monkeypatch.setattr(memory, "available_memory", lambda: FakeModel.kv_layout.page_bytes)

@@ -8,13 +8,18 @@ from pyml_core.errors import OutOfMemoryError
 from pyml_nn.memory import available_memory
 
 
-def require(needed: int, purpose: str) -> None:
-    """Check that ``needed`` bytes are available.
+def free_bytes() -> int:
+    """Bytes that this process can still allocate."""
+    return available_memory()
+
+
+def require(needed: int, purpose: str, available: int | None = None) -> None:
+    """Check that ``needed`` bytes are available; None: as many as the system says now.
 
     Raises:
         OutOfMemoryError: with both figures, and the purpose.
     """
-    available = available_memory()
+    available = free_bytes() if available is None else available
     if needed > available:
         raise OutOfMemoryError(f"{purpose} needs {gigabytes(needed)} of memory, {gigabytes(available)} are available")
 

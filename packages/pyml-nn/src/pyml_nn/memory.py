@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from pyml_core.errors import OutOfMemoryError, PymlError, quoted
@@ -102,47 +104,61 @@ def megabytes(count: int) -> str:
 
 
 def _limits(root: Path) -> Iterator[int]:
-    available = _field(root / "proc/meminfo", "MemAvailable:")
+    """Yield the bytes that each limit leaves.
+
+    perf: every text that gets a place looks at these files, so paths are strings here, not :class:`Path`.
+    """
+    base = os.fspath(root).rstrip("/")
+    available = _field(f"{base}/proc/meminfo", b"MemAvailable:")
     if available is not None:
         yield available * 1024
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in _read(f"{base}/proc/self/cgroup").decode(errors="replace").splitlines():
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
         if controllers == "":
-            yield from _group_limits(root / "sys/fs/cgroup", path, "memory.max", "memory.current")
+            yield from _group_limits(f"{base}/sys/fs/cgroup", path, "memory.max", "memory.current")
         elif "memory" in controllers.split(","):
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            yield from _group_limits(root / "sys/fs/cgroup/memory", path, *names)
+            yield from _group_limits(f"{base}/sys/fs/cgroup/memory", path, *names)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    pages = _number(root / "proc/self/statm")
-    if limit != resource.RLIM_INFINITY and pages is not None:
-        yield limit - pages * resource.getpagesize()
+    if limit != resource.RLIM_INFINITY:
+        pages = _number(f"{base}/proc/self/statm")
+        if pages is not None:
+            yield limit - pages * resource.getpagesize()
 
 
-def _group_limits(mount: Path, path: str, limit_file: str, usage_file: str) -> Iterator[int]:
+def _group_limits(mount: str, path: str, limit_file: str, usage_file: str) -> Iterator[int]:
     """Yield the bytes left in a control group and in those above it."""
     # Inside a container the path may be the host's, and only the mount's own root is visible.
-    folder = mount / path.lstrip("/")
-    for group in (folder, *folder.parents):
-        limit, usage = _number(group / limit_file), _number(group / usage_file)
-        if group.is_relative_to(mount) and limit is not None and usage is not None:
+    names = [name for name in path.split("/") if name]
+    for count in range(len(names), -1, -1):
+        group = "/".join([mount, *names[:count]])
+        limit = _number(f"{group}/{limit_file}")
+        usage = None if limit is None else _number(f"{group}/{usage_file}")
+        if limit is not None and usage is not None:
             # Cached pages of files count as usage, but the kernel releases them when memory is needed.
-            yield limit - usage + (_field(group / "memory.stat", "inactive_file") or 0)
+            yield limit - usage + (_field(f"{group}/memory.stat", b"inactive_file") or 0)
 
 
-def _number(path: Path) -> int | None:
+def _number(path: str) -> int | None:
     """The number at the start of a file, if there is one."""
-    words = " ".join(_lines(path)[:1]).split()
+    words = _read(path).split(None, 1)
     return int(words[0]) if words and words[0].isdigit() else None
 
 
-def _field(path: Path, key: str) -> int | None:
+def _field(path: str, key: bytes) -> int | None:
     """The number after a key in a file of ``key number`` lines."""
-    words = next((words for line in _lines(path) if (words := line.split())[:1] == [key]), [])
-    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+    for line in _read(path).splitlines():
+        if line.startswith(key):
+            words = line.split()
+            if words[0] == key and len(words) > 1 and words[1].isdigit():
+                return int(words[1])
+    return None
 
 
-def _lines(path: Path) -> list[str]:
+def _read(path: str) -> bytes:
+    """The contents of a file; nothing of one that cannot be read."""
     try:
-        return path.read_text().splitlines()
+        with FileIO(path) as file:
+            return file.readall()
     except OSError:
-        return []
+        return b""

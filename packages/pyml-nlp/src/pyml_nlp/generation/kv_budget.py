@@ -42,6 +42,11 @@ class KVBudget:
         self._engine = engine
         self._positions: dict[Completion, int] = {}
         self._expected_rest = 0.0  # tokens of a text beyond the first ones
+        self._free: int | None = None  # memory, as last seen
+
+    def look_again(self) -> None:
+        """The free memory may have changed since the last look at it, which takes as long as choosing many tokens."""
+        self._free = None
 
     def admit(self, completion: Completion, alone: bool) -> None:
         """Reserve the memory of a text that gets a place.
@@ -112,10 +117,13 @@ class KVBudget:
             return
         all_of = {**self._positions, **wanted}
         needed = sum([max(0, self._bytes(count) - one.cache.nbytes) for one, count in all_of.items()])
+        if self._free is None:
+            self._free = memory.free_bytes()
         try:
-            memory.require(needed, what)
+            memory.require(needed, what, self._free)
         except OutOfMemoryError:
             prefixes.clear()
+            self._free = None
             memory.require(needed, what)
 
     def _reserve(self, completion: Completion, positions: int) -> None:

@@ -145,6 +145,7 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
 
         If the memory is short for the texts that have places, some lose them before.
         """
+        self._budget.look_again()  # texts that get places together share a look
         self._steps_left -= 1
         if self._steps_left < 0 and not self._generator.has_steps:
             self._secure_memory()
