@@ -57,7 +57,7 @@ class Answer:
         status: of HTTP; 0: there was no response.
         times: when text came, one for each event that has text.
         text: of the answer.
-        tokens: of the answer, as the server counted.
+        tokens: of the answer, as the server counted; as many as events if it does not count.
         prompt_tokens: of the prompt, as the server counted.
     """
 
@@ -173,6 +173,7 @@ def read(response: Response) -> Answer:
             _take(answer, json.loads(data), response.parts[bisect_right(ends, place)][0])
     if not done and not answer.cut:
         answer.error = answer.error or "the stream has no end"
+    answer.tokens = answer.tokens or len(answer.times)  # llama-cpp-python's server counts none
     return answer
 
 
