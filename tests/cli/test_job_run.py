@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +17,7 @@ from typing import Any
 import pytest
 
 import pyml_nlp.jobs
+from pyml_nlp.cli.job_run import command
 from pyml_nlp.jobs import Job
 from pyml_nlp.options.load import LoadOptions
 from tests.helpers import tiny_files, tiny_models
@@ -21,6 +25,7 @@ from tests.helpers.processes import drop_privileges, fill_disk
 
 pytestmark = pytest.mark.process
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "deploy/jobs"
 ONE = ("--workers", "1", "--threads", "1")
 TWO = ("--workers", "2", "--threads", "1")
 
@@ -105,6 +110,23 @@ def test_the_index_of_a_scheduler(commands: Any, model: Path, tmp_path: Path) ->
     assert done.code == 0
     assert done.stderr.startswith("1 of 1 shards are finished, 10 rows")
     assert [result.shard for result in job.results()] == [2]
+
+
+def test_the_examples_of_schedulers(model: Path, tmp_path: Path) -> None:
+    """The script of Slurm runs as it is; the pod of Kubernetes has options that exist."""
+    job = planned(tmp_path, model, rows=66, rows_per_shard=1)
+    environment = {
+        **os.environ, "JOB": job.folder, "SLURM_ARRAY_TASK_ID": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    subprocess.run(["sh", EXAMPLES / "slurm.sbatch"], env=environment, capture_output=True, check=True)
+    assert [result.shard for result in job.results()] == [1, 65]
+    line = re.search(r"command: \[(.*)\]", (EXAMPLES / "kubernetes.yaml").read_text())
+    assert line is not None
+    words = line[1].replace('"', "").split(", ")
+    assert words[:3] == ["pyml", "batch", "run"]
+    known = {name for param in command.params for name in param.opts}
+    assert {word for word in words if word.startswith("--")} <= known
 
 
 def test_ctrl_c(commands: Any, lengthy: Job) -> None:
