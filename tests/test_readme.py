@@ -26,8 +26,8 @@ PAGES = [
         for path in sorted((ROOT / "docs" / folder).glob("*.md"))
     ),
 ]
-FRAGMENTS = {"docs/adding-a-model.md", "docs/adding-a-kernel.md", "docs/server-clients.md"}
-"""Pages whose blocks are parts of files that a contributor writes, or run in the environment of the clients."""
+FRAGMENTS = {"docs/adding-a-model.md", "docs/adding-a-kernel.md", "docs/server-clients.md", "docs/ray.md"}
+"""Pages whose blocks are parts of files that a contributor writes, or run in the environments of clients and of Ray."""
 
 RUNNER = """
 import contextlib, io, json, sys

@@ -156,6 +156,8 @@ class ServeArguments(ModelArguments, MemoryArguments, LogArguments, ObserveArgum
     max_output: int | None
     timeout: float | None
     cors_origin: tuple[str, ...]
+    ray: str | None
+    replicas: tuple[int, int] | None
 
 
 class InferArguments(GenerationArguments, ChatArguments, ReuseArguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,7 @@ from .options import (
     memory_options,
     model_options,
     number,
+    parsed,
     positive,
     usage_error,
     verbosity,
@@ -30,13 +32,21 @@ from .serve_observing import observe_options, observed
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from ..options.load import LoadOptions
     from ..server.options import ServeOptions
     from .arguments import ServeArguments
 
 _LIMITS = "Limits"
 _SECURITY = "Security"
+_RAY = "Many machines"
 KEY_VARIABLE = "PYML_SERVE_API_KEY"
 """The environment variable of the key of the client ``default``."""
+
+
+def _replicas(text: str) -> tuple[int, int]:
+    from ..server.ray_serve import parse_replicas
+
+    return parse_replicas(text)
 
 
 _ENVIRONMENT = {"auto_envvar_prefix": "PYML_SERVE"}  # an option --max-queue may be PYML_SERVE_MAX_QUEUE
@@ -103,6 +113,19 @@ _ENVIRONMENT = {"auto_envvar_prefix": "PYML_SERVE"}  # an option --max-queue may
     "--cors-origin", multiple=True, metavar="ORIGIN", cls=Option, heading=_SECURITY,
     help="Let pages of ORIGIN use the server; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    cls=Option,
+    heading=_RAY,
+    help="Serve replicas on a Ray cluster: local (a new one here), auto (the one that Ray finds) or HOST:PORT.",
+)
+@parsed(_replicas, "MIN:MAX, two numbers from 1")(
+    "--replicas",
+    metavar="MIN:MAX",
+    heading=_RAY,
+    help="Replicas on the cluster, by its load. [default: 1]",
+)
 @observe_options
 @memory_options
 @log_options
@@ -130,14 +153,41 @@ def command(**values: Unpack[ServeArguments]) -> int:
     except ArgumentError as error:
         raise invalid(kept, "--cache-bytes", "a whole number from 0") from error
     configure_logs(level)
+    source = chat_model(source)
+    if values["ray"] is not None:
+        return _run_on_ray(values, source, load, options, level)
+    if values["replicas"] is not None:
+        raise click.UsageError("--replicas needs --ray")
     from ..server.http import run
 
-    source = chat_model(source)
     if values["draft_model"] is not None:
         from .. import load as load_model
 
         options = options.replace(draft_model=load_model(values["draft_model"], threads=values["threads"]))
     return run(lambda path: loaded(source if path is None else str(path), load, level), options)
+
+
+def _run_on_ray(
+    values: ServeArguments, source: str | None, load: LoadOptions, options: ServeOptions, level: int
+) -> int:
+    from ..errors import ArgumentError
+    from ..server.ray_serve import Plan, Replicas, run
+
+    source, draft = _absolute(source), _absolute(values["draft_model"])
+    if values["models"] is not None:
+        raise click.UsageError("the argument '--models' cannot be used with '--ray'")
+    try:
+        return run(
+            values["ray"] or "", Plan(source, load, options, draft, level),
+            Replicas(*values["replicas"] or (1, 1), threads=values["threads"]),
+        )  # fmt: skip
+    except ArgumentError as error:
+        raise usage_error(error) from None
+
+
+def _absolute(source: str | None) -> str | None:
+    """A path that other processes can use; a hub id stays as it is."""
+    return str(Path(source).resolve()) if source is not None and Path(source).exists() else source
 
 
 def _options(values: ServeArguments) -> ServeOptions:

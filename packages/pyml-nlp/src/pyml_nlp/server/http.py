@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyml_core.errors import PymlError
 
@@ -14,29 +14,39 @@ from ..errors import ArgumentError
 from .options import ServeOptions
 
 if TYPE_CHECKING:
+    import socket
+
     from ..language_model import LanguageModel
+    from .guard_keys import Keys
+    from .guard_origins import Hosts
 
 
-def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> int:
-    """Listen, load a model, and serve it until the process is told to end.
+class Door(NamedTuple):
+    """What a server has before its model.
 
-    Args:
-        load: loads the model of a path; None: the one that was asked for.
-        options: how it is served.
+    Attributes:
+        keys: API keys of the clients.
+        hosts: allowed names of the server; None: all.
+        sockets: to listen on.
+        shared: whether another process has the sockets too, as systemd has.
+    """
 
-    Returns:
-        The exit code: 0 after a signal, 1 if the engine has failed.
+    keys: Keys
+    hosts: Hosts | None
+    sockets: list[socket.socket]
+    shared: bool
+
+
+def door_of(options: ServeOptions) -> Door:
+    """Read the keys, and listen.
 
     Raises:
-        ArgumentError: others would reach the server, and it has no key.
-        PymlError, OSError: the address cannot be used, the keys cannot be read, the model cannot be loaded, or a
-            package is missing.
+        ArgumentError, PymlError, OSError: as of :func:`run`.
     """
     try:
         from .guard_keys import Keys  # these have the libraries of the extra
         from .guard_origins import Hosts  # as above
-        from .http_limits import Limits  # as above
-        from .http_models import Models  # as above
+        from .http_server import HttpServer  # noqa: F401  # as above
         from .http_sockets import inherited, listening, names_of, reachable  # as above
         from .otel import check_installed  # as above
     except ImportError as error:
@@ -55,6 +65,28 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
         raise ArgumentError("is an address that others reach: give an API key, or --insecure", options.host)
     names = names_of(sockets)
     hosts = Hosts([options.host, *names], options.allowed_hosts) if names else None
+    return Door(keys, hosts, sockets, bool(given))
+
+
+def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> int:
+    """Listen, load a model, and serve it until the process is told to end.
+
+    Args:
+        load: loads the model of a path; None: the one that was asked for.
+        options: how it is served.
+
+    Returns:
+        The exit code: 0 after a signal, 1 if the engine has failed.
+
+    Raises:
+        ArgumentError: others would reach the server, and it has no key.
+        PymlError, OSError: the address cannot be used, the keys cannot be read, the model cannot be loaded, or a
+            package is missing.
+    """
+    door = door_of(options)
+    # These have the libraries of the extra, whose absence door_of has reported.
+    from .http_limits import Limits
+    from .http_models import Models  # as above
 
     def settled(path: Path | None) -> LanguageModel:
         """Load a model, and take what lives from now on out of garbage collections: each would stop all texts."""
@@ -64,4 +96,4 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
         gc.freeze()
         return lm
 
-    return Models(settled, options, keys, hosts, sockets, Limits().fitting(), bool(given)).life.run()
+    return Models(settled, options, door.keys, door.hosts, door.sockets, Limits().fitting(), door.shared).life.run()

@@ -25,6 +25,13 @@ WARM_UP = "The first run of a model is slower than the others: its weights are r
 """The prompt that is answered before the first request."""
 
 
+def warm_up(lm: LanguageModel) -> None:
+    """Let a model answer a first prompt."""
+    ids = lm.tokenizer.encode_prompt(WARM_UP)[: min(64, lm.context_length // 2)]
+    lm.submit(ids, max_tokens=4, temperature=0).result()
+    lm.prefix_cache.clear()
+
+
 class Models:
     """Loads models, and makes their applications.
 
@@ -65,9 +72,7 @@ class Models:
         """Load the model of a path (None: the one that was asked for), and let it answer a prompt."""
         lm = self._load(path)
         try:
-            ids = lm.tokenizer.encode_prompt(WARM_UP)[: min(64, lm.context_length // 2)]
-            lm.submit(ids, max_tokens=4, temperature=0).result()
-            lm.prefix_cache.clear()
+            warm_up(lm)
         except BaseException:
             lm.close()
             raise
