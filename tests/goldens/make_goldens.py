@@ -65,7 +65,7 @@ def outputs(model: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndar
     Returns logits (T, V); hidden states (L + 1, T, W): embeddings, then each layer's output before the final norm; and
     attention probabilities (L, H, T, T).
     """
-    body = model.model if hasattr(model, "model") else model.transformer
+    body = getattr(model, model.base_model_prefix)
     body = getattr(body, "language_model", body)
     layers = body.layers if hasattr(body, "layers") else body.h
     states: list[torch.Tensor] = []

@@ -7,7 +7,20 @@ prompt. Each family has a file in ``tiny``, and a line here.
 
 from __future__ import annotations
 
-from tests.helpers.tiny import falcon, gemma, gpt2, llama, mixtral, phi3, qwen, stablelm
+from tests.helpers.tiny import (
+    ernie,
+    falcon,
+    gemma,
+    gpt2,
+    gpt_neox,
+    llama,
+    mixtral,
+    phi3,
+    qwen,
+    smollm3,
+    stablelm,
+    starcoder2,
+)  # fmt: skip
 from tests.helpers.tiny.llama import QUANTIZED
 from tests.helpers.tiny.model import FAMILIES, PROMPT_LENGTH, VOCAB, F32Array, TinyModel
 
@@ -24,6 +37,10 @@ MODELS = {
         mixtral,
         qwen,
         stablelm,
+        smollm3,
+        ernie,
+        starcoder2,
+        gpt_neox,
     )
     for model in family.MODELS
 }

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pyml_core import Tensor
+from pyml_nn import decoder
 from pyml_nn.layers.rope import LinearScaling
-from pyml_nn.models import architecture_of, falcon
+from pyml_nn.models import architecture_of
 from pyml_nn.weights.reader import transposed
 
 F32Array = npt.NDArray[np.float32]
@@ -66,11 +67,24 @@ STABLELM: dict[str, Any] = {
     "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1,
     "layer_norm_eps": 1e-5, "rope_theta": 5000.0, "use_qkv_bias": True, "partial_rotary_factor": 0.5,
 }  # fmt: skip
+SMOLLM3: dict[str, Any] = {**LLAMA, "model_type": "smollm3", "num_hidden_layers": 4}
+ERNIE: dict[str, Any] = {**LLAMA, "model_type": "ernie4_5", "use_bias": True}
+STARCODER2: dict[str, Any] = {
+    **{key: value for key, value in LLAMA.items() if key not in ("rms_norm_eps", "head_dim")},
+    "model_type": "starcoder2", "norm_epsilon": 1e-5, "hidden_act": "gelu_pytorch_tanh", "use_bias": True,
+    "sliding_window": 9,
+}  # fmt: skip
+GPT_NEOX: dict[str, Any] = {
+    "model_type": "gpt_neox", "vocab_size": 61, "max_position_embeddings": 200, "hidden_size": 36,
+    "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3, "layer_norm_eps": 1e-5,
+    "rotary_pct": 0.5, "hidden_act": "gelu",
+}  # fmt: skip
 STABLELM_PARALLEL: dict[str, Any] = {**STABLELM, "use_parallel_residual": True, "use_qkv_bias": False}
 CONFIGS = {
     "gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3,
     "qwen2": QWEN2, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
-    "mixtral": MIXTRAL, "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
+    "mixtral": MIXTRAL, "smollm3": SMOLLM3, "ernie4_5": ERNIE, "starcoder2": STARCODER2, "gpt_neox": GPT_NEOX,
+    "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
 }  # fmt: skip
 
 
@@ -99,6 +113,7 @@ def make(values: dict[str, Any], **arguments: Any) -> Any:
     return module.Model(module.Config.from_hf(values), weights, **arguments)
 
 
+_LAYER_NORMS = ("gpt2", "falcon", "stablelm", "starcoder2", "gptneox")
 _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "mixtral": lambda config, values: {"expert_count": config.n_experts, "expert_used_count": config.n_chosen},
     "qwen3_moe": lambda config, values: {
@@ -112,6 +127,10 @@ _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
         "rope.scaling.attn_factor": config.rope.scaling.magnitude,
     },
     "stablelm": lambda config, values: {
+        "rope.dimension_count": config.rope.dim,
+        "use_parallel_residual": config.parallel,
+    },
+    "gpt_neox": lambda config, values: {
         "rope.dimension_count": config.rope.dim,
         "use_parallel_residual": config.parallel,
     },
@@ -130,7 +149,7 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
     module = architecture_of(values, "config.json")
     config = module.Config.from_hf(values)
     architecture = _gguf_architecture(values)
-    eps = "layer_norm_epsilon" if architecture in ("gpt2", "falcon", "stablelm") else "layer_norm_rms_epsilon"
+    eps = "layer_norm_epsilon" if architecture in _LAYER_NORMS else "layer_norm_rms_epsilon"
     metadata = {
         "general.architecture": architecture,
         f"{architecture}.vocab_size": config.vocab_size,
@@ -161,7 +180,10 @@ def gguf_metadata(values: dict[str, Any]) -> dict[str, Any]:
 
 def _gguf_architecture(values: dict[str, Any]) -> str:
     name = str(values["model_type"])
-    return {"gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}.get(name, name)
+    other = {
+        "gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe", "gpt_neox": "gptneox",
+    }  # fmt: skip
+    return other.get(name, name)
 
 
 def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[str, F32Array]:
@@ -176,12 +198,12 @@ def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[s
         weight = weights[spec.hf]
         if spec.hf_transposed:
             weight = transposed(Tensor.from_array(weight)).to_f32()
-        if ".attention.qkv." in name and values["model_type"] == "falcon":
-            weight = weight[falcon.by_kind(config)]
+        if ".attention.qkv." in name and values["model_type"] in ("falcon", "gpt_neox"):
+            weight = weight[decoder.by_kind(config.n_heads, config.n_kv_heads, config.head_dim)]
         if "gemma" in values["model_type"] and "norm" in name:
             weight = weight + np.float32(1)
         for part, heads in ((".attention.q.", config.n_heads), (".attention.k.", config.n_kv_heads)):
-            if _gguf_architecture(values) == "llama" and part in name:
+            if _gguf_architecture(values) in ("llama", "smollm3") and part in name:
                 # llama.cpp's convert_hf_to_gguf.py, LlamaModel.permute
                 halves = weight.reshape(heads, 2, config.head_dim // 2, *weight.shape[1:])
                 weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)

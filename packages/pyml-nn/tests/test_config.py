@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from nn_models import FALCON_NEW, QWEN2, QWEN3, gguf_metadata
 from published_configs import (
+    ERNIE_4_5_300M,
     FALCON_7B,
     GEMMA2_9B,
     GEMMA_4B,
@@ -18,9 +19,12 @@ from published_configs import (
     MISTRAL_7B,
     MIXTRAL_8X7B,
     PHI3_128K,
+    PYTHIA_70M,
     QWEN3_30B_A3B,
     SMOLLM2,
+    SMOLLM3_3B,
     STABLELM_2,
+    STARCODER2_3B,
 )
 
 from pyml_nn.config.hf_file import repeats_built_ins
@@ -30,10 +34,12 @@ from pyml_nn.models import (
     ARCHITECTURES,
     GGUF_ARCHITECTURES,
     architecture_of,
+    ernie4_5,
     falcon,
     gemma2,
     gemma3,
     gpt2,
+    gpt_neox,
     llama,
     mistral,
     mixtral,
@@ -41,7 +47,9 @@ from pyml_nn.models import (
     qwen2,
     qwen3,
     qwen3_moe,
+    smollm3,
     stablelm,
+    starcoder2,
 )
 
 
@@ -154,6 +162,50 @@ def test_qwen3_moe() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             qwen3_moe.Config.from_hf({**QWEN3_30B_A3B, **change})
+
+
+def test_smollm3() -> None:
+    config = smollm3.Config.from_hf(SMOLLM3_3B)
+    assert config.rotated == (True, True, True, False) * 9
+    assert (config.windows, config.rope, config.tie_word_embeddings) == ((0,) * 36, Rope(128, 5e6), True)
+    by_interval = {key: value for key, value in SMOLLM3_3B.items() if key not in ("no_rope_layers", "layer_types")}
+    assert smollm3.Config.from_hf(by_interval) == config
+    window = smollm3.Config.from_hf({**by_interval, "use_sliding_window": True, "sliding_window": 64})
+    assert window.windows == (0, 0, 0, 64) * 9
+    for change, message in (
+        ({"no_rope_layers": [1, 0]}, "no_rope_layers: expected a list of 36 of 0 and 1"),
+        ({"layer_types": ["sliding_attention"] * 36}, "layer_types: expected no sliding_attention"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            smollm3.Config.from_hf({**SMOLLM3_3B, **change})
+
+
+def test_ernie4_5() -> None:
+    config = ernie4_5.Config.from_hf(ERNIE_4_5_300M)
+    assert (config.head_dim, config.n_kv_heads, config.rope, config.bias) == (128, 2, Rope(128, 5e5), False)
+
+
+def test_starcoder2() -> None:
+    config = starcoder2.Config.from_hf(STARCODER2_3B)
+    assert (config.window, config.bias, config.activation, config.norm_eps) == (4096, True, "gelu_tanh", 1e-5)
+    assert starcoder2.Config.from_hf({**STARCODER2_3B, "sliding_window": None}).window == 0
+    with pytest.raises(ConfigError, match="norm_type: expected 'layer_norm'"):
+        starcoder2.Config.from_hf({**STARCODER2_3B, "norm_type": "rms"})
+
+
+def test_gpt_neox() -> None:
+    config = gpt_neox.Config.from_hf(PYTHIA_70M)
+    assert (config.rope, config.parallel, config.activation) == (Rope(16, 10_000.0), True, "gelu_erf")
+    new = {key: value for key, value in PYTHIA_70M.items() if not key.startswith("rotary")}
+    new["rope_parameters"] = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+    assert gpt_neox.Config.from_hf(new).rope == Rope(32, 500.0)  # transformers 5
+    for change, message in (
+        ({"num_attention_heads": 7}, "num_attention_heads: 7 does not divide hidden_size"),
+        ({"num_key_value_heads": 2}, "attention heads: expected 8 key/value heads, found 2"),
+        ({"head_dim": 32}, "hidden size: 512 does not divide into 8 attention heads"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            gpt_neox.Config.from_hf({**PYTHIA_70M, **change})
 
 
 def test_falcon() -> None:

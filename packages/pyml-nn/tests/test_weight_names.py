@@ -14,8 +14,13 @@ from pyml_nn.models import architecture_of, llama
 from pyml_nn.weights.names import NameRules, find, is_buffer
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
-EMBEDDINGS = ("wte.weight", "word_embeddings.weight", "embed_tokens.weight")
-LAYERS = {"gpt2": ("transformer.h", "attn"), "falcon": ("transformer.h", "self_attention")}
+EMBEDDINGS = ("wte.weight", "word_embeddings.weight", "embed_tokens.weight", "embed_in.weight")
+HEADS = {"gpt_neox": "embed_out.weight"}
+LAYERS = {
+    "gpt2": ("transformer.h", "attn"),
+    "falcon": ("transformer.h", "self_attention"),
+    "gpt": ("gpt_neox.layers", "attention"),
+}
 BUFFERS = [
     "rotary_emb.inv_freq", "rotary_emb.original_inv_freq", "rotary_emb_local.inv_freq", "rotary_emb.cos_cached",
     "rotary_emb.sin_cached", "rotary_emb._cos_cached", "rotary_emb.cos_sin_cache", "maybe_rotary.inv_freq",
@@ -28,22 +33,28 @@ def logits(values: dict[str, Any], weights: dict[str, F32Array]) -> Any:
     return model.forward([(model.new_cache(), IDS, range(len(IDS)))])[0]
 
 
+def head_of(name: str) -> str:
+    """The name of the head."""
+    return HEADS.get(name, "lm_head.weight")
+
+
 def tied(name: str) -> tuple[dict[str, Any], dict[str, F32Array], str]:
     """A configuration with a tied head, weights, and the embedding's name."""
     values = {**CONFIGS[name], "tie_word_embeddings": True}
-    weights = {key: array for key, array in random_weights(values).items() if key != "lm_head.weight"}
+    weights = {key: array for key, array in random_weights(values).items() if key != head_of(name)}
     return values, weights, next(key for key in weights if key in EMBEDDINGS)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_either_of_a_tied_pair(name: str) -> None:
     values, weights, embedding = tied(name)
+    head = head_of(name)
     expected = logits(values, weights)
-    renamed = {"lm_head.weight" if key == embedding else key: array for key, array in weights.items()}
+    renamed = {head if key == embedding else key: array for key, array in weights.items()}
     np.testing.assert_array_equal(logits(values, renamed), expected)
-    np.testing.assert_array_equal(logits(values, {**weights, "lm_head.weight": weights[embedding]}), expected)
+    np.testing.assert_array_equal(logits(values, {**weights, head: weights[embedding]}), expected)
     other = np.ascontiguousarray(weights[embedding][::-1])  # a separate head is used, regardless of the configuration
-    np.testing.assert_array_equal(logits(values, {**weights, "lm_head.weight": other}), expected[:, ::-1])
+    np.testing.assert_array_equal(logits(values, {**weights, head: other}), expected[:, ::-1])
     with pytest.raises(WeightsError, match=f"{embedding}: missing"):
         make(values, weights={key: array for key, array in weights.items() if key != embedding})
     with pytest.raises(WeightsError, match=f"{embedding}: missing"):

@@ -84,7 +84,8 @@ def biased(model: TinyModel, matrices: Collection[str]) -> list[str]:
     ]
 
 
-def _shapes(model: TinyModel) -> Shapes:
+def plain_shapes(model: TinyModel) -> Shapes:
+    """Yield the weights of a model with Llama's names and keys."""
     matrices = attention(model) | gated(model)
     return shapes(model, matrices, norms(model), biased(model, matrices))
 
@@ -137,9 +138,9 @@ def metadata(writer: Any, model: TinyModel) -> None:
     rotation(writer, model)
 
 
-FAMILIES["llama"] = Family(shapes=_shapes, gguf_names=GGUF_NAMES, metadata=metadata, convert=interleaved)
+FAMILIES["llama"] = Family(shapes=plain_shapes, gguf_names=GGUF_NAMES, metadata=metadata, convert=interleaved)
 FAMILIES["mistral"] = Family(
-    shapes=_shapes, gguf_names=GGUF_NAMES, metadata=metadata, convert=interleaved, architecture="llama"
+    shapes=plain_shapes, gguf_names=GGUF_NAMES, metadata=metadata, convert=interleaved, architecture="llama"
 )
 
 LLAMA: dict[str, Any] = {

@@ -126,7 +126,7 @@ class TinyModel:
             noise *= 0.2
         elif len(shape) == 1:
             noise = 0.25 * noise + (0.0 if self.family.offset_norms else 1.0)
-        elif any(part in name for part in ("embed", "wte", "wpe")):
+        elif any(part in name for part in ("embed_tokens", "embed_in", "word_embed", "wte", "wpe")):
             noise *= 1.0 / np.sqrt(shape[1]) if self.tied else 0.5  # a tied head has logits near 1, as others do
         else:  # larger queries and keys, so that attention is far from uniform
             k = shape[0] if self.family.convert is transposed and "lm_head" not in name else shape[1]

@@ -8,7 +8,7 @@ Letters: D = head_dim.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from .layers import (
     Attention,
     Embedding,
     Expert,
+    FeedForward,
     GatedFeedForward,
     LayerNorm,
     MixtureOfExperts,
@@ -80,8 +81,8 @@ class Decoder(Model[C]):
         """Read the norm before the head."""
         return self.norm(weights, "final_norm")
 
-    def ropes(self, weights: Weights) -> list[tuple[str, Rope]]:
-        """The rotation of every layer, with the name of the operation that computes its angles."""
+    def ropes(self, weights: Weights) -> Sequence[tuple[str, Rope] | None]:
+        """The rotation of every layer, with the name of the operation that computes its angles; None: no rotation."""
         return [("rope", self.config.rope)] * self.config.n_layers
 
     @property
@@ -101,9 +102,9 @@ class Decoder(Model[C]):
         table = weights.matrix("embedding.weight")
         embedding = Embedding(table, self.embedding_scale)
         hidden = embedding.declare(program, "embedding", scratch.buffer("hidden", config.hidden_size))
-        angles = {name: rope.declare(program, name) for name, rope in dict(ropes).items()}
-        for layer, (name, _) in enumerate(ropes):
-            self.block(weights, layer).declare(scratch, layer, hidden, angles[name])
+        angles = {named: named[1].declare(program, named[0]) for named in dict.fromkeys(ropes) if named is not None}
+        for layer, named in enumerate(ropes):
+            self.block(weights, layer).declare(scratch, layer, hidden, None if named is None else angles[named])
         head = weights.head("head.weight", table, config.tie_word_embeddings)
         declare_head(scratch, hidden, self.final_norm(weights), head, self.logit_soft_cap)
 
@@ -191,6 +192,12 @@ def read_gated(weights: Weights, layer: int, activation: str) -> GatedFeedForwar
     )
 
 
+def read_plain(weights: Weights, layer: int, activation: str) -> FeedForward:
+    """Read the feed-forward of one layer, without a gate."""
+    name = f"layers.{layer}.feed_forward"
+    return FeedForward(weights.linear(f"{name}.up"), activation, weights.linear(f"{name}.down"))
+
+
 def read_experts(
     weights: Weights, layer: int, n_experts: int, n_chosen: int, activation: str, *, normalize: bool = True
 ) -> MixtureOfExperts:
@@ -212,3 +219,14 @@ def half_split(n_heads: int, head_dim: int) -> npt.NDArray[np.intp]:
     """
     rows = np.arange(n_heads * head_dim).reshape(n_heads, head_dim // 2, 2)
     return np.ascontiguousarray(rows.swapaxes(1, 2)).reshape(-1)
+
+
+def by_kind(n_heads: int, n_kv_heads: int, head_dim: int) -> npt.NDArray[np.intp]:
+    """For each row of [q heads | k heads | v heads], its row in a checkpoint of Falcon or GPT-NeoX.
+
+    There, the query heads of each key/value head are followed by its k and v. GGUF files have the rows by kind.
+    """
+    group = n_heads // n_kv_heads
+    heads = np.arange(n_kv_heads * (group + 2)).reshape(n_kv_heads, group + 2)
+    order = np.concatenate([heads[:, :group].reshape(-1), heads[:, group], heads[:, group + 1]])
+    return np.asarray((order[:, None] * head_dim + np.arange(head_dim)).reshape(-1), np.intp)

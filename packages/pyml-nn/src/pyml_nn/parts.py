@@ -122,6 +122,7 @@ def specs(
     final_norm: str = "norm",
     layers: str = "layers",
     norm_bias: bool = False,
+    head: str = "lm_head",
 ) -> dict[str, Spec]:
     """Every weight of a model: internal name -> names in files and shape.
 
@@ -132,13 +133,14 @@ def specs(
         final_norm: name of the final norm in checkpoints.
         layers: prefix of the layers in checkpoints.
         norm_bias: whether the final norm has a bias.
+        head: name of the head in checkpoints.
     """
     table, hidden = (config.vocab_size, config.hidden_size), (config.hidden_size,)
     tied = "head" if config.tie_word_embeddings else ""
     found = {
         "embedding.weight": Spec(f"{embedding}.weight", "token_embd.weight", table),
         "final_norm.weight": Spec(f"{final_norm}.weight", "output_norm.weight", hidden),
-        "head.weight": Spec("lm_head.weight", "output.weight", table, optional=tied),
+        "head.weight": Spec(f"{head}.weight", "output.weight", table, optional=tied),
     }
     if norm_bias:
         found["final_norm.bias"] = Spec(f"{final_norm}.bias", "output_norm.bias", hidden)

@@ -39,12 +39,16 @@ ARCHITECTURES = _Modules(
     llama="llama",
     mistral="mistral",
     mixtral="mixtral",
+    ernie4_5="ernie4_5",
     falcon="falcon",
+    gpt_neox="gpt_neox",
     phi3="phi3",
     qwen2="qwen2",
     qwen3="qwen3",
     qwen3_moe="qwen3_moe",
+    smollm3="smollm3",
     stablelm="stablelm",
+    starcoder2="starcoder2",
 )
 """``model_type`` -> module; each module has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
 
@@ -53,12 +57,16 @@ GGUF_ARCHITECTURES = _Modules(
     gemma2="gemma2",
     gemma3="gemma3",
     llama="llama",  # and Mistral; with experts, Mixtral
+    ernie4_5="ernie4_5",
     falcon="falcon",
+    gptneox="gpt_neox",
     phi3="phi3",
     qwen2="qwen2",
     qwen3="qwen3",
     qwen3moe="qwen3_moe",
+    smollm3="smollm3",
     stablelm="stablelm",
+    starcoder2="starcoder2",
 )
 """``general.architecture`` of a GGUF file -> module."""
 

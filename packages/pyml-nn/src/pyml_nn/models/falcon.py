@@ -11,13 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
-
 from .. import decoder, parts
 from ..config import MAX_HEADS, MAX_WIDTH, Fields, Key, Known, gguf, hf
 from ..errors import ConfigError
-from ..layers import ACTIVATIONS, Attention, FeedForward, LayerNorm, ParallelBlock, PreNormBlock
+from ..layers import ACTIVATIONS, Attention, LayerNorm, ParallelBlock, PreNormBlock
 from ..weights import NameRules, Spec, Weights
 
 
@@ -135,32 +132,18 @@ class Model(decoder.Decoder[Config]):
         own_norm = weights.has(f"{name}.attention.norm.weight")
         attention_norm = self._layer_norm(weights, f"{name}.attention.norm") if own_norm else None
         qkv = f"{name}.attention.qkv"
+        rows = decoder.by_kind(config.n_heads, config.n_kv_heads, config.head_dim)
         attention = Attention(
-            qkv=weights.linear(qkv, rows=None if weights.gguf else {qkv: by_kind(config)}),
+            qkv=weights.linear(qkv, rows=None if weights.gguf else {qkv: rows}),
             out=weights.linear(f"{name}.attention.out"),
             n_heads=config.n_heads,
             scale=config.head_dim**-0.5,
         )
         feed_forward_norm = self._layer_norm(weights, f"{name}.feed_forward.norm")
-        feed_forward = FeedForward(
-            up=weights.linear(f"{name}.feed_forward.up"),
-            activation=config.activation,
-            down=weights.linear(f"{name}.feed_forward.down"),
-        )
+        feed_forward = decoder.read_plain(weights, layer, config.activation)
         if config.parallel or attention_norm is None:
             return ParallelBlock(attention_norm, attention, feed_forward_norm, feed_forward)
         return PreNormBlock(attention_norm, attention, feed_forward_norm, feed_forward)
 
     def _layer_norm(self, weights: Weights, name: str) -> LayerNorm:
         return decoder.layer_norm(weights, name, self.config.norm_eps)
-
-
-def by_kind(config: Config) -> npt.NDArray[np.intp]:
-    """For each row of [q heads | k heads | v heads], its row in a checkpoint.
-
-    There, the query heads of each key/value head are followed by its k and v. GGUF files have the rows by kind.
-    """
-    group = config.n_heads // config.n_kv_heads
-    heads = np.arange(config.n_kv_heads * (group + 2)).reshape(config.n_kv_heads, group + 2)
-    order = np.concatenate([heads[:, :group].reshape(-1), heads[:, group], heads[:, group + 1]])
-    return np.asarray((order[:, None] * config.head_dim + np.arange(config.head_dim)).reshape(-1), np.intp)
