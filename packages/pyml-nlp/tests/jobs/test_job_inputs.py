@@ -105,10 +105,16 @@ def test_patterns_folders_and_compressed_files(job_model: Path, job_lm: Language
         [tmp_path / "in/a.jsonl", f"{tmp_path}/in/*json*"], tmp_path / "job2", model=job_model, max_tokens=3
     )
     assert [one.name for one in several.manifest.inputs] == ["a.jsonl", "b.jsonl.gz", "c.ndjson"]
+    cut = jobs.plan(tmp_path / "in", tmp_path / "cut", model=job_model, max_tokens=3, rows_per_shard=2)
+    assert [shard.rows for shard in cut.manifest.shards] == [2, 2, 5, 2, 1]  # a compressed file is in one piece
+    assert list(map(dict, cut.rows())) == []
+    assert finished(cut, job_lm)["rows"] == 12
+    assert [row["id"] for row in cut.rows()] == [row["id"] for row in values]
     assert folder.n_shards == 1
     assert len(folder.manifest.shards[0].pieces) == 3
     assert finished(folder, job_lm)["digest"] == finished(several, job_lm)["digest"]
     assert [row["id"] for row in folder.rows()] == [row["id"] for row in values]
+    assert list(cut.rows()) == list(folder.rows())
     (tmp_path / "in/b.jsonl.gz").write_bytes((tmp_path / "in/b.jsonl.gz").read_bytes()[:-9])
     with pytest.raises(jobs.JobError, match=r"b\.jsonl\.gz: cannot be decompressed"):
         jobs.plan(tmp_path / "in", tmp_path / "job3", model=job_model)

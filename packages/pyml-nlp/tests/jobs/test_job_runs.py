@@ -106,6 +106,19 @@ def test_wrong_rows_are_results(job_model: Path, job_lm: LanguageModel, tmp_path
     assert (totals["rows"], totals["errors"], totals["quarantined"]) == (10, 8, 0)
 
 
+def test_half_of_a_surrogate_pair(job_model: Path, job_lm: LanguageModel, tmp_path: Path) -> None:
+    values = [
+        {"id": "\ud800", "prompt": "x"},
+        {"id": 2, "prompt": "\udfff"},
+        {"id": 3, "prompt": "x", "stop": "\ud800"},
+    ]
+    job = jobs.plan(write_rows(tmp_path / "in.jsonl", values), tmp_path / "job", model=job_model, max_tokens=1)
+    finished(job, job_lm)
+    found = list(job.rows())
+    assert [row["id"] for row in found] == ["in.jsonl:1", 2, 3]
+    assert all("surrogate" in row["error"] or "id must be" in row["error"] for row in found)
+
+
 def test_lines_that_are_too_long(
     job_model: Path, job_lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,22 @@ class Cutter:
                 self._close()
             first, before, tokens_before = end, float(reached[end - 1]), float(sums[end - 1])
 
+    def add_whole(self, number: int, stop: int, rows: int, tokens: float) -> None:
+        """Add an input that is not cut, because it can only be read from its beginning.
+
+        Args:
+            number: of the input.
+            stop: its size.
+            rows, tokens: of all of it.
+        """
+        if not rows:
+            return
+        self._extend(Piece(number, 0, stop, 1))
+        self._rows += rows
+        self._tokens += tokens
+        if (self._rows if self._by_rows else self._tokens) >= self._target - 1e-6:
+            self._close()
+
     def shards(self) -> tuple[Shard, ...]:
         """All shards."""
         self._close()
