@@ -173,15 +173,15 @@ def _shards(
     for number, (path, name) in enumerate(zip(paths, names, strict=True)):
         size = input_size(path)
         scan = Scan(path, prompts.needed or None)
-        stop, tokens = 0, 0.0
+        stop, total = 0, 0.0
         for rows in scan:
             if is_compressed(path):
                 stop = int(rows.stops[-1]) if len(rows.stops) else stop
-                tokens += float(estimate.tokens(rows.sizes).sum())
+                total += float(estimate.tokens(rows.sizes).sum())
             elif order is None:
                 cutter.add(number, rows, estimate.tokens(rows.sizes))
         if is_compressed(path):
-            cutter.add_whole(number, stop, scan.rows, tokens)
+            cutter.add_whole(number, stop, scan.rows, total)
         source = Input(path, name, size, scan.rows, scan.digest)
         if order is not None:
             _add_to_order(order, number, source, prompts, estimate, task)
