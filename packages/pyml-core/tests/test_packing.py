@@ -10,7 +10,8 @@ from pyml_core import panels, reference
 from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.dtypes import dequantize, quantize
 from pyml_core.errors import ShapeError
-from pyml_core.tensor import PackedMatrix, Tensor, pack
+from pyml_core.hashing import hash_rows
+from pyml_core.tensor import PackedMatrix, Tensor, pack, pack_parts
 
 ROWS = (1, 15, 16, 17, 40)
 COLUMNS = (32, 96, 256, 288, 512, 640)
@@ -161,3 +162,37 @@ def test_errors() -> None:
         pack(Tensor(np.zeros(68, np.uint8), "q8_0", (2, 32)), "q8_0", (2, 32))
     with pytest.raises(ShapeError, match="expected 576 bytes, got 543"):
         reference.unpack_panels(bytes(543), "q8_0", (2, 32))
+
+
+LAYOUT_DIGESTS = {
+    "f32": "6350bb1eb4952d59",
+    "f16": "8c6adba3e94c324d",
+    "bf16": "8c6adba3e94c324d",
+    "q8_0": "26cb0741b65239a7",
+    "q4_0": "9e624f7229d7920a",
+    "q4_1": "3df9af241a019585",
+    "q5_0": "1fa089021c821278",
+    "q5_1": "4a7531eda43a45c2",
+    "q2_K": "186c2cb95b408ea0",
+    "q3_K": "d34b15d874d082d4",
+    "q4_K": "97cde97723eaeeec",
+    "q5_K": "8fa823a18158b80f",
+    "q6_K": "562e5e46cb15a469",
+    "iq4_nl": "9e624f7229d7920a",
+    "q8_0 split": "70645f1612a6da10",
+}
+"""Hash of the packed bytes of every type, and of a split matrix, in layout 1."""
+
+
+def test_packed_bytes_are_those_of_the_layout_version() -> None:
+    """Files of packed weights name the version: whoever changes the layout changes it, and these hashes."""
+    assert panels.LAYOUT_VERSION == 1
+    found = {}
+    for name, split in [*((name, False) for name in BLOCK_TYPES), ("q8_0", True)]:
+        shape = (37, 512 + 256)
+        stored = (np.arange(BLOCK_TYPES[name].nbytes(shape)) * 40503 >> 7).astype(np.uint8)
+        packed = panels.pack(stored, name, shape, split)
+        same = pack_parts([Tensor(stored, name, shape)], name, shape, split)
+        assert np.array_equal(packed, same.data)
+        found[f"{name} split" if split else name] = f"{hash_rows(packed):016x}"
+    assert found == LAYOUT_DIGESTS

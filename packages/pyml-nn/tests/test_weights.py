@@ -30,7 +30,7 @@ from pyml_nn.decoder import half_split
 from pyml_nn.errors import WeightsError
 from pyml_nn.models import architecture_of, falcon, llama, mixtral, phi3
 from pyml_nn.weights import ArrayWeights, NameRules, WeightSource
-from pyml_nn.weights.reader import Weights, transposed
+from pyml_nn.weights.reader import SourceWeights, transposed
 from pyml_nn.weights.spec import Spec, matrix_type
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
@@ -310,7 +310,7 @@ def test_array_weights_name_a_missing_tensor() -> None:
 
 def test_optional_weights() -> None:
     specs = {"a.weight": Spec("a", "a", (2, 3)), "b.weight": Spec("b", "b", (2, 3), optional="b")}
-    weights = Weights({"a": np.zeros((2, 3), np.float32)}, specs, NameRules(), "f32")
+    weights = SourceWeights({"a": np.zeros((2, 3), np.float32)}, specs, NameRules(), "f32")
     assert (weights.has("a.weight"), weights.has("b.weight")) == (True, False)
 
 

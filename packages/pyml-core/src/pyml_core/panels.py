@@ -11,6 +11,8 @@ A q8_0 matrix may be *split*: its unsigned codes become two planes of nibbles, a
 after everything else. A coarse pass over a model's head then reads the first half of the matrix sequentially
 (:func:`pyml_core.reference.screen_bounds`). Splitting does not change the size.
 
+The layout is the same at all CPU levels.
+
 This is the specification in NumPy; the compiled packer is tested against it.
 """
 
@@ -24,6 +26,9 @@ import numpy.typing as npt
 from .block_types import Field, U8Array, block_type, check_shape
 from .dtypes import ByteSource, as_bytes, checked_bytes
 from .errors import ShapeError
+
+LAYOUT_VERSION = 1
+"""Version of this layout. Files of packed weights name it: any change of packed bytes needs a new one."""
 
 PANEL_ROWS = 16
 CHUNK_COLUMNS = 256

@@ -141,12 +141,15 @@ class PackedMatrix:
         dtype: block type.
         shape: (N, K).
         split: whether it is q8_0 in two planes of nibbles, for a screened head (see :mod:`pyml_core.screen`).
+        row_stats: what a screen knows about the rows of a split matrix, float16 (panels, 4, 16), if it was computed
+            before at this CPU level; None: it is computed when the screen is declared.
     """
 
     data: U8Array
     dtype: str
     shape: tuple[int, int]
     split: bool = False
+    row_stats: npt.NDArray[np.float16] | None = None
 
     @property
     def nbytes(self) -> int:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .options.generation import GenerationOptions as GenerationOptions
     from .options.load import LoadOptions as LoadOptions
     from .options.sampling import SamplingOptions as SamplingOptions
+    from .packing import pack as pack
     from .structured.grammar import Grammar as Grammar
     from .structured.grammar import GrammarError as GrammarError
     from .tokenizer.base import TextError as TextError
@@ -62,6 +63,7 @@ _HOME = {
     "LanguageModel": "pyml_nlp.language_model",
     "load": "pyml_nlp.loading",
     "model_info": "pyml_nlp.inspection",
+    "pack": "pyml_nlp.packing",
     # options
     "ChatOptions": "pyml_nlp.options.chat",
     "GenerationOptions": "pyml_nlp.options.generation",
@@ -110,6 +112,7 @@ __all__ = [  # noqa: RUF022 (in groups)
     "LanguageModel",
     "load",
     "model_info",
+    "pack",
     # options: validated when they are made
     "ChatOptions",
     "GenerationOptions",

@@ -14,6 +14,7 @@ from . import default_model
 from .errors import ModelFileError, ModelNotFoundError
 from .formats.folders import CONFIG, weight_files
 from .formats.gguf import part_names
+from .formats.packed_name import SUFFIX
 from .source import Source
 
 
@@ -46,7 +47,7 @@ def cached_models() -> list[CachedModel]:
         pass
     else:
         found.append(CachedModel(Source("gguf", chat, chat.name), chat.stat().st_size, "package", "chats"))
-    return found + _hub_models()
+    return found + _packed_models() + _hub_models()
 
 
 def remove(name: str) -> CachedModel:
@@ -77,6 +78,12 @@ def remove(name: str) -> CachedModel:
     except OSError as error:
         raise ModelFileError(f"{error.filename or path}: cannot be removed: {error.strerror}") from None
     return model
+
+
+def _packed_models() -> list[CachedModel]:
+    """Packed models of pyml's cache."""
+    paths = sorted(default_model.packed_folder().glob(f"*{SUFFIX}"))
+    return [CachedModel(Source("packed", path, path.name), path.stat().st_size, "cache") for path in paths]
 
 
 def _hub_models() -> list[CachedModel]:

@@ -61,6 +61,11 @@ def cache_folder() -> Path:
         raise ModelFileError(f"{where}no home directory found; set PYML_CACHE to a folder for the model") from None
 
 
+def packed_folder() -> Path:
+    """Return the folder of packed models in :func:`cache_folder`, which need not exist."""
+    return cache_folder() / "packed"
+
+
 def default_model() -> Path:
     """Return the default model's GGUF file, which is assembled and verified on first use.
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ from . import logs
 from .background import BackgroundCall
 from .errors import ArgumentError, changed_since_pickling
 from .formats.gguf import GGUFFile
+from .formats.packed import PackedFile
 from .formats.safetensors import SafetensorsFolder
 from .generation.prefix_cache import PrefixCache
 from .language_model import LanguageModel
@@ -31,12 +33,14 @@ from .options.load import LoadOptions
 from .pickling import Origin, fingerprint
 from .source import Source, is_hub_id, resolve
 from .tokenizer import Tokenizer, load_tokenizer
-from .tokenizer.load import tokenizer_files
+from .tokenizer.load import packed_tokenizer, tokenizer_files
+from .tokenizer.packed import deferred
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from pyml_nn.model import Model
+    from pyml_nn.weights import Spec, Weights
 
     from .options.keywords import LoadKeywords
 
@@ -46,6 +50,12 @@ Progress = Callable[[int, int], None]
 """Called with the bytes read so far and all bytes to read."""
 
 ModelPath = str | os.PathLike[str]
+
+OriginalFiles = GGUFFile | SafetensorsFolder
+"""The open files of a model as it was published."""
+
+ModelFiles = OriginalFiles | PackedFile
+"""The open files of a model."""
 
 
 def load(
@@ -58,9 +68,9 @@ def load(
     """Load a language model.
 
     Args:
-        model: a ``.gguf`` file (any part of a split model), a folder in Hugging Face layout, or a hub id (from its
-            cache or downloaded). None: the model that the environment variable ``PYML_MODEL`` names, else the embedded
-            default, Gemma 3 270M.
+        model: a ``.gguf`` file (any part of a split model), a folder in Hugging Face layout, a packed model
+            (:func:`pyml_nlp.pack`), or a hub id (from its cache or downloaded). None: the model that the environment
+            variable ``PYML_MODEL`` names, else the embedded default, Gemma 3 270M.
         options: how to load it; None: :class:`LoadOptions` without arguments.
         progress: called while weights are read, with the bytes read so far and the bytes to read.
         changes: options that differ, as keywords: fields of :class:`LoadOptions` (``dtype``, ``threads``,
@@ -81,18 +91,34 @@ def load(
     source = find(model)
     with open_weights(source) as files:
         description = describe(files)
-        if isinstance(files, SafetensorsFolder):
-            tokenizer_files(files.path)  # checks that there is a tokenizer before weights are read
-        # perf: cold.py. Tokenizers are loaded by libraries that release the GIL, while weights are read.
-        tokenizer = BackgroundCall(lambda: load_tokenizer(files if isinstance(files, GGUFFile) else files.path))
-        try:
+        if isinstance(files, PackedFile):
+            packed = packed_tokenizer(files)
             loaded = _load_weights(source, files, description, options, progress)
-        except Exception:
-            tokenizer.result()  # an error of the tokenizer comes first
-            raise
-        lm = _language_model(source, files, loaded, tokenizer.result(), options)
+            # The libraries keep the GIL while they make a tokenizer, so this comes last.
+            lm = _language_model(source, files, loaded, deferred(packed, files.path), options)
+        else:
+            lm = _load_original(source, files, description, options, progress)
     lm.origin = Origin(source.path.absolute(), source.name, options, reload_model)
     return lm
+
+
+def _load_original(
+    source: Source,
+    files: OriginalFiles,
+    description: Description,
+    options: LoadOptions,
+    progress: Progress | None,
+) -> LanguageModel:
+    if isinstance(files, SafetensorsFolder):
+        tokenizer_files(files.path)  # checks that there is a tokenizer before weights are read
+    # perf: cold.py. Tokenizers are loaded by libraries that release the GIL, while weights are read.
+    tokenizer = BackgroundCall(lambda: load_tokenizer(files if isinstance(files, GGUFFile) else files.path))
+    try:
+        loaded = _load_weights(source, files, description, options, progress)
+    except Exception:
+        tokenizer.result()  # an error of the tokenizer comes first
+        raise
+    return _language_model(source, files, loaded, tokenizer.result(), options)
 
 
 def reload_model(origin: Origin, expected: str) -> LanguageModel:
@@ -126,14 +152,18 @@ def find(model: ModelPath | None) -> Source:
         raise
 
 
-def generation_defaults(files: GGUFFile | SafetensorsFolder) -> GenerationOptions:
+def generation_defaults(files: ModelFiles) -> GenerationOptions:
     """The default options of a model, see :mod:`pyml_nlp.options.defaults`."""
     if isinstance(files, GGUFFile):
         return from_gguf(files.metadata, str(files.path))
+    if isinstance(files, PackedFile):
+        if files.gguf:
+            return from_gguf(files.config, str(files.path))
+        return from_generation_config(files.generation_config, str(files.path))
     return from_generation_config(files.generation_config, str(files.path / "generation_config.json"))
 
 
-def open_weights(source: Source) -> GGUFFile | SafetensorsFolder:
+def open_weights(source: Source) -> ModelFiles:
     """Open a model's file or folder, and check its headers without reading weights.
 
     Raises:
@@ -142,6 +172,9 @@ def open_weights(source: Source) -> GGUFFile | SafetensorsFolder:
     if source.kind == "folder":
         logs.load.info("Loading SafeTensors: %s", source.path)
         return SafetensorsFolder(source.path)
+    if source.kind == "packed":
+        logs.load.info("Loading packed model: %s", source.path)
+        return PackedFile(source.path)
     logs.load.info("Loading GGUF: %s", source.path)
     try:
         file = GGUFFile(source.path)
@@ -166,29 +199,50 @@ class Description:
     config: Any
 
 
-def describe(files: GGUFFile | SafetensorsFolder) -> Description:
+def describe(files: ModelFiles) -> Description:
     """Read the configuration.
 
     Raises:
         ConfigError: the architecture is unknown, or the configuration is malformed or not supported.
     """
-    if isinstance(files, GGUFFile):
-        architecture = architecture_of(files.metadata, str(files.path))
+    if isinstance(files, GGUFFile) or (isinstance(files, PackedFile) and files.gguf):
+        metadata = files.metadata if isinstance(files, GGUFFile) else files.config
+        architecture = architecture_of(metadata, str(files.path))
         try:
-            config = architecture.Config.from_gguf(files.metadata)
+            config = architecture.Config.from_gguf(metadata)
         except PymlError as error:
             raise type(error)(f"{files.path}: {error}") from None
-        return Description(architecture, str(files.metadata["general.architecture"]), config)
-    where = files.path / "config.json"
+        return Description(architecture, str(metadata["general.architecture"]), config)
+    where = files.path if isinstance(files, PackedFile) else files.path / "config.json"
     architecture = architecture_of(files.config, str(where))
     config = architecture.Config.from_hf(files.config, str(where))
     return Description(architecture, str(files.config["model_type"]), config)
 
 
-class _ProgressSource:
+def weight_source(
+    files: ModelFiles, specs: Mapping[str, Spec], dtype: str = "auto"
+) -> Weights | GGUFFile | SafetensorsFolder:
+    """Return what a model with these weights reads from its files, as :class:`pyml_nn.Model` takes it.
+
+    Raises:
+        WeightsError: a packed model does not fit, or was packed with another dtype.
+        ModelFileError: a packed model is damaged.
+    """
+    if not isinstance(files, PackedFile):
+        return files
+    weights = files.weights(specs)
+    if dtype not in ("auto", weights.dtype):
+        raise WeightsError(
+            f"{files.path}: packed with dtype {weights.dtype}, expected that or auto, got {dtype}: "
+            f"pack the original with --dtype {dtype}"
+        )
+    return weights
+
+
+class ProgressSource:
     """A source of weights that reports progress."""
 
-    def __init__(self, files: GGUFFile | SafetensorsFolder, progress: Progress | None) -> None:
+    def __init__(self, files: OriginalFiles, progress: Progress | None) -> None:
         self.names, self.shape, self.dtype = files.names, files.shape, files.dtype
         self.place, self.read_ranges = files.place, files.read_ranges
         self.total = sum(info.nbytes for info in files.tensors.values())
@@ -214,7 +268,7 @@ class _ProgressSource:
 
 def _load_weights(
     source: Source,
-    files: GGUFFile | SafetensorsFolder,
+    files: ModelFiles,
     description: Description,
     options: LoadOptions,
     progress: Progress | None,
@@ -232,26 +286,36 @@ def _load_weights(
         )
     dtype, kv_dtype, chunk = options.dtype, options.kv_dtype, min(options.prefill_chunk, config.context_length)
     try:
-        plan = model_class.memory_plan(config, files, dtype, length or 1, chunk, kv_dtype)
+        weights = weight_source(files, model_class.specs(config), dtype)
+        plan = model_class.memory_plan(config, weights, dtype, length or 1, chunk, kv_dtype)
     except PymlError as error:
-        raise type(error)(f"{source.path}: {error}") from None
+        raise _naming(source.path, error) from None
+    plan = replace(plan, weights=0) if isinstance(files, PackedFile) else plan  # its pages are the file's
     plan.check()
     logs.load.info("  Loading tensors...")
-    weights = _ProgressSource(files, progress)
+    reported = None if isinstance(files, PackedFile) else ProgressSource(files, progress)
     try:
-        model: Model[Any] = model_class(config, weights, dtype, options.threads, chunk, options.screen, kv_dtype)
+        model: Model[Any] = model_class(
+            config, reported or weights, dtype, options.threads, chunk, options.screen, kv_dtype
+        )
     except (ConfigError, WeightsError) as error:
-        raise type(error)(f"{source.path}: {error}") from None
-    weights.report(weights.total)
+        raise _naming(source.path, error) from None
+    if reported is not None:
+        reported.report(reported.total)
     logs.load.info("  %d tensors loaded", len(files.tensors))
     if isinstance(files, SafetensorsFolder):
         _log_quantized(model)
     return model
 
 
+def _naming(path: Path, error: PymlError) -> PymlError:
+    """Return the error with the model's path at its beginning."""
+    return error if str(error).startswith(f"{path}:") else type(error)(f"{path}: {error}")
+
+
 def _language_model(
     source: Source,
-    files: GGUFFile | SafetensorsFolder,
+    files: ModelFiles,
     model: Model[Any],
     tokenizer: Tokenizer,
     options: LoadOptions,

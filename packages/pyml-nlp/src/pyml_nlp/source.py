@@ -15,9 +15,10 @@ from typing import Literal
 from pyml_core.errors import one_line
 from pyml_core.locks import importing
 
-from .default_model import CHAT_NAME, NAME, default_chat_model, default_model
+from .default_model import CHAT_NAME, NAME, default_chat_model, default_model, packed_folder
 from .errors import ModelFileError, ModelNotFoundError
 from .formats.folders import CONFIG, INDEX, SINGLE, gguf_of, other_form, weight_files
+from .formats.packed_name import SUFFIX, is_packed
 
 Note = Callable[[str], None]
 
@@ -36,12 +37,13 @@ class Source:
     """A model's files on this machine.
 
     Attributes:
-        kind: ``"gguf"``: ``path`` is a GGUF file; ``"folder"``: a folder in Hugging Face layout.
+        kind: ``"gguf"``: ``path`` is a GGUF file; ``"folder"``: a folder in Hugging Face layout; ``"packed"``: a packed
+            model.
         path: the file or folder.
         name: the model's name in messages: the hub id or the path.
     """
 
-    kind: Literal["gguf", "folder"]
+    kind: Literal["gguf", "folder", "packed"]
     path: Path
     name: str
 
@@ -53,9 +55,10 @@ def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info)
     and ``HF_HUB_OFFLINE`` have their effect in huggingface-hub.
 
     Args:
-        model: a ``.gguf`` file; a folder; a hub id ``organisation/name``, or ``organisation/name/file.gguf`` for one
-            GGUF file of a repository; the file name of a default model. None: ``PYML_MODEL``, otherwise the embedded
-            default. An existing path takes precedence over the other names.
+        model: a ``.gguf`` file; a folder; a packed model; a hub id ``organisation/name``, or
+            ``organisation/name/file.gguf`` for one GGUF file of a repository; the file name of a default model, or of a
+            packed one in pyml's cache. None: ``PYML_MODEL``, otherwise the embedded default. An existing path takes
+            precedence over the other names.
         note: called with the line that says whether a hub model is in the cache or has to be downloaded.
 
     Raises:
@@ -73,6 +76,8 @@ def resolve(model: str | os.PathLike[str] | None = None, note: Note = _log.info)
         return _local(found, text)
     if text in _DEFAULTS:
         return Source("gguf", _DEFAULTS[text](), text)
+    if (packed := _packed(text)) is not None:
+        return Source("packed", packed, text)
     match = _hub_id(text)
     with importing:  # start-up: huggingface-hub can take a second, and local models do not need it
         from .hub import Repository
@@ -88,7 +93,7 @@ def check_name(model: str) -> None:
     Raises:
         ModelNotFoundError: it is neither.
     """
-    if model not in _DEFAULTS and (not model or _existing(model) is None):
+    if model not in _DEFAULTS and (not model or (_existing(model) is None and _packed(model) is None)):
         _hub_id(model)
 
 
@@ -101,7 +106,7 @@ def is_hub_id(model: str) -> bool:
 
 def _hub_match(text: str) -> re.Match[str] | None:
     match = _HUB_ID.fullmatch(text)
-    return None if match is None or (match[2] is None and text.endswith(".gguf")) else match
+    return None if match is None or (match[2] is None and text.endswith((".gguf", SUFFIX))) else match
 
 
 def _hub_id(text: str) -> re.Match[str]:
@@ -130,10 +135,20 @@ def _meant(text: str) -> str:
     folder, slash, name = text.rpartition("/")
     names = [] if slash else list(_DEFAULTS)
     with suppress(OSError, ValueError), os.scandir(folder or slash or ".") as entries:
-        names += [one.name for one in islice(entries, _MOST_NAMES) if one.name.endswith(".gguf") or one.is_dir()]
+        names += [
+            one.name for one in islice(entries, _MOST_NAMES) if one.name.endswith((".gguf", SUFFIX)) or one.is_dir()
+        ]
     begun = [one for one in names if len(name) >= _LEAST_BEGUN and one.lower().startswith(name.lower())]
     close = [one for one in begun or get_close_matches(name, names, 1, 0.8) if one.isprintable()]
     return f"; did you mean {one_line(folder, _LONGEST)}{slash}{close[0]}?" if close else ""
+
+
+def _packed(text: str) -> Path | None:
+    """Return the packed model of this file name in pyml's cache, or None."""
+    if not text.endswith(SUFFIX) or "/" in text or "\0" in text:
+        return None
+    path = packed_folder() / text
+    return path if path.is_file() else None
 
 
 def _existing(text: str) -> Path | None:
@@ -159,6 +174,8 @@ def _local(path: Path, name: str) -> Source:
             f"{path}: expected a .gguf file or a model folder; give the folder that this file is in, with {CONFIG} and "
             f"{SINGLE}"
         )
+    if path.suffix == SUFFIX or is_packed(path):
+        return Source("packed", path, name)
     form = other_form([path.name])
     if form is not None:
         raise ModelFileError(f"{path}: {form}")

@@ -48,6 +48,7 @@ class NewFile:
 
     Args:
         path: path of the file.
+        read_only: the new file has no write permission. The existing one need not have one either: it is not changed.
 
     Attributes:
         file: the binary file to write to; it can also be read and sought, unless it is a device or a pipe.
@@ -58,7 +59,7 @@ class NewFile:
 
     file: BinaryIO
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], read_only: bool = False) -> None:
         if "\0" in os.fspath(path):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._mode: int | None = None
@@ -74,9 +75,12 @@ class NewFile:
         self._path = Path(os.path.realpath(path))
         if before is not None:
             self._mode = stat.S_IMODE(before.st_mode)
-            if not os.access(self._path, os.W_OK):
+            if not read_only and not os.access(self._path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self.file = os.fdopen(self._open(), "w+b")
+        if read_only:
+            mode = stat.S_IMODE(os.fstat(self.file.fileno()).st_mode) if self._mode is None else self._mode
+            self._mode = mode & ~0o222
 
     def sync(self) -> None:
         """Write all data and the permissions to the disk."""

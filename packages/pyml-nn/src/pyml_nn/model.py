@@ -28,7 +28,7 @@ from .config import Dimensions
 from .layers import Scratch
 from .memory import MemoryPlan, activation_bytes, kv_layout
 from .trace import Recorder, Trace, traces_of
-from .weights import NameRules, Spec, Weights, WeightSource
+from .weights import NameRules, SourceWeights, Spec, Weights, WeightSource
 
 if TYPE_CHECKING:
     import os
@@ -45,7 +45,8 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
 
     Args:
         config: the configuration of its architecture.
-        weights: source of the weights, which are read one at a time, or a mapping of names to arrays.
+        weights: source of the weights, which are read one at a time, or a mapping of names to arrays; or the weights
+            themselves, which have a dtype of their own.
         dtype: ``auto`` (a GGUF file's types as stored, a checkpoint's matrices as q8_0), ``f32``, ``bf16``, ``q8_0`` or
             ``q4_0``; see :func:`pyml_nn.weights.spec.matrix_type`.
         threads: number of worker threads; None: a number that suits the machine.
@@ -73,23 +74,26 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
     def __init__(
         self,
         config: C,
-        weights: WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
+        weights: Weights | WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
         dtype: str = "auto",
         threads: int | None = None,
         max_tokens: int = 512,
         screen: bool = True,
         kv_dtype: str = "auto",
     ) -> None:
-        reader = Weights(weights, self.specs(config), self.rules, dtype, screen)
+        reader = _reader(self, config, weights, dtype, screen)
         reader.warn()
-        MemoryPlan(reader.packed_bytes(), 0, activation_bytes(config, max_tokens)).check()
+        own = 0 if reader.mapped else reader.packed_bytes()
+        MemoryPlan(own, 0, activation_bytes(config, max_tokens)).check()
         self.config = config
-        self.kv_layout = kv_layout(config, dtype, reader.quantized, kv_dtype)
+        self.kv_layout = kv_layout(config, reader.dtype, reader.quantized, kv_dtype)
         self._program: Program | None = Program(max_tokens, self.kv_layout, threads)
         self._max_tokens = max_tokens
         self._cancels = 0
         self.declare(reader, Scratch(self._program))
         reader.flush()
+        if not screen:  # a head that was packed for it
+            self._program.screening = self._program.settling = ()
         self.n_params = reader.n_params
         self.weight_bytes = _weight_bytes(self._program)
         self.fingerprint = reader.fingerprint(f"{type(self).__module__} {json.dumps(asdict(config), sort_keys=True)}")
@@ -132,7 +136,7 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
     def memory_plan(
         cls,
         config: C,
-        weights: WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
+        weights: Weights | WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
         dtype: str,
         context_len: int,
         max_tokens: int = 512,
@@ -143,8 +147,8 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         Raises:
             WeightsError: the weights do not fit the configuration.
         """
-        reader = Weights(weights, cls.specs(config), cls.rules, dtype)
-        cache = kv_layout(config, dtype, reader.quantized, kv_dtype).bytes_for(context_len)
+        reader = _reader(cls, config, weights, dtype)
+        cache = kv_layout(config, reader.dtype, reader.quantized, kv_dtype).bytes_for(context_len)
         return MemoryPlan(reader.packed_bytes(), cache, activation_bytes(config, max_tokens))
 
     def memory_needed(self, context_len: int) -> int:
@@ -338,6 +342,19 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
                 raise Cancelled("model: cancelled between two chunks")
             cancel.check()
             yield batch
+
+
+def _reader(
+    model: Model[Any] | type[Model[Any]],
+    config: Any,
+    weights: Weights | WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
+    dtype: str,
+    screen: bool = False,
+) -> Weights:
+    """Return the weights of a source; weights are returned as they are."""
+    if isinstance(weights, Weights):
+        return weights
+    return SourceWeights(weights, model.specs(config), model.rules, dtype, screen)
 
 
 def _weight_bytes(program: Program) -> int:

@@ -115,7 +115,9 @@ def declare_screen(graph: Graph, z_score: float = Z_SCORE) -> None:
     ):  # fmt: skip
         raise ShapeError("screen: expected the last operation to be a linear layer of one split matrix")
     matrices = last.params["matrices"]
-    stats = _native.row_stats(matrices[0], graph.level, graph.threads)
+    stats = matrices[0].row_stats
+    if stats is None:
+        stats = _native.row_stats(matrices[0], graph.level, graph.threads)
     params = {"matrices": matrices, "row_stats": stats, "z_score": float(z_score)}
     screen, *rounds = (
         Operation(kind.name, f"{last.name}.{name}", last.inputs, last.output, params | {"round": number})

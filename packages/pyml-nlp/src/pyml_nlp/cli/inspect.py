@@ -14,9 +14,7 @@ from .options import DTYPES, SETTINGS, Command, check_model, choice, complete_fi
 from .output import Output
 
 if TYPE_CHECKING:
-    from ..formats.gguf import GGUFFile
-    from ..formats.safetensors import SafetensorsFolder
-    from ..loading import Description
+    from ..loading import Description, ModelFiles
 
 DEFAULT_CONTEXT = 4096
 _ARRAY = re.compile(r"\[\d+ values\]")
@@ -49,16 +47,15 @@ def command(
     output.write(f"{shown}\n")
 
 
-def inspect(files: GGUFFile | SafetensorsFolder, dtype: str = "auto", context_len: int | None = None) -> dict[str, Any]:
+def inspect(files: ModelFiles, dtype: str = "auto", context_len: int | None = None) -> dict[str, Any]:
     """Everything that is shown, ready for JSON; an ``"error"`` takes the place of a part that is not understood."""
     from pyml_core.errors import PymlError
-    from pyml_nn.weights import Weights
+    from pyml_nn.weights import SourceWeights, Weights
 
-    from ..formats.gguf import GGUFFile
-    from ..loading import describe
+    from ..loading import describe, weight_source
 
     facts: dict[str, Any] = {
-        "format": f"GGUF v{files.version}" if isinstance(files, GGUFFile) else "safetensors",
+        "format": _format(files),
         "path": str(files.path),
         "files": [file.path.name for file in files.files],
         "tensor_count": len(files.tensors),
@@ -69,7 +66,10 @@ def inspect(files: GGUFFile | SafetensorsFolder, dtype: str = "auto", context_le
     try:
         description = describe(files)
         model, config = description.architecture.Model, description.config
-        packed = Weights(files, model.specs(config), model.rules, dtype).packed_sizes()
+        source = weight_source(files, model.specs(config), dtype)
+        if not isinstance(source, Weights):
+            source = SourceWeights(source, model.specs(config), model.rules, dtype)
+        packed = source.packed_sizes()
         facts |= _architecture(files, description, dtype, context_len)
     except PymlError as error:
         facts["architecture"] = {"error": str(error)}
@@ -86,21 +86,32 @@ def inspect(files: GGUFFile | SafetensorsFolder, dtype: str = "auto", context_le
     return facts
 
 
-def _architecture(
-    files: GGUFFile | SafetensorsFolder, description: Description, dtype: str, context_len: int | None
-) -> dict[str, Any]:
+def _format(files: ModelFiles) -> str:
+    from ..formats.gguf import GGUFFile
+    from ..formats.packed import PackedFile
+
+    if isinstance(files, PackedFile):
+        original = "GGUF" if files.gguf else "safetensors"
+        return f"packed model, from {original}, dtype {files.header['weights']['dtype']}"
+    return f"GGUF v{files.version}" if isinstance(files, GGUFFile) else "safetensors"
+
+
+def _architecture(files: ModelFiles, description: Description, dtype: str, context_len: int | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     config = description.config
     length = min(context_len or DEFAULT_CONTEXT, config.context_length)
-    plan = description.architecture.Model.memory_plan(config, files, dtype, length)
+    from ..loading import weight_source
+
+    model_class = description.architecture.Model
+    plan = model_class.memory_plan(config, weight_source(files, model_class.specs(config), dtype), dtype, length)
     return {
         "architecture": {"name": description.name, **_plain(asdict(config))},
         "memory": {"dtype": dtype, "context_len": length, **asdict(plan), "total": plan.total},
     }
 
 
-def _tokenizer(files: GGUFFile | SafetensorsFolder) -> dict[str, Any]:
+def _tokenizer(files: ModelFiles) -> dict[str, Any]:
     from pyml_core.errors import PymlError
 
     from ..formats.gguf import GGUFFile
@@ -120,11 +131,14 @@ def _tokenizer(files: GGUFFile | SafetensorsFolder) -> dict[str, Any]:
     }
 
 
-def _metadata(files: GGUFFile | SafetensorsFolder) -> Mapping[str, Any]:
+def _metadata(files: ModelFiles) -> Mapping[str, Any]:
     from ..formats.gguf import GGUFFile
+    from ..formats.packed import PackedFile
 
     if isinstance(files, GGUFFile):
         return files.metadata
+    if isinstance(files, PackedFile) and files.gguf:
+        return {"source": files.header["source"], "sections": files.sections(), **files.config}
     return {**files.config, **{f"generation_config.{key}": value for key, value in files.generation_config.items()}}
 
 

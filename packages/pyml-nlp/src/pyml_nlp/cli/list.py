@@ -66,14 +66,15 @@ class Row:
 def _row(model: CachedModel, context_len: int) -> Row:
     from pyml_core.errors import OutOfMemoryError, PymlError
 
-    from ..loading import describe, open_weights
+    from ..loading import describe, open_weights, weight_source
 
     memory = None
     try:
         with open_weights(model.source) as files:
             description = describe(files)
             length = min(context_len, description.config.context_length)
-            plan = description.architecture.Model.memory_plan(description.config, files, "auto", length)
+            model_class, config = description.architecture.Model, description.config
+            plan = model_class.memory_plan(config, weight_source(files, model_class.specs(config)), "auto", length)
         memory = plan.total
         plan.check()
     except OutOfMemoryError:

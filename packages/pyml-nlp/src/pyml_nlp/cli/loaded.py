@@ -20,13 +20,18 @@ def check_template(model: str | None) -> None:
         ChatTemplateError: it has none. PymlError: it cannot be found or opened.
     """
     from ..formats.gguf import GGUFFile
+    from ..formats.packed import PackedFile
     from ..loading import find, open_weights
     from ..tokenizer.config_files import ConfigFiles
+    from ..tokenizer.load import packed_tokenizer
+    from ..tokenizer.packed import read_metadata
 
     source = find(model)
     with open_weights(source) as files:
         if isinstance(files, GGUFFile):
             found = any(key.startswith("tokenizer.chat_template") for key in files.metadata)
+        elif isinstance(files, PackedFile):
+            found = bool(read_metadata(packed_tokenizer(files).description, str(files.path)).chat_templates)
         else:
             found = bool(ConfigFiles(files.path).chat_templates())
     if not found:

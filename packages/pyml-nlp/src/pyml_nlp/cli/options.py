@@ -26,7 +26,21 @@ KV_DTYPES = ("auto", "f32", "f16", "int8")
 BASIC = "Options"
 """The heading of the options that ``--help`` explains."""
 
-COMMANDS = ("infer", "chat", "serve", "batch", "list", "pull", "rm", "bench", "eval", "inspect", "trace", "audit")
+COMMANDS = (
+    "infer",
+    "chat",
+    "serve",
+    "batch",
+    "list",
+    "pull",
+    "pack",
+    "rm",
+    "bench",
+    "eval",
+    "inspect",
+    "trace",
+    "audit",
+)
 """All commands of ``pyml``, each of the module of its name."""
 
 _ALL = "pyml.help_all"

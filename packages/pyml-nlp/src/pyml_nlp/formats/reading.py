@@ -1,7 +1,8 @@
 """Bounded, positional reading of one file, for all weight formats.
 
-Files are read with ``preadv`` and never mapped: if another process truncates a mapped file, the reader is killed by
-SIGBUS, which Python code cannot turn into an error message. A short read can be reported.
+Files are read with ``preadv`` and not mapped, except packed models (:mod:`.packed`): if another process truncates a
+mapped file, the reader is killed by SIGBUS, which Python code cannot turn into an error message. A short read can be
+reported.
 """
 
 from __future__ import annotations

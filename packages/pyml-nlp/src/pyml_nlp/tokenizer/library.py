@@ -53,7 +53,10 @@ class LibraryTokenizer(Tokenizer):
         decoding: makes a decoding; None: byte-level.
         piece_bytes: returns the bytes of a token's text.
         texts: texts of tokens for which the library's own text is wrong, by id.
-        source: the source of ``decoding`` and ``piece_bytes`` as text, for the fingerprint.
+        source: the source of ``decoding`` and ``piece_bytes`` as text: the decoder of a tokenizer.json; empty: none.
+
+    Attributes:
+        texts, source: as given.
     """
 
     def __init__(
@@ -66,11 +69,11 @@ class LibraryTokenizer(Tokenizer):
         source: str = "",
     ) -> None:
         super().__init__(metadata)
-        self._source = source
+        self.source = source
         self._engine = engine
         self._make_decoding = decoding
         self._piece_bytes = piece_bytes
-        self._texts = texts or {}
+        self.texts = texts or {}
         self._lock = Lock()  # protects the engine's switch for special tokens
 
     def _encode(self, text: str, parse_special: bool, boundaries: Sequence[int]) -> list[int]:
@@ -124,12 +127,16 @@ class LibraryTokenizer(Tokenizer):
                     return str(token.content)
         raise TextError("text: this tokenizer has no way to read a control token as plain text")
 
-    def _content(self) -> bytes:
+    def document(self) -> str:
+        """Return the library's own description of its object: the text of a tokenizer.json without decoder."""
         with libraries, self._lock, guarded("tokenizer"):
-            return f"{self._engine.to_str()} {sorted(self._texts.items())} {self._source}".encode()
+            return str(self._engine.to_str())
+
+    def _content(self) -> bytes:
+        return f"{self.document()} {sorted(self.texts.items())} {self.source}".encode()
 
     def _piece(self, number: int) -> str:
-        return self._texts.get(number) or self._engine.id_to_token(number) or ""
+        return self.texts.get(number) or self._engine.id_to_token(number) or ""
 
     def _token_bytes(self, number: int) -> bytes:
         return self._piece_bytes(self._piece(number))

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ModelFileError, changed_since_pickling
+from ..formats.config import parse_json_object
 from ..formats.gguf import GGUFFile
+from ..formats.packed import PackedFile
+from ..formats.packed_name import is_packed
 from .base import Tokenizer, libraries
 from .gguf import load_gguf
+from .packed import PackedTokenizer, unpack_tokenizer
 
 JSON, PIECES = "tokenizer.json", "tokenizer.model"
 VOCAB_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -32,7 +36,8 @@ def load_tokenizer(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
 
     Args:
         source: a folder in Hugging Face layout (tokenizer.json; else vocab.json and merges.txt, or encoder.json and
-            vocab.bpe as OpenAI names them; else tokenizer.model), or a GGUF file: an open one, or its path.
+            vocab.bpe as OpenAI names them; else tokenizer.model), a GGUF file: an open one, or its path; or the path
+            of a packed model.
 
     Raises:
         ModelFileError: none of these files exists, or one is malformed. The one-line message names the file, the
@@ -62,6 +67,9 @@ def _load(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
     if not isinstance(source, str | os.PathLike):
         return load_gguf(source.metadata, str(getattr(source, "path", "GGUF file")))
     folder = Path(source)
+    if folder.is_file() and is_packed(folder):
+        with PackedFile(folder) as packed:
+            return unpack_tokenizer(packed_tokenizer(packed), str(folder))
     if folder.is_file():
         with GGUFFile(folder) as file:
             return _load(file)
@@ -78,6 +86,16 @@ def _load(source: str | os.PathLike[str] | HasMetadata) -> Tokenizer:
             from .vocab_merges import load_vocab_and_merges  # likewise
 
             return load_vocab_and_merges(folder, *names)
+
+
+def packed_tokenizer(file: PackedFile) -> PackedTokenizer:
+    """Return the tokenizer of a packed model, as it is stored.
+
+    Raises:
+        ModelFileError: it is missing or damaged.
+    """
+    description = parse_json_object(file.section("tokenizer"), str(file.path))
+    return PackedTokenizer(description, file.mapped_section("tokenizer tokens"), file.mapped_section("tokenizer model"))
 
 
 def tokenizer_files(folder: Path) -> tuple[str, ...]:

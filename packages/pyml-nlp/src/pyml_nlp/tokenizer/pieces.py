@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 from sentencepiece import SentencePieceProcessor
 
+from pyml_core.errors import quoted
+
 from ..errors import ModelFileError
+from . import model_proto
 from .base import TextError, Tokenizer, TokenizerMetadata
 from .decoding import SPACE, Decoding, DropPrefix, SentencePieceDecoding, byte_of
 from .guard import first_line
@@ -32,6 +36,26 @@ def load_processor(model: bytes, label: str) -> SentencePieceProcessor:
     return processor
 
 
+def checked_processor(model: bytes, label: str) -> tuple[SentencePieceProcessor, list[str], Spaces]:
+    """Return the library's object for a ModelProto of an untrusted file, its pieces, and how it handles spaces.
+
+    Raises:
+        ModelFileError: the model is malformed, or has invalid scores or pieces.
+    """
+    spaces = model_proto.check(model, label)
+    processor = load_processor(model, label)
+    numbers = list(range(processor.get_piece_size()))
+    scores = np.asarray(processor.get_score(numbers))
+    if not np.isfinite(scores).all():
+        raise ModelFileError(f"{label}: piece {int(np.flatnonzero(~np.isfinite(scores))[0])}: expected a finite score")
+    try:
+        pieces: list[str] = processor.id_to_piece(numbers)
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{label}: expected pieces in UTF-8, got {quoted(error.object)}") from None
+    model_proto.check_pieces(pieces, label)
+    return processor, pieces, spaces
+
+
 class PieceTokenizer(Tokenizer):
     """A tokenizer run by the ``sentencepiece`` library.
 
@@ -44,6 +68,9 @@ class PieceTokenizer(Tokenizer):
         texts: texts of tokens that the library does not know, or for which its own text is wrong, by id.
         space_prefix: see :data:`SpacePrefix`; without ``add_dummy_prefix`` the model adds no space at all.
         spaces: the model's handling of spaces.
+
+    Attributes:
+        control, added, texts, space_prefix, spaces: as given.
     """
 
     def __init__(
@@ -59,11 +86,12 @@ class PieceTokenizer(Tokenizer):
         spaces: Spaces,
     ) -> None:
         super().__init__(metadata)
+        self.control, self.added, self.space_prefix, self.spaces = control, added, space_prefix, spaces
         self._processor = processor
         self._all = SpecialTokens({**added, **control})
         self._added = SpecialTokens(added)
         self._words = dict(added)
-        self._texts = texts or {}
+        self.texts = texts or {}
         self._drop_prefix: DropPrefix = "all" if spaces.remove_extra else "first" if spaces.add_dummy_prefix else "no"
         self._source = f"{sorted(control.items())} {sorted(added.items())} {space_prefix} {spaces}"
         self._size = processor.get_piece_size()
@@ -89,19 +117,22 @@ class PieceTokenizer(Tokenizer):
     def _added_words(self) -> Mapping[str, int]:
         return self._words
 
+    @property
+    def model(self) -> bytes:
+        """The serialised ModelProto."""
+        return bytes(self._processor.serialized_model_proto())
+
     def _content(self) -> bytes:
-        return (
-            bytes(self._processor.serialized_model_proto()) + f"{sorted(self._texts.items())} {self._source}".encode()
-        )
+        return self.model + f"{sorted(self.texts.items())} {self._source}".encode()
 
     def _piece(self, number: int) -> str:
-        text = self._texts.get(number)
+        text = self.texts.get(number)
         if text is not None:
             return text
         return str(self._processor.id_to_piece(number)) if number < self._size else ""
 
     def _is_byte(self, number: int) -> bool:
-        return number < self._size and number not in self._texts and bool(self._processor.is_byte(number))
+        return number < self._size and number not in self.texts and bool(self._processor.is_byte(number))
 
     def _token_bytes(self, number: int) -> bytes:
         piece = self._piece(number)

@@ -95,8 +95,8 @@ def check(pattern: str) -> Safe:
     """
     if len(pattern) > MAX_LENGTH:
         raise UnsafePattern(f"it has {len(pattern)} characters, more than {MAX_LENGTH}")
-    if pattern in _EQUAL:
-        return Safe(_EQUAL[pattern], steps=3, empty=False)
+    if pattern in _EQUAL or pattern in _EQUAL.values():
+        return Safe(_EQUAL.get(pattern, pattern), steps=3, empty=False)
     parser = _Parser(pattern)
     whole = parser.alternatives(depth=0)
     if parser.rest:

@@ -80,6 +80,27 @@ def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
     return LibraryTokenizer(metadata, engine, make_decoding, piece_bytes, texts, source)
 
 
+def library_object(document: dict[str, Any], label: str) -> tokenizers.Tokenizer:
+    """Return the library's object for its own description, of an untrusted file.
+
+    Raises:
+        ModelFileError: the description is malformed, has parts that pyml does not know, or has other ids for its added
+            tokens than the library.
+    """
+    added = [parse_added_token(entry, label) for entry in listed(document, "added_tokens", label)]
+    if len(added) > MAX_TOKENS:
+        raise ModelFileError(f"{label}: added_tokens: expected at most {MAX_TOKENS}, got {len(added)}")
+    model, _ = _model(section(document, "model", label), label)
+    with guarded(label):
+        engine = before_model(document, label)
+        engine.model = model
+        add_tokens(engine, added, (), label)
+        moved = next((token for token in added if engine.token_to_id(token.text) != token.id), None)
+    if moved is not None:
+        raise ModelFileError(f"{label}: added token {quoted(moved.text)}: expected the id that it gets, got {moved.id}")
+    return engine
+
+
 def _model(model: dict[str, Any], label: str) -> tuple[tokenizers.models.Model, dict[str, int]]:
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind == "BPE":

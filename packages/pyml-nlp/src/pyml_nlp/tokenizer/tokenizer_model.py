@@ -11,11 +11,10 @@ import numpy as np
 from pyml_core.errors import quoted
 
 from ..errors import ModelFileError
-from . import model_proto
 from .base import MAX_TOKENS, TokenizerMetadata
 from .bounded import read_bytes
 from .config_files import AddedToken, ConfigFiles
-from .pieces import PieceTokenizer, SpacePrefix, load_processor
+from .pieces import PieceTokenizer, SpacePrefix, checked_processor
 
 _log = logging.getLogger("pyml.tokenizer")
 
@@ -32,18 +31,9 @@ def load_tokenizer_model(folder: Path) -> PieceTokenizer:
     label = str(path)
     config = ConfigFiles(folder)
     model = read_bytes(path, _MODEL_LIMIT)
-    spaces = model_proto.check(model, label)
-    processor = load_processor(model, label)
-    size = processor.get_piece_size()
+    processor, pieces, spaces = checked_processor(model, label)
+    size = len(pieces)
     numbers = list(range(size))
-    scores = np.asarray(processor.get_score(numbers))
-    if not np.isfinite(scores).all():
-        raise ModelFileError(f"{label}: piece {int(np.flatnonzero(~np.isfinite(scores))[0])}: expected a finite score")
-    try:
-        pieces: list[str] = processor.id_to_piece(numbers)
-    except UnicodeDecodeError as error:
-        raise ModelFileError(f"{label}: expected pieces in UTF-8, got {quoted(error.object)}") from None
-    model_proto.check_pieces(pieces, label)
     special = set(np.flatnonzero(processor.is_control(numbers)).tolist()) | {processor.unk_id()}
     texts: dict[int, str] = {}
     added: dict[str, int] = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .names import NameRules
-from .reader import Weights
+from .reader import SourceWeights
 from .source import ArrayWeights, WeightSource
 from .spec import Spec
+from .weights import Weights
 
-__all__ = ["ArrayWeights", "NameRules", "Spec", "WeightSource", "Weights"]
+__all__ = ["ArrayWeights", "NameRules", "SourceWeights", "Spec", "WeightSource", "Weights"]

@@ -1,8 +1,8 @@
 """Reading the weights of a model: a check of names and shapes, then packed matrices and float32 arrays.
 
 A model has an internal name for each weight (``layers.3.attention.q.weight``), with its name in Hugging Face
-checkpoints, its name in GGUF files and its shape. :class:`Weights` compares that list with a source before anything is
-read, and then returns the weights one at a time, packed.
+checkpoints, its name in GGUF files and its shape. :class:`SourceWeights` compares that list with a source before
+anything is read, and then returns the weights one at a time, packed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ from pyml_core.panels import packed_nbytes
 from pyml_core.tensor import PackedMatrix, Tensor, empty_matrix, pack, pack_parts
 
 from ..errors import WeightsError, show
-from ..layers.linear import Linear
 from .names import NameRules, find
 from .read_queue import ReadQueue
 from .source import ArrayWeights, FileSource, WeightSource
 from .spec import DTYPES, Spec, is_matrix, is_screened, matrix_type
-
-F32Array = npt.NDArray[np.float32]
+from .weights import F32Array, Weights
 
 _log = logging.getLogger("pyml.load")
 
@@ -36,8 +34,8 @@ PART_BYTES = 32 << 20
 """Bytes, as float32, of the rows of a matrix that are read and packed at a time."""
 
 
-class Weights:
-    """The weights of one model in one source: all are checked first, then read one by one.
+class SourceWeights(Weights):
+    """The weights of one model in one source of tensors: all are checked first, then read one by one.
 
     Args:
         source: source of the tensors, or a mapping of names to arrays.
@@ -47,9 +45,7 @@ class Weights:
         screen: pack the head for screening if that is faster (:func:`is_screened`).
 
     Attributes:
-        gguf: whether the source uses GGUF's names and conventions (else Hugging Face's).
         extra_layers: indices of the source's layers that the model does not have.
-        n_params: number of parameters read so far; a shared matrix counts once.
 
     Raises:
         WeightsError: an unknown dtype; a weight missing, unknown, given twice, or of another shape. When it is read: a
@@ -67,7 +63,7 @@ class Weights:
         if dtype not in DTYPES:
             raise WeightsError(f"dtype: expected one of {', '.join(DTYPES)}, found {show(dtype)}")
         self._source = ArrayWeights(source) if isinstance(source, Mapping) else source
-        self._dtype = dtype
+        self.dtype = dtype
         self._specs = specs
         self._queue = ReadQueue(self._source)
         self._screen = screen
@@ -105,37 +101,6 @@ class Weights:
         )
         return self._read(name).to_f32()
 
-    def linear(self, *names: str, rows: Mapping[str, npt.NDArray[np.intp]] | None = None) -> Linear:
-        """Read a linear layer: the matrices ``<name>.weight``, with the biases ``<name>.bias`` that the source has.
-
-        Args:
-            names: internal names without ``.weight``.
-            rows: name -> order of the rows, see :meth:`matrix`; it applies to the bias as well.
-        """
-        rows = rows or {}
-        matrices = tuple(self.matrix(f"{name}.weight", rows.get(name)) for name in names)
-        if not any(self.has(f"{name}.bias") for name in names):
-            return Linear(matrices)
-        biases = []
-        for name, matrix in zip(names, matrices, strict=True):
-            bias = self.array(f"{name}.bias") if self.has(f"{name}.bias") else np.zeros(matrix.shape[0], np.float32)
-            biases.append(bias[rows[name]] if name in rows else bias)
-        return Linear(matrices, np.concatenate(biases))
-
-    def head(self, name: str, embedding: PackedMatrix, tied: bool) -> PackedMatrix:
-        """Return the head's matrix, or the embedding if the source has no head and ``tied`` is true.
-
-        It is the last matrix of a model, so that all queued matrices are read with it: see :meth:`flush`.
-
-        Raises:
-            WeightsError: the source has no head, and it is not tied.
-        """
-        if not self.has(name) and not tied:
-            raise WeightsError(f"{self._expected_name(name)}: missing, and the configuration does not tie the head")
-        head = self.matrix(name) if self.has(name) else embedding
-        self.flush()
-        return head
-
     def warn(self) -> None:
         """Log a warning about layers of the source that the model does not have."""
         if self.extra_layers:
@@ -146,10 +111,6 @@ class Weights:
     def flush(self) -> None:
         """Read and pack all queued matrices, many in a call."""
         self._queue.flush()
-
-    def packed_bytes(self) -> int:
-        """Bytes of all weights once packed; nothing is read."""
-        return sum(nbytes for _, nbytes in self.packed_sizes().values())
 
     @property
     def quantized(self) -> bool:
@@ -172,7 +133,7 @@ class Weights:
     def fingerprint(self, config_text: str) -> str:
         """Hash of configuration, types and all bytes that were read: 32 hexadecimal digits."""
         digest = self._queue.digest()
-        digest.update(f"{self._dtype} {config_text}".encode())
+        digest.update(f"{self.dtype} {config_text}".encode())
         return digest.hexdigest()
 
     # ---- names and shapes
@@ -216,7 +177,7 @@ class Weights:
         spec = self._specs[name]
         if spec.exact:
             return "f32"
-        return matrix_type(self._source.dtype(self._file_names[name]), spec.shape, self._dtype, self.gguf)
+        return matrix_type(self._source.dtype(self._file_names[name]), spec.shape, self.dtype, self.gguf)
 
     def _stack_index(self, name: str) -> int | None:
         """Index of a matrix in a stacked tensor; None: it is not stacked."""
