@@ -261,6 +261,10 @@ def test_a_fault_is_no_result(job: jobs.Job, job_lm: LanguageModel, monkeypatch:
 def test_inputs_that_change(job: jobs.Job, job_lm: LanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     data = path.read_bytes()
+    job.check_inputs()
+    path.write_bytes(data.replace(b"river", b"raver", 1))
+    with pytest.raises(jobs.JobError, match=r"in\.jsonl: has changed since the job was planned"):
+        job.check_inputs()
     path.write_bytes(data + b'{"prompt": "more"}\n')
     with pytest.raises(jobs.JobError, match=r"in\.jsonl: has changed since the job was planned"):
         jobs.ShardRunner(job, job_lm).run(0)

@@ -15,8 +15,10 @@ from ..options.load import LoadOptions
 from . import digests
 from .errors import JobError
 from .identity import check_machine, check_model
+from .inputs import Scan
 from .manifest import Manifest
 from .results import ShardResult, read_results
+from .rows import changed, input_size
 from .store import Store, open_store
 
 if TYPE_CHECKING:
@@ -88,6 +90,19 @@ class JobFolder:
         )
         lm.prefix_cache = PrefixCache(kept)
         return lm
+
+    def check_inputs(self) -> None:
+        """Read all JSONL inputs and compare them with those of the plan; workers compare sizes, and numbers of rows.
+
+        Raises:
+            JobError: an input has changed, or cannot be read.
+        """
+        for source in self.manifest.inputs:
+            scan = Scan(source.path, None)
+            for _ in scan:
+                pass
+            if (input_size(source.path), scan.rows, scan.digest) != (source.size, source.rows, source.digest):
+                raise changed(source)
 
     # ---- shards
 

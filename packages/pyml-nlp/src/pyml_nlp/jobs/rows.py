@@ -209,7 +209,7 @@ class Reader:
     ) -> Iterator[Row]:
         table = ParquetInput(file, source.path)
         if table.n_rows != source.rows:
-            raise _changed(source)
+            raise changed(source)
         for number, values in enumerate(table.rows(start, stop, self._columns), start + 1):
             if wanted is None or number in wanted:
                 row = Row(f"{source.name}:{number}", number, {})
@@ -236,11 +236,12 @@ class Reader:
     def _checked(self, number: int) -> Input:
         source = self._inputs[number]
         if input_size(source.path) != source.size:
-            raise _changed(source)
+            raise changed(source)
         return source
 
 
-def _changed(source: Input) -> JobError:
+def changed(source: Input) -> JobError:
+    """The error for an input that is not that of the plan."""
     return JobError(f"{one_line(source.path, _LONGEST)}: has changed since the job was planned")
 
 
