@@ -23,6 +23,7 @@ from pathlib import Path
 from tests.fuzz import driver
 from tests.fuzz.cache_files import Caches
 from tests.fuzz.model_files import Folders, GGUFModels
+from tests.fuzz.packed_files import PackedModels
 from tests.fuzz.request_inputs import BatchLines, ChatTemplates, MessageLists, ToolFiles
 from tests.fuzz.structured_inputs import Expressions, Grammars, Schemas
 
@@ -33,6 +34,7 @@ TARGETS: dict[str, type[driver.Target]] = {
     for target in (
         GGUFModels,
         Folders,
+        PackedModels,
         Caches,
         BatchLines,
         MessageLists,
