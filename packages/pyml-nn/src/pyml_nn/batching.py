@@ -273,6 +273,10 @@ def cut_runs(passes: Sequence[SequencePass], max_tokens: int) -> list[list[Slice
 
 def _integers(values: Sequence[int], end: int, sequence: int, name: str) -> list[int]:
     """Return integers as a list; ShapeError, naming the sequence, unless all are from 0 to ``end - 1``."""
+    if type(values) is list and len(values) == 1:  # perf: the token of a text in a decode step
+        number = values[0]
+        if type(number) is int and 0 <= number < end:
+            return [number]
     try:
         numbers = [operator.index(value) for value in values]
     except TypeError:

@@ -20,6 +20,9 @@ from .special import SpecialTokens
 
 Merges = Sequence[tuple[str, str]]
 
+MAX_KNOWN = 1 << 16
+"""Most tokens whose bytes are kept."""
+
 
 def build_bpe(vocab: dict[str, int], merges: Merges, label: str, **options: Any) -> tokenizers.models.BPE:
     """Return the library's model of a checked vocabulary.
@@ -73,6 +76,7 @@ class LibraryTokenizer(Tokenizer):
         self._engine = engine
         self._make_decoding = decoding
         self._piece_bytes = piece_bytes
+        self._known_bytes: dict[int, bytes] = {}  # perf: of tokens that have been decoded, which come again
         self.texts = texts or {}
         self._lock = Lock()  # protects the engine's switch for special tokens
 
@@ -139,7 +143,12 @@ class LibraryTokenizer(Tokenizer):
         return self.texts.get(number) or self._engine.id_to_token(number) or ""
 
     def _token_bytes(self, number: int) -> bytes:
-        return self._piece_bytes(self._piece(number))
+        found = self._known_bytes.get(number)
+        if found is None:
+            found = self._piece_bytes(self._piece(number))
+            if len(self._known_bytes) < MAX_KNOWN:
+                self._known_bytes[number] = found
+        return found
 
     def _decoding(self) -> Decoding:
         if self._make_decoding is None:

@@ -108,12 +108,13 @@ class KVCache(OfOneProcess, instead="save it with save(path), and load it with l
         if first < self._n_shared:
             self.pages[first] = _copy(self.layout, self.pages[first])
             self._n_shared = first
-        while len(self.pages) * PAGE_TOKENS < end:
+        addresses = self.pages.addresses  # perf: its length takes no call of Python, and each step asks for it
+        while len(addresses) * PAGE_TOKENS < end:
             self.pages.append(self.layout.new_page())
 
     def append(self, ids: Sequence[int]) -> None:
         """Add these tokens, whose keys and values a run has written to the reserved pages."""
-        if len(self._ids) + len(ids) > len(self.pages) * PAGE_TOKENS:
+        if len(self._ids) + len(ids) > len(self.pages.addresses) * PAGE_TOKENS:
             raise ShapeError(f"KV cache: {len(ids)} tokens were appended without being reserved")
         self._ids.extend(ids)
 
