@@ -12,7 +12,7 @@ from pyml_nlp.server.http_limits import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [*sorted(path for path in (ROOT / "deploy").iterdir() if path.is_file()), ROOT / "docs" / "serve-operations.md"]
-OTHERS = {"--read-only", "--tmpfs", "--cap-drop", "--security-opt", "--time", "--system", "--now"}
+OTHERS = {"--build-arg", "--read-only", "--tmpfs", "--cap-drop", "--security-opt", "--time", "--system", "--now"}
 """Of docker, useradd and systemctl."""
 
 
