@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyml_core import PymlError, _native, cpu, cpu_info
+from pyml_core import PymlError, cpu, cpu_info
 from pyml_core.cpu import _cgroup_cpus, default_threads, level, levels, use_level
 
 
@@ -70,7 +70,7 @@ def test_a_level_that_the_cpu_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch)
         assert done.returncode == 1
         assert f"PYML_CPU_LEVEL: this CPU does not support '{name}'; it has {', '.join(levels())}" in done.stderr
     known = [("scalar", True, True), ("avx2", True, False)]
-    monkeypatch.setattr(_native, "levels", lambda: known)
+    monkeypatch.setattr(cpu, "_known", lambda: known)
     monkeypatch.setenv("PYML_CPU_LEVEL", "avx2")
     with pytest.raises(PymlError, match="PYML_CPU_LEVEL: this CPU does not support 'avx2'; it has scalar"):
         level()

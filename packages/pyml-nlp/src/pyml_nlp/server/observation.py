@@ -160,8 +160,9 @@ class Observation:
         """Remember a request that has ended, and forget older ones."""
         self.recent.append(record)
         limit = max(RECENT, self.options.request_traces)
-        kept = sum(one.traced for one in self.recent)
-        runs = sum(len(text.runs or ()) for one in self.recent for text in one.texts)
+        traced = [one for one in self.recent if one.traced]
+        kept = len(traced)
+        runs = sum(len(text.runs or ()) for one in traced for text in one.texts)
         for old in list(self.recent):
             if len(self.recent) <= limit and kept <= self.options.request_traces and runs <= MAX_TRACED_RUNS:
                 break
