@@ -59,38 +59,41 @@ def require(part: str = "ray", user: str = "it") -> None:
 
 
 @contextmanager
-def session(address: str, user: str = "it") -> Iterator[Any]:
+def session(address: str, user: str = "it", cpus: int | None = None) -> Iterator[Any]:
     """The module ``ray``, connected for a block. A connection that this process has already is used, and kept.
 
     Args:
         address: ``"local"``, ``"auto"`` or HOST:PORT.
         user: what needs Ray, for messages.
+        cpus: logical CPUs of a local cluster; None: those that this process may use.
 
     Raises:
         ArgumentError: an invalid address.
         PymlError: Ray is not installed, or there is no cluster at the address.
     """
-    ray = connect(address, user)
+    ray = connect(address, user, cpus)
     try:
         yield ray
     finally:
         disconnect()
 
 
-_connected_here = False
+_users = 0
+_own = False  # whether the connection was made here
 
 
-def connect(address: str, user: str = "it") -> Any:
+def connect(address: str, user: str = "it", cpus: int | None = None) -> Any:
     """Connect, and return the module ``ray``; arguments and errors as of :func:`session`.
 
     The processes of a local cluster end with the thread that calls this.
     """
-    global _connected_here
+    global _users, _own
     check_address(address)
     require(user=user)
     import ray  # after its environment is set
 
     if ray.is_initialized():
+        _users += 1
         return ray
     if address == LOCAL:
         _own_token()
@@ -98,7 +101,7 @@ def connect(address: str, user: str = "it") -> Any:
         _probe(address)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if address == LOCAL:
-        quiet |= {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
+        quiet |= {"include_dashboard": False, "num_cpus": cpus or len(os.sched_getaffinity(0))}
     logging.getLogger("ray").setLevel(logging.ERROR)  # what it says before it has read its own level
     try:
         with _silence(), _own_handler():
@@ -108,16 +111,17 @@ def connect(address: str, user: str = "it") -> Any:
         if address == LOCAL:
             raise PymlError(f"Ray cannot start: {_first_line(error)}") from None
         raise PymlError(f"cannot use the Ray cluster {where}: {_first_line(error)}") from None
-    _connected_here = True
+    _users, _own = 1, True
     return ray
 
 
 def disconnect() -> None:
-    """End the connection that :func:`connect` has made; a cluster of this process ends with it."""
-    global _connected_here
-    if not _connected_here:
+    """Undo :func:`connect`. The last call ends a connection that was made there, and a cluster of this process."""
+    global _users, _own
+    _users = max(0, _users - 1)
+    if _users or not _own:
         return
-    _connected_here = False
+    _own = False
     import ray  # which connect has imported
 
     with suppress(Exception):  # the cluster may be gone

@@ -13,6 +13,7 @@ from .options import (
     SETTINGS,
     Command,
     configure_logs,
+    exclusive,
     integer,
     invalid,
     log_options,
@@ -47,6 +48,7 @@ _MORE = "Advanced"
 @integer("--together", metavar="N", help="Most texts of a worker at a time. [default: the job's]")
 @click.option("--index", metavar="I", help="Make shards I, I+N, ...; auto: as Slurm or Kubernetes tells.")
 @integer("--of", metavar="N", help="Number of processes of an array job.")
+@click.option("--ray", metavar="ADDRESS", help="Workers on a Ray cluster: local, auto or HOST:PORT.")
 @click.option("--pin", default="auto", metavar="HOW", help="Bind workers to CPUs: auto, cores or none. [default: auto]")
 @number("--drain", metavar="SECONDS", help="Time for texts under way after SIGTERM. [default: 25]", heading=_MORE)
 @number("--stall", metavar="SECONDS", help="Name shards without progress for so long. [default: 300]", heading=_MORE)
@@ -92,6 +94,11 @@ def _backend(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     index, of = values["index"], values["of"]
+    if values["ray"] is not None:
+        exclusive({"--ray": True, "--index": index, "--of": of})
+        exclusive({"--ray": True, "--pin": values["pin"] != "auto"})
+        del options["pin"]
+        return "ray", options | {"address": values["ray"]}
     if index is None and of is None:
         return "local", options
     if index is None or index == "auto":

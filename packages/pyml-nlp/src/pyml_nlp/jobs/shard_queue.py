@@ -49,6 +49,11 @@ class ShardQueue:
         return not self._waiting and not self._others and not self._running
 
     @property
+    def n_waiting(self) -> int:
+        """How many shards no run is making."""
+        return len(self._waiting)
+
+    @property
     def n_others(self) -> int:
         """How many shards other runs are making."""
         return len(self._others)
