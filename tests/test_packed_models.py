@@ -179,6 +179,15 @@ def test_other_files_are_not_replaced(packed: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]
 
 
+def test_a_pipe_is_neither_waited_for_nor_replaced(packed: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(PymlError, match=r"pipe: it exists and is not a packed model"):
+        pyml_nlp.pack(packed.parent / "llama", pipe)
+    with pytest.raises(PymlError, match="expected a regular file, got a folder, device or pipe"):
+        pyml_nlp.load(pipe)
+
+
 def test_a_full_disk_leaves_no_file(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyml_nlp.formats import packed_writer
 

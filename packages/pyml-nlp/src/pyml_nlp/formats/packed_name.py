@@ -9,7 +9,9 @@ SUFFIX = ".pyml"
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is a packed model, by its first bytes."""
+    """Whether a file is a packed model, by its first bytes. Pipes and devices are not opened."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
