@@ -115,6 +115,21 @@ def test_a_shard_whose_workers_always_die_is_set_aside(
     assert leftovers(job) == []
 
 
+def test_a_run_whose_workers_always_die_ends(
+    job: StubJob, works: Callable[[Make], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(job: StubJob, shard: int, stop: Callable[[], bool]) -> None:
+        job.note("deaths", shard)
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(member, "LAST_DELAY", 0.02)
+    works(make)
+    with pytest.raises(JobError, match=r"job: workers die again and again: ZeroDivisionError: by zero$"):
+        run(job)
+    assert set(job.lines("deaths")) < set("0123")
+    assert leftovers(job) == []
+
+
 def test_a_fault_of_the_program_is_told(job: StubJob, works: Callable[[Make], None]) -> None:
     def make(job: StubJob, shard: int, stop: Callable[[], bool]) -> None:
         if shard == 2 and len(job.lines("deaths")) < 1:

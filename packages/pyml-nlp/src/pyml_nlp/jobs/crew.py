@@ -83,6 +83,7 @@ class Crew:
         self._touched = monotonic()
         self._waits_told = False
         self._failure: str | None = None
+        self._has_finished = False
         self._faults: dict[int, str] = {}
 
     def run(self) -> Iterator[ShardResult]:
@@ -200,7 +201,7 @@ class Crew:
         member.shard = None
         self._board.begin(member.number, -1)
         if kind == "done":
-            member.deaths = 0
+            member.deaths, self._has_finished = 0, True
             self._queue.finish(shard)
             return [ShardResult.from_json(report["result"], str(member))]
         if kind == "failed":
@@ -230,6 +231,8 @@ class Crew:
             record_death(self._job, shard, code >= 0 or -code in CRASHES)
         self._meter.leave(part)
         self._queue.die(shard, progress, reason)
+        if len(self._queue.set_aside) > 1 and not self._has_finished:  # all the others would be, too
+            self._failure = f"{self._job.folder}: workers die again and again: {reason}"
         then = "is set aside" if shard in self._queue.set_aside else "goes on in a new process"
         if self._level is Level.GO:
             self._tell(f"worker {member.number} died: {reason}; shard {shard} {then}")
