@@ -46,7 +46,7 @@ MAIN = 8
 MIXED_STREAMS = 7
 LONG_TOKENS = 4096
 OVERLOAD = (0.5, 2.0)
-LOADS = ("chat", "warm", "mixed", "batch", "empty", "cold", "prefix", "overload")
+LOADS = ("chat", "warm", "batch", "empty", "cold", "mixed", "prefix", "overload")
 OWN = ("batch", "empty", "cold")
 """Loads of pyml alone."""
 

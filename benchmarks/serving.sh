@@ -22,7 +22,7 @@ full)
   ;;
 *)
   "$python" benchmarks/serving.py --models $models --servers $servers --loads chat warm mixed batch empty cold --rounds 1 \
-    --side 0.5 --settle 6 --trial 5 --bounded 1200 --json "$folder/serving.json" "$@" || exit 1
+    --side 0.4 --settle 5 --trial 5 --bounded 1200 --json "$folder/serving.json" "$@" || exit 1
   ;;
 esac
 "$python" benchmarks/serving_report.py "$folder"

@@ -18,6 +18,9 @@ TEXT = Path(__file__).with_name("text.txt").read_text()
 CHARACTERS = 4  # of the text, a token, about
 PATIENCE = 120.0
 LONG, STREAM = "long prompt", "stream"
+RETRY = 0.1
+"""Seconds until a client asks again after an error."""
+
 EVERY = 2.0
 """Seconds from the answer to a long prompt to the next one."""
 
@@ -214,6 +217,8 @@ class _Running:
             response.cut, response.ended = True, perf_counter()
         else:
             filling.result()
+        if response.error is not None:
+            await self.pause(RETRY)  # a server that refuses is not asked in a loop
 
     async def pause(self, seconds: float) -> None:
         """Wait, at most until the end of the load."""

@@ -124,11 +124,12 @@ SERVERS = {
     "ik-server": Kind(
         _ik_server,
         settings={
-            "-b 2048": (),
-            "-b 256": ("-b", "256", "-ub", "256"),
-            "-b 256 -rtr": ("-b", "256", "-ub", "256", "-rtr"),
+            "-b 2048": ("-no-fa",),
+            "-b 256": ("-no-fa", "-b", "256", "-ub", "256"),
+            "-b 256 -rtr": ("-no-fa", "-b", "256", "-ub", "256", "-rtr"),
         },
-        note="of ik_llama.cpp: the GGUF file as stored, KV cache f16, built for this CPU from ik-llama-cpp-python",
+        note="of ik_llama.cpp: the GGUF file as stored, KV cache f16, built for this CPU from ik-llama-cpp-python; "
+        "without flash attention, which aborts with texts side by side",
     ),
     "openvino": Kind(
         _openvino,
