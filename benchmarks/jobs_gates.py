@@ -274,7 +274,7 @@ from pyml_nlp.jobs import shard
 
 class Texts:
     def __init__(self, *_): pass
-    def results(self, rows, together):
+    def results(self, rows, together, *_):
         for index, row in rows:
             yield index, {"id": row.id, "text": "x", "finish_reason": "stop", "prompt_tokens": 1, "tokens": 1}
     def cancel(self): pass
