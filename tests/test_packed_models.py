@@ -20,6 +20,7 @@ from pyml_core.errors import PymlError
 from pyml_nlp import packing
 from pyml_nlp.default_model import default_model
 from pyml_nlp.formats.packed import ALIGNMENT, PROLOGUE, PackedFile, header_hash
+from pyml_nlp.jobs.identity import check_model, identify
 from pyml_nn.weights import spec
 from tests.helpers import tiny_files, tiny_models
 
@@ -224,6 +225,17 @@ def test_checksums_of_matrices_are_compared_on_request(packed: Path, tmp_path: P
     pyml_nlp.load(path, threads=1).close()
     with pytest.raises(PymlError, match=rf"m\.pyml: damaged: matrix '?{re.escape(entry.name)}'?: expected hash "):
         packing.check(path)
+
+
+def test_a_job_knows_it_by_its_bytes(packed: Path, tmp_path: Path) -> None:
+    known = identify(packed)
+    assert [file.name for file in known.files] == ["packed model"]
+    copy = tmp_path / "copy.pyml"
+    copy.write_bytes(packed.read_bytes())
+    check_model(copy, known, whole=True)
+    other = pyml_nlp.pack(packed.parent / "llama", tmp_path / "other.pyml", dtype="q4_0")
+    with pytest.raises(PymlError, match=r"other\.pyml: another model: "):
+        check_model(other, known, whole=False)
 
 
 # ---- refused files

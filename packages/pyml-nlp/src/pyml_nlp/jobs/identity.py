@@ -144,6 +144,9 @@ def _paths(source: Source) -> Iterator[tuple[str, Path]]:
         for number, name in enumerate(part_names(source.path.name)):
             yield f"part {number}", source.path.with_name(name)
         return
+    if source.kind == "packed":
+        yield "packed model", source.path
+        return
     weights = weight_files(source.path)
     names = set(() if weights is None else weights.names)
     try:
