@@ -55,7 +55,7 @@ def require(part: str = "ray", user: str = "it") -> None:
     except ImportError:
         found = False
     if not found:
-        raise PymlError(f'{user} needs {part}: pip install "pyml-nlp[ray]"')
+        raise PymlError(f'{user} needs Ray ({part}): pip install "pyml-nlp[ray]"')
 
 
 @contextmanager

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
 from .affinity import ranked
 from .forwarding import Forwarded
 
 
+def __getattr__(name: str) -> type:
+    if name == "PrefixRouter":  # Ray Serve imports it by this name
+        return prefix_router()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
 def prefix_router() -> type:
     """A class for Ray Serve, which chooses replicas by :func:`.affinity.ranked`.
 
