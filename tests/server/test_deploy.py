@@ -11,7 +11,10 @@ from pyml_nlp.cli.serve import KEY_VARIABLE, command
 from pyml_nlp.server.http_limits import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [*sorted(path for path in (ROOT / "deploy").iterdir() if path.is_file()), ROOT / "docs" / "serve-operations.md"]
+FILES = [
+    *sorted(path for path in (ROOT / "deploy").iterdir() if path.is_file() and path.suffix != ".sh"),
+    ROOT / "docs" / "serve-operations.md",
+]
 OTHERS = {"--build-arg", "--read-only", "--tmpfs", "--cap-drop", "--security-opt", "--time", "--system", "--now"}
 """Of docker, useradd and systemctl."""
 
