@@ -256,6 +256,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pyml-python", type=Path, default=Path(sys.executable))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    options.envs, options.pyml_python = options.envs.absolute(), options.pyml_python.absolute()
     options.end = float("inf")
     if options.bounded:
         options.end = time.monotonic() + options.bounded

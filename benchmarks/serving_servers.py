@@ -18,7 +18,7 @@ from typing import Any
 from environments import ik_server, llama_server, python_of, with_packages
 from models import Files
 
-PEERS = Path(__file__).parent / "peers"
+PEERS = Path(__file__).absolute().parent / "peers"
 PATIENCE = 180.0  # seconds until a server is ready
 POLL = 0.005
 TICK = os.sysconf("SC_CLK_TCK")
@@ -174,8 +174,9 @@ class Server:
         begun = time.monotonic()
         with log.open("w") as out:
             self.process = subprocess.Popen(
-                command, env=variables, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
-            )
+                command, env=variables, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
+                cwd=log.parent,  # some write logs of their own
+            )  # fmt: skip
         try:
             self._until_ready(log)
             self.ready = time.monotonic() - begun
