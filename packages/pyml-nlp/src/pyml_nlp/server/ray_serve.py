@@ -230,7 +230,11 @@ def build(arguments: Mapping[str, Any]) -> Any:
     options = ServeOptions(**given)
     plan = Plan(model, LoadOptions(**load), options, draft_model)
     inner = deployment(plan, Replicas(fewest, most), threads)
-    ingress = serve.ingress(partial(_ingress_application, options))(_Ingress)
+
+    def application() -> ASGIApp:  # a function without arguments: Ray takes anything else for the application itself
+        return _ingress_application(options)
+
+    ingress = serve.ingress(application)(_Ingress)
     made = serve.deployment(
         ingress, name="door", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=1024,
         graceful_shutdown_timeout_s=options.drain + 5,
