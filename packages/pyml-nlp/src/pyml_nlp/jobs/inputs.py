@@ -63,7 +63,9 @@ def input_paths(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
         with named(name, "read"):
             found = find(name) if is_url(name) else _local(name)
         if not found:
-            raise JobError(f"{one_line(name, _LONGEST)}: there is no such file")
+            empty = not is_url(name) and Path(name).expanduser().is_dir()
+            wrong = f"the folder has no file that ends in {', '.join(ENDINGS)}" if empty else "there is no such file"
+            raise JobError(f"{one_line(name, _LONGEST)}: {wrong}")
         paths |= dict.fromkeys(found)
     for path in paths:
         if not path.lower().endswith(ENDINGS):

@@ -64,7 +64,10 @@ class ShardResult:
             not isinstance(found.get(key), kind) or isinstance(found[key], bool)  # type: ignore[arg-type]
             for key, kind in kinds.items()
         ):
-            raise JobError(f"{name}: expected the figures of a finished shard, got {quoted(found)}")
+            text = quoted(text)
+            raise JobError(
+                f"{name}: expected the figures of a finished shard, got {text}; `run` makes it again if removed"
+            )
         return cls(**{key: found[key] for key in kinds})
 
 
@@ -106,7 +109,9 @@ def result_lines(store: Store, result: ShardResult) -> Iterator[bytes]:
             for line in file:
                 yield line.removesuffix(b"\n")
     except FileNotFoundError:
-        raise JobError(f"{name}: there is no such file, but its shard is marked as done") from None
+        raise JobError(
+            f"{name}: there is no such file, but its shard is marked as done; remove its .done and run again"
+        ) from None
 
 
 def read_results(store: Store, result: ShardResult) -> Iterator[dict[str, Any]]:
