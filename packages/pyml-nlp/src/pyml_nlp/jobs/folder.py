@@ -29,6 +29,7 @@ SUCCESS = "_SUCCESS"
 DONE = ".done"
 
 _SHARED = 4  # the prefix cache holds at least this many of the common beginnings of prompts
+_REMAINS = (".part", ".attempts")
 _TOTALS = ("rows", "errors", "quarantined", "prompt_tokens", "tokens")
 
 
@@ -182,6 +183,10 @@ class JobFolder:
             except ValueError:
                 raise JobError(f"{self.store.name(SUCCESS)}: expected JSON") from None
             return found
+        if self.store.local is not None:
+            for name in self.store.names(SHARDS):  # of a process that ended between the mark of a shard and this
+                if name.endswith(_REMAINS):
+                    self.store.remove(f"{SHARDS}/{name}")
         totals: dict[str, Any] = {"shards": self.n_shards, **dict.fromkeys(_TOTALS, 0), "seconds": 0.0}
         digest = 0
         for result in self.results():
