@@ -86,7 +86,7 @@ class Policy:
     index: bool = False
     longest_first: bool = False
     tail: Tail = "none"
-    claim: float = 60.0
+    claim: float = 120.0
     keep_part: bool = True
     attempts: int = 2
     in_flight: float = 0.0

@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     policy.add_argument("--index", action="store_true", help="node i of N takes the shards i, i + N, ...")
     policy.add_argument("--longest-first", action="store_true", help="not in the order of the plan, retries first")
     policy.add_argument("--tail", choices=("none", "copies", "split"), default="none", help="work of idle workers")
-    policy.add_argument("--claim", type=float, default=60.0, help="seconds until the claim of a lost node expires")
+    policy.add_argument("--claim", type=float, default=120.0, help="seconds until the claim of a lost node expires")
     policy.add_argument("--lose-part", action="store_true", help="a retry starts again: written rows are lost")
     found.add_argument("--seed", type=int, default=1)
     found.add_argument(
