@@ -26,7 +26,7 @@ PACKAGES = ("core", "nn", "nlp")
 # Siblings that each package may import: downwards only.
 MAY_IMPORT = {"core": {"pyml_core"}, "nn": {"pyml_core", "pyml_nn"}, "nlp": {"pyml_core", "pyml_nn", "pyml_nlp"}}
 LEVELS = ["scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni"]
-PYTHONS = {".venv", ".venv-3.11", ".venv-3.12", ".venv-3.13", ".venv-page"}
+PYTHONS = {".venv", *(f".venv-{name}" for name in ("3.11", "3.12", "3.13", "clients", "page", "ray", "schema"))}
 NOT_OURS = {*PYTHONS, ".git", "build", "dist", "site", "__pycache__"}
 
 
