@@ -11,6 +11,7 @@ from tests.helpers.tiny import (
     ernie,
     falcon,
     gemma,
+    glm,
     gpt2,
     gpt_neox,
     llama,
@@ -41,6 +42,7 @@ MODELS = {
         ernie,
         starcoder2,
         gpt_neox,
+        glm,
     )
     for model in family.MODELS
 }

@@ -79,11 +79,14 @@ GPT_NEOX: dict[str, Any] = {
     "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3, "layer_norm_eps": 1e-5,
     "rotary_pct": 0.5, "hidden_act": "gelu",
 }  # fmt: skip
+GLM: dict[str, Any] = {**LLAMA, "model_type": "glm", "head_dim": 10, "partial_rotary_factor": 0.4}
+GLM4: dict[str, Any] = {**GLM, "model_type": "glm4"}
 STABLELM_PARALLEL: dict[str, Any] = {**STABLELM, "use_parallel_residual": True, "use_qkv_bias": False}
 CONFIGS = {
     "gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3,
     "qwen2": QWEN2, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
     "mixtral": MIXTRAL, "smollm3": SMOLLM3, "ernie4_5": ERNIE, "starcoder2": STARCODER2, "gpt_neox": GPT_NEOX,
+    "glm": GLM, "glm4": GLM4,
     "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
 }  # fmt: skip
 
@@ -134,6 +137,8 @@ _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
         "rope.dimension_count": config.rope.dim,
         "use_parallel_residual": config.parallel,
     },
+    "glm": lambda config, values: {"rope.dimension_count": config.rope.dim},
+    "glm4": lambda config, values: {"rope.dimension_count": config.rope.dim},
     "gemma2": lambda config, values: {
         "attention.sliding_window": max(config.windows),
         "attn_logit_softcapping": config.score_soft_cap,
@@ -182,6 +187,7 @@ def _gguf_architecture(values: dict[str, Any]) -> str:
     name = str(values["model_type"])
     other = {
         "gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe", "gpt_neox": "gptneox",
+        "glm": "chatglm",
     }  # fmt: skip
     return other.get(name, name)
 

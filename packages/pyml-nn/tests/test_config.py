@@ -14,6 +14,8 @@ from published_configs import (
     GEMMA2_9B,
     GEMMA_4B,
     GEMMA_270M,
+    GLM4_9B_0414,
+    GLM_EDGE_1_5B,
     GPT2_HUB,
     LLAMA_3_2,
     MISTRAL_7B,
@@ -38,6 +40,8 @@ from pyml_nn.models import (
     falcon,
     gemma2,
     gemma3,
+    glm,
+    glm4,
     gpt2,
     gpt_neox,
     llama,
@@ -191,6 +195,21 @@ def test_starcoder2() -> None:
     assert starcoder2.Config.from_hf({**STARCODER2_3B, "sliding_window": None}).window == 0
     with pytest.raises(ConfigError, match="norm_type: expected 'layer_norm'"):
         starcoder2.Config.from_hf({**STARCODER2_3B, "norm_type": "rms"})
+
+
+def test_glm() -> None:
+    config = glm.Config.from_hf(GLM_EDGE_1_5B)
+    assert (config.head_dim, config.rope, config.qkv_bias) == (128, Rope(128, 1e4), False)
+    assert (config.n_kv_heads, config.norm_eps, config.tie_word_embeddings) == (4, 1e-5, True)
+
+
+def test_glm4() -> None:
+    config = glm4.Config.from_hf(GLM4_9B_0414)
+    assert (config.head_dim, config.rope, config.qkv_bias) == (128, Rope(64, 1e4), True)
+    absent = {
+        key: value for key, value in GLM4_9B_0414.items() if key not in ("partial_rotary_factor", "attention_bias")
+    }
+    assert glm4.Config.from_hf(absent) == config  # transformers' defaults
 
 
 def test_gpt_neox() -> None:

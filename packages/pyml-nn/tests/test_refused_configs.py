@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from nn_models import GEMMA3, GPT2, LLAMA
-from published_configs import GEMMA_4B, STABLELM_2
+from published_configs import GEMMA_4B, GLM4_9B_0414, STABLELM_2
 
 from pyml_core.errors import PymlError
 from pyml_nn.errors import ConfigError, show
-from pyml_nn.models import gemma3, gpt2, llama, stablelm
+from pyml_nn.models import gemma3, glm4, gpt2, llama, stablelm
 
 MISSING = object()
 BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
@@ -149,6 +149,22 @@ def test_bad_nested_gemma3_config(values: Any, message: str) -> None:
 def test_bad_stablelm_config(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         stablelm.Config.from_hf({**STABLELM_2, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "glm"}, "model_type: expected one of glm4, found 'glm'"),
+        ({"partial_rotary_factor": 2}, "partial_rotary_factor: expected a number from 0.001 to 1, found 2"),
+        ({"attention_bias": 1}, "attention_bias: expected true or false, found 1"),
+        ({"use_qk_norm": True}, "use_qk_norm: unknown key"),
+        ({"n_routed_experts": 8}, "n_routed_experts: unknown key"),
+        ({"sliding_window": 100}, "sliding_window: unknown key"),
+    ],
+)
+def test_bad_glm4_config(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        glm4.Config.from_hf({**GLM4_9B_0414, **change})
 
 
 @pytest.mark.parametrize(

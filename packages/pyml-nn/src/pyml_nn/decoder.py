@@ -152,6 +152,7 @@ def read_attention(
     soft_cap: float = 0.0,
     norm: Callable[[Weights, str], RMSNorm] | None = None,
     interleaved: bool = False,
+    rotated: int | None = None,
 ) -> Attention:
     """Read the attention of one layer from separate matrices for q, k and v.
 
@@ -164,12 +165,16 @@ def read_attention(
         soft_cap: see :class:`Attention`.
         norm: reads the norms of query and key heads; None: there are no such norms.
         interleaved: whether the rows of q and k are interleaved, see :func:`half_split`.
+        rotated: number of interleaved elements, from a head's first one; None: the whole head.
     """
     name = f"layers.{layer}.attention"
     q, k, v = f"{name}.q", f"{name}.k", f"{name}.v"
     rows: Rows | None = None
     if interleaved:
-        rows = {q: half_split(config.n_heads, config.head_dim), k: half_split(config.n_kv_heads, config.head_dim)}
+        rows = {
+            name: half_split(n_heads, config.head_dim, rotated)
+            for name, n_heads in ((q, config.n_heads), (k, config.n_kv_heads))
+        }
     return Attention(
         qkv=weights.linear(q, k, v, rows=rows),
         out=weights.linear(f"{name}.out"),
@@ -192,6 +197,12 @@ def read_gated(weights: Weights, layer: int, activation: str) -> GatedFeedForwar
     )
 
 
+def read_gate_up(weights: Weights, layer: int, activation: str) -> GatedFeedForward:
+    """Read the gated feed-forward of one layer from one matrix for gate and up."""
+    name = f"layers.{layer}.feed_forward"
+    return GatedFeedForward(weights.linear(f"{name}.gate_up"), activation, weights.linear(f"{name}.down"))
+
+
 def read_plain(weights: Weights, layer: int, activation: str) -> FeedForward:
     """Read the feed-forward of one layer, without a gate."""
     name = f"layers.{layer}.feed_forward"
@@ -211,14 +222,17 @@ def read_experts(
     return MixtureOfExperts(router, tuple(experts), n_chosen, activation, normalize)
 
 
-def half_split(n_heads: int, head_dim: int) -> npt.NDArray[np.intp]:
+def half_split(n_heads: int, head_dim: int, rotated: int | None = None) -> npt.NDArray[np.intp]:
     """For each row of q or k, its row in a GGUF file of architecture ``llama``: (n_heads * D).
 
     Such files interleave the two halves of every head (element i, then element i + D/2) for llama.cpp's variant of RoPE
-    (``LlamaModel.permute`` of its converter); pyml rotates one half against the other.
+    (``LlamaModel.permute`` of its converter); pyml rotates one half against the other. If only the first ``rotated``
+    elements of a head are interleaved, the others stay where they are.
     """
-    rows = np.arange(n_heads * head_dim).reshape(n_heads, head_dim // 2, 2)
-    return np.ascontiguousarray(rows.swapaxes(1, 2)).reshape(-1)
+    width = head_dim if rotated is None else rotated
+    rows = np.arange(n_heads * head_dim).reshape(n_heads, head_dim)
+    pairs = rows[:, :width].reshape(n_heads, width // 2, 2)
+    return np.concatenate([pairs[:, :, 0], pairs[:, :, 1], rows[:, width:]], axis=1).reshape(-1)
 
 
 def by_kind(n_heads: int, n_kv_heads: int, head_dim: int) -> npt.NDArray[np.intp]:

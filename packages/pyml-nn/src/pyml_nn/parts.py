@@ -69,6 +69,15 @@ def gated(config: Dimensions, bias: bool | None = False) -> list[Part]:
     ]
 
 
+def gate_up(config: Dimensions) -> list[Part]:
+    """The two matrices of a gated feed-forward whose gate and up are one."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return [
+        Part("feed_forward.gate_up", "mlp.gate_up_proj", "ffn_up", (2 * inner, hidden)),
+        Part("feed_forward.down", "mlp.down_proj", "ffn_down", (hidden, inner)),
+    ]
+
+
 def experts(config: Dimensions, n_experts: int, inner: int, block: str, names: tuple[str, str, str]) -> list[Part]:
     """The router and the experts of a mixture; GGUF files stack the matrices of all experts.
 

@@ -11,7 +11,7 @@ from operator import itemgetter
 from .. import decoder, parts
 from ..config import MAX_CONTEXT, MAX_FACTOR, Fields, Key, Known, gguf, hf
 from ..errors import ConfigError
-from ..layers import Attention, GatedFeedForward, PreNormBlock, Rope
+from ..layers import Attention, PreNormBlock, Rope
 from ..layers.rope import LongScaling
 from ..weights import Spec, Weights
 
@@ -77,7 +77,7 @@ class Model(decoder.Decoder[Config]):
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:
         """Names and shapes of all weights."""
-        hidden, inner, q = config.hidden_size, config.intermediate_size, config.n_heads * config.head_dim
+        hidden, q = config.hidden_size, config.n_heads * config.head_dim
         qkv = q + 2 * config.n_kv_heads * config.head_dim
         factors = {
             f"rope.{length}": Spec("", f"rope_factors_{length}.weight", (config.rope.dim // 2,), optional="factors")
@@ -87,11 +87,7 @@ class Model(decoder.Decoder[Config]):
             parts.Part("attention.qkv", "self_attn.qkv_proj", "attn_qkv", (qkv, hidden)),
             parts.Part("attention.out", "self_attn.o_proj", "attn_output", (hidden, q)),
         ]
-        feed_forward = [
-            parts.Part("feed_forward.gate_up", "mlp.gate_up_proj", "ffn_up", (2 * inner, hidden)),
-            parts.Part("feed_forward.down", "mlp.down_proj", "ffn_down", (hidden, inner)),
-        ]
-        return factors | parts.specs(config, parts.pre_norm(config, attention, feed_forward))
+        return factors | parts.specs(config, parts.pre_norm(config, attention, parts.gate_up(config)))
 
     def ropes(self, weights: Weights) -> list[tuple[str, Rope]]:
         """The rotation, with the factors of a GGUF file that has them."""
@@ -131,9 +127,5 @@ class Model(decoder.Decoder[Config]):
                 window=config.window,
             ),
             feed_forward_norm=self.norm(weights, f"{name}.feed_forward.norm"),
-            feed_forward=GatedFeedForward(
-                gate_up=weights.linear(f"{name}.feed_forward.gate_up"),
-                activation=config.activation,
-                down=weights.linear(f"{name}.feed_forward.down"),
-            ),
+            feed_forward=decoder.read_gate_up(weights, layer, config.activation),
         )
