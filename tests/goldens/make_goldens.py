@@ -52,10 +52,13 @@ def versions() -> dict[str, str]:
 
 
 def load(path: Path, **options: Any) -> Any:
-    """A causal language model in f32 with eager attention."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="eager", **options
+    """A causal language model in f32 with eager attention, or a model that also reads images."""
+    config = options.get("config") or (
+        None if "gguf_file" in options else transformers.AutoConfig.from_pretrained(path)
     )
+    causal = config is None or type(config) in transformers.AutoModelForCausalLM._model_mapping
+    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForImageTextToText
+    model = kind.from_pretrained(path, dtype=torch.float32, attn_implementation="eager", **options)
     return model.eval()
 
 

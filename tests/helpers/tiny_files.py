@@ -24,10 +24,10 @@ F32Array = npt.NDArray[np.float32]
 
 def build(model: TinyModel, weights: Mapping[str, F32Array] | None = None, **options: Any) -> Any:
     """The model in pyml (pyml_nn only), with its own weights or the given ones; ``options`` go to ``Model``."""
-    from pyml_nn.models import ARCHITECTURES
+    from pyml_nn.models import architecture_of
     from pyml_nn.weights import ArrayWeights
 
-    module = ARCHITECTURES[model.config["model_type"]]
+    module = architecture_of(model.config, "config.json")
     return module.Model(module.Config.from_hf(model.config), ArrayWeights(weights or model.weights()), **options)
 
 

@@ -21,6 +21,7 @@ from tests.helpers.tiny import (
     smollm3,
     stablelm,
     starcoder2,
+    vision,
 )  # fmt: skip
 from tests.helpers.tiny.llama import QUANTIZED
 from tests.helpers.tiny.model import FAMILIES, PROMPT_LENGTH, VOCAB, F32Array, TinyModel
@@ -43,6 +44,7 @@ MODELS = {
         starcoder2,
         gpt_neox,
         glm,
+        vision,
     )
     for model in family.MODELS
 }

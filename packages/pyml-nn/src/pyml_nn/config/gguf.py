@@ -14,6 +14,7 @@ from .gguf_rope import checked_factors, rope, with_factors
 from .table import Key, Known, Reader, constant, pin, read
 
 __all__ = [
+    "IMAGES",
     "SIZES",
     "WINDOW",
     "PerLayer",
@@ -52,12 +53,16 @@ class Table(NamedTuple):
         rows: field of the configuration -> reader, in the order of reading; ``vocab_size`` is read before them.
         fixed: key -> the only value that pyml supports; None: the key must be absent.
         experts: whether the architecture is a mixture of experts; else keys of experts are refused.
+        aliases: other names that files give this architecture.
+        harmless: keys that change nothing in this architecture.
     """
 
     architecture: str
     rows: Mapping[str, Reader]
     fixed: Mapping[str, Any] = MappingProxyType({})
     experts: bool = False
+    aliases: tuple[str, ...] = ()
+    harmless: Collection[str] = ()
 
     def read(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Read all fields of a configuration.
@@ -66,11 +71,11 @@ class Table(NamedTuple):
             ConfigError: a key is missing, invalid, or unknown and may change the mathematics.
         """
         found = metadata.get("general.architecture")
-        if found != self.architecture:
+        if found != self.architecture and found not in self.aliases:
             raise ConfigError(
                 f"GGUF metadata: general.architecture: expected {self.architecture!r}, found {show(found)}"
             )
-        prefix = self.architecture + "."
+        prefix = f"{found}."
         values = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
         fields = Fields(values, "GGUF metadata", prefix)
         pin(fields, {"attention.causal": True})
@@ -78,7 +83,7 @@ class Table(NamedTuple):
             pin(fields, {"expert_count": 0, "expert_used_count": 0})
         pin(fields, self.fixed)
         known = read(fields, self.rows, {"vocab_size": _vocab_size(fields, metadata)})
-        close_fields(fields)
+        close_fields(fields, self.harmless)
         return known
 
 
@@ -156,6 +161,10 @@ SIZES: Mapping[str, Reader] = {
 
 WINDOW = Key("attention.sliding_window", int, 0, MAX_CONTEXT, 0)
 """The window that all layers share; 0: no window."""
+
+
+IMAGES = ("rope.dimension_sections", "n_deepstack_layers")
+"""Keys of models that also read images: text has equal positions on all axes, and adds nothing to upper layers."""
 
 
 def no_windows(fields: Fields, known: Known) -> tuple[int, ...]:

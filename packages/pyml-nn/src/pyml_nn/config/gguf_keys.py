@@ -15,15 +15,23 @@ from .fields import Fields, unknown_keys
 _log = logging.getLogger("pyml.load")
 
 
-def close_fields(fields: Fields) -> None:
+def close_fields(fields: Fields, harmless: Collection[str] = ()) -> None:
     """Refuse unread keys that may change the mathematics, and log a warning about the other ones.
+
+    Args:
+        fields: the metadata of the architecture.
+        harmless: keys that change nothing in this architecture.
 
     Raises:
         ConfigError: a key may change the mathematics, and its value is not known to be neutral.
     """
     unknown = []
     for key, value in fields.unread():
-        if key in _HARMLESS or (key in _NEUTRAL and not isinstance(value, Collection) and value == _NEUTRAL[key]):
+        if (
+            key in harmless
+            or key in _HARMLESS
+            or (key in _NEUTRAL and not isinstance(value, Collection) and value == _NEUTRAL[key])
+        ):
             continue
         if key in _NEUTRAL or key in _COMPUTED or key.startswith(_GROUPS):
             raise fields.error(key, f"not supported (found {show(value)}); it would change the model's results")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config.gguf import check_general_type
 from ..errors import ConfigError, show
+from . import vision
 
 
 class _Modules(Mapping[str, ModuleType]):
@@ -66,8 +67,11 @@ GGUF_ARCHITECTURES = _Modules(
     gptneox="gpt_neox",
     phi3="phi3",
     qwen2="qwen2",
+    qwen2vl="qwen2",
     qwen3="qwen3",
     qwen3moe="qwen3_moe",
+    qwen3vl="qwen3",
+    qwen3vlmoe="qwen3_moe",
     smollm3="smollm3",
     stablelm="stablelm",
     starcoder2="starcoder2",
@@ -90,7 +94,10 @@ def architecture_of(description: Mapping[str, Any], where: str) -> ModuleType:
         check_general_type(description, where)
     key, known = ("general.architecture", GGUF_ARCHITECTURES) if gguf else ("model_type", ARCHITECTURES)
     name = description.get(key)
+    if not gguf and isinstance(name, str) and name in vision.WRAPPERS:
+        return vision.text_part(description, where)
     if not isinstance(name, str) or name not in known:
-        raise ConfigError(f"{where}: {key}: expected one of {', '.join(known)}, found {show(name)}")
+        names = ", ".join([*known, *([] if gguf else vision.WRAPPERS)])
+        raise ConfigError(f"{where}: {key}: expected one of {names}, found {show(name)}")
     experts = description.get("llama.expert_count") if gguf and name == "llama" else 0
     return ARCHITECTURES["mixtral"] if isinstance(experts, numbers.Integral) and int(experts) > 0 else known[name]

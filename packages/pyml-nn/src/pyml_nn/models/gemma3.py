@@ -28,18 +28,12 @@ from ..config import (
 )
 from ..errors import ConfigError
 from ..layers import ACTIVATIONS, RMSNorm, Rope, SandwichBlock
-from ..weights import NameRules, Spec, Weights
+from ..weights import Spec, Weights
+from . import vision
 
 GLOBAL_THETA = 1_000_000.0
 LOCAL_THETA = 10_000.0  # GGUF files do not say
 PATTERN = 6  # every sixth layer is global; GGUF files do not say
-
-_TIED = Key("tie_word_embeddings", bool, default=True)
-_HARMLESS_OUTER = {
-    "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index", "boi_token_id",
-    "eoi_token_id", "image_token_id",
-}  # fmt: skip
-
 
 # ---- config.json
 
@@ -141,7 +135,7 @@ class Config(decoder.Config):
             "n_kv_heads": Key("num_key_value_heads", int, 1, MAX_HEADS, 4),
             "head_dim": Key("head_dim", int, 1, MAX_WIDTH, 256),
             "norm_eps": hf.eps(1e-6),
-            "tie_word_embeddings": _TIED,
+            "tie_word_embeddings": Key("tie_word_embeddings", bool, default=True),
             "sliding": _hf_sliding,
             "window": _hf_window,
             "rope": lambda fields, known: _hf_ropes(fields, known)[0],
@@ -189,22 +183,13 @@ class Config(decoder.Config):
         """
         if not isinstance(values, Mapping) or values.get("model_type") != "gemma3":
             return super().from_hf(values, where)
-        # With a vision tower, which is not loaded: see Model.rules.
-        fields = hf.open_fields(values, where, ("gemma3",))
-        tied, text = _TIED(fields, {}), fields.raw("text_config")
-        hf.close_fields(fields, _HARMLESS_OUTER)
-        if isinstance(text, Mapping) and text.get("tie_word_embeddings") is None:
-            text = {**text, "tie_word_embeddings": tied}
-        return super().from_hf(text, f"{where}: text_config")
+        return super().from_hf(*vision.text_config(values, where))
 
 
 class Model(decoder.Decoder[Config]):
     """Gemma 3's text model; see :class:`pyml_nn.Model`."""
 
-    rules = NameRules(
-        hf_prefixes=("language_model.model.", "model.language_model.", "language_model.", "model."),
-        ignored=(r"(model\.)?(vision_tower|multi_modal_projector)\..*",),
-    )
+    rules = vision.RULES
 
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:

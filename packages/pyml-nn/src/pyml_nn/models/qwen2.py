@@ -26,7 +26,12 @@ class Config(decoder.Config):
         {**hf.SIZES, "rope": hf.rope(), "windows": hf.windows, "activation": hf.ACTIVATION},
         fixed={"use_mrope": False},
     )
-    GGUF = gguf.Table("qwen2", {**gguf.SIZES, "rope": gguf.rope(), "windows": gguf.no_windows})
+    GGUF = gguf.Table(
+        "qwen2",
+        {**gguf.SIZES, "rope": gguf.rope(), "windows": gguf.no_windows},
+        aliases=("qwen2vl",),
+        harmless=gguf.IMAGES,
+    )
 
     windows: tuple[int, ...]
 

@@ -36,6 +36,8 @@ class Config(decoder.Config):
     GGUF = gguf.Table(
         "qwen3",
         {**gguf.SIZES, "rope": gguf.rope(), "windows": gguf.no_windows, "attention_bias": constant(None)},
+        aliases=("qwen3vl",),
+        harmless=gguf.IMAGES,
     )
 
     windows: tuple[int, ...]

@@ -92,6 +92,8 @@ class Config(decoder.Config):
             "normalize": constant(True),  # llama.cpp's graph of this architecture always does
         },
         experts=True,
+        aliases=("qwen3vlmoe",),
+        harmless=gguf.IMAGES,
     )
 
     window: int
