@@ -8,7 +8,9 @@ prompt. Each family has a file in ``tiny``, and a line here.
 from __future__ import annotations
 
 from tests.helpers.tiny import (
+    cohere,
     ernie,
+    exaone4,
     falcon,
     gemma,
     glm,
@@ -45,6 +47,8 @@ MODELS = {
         gpt_neox,
         glm,
         vision,
+        cohere,
+        exaone4,
     )
     for model in family.MODELS
 }

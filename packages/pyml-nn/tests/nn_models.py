@@ -79,6 +79,14 @@ GPT_NEOX: dict[str, Any] = {
     "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3, "layer_norm_eps": 1e-5,
     "rotary_pct": 0.5, "hidden_act": "gelu",
 }  # fmt: skip
+COHERE: dict[str, Any] = {
+    **{key: value for key, value in LLAMA.items() if key != "rms_norm_eps"},
+    "model_type": "cohere", "layer_norm_eps": 1e-5, "logit_scale": 0.4,
+}  # fmt: skip
+COHERE2: dict[str, Any] = {
+    **COHERE, "model_type": "cohere2", "num_hidden_layers": 4, "sliding_window": 9, "attention_bias": True,
+}  # fmt: skip
+EXAONE4: dict[str, Any] = {**LLAMA, "model_type": "exaone4", "num_hidden_layers": 4, "sliding_window": 9}
 GLM: dict[str, Any] = {**LLAMA, "model_type": "glm", "head_dim": 10, "partial_rotary_factor": 0.4}
 GLM4: dict[str, Any] = {**GLM, "model_type": "glm4"}
 STABLELM_PARALLEL: dict[str, Any] = {**STABLELM, "use_parallel_residual": True, "use_qkv_bias": False}
@@ -86,7 +94,7 @@ CONFIGS = {
     "gpt2": GPT2, "llama": LLAMA, "llama_bias": LLAMA_BIAS, "mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3,
     "qwen2": QWEN2, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
     "mixtral": MIXTRAL, "smollm3": SMOLLM3, "ernie4_5": ERNIE, "starcoder2": STARCODER2, "gpt_neox": GPT_NEOX,
-    "glm": GLM, "glm4": GLM4,
+    "glm": GLM, "glm4": GLM4, "cohere": COHERE, "cohere2": COHERE2, "exaone4": EXAONE4,
     "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
 }  # fmt: skip
 
@@ -116,7 +124,7 @@ def make(values: dict[str, Any], **arguments: Any) -> Any:
     return module.Model(module.Config.from_hf(values), weights, **arguments)
 
 
-_LAYER_NORMS = ("gpt2", "falcon", "stablelm", "starcoder2", "gptneox")
+_LAYER_NORMS = ("gpt2", "falcon", "stablelm", "starcoder2", "gptneox", "command-r", "cohere2")
 _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "mixtral": lambda config, values: {"expert_count": config.n_experts, "expert_used_count": config.n_chosen},
     "qwen3_moe": lambda config, values: {
@@ -137,6 +145,12 @@ _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
         "rope.dimension_count": config.rope.dim,
         "use_parallel_residual": config.parallel,
     },
+    "cohere": lambda config, values: {"logit_scale": config.logit_scale},
+    "cohere2": lambda config, values: {
+        "attention.sliding_window": max(config.windows),
+        "logit_scale": config.logit_scale,
+    },
+    "exaone4": lambda config, values: {"attention.sliding_window": max(config.windows)},
     "glm": lambda config, values: {"rope.dimension_count": config.rope.dim},
     "glm4": lambda config, values: {"rope.dimension_count": config.rope.dim},
     "gemma2": lambda config, values: {
@@ -187,7 +201,7 @@ def _gguf_architecture(values: dict[str, Any]) -> str:
     name = str(values["model_type"])
     other = {
         "gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe", "gpt_neox": "gptneox",
-        "glm": "chatglm",
+        "glm": "chatglm", "cohere": "command-r",
     }  # fmt: skip
     return other.get(name, name)
 

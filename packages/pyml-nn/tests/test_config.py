@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from nn_models import FALCON_NEW, QWEN2, QWEN3, gguf_metadata
 from published_configs import (
+    AYA_EXPANSE_8B,
+    COMMAND_R7B,
     ERNIE_4_5_300M,
+    EXAONE_4_1B,
+    EXAONE_4_32B,
     FALCON_7B,
     GEMMA2_9B,
     GEMMA_4B,
@@ -36,7 +40,10 @@ from pyml_nn.models import (
     ARCHITECTURES,
     GGUF_ARCHITECTURES,
     architecture_of,
+    cohere,
+    cohere2,
     ernie4_5,
+    exaone4,
     falcon,
     gemma2,
     gemma3,
@@ -210,6 +217,38 @@ def test_glm4() -> None:
         key: value for key, value in GLM4_9B_0414.items() if key not in ("partial_rotary_factor", "attention_bias")
     }
     assert glm4.Config.from_hf(absent) == config  # transformers' defaults
+
+
+def test_cohere() -> None:
+    config = cohere.Config.from_hf(AYA_EXPANSE_8B)
+    assert (config.head_dim, config.n_kv_heads, config.rope) == (128, 8, Rope(128, 1e4))
+    assert (config.logit_scale, config.attention_bias, config.tie_word_embeddings) == (0.125, False, True)
+    absent = {key: value for key, value in AYA_EXPANSE_8B.items() if key not in ("rope_theta", "logit_scale")}
+    defaults = cohere.Config.from_hf(absent)
+    assert (defaults.rope.theta, defaults.logit_scale) == (5e5, 0.0625)  # transformers' defaults
+
+
+def test_cohere2() -> None:
+    config = cohere2.Config.from_hf(COMMAND_R7B)
+    assert config.windows == (4096, 4096, 4096, 0) * 8
+    assert (config.rope, config.logit_scale, config.tie_word_embeddings) == (Rope(128, 5e4), 0.25, True)
+    old = {key: value for key, value in COMMAND_R7B.items() if key not in ("sliding_window_pattern", "layer_switch")}
+    assert cohere2.Config.from_hf(old) == config
+    types = cohere2.Config.from_hf({**old, "layer_types": ["full_attention", "sliding_attention"] * 16})
+    assert types.windows == (0, 4096) * 16
+
+
+def test_exaone4() -> None:
+    config = exaone4.Config.from_hf(EXAONE_4_32B)
+    assert config.windows == (4096, 4096, 4096, 0) * 16
+    assert config.rotated == (True, True, True, False) * 16
+    by_pattern = {key: value for key, value in EXAONE_4_32B.items() if key != "layer_types"}
+    assert exaone4.Config.from_hf(by_pattern) == config
+    assert exaone4.Config.from_hf({**by_pattern, "sliding_window_pattern": 2}).windows == (4096, 0) * 32
+    small = exaone4.Config.from_hf(EXAONE_4_1B)
+    assert (small.windows, small.rotated, small.tie_word_embeddings) == ((0,) * 30, (True,) * 30, True)
+    metadata = {key: value for key, value in gguf_metadata(EXAONE_4_1B).items() if "sliding" not in key}
+    assert exaone4.Config.from_gguf(metadata).rotated == (True,) * 30
 
 
 def test_gpt_neox() -> None:

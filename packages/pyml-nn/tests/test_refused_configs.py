@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from nn_models import GEMMA3, GPT2, LLAMA
-from published_configs import GEMMA_4B, GLM4_9B_0414, STABLELM_2
+from published_configs import AYA_EXPANSE_8B, COMMAND_R7B, EXAONE_4_1B, EXAONE_4_32B, GEMMA_4B, GLM4_9B_0414, STABLELM_2
 
 from pyml_core.errors import PymlError
 from pyml_nn.errors import ConfigError, show
-from pyml_nn.models import gemma3, glm4, gpt2, llama, stablelm
+from pyml_nn.models import cohere, cohere2, exaone4, gemma3, glm4, gpt2, llama, stablelm
 
 MISSING = object()
 BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
@@ -165,6 +165,55 @@ def test_bad_stablelm_config(change: dict[str, Any], message: str) -> None:
 def test_bad_glm4_config(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         glm4.Config.from_hf({**GLM4_9B_0414, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_qk_norm": True}, "use_qk_norm: expected false or null"),
+        ({"logit_scale": 0}, "logit_scale: expected a number from 1e-06 to 1e.06, found 0"),
+        ({"attention_bias": 1}, "attention_bias: expected true or false, found 1"),
+        ({"rms_norm_eps": 1e-6}, "rms_norm_eps: unknown key"),
+        ({"sliding_window": 100}, "sliding_window: unknown key"),
+    ],
+)
+def test_bad_cohere_config(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cohere.Config.from_hf({**AYA_EXPANSE_8B, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_qk_norm": True}, "use_qk_norm: expected false or null"),
+        ({"sliding_window": 0}, "sliding_window: expected an integer from 1"),
+        ({"sliding_window_pattern": 0}, "sliding_window_pattern: expected an integer from 1"),
+        ({"layer_switch": 2}, "layer_switch: expected 4 or null"),
+        ({"order_of_interleaved_layers": "global_attn_first"}, "order_of_interleaved_layers: expected"),
+        ({"position_embedding_type": "alibi"}, "position_embedding_type: expected"),
+        ({"rotary_pct": 0.5}, "rotary_pct: unknown key"),
+        ({"use_parallel_block": False}, "use_parallel_block: expected true or null"),
+        ({"layer_types": ["full_attention"]}, "layer_types: expected a list of 32"),
+    ],
+)
+def test_bad_cohere2_config(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cohere2.Config.from_hf({**COMMAND_R7B, **change})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**EXAONE_4_32B, "sliding_window_pattern": "LG"}, "sliding_window_pattern: .* found 'LG'"),
+        ({**EXAONE_4_32B, "sliding_window": 0}, "sliding_window: expected an integer from 1"),
+        ({**EXAONE_4_32B, "layer_types": ["full_attention"]}, "layer_types: expected a list of 64"),
+        ({**EXAONE_4_32B, "use_qk_norm": True}, "use_qk_norm: unknown key"),
+        ({**EXAONE_4_1B, "layer_types": ["sliding_attention"] * 30}, "layer_types: expected no sliding_attention"),
+    ],
+)
+def test_bad_exaone4_config(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        exaone4.Config.from_hf(values)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .config import Dimensions
+from .config import Dimensions, gguf
 from .layers import (
     Attention,
     Embedding,
@@ -138,8 +138,15 @@ def offset_norm(weights: Weights, name: str, eps: float) -> RMSNorm:
 
 
 def layer_norm(weights: Weights, name: str, eps: float) -> LayerNorm:
-    """Read a LayerNorm."""
-    return LayerNorm(weights.array(f"{name}.weight"), weights.array(f"{name}.bias"), eps)
+    """Read a LayerNorm; one without a bias has zeros."""
+    weight = weights.array(f"{name}.weight")
+    bias = weights.array(f"{name}.bias") if weights.has(f"{name}.bias") else np.zeros_like(weight)
+    return LayerNorm(weight, bias, eps)
+
+
+def read_rope(weights: Weights, rope: Rope) -> Rope:
+    """Return this rotation with the factors of a GGUF file that has them; see :func:`parts.rope_factors`."""
+    return gguf.with_factors(rope, weights.array("rope.factors")) if weights.has("rope.factors") else rope
 
 
 def read_attention(

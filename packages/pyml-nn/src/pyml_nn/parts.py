@@ -124,6 +124,11 @@ def sandwich(config: Dimensions, attention: Sequence[Part], feed_forward: Sequen
     ]
 
 
+def rope_factors(dim: int) -> dict[str, Spec]:
+    """The factors of the frequencies of a rotation of ``dim`` elements, which some GGUF files have."""
+    return {"rope.factors": Spec("", "rope_freqs.weight", (dim // 2,), optional="factors")}
+
+
 def specs(
     config: Dimensions,
     parts: Sequence[Part] | Callable[[int], Sequence[Part]],

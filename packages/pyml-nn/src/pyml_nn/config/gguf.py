@@ -7,6 +7,8 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..errors import ConfigError, show
 from .fields import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Fields
 from .gguf_keys import close_fields
@@ -24,6 +26,7 @@ __all__ = [
     "eps",
     "no_windows",
     "rope",
+    "sliding",
     "with_factors",
 ]
 
@@ -165,6 +168,26 @@ WINDOW = Key("attention.sliding_window", int, 0, MAX_CONTEXT, 0)
 
 IMAGES = ("rope.dimension_sections", "n_deepstack_layers")
 """Keys of models that also read images: text has equal positions on all axes, and adds nothing to upper layers."""
+
+
+def sliding(period: int) -> Reader:
+    """Read, for each layer, whether it has a sliding window: a flag for each layer, or the period of the global layers.
+
+    Args:
+        period: the period of a file without ``attention.sliding_window_pattern``.
+    """
+
+    def reader(fields: Fields, known: Known) -> tuple[bool, ...]:
+        key, n_layers = "attention.sliding_window_pattern", known["n_layers"]
+        flags = fields.raw(key)
+        if not isinstance(flags, Collection) or isinstance(flags, str | bytes):
+            every = fields.integer(key, 1, MAX_LAYERS, default=period)
+            return tuple((layer + 1) % every != 0 for layer in range(n_layers))
+        if len(flags) != n_layers or not all(isinstance(flag, bool | np.bool_) for flag in flags):
+            raise fields.error(key, f"expected a number, or {n_layers} flags, one a layer, found {len(flags)} values")
+        return tuple(map(bool, flags))
+
+    return reader
 
 
 def no_windows(fields: Fields, known: Known) -> tuple[int, ...]:

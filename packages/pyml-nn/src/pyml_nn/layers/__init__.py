@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .attention import Attention
-from .block import ParallelBlock, PreNormBlock, SandwichBlock
+from .block import ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock
 from .embedding import Embedding
 from .feed_forward import ACTIVATIONS, FeedForward, GatedFeedForward
 from .head import declare_head
@@ -24,6 +24,7 @@ __all__ = [
     "Linear",
     "MixtureOfExperts",
     "ParallelBlock",
+    "PostNormBlock",
     "PreNormBlock",
     "RMSNorm",
     "Rope",

@@ -49,6 +49,23 @@ class PreNormBlock:
 
 
 @dataclass(frozen=True, eq=False)
+class PostNormBlock:
+    """``h += norm(attention(h)); h += norm(feed_forward(h))``. Source: OLMo 2, arXiv 2501.00656."""
+
+    attention: Attention
+    attention_post_norm: RMSNorm
+    feed_forward: AnyFeedForward
+    feed_forward_post_norm: RMSNorm
+
+    def declare(self, scratch: Scratch, layer: int, hidden: Buffer, rope: Buffer | None = None) -> None:
+        """Declare both branches on the residual stream ``hidden`` (T, hidden size)."""
+        attend = partial(self.attention.declare, scratch, layer=layer, rope=rope)
+        feed = partial(self.feed_forward.declare, scratch)
+        _post_normed(scratch, f"layers.{layer}.attention", hidden, hidden, attend, self.attention_post_norm)
+        _post_normed(scratch, f"layers.{layer}.feed_forward", hidden, hidden, feed, self.feed_forward_post_norm)
+
+
+@dataclass(frozen=True, eq=False)
 class SandwichBlock:
     """``h += norm(attention(norm(h))); h += norm(feed_forward(norm(h)))``. Source: Gemma 2, arXiv 2408.00118."""
 
@@ -110,5 +127,10 @@ def _branch(
     if post_norm is None:
         body(name, normed, hidden, accumulate=True)
         return
-    out = body(name, normed, scratch.buffer("branch", hidden.width), accumulate=False)
+    _post_normed(scratch, name, normed, hidden, body, post_norm)
+
+
+def _post_normed(scratch: Scratch, name: str, x: Buffer, hidden: Buffer, body: Body, post_norm: RMSNorm) -> None:
+    """``hidden += post_norm(body(x))``."""
+    out = body(name, x, scratch.buffer("branch", hidden.width), accumulate=False)
     post_norm.declare(scratch.program, f"{name}.post_norm", out, hidden, add_to=hidden)

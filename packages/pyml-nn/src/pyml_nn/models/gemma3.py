@@ -5,7 +5,7 @@ Source: Gemma Team 2025, arXiv 2503.19786; transformers' ``modeling_gemma3.py`` 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -63,8 +63,7 @@ def _hf_sliding(fields: Fields, known: Known) -> tuple[bool, ...]:
     """Read ``layer_types``, or ``sliding_window_pattern`` in older files."""
     period = fields.integer("_sliding_window_pattern", 1, MAX_LAYERS, default=PATTERN)
     period = fields.integer("sliding_window_pattern", 1, MAX_LAYERS, default=period)
-    n_layers = known["n_layers"]
-    return hf.sliding(fields, n_layers, lambda layer: _pattern(period, n_layers)[layer])
+    return hf.sliding(fields, known["n_layers"], lambda layer: (layer + 1) % period != 0)
 
 
 def _hf_window(fields: Fields, known: Known) -> int:
@@ -80,23 +79,7 @@ def _hf_soft_cap(fields: Fields, known: Known) -> float:
     return fields.number(key, 1e-6, 1e6) if fields.has(key) else 0.0
 
 
-def _pattern(period: int, n_layers: int) -> tuple[bool, ...]:
-    """Every ``period``-th layer global, the others sliding."""
-    return tuple((layer + 1) % period != 0 for layer in range(n_layers))
-
-
 # ---- GGUF
-
-
-def _gguf_sliding(fields: Fields, known: Known) -> tuple[bool, ...]:
-    """Read a flag for each layer, or the period of the global layers."""
-    key, n_layers = "attention.sliding_window_pattern", known["n_layers"]
-    flags = fields.raw(key)
-    if not isinstance(flags, Collection) or isinstance(flags, str | bytes):
-        return _pattern(fields.integer(key, 1, MAX_LAYERS, default=PATTERN), n_layers)
-    if len(flags) != n_layers or not all(isinstance(flag, bool | np.bool_) for flag in flags):
-        raise fields.error(key, f"expected a number, or {n_layers} flags, one a layer, found {len(flags)} values")
-    return tuple(map(bool, flags))
 
 
 def _gguf_local_rope(fields: Fields, known: Known) -> Rope:
@@ -152,7 +135,7 @@ class Config(decoder.Config):
         "gemma3",
         {
             **gguf.SIZES,
-            "sliding": _gguf_sliding,
+            "sliding": gguf.sliding(PATTERN),
             "window": Key("attention.sliding_window", int, 1, MAX_CONTEXT),
             "rope": gguf.rope(GLOBAL_THETA),
             "local_rope": _gguf_local_rope,

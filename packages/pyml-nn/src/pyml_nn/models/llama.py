@@ -71,16 +71,14 @@ class Model(decoder.Decoder[Config]):
     @staticmethod
     def specs(config: Config) -> dict[str, Spec]:
         """Names and shapes of all weights."""
-        factors = {"rope.factors": Spec("", "rope_freqs.weight", (config.rope.dim // 2,), optional="factors")}
         attention = parts.attention(config, config.attention_bias, config.attention_bias)
-        return factors | parts.specs(config, parts.pre_norm(config, attention, parts.gated(config, config.mlp_bias)))
+        return parts.rope_factors(config.rope.dim) | parts.specs(
+            config, parts.pre_norm(config, attention, parts.gated(config, config.mlp_bias))
+        )
 
     def ropes(self, weights: Weights) -> list[tuple[str, Rope]]:
         """The rotation, with the factors of a GGUF file that has them."""
-        rope = self.config.rope
-        if weights.has("rope.factors"):
-            rope = gguf.with_factors(rope, weights.array("rope.factors"))
-        return [("rope", rope)] * self.config.n_layers
+        return [("rope", decoder.read_rope(weights, self.config.rope))] * self.config.n_layers
 
     def block(self, weights: Weights, layer: int) -> PreNormBlock:
         """Read one layer."""
