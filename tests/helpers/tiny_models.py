@@ -16,6 +16,7 @@ from tests.helpers.tiny import (
     glm,
     gpt2,
     gpt_neox,
+    helium,
     llama,
     mixtral,
     phi3,
@@ -49,6 +50,7 @@ MODELS = {
         vision,
         cohere,
         exaone4,
+        helium,
     )
     for model in family.MODELS
 }

@@ -87,6 +87,7 @@ COHERE2: dict[str, Any] = {
     **COHERE, "model_type": "cohere2", "num_hidden_layers": 4, "sliding_window": 9, "attention_bias": True,
 }  # fmt: skip
 EXAONE4: dict[str, Any] = {**LLAMA, "model_type": "exaone4", "num_hidden_layers": 4, "sliding_window": 9}
+HELIUM: dict[str, Any] = {**LLAMA, "model_type": "helium", "attention_bias": True}
 GLM: dict[str, Any] = {**LLAMA, "model_type": "glm", "head_dim": 10, "partial_rotary_factor": 0.4}
 GLM4: dict[str, Any] = {**GLM, "model_type": "glm4"}
 STABLELM_PARALLEL: dict[str, Any] = {**STABLELM, "use_parallel_residual": True, "use_qkv_bias": False}
@@ -95,6 +96,7 @@ CONFIGS = {
     "qwen2": QWEN2, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
     "mixtral": MIXTRAL, "smollm3": SMOLLM3, "ernie4_5": ERNIE, "starcoder2": STARCODER2, "gpt_neox": GPT_NEOX,
     "glm": GLM, "glm4": GLM4, "cohere": COHERE, "cohere2": COHERE2, "exaone4": EXAONE4,
+    "helium": HELIUM,
     "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
 }  # fmt: skip
 
@@ -201,7 +203,7 @@ def _gguf_architecture(values: dict[str, Any]) -> str:
     name = str(values["model_type"])
     other = {
         "gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe", "gpt_neox": "gptneox",
-        "glm": "chatglm", "cohere": "command-r",
+        "glm": "chatglm", "cohere": "command-r", "helium": "llama",
     }  # fmt: skip
     return other.get(name, name)
 
@@ -223,7 +225,7 @@ def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[s
         if "gemma" in values["model_type"] and "norm" in name:
             weight = weight + np.float32(1)
         for part, heads in ((".attention.q.", config.n_heads), (".attention.k.", config.n_kv_heads)):
-            if _gguf_architecture(values) in ("llama", "smollm3") and part in name:
+            if values["model_type"] in ("llama", "mistral", "mixtral", "smollm3") and part in name:
                 # llama.cpp's convert_hf_to_gguf.py, LlamaModel.permute
                 halves = weight.reshape(heads, 2, config.head_dim // 2, *weight.shape[1:])
                 weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)

@@ -207,3 +207,11 @@ EXAONE_4_32B = {
     "num_attention_heads": 40, "num_hidden_layers": 64, "sliding_window": 4096, "sliding_window_pattern": "LLLG",
     "tie_word_embeddings": False,
 }  # fmt: skip
+HELIUM_1_PREVIEW = {
+    "architectures": ["HeliumForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
+    "eos_token_id": 2, "head_dim": 128, "hidden_act": "silu", "hidden_size": 2560, "initializer_range": 0.02,
+    "intermediate_size": 7040, "max_position_embeddings": 4096, "mlp_bias": False, "model_type": "helium",
+    "num_attention_heads": 20, "num_hidden_layers": 24, "num_key_value_heads": 20, "pad_token_id": 3,
+    "rms_norm_eps": 1e-08, "rope_theta": 100000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    "transformers_version": "4.48.0.dev0", "use_cache": True, "vocab_size": 48000,
+}  # fmt: skip

@@ -21,6 +21,7 @@ from published_configs import (
     GLM4_9B_0414,
     GLM_EDGE_1_5B,
     GPT2_HUB,
+    HELIUM_1_PREVIEW,
     LLAMA_3_2,
     MISTRAL_7B,
     MIXTRAL_8X7B,
@@ -51,6 +52,7 @@ from pyml_nn.models import (
     glm4,
     gpt2,
     gpt_neox,
+    helium,
     llama,
     mistral,
     mixtral,
@@ -249,6 +251,13 @@ def test_exaone4() -> None:
     assert (small.windows, small.rotated, small.tie_word_embeddings) == ((0,) * 30, (True,) * 30, True)
     metadata = {key: value for key, value in gguf_metadata(EXAONE_4_1B).items() if "sliding" not in key}
     assert exaone4.Config.from_gguf(metadata).rotated == (True,) * 30
+
+
+def test_helium() -> None:
+    config = helium.Config.from_hf(HELIUM_1_PREVIEW)
+    assert (config.head_dim, config.rope, config.norm_eps) == (128, Rope(128, 1e5), 1e-8)
+    absent = {key: value for key, value in HELIUM_1_PREVIEW.items() if key not in ("rope_theta", "rms_norm_eps")}
+    assert helium.Config.from_hf(absent) == config  # transformers' defaults
 
 
 def test_gpt_neox() -> None:

@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 from nn_models import GEMMA3, GPT2, LLAMA
-from published_configs import AYA_EXPANSE_8B, COMMAND_R7B, EXAONE_4_1B, EXAONE_4_32B, GEMMA_4B, GLM4_9B_0414, STABLELM_2
+from published_configs import (
+    AYA_EXPANSE_8B,
+    COMMAND_R7B,
+    EXAONE_4_1B,
+    EXAONE_4_32B,
+    GEMMA_4B,
+    GLM4_9B_0414,
+    HELIUM_1_PREVIEW,
+    STABLELM_2,
+)
 
 from pyml_core.errors import PymlError
 from pyml_nn.errors import ConfigError, show
-from pyml_nn.models import cohere, cohere2, exaone4, gemma3, glm4, gpt2, llama, stablelm
+from pyml_nn.models import cohere, cohere2, exaone4, gemma3, glm4, gpt2, helium, llama, stablelm
 
 MISSING = object()
 BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
@@ -214,6 +223,20 @@ def test_bad_cohere2_config(change: dict[str, Any], message: str) -> None:
 def test_bad_exaone4_config(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         exaone4.Config.from_hf(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_dim": 9}, "head_dim: RoPE rotates pairs"),
+        ({"mlp_bias": 1}, "mlp_bias: expected true or false, found 1"),
+        ({"sliding_window": 100}, "sliding_window: unknown key"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: expected 1 or null"),
+    ],
+)
+def test_bad_helium_config(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        helium.Config.from_hf({**HELIUM_1_PREVIEW, **change})
 
 
 @pytest.mark.parametrize(

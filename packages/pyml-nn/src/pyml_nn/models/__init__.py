@@ -48,6 +48,7 @@ ARCHITECTURES = _Modules(
     glm="glm",
     glm4="glm4",
     gpt_neox="gpt_neox",
+    helium="helium",
     phi3="phi3",
     qwen2="qwen2",
     qwen3="qwen3",
