@@ -123,3 +123,29 @@ def test_dynamic_scaling_within_the_original_context(tiny_dirs: dict[str, Path],
             lm.logits(list(range(21)))
     with pytest.raises(PymlError, match="context length: expected at most 20, which the model was made for, got 21"):
         pyml_nlp.load(folder, context_length=21)
+
+
+def test_unknown_keys_are_errors_unless_allowed(
+    tiny_dirs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_dirs["llama"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attention_chunk_size": 8}))
+    with pytest.raises(PymlError, match="attention_chunk_size: unknown key"):
+        pyml_nlp.load(folder)
+    with pyml_nlp.load(folder, dtype="f32", threads=1, allow_unknown_keys=True) as lm:
+        assert np.array_equal(lm.logits(IDS), logits(tiny_dirs["llama"]))
+    assert any("ignored, because unknown keys are allowed" in record.message for record in caplog.records)
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("pyml-infer"),
+        folder,
+        "--prompt",
+        "a",
+        "--max-tokens",
+        "1",
+    ]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    allowed = subprocess.run([*command, "--allow-unknown-keys"], capture_output=True, text=True, check=True)
+    assert "attention_chunk_size" in allowed.stderr

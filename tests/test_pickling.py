@@ -31,7 +31,7 @@ from pyml_nlp.tokenizer import load_tokenizer
 PROMPT = "the cat in the hat"
 OPTIONS: dict[str, Any] = {
     "dtype": "q8_0", "threads": 1, "context_length": 100, "prefill_chunk": 16, "prefix_cache_bytes": 12345,
-    "screen": False, "kv_dtype": "f16",
+    "screen": False, "kv_dtype": "f16", "allow_unknown_keys": True,
 }  # fmt: skip
 
 

@@ -119,6 +119,7 @@ def test_closed(tiny_ggufs: dict[str, Path]) -> None:
         ({"prefix_cache_bytes": 1e9}, "prefix_cache_bytes must be a whole number, got 1000000000.0"),
         ({"prefix_cache_bytes": -1}, "prefix_cache_bytes must be >= 0, got -1"),
         ({"screen": 1}, "screen must be True or False, got 1"),
+        ({"allow_unknown_keys": 1}, "allow_unknown_keys must be True or False, got 1"),
         ({"progress": 5}, "progress must be a function of two numbers, got 5"),
     ],
 )

@@ -247,3 +247,12 @@ def test_gguf_unknown_keys_are_warnings(caplog: pytest.LogCaptureFixture) -> Non
 def test_gguf_files_that_are_no_models(metadata: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^m\.gguf: general\..*{message}"):
         architecture_of(metadata, "m.gguf")
+
+
+def test_unknown_keys_can_be_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    metadata = gguf_metadata(LLAMA)
+    more = {"llama.ssm.conv_kernel": 4, "llama.logit_scale": 2.0}
+    assert llama.Config.from_gguf({**metadata, **more}, allow_unknown=True) == llama.Config.from_gguf(metadata)
+    first, second = (record.message for record in caplog.records)
+    assert "llama.ssm.conv_kernel: not supported (found 4)" in first
+    assert second.endswith("it would change the model's results: ignored, because unknown keys are allowed")

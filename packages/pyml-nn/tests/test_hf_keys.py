@@ -203,3 +203,22 @@ def test_other_scalings_keep_their_contexts() -> None:
     assert (found.context_length, found.rope.scaling.original_context) == (200, 50)
     with pytest.raises(ConfigError, match=r"rope_scaling: type: expected one of .*found 'dynamic'"):
         config({**PHI3, "rope_scaling": {"type": "dynamic", "factor": 2.0}})
+
+
+@pytest.mark.parametrize("key", ["attention_chunk_size", "residual_alpha", "quant_bits"])
+def test_unknown_keys_can_be_allowed(key: str, caplog: pytest.LogCaptureFixture) -> None:
+    values = {**LLAMA, key: 8, "rope_scaling": {"rope_type": "default", "spin": 3}}
+    found = architecture_of(values, "config.json").Config.from_hf(values, allow_unknown=True)
+    assert found == config(LLAMA)
+    messages = sorted(record.message for record in caplog.records)
+    end = "which may change the model's results: ignored, because unknown keys are allowed"
+    assert messages == [
+        f"config.json: {key}: unknown key (found 8), {end}",
+        f"config.json: rope_scaling: spin: unknown key (found 3), {end}",
+    ]
+
+
+def test_unsupported_values_stay_errors() -> None:
+    values = {**LLAMA, "rope_interleaved": True}
+    with pytest.raises(ConfigError, match="rope_interleaved: expected false"):
+        architecture_of(values, "config.json").Config.from_hf(values, allow_unknown=True)

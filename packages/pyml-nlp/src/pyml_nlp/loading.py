@@ -90,7 +90,7 @@ def load(
         raise ArgumentError(f"must be a function of two numbers, got {quoted(progress)}", "progress")
     source = find(model)
     with open_weights(source) as files:
-        description = describe(files)
+        description = describe(files, options.allow_unknown_keys)
         if isinstance(files, PackedFile):
             packed = packed_tokenizer(files)
             loaded = _load_weights(source, files, description, options, progress)
@@ -199,8 +199,8 @@ class Description:
     config: Any
 
 
-def describe(files: ModelFiles) -> Description:
-    """Read the configuration.
+def describe(files: ModelFiles, allow_unknown_keys: bool = False) -> Description:
+    """Read the configuration; ``allow_unknown_keys`` as in :class:`LoadOptions`.
 
     Raises:
         ConfigError: the architecture is unknown, or the configuration is malformed or not supported.
@@ -209,13 +209,13 @@ def describe(files: ModelFiles) -> Description:
         metadata = files.metadata if isinstance(files, GGUFFile) else files.config
         architecture = architecture_of(metadata, str(files.path))
         try:
-            config = architecture.Config.from_gguf(metadata)
+            config = architecture.Config.from_gguf(metadata, allow_unknown_keys)
         except PymlError as error:
             raise type(error)(f"{files.path}: {error}") from None
         return Description(architecture, str(metadata["general.architecture"]), config)
     where = files.path if isinstance(files, PackedFile) else files.path / "config.json"
     architecture = architecture_of(files.config, str(where))
-    config = architecture.Config.from_hf(files.config, str(where))
+    config = architecture.Config.from_hf(files.config, str(where), allow_unknown_keys)
     return Description(architecture, str(files.config["model_type"]), config)
 
 

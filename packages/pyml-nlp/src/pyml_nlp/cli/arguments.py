@@ -22,6 +22,7 @@ class MemoryArguments(TypedDict):
 
     full_head: bool
     kv_dtype: str
+    allow_unknown_keys: bool
 
 
 class LogArguments(TypedDict):

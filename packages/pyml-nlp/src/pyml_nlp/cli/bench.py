@@ -105,6 +105,7 @@ def command(**values: Unpack[BenchArguments]) -> None:
             threads=values["threads"],
             screen=screen,
             kv_dtype=values["kv_dtype"],
+            allow_unknown_keys=values["allow_unknown_keys"],
             progress=bar,
         )
     text_ids = None if values["text"] is None else _text_ids(lm, Path(values["text"]))

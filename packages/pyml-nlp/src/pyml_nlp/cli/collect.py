@@ -75,6 +75,7 @@ def load_options(values: GenerationArguments) -> LoadOptions:
             context_length=values["context_len"],
             screen=not values["full_head"],
             kv_dtype=values["kv_dtype"],
+            allow_unknown_keys=values["allow_unknown_keys"],
         )
     except ArgumentError as error:
         raise usage_error(error) from None

@@ -193,7 +193,7 @@ def model_options(function: F) -> F:
 
 
 def memory_options(function: F) -> F:
-    """--full-head and --kv-dtype."""
+    """--full-head, --kv-dtype and --allow-unknown-keys."""
     for decorator in reversed((
         click.option(
             "--full-head", is_flag=True, cls=Option, heading="Advanced",
@@ -202,6 +202,10 @@ def memory_options(function: F) -> F:
         choice(*KV_DTYPES)(
             "--kv-dtype", default="auto", metavar="TYPE", heading="Advanced",
             help=f"Keys and values in memory: {', '.join(KV_DTYPES)}. auto: int8 with quantised weights, else 16 bits.",
+        ),
+        click.option(
+            "--allow-unknown-keys", is_flag=True, cls=Option, heading="Advanced",
+            help="Ignore unknown keys of the model's configuration that may change its results, with a warning.",
         ),
     )):  # fmt: skip
         function = decorator(function)

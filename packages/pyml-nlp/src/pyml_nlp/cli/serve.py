@@ -149,6 +149,7 @@ def command(**values: Unpack[ServeArguments]) -> int:
         load = LoadOptions(
             dtype=values["dtype"], threads=values["threads"], context_length=values["context_len"],
             screen=not values["full_head"], kv_dtype=values["kv_dtype"], prefix_cache_bytes=kept,
+            allow_unknown_keys=values["allow_unknown_keys"],
         )  # fmt: skip
     except ArgumentError as error:
         raise invalid(kept, "--cache-bytes", "a whole number from 0") from error

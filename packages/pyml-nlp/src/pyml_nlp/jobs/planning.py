@@ -29,7 +29,7 @@ from .tasks.prompts import Prompts, checked_options
 from .tasks.texts import as_json
 
 _LEVELS = ("scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni")
-_BITS = ("dtype", "context_length", "kv_dtype")  # options of loading that change results
+_BITS = ("dtype", "context_length", "kv_dtype", "allow_unknown_keys")  # options of loading that change results
 
 Inputs = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 

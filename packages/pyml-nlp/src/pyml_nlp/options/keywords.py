@@ -66,3 +66,4 @@ class LoadKeywords(TypedDict, total=False):
     prefix_cache_bytes: int | None
     screen: bool | None
     kv_dtype: str | None
+    allow_unknown_keys: bool | None

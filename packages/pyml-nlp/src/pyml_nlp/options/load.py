@@ -33,6 +33,8 @@ class LoadOptions:
             :mod:`pyml_core.screen`. False: always compute all logits.
         kv_dtype: type of keys and values: ``f32``, ``f16`` or ``int8``. ``auto``: int8 with quantised matrices if a
             head is a multiple of 32 wide; f32 with f32 weights; else f16.
+        allow_unknown_keys: ignore unknown keys of the configuration that may change the model's results, with a
+            warning for each. False: they are an error.
 
     Values are converted once, here: NumPy's scalars to Python's, None to the default.
 
@@ -47,6 +49,7 @@ class LoadOptions:
     prefix_cache_bytes: int = 256 << 20
     screen: bool = True
     kv_dtype: str = "auto"
+    allow_unknown_keys: bool = False
 
     def __post_init__(self) -> None:
         own = without_none(self)
@@ -54,6 +57,7 @@ class LoadOptions:
             own[name] = None if own[name] is None else whole(name, own[name], 1)
         own["prefix_cache_bytes"] = whole("prefix_cache_bytes", own["prefix_cache_bytes"], 0)
         own["screen"] = flag("screen", own["screen"])
+        own["allow_unknown_keys"] = flag("allow_unknown_keys", own["allow_unknown_keys"])
         own["dtype"] = choice("dtype", own["dtype"], DTYPES)
         own["kv_dtype"] = choice("kv_dtype", own["kv_dtype"], KV_DTYPES)
         for name, value in own.items():

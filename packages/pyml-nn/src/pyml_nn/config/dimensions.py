@@ -44,22 +44,24 @@ class Dimensions:
     tie_word_embeddings: bool
 
     @classmethod
-    def from_hf(cls, values: Mapping[str, Any], where: str = "config.json") -> Self:
+    def from_hf(cls, values: Mapping[str, Any], where: str = "config.json", allow_unknown: bool = False) -> Self:
         """Read a ``config.json``; messages call it ``where``.
 
+        With ``allow_unknown``, an unknown key that may change the mathematics is ignored with a warning.
+
         Raises:
             ConfigError: it is malformed, or asks for something that this architecture's file does not compute.
         """
-        return cls(**cls.HF.read(values, where))
+        return cls(**cls.HF.read(values, where, allow_unknown))
 
     @classmethod
-    def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
-        """Read the metadata of a GGUF file.
+    def from_gguf(cls, metadata: Mapping[str, Any], allow_unknown: bool = False) -> Self:
+        """Read the metadata of a GGUF file; ``allow_unknown`` as in :meth:`from_hf`.
 
         Raises:
             ConfigError: it is malformed, or asks for something that this architecture's file does not compute.
         """
-        return cls(**cls.GGUF.read(metadata))
+        return cls(**cls.GGUF.read(metadata, allow_unknown))
 
     @property
     def long_from(self) -> int | None:

@@ -6,6 +6,7 @@ at the end refuses the keys that it has not read.
 
 from __future__ import annotations
 
+import logging
 import numbers
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, as_float, show
 
 T = TypeVar("T")
+
+_log = logging.getLogger("pyml.load")
 
 MAX_LAYERS = 1024
 MAX_HEADS = 4096
@@ -30,18 +33,20 @@ class Fields:
         values: the configuration.
         where: its name in messages (``"config.json"``).
         prefix: prefix of keys in messages (``"llama."`` in GGUF metadata).
+        allow_unknown: whether an unknown key that may change the mathematics is ignored with a warning.
 
     A null value counts as an absent key. Every reader raises :class:`ConfigError`, which names the key, the expected
     value and the value found.
     """
 
-    def __init__(self, values: Any, where: str, prefix: str = "") -> None:
+    def __init__(self, values: Any, where: str, prefix: str = "", allow_unknown: bool = False) -> None:
         if not isinstance(values, Mapping):
             raise ConfigError(f"{where}: expected an object of keys and values, found {show(values)}")
         self._values: dict[str, Any] = {str(key): value for key, value in values.items()}
         self._read: set[str] = set()
         self.where = where
         self.prefix = prefix
+        self.allow_unknown = allow_unknown
 
     def error(self, key: str, problem: str) -> ConfigError:
         """Return the error that names this key."""
@@ -113,7 +118,7 @@ class Fields:
     def section(self, key: str) -> Fields | None:
         """Return the nested configuration under this key; None if the key is absent."""
         value = self.raw(key)
-        return None if value is None else Fields(value, f"{self.where}: {self.prefix}{key}")
+        return None if value is None else Fields(value, f"{self.where}: {self.prefix}{key}", "", self.allow_unknown)
 
     def fixed(self, key: str, *allowed: Any) -> None:
         """Refuse every value except null and these: the key is understood, but other values are not supported."""
@@ -123,14 +128,17 @@ class Fields:
             raise self.error(key, f"expected {wanted} (pyml supports nothing else here), found {show(value)}")
 
     def close(self, harmless: Collection[str] = ()) -> None:
-        """Raise for the first key that has not been read and is not ``harmless``; null values do not count."""
+        """Refuse keys that have not been read and are not ``harmless``; null values do not count."""
         for key, value in self.unread():
             if key not in harmless:
-                raise self.unknown(key, value)
+                self.refuse(key, f"unknown key (found {show(value)}), which may change the model's results")
 
-    def unknown(self, key: str, value: Any) -> ConfigError:
-        """Return the error for a key that has not been read."""
-        return self.error(key, f"unknown key (found {show(value)}), which may change the model's results")
+    def refuse(self, key: str, problem: str) -> None:
+        """Raise :class:`ConfigError` for a key that has not been read, or warn if unknown keys are allowed."""
+        error = self.error(key, problem)
+        if not self.allow_unknown:
+            raise error
+        _log.warning("%s: ignored, because unknown keys are allowed", error)
 
     def unread(self) -> list[tuple[str, Any]]:
         """Return the keys that have not been read, with their values; null values do not count."""

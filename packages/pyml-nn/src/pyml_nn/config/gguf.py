@@ -67,7 +67,7 @@ class Table(NamedTuple):
     aliases: tuple[str, ...] = ()
     harmless: Collection[str] = ()
 
-    def read(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    def read(self, metadata: Mapping[str, Any], allow_unknown: bool = False) -> dict[str, Any]:
         """Read all fields of a configuration.
 
         Raises:
@@ -80,7 +80,7 @@ class Table(NamedTuple):
             )
         prefix = f"{found}."
         values = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-        fields = Fields(values, "GGUF metadata", prefix)
+        fields = Fields(values, "GGUF metadata", prefix, allow_unknown)
         pin(fields, {"attention.causal": True})
         if not self.experts:
             pin(fields, {"expert_count": 0, "expert_used_count": 0})

@@ -34,8 +34,9 @@ def close_fields(fields: Fields, harmless: Collection[str] = ()) -> None:
         ):
             continue
         if key in _NEUTRAL or key in _COMPUTED or key.startswith(_GROUPS):
-            raise fields.error(key, f"not supported (found {show(value)}); it would change the model's results")
-        unknown.append((key, value))
+            fields.refuse(key, f"not supported (found {show(value)}); it would change the model's results")
+        else:
+            unknown.append((key, value))
     if unknown:
         _log.warning("%s", unknown_keys(fields, unknown))
 

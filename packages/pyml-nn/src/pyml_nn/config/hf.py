@@ -50,13 +50,13 @@ class Table(NamedTuple):
     fixed: Mapping[str, Any] = MappingProxyType({})
     harmless: Collection[str] = ()
 
-    def read(self, values: Any, where: str) -> dict[str, Any]:
+    def read(self, values: Any, where: str, allow_unknown: bool = False) -> dict[str, Any]:
         """Read all fields of a configuration.
 
         Raises:
             ConfigError: a key is missing, invalid, or unknown and may change the mathematics.
         """
-        fields = open_fields(values, where, self.model_types)
+        fields = open_fields(values, where, self.model_types, allow_unknown)
         pin(fields, self.fixed)
         found = read(fields, self.rows)
         close_fields(fields, self.harmless)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..errors import show
 from .fields import Fields, unknown_keys
 from .hf_keys import is_harmless, may_matter, quantised_with
 
@@ -37,13 +38,13 @@ def repeats_built_ins(config: Mapping[str, Any]) -> bool:
     return all(match is not None and match[2] == kind and match[3] == _OWN_CODE[kind] for match in found)
 
 
-def open_fields(values: Any, where: str, model_types: Collection[str]) -> Fields:
+def open_fields(values: Any, where: str, model_types: Collection[str], allow_unknown: bool = False) -> Fields:
     """Return the fields of a ``config.json`` of one of these model types, after the checks common to all.
 
     Raises:
         ConfigError: another model type, custom code (``auto_map``), a quantisation scheme, an encoder, ...
     """
-    fields = Fields(values, where)
+    fields = Fields(values, where, "", allow_unknown)
     for key in ("auto_map", "trust_remote_code", "custom_pipelines"):
         if fields.raw(key) and not (key == "auto_map" and repeats_built_ins(values)):
             raise fields.error(key, "refused: it asks for the repository's own code to be run, and pyml runs none")
@@ -78,7 +79,8 @@ def close_fields(fields: Fields, harmless: Collection[str] = ()) -> None:
         if key in harmless or is_harmless(key, value):
             continue
         if may_matter(key, value):
-            raise fields.unknown(key, value)
-        unknown.append((key, value))
+            fields.refuse(key, f"unknown key (found {show(value)}), which may change the model's results")
+        else:
+            unknown.append((key, value))
     if unknown:
         _log.warning("%s", unknown_keys(fields, unknown))

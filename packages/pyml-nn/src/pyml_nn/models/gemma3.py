@@ -158,15 +158,15 @@ class Config(decoder.Config):
             raise ConfigError("sliding_window: expected at least 1 in a model with sliding-window layers")
 
     @classmethod
-    def from_hf(cls, values: Mapping[str, Any], where: str = "config.json") -> Self:
+    def from_hf(cls, values: Mapping[str, Any], where: str = "config.json", allow_unknown: bool = False) -> Self:
         """Read a ``config.json`` of type ``gemma3_text``, or ``gemma3`` with the text model in ``text_config``.
 
         Raises:
             ConfigError: it is malformed, or asks for something that this file does not compute.
         """
         if not isinstance(values, Mapping) or values.get("model_type") != "gemma3":
-            return super().from_hf(values, where)
-        return super().from_hf(*vision.text_config(values, where))
+            return super().from_hf(values, where, allow_unknown)
+        return super().from_hf(*vision.text_config(values, where, allow_unknown), allow_unknown)
 
 
 class Model(decoder.Decoder[Config]):

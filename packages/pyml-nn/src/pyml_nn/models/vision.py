@@ -51,7 +51,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 _HARMLESS = {
     "boi_token_id", "boi_token_index", "downsample_ratio", "eoi_token_id", "eoi_token_index", "hidden_size",
-    "image_grid_pinpoints", "image_seq_length", "mm_tokens_per_image", "multimodal_projector_bias",
+    "ignore_index", "image_grid_pinpoints", "image_seq_length", "mm_tokens_per_image", "multimodal_projector_bias",
     "projector_hidden_act", "projector_layernorm_eps", "scale_factor", "spatial_merge_size",
     "use_image_newline_parameter", "vision_aspect_ratio", "vision_config", "vision_feature_layer",
     "vision_feature_select_strategy", "vocab_size",
@@ -66,7 +66,7 @@ RULES = NameRules(
 """Names of the text model's weights, with a tower beside it."""
 
 
-def text_config(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str]:
+def text_config(values: Mapping[str, Any], where: str, allow_unknown: bool = False) -> tuple[dict[str, Any], str]:
     """Return the text model's part of a ``config.json``, and its name for messages.
 
     Older folders of Qwen 2 VL have its keys at the top level.
@@ -75,7 +75,7 @@ def text_config(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], 
         ConfigError: ``text_config`` is not an object, or a key beside it may change the mathematics.
     """
     kind = values["model_type"]
-    fields = hf.open_fields(values, where, (kind,))
+    fields = hf.open_fields(values, where, (kind,), allow_unknown)
     text = fields.raw("text_config")
     if text is None and kind in ("qwen2_vl", "qwen2_5_vl"):
         return {key: value for key, value in values.items() if key not in {"vision_config", "model_type"}}, where
@@ -122,10 +122,12 @@ class TextPart(ModuleType):
         inner = import_module(f".{_MODULES[text_kind]}", __package__)
         base: Any = inner.Config
 
-        def from_hf(cls: Any, values: Mapping[str, Any], where: str = "config.json") -> Any:
-            text, name = text_config(values, where)
+        def from_hf(
+            cls: Any, values: Mapping[str, Any], where: str = "config.json", allow_unknown: bool = False
+        ) -> Any:
+            text, name = text_config(values, where, allow_unknown)
             text = {**_DEFAULTS.get(text_kind, {}), **(_without_m_rope(text) if text_kind in _M_ROPE else text)}
-            return base.from_hf({**text, "model_type": _MODULES[text_kind]}, name)
+            return base.from_hf({**text, "model_type": _MODULES[text_kind]}, name, allow_unknown)
 
         self.Config = type("Config", (base,), {"__doc__": base.__doc__, "from_hf": classmethod(from_hf)})
         self.Model = type("Model", (inner.Model,), {"__doc__": inner.Model.__doc__, "rules": RULES})
