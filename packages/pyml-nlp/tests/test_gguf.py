@@ -158,7 +158,7 @@ def test_metadata_that_nothing_can_use(tmp_path: Path, caplog: pytest.LogCapture
         (
             "tokenizer.ggml.model",
             ("str", b"gpt2\xff"),
-            r"tokenizer\.ggml\.model: expected 'llama' or 'gpt2', got b'gpt2",
+            r"tokenizer\.ggml\.model: expected 'llama', 'gpt2' or 'gemma4', got b'gpt2",
         ),
         ("tokenizer.chat_template", ("str", b"\xff"), r"tokenizer\.chat_template: expected text .* got b'\\xff'"),
         ("tokenizer.ggml.scores", ("[f32", [float("nan"), 0.0]), r"scores: token 0: expected a finite score, got nan"),

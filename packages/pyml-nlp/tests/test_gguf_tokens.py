@@ -128,3 +128,38 @@ def test_several_unknown_tokens() -> None:
     assert tokenizer.encode("x<|b|>", add_special=False)[-1] == size + 1
     for text in TEXTS:
         assert tokenizer.encode(text) == original.encode(text)
+
+
+def gemma4_metadata() -> dict[str, Any]:
+    control = ["<pad>", "<eos>", "<bos>", "<unk>", "<|turn>"]
+    normal = ["\n", "\n\n", *"▁abcé", "ab", "▁ab", "▁▁", "▁abc"]
+    tokens = [*control, *normal, *(f"<0x{byte:02X}>" for byte in range(256)), "<|turn>"]
+    merges = ["\n \n", "a b", "▁ ab", "▁ ▁", "▁ab c"]
+    types = [3] * 5 + [1] * len(normal) + [6] * 256 + [4]
+    ids: dict[str, Any] = {f"tokenizer.ggml.{role}_token_id": n for n, role in enumerate(("padding", "eos", "bos"))}
+    return ids | {
+        "tokenizer.ggml.model": "gemma4", "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.token_type": np.array(types, np.int32), "tokenizer.ggml.unknown_token_id": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("ab", ["ab"]),
+        (" abc", ["▁abc"]),
+        ("ab  ab", ["ab", "▁", "▁ab"]),  # merges by rank, across spaces
+        ("a\n\n\nb", ["a", "\n\n", "\n", "b"]),
+        ("é!\t", ["é", "<0x21>", "<0x09>"]),
+        ("<|turn>a<eos>", ["<|turn>", "a", "<eos>"]),
+    ],
+)
+def test_gemma4(text: str, pieces: list[str]) -> None:
+    metadata = gemma4_metadata()
+    tokens = metadata["tokenizer.ggml.tokens"]
+    tokenizer = load_gguf(metadata, "test.gguf")
+    ids = tokenizer.encode(text)
+    assert ids[0] == 2  # BOS, unless the file says otherwise
+    assert [tokens[number] for number in ids[1:]] == pieces
+    assert tokenizer.decode(ids, skip_special=False) == f"<bos>{text}"
+    assert load_gguf({**metadata, "tokenizer.ggml.add_bos_token": False}, "test.gguf").encode(text) == ids[1:]

@@ -97,9 +97,12 @@ def test_vocab_and_merges(names: tuple[str, str], tmp_path: Path) -> None:
     same_ids(load_tokenizer(tmp_path), lambda text: original.encode(text).ids)
 
 
-AS_LLAMA3 = ["falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"]
-AS_QWEN2 = ["deepseek-r1-qwen", "kormo", "megrez"]
-AS_GPT2 = ["a.x-4.0", "exaone4", "gigachat", "granite-docling", "mellum", "trillion"]
+AS_LLAMA3 = ["falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"]
+AS_QWEN2 = ["deepseek-r1-qwen", "kormo", "megrez", "f2llmv2"]
+AS_GPT2 = ["a.x-4.0", "exaone4", "gigachat", "granite-docling", "mellum", "trillion", "jais", "modern-bert"]
+AS_GPT2 += ["jina-de", "jina-es", "jina-v2-de", "jina-v2-es"]
+AS_GPT4O = ["kanana2", "llama4", "minimax-m2", "talkie"]
+AS_DEEPSEEK3 = ["hunyuan-dense", "hy_v4", "joyai-llm"]
 
 
 @pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
@@ -114,11 +117,11 @@ def test_gguf_byte_level(pre: str) -> None:
         rule: pre_tokenizers.PreTokenizer = pre_tokenizers.Sequence(
             [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
-    elif pre in ("smollm", "starcoder", "refact", "codeshell", "command-r", "exaone", "minerva-7b"):
+    elif pre in ("smollm", "starcoder", "refact", "codeshell", "command-r", "exaone", "minerva-7b", "mellum2"):
         rule = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
     else:
         rule = gpt2
-    words_first = {*AS_LLAMA3, "llama3", "llama-v3", "llama-bpe", "tekken", "glm4", "minicpm5"}
+    words_first = {*AS_LLAMA3, "llama3", "llama-v3", "llama-bpe", "tekken", "glm4", "glm5", "minicpm5"}
     original = byte_level_original(rule, ignore_merges=pre in words_first)
     if pre in (*AS_QWEN2, "qwen2", "qwen35", "command-r", "mpt", "olmo"):
         original.normalizer = normalizers.NFC()
@@ -137,6 +140,8 @@ WORDS = {
     "qwen2": "It|'s| |1|2|3|4|5| caf\u00e9s|,\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
     "gpt-4o": "It's| |123|45| caf\u00e9s|,\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
     "seed-coder": "It|'s| |1|2|3|4|5| caf\u00e9s|,|\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
+    "stablelm2": "It|'s| |1|2|3|4|5| caf\u00e9s|,\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
+    "bailingmoe": "It|'s| |1|2|3|4|5| caf\u00e9s|,\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
     "minicpm5": "It|'s| |123|45| caf\u00e9s|,\n\n| | x|+=|1|;| \u4f60\u597d\ud55c| |\u00bd| \t",
     "falcon": "It|'|s| |123|45| caf\u00e9s|,|\n\n | x|+=|1|;| \u4f60\u597d\ud55c| \u00bd| \t",
     "bloom": "It's| 12345| caf\u00e9s|,\n\n | x+=1;| \u4f60\u597d\ud55c| \u00bd| \t",
@@ -156,7 +161,14 @@ def test_how_text_is_cut(pre: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "same"), [(AS_LLAMA3, "llama-bpe"), (AS_QWEN2, "qwen2"), (AS_GPT2, "gpt-2"), (["kanana2"], "gpt-4o")]
+    ("names", "same"),
+    [
+        (AS_LLAMA3, "llama-bpe"),
+        (AS_QWEN2, "qwen2"),
+        (AS_GPT2, "gpt-2"),
+        (AS_GPT4O, "gpt-4o"),
+        (AS_DEEPSEEK3, "deepseek-v3"),
+    ],
 )
 def test_other_names_of_a_rule(names: list[str], same: str) -> None:
     for name in names:

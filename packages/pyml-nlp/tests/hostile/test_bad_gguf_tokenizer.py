@@ -47,7 +47,7 @@ def long_word(metadata: dict[str, Any]) -> None:
 
 
 BOTH: list[tuple[Callable[[dict[str, Any]], None], str]] = [
-    (change("model", None), "tokenizer.ggml.model: expected 'llama' or 'gpt2', got none"),
+    (change("model", None), "tokenizer.ggml.model: expected 'llama', 'gpt2' or 'gemma4', got none"),
     (change("model", np.arange(1000)), "got 1000 of int64"),
     (change("model", "t5"), "got 't5'"),
     (change("model", 5), "got 5"),

@@ -55,8 +55,8 @@ class TokenizerMetadata:
     """Properties of a tokenizer apart from its algorithm.
 
     Attributes:
-        kind: its source: ``"tokenizer.json"``, ``"vocab.json"``, ``"tokenizer.model"``, ``"gguf llama"`` or
-            ``"gguf gpt2"``.
+        kind: its source: ``"tokenizer.json"``, ``"vocab.json"``, ``"tokenizer.model"``, ``"gguf llama"``,
+            ``"gguf gpt2"`` or ``"gguf gemma4"``.
         vocab_size: the largest token id plus one. A model may have more rows than that (padding).
         bos_id: the token that begins a text, if the model has one; ``prefix`` says whether ``encode`` adds it.
         eos_ids: the tokens that end a text, ascending.

@@ -106,6 +106,7 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 _FALCON = (r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]")
 _BLOOM = (" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+",)
 _SEED_CODER = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
+_BAILING_MOE = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 _MINICPM5 = (r"\p{N}{1,3}", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}+"))
 
 GPT2 = PreTokenizer()
@@ -113,7 +114,11 @@ _NEOX = PreTokenizer(nfc=True)
 _DIGITS = PreTokenizer(digits_alone=True)
 _LLAMA = PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True)
 _DBRX = PreTokenizer((_LLAMA3,))
+_GLM = PreTokenizer((_LLAMA3,), ignore_merges=True)
+_QWEN = PreTokenizer((_QWEN2,))
+_DEEPSEEK = PreTokenizer(_DEEPSEEK3)
 _O200K = PreTokenizer((_GPT4O,))
+_BAILING = PreTokenizer((_BAILING_MOE,))
 _PORO = PreTokenizer(_BLOOM)
 QWEN2 = PreTokenizer((_QWEN2,), nfc=True)
 
@@ -121,6 +126,12 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "default": GPT2,
     "gpt-2": GPT2,
     "phi-2": GPT2,
+    "jais": GPT2,
+    "jina-de": GPT2,
+    "jina-es": GPT2,
+    "jina-v2-de": GPT2,
+    "jina-v2-es": GPT2,
+    "modern-bert": GPT2,
     "a.x-4.0": GPT2,
     "exaone4": GPT2,
     "gigachat": GPT2,
@@ -135,6 +146,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "codeshell": _DIGITS,
     "exaone": _DIGITS,
     "minerva-7b": _DIGITS,
+    "mellum2": _DIGITS,
     "command-r": PreTokenizer(digits_alone=True, nfc=True),
     "llama-bpe": _LLAMA,
     "llama3": _LLAMA,
@@ -144,21 +156,34 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "lfm2": _LLAMA,
     "midm-2.0": _LLAMA,
     "pixtral": _LLAMA,
+    "jina-v5-nano": _LLAMA,
     "dbrx": _DBRX,
     "smaug-bpe": _DBRX,
     "chatglm-bpe": _DBRX,
-    "glm4": PreTokenizer((_LLAMA3,), ignore_merges=True),
+    "glm4": _GLM,
+    "glm5": _GLM,
     "minicpm5": PreTokenizer(_MINICPM5, ignore_merges=True),
     "qwen2": QWEN2,
     "deepseek-r1-qwen": QWEN2,
     "kormo": QWEN2,
     "megrez": QWEN2,
+    "f2llmv2": QWEN2,
+    "grok-2": _QWEN,
+    "hunyuan": _QWEN,
+    "solar-open": _QWEN,
+    "stablelm2": _QWEN,
+    "bailingmoe": _BAILING,
+    "bailingmoe2": _BAILING,
+    "llada-moe": _BAILING,
+    "ufakzeka": PreTokenizer((_QWEN2.removeprefix(f"{_CONTRACTIONS}|"),)),
     "seed-coder": PreTokenizer((_SEED_CODER,)),
     "qwen35": PreTokenizer((_QWEN35,), nfc=True),
     "tekken": PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True),
     "gpt-4o": _O200K,
     "llama4": _O200K,
     "kanana2": _O200K,
+    "minimax-m2": _O200K,
+    "talkie": _O200K,
     "falcon": PreTokenizer(_FALCON),
     "bloom": _PORO,
     "gpt3-finnish": _PORO,
@@ -166,7 +191,10 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "viking": PreTokenizer(_BLOOM, digits_alone=True),
     "deepseek-llm": PreTokenizer(_DEEPSEEK_LLM),
     "deepseek-coder": PreTokenizer(_DEEPSEEK_CODER, digits_alone=True),
-    "deepseek-v3": PreTokenizer(_DEEPSEEK3),
+    "deepseek-v3": _DEEPSEEK,
+    "hunyuan-dense": _DEEPSEEK,
+    "hy_v4": _DEEPSEEK,
+    "joyai-llm": _DEEPSEEK,
 }
 """Rules by their name in GGUF's ``tokenizer.ggml.pre``."""
 

@@ -1,6 +1,6 @@
 """Tokenizers from the metadata of a GGUF file.
 
-Its ``tokenizer.ggml.model`` is ``llama`` (SentencePiece) or ``gpt2`` (byte-level BPE).
+Its ``tokenizer.ggml.model`` is ``llama`` (SentencePiece), ``gpt2`` (byte-level BPE) or ``gemma4`` (BPE on text).
 
 Source: llama.cpp, ``llama-vocab.cpp``, for the keys, their defaults and the tokens that are matched in text.
 """
@@ -34,4 +34,8 @@ def load_gguf(metadata: Mapping[str, Any], label: str) -> Tokenizer:
             from .gguf_bpe import load_gpt2  # likewise
 
             return load_gpt2(Vocabulary(metadata, label))
-    raise ModelFileError(f"{label}: {KEY}model: expected 'llama' or 'gpt2', got {describe(model)}")
+        case str("gemma4"):
+            from .gguf_bpe import load_gemma4  # likewise
+
+            return load_gemma4(Vocabulary(metadata, label))
+    raise ModelFileError(f"{label}: {KEY}model: expected 'llama', 'gpt2' or 'gemma4', got {describe(model)}")
