@@ -3,6 +3,7 @@
     python benchmarks/jobs_gates.py                      # everything, on a tiny random model: some 20 minutes
     python benchmarks/jobs_gates.py digests kills        # some gates
     python benchmarks/jobs_gates.py overhead weights --model gemma-3-270m.gguf --rows 300
+    python benchmarks/jobs_gates.py ray --shards 500     # where Ray is installed; in a network of its own
 
 Each line is a gate: what was found, the limit, and whether it holds. The exit code is 1 if one does not.
 """
@@ -47,14 +48,26 @@ class Gates:
         folder: for files.
         model: of the jobs.
         rows, tokens: of a job, and the most tokens of a row.
+        workers, shards: numbers of workers and rows of a shard, for the gates of digests.
         seed: of what is chosen at random.
     """
 
-    def __init__(self, folder: Path, model: Path, rows: int, tokens: int, seed: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        rows: int,
+        tokens: int,
+        workers: Sequence[int] = (1, 2, 4),
+        shards: Sequence[int] = (500, 7, 1),
+        seed: int = 0,
+    ) -> None:
         self._folder = folder
         self._model = model
         self._rows = rows
         self._tokens = tokens
+        self._workers = workers
+        self._shards = shards
         self._random = random.Random(seed)
         self._number = 0
         self.failed = 0
@@ -100,11 +113,9 @@ class Gates:
 
     def digests(self) -> None:
         """The same digest from all back ends, numbers of workers and sizes of shards."""
-        reference = self.plan(500)
-        list(reference.run("here"))
-        expected = totals(reference)["digest"]
-        for per_shard in (500, 7, 1):
-            for workers in (1, 2, 4):
+        expected = self._expected()
+        for per_shard in self._shards:
+            for workers in self._workers:
                 job = self.plan(per_shard)
                 begin = time.perf_counter()
                 list(job.run("local", workers=workers, threads=1))
@@ -116,6 +127,26 @@ class Gates:
                     list(job.run("index", index=index, of=workers, workers=1, threads=1))
                 self._compare(f"index of {workers}, shards of {per_shard}", job, expected, time.perf_counter() - begin)
 
+    def ray(self) -> None:
+        """The same digest from Ray's workers on this machine."""
+        from pyml_nlp import ray_session
+
+        expected = self._expected()
+        with ray_session.session("local", cpus=max(self._workers)):
+            for per_shard in self._shards:
+                for workers in self._workers:
+                    job = self.plan(per_shard)
+                    begin = time.perf_counter()
+                    list(job.run("ray", address="auto", workers=workers, threads=1))
+                    seconds = time.perf_counter() - begin
+                    self._compare(f"Ray, {workers} workers, shards of {per_shard}", job, expected, seconds)
+
+    def _expected(self) -> str:
+        """The digest of one process."""
+        reference = self.plan(500)
+        list(reference.run("here"))
+        return str(totals(reference)["digest"])
+
     def _compare(self, name: str, job: Job, expected: str, seconds: float) -> None:
         report = job.verify()
         found = f"digest {report.digest[:12]}, {report.rows} rows, {report.duplicates} duplicates, {seconds:.1f} s"
@@ -123,12 +154,9 @@ class Gates:
 
     def kills(self, count: int = 20, every: float = 3.0) -> None:
         """Workers that are killed at random: all rows once, none in quarantine, the same digest."""
-        reference = self.plan(500)
-        seconds = timed(lambda: list(reference.run("local", workers=2, threads=1)))
-        expected = totals(reference)["digest"]
-        every = min(every, max(0.1, seconds / count))  # a job that takes less time is killed as often
-        job, killed, runs = self.plan(97), 0, 0
-        while not (Path(job.folder) / "_SUCCESS").exists():
+        expected, killed, runs, whole, quarantined, left = self._expected(), 0, 0, True, 0, 0
+        while killed < count and whole:  # as many jobs as that takes
+            job = self.plan(97)
             runs += 1
             with self.command(job, "--workers", "2", "--threads", "1", "-q") as process:
                 while process.poll() is None:
@@ -138,13 +166,13 @@ class Gates:
                         killed += 1
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(self._random.choice(workers), signal.SIGKILL)
-            if process.returncode:
-                break
-        report = job.verify()
-        left = sorted(Path(job.folder, "shards").glob("*.part"))
-        kept = f"{report.quarantined} in quarantine, {len(left)} parts left"
-        found = f"{killed} kills every {every:.1f} s in {runs} runs, {report.rows} rows, {kept}"
-        self.report("kills", found, f"{self._rows} rows, the same digest", report.ok and report.digest == expected)
+            report = job.verify()
+            whole = report.ok and report.digest == expected
+            quarantined += report.quarantined
+            left += len(list(Path(job.folder, "shards").glob("*.part")))
+        kept = f"{quarantined} in quarantine, {left} parts left"
+        found = f"{killed} kills every {every:.1f} s in {runs} jobs of {self._rows} rows, {kept}"
+        self.report("kills", found, f"all of {self._rows} rows, the same digest", whole and killed == count)
 
     def interrupts(self) -> None:
         """Ctrl-C and SIGTERM: soon, with one line, and a run goes on."""
@@ -245,16 +273,8 @@ class Gates:
         """Planning many rows, and the memory of runs of few and of many."""
         source = self.inputs(many)
         begin = time.perf_counter()
-        arguments = (
-            "batch",
-            "plan",
-            str(source),
-            "--output",
-            str(self._folder / "planned"),
-            "--model",
-            str(self._model),
-        )
-        peak, code = peak_of([*PYML, *arguments])
+        output, model = str(self._folder / "planned"), str(self._model)
+        peak, code = peak_of([*PYML, "batch", "plan", str(source), "--output", output, "--model", model])
         seconds = time.perf_counter() - begin
         found = f"{many} rows in {seconds:.1f} s, {peak >> 20} MiB, code {code}"
         self.report("plan", found, "30 s, 200 MiB for a million", seconds < 30 and peak < 200 << 20 and not code)
@@ -390,29 +410,37 @@ def work_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-NAMES = ("digests", "kills", "interrupts", "disk", "identity", "overhead", "weights", "memory")
+NAMES = ("digests", "ray", "kills", "interrupts", "disk", "identity", "overhead", "weights", "memory")
 
 
 def main() -> int:
     """Run the gates."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("gates", nargs="*", metavar="GATE", help=f"{', '.join(NAMES)}; none: all")
+    parser.add_argument("gates", nargs="*", metavar="GATE", help=f"{', '.join(NAMES)}; none: all but ray")
     parser.add_argument("--model", type=Path, help="a tiny random one without it")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--tokens", type=int, default=12, help="most tokens of a row")
+    parser.add_argument("--workers", type=int, nargs="+", default=(1, 2, 4), help="for the gates `digests` and `ray`")
+    parser.add_argument("--shards", type=int, nargs="+", default=(500, 7, 1), help="rows, for the same gates")
     parser.add_argument("--many", type=int, default=1_000_000, help="rows for the gate `memory`")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if unknown := set(given.gates) - set(NAMES):
         parser.error(f"unknown gate {unknown.pop()}: expected {', '.join(NAMES)}")
+    names = given.gates or [name for name in NAMES if name != "ray"]
+    if "ray" in names:
+        from tests.ray.alone import isolate  # Ray listens on all interfaces
+
+        if not isolate():
+            parser.error("the gate `ray` needs a network of its own, which this system does not allow")
     with work_folder() as folder:
         model = given.model
         if model is None:
             from tests.helpers import tiny_files, tiny_models
 
             model = tiny_files.write_hf(tiny_models.MODELS["llama"], folder / "model")
-        gates = Gates(folder, model.resolve(), given.rows, given.tokens, given.seed)
-        for name in given.gates or NAMES:
+        gates = Gates(folder, model.resolve(), given.rows, given.tokens, given.workers, given.shards, given.seed)
+        for name in names:
             getattr(gates, name)(*([given.many] if name == "memory" else []))
     return 1 if gates.failed else 0
 

@@ -106,7 +106,7 @@ def runner(make: Make) -> type:
             if stop() or self._cancelled:
                 raise Stopped("stopped")
             on_progress(Progress(shard, 10, 1, 50, 40))
-            result = ShardResult(shard, 10, 1, 0, 50, 40, 0.1, digests.ZERO, 5, "x")
+            result = ShardResult(shard, 10, 1, 0, 50, 40, 0.1, digests.ZERO, 5, "shards/0.jsonl")
             self._job.store.write(f"shards/{shard:05d}.done", result.as_json().encode())
             return result
 

@@ -62,6 +62,19 @@ def test_a_damaged_mark_is_named(text: str, job: jobs.Job, job_lm: LanguageModel
     assert finished(job, job_lm)["digest"] == expected
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"digest": "zz"}, {"tokens": -1}, {"seconds": float("nan")}, {"file": "../rows.jsonl"}, {"file": "/etc/passwd"}],
+)
+def test_a_changed_mark_is_named(change: dict[str, object], job: jobs.Job, job_lm: LanguageModel) -> None:
+    finished(job, job_lm)
+    mark = Path(job.folder, "shards", "00000.done")
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | change))
+    Path(job.folder, "_SUCCESS").unlink()
+    with pytest.raises(jobs.JobError, match=r"00000\.done: expected the figures of a finished shard"):
+        job.finish()
+
+
 def test_hostile_rows_fail_alone(job_model: Path, job_lm: LanguageModel, tmp_path: Path) -> None:
     lines = [
         b'\xef\xbb\xbf{"id": "first", "prompt": "the cat"}\r',

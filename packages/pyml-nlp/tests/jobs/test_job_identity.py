@@ -115,5 +115,25 @@ def test_manifests_that_are_no_jobs(job: jobs.Job, tmp_path: Path) -> None:
     refused("damaged", json.dumps(found | {"more": 1}))
     refused("damaged", json.dumps(found | {"shards": [[[[3, 0, 5, 1]], 1, 1]]}))
     refused("damaged", json.dumps(found | {"shards": [[[[0, "0", 5, 1]], 1, 1]]}))
+    refused("damaged", json.dumps(found | {"shards": []}))
+    for change in ({"prompt": 7}, {"row_options": [1]}, {"top": "a"}):
+        refused("damaged", json.dumps(found | {"task": found["task"] | change}))
     path.write_text(json.dumps(found))
     assert jobs.open(tmp_path / "job").manifest == job.manifest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": {"max_tokens": "a"}},
+        {"options": {"nothing": 1}},
+        {"options": {"grammar": {"kind": "regex"}}},
+        {"load": {"dtype": 7}},
+        {"load": {"nothing": 1}},
+    ],
+)
+def test_damaged_options_are_refused_before_a_load(change: dict[str, Any], job: jobs.Job, tmp_path: Path) -> None:
+    path = tmp_path / "job/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(jobs.ManifestError, match=r"manifest\.json: damaged: "):
+        jobs.open(tmp_path / "job").check_identity()

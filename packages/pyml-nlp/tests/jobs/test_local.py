@@ -16,7 +16,7 @@ from jobs.stub_jobs import Make, StubJob, at_once, dies, for_long, runner, stuck
 from thread_cases import in_child, thread, until
 
 from pyml_nlp.errors import ArgumentError
-from pyml_nlp.jobs import crew, member, shard_queue, worker_process
+from pyml_nlp.jobs import crew, digests, member, shard_queue, worker_process
 from pyml_nlp.jobs.claims import Claims
 from pyml_nlp.jobs.errors import JobError, ShardBusy
 from pyml_nlp.jobs.folder import JobFolder
@@ -78,7 +78,9 @@ def test_every_shard_is_made_once(workers: int, job: StubJob, works: Callable[[M
 
 def test_progress(job: StubJob, works: Callable[[Make], None]) -> None:
     seen: list[Snapshot] = []
-    (Path(job.folder) / "shards/00003.done").write_text(ShardResult(3, 10, 0, 0, 1, 1, 0.0, "", 1, "x").as_json())
+    (Path(job.folder) / "shards/00003.done").write_text(
+        ShardResult(3, 10, 0, 0, 1, 1, 0.0, digests.ZERO, 1, "shards/0.jsonl").as_json()
+    )
     run(job, show=seen.append)
     last = seen[-1]
     assert (last.shards_done, last.shards, last.rows_done, last.rows) == (6, 6, 60, 60)
@@ -170,7 +172,7 @@ def test_a_busy_shard_is_tried_later(job: StubJob, works: Callable[[Make], None]
 def test_a_worker_that_dies_when_its_shard_is_done_leaves_nothing(job: StubJob, works: Callable[[Make], None]) -> None:
     def make(job: StubJob, shard: int, stop: Callable[[], bool]) -> None:
         if shard == 0:
-            result = ShardResult(0, 10, 0, 0, 1, 1, 0.0, "", 1, "x")
+            result = ShardResult(0, 10, 0, 0, 1, 1, 0.0, digests.ZERO, 1, "shards/0.jsonl")
             job.store.write("shards/00000.done", result.as_json().encode())
             job.scratch_file(0, ".part").write_text("0\t{}\n")
             journal(job).write_text("begin 1\n")

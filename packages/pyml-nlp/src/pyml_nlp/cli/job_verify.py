@@ -30,5 +30,6 @@ def command(folder: str, as_json: bool) -> int:
         raise PymlError(f"{found.folder}: {found.n_problems} problems, the first: {found.problems[0]}")
     if not found.ok:
         left = found.shards - found.shards_done
-        raise PymlError(f"{found.folder}: the job is not complete: {left} of {found.shards} shards are not finished")
+        why = f"{left} of {found.shards} shards are not finished" if left else "a run completes it"
+        raise PymlError(f"{found.folder}: the job is not complete: {why}")
     return 0

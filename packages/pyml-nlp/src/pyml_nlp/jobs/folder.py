@@ -9,17 +9,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyml_core.errors import PymlError, quoted
+
 from ..generation.prefix_cache import PrefixCache
 from ..loading import load
+from ..options.generation import GenerationOptions
 from ..options.load import LoadOptions
 from . import digests
-from .errors import JobError
+from .errors import JobError, ManifestError
 from .identity import check_machine, check_model
 from .inputs import Scan
-from .manifest import Manifest
+from .manifest import NAME, Manifest
 from .results import ShardResult, read_results
 from .rows import changed, input_size
 from .store import Store, open_store
+from .tasks.prompts import Prompts
+from .tasks.texts import with_grammar
 
 if TYPE_CHECKING:
     from ..language_model import LanguageModel
@@ -68,10 +73,22 @@ class JobFolder:
         It takes milliseconds; no weights are loaded.
 
         Raises:
-            IdentityError: it would make others. PymlError: the model cannot be found or read.
+            IdentityError: it would make others. ManifestError: the manifest's options are damaged. PymlError: the
+                model cannot be found or read.
         """
         check_machine(self.manifest.build, self.manifest.cpu_level)
+        self._check_settings()
         check_model(self.model, self.manifest.model, whole=False)
+
+    def _check_settings(self) -> None:
+        """Check what workers would stumble over, one after the other."""
+        manifest = self.manifest
+        try:
+            Prompts(manifest.task)
+            LoadOptions(**manifest.load)
+            GenerationOptions().replace(**with_grammar(manifest.options))
+        except (PymlError, TypeError, KeyError) as error:
+            raise ManifestError(f"{self.store.name(NAME)}: damaged: {quoted(str(error))}") from None
 
     def load(self, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> LanguageModel:
         """Load the model as the job wants it, after a check of all of its bytes.

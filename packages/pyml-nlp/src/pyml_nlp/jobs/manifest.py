@@ -207,6 +207,8 @@ def _parsed(found: dict[str, Any]) -> Manifest:
         Shard(tuple(Piece(*map(_number, piece)) for piece in pieces), _number(rows), _number(tokens))
         for pieces, rows, tokens in found.pop("shards")
     )
+    if not shards:
+        raise ValueError("no shards")
     if any(not GROUPED <= piece.input < len(inputs) for shard in shards for piece in shard.pieces):
         raise ValueError("a shard of an input that is not listed")
     for key, kind in {"options": dict, "load": dict, "seed": int, "build": str, "cpu_level": str}.items():
@@ -223,9 +225,16 @@ def _strict(kind: Any, values: dict[str, Any]) -> Any:
     if set(values) != set(expected):
         raise ValueError(f"{kind.__name__}: keys {sorted(values)}")
     for key, value in values.items():
-        if (expected[key] == "int" and type(value) is not int) or (expected[key] == "str" and type(value) is not str):
+        if not _is(value, expected[key]):
             raise TypeError(f"{kind.__name__}.{key}: {value!r}")
     return kind(**values)
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value is of a field's type, as it is written in the class."""
+    if kind == "tuple[str, ...]":
+        return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+    return type(value).__name__ in kind.replace("None", "NoneType").split(" | ")
 
 
 def _number(value: Any) -> int:

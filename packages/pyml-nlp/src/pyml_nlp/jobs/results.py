@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -15,6 +16,10 @@ from .store import Store, named
 
 QUARANTINED = "quarantined: "
 """How the error of a quarantined row begins."""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_FILE = re.compile(r"shards/[0-9a-f.]+\.(jsonl|parquet)")
+_MOST = 1 << 63  # of any number
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,15 @@ class ShardResult:
         except (ValueError, RecursionError):
             found = None
         kinds = {field.name: {"int": int, "str": str, "float": (int, float)}[str(field.type)] for field in fields(cls)}
-        if not isinstance(found, dict) or any(
-            not isinstance(found.get(key), kind) or isinstance(found[key], bool)  # type: ignore[arg-type]
-            for key, kind in kinds.items()
+        if (
+            not isinstance(found, dict)
+            or any(
+                not isinstance(found.get(key), kind) or isinstance(found[key], bool)  # type: ignore[arg-type]
+                for key, kind in kinds.items()
+            )
+            or not all(0 <= found[key] < _MOST for key, kind in kinds.items() if kind is not str)
+            or not _DIGEST.fullmatch(found["digest"])
+            or not _FILE.fullmatch(found["file"])
         ):
             text = quoted(text)
             raise JobError(

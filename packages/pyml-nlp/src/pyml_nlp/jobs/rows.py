@@ -218,9 +218,16 @@ class Reader:
 
     def _grouped(self, piece: Piece) -> Iterator[Row]:
         """Rows of the order, by inputs, so that each is opened once."""
-        with self._store.open(ORDER) as file:
-            file.seek(piece.start * ENTRY_BYTES)
-            found = entries(file.read((piece.stop - piece.start) * ENTRY_BYTES))
+        size = (piece.stop - piece.start) * ENTRY_BYTES
+        try:
+            with self._store.open(ORDER) as file:
+                file.seek(piece.start * ENTRY_BYTES)
+                data = file.read(size)
+        except FileNotFoundError:
+            raise JobError(f"{self._store.name(ORDER)}: there is no such file, and the job needs it") from None
+        found = entries(data) if len(data) == size else []
+        if not found or any(entry.input >= len(self._inputs) for entry in found):
+            raise JobError(f"{self._store.name(ORDER)}: damaged: expected the rows of the job")
         for number in dict.fromkeys(entry.input for entry in found):
             source = self._checked(number)
             own = [entry for entry in found if entry.input == number]

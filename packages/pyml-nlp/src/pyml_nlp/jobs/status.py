@@ -104,7 +104,7 @@ def status(job: JobFolder) -> Status:
         rows_per_second=row_rate,
         tokens_per_second=token_rate,
         seconds_left=(job.manifest.rows - rows - under_way) / row_rate if row_rate else None,
-        complete=job.store.exists(SUCCESS),
+        complete=done == job.n_shards and job.store.exists(SUCCESS),
     )
 
 
