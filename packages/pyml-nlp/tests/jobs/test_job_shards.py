@@ -121,7 +121,7 @@ def test_a_killed_process_loses_only_what_was_under_way(
     assert result_of(job) == expected
 
 
-@pytest.mark.parametrize(("number", "deaths"), [(signal.SIGSEGV, 2), (signal.SIGKILL, 3)])
+@pytest.mark.parametrize(("number", "deaths"), [(signal.SIGSEGV, 2), (signal.SIGKILL, 5)])
 def test_a_row_that_kills_its_process_is_quarantined(
     number: int, deaths: int, job: jobs.Job, job_lm: LanguageModel, expected: bytes
 ) -> None:
@@ -176,23 +176,26 @@ def test_deaths_in_a_journal(tmp_path: Path) -> None:
         first.row(index)
     first.close()
     second = Journal(path, {4})
-    assert second.past == {5: Deaths(1, 0, False), 6: Deaths(1, 0, False)}
+    assert second.past == {5: Deaths(1, 0, 0), 6: Deaths(1, 0, 0)}
     assert not any(past.suspect for past in second.past.values())
     second.row(5)
     second.end(2.5)
     second.close()
     third = Journal(path, {4})  # the second one ended in order
-    assert (third.past[5], third.seconds) == (Deaths(1, 0, False), 2.5)
+    assert (third.past[5], third.seconds) == (Deaths(1, 0, 0), 2.5)
     third.row(6)
     third.close()
     with path.open("a") as file:
         file.write("died crash\nrow 7\nro")
     fourth = Journal(path, {4, 7})
-    assert fourth.past == {5: Deaths(1, 0, False), 6: Deaths(2, 1, True)}
+    assert fourth.past == {5: Deaths(1, 0, 0), 6: Deaths(2, 1, 1)}
     assert (fourth.past[6].suspect, fourth.past[6].quarantined) == (True, False)
-    fourth.row(6)
+    for alone in (2, 3):
+        fourth.row(6)
+        fourth.close()
+        fourth = Journal(path, {4})
+        assert (fourth.past[6].alone, fourth.past[6].quarantined) == (alone, alone == 3)
     fourth.close()
-    assert Journal(path, {4}).past[6].quarantined
 
 
 def test_one_process_a_shard(job: jobs.Job, job_lm: LanguageModel, tmp_path: Path) -> None:

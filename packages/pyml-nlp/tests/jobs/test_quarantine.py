@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 ROW = 7
 
 
-@pytest.mark.parametrize(("number", "deaths"), [(signal.SIGSEGV, 2), (signal.SIGKILL, 3)])
+@pytest.mark.parametrize(("number", "deaths"), [(signal.SIGSEGV, 2), (signal.SIGKILL, 5)])
 def test_a_row_that_ends_its_process(
     number: int,
     deaths: int,

@@ -25,7 +25,11 @@ MAX_ATTEMPTS_WITHOUT_PROGRESS = 8
 """How often a back end gives a shard to a process again while no row ends."""
 
 MAX_CRASHES, MAX_DEATHS = 2, 3
-"""A row is quarantined after this many crashes of its process, or deaths of unknown cause; in the last it was alone."""
+"""A row is tried alone before this many crashes of its process, or deaths of unknown cause."""
+
+CRASHES_ALONE, DEATHS_ALONE = 1, 3
+"""A row is quarantined after this many of them when it was alone: a kill from outside hits one of many rows that are
+tried alone by chance, but hardly the same one three times."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,18 @@ class Deaths:
     Attributes:
         deaths: their number.
         crashes: those of them that the process caused itself.
-        alone: whether the row was the only one in flight in the last.
+        alone: those of them, successive and the last included, in which the row was the only one in flight.
     """
 
     deaths: int = 0
     crashes: int = 0
-    alone: bool = False
+    alone: int = 0
 
     @property
     def quarantined(self) -> bool:
         """Whether the row is not tried again."""
-        return self.alone and self.deaths >= self._limit
+        wanted = CRASHES_ALONE if self.crashes == self.deaths else DEATHS_ALONE
+        return self.alone >= wanted and self.deaths >= self._limit
 
     @property
     def suspect(self) -> bool:
@@ -81,7 +86,7 @@ class Journal:
         with named(str(path), "written"):
             with new_file(path) as file:
                 for index, past in self.past.items():
-                    file.write(f"past {index} {past.deaths} {past.crashes} {int(past.alone)}\n".encode())
+                    file.write(f"past {index} {past.deaths} {past.crashes} {past.alone}\n".encode())
                 file.write(f"seconds {self.seconds:.3f}\nbegin {os.getpid()}@{socket.gethostname()}\n".encode())
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
@@ -107,7 +112,7 @@ class Journal:
         for word, *values in _words(text):
             match word, values:
                 case "past", [index, deaths, crashes, alone]:
-                    self.past[int(index)] = Deaths(int(deaths), int(crashes), alone == "1")
+                    self.past[int(index)] = Deaths(int(deaths), int(crashes), int(alone))
                 case "seconds", [seconds]:
                     self.seconds = float(seconds)
                 case "begin", _:
@@ -124,7 +129,8 @@ class Journal:
         if dead:
             for row in flying:
                 past = self.past.get(row, Deaths())
-                self.past[row] = Deaths(past.deaths + 1, past.crashes + crashed, alone=len(flying) == 1)
+                n_alone = past.alone + 1 if len(flying) == 1 else 0
+                self.past[row] = Deaths(past.deaths + 1, past.crashes + crashed, n_alone)
 
 
 def _words(text: str) -> Iterator[list[str]]:
