@@ -35,6 +35,7 @@ def attend(
     soft_cap: float = 0.0,
     threads: int = 1,
     scale: float | None = None,
+    bidirectional: bool = False,
 ) -> tuple[F32Array, F32Array]:
     """Return attention of slices (start, tokens) over random keys and values: compiled, and in NumPy."""
     n_heads, kv_heads, dim = heads
@@ -45,7 +46,8 @@ def attend(
     program.embed("qkv", pack(normal(rng, total, x.width)), x)
     program.prepare_qkv("prepare", x, 1, n_heads)
     out = program.buffer("out", n_heads * dim)
-    program.attention("attention", x, 1, n_heads, out, dim**-0.5 if scale is None else scale, window, soft_cap)
+    factor = dim**-0.5 if scale is None else scale
+    program.attention("attention", x, 1, n_heads, out, factor, window, soft_cap, bidirectional)
     slices, copies, row = [], [], 0
     for start, tokens in batch:
         pages = new_pages(layout, start + tokens)
@@ -152,6 +154,30 @@ def test_values_of_every_size_in_int8(level: str, rng: np.random.Generator) -> N
 def test_attention_windows(window: int, soft_cap: float, level: str, rng: np.random.Generator) -> None:
     for batch in ([(0, 193)], [(126, 5), (0, 3)], [(64, 1), (127, 1), (128, 1), (191, 2)]):
         assert_near(*attend(rng, (4, 2, 20), batch, "f16", window, soft_cap))
+
+
+@pytest.mark.parametrize(
+    ("kv_dtype", "dim", "bound"), [("f32", 20, 1e-10), ("f16", 40, 1e-10), ("int8", 32, INT8_BOUND)]
+)
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_attention_to_all_positions(
+    kv_dtype: str, dim: int, bound: float, threads: int, level: str, rng: np.random.Generator
+) -> None:
+    for batch in ([(0, 1)], [(0, 193)], [(0, 63), (0, 64), (0, 65), (0, 129)], [(126, 5), (0, 3)], [(0, 700)]):
+        for heads in ((4, 2, dim), (3, 3, dim)):
+            got, expected = attend(rng, heads, batch, kv_dtype, threads=threads, bidirectional=True)
+            assert_near(got, expected, bound)
+
+
+@pytest.mark.parametrize("kv_dtype", ["f32", "int8"])
+def test_attention_to_all_positions_is_the_same_beside_other_texts(kv_dtype: str, level: str) -> None:
+    for threads in (1, 3):
+        alone, _ = attend(np.random.default_rng(3), (4, 2, 32), [(0, 150)], kv_dtype, threads=1, bidirectional=True)
+        # The first rows of the same seed: normal() draws row by row.
+        both, _ = attend(
+            np.random.default_rng(3), (4, 2, 32), [(0, 150), (0, 40)], kv_dtype, threads=threads, bidirectional=True
+        )
+        assert same_bits(both[:150], alone)
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 7, 8, 12, 16, 23, 24, 25, 31, 48, 71])

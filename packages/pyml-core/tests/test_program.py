@@ -71,6 +71,10 @@ BAD_DECLARATIONS: dict[str, tuple[Callable[[Program, Buffer, Buffer], Any], str]
     "QK-norm": (lambda p, x, y: p.prepare_qkv("a", y, 0, 2, None, ones(8)), "a QK-norm of 16 weights, got 8"),
     "attention's output": (lambda p, x, y: p.attention("a", y, 0, 2, y, 1.0), "expected y to be 32 wide, it is 96"),
     "window": (lambda p, x, y: p.attention("a", y, 0, 2, x, 1.0, window=-1), "a: expected a window of at least 0"),
+    "window in both directions": (
+        lambda p, x, y: p.attention("a", y, 0, 2, x, 1.0, window=4, bidirectional=True),
+        "a: expected no window in attention to all positions, got 4",
+    ),
 }  # fmt: skip
 
 

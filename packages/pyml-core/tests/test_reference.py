@@ -362,6 +362,15 @@ def test_attention_sees_no_future_and_nothing_before_the_window(rng: np.random.G
     assert np.array_equal(reference.attention(q, keys, values, 5, 1.0, 4)[1], before)
 
 
+def test_attention_to_all_positions(rng: np.random.Generator) -> None:
+    """Every token attends like the last one, which sees all positions."""
+    q, keys, values = normal(rng, 7, 4, 8), normal(rng, 2, 20, 8), normal(rng, 2, 20, 8)
+    got = reference.attention(q, keys, values, 13, 0.5, bidirectional=True)
+    for row in range(7):
+        last = attention_by_hand(q[row : row + 1], keys, values, 19, 0.5, 0, 0.0)
+        assert np.allclose(got[row : row + 1], last, rtol=1e-5, atol=1e-6)
+
+
 def test_attention_of_rounded_weights(rng: np.random.Generator) -> None:
     """The weights of 128 keys times the values' scales are multiples of 1/255 of the largest one."""
     q, keys, values = normal(rng, 1, 1, 32), normal(rng, 1, 200, 32), normal(rng, 1, 200, 32)

@@ -84,6 +84,7 @@ class OperationRecord(NamedTuple):
     activation: str = ""
     accumulate: bool = False
     normalize: bool = False
+    bidirectional: bool = False
     screen: Operation | None = None
 
 
@@ -220,6 +221,7 @@ def _record(op: Operation) -> OperationRecord:
         q.get("activation", ""),
         q.get("accumulate", False),
         q.get("normalize", False),
+        q.get("bidirectional", False),
         op if "z_score" in q else None,
     )
 

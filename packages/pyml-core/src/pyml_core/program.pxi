@@ -165,6 +165,7 @@ cdef class _NativeTables:
         o.layer, o.n_heads, o.window = record.layer, record.n_heads, record.window
         o.activation = _ACTIVATIONS[record.activation]
         o.accumulate, o.normalize = record.accumulate, record.normalize
+        o.bidirectional = record.bidirectional
         if record.matrices:
             o.matrices = &self.matrices[matrix]
             o.n_matrices = record.n_matrices

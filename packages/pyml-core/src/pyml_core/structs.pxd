@@ -140,7 +140,7 @@ cdef extern from "pyml.h":
         const float *weight2
         float eps, scale, cap
         int32_t layer, n_heads, window, activation
-        bint accumulate, normalize
+        bint accumulate, normalize, bidirectional
         bint skip
         const pyml_screen *screen
         const pyml_op *fused_next

@@ -139,6 +139,7 @@ typedef struct pyml_op {
     float eps, scale, cap;
     int32_t layer, n_heads, window, activation;
     bool accumulate, normalize;
+    bool bidirectional;               /* attention: tokens attend to all positions of their sequence */
     bool skip;                        /* not part of this run */
     const pyml_screen *screen;        /* screen, rescore */
     const struct pyml_op *fused_next; /* linear: the activation that it applies to each tile's results, or NULL */

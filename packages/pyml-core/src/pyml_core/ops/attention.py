@@ -36,17 +36,18 @@ def attention(
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
+    bidirectional: bool = False,
 ) -> F32Array:
-    """Causal attention of T tokens from position ``start`` on: q and result (T, heads, D), keys and values (H, L, D).
+    """Attention of T tokens from position ``start`` on: q and result (T, heads, D), keys and values (H, L, D).
 
     ``softmax(mask(cap(scale * q k^T))) v``; head h reads key/value head ``h // (heads / H)``. Position i attends to
-    positions up to i, and with ``window`` > 0 only from ``i - window + 1`` on. ``soft_cap`` c > 0 first replaces scores
-    by ``c tanh(score / c)``.
+    positions up to i, and with ``window`` > 0 only from ``i - window + 1`` on; with ``bidirectional`` it attends to all
+    L. ``soft_cap`` c > 0 first replaces scores by ``c tanh(score / c)``.
 
     Source: Vaswani et al. 2017, arXiv 1706.03762; grouped heads: Ainslie et al. 2023, arXiv 2305.13245; sliding window:
     Beltagy et al. 2020, arXiv 2004.05150.
     """
-    return _attend(q, keys, values, None, start, scale, window, soft_cap)
+    return _attend(q, keys, values, None, start, scale, window, soft_cap, bidirectional)
 
 
 def int8_attention(
@@ -58,13 +59,14 @@ def int8_attention(
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
+    bidirectional: bool = False,
 ) -> F32Array:
     """:func:`attention` with int8 values; ``values`` are dequantised with ``value_scales`` (H, L).
 
     The scale of a value is folded into its attention weight. The weights of each block of 128 keys are rounded to 8
     bits, the largest to 255. They are normalised by the sum of the unrounded exponentials.
     """
-    return _attend(q, keys, values, value_scales, start, scale, window, soft_cap)
+    return _attend(q, keys, values, value_scales, start, scale, window, soft_cap, bidirectional)
 
 
 def _attend(
@@ -76,12 +78,13 @@ def _attend(
     scale: float,
     window: int,
     soft_cap: float,
+    bidirectional: bool,
 ) -> F32Array:
     tokens, heads, _ = q.shape
     group = heads // keys.shape[0]
     row = np.arange(start, start + tokens)[:, None]
     column = np.arange(keys.shape[1])[None, :]
-    seen = column <= row
+    seen = (column <= row) | bidirectional
     if window > 0:
         seen &= column > row - window
     out = np.empty(q.shape, np.float32)
@@ -123,11 +126,13 @@ def declare_attention(
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
+    bidirectional: bool = False,
 ) -> Buffer:
-    """Causal attention of every token's q (in ``qkv``) over its sequence's pages; ``out`` is (T, n_heads * D).
+    """Attention of every token's q (in ``qkv``) over its sequence's pages; ``out`` is (T, n_heads * D).
 
     Query head h reads key/value head ``h // (n_heads / H)``. ``window`` w > 0: a token at position i attends to
-    positions ``i - w + 1 .. i``. ``soft_cap`` c > 0: scores become ``c * tanh(score / c)`` before the mask. Softmax is
+    positions ``i - w + 1 .. i``. ``bidirectional``: it attends to all positions of its sequence, up to the last one of
+    its slice; without a window. ``soft_cap`` c > 0: scores become ``c * tanh(score / c)`` before the mask. Softmax is
     computed online over key blocks at absolute positions (of :data:`pyml_core.kv_layout.KEY_BLOCK_TOKENS` keys), which
     are merged in ascending order (Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135).
     """
@@ -135,9 +140,12 @@ def declare_attention(
     check_width(name, n_heads * kv.head_dim, out)
     if window < 0:
         raise ShapeError(f"{name}: expected a window of at least 0, got {window}")
+    if window and bidirectional:
+        raise ShapeError(f"{name}: expected no window in attention to all positions, got {window}")
     return graph.add(
         ATTENTION, name, (qkv,), out,
         layer=layer, n_heads=n_heads, scale=float(scale), window=int(window), soft_cap=float(soft_cap),
+        bidirectional=bidirectional,
     )  # fmt: skip
 
 
@@ -148,7 +156,7 @@ def _run_attention(batch: Batch, op: Operation) -> F32Array:
     out = np.empty((len(qkv), width), np.float32)
     for part, span in zip(batch.slices, batch.spans, strict=True):
         keys, values = read_kv(layout, part.pages, p["layer"], part.start + len(part.ids))
-        how = part.start, p["scale"], p["window"], p["soft_cap"]
+        how = part.start, p["scale"], p["window"], p["soft_cap"], p["bidirectional"]
         if layout.int8:
             scales = read_value_scales(layout, part.pages, p["layer"], part.start + len(part.ids))
             queries = round_queries(q[span], p["scale"], p["soft_cap"])
@@ -166,7 +174,7 @@ def _cost(op: Operation, size: RunSize) -> tuple[int, int]:
     window, keys, pairs = op.params["window"], 0, 0
     for start, count in size.spans:
         end = start + count
-        pairs += _pairs(end, window) - _pairs(start, window)
+        pairs += count * end if op.params["bidirectional"] else _pairs(end, window) - _pairs(start, window)
         keys += min(end, (window or end) + count - 1)
     moved += keys * size.kv.layer_bytes // PAGE_TOKENS
     return moved, 4 * pairs * op.params["n_heads"] * size.kv.head_dim

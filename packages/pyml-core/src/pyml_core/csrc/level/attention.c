@@ -47,6 +47,12 @@ INLINE int64_t first_page(const pyml_op *op, int64_t position) {
 
 INLINE int64_t first_block(const pyml_op *op, int64_t position) { return first_page(op, position) / KEY_PAGES; }
 
+/* Returns the position after the last key that the tokens of a tile attend to. */
+INLINE int64_t end_of(const pyml_op *op, const pyml_run *run, const pyml_tile *tile) {
+    const pyml_slice *slice = &run->slices[tile->slice];
+    return slice->start + (op->bidirectional ? slice->count : tile->first + tile->count);
+}
+
 static split_plan plan_splits(const pyml_op *op, const pyml_run *run) {
     int64_t group = op->n_heads / run->kv.n_kv_heads, units = run->n_tiles * run->kv.n_kv_heads, tokens = 0;
     split_plan plan = {.splits = 1, .rows = run->tile_tokens * group};
@@ -55,7 +61,7 @@ static split_plan plan_splits(const pyml_op *op, const pyml_run *run) {
     for (int64_t i = 0; i < run->n_tiles; i++) {
         const pyml_tile *tile = &run->tiles[i];
         int64_t start = run->slices[tile->slice].start + tile->first;
-        int64_t blocks = (start + tile->count - 1) / KEYS + 1 - first_block(op, start);
+        int64_t blocks = (end_of(op, run, tile) - 1) / KEYS + 1 - first_block(op, start);
         if (blocks > plan.blocks) plan.blocks = blocks;
         if (tile->count > tokens) tokens = tile->count;
     }
@@ -88,6 +94,7 @@ static tile_state open_tile(const pyml_op *op, const pyml_run *run, pyml_thread 
         .slice = slice,
         .start = slice->start + tile->first,
         .row = slice->row + tile->first,
+        .end = end_of(op, run, tile),
         .tokens = tile->count,
         .group = group,
         .rows = tile->count * group,
@@ -163,7 +170,7 @@ void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, 
         int64_t unit = stage == 0 ? item / plan.splits : item;
         tile_state s = open_tile(op, run, thread, unit, &plan);
         if (stage == 0) path->load_queries(&s, scale);
-        int64_t from = first_block(op, s.start), to = (s.start + s.tokens - 1) / KEYS + 1;
+        int64_t from = first_block(op, s.start), to = (s.end - 1) / KEYS + 1;
         float *partials = run->partials + unit * plan.blocks * plan.partial; /* one for each block */
         if (plan.splits > 1 && stage == 0) {
             int64_t split = item % plan.splits;
@@ -187,7 +194,7 @@ void FN(attention)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, 
                 charge_phase(thread, PHASE_VALUES, time);
             }
         }
-        if (op->capture) capture_probabilities(&s, first_page(op, s.start), (s.start + s.tokens - 1) / PAGE + 1);
+        if (op->capture) capture_probabilities(&s, first_page(op, s.start), (s.end - 1) / PAGE + 1);
         write_heads(&s, path->weight_of_1);
     }
 }

@@ -69,7 +69,7 @@ static void attend_block_f(const tile_state *s, int64_t b, bool deferred) {
     for (int64_t page = in.from; page < in.to; page++) {
         const uint8_t *values = keys_of(s, b * KEY_PAGES + page) + kv->key_bytes;
         int64_t after = (b + 1) * KEY_PAGES + page;
-        const uint8_t *next = after * PAGE < s->start + s->tokens ? keys_of(s, after) : NULL;
+        const uint8_t *next = after * PAGE < s->end ? keys_of(s, after) : NULL;
         fma_page(s, s->p + page * PAGE, KEYS, values, d, PANEL, s->width / PANEL, key_in_page(in.last, page),
                  s->block.o, s->width, page == in.from, next);
     }

@@ -187,7 +187,7 @@ static void attend_block_i8(const tile_state *s, int64_t b, bool deferred) {
     if (!deferred) merge_sums(s);
     for (int64_t page = in.from; page < in.to; page++) {
         int64_t after = (b + 1) * KEY_PAGES + page;
-        next_keys[page] = prefetch_of(s, after * PAGE < s->start + s->tokens ? keys_of(s, after) : NULL);
+        next_keys[page] = prefetch_of(s, after * PAGE < s->end ? keys_of(s, after) : NULL);
     }
     weigh_values(s, &in, values, deferred, next_keys);
     charge_phase(s->thread, PHASE_VALUES, time);

@@ -40,6 +40,7 @@ typedef struct {
     pyml_thread *thread;
     const pyml_slice *slice;
     int64_t start, row; /* position of the tile's first token, and its row in the buffers */
+    int64_t end;        /* position after the last key that its tokens attend to */
     int64_t tokens, group, rows, head, width;
     float *q;                         /* float keys: [R][D], scaled queries */
     quantized_queries q8;             /* int8 keys */
@@ -65,7 +66,7 @@ typedef struct {
 
 INLINE key_range key_range_of(const tile_state *s, int64_t b) {
     int64_t start = b * KEYS, window = s->op->window ? s->start + 1 - s->op->window - start : 0;
-    key_range in = {.first = window < 0 ? 0 : window, .last = min_i64(KEYS, s->start + s->tokens - start)};
+    key_range in = {.first = window < 0 ? 0 : window, .last = min_i64(KEYS, s->end - start)};
     in.from = in.first / PAGE;
     in.to = (in.last + PAGE - 1) / PAGE;
     return in;
@@ -82,14 +83,14 @@ typedef struct {
 } visible_keys;
 
 INLINE visible_keys visible_to(const tile_state *s, int64_t b, int64_t r) {
-    int64_t high = s->start + r / s->group + 1 - b * KEYS;
+    int64_t high = (s->op->bidirectional ? s->end : s->start + r / s->group + 1) - b * KEYS;
     return (visible_keys){s->op->window ? high - s->op->window : 0, high};
 }
 
 /* Whether a key of block b is masked for a row of the tile. */
 INLINE bool is_masked(const tile_state *s, int64_t b) {
-    int64_t window = s->op->window;
-    return s->start + 1 < (b + 1) * KEYS || (window && s->start + s->tokens - window > b * KEYS);
+    int64_t window = s->op->window, first = s->op->bidirectional ? s->end : s->start + 1;
+    return first < (b + 1) * KEYS || (window && s->start + s->tokens - window > b * KEYS);
 }
 
 /* The key panels to process: those of the range, or all panels of the block if no key is masked. */
