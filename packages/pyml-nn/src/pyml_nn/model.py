@@ -1,34 +1,27 @@
-"""The base of all models: it reads and packs weights, declares the program, and runs batches of sequences.
+"""The base of all decoders: it runs batches of sequences.
 
 Letters: V = vocabulary.
 """
 
 from __future__ import annotations
 
-import json
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core import cancel
-from pyml_core.errors import Cancelled, PymlError, ShapeError
-from pyml_core.pickling import OfOneProcess
-from pyml_core.program import Program
-from pyml_core.tensor import PackedMatrix
+from pyml_core.errors import ShapeError
 from pyml_core.want import ALL_LOGITS, AllLogits, Sample, SampledToken, Top, TopLogits, Want
 
 from .batching import BatchPlan, Input, SequencePass
 from .cache import KVCache, Origin
-from .config import Dimensions
-from .layers import Scratch
-from .memory import MemoryPlan, activation_bytes, kv_layout
+from .memory import activation_bytes
+from .network import C, Network
 from .trace import Recorder, Trace, traces_of
-from .weights import NameRules, SourceWeights, Spec, Weights, WeightSource
+from .weights import Weights, WeightSource
 
 if TYPE_CHECKING:
     import os
@@ -37,10 +30,9 @@ if TYPE_CHECKING:
     from pyml_core.tensor import Tensor
 
 F32Array = npt.NDArray[np.float32]
-C = TypeVar("C", bound=Dimensions)
 
 
-class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel that has it, or load it in each process"):
+class Model(Network[C]):
     """A decoder-only language model: token ids in, logits out.
 
     Args:
@@ -69,8 +61,6 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         OutOfMemoryError: the weights do not fit in memory; nothing has been read.
     """
 
-    rules: ClassVar[NameRules] = NameRules()
-
     def __init__(
         self,
         config: C,
@@ -81,75 +71,17 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         screen: bool = True,
         kv_dtype: str = "auto",
     ) -> None:
-        reader = _reader(self, config, weights, dtype, screen)
-        reader.warn()
-        own = 0 if reader.mapped else reader.packed_bytes()
-        MemoryPlan(own, 0, activation_bytes(config, max_tokens)).check()
-        self.config = config
-        self.kv_layout = kv_layout(config, reader.dtype, reader.quantized, kv_dtype)
-        self._program: Program | None = Program(max_tokens, self.kv_layout, threads)
-        self._max_tokens = max_tokens
-        self._cancels = 0
-        self.declare(reader, Scratch(self._program))
-        reader.flush()
+        super().__init__(config, weights, dtype, threads, max_tokens, screen, kv_dtype)
         if not screen:  # a head that was packed for it
-            self._program.screening = self._program.settling = ()
-        self.n_params = reader.n_params
-        self.weight_bytes = _weight_bytes(self._program)
-        self.fingerprint = reader.fingerprint(f"{type(self).__module__} {json.dumps(asdict(config), sort_keys=True)}")
+            self.program.screening = self.program.settling = ()
         self.cache_origin = Origin(self.fingerprint, self.program.level, self.kv_layout)
 
-    @staticmethod
-    @abstractmethod
-    def specs(config: C) -> dict[str, Spec]:
-        """Return all weights of a model of this configuration: internal name -> names in files and shape."""
-
-    @abstractmethod
-    def declare(self, weights: Weights, scratch: Scratch) -> None:
-        """Read and pack the weights in the order of their use, and declare the program."""
-
     # ---- properties
-
-    @property
-    def program(self) -> Program:
-        """The declared program; PymlError once the model is closed."""
-        if self._program is None:
-            raise PymlError("model: it is closed")
-        return self._program
 
     @property
     def screened(self) -> bool:
         """Whether the head is screened, so that :class:`pyml_core.Top` is faster than all logits."""
         return bool(self.program.screening)
-
-    @property
-    def vocab_size(self) -> int:
-        """Size of the vocabulary (V): the width of a row of logits."""
-        return self.config.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        """Maximum number of positions of a sequence."""
-        return self.config.context_length
-
-    @classmethod
-    def memory_plan(
-        cls,
-        config: C,
-        weights: Weights | WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
-        dtype: str,
-        context_len: int,
-        max_tokens: int = 512,
-        kv_dtype: str = "auto",
-    ) -> MemoryPlan:
-        """Memory of the model with one sequence of ``context_len`` positions; no weight is read.
-
-        Raises:
-            WeightsError: the weights do not fit the configuration.
-        """
-        reader = _reader(cls, config, weights, dtype)
-        cache = kv_layout(config, reader.dtype, reader.quantized, kv_dtype).bytes_for(context_len)
-        return MemoryPlan(reader.packed_bytes(), cache, activation_bytes(config, max_tokens))
 
     def memory_needed(self, context_len: int) -> int:
         """Bytes of this model with one sequence of ``context_len`` positions."""
@@ -246,22 +178,6 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
         """
         return self.program.run_after("select", hidden)
 
-    def cancel(self) -> None:
-        """Make all running calls of :meth:`forward`, in any thread, raise :class:`Cancelled`."""
-        self._cancels += 1
-        if self._program is not None:
-            self._program.cancel()
-
-    def close(self) -> None:
-        """Release the weights; the model cannot be used afterwards.
-
-        Running calls in other threads raise :class:`Cancelled`; the method waits for them.
-        """
-        program, self._program = self._program, None
-        if program is not None:
-            self._cancels += 1
-            program.stop()
-
     # ---- running
 
     def _checked_length(self, max_length: int | None) -> int:
@@ -333,36 +249,3 @@ class Model(OfOneProcess, ABC, Generic[C], instead="pickle the LanguageModel tha
             return None
         record_from = {id(each.cache.pages): (each.sequence, each.record_from) for each in passes}
         return Recorder(self.program, traces, runs, record_from)
-
-    def _uncancelled(self, runs: list[list[Slice]]) -> Iterator[list[Slice]]:
-        """Yield the runs one after the other, until the model is cancelled."""
-        cancels = self._cancels
-        for batch in runs:
-            if self._cancels != cancels:
-                raise Cancelled("model: cancelled between two chunks")
-            cancel.check()
-            yield batch
-
-
-def _reader(
-    model: Model[Any] | type[Model[Any]],
-    config: Any,
-    weights: Weights | WeightSource | Mapping[str, npt.NDArray[Any] | Tensor],
-    dtype: str,
-    screen: bool = False,
-) -> Weights:
-    """Return the weights of a source; weights are returned as they are."""
-    if isinstance(weights, Weights):
-        return weights
-    return SourceWeights(weights, model.specs(config), model.rules, dtype, screen)
-
-
-def _weight_bytes(program: Program) -> int:
-    """Bytes of all weights of a program's operations; shared matrices count once."""
-    sizes: dict[int, int] = {}
-    for operation in (*program.operations, *program.screening):
-        for value in operation.params.values():
-            for item in value if isinstance(value, tuple) else (value,):
-                if isinstance(item, PackedMatrix | np.ndarray):
-                    sizes[id(item)] = item.nbytes
-    return sum(sizes.values())

@@ -158,6 +158,14 @@ def specs(
     }
     if norm_bias:
         found["final_norm.bias"] = Spec(f"{final_norm}.bias", "output_norm.bias", hidden)
+    return found | layer_specs(config, parts, layers)
+
+
+def layer_specs(
+    config: Dimensions, parts: Sequence[Part] | Callable[[int], Sequence[Part]], layers: str
+) -> dict[str, Spec]:
+    """The weights of all layers of a model; arguments as of :func:`specs`."""
+    found: dict[str, Spec] = {}
     for layer in range(config.n_layers):
         for part in parts(layer) if callable(parts) else parts:
             ours, hf, gguf = f"layers.{layer}.{part.name}", f"{layers}.{layer}.{part.hf}", f"blk.{layer}.{part.gguf}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .attention import Attention
-from .block import ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock
+from .block import EncoderBlock, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock
 from .embedding import Embedding
 from .feed_forward import ACTIVATIONS, FeedForward, GatedFeedForward
 from .head import declare_head
@@ -17,6 +17,7 @@ __all__ = [
     "ACTIVATIONS",
     "Attention",
     "Embedding",
+    "EncoderBlock",
     "Expert",
     "FeedForward",
     "GatedFeedForward",

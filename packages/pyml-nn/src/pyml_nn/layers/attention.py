@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """Causal attention with grouped heads.
+    """Attention with grouped heads.
 
     Source: Vaswani et al. 2017, arXiv 1706.03762; Ainslie et al. 2023, arXiv 2305.13245.
 
@@ -32,6 +32,7 @@ class Attention:
         soft_cap: scores become ``cap * tanh(score / cap)``; 0: they are not capped.
         q_norm: norm of every query head (QK-norm), or None.
         k_norm: norm of every key head, or None.
+        bidirectional: tokens attend to all positions of their text, not only to those up to their own.
     """
 
     qkv: Linear
@@ -42,6 +43,7 @@ class Attention:
     soft_cap: float = 0.0
     q_norm: RMSNorm | None = None
     k_norm: RMSNorm | None = None
+    bidirectional: bool = False
 
     def declare(
         self,
@@ -68,5 +70,8 @@ class Attention:
             1e-6 if norm is None else norm.eps,
         )  # fmt: skip
         attended = scratch.buffer("attended", self.n_heads * head_dim)
-        program.attention(f"{name}.attend", qkv, layer, self.n_heads, attended, self.scale, self.window, self.soft_cap)
+        program.attention(
+            f"{name}.attend", qkv, layer, self.n_heads, attended,
+            self.scale, self.window, self.soft_cap, self.bidirectional,
+        )  # fmt: skip
         return self.out.declare(program, f"{name}.out", attended, out, accumulate)

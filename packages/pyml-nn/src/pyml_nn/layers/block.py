@@ -66,6 +66,29 @@ class PostNormBlock:
 
 
 @dataclass(frozen=True, eq=False)
+class EncoderBlock:
+    """``h = norm(h + attention(h)); h = norm(h + feed_forward(h))``. Source: Vaswani et al. 2017, arXiv 1706.03762.
+
+    For encoders: every run has whole texts, so that no later one reads their keys and values, and all layers use the
+    first layer of the KV pages in turn.
+    """
+
+    attention: Attention
+    attention_norm: LayerNorm
+    feed_forward: AnyFeedForward
+    feed_forward_norm: LayerNorm
+
+    def declare(self, scratch: Scratch, layer: int, hidden: Buffer) -> None:
+        """Declare both branches on the residual stream ``hidden`` (T, hidden size)."""
+        attention, feed_forward = f"layers.{layer}.attention", f"layers.{layer}.feed_forward"
+        middle = scratch.buffer("middle", hidden.width)
+        self.attention.declare(scratch, attention, hidden, hidden, accumulate=True, layer=0)
+        self.attention_norm.declare(scratch.program, f"{attention}.norm", hidden, middle)
+        self.feed_forward.declare(scratch, feed_forward, middle, middle, accumulate=True)
+        self.feed_forward_norm.declare(scratch.program, f"{feed_forward}.norm", middle, hidden)
+
+
+@dataclass(frozen=True, eq=False)
 class SandwichBlock:
     """``h += norm(attention(norm(h))); h += norm(feed_forward(norm(h)))``. Source: Gemma 2, arXiv 2408.00118."""
 

@@ -59,6 +59,9 @@ ARCHITECTURES = _Modules(
 )
 """``model_type`` -> module; each module has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
 
+ENCODERS = _Modules(bert="bert")
+"""``model_type`` -> module of an encoder; each module has ``Config`` (``from_hf``) and ``Model``."""
+
 GGUF_ARCHITECTURES = _Modules(
     gpt2="gpt2",
     gemma2="gemma2",

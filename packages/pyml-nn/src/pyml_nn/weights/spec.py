@@ -38,8 +38,8 @@ class Spec:
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a weight is a packed matrix; norms, biases and position tables are float32 arrays."""
-    return len(shape) == 2 and name != "positions"
+    """Whether a weight is a packed matrix; norms, biases and tables of positions and token types are float32 arrays."""
+    return len(shape) == 2 and name not in ("positions", "token_types")
 
 
 def is_screened(dtype: str, shape: tuple[int, ...]) -> bool:
