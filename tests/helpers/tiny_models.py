@@ -8,6 +8,7 @@ prompt. Each family has a file in ``tiny``, and a line here.
 from __future__ import annotations
 
 from tests.helpers.tiny import (
+    bert,
     cohere,
     ernie,
     exaone4,
@@ -29,7 +30,10 @@ from tests.helpers.tiny import (
 from tests.helpers.tiny.llama import QUANTIZED
 from tests.helpers.tiny.model import FAMILIES, PROMPT_LENGTH, VOCAB, F32Array, TinyModel
 
-__all__ = ["FAMILIES", "MODELS", "PROMPT_LENGTH", "QUANTIZED", "VOCAB", "F32Array", "TinyModel"]
+__all__ = ["ENCODERS", "FAMILIES", "MODELS", "PROMPT_LENGTH", "QUANTIZED", "VOCAB", "F32Array", "TinyModel"]
+
+ENCODERS = {model.name: model for model in bert.MODELS}
+"""Encoders, by name; decoders are in ``MODELS``."""
 
 MODELS = {
     model.name: model

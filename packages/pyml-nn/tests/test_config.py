@@ -418,7 +418,9 @@ def test_gemma2() -> None:
 def test_architectures() -> None:
     assert architecture_of({"model_type": "mistral"}, "config.json") is mistral
     assert architecture_of({"general.architecture": "gemma3", "model_type": 3}, "m.gguf") is gemma3
-    for name in (None, "bert", 7, ["llama"]):
+    with pytest.raises(ConfigError, match=r"model_type: expected a model that writes texts, found 'bert', an encoder"):
+        architecture_of({"model_type": "bert"}, "config.json")
+    for name in (None, "t5", 7, ["llama"]):
         with pytest.raises(ConfigError, match=r"model_type: expected one of gpt2, "):
             architecture_of({"model_type": name}, "config.json")
     for name in ("mistral", "gemma3_text", "bert", None):

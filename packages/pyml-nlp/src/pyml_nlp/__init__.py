@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pyml_nn.trace import Trace as Trace
 
     from .chat.conversation import Conversation as Conversation
+    from .embedding.embedder import Embedder as Embedder
+    from .embedding.loading import load_embedder as load_embedder
     from .errors import ArgumentError as ArgumentError
     from .errors import ChatTemplateError as ChatTemplateError
     from .errors import ModelFileError as ModelFileError
@@ -60,8 +62,10 @@ if TYPE_CHECKING:
 _HOME = {
     # entry
     "Conversation": "pyml_nlp.chat.conversation",
+    "Embedder": "pyml_nlp.embedding.embedder",
     "LanguageModel": "pyml_nlp.language_model",
     "load": "pyml_nlp.loading",
+    "load_embedder": "pyml_nlp.embedding.loading",
     "model_info": "pyml_nlp.inspection",
     "pack": "pyml_nlp.packing",
     # options
@@ -109,8 +113,10 @@ _HOME = {
 __all__ = [  # noqa: RUF022 (in groups)
     # entry: from a path to texts
     "Conversation",
+    "Embedder",
     "LanguageModel",
     "load",
+    "load_embedder",
     "model_info",
     "pack",
     # options: validated when they are made

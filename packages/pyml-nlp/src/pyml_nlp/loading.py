@@ -289,7 +289,7 @@ def _load_weights(
         weights = weight_source(files, model_class.specs(config), dtype)
         plan = model_class.memory_plan(config, weights, dtype, length or 1, chunk, kv_dtype)
     except PymlError as error:
-        raise _naming(source.path, error) from None
+        raise naming(source.path, error) from None
     plan = replace(plan, weights=0) if isinstance(files, PackedFile) else plan  # its pages are the file's
     plan.check()
     logs.load.info("  Loading tensors...")
@@ -299,7 +299,7 @@ def _load_weights(
             config, reported or weights, dtype, options.threads, chunk, options.screen, kv_dtype
         )
     except (ConfigError, WeightsError) as error:
-        raise _naming(source.path, error) from None
+        raise naming(source.path, error) from None
     if reported is not None:
         reported.report(reported.total)
     logs.load.info("  %d tensors loaded", len(files.tensors))
@@ -308,7 +308,7 @@ def _load_weights(
     return model
 
 
-def _naming(path: Path, error: PymlError) -> PymlError:
+def naming(path: Path, error: PymlError) -> PymlError:
     """Return the error with the model's path at its beginning."""
     return error if str(error).startswith(f"{path}:") else type(error)(f"{path}: {error}")
 

@@ -31,6 +31,7 @@ COMMANDS = (
     "chat",
     "serve",
     "batch",
+    "embed",
     "list",
     "pull",
     "pack",

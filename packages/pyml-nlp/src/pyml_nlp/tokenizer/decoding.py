@@ -218,6 +218,28 @@ class SpaceBetween(Stage):
         return (" ", token)
 
 
+_CLEANUP = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
+    (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+
+
+class WordPiece(Stage):
+    """Joins the pieces of words, and puts a space between words; ``cleanup`` takes it away before punctuation."""
+
+    def __init__(self, prefix: str, cleanup: bool) -> None:
+        self._prefix, self._cleanup = prefix, cleanup
+        self._first = True
+
+    def push(self, token: str) -> Iterable[str]:
+        if not self._first:
+            token = token.removeprefix(self._prefix) if token.startswith(self._prefix) else " " + token
+        self._first = False
+        for old, new in _CLEANUP if self._cleanup else ():
+            token = token.replace(old, new)
+        return (token,)
+
+
 class ChainDecoding(Decoding):
     """Runs stages in sequence."""
 

@@ -14,7 +14,7 @@ from .json_parts import listed, parts, pattern_of, section, unknown
 MakeDecoding = Callable[[Callable[[int], str]], decoding.Decoding]
 
 _PROCESSORS = ("BertProcessing", "ByteLevel", "RobertaProcessing", "TemplateProcessing")
-_DECODERS = ("ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Strip")
+_DECODERS = ("ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece")
 _MAX_CONTENT = 64  # maximum number of characters that a decoder may write for a match
 
 
@@ -130,6 +130,11 @@ def _stage(
             raise ModelFileError(f"{where}: expected a plain text and a short one in its place, got {quoted(step)}")
         replacements.append((old, new))
         return lambda: decoding.Replace(old, new)
+    if kind == "WordPiece":
+        prefix, cleanup = step.get("prefix"), step.get("cleanup")
+        if not isinstance(prefix, str) or not 0 < len(prefix) <= _MAX_CONTENT or not isinstance(cleanup, bool):
+            raise ModelFileError(f"{where}: expected a prefix, and cleanup true or false, got {quoted(step)}")
+        return lambda: decoding.WordPiece(prefix, cleanup)
     replacement = step.get("replacement")
     if not isinstance(replacement, str) or len(replacement) != 1:
         raise ModelFileError(f"{where}: expected one character, got {quoted(replacement)}")

@@ -16,6 +16,7 @@ from .work import Work
 
 _MAX_GROWTH = 60  # maximum factor by which the normalizers may lengthen a text
 _GROWTH = {  # maximum number of characters that each type writes for one
+    "BertNormalizer": 12,  # spaces around CJK, NFD, lower case
     "ByteLevel": 4,
     "Lowercase": 3,
     "NFC": 3,

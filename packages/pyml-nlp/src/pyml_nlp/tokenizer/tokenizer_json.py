@@ -36,6 +36,12 @@ from .vocabulary_checks import check_vocab, split_merges
 LIMIT = 200 << 20
 """Maximum size of a tokenizer.json in bytes: six times the largest one known."""
 
+MAX_PREFIX = 16
+"""Maximum number of characters of the prefix of WordPiece's pieces inside a word."""
+
+MAX_WORD = 1000
+"""Maximum number of characters of a word that WordPiece divides; longer words are unknown."""
+
 
 def load_tokenizer_json(folder: Path) -> LibraryTokenizer:
     """Load the tokenizer of a folder with a tokenizer.json.
@@ -107,7 +113,9 @@ def _model(model: dict[str, Any], label: str) -> tuple[tokenizers.models.Model, 
         return _bpe(model, label)
     if kind == "Unigram":
         return _unigram(model, label)
-    raise ModelFileError(f"{label}: model: expected type BPE or Unigram, got {quoted(kind)}")
+    if kind == "WordPiece":
+        return _word_piece(model, label)
+    raise ModelFileError(f"{label}: model: expected type BPE, Unigram or WordPiece, got {quoted(kind)}")
 
 
 def _bpe(model: dict[str, Any], label: str) -> tuple[tokenizers.models.Model, dict[str, int]]:
@@ -144,6 +152,25 @@ def _unigram(model: dict[str, Any], label: str) -> tuple[tokenizers.models.Model
         raise ModelFileError(f"{label}: model: unk_id: expected 0 to {len(pieces) - 1}, got {quoted(unknown_id)}")
     with guarded(label):
         return tokenizers.models.Unigram(pieces, unknown_id, _flag(model, "byte_fallback", label)), vocab
+
+
+def _word_piece(model: dict[str, Any], label: str) -> tuple[tokenizers.models.Model, dict[str, int]]:
+    vocab = section(model, "vocab", label)
+    check_vocab(vocab, label)
+    unknown, prefix = model.get("unk_token"), model.get("continuing_subword_prefix", "##")
+    longest = model.get("max_input_chars_per_word", 100)
+    if not isinstance(unknown, str) or unknown not in vocab:
+        raise ModelFileError(f"{label}: model: unk_token {quoted(unknown)} is not in the vocabulary")
+    if not isinstance(prefix, str) or len(prefix) > MAX_PREFIX:
+        raise ModelFileError(f"{label}: model: continuing_subword_prefix: expected a short text, got {quoted(prefix)}")
+    if type(longest) is not int or not 0 < longest <= MAX_WORD:  # the library's time for a word grows with its square
+        raise ModelFileError(
+            f"{label}: model: max_input_chars_per_word: expected 1 to {MAX_WORD}, got {quoted(longest)}"
+        )
+    with guarded(label):
+        return tokenizers.models.WordPiece(
+            vocab, unk_token=unknown, max_input_chars_per_word=longest, continuing_subword_prefix=prefix
+        ), vocab
 
 
 def _flag(model: dict[str, Any], name: str, label: str) -> bool:

@@ -106,6 +106,11 @@ def architecture_of(description: Mapping[str, Any], where: str) -> ModuleType:
     name = description.get(key)
     if not gguf and isinstance(name, str) and name in vision.WRAPPERS:
         return vision.text_part(description, where)
+    if not gguf and isinstance(name, str) and name in ENCODERS:
+        raise ConfigError(
+            f"{where}: model_type: expected a model that writes texts, found {show(name)}, an encoder: "
+            "pyml_nlp.load_embedder loads it"
+        )
     if not isinstance(name, str) or name not in known:
         names = ", ".join([*known, *([] if gguf else vision.WRAPPERS)])
         raise ConfigError(f"{where}: {key}: expected one of {names}, found {show(name)}")
