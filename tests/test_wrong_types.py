@@ -34,6 +34,7 @@ from pyml_nlp import (
 )
 from pyml_nlp.generation.prefix_cache import PrefixCache
 from pyml_nlp.options import keywords
+from tests.helpers.embedding_folder import write_folder
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }};{% endfor %}{{ tools }}{{ documents }}"
 
@@ -119,7 +120,7 @@ OTHER_NAMES = {
 """What messages call an argument, where that is not its name."""
 
 NOT_TESTED = {
-    "LanguageModel": "load makes it",
+    "LanguageModel": "load makes it", "Embedder": "load_embedder makes it",
     "KVCache": "lm.new_cache makes it", "KVCache.load": "lm.load_cache calls it",
     **dict.fromkeys(
         ("KVCache.append", "KVCache.check_room", "KVCache.replace", "KVCache.reserve", "KVCache.rewind"),
@@ -129,7 +130,7 @@ NOT_TESTED = {
     "Trace": "lm.trace makes it", "Trace.check_room": "a model calls it", "Trace.record": "a model calls it",
     **dict.fromkeys(("Batch", "Generation", "Step", "TextStream", "TokenScore", "ModelInfo"), "a result"),
     **dict.fromkeys(("Completion", *(f"Completion.{name}" for name in (
-        "abandon", "follow", "set_chosen", "end", "fail", "take"))), "a result of a generator"),
+        "abandon", "follow", "set_chosen", "rewind_choices", "end", "fail", "take"))), "a result of a generator"),
     "TokenScore.count": "of tuples", "TokenScore.index": "of tuples",
     "Server": "lm.server makes it", "Server.retire": "its thread calls it",
     "PrefixCache.bind": "an engine calls it",
@@ -150,6 +151,7 @@ def calls(lm: LanguageModel, root: Path) -> Calls:
     saved = root / "cache"
     lm.prefill("ab").save(saved)
     path = folder_of(lm)
+    embedder = pyml_nlp.load_embedder(write_folder(root / "bert"), threads=1)
     sampling, generation = SamplingOptions(), GenerationOptions()
     messages = [{"role": "user", "content": "a"}]
     continued = {"cache": None, "timeout": 9.0, "speculate": True, "draft_model": None, "options": None, **GENERATE}
@@ -159,6 +161,9 @@ def calls(lm: LanguageModel, root: Path) -> Calls:
     return {
         "load": (_closed(pyml_nlp.load), {"model": path, "threads": 1}),
         "model_info": (pyml_nlp.model_info, {"model": path}),
+        "pack": (pyml_nlp.pack, {"model": path, "path": root / "packed.pyml", "threads": 1, "progress": None}),
+        "load_embedder": (_closed(pyml_nlp.load_embedder), {"model": root / "bert", "threads": 1, "progress": None}),
+        "Embedder.embed": (embedder.embed, {"texts": ["a"], "prompt": None, "prompt_name": None}),
         "Conversation": (Conversation, {"lm": lm}),
         "ChatOptions": (ChatOptions, {}),
         "ChatOptions.replace": (ChatOptions().replace, {}),

@@ -35,6 +35,7 @@ from .source import Source, is_hub_id, resolve
 from .tokenizer import Tokenizer, load_tokenizer
 from .tokenizer.load import packed_tokenizer, tokenizer_files
 from .tokenizer.packed import deferred
+from .values import progress_function
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -86,8 +87,7 @@ def load(
     """
     logs.configure_from_environment()
     options = (LoadOptions() if options is None else instance("options", options, LoadOptions)).replace(**changes)
-    if progress is not None and not callable(progress):
-        raise ArgumentError(f"must be a function of two numbers, got {quoted(progress)}", "progress")
+    progress = progress_function(progress)
     source = find(model)
     with open_weights(source) as files:
         description = describe(files, options.allow_unknown_keys)

@@ -30,6 +30,7 @@ from .options.load import LoadOptions
 from .source import Source
 from .tokenizer import Tokenizer, load_tokenizer
 from .tokenizer.packed import pack_tokenizer, unpack_tokenizer
+from .values import progress_function
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that were read and written so far, and all of them."""
@@ -65,9 +66,10 @@ def pack(
 
     Raises:
         ModelFileError: the model is packed already, a file is malformed, or the file cannot be written.
+        ArgumentError: a value of the wrong type.
         PymlError: see :func:`pyml_nlp.load`.
     """
-    options = LoadOptions(dtype=dtype, threads=threads)
+    options, progress = LoadOptions(dtype=dtype, threads=threads), progress_function(progress)
     source = find(model)
     target = Path(checked_path(path)) if path is not None else packed_folder() / default_name(source, options.dtype)
     with open_weights(source) as files:

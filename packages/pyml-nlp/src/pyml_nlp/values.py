@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ LARGEST_ID = (1 << 31) - 1
 """The largest token id of any vocabulary."""
 
 _SLICE = 1 << 14
+
+_Function = TypeVar("_Function")
 
 
 _NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set)
@@ -136,6 +138,17 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """
     if not isinstance(value, str) or value not in choices:
         raise ArgumentError(f"must be one of {', '.join(choices)}, got {quoted(value)}", name)
+    return value
+
+
+def progress_function(value: _Function | None) -> _Function | None:
+    """Return ``value``, which must be a function that is told of progress, or None.
+
+    Raises:
+        ArgumentError: it cannot be called.
+    """
+    if value is not None and not callable(value):
+        raise ArgumentError(f"must be a function of two numbers, got {quoted(value)}", "progress")
     return value
 
 

@@ -16,6 +16,7 @@ from pyml_core.errors import quoted
 from pyml_core.pickling import OfOneProcess
 
 from ..errors import ArgumentError
+from ..tokenizer.base import TextError
 from ..values import is_list
 from .pooling import POOLING, normalized
 from .settings import EmbeddingSettings
@@ -75,7 +76,7 @@ class Embedder(OfOneProcess, instead="load it in each process"):
         if isinstance(texts, str) or not is_list(texts) or not all(isinstance(text, str) for text in texts):
             raise ArgumentError(f"must be a list of texts, got {quoted(texts)}", "texts")
         before = self._prompt(prompt, prompt_name)
-        ids = [self._ids(before + text) for text in texts]
+        ids = [self._ids(f"texts[{number}]", before + text) for number, text in enumerate(texts)]
         found = np.empty((len(ids), self.dimensions), np.float32)
         pool = POOLING[self.settings.pooling]
         order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
@@ -112,14 +113,17 @@ class Embedder(OfOneProcess, instead="load it in each process"):
         name = self.settings.default_prompt if name is None else name
         if name is None:
             return ""
-        if name not in self.settings.prompts:
+        if not isinstance(name, str) or name not in self.settings.prompts:
             names = ", ".join(self.settings.prompts) or "none: this model has no prompts"
             raise ArgumentError(f"must be one of {names}, got {quoted(name)}", "prompt_name")
         return self.settings.prompts[name]
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, where: str, text: str) -> list[int]:
         """The ids of a text, cut at :attr:`max_tokens`, between those that the tokenizer puts around a text."""
         metadata = self.tokenizer.metadata
-        found = self.tokenizer.encode(text.lower() if self.settings.lower_case else text, add_special=False)
+        try:
+            found = self.tokenizer.encode(text.lower() if self.settings.lower_case else text, add_special=False)
+        except TextError as error:
+            raise TextError(f"{where}: {error}") from None
         room = max(0, self.max_tokens - len(metadata.prefix) - len(metadata.suffix))
         return [*metadata.prefix, *found[:room], *metadata.suffix]

@@ -12,6 +12,7 @@ from ..formats.safetensors import SafetensorsFolder
 from ..loading import ModelPath, Progress, ProgressSource, find, naming, open_weights
 from ..options.load import LoadOptions
 from ..tokenizer.load import load_tokenizer
+from ..values import progress_function
 from .embedder import Embedder
 from .settings import read_settings
 
@@ -36,7 +37,7 @@ def load_embedder(
         ArgumentError: a value of the wrong type or out of its range.
     """
     logs.configure_from_environment()
-    options = LoadOptions(dtype=dtype, threads=threads)
+    options, progress = LoadOptions(dtype=dtype, threads=threads), progress_function(progress)
     source = find(model)
     with open_weights(source) as files:
         if not isinstance(files, SafetensorsFolder):

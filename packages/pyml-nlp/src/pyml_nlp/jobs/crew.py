@@ -231,7 +231,7 @@ class Crew:
             record_death(self._job, shard, code >= 0 or -code in CRASHES)
         self._meter.leave(part)
         self._queue.die(shard, progress, reason)
-        if len(self._queue.set_aside) > 1 and not self._has_finished:  # all the others would be, too
+        if len(self._queue.set_aside) > 1 and not (self._has_finished or self._failure):  # all others would be, too
             self._failure = f"{self._job.folder}: workers die again and again: {reason}"
         then = "is set aside" if shard in self._queue.set_aside else "goes on in a new process"
         if self._level is Level.GO:
