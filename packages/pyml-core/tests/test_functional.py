@@ -62,6 +62,8 @@ def test_attention(level: str, rng: np.random.Generator) -> None:
         )
         expected = reference.attention(q, k.swapaxes(0, 1), v.swapaxes(0, 1), 0, dim**-0.5)
         assert_near(fn.attention(q, k, v), expected)
+        expected = reference.attention(q, k.swapaxes(0, 1), v.swapaxes(0, 1), 0, dim**-0.5, bidirectional=True)
+        assert_near(fn.attention(q, k, v, bidirectional=True), expected)
         halves = [
             reference.round_to_cache(part, KVLayout(1, 1, 1)).astype(np.float32).swapaxes(0, 1) for part in (k, v)
         ]

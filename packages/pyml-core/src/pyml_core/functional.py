@@ -111,14 +111,17 @@ def attention(
     soft_cap: float = 0.0,
     dtype: str = "f32",
     threads: int | None = None,
+    bidirectional: bool = False,
 ) -> F32Array:
-    """Causal attention: q (T, H, D), k and v (T, H_kv, D), result (T, H, D); H a multiple of H_kv.
+    """Attention: q (T, H, D), k and v (T, H_kv, D), result (T, H, D); H a multiple of H_kv.
 
     Args:
         scale: factor of the scores; None: ``D ** -0.5``.
         window: number of positions that a token attends to, its own included; 0: all up to its own.
         soft_cap: c > 0 replaces scores by ``c * tanh(score / c)``.
         dtype: type to which k and v are rounded: ``"f32"``, ``"f16"`` or ``"int8"``.
+        threads: number of worker threads; None: what suits the machine.
+        bidirectional: whether a token attends to all positions, also those after its own.
     """
     queries, keys, values = (np.ascontiguousarray(a, np.float32) for a in (q, k, v))
     if queries.ndim != 3 or keys.ndim != 3 or keys.shape != values.shape or queries.shape[::2] != keys.shape[::2]:
@@ -130,7 +133,8 @@ def attention(
     program, source = _program(flat, layout, threads)
     program.prepare_qkv("append", source, 0, n_heads)
     out = program.buffer("out", n_heads * dim)
-    program.attention("attention", source, 0, n_heads, out, dim**-0.5 if scale is None else scale, window, soft_cap)
+    factor = dim**-0.5 if scale is None else scale
+    program.attention("attention", source, 0, n_heads, out, factor, window, soft_cap, bidirectional)
     pages = PageTable(layout.new_page() for _ in range(-(-tokens // PAGE_TOKENS)))
     return program.run([Slice(pages, 0, np.arange(tokens, dtype=np.int32))]).reshape(queries.shape)
 

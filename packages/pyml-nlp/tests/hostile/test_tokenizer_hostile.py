@@ -83,7 +83,7 @@ SP = {"SpecialToken": {"id": "<s>", "type_id": 0}}
 TOKENIZER_JSON: list[tuple[str, Any, str]] = [
     ("model", ..., "model: expected an object"),
     ("model", [], "model: expected an object, got list"),
-    ("model.type", "WordPiece", "expected type BPE or Unigram, got 'WordPiece'"),
+    ("model.type", "WordLevel", "expected type BPE, Unigram or WordPiece, got 'WordLevel'"),
     ("model.vocab", [], "vocab: expected an object"),
     ("model.vocab", {}, "vocabulary of 1 to"),
     ("model.vocab.the", "1", "expected an id from 0"),
