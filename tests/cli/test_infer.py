@@ -194,6 +194,20 @@ def test_a_sampled_text_does_not_depend_on_its_neighbours(commands: Any, model: 
     assert second("in the hat", []) == second("something else that is longer", ["and", "more"])
 
 
+def test_a_text_from_nothing(commands: Any, tiny_dirs: dict[str, Path]) -> None:
+    """The model begins with its first token, if it has one."""
+    result = commands.infer(tiny_dirs["gemma3"], "--prompt", "", "--max-tokens", "3", "--json", "--threads", "1")
+    assert (result.code, json.loads(result.text)["prompt_tokens"]) == (0, 1)
+
+
+def test_a_line_of_another_batch_format(commands: Any, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "a"}}\n')
+    result = commands.infer(model, "--batch-file", path)
+    assert result.code == 1
+    assert "line 1: a line of OpenAI's batch format, which lm.openai.batch_file() takes" in result.stderr
+
+
 def test_a_prompt_of_a_batch_that_does_not_fit(commands: Any, model: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("long " * 200 + "\n\nfine\n")

@@ -51,6 +51,7 @@ def test_gemma_as_tokenizer_model(gemma: GGUFFile, tmp_path: Path) -> None:
     assert (tokenizer.kind, tokenizer.bos_id, tokenizer.eos_ids) == ("tokenizer.model", 2, (1,))
     original = load_tokenizer(gemma)
     some = [text for text in islice(texts(), 2000) if not double_space_mark(text)]
+    some = [text for text in some if "<start_of_image>" not in text]  # special in GGUF files, but not without a config
     assert not differences(tokenizer.encode, original.encode, some)
     sequences = [original.encode(text) for text in some]
     assert not stream_differences(tokenizer, original.decode, sequences)

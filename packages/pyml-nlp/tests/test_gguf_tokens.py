@@ -119,6 +119,16 @@ def test_a_special_text_that_is_there_twice(kind: str, types: tuple[int, int]) -
     assert set(hidden) <= set(tokenizer.eos_ids)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_marks_of_images_are_no_text(kind: str) -> None:
+    """GGUF files of Gemma call them user-defined, tokenizer.json calls them special: texts do not have them."""
+    number = len(made(kind)["tokenizer.ggml.tokens"])
+    tokenizer = load_gguf(changed(made(kind), (number, "<start_of_image>", 4)), "m.gguf")
+    assert number in tokenizer.encode("<start_of_image>")
+    assert number not in tokenizer.encode("<start_of_image>", parse_special=False)
+    assert tokenizer.decode([number]) == ""
+
+
 def test_several_unknown_tokens() -> None:
     """As in old files of Phi 3: they are found where they are spelled, and no text is unknown."""
     metadata = made("llama")

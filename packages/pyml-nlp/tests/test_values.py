@@ -273,7 +273,10 @@ def test_unknown_options() -> None:
     for name, hint in (
         ("max_token", "did you mean 'max_tokens'"),
         ("temprature", "did you mean 'temperature'"),
-        ("cache", "expected one of "),
+        ("cache", "an argument of generate, chat"),
+        ("timout", "did you mean 'timeout'"),
+        ("n", "for several texts of a prompt: generate_samples"),
+        ("zzz", "expected one of "),
         ("x" * 9999, "expected one of "),
     ):
         with pytest.raises(ArgumentError, match=rf"^unknown option '{name[:75]}.{{0,4}}: {hint}"):

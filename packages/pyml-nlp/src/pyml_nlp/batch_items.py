@@ -89,6 +89,8 @@ def item_of(values: Any, number: int, surrogates: bool) -> Item:
 
 def _problem(values: Mapping[str, Any], surrogates: bool) -> str | None:
     """A problem of a line's values that the options would not find."""
+    if "custom_id" in values and "body" in values:
+        return "a line of OpenAI's batch format, which lm.openai.batch_file() takes"
     for key, value in values.items():
         if key not in KEYS:
             close = get_close_matches(key, KEYS, 1, 0.75)

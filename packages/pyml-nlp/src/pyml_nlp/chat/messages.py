@@ -35,6 +35,7 @@ MAX_GIVEN = 16 << 20
 _MAX_DEPTH = 100
 _MAX_BITS = 2048  # of an integer: Python can print it with any setting of its limit on digits
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]*")
+_SPEAKERS = ("system", "developer", "user", "assistant")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -58,10 +59,20 @@ def checked_messages(messages: Messages, protect: Protect) -> list[dict[str, Any
             raise ChatTemplateError(f"{where}: role: expected a word such as 'user', got {quoted(role)}")
         kept = {key: value for key, value in message.items() if value is not None}
         copy = checked(kept, where, protect)
+        _check_content(copy, where)
         check_parts(copy, where)
         _decode_calls(copy, where)
         found.append(_with_reasoning(copy))
     return found
+
+
+def _check_content(message: Mapping[str, Any], where: str) -> None:
+    """Raise ChatTemplateError if a message that says something has no text. Contents of tools may be any value."""
+    if message["role"] not in _SPEAKERS or any(key in message for key in ("tool_calls", "function_call", *_REASONING)):
+        return
+    content = message.get("content")
+    if not isinstance(content, str | list):
+        raise ChatTemplateError(f"{where}: content: expected a text or a list of parts, got {quoted(content)}")
 
 
 def fill_contents(messages: list[dict[str, Any]]) -> bool:

@@ -145,14 +145,12 @@ def _items(prompt: str | None, batch_file: str | None, level: int) -> list[Item]
 
 
 def _prompt(prompt: str | None, level: int) -> str:
-    text = _stdin(level) if prompt is None else utf8("--prompt", prompt)
-    if text.strip():
-        return text
-    if prompt is None:
+    if prompt is not None:
+        return utf8("--prompt", prompt)  # the tokenizer decides whether there is something to continue
+    text = _stdin(level)
+    if not text.strip():
         raise click.UsageError("No prompt provided (use --prompt or pipe text to stdin)")
-    from pyml_core.errors import quoted
-
-    raise click.UsageError(f"--prompt must be a text to continue, got {quoted(prompt)}")
+    return text
 
 
 def _stdin(level: int) -> str:

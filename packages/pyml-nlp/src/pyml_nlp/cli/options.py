@@ -217,7 +217,7 @@ def log_options(function: F) -> F:
     """-v, -vv and -q."""
     function = click.option("-q", "--quiet", count=True, help="Nothing on stderr but errors.")(function)
     return click.option(
-        "-v", "--verbose", count=True, help="-v: times of prefill and decode steps. -vv: of every part."
+        "-v", "--verbose", count=True, help="-v: what is done, and how long it takes. -vv: of every part."
     )(function)
 
 

@@ -25,10 +25,10 @@ def sampling_options(function: F) -> F:
         integer("--top-k", metavar="N", heading=BASIC,
                 help="Choose among the N most probable tokens. [default: the model's]"),
         number("--top-p", metavar="F", heading=BASIC,
-               help="Choose among the fewest that reach this sum. [default: the model's, else 0.95]"),
+               help="Choose among the fewest tokens whose probabilities sum to F. [default: the model's, else 0.95]"),
         number("--min-p", metavar="F", heading=HEADING,
-               help="Choose among tokens F times as probable as the first. [default: the model's, else 0.05]"),
-        number("--typical-p", metavar="F", heading=HEADING, help="Choose among the most typical ones of this sum."),
+               help="Choose among tokens at least F times as probable as the first. [default: the model's, else 0.05]"),
+        number("--typical-p", metavar="F", heading=HEADING, help="Choose among the most typical tokens that sum to F."),
         number("--repetition-penalty", metavar="F", heading=HEADING,
                help="Above 1: tokens of the text so far are less likely. [default: the model's]"),
         number("--frequency-penalty", metavar="F", heading=HEADING,
@@ -65,7 +65,7 @@ def grammar_options(function: F) -> F:
         click.option("--regex", metavar="REGEX", cls=Option, heading=STRUCTURED,
                      help="The whole text matches this expression."),
         click.option("--grammar", metavar="FILE", cls=Option, heading=STRUCTURED,
-                     help="The text matches this Lark grammar."),
+                     help="The text matches this grammar: Lark or GBNF."),
     )  # fmt: skip
 
 

@@ -149,7 +149,11 @@ class Session:
         if not name:
             self._say("\n".join(f"  {name} {self._value(name)}" for name in OPTIONS))
         elif name not in OPTIONS:
-            self._error(f"/set {name}: expected one of {', '.join(OPTIONS)}")
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, OPTIONS, 1)
+            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(OPTIONS)}"
+            self._error(f"/set {name}: {hint}")
         elif not value.strip():
             self._say(f"  {name} {self._value(name)}")
         else:

@@ -123,7 +123,7 @@ def log_start(lm: LanguageModel, job: Job, length: int, lines: Sequence[str] = (
 
 def speed(tokens: int, seconds: float) -> str:
     """``24 tokens in 0.31 s (77.4 tokens/s)``."""
-    return f"{tokens} tokens in {seconds:.2f} s ({tokens / max(seconds, 1e-9):.1f} tokens/s)"
+    return f"{tokens} token{'s' * (tokens != 1)} in {seconds:.2f} s ({tokens / max(seconds, 1e-9):.1f} tokens/s)"
 
 
 def ending(generation: Generation, options: GenerationOptions) -> list[str]:

@@ -11,6 +11,14 @@ from ..errors import ArgumentError
 
 T = TypeVar("T")
 
+_OF_CALLS = ("cache", "draft_model", "speculate", "timeout")
+_ELSEWHERE = {
+    **dict.fromkeys(_OF_CALLS, "an argument of generate, chat and their relatives alone"),
+    "n": "for several texts of a prompt: generate_samples",
+    "best_of": "for several texts of a prompt: generate_samples",
+    "response_format": "for a schema: schema=; OpenAI's options: lm.openai.chat",
+}
+
 
 def given(changes: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Return the changes that are not None.
@@ -22,9 +30,10 @@ def given(changes: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     if unknown is not None:
         from difflib import get_close_matches  # for an error only
 
-        meant = get_close_matches(unknown, sorted(known), 1)
-        hint = f"did you mean {meant[0]!r}?" if meant else f"expected one of {', '.join(sorted(known))}"
-        raise ArgumentError(f"unknown option {quoted(unknown)}: {hint}")
+        names = sorted({*known, *(_OF_CALLS if "max_tokens" in known else ())})
+        meant = get_close_matches(unknown, names, 1, 0.7)
+        hint = _ELSEWHERE.get(unknown) or (f"did you mean {meant[0]!r}?" if meant else None)
+        raise ArgumentError(f"unknown option {quoted(unknown)}: {hint or 'expected one of ' + ', '.join(names)}")
     return {name: value for name, value in changes.items() if value is not None}
 
 

@@ -203,7 +203,7 @@ def _biases(value: Any) -> dict[int, float]:
         token = token_id("logit_bias", int(key) if _is_decimal(key) else key)
         bias = number("logit_bias", amount)
         if math.isnan(bias) or bias == math.inf:
-            raise ArgumentError(f"must be below infinity, got {bias:g} for token {token}", "logit_bias")
+            raise ArgumentError(f"must be a number below infinity, got {bias:g} for token {token}", "logit_bias")
         if token in found:
             raise ArgumentError(f"must name each token once, got {token} twice", "logit_bias")
         found[token] = bias

@@ -14,7 +14,7 @@ from pyml_core.errors import quoted
 from ..errors import ModelFileError
 from .base import MAX_TOKEN_LENGTH, MAX_TOKENS, TokenizerMetadata
 from .config_files import MAX_CHAT_TEMPLATE, TURN_ENDS
-from .model_proto import BYTE, CONTROL, NORMAL, UNKNOWN
+from .model_proto import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from .vocabulary_checks import split_merges
 
 _log = logging.getLogger("pyml.tokenizer")
@@ -22,6 +22,7 @@ _log = logging.getLogger("pyml.tokenizer")
 KEY = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
 _ROLES = ("bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask")  # as spelled in the keys
+_OF_IMAGES = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
 _NAMES = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
 
 
@@ -91,7 +92,12 @@ class Vocabulary:
             found = np.full(len(self.tokens), NORMAL)
         elif found.min() < 0 or found.max() > BYTE:
             raise self.fail("token_type", f"expected 0 to {BYTE}, got {found.min()} to {found.max()}")
-        return np.where(found == 0, NORMAL, found).astype(np.uint8)  # 0: undefined
+        types = np.where(found == 0, NORMAL, found).astype(np.uint8)  # 0: undefined
+        # GGUF files of Gemma call marks of images user-defined, which would print them. tokenizer.json: special.
+        for number in map(int, np.flatnonzero(types == USER_DEFINED)):
+            if self.tokens[number] in _OF_IMAGES:
+                types[number] = CONTROL
+        return types
 
     def has(self, key: str) -> bool:
         """Return whether the key is present."""
