@@ -18,8 +18,8 @@ from pyml_nlp.formats.gguf import GGUFFile
 from tests.helpers import tiny_files, tiny_models
 
 SCALES = {"q8_0": 0, "q4_0": 0, "q4_1": 2, "q5_0": 0, "q5_1": 2, "iq4_nl": 0}
-SCALES |= {"q2_K": 82, "q3_K": 108, "q4_K": 2, "q5_K": 0, "q6_K": 208, "f16": 0}
-"""Where a block has a scale or minimum."""
+SCALES |= {"q2_K": 82, "q3_K": 108, "q4_K": 2, "q5_K": 0, "q6_K": 208, "iq4_xs": 0, "mxfp4": -1, "f16": 0}
+"""Where a block has a scale or minimum. In mxfp4, whose scale is one byte, byte -1 is of the block before."""
 
 NOT_FINITE = "expected finite numbers, found infinite ones or NaN"
 
@@ -47,9 +47,10 @@ def test_a_scale_of_a_block(tmp_path: Path, stored: str, dtype: str) -> None:
         size = info.nbytes // 5
     content = bytearray(path.read_bytes())
     block = {"f16": 2, "q8_0": 34, "q4_0": 18, "iq4_nl": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24,
-             "q2_K": 84, "q3_K": 110, "q4_K": 144, "q5_K": 176, "q6_K": 210}[stored]  # fmt: skip
+             "q2_K": 84, "q3_K": 110, "q4_K": 144, "q5_K": 176, "q6_K": 210,
+             "iq4_xs": 136, "mxfp4": 17}[stored]  # fmt: skip
     start = info.offset + size // block * block + SCALES[stored]
-    for bits in (0x7C00, 0xFC00, 0x7E00):
+    for bits in (0x7C00, 0xFC00, 0x7E00) if stored != "mxfp4" else (0xFD00, 0xFF00):
         content[start : start + 2] = bits.to_bytes(2, "little")
         path.write_bytes(content)
         text = refused(path, dtype)

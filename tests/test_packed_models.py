@@ -67,7 +67,10 @@ def test_a_packed_gguf_file_has_the_same_bits(name: str, tmp_path: Path) -> None
     check_equal(path, pyml_nlp.pack(path, tmp_path / "m.pyml"))
 
 
-@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_1", "q3_k", "q4_k", "q6_k", "iq4_nl"])
+@pytest.mark.parametrize(
+    "kind",
+    ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_1", "q3_k", "q4_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4"],
+)
 def test_every_block_type_keeps_its_bits(kind: str, tmp_path: Path) -> None:
     path = tiny_files.write_gguf(tiny_models.QUANTIZED, tmp_path / "m.gguf", kind)
     check_equal(path, pyml_nlp.pack(path, tmp_path / "m.pyml"))

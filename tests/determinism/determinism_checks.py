@@ -198,7 +198,10 @@ CASES = (
     *((name, dtype) for name in ("gemma3_head80", "mistral_window") for dtype in ("bf16", "q8_0", "q4_0")),
     ("mixtral", "q8_0"),
 )
-BLOCK_TYPES = ("f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl")
+BLOCK_TYPES = (
+    *("f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
+    *("iq4_nl", "iq4_xs", "mxfp4"),
+)
 
 
 def tiny_subject(name: str, dtype: str) -> Subject:

@@ -20,7 +20,10 @@ from pyml_nlp.formats.gguf import GGUFFile
 from tests.fuzz.changes import change, noisy, odd
 from tests.helpers import tiny_files, tiny_models
 
-BLOCKS = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl")
+BLOCKS = (
+    *("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
+    *("iq4_nl", "iq4_xs", "mxfp4"),
+)
 RANGES = {"u8": 8, "i8": -8, "u16": 16, "i16": -16, "u32": 32, "i32": -32, "u64": 64, "i64": -64}
 EXTRA = (
     "attention.key_length attention.value_length attention.sliding_window "

@@ -60,7 +60,7 @@ def write_gguf(
 
     These are: q and k rows of ``llama`` permuted for interleaved RoPE, 1 added to Gemma's norms, GPT-2's matrices
     transposed, Llama 3's RoPE scaling as a tensor of frequency factors. Matrices are stored as ``dtype``, all else as
-    f32; a K-quant or IQ4_NL matrix gets random blocks in place of the model's values: the package cannot make those.
+    f32; a K-quant or IQ4 matrix gets random blocks in place of the model's values: the package cannot make those.
     ``more`` adds metadata. Options are those of the package's writer, which can write split models.
     """
     import gguf
@@ -75,7 +75,7 @@ def write_gguf(
             writer.add_tensor(name, array)
             continue
         kind = gguf.GGMLQuantizationType[dtype.upper()]
-        if dtype.upper() in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"):
+        if dtype.upper() in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"):
             data = gguf.quants.quantize(array, kind)
         else:
             data = _random_blocks(dtype, array.shape, zlib.crc32(name.encode()))
@@ -137,7 +137,8 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
 
 
 # Offsets of the 16-bit scales (d, and dmin or m) in a stored block; everything else in it may be any bits.
-_SCALES = {"q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "iq4_nl": (0,)}
+_SCALES = {"q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "iq4_nl": (0,),
+           "iq4_xs": (0,)}  # fmt: skip
 
 
 def _random_blocks(dtype: str, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.uint8]:

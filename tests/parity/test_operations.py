@@ -21,7 +21,10 @@ from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.ops import OPERATIONS
 from tests.helpers import tiny_files, tiny_models
 
-BLOCK_TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "f16", "bf16")
+BLOCK_TYPES = (
+    *("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
+    *("iq4_nl", "iq4_xs", "mxfp4", "f16", "bf16"),
+)
 NMSE = 1e-6
 
 F32Array = npt.NDArray[np.float32]

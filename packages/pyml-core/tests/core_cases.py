@@ -28,17 +28,23 @@ def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> F32Arra
 
 
 def with_halves(name: str, blocks: npt.NDArray[np.uint8], values: Callable[[int], npt.ArrayLike]) -> Tensor:
-    """Return blocks (rows, blocks of a row, bytes) as a tensor, with ``values(count)`` in every float16 field."""
+    """Return blocks (rows, blocks of a row, bytes) as a tensor, with ``values(count)`` in every floating-point field.
+
+    The scales of mxfp4 are the powers of two near these values.
+    """
     kind, (rows, count) = BLOCK_TYPES[name], blocks.shape[:2]
     flat = blocks.reshape(rows * count, kind.type_size).copy()
     for offset in kind.scale_offsets:
-        halves = np.broadcast_to(np.asarray(values(len(flat)), np.float16), len(flat))
-        flat[:, offset : offset + 2] = np.ascontiguousarray(halves).view(np.uint8).reshape(-1, 2)
+        numbers = np.broadcast_to(np.asarray(values(len(flat)), kind.scale_type), len(flat))
+        size = numbers.itemsize
+        flat[:, offset : offset + size] = np.ascontiguousarray(numbers).view(np.uint8).reshape(-1, size)
+    if name == "mxfp4":
+        flat[:, 0] = 128 + np.frexp(np.asarray(values(len(flat))))[1]
     return Tensor(flat.reshape(-1), name, (rows, count * kind.block_size))
 
 
 def random_weight(name: str, rows: int, columns: int, rng: np.random.Generator) -> Tensor:
-    """Return a weight with random codes and packed scales, and positive and negative float16 fields."""
+    """Return a weight with random codes and packed scales, and positive and negative floating-point fields."""
     if name in PLAIN:
         return Tensor(quantize(normal(rng, rows, columns), name), name, (rows, columns))
     kind = BLOCK_TYPES[name]
@@ -50,7 +56,8 @@ def columns_of(name: str) -> tuple[int, ...]:
     """Return widths of a weight: one block, part of a chunk, whole chunks, and whole chunks plus a part."""
     if name in PLAIN:
         return (1, 7, 33, 255, 256, 300)
-    return (32, 96, 256, 288, 544) if BLOCK_TYPES[name].block_size == 32 else (256, 768)
+    block = BLOCK_TYPES[name].block_size
+    return (block, 3 * block, 256, 256 + block, 512 + block) if block < 256 else (256, 768)
 
 
 def nmse(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

@@ -117,11 +117,17 @@ int main(void) {
         int type;
         const char *name;
     } types[] = {
-        {TYPE_F32, "f32"},   {TYPE_F16, "f16"},       {TYPE_BF16, "bf16"},
-        {TYPE_Q8_0, "q8_0"}, {TYPE_Q4_0, "q4_0"},     {TYPE_Q4_1, "q4_1"},
-        {TYPE_Q5_0, "q5_0"}, {TYPE_Q5_1, "q5_1"},     {TYPE_Q2_K, "q2_K"},
-        {TYPE_Q3_K, "q3_K"}, {TYPE_Q4_K, "q4_K"},     {TYPE_Q5_K, "q5_K"},
-        {TYPE_Q6_K, "q6_K"}, {TYPE_IQ4_NL, "iq4_nl"}, {TYPE_Q8_0_SPLIT, "q8_0 split"},
+        {TYPE_F32, "f32"},         {TYPE_F16, "f16"},
+        {TYPE_BF16, "bf16"},       {TYPE_Q8_0, "q8_0"},
+        {TYPE_Q4_0, "q4_0"},       {TYPE_Q4_1, "q4_1"},
+        {TYPE_Q5_0, "q5_0"},       {TYPE_Q5_1, "q5_1"},
+        {TYPE_Q2_K, "q2_K"},       {TYPE_Q3_K, "q3_K"},
+        {TYPE_Q4_K, "q4_K"},       {TYPE_Q5_K, "q5_K"},
+        {TYPE_Q6_K, "q6_K"},       {TYPE_IQ4_NL, "iq4_nl"},
+        {TYPE_IQ4_XS, "iq4_xs"},   {TYPE_MXFP4, "mxfp4"},
+        {TYPE_Q4_A32, "q4_a32"},   {TYPE_Q4_A64, "q4_a64"},
+        {TYPE_Q4_A128, "q4_a128"}, {TYPE_Q8_A32, "q8_a32"},
+        {TYPE_Q8_A64, "q8_a64"},   {TYPE_Q8_0_SPLIT, "q8_0 split"},
     };
     pyml_run run = make_run(32, false);
     pyml_buffer x = buffer(K, true), y = buffer(N, false), z = buffer(K, false), half = buffer(K / 2, false);

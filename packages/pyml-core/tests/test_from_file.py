@@ -161,7 +161,7 @@ def test_numbers_that_are_not_finite(dtype: str, tmp_path: Path) -> None:
     path = tmp_path / "weights"
     for place in places:
         for block in (0, 1, int(rng.integers(whole.size // kind.type_size)), whole.size // kind.type_size - 1):
-            for bits in BAD_BITS["f32" if dtype == "f32" else "bf16" if dtype == "bf16" else "f16"]:
+            for bits in BAD_BITS[kind_of_scale(dtype)]:
                 data = whole.copy()
                 start = block * kind.type_size + place
                 data[start : start + len(bits)] = np.frombuffer(bits, np.uint8)
@@ -178,7 +178,16 @@ def test_numbers_that_are_not_finite(dtype: str, tmp_path: Path) -> None:
     assert Tensor(whole[:0], dtype, (0, 256)).is_finite()
 
 
+def kind_of_scale(dtype: str) -> str:
+    """Return the type of a number that has to be finite."""
+    if dtype in ("f32", "bf16", "mxfp4"):
+        return dtype
+    return "affine" if BLOCK_TYPES[dtype].scale_type is np.float32 else "f16"
+
+
 BAD_BITS = {
+    "mxfp4": [bytes([exponent]) for exponent in (253, 254, 255)],
+    "affine": [struct.pack("<I", bits) for bits in (0x7F800000, 0xFF800001, 0x78000000, 0xF8000000)],
     "f32": [struct.pack("<I", bits) for bits in (0x7F800000, 0xFF800000, 0x7F800001, 0xFFFFFFFF)],
     "f16": [struct.pack("<H", bits) for bits in (0x7C00, 0xFC00, 0x7C01, 0xFFFF)],
     "bf16": [struct.pack("<H", bits) for bits in (0x7F80, 0xFF80, 0x7F81, 0xFFFF)],
@@ -186,8 +195,12 @@ BAD_BITS = {
 
 
 def scale_places(dtype: str) -> list[int]:
-    """Return the offsets of floats, or of float16 scales and minima, in a block, from the panel layout in NumPy."""
-    fields = [field for field in BLOCK_TYPES[dtype].fields if field.unit == 2 or dtype == "f32"]
+    """Return the offsets of floats, or of scales and minima, in a block, from the panel layout in NumPy."""
+    fields = [
+        field
+        for field in BLOCK_TYPES[dtype].fields
+        if field.unit == 2 or dtype == "f32" or field.recode == "float" or field.name == "e"
+    ]
     return [field.offset + field.unit * number for field in fields for number in range(field.n_units)]
 
 
@@ -195,7 +208,10 @@ def finite_bytes(dtype: str, shape: tuple[int, int], rng: np.random.Generator) -
     """Return random blocks with the largest finite floats or scales, and random codes."""
     kind = BLOCK_TYPES[dtype]
     blocks = rng.integers(0, 256, (kind.nbytes(shape) // kind.type_size, kind.type_size), dtype=np.uint8)
-    largest = {"f32": b"\xff\xff\x7f\xff", "bf16": b"\x7f\xff"}.get(dtype, b"\xff\x7b")
+    largest = {
+        "f32": b"\xff\xff\x7f\xff", "affine": b"\xff\xff\xff\x77", "bf16": b"\x7f\xff", "mxfp4": b"\xfc",
+        "f16": b"\xff\x7b",
+    }[kind_of_scale(dtype)]  # fmt: skip
     for place in scale_places(dtype):
         blocks[:, place : place + len(largest)] = np.frombuffer(largest, np.uint8)
     return blocks.reshape(-1)

@@ -179,6 +179,13 @@ LAYOUT_DIGESTS = {
     "q5_K": "8fa823a18158b80f",
     "q6_K": "562e5e46cb15a469",
     "iq4_nl": "9e624f7229d7920a",
+    "iq4_xs": "cced4b0c853d95d0",
+    "mxfp4": "229d82f336eb0365",
+    "q4_a32": "f7102da7f78d973e",
+    "q4_a64": "15fb942c5756b80c",
+    "q4_a128": "69d53c5067b288c3",
+    "q8_a32": "b38af3382c26296a",
+    "q8_a64": "9f89a650611fcfa7",
     "q8_0 split": "70645f1612a6da10",
 }
 """Hash of the packed bytes of every type, and of a split matrix, in layout 1."""

@@ -20,6 +20,7 @@ INSERTED = ["quantize"]  # inserted by lower.py, not declared by programs
 PACKED = ["q8_0_split"]  # another layout of a block type
 KINDS_OF_FIELDS = {
     (2, ""): "U16",
+    (4, "float"): "FLOATS",
     (1, ""): "BYTES",
     (4, ""): "WORDS",
     (4, "biased"): "WORDS_XOR_80",

@@ -68,6 +68,7 @@ def test_tensors_of_every_type(tmp_path: Path) -> None:
     tensors = {
         f"blk.0.{name}": (name, (3, 2 * block.block_size), rng.bytes(block.nbytes((3, 2 * block.block_size))))
         for name, block in BLOCK_TYPES.items()
+        if block.ggml_id < 64
     }
     with GGUFFile(write(tmp_path / "m.gguf", writers.gguf({}, tensors))) as file:
         assert file.names() == list(tensors)

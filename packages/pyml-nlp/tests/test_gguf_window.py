@@ -40,6 +40,7 @@ TENSORS = {
     **{
         f"blk.0.{name}.weight": (name, (2, block.block_size), bytes(block.nbytes((2, block.block_size))))
         for name, block in BLOCK_TYPES.items()
+        if block.ggml_id < 64
     },
     "n" * 63: ("f16", (3, 2), bytes(12)),
 }
@@ -81,7 +82,7 @@ def check_against_oracle(path: Path) -> None:
     ]
 
 
-_NAMES = {block.ggml_id: name for name, block in BLOCK_TYPES.items()}
+_NAMES = {block.ggml_id: name for name, block in BLOCK_TYPES.items() if block.ggml_id < 64}
 
 
 def test_first_piece_ends_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

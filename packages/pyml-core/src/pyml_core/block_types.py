@@ -3,8 +3,8 @@
 A quantised type stores ``block_size`` weights in ``type_size`` bytes. All types share one formula over sub-blocks of 16
 or 32 weights::
 
-    weight = scale * code            (q8_0 q4_0 q5_0 q3_K q6_K iq4_nl)
-    weight = scale * code + minimum  (q4_1 q5_1 q2_K q4_K q5_K)
+    weight = scale * code            (q8_0 q4_0 q5_0 q3_K q6_K iq4_nl iq4_xs mxfp4)
+    weight = scale * code + minimum  (q4_1 q5_1 q2_K q4_K q5_K, and pyml's own q4_a32 ... q8_a64)
 
 with a small integer ``code`` for each weight, and a float32 ``scale`` and ``minimum`` for each sub-block. Each type
 only has to decode these three from its bytes, and the int8 arithmetic of :mod:`pyml_core.ops.linear` works on them.
@@ -40,7 +40,8 @@ class Field(NamedTuple):
         unit: bytes that stay together: 2 for float16 scales, 1 for packed scales, 4 for words of codes.
         n_units: number of units in a block.
         recode: ``"biased"``: int8 codes become unsigned (xor 0x80); ``"bits"``: the 32 fifth bits of q5_0 and q5_1 are
-            re-ordered so that bit g of byte i is the stored bit 4 g + i, next to word g of the codes.
+            re-ordered so that bit g of byte i is the stored bit 4 g + i, next to word g of the codes; ``"float"``: a
+            float32 scale or minimum, which is stored as it is.
     """
 
     name: str
@@ -69,11 +70,11 @@ class BlockType(NamedTuple):
 
     Attributes:
         name: ``"q4_K"``, ...
-        ggml_id: its number in GGUF files (``enum ggml_type``).
+        ggml_id: its number in GGUF files (``enum ggml_type``); pyml's own types have 64 and above.
         block_size: weights in a block; the width of a row is a multiple of it.
         type_size: bytes of a block.
-        fields: planes of a packed panel, in order. Fields with units of 2 bytes are float16 scales and minima, which
-            lie next to each other in the block.
+        fields: planes of a packed panel, in order. Fields with units of 2 bytes are float16 scales and minima, those
+            with the recode ``"float"`` float32 ones; they lie next to each other in the block.
         share: weights that share a scale in a quantised type: 16 or 32.
         zero: the unsigned byte that kernels unpack code 0 to.
         minimum: whether a minimum is added to the weights of a sub-block.
@@ -101,8 +102,14 @@ class BlockType(NamedTuple):
 
     @property
     def scale_offsets(self) -> list[int]:
-        """Offsets of the float16 scales and minima in a block, in bytes."""
-        return [f.offset + 2 * i for f in self.fields for i in range(f.n_units) if f.unit == 2 and self.quantized]
+        """Offsets of the scales and minima in a block, in bytes; they are of type :attr:`scale_type`."""
+        scales = [f for f in self.fields if self.quantized and (f.unit == 2 or f.recode == "float")]
+        return [f.offset + f.unit * i for f in scales for i in range(f.n_units)]
+
+    @property
+    def scale_type(self) -> type[np.float16 | np.float32]:
+        """Type of the scales and minima of a block."""
+        return np.float32 if any(f.recode == "float" for f in self.fields) else np.float16
 
     def nbytes(self, shape: Sequence[int]) -> int:
         """Return the bytes of an array of this shape, as a Python integer, which cannot overflow.
@@ -187,6 +194,45 @@ def _iq4_nl(blocks: U8Array) -> Expanded:
 
 
 _IQ4_NL_TABLE = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+
+
+def _iq4_xs(blocks: U8Array) -> Expanded:
+    """``d f16 | scales_h 2 | scales_l 4 | qs 128``, sub-blocks of 32, each as in iq4_nl: scale d * (s - 32).
+
+    Scale i has 6 bits: the low four are nibble i % 2 of scales_l[i // 2], the high two are 2-bit field i of scales_h.
+    """
+    scales = _fields(blocks[:, 4:8], 4, 1) | _fields(blocks[:, 2:4], 2, 1) << np.uint8(4)
+    codes = _IQ4_NL_TABLE[_fields(blocks[:, 8:136], 4, 16)]
+    return Expanded(codes, _half(blocks, 0) * _centred(scales, 32).astype(np.float32), None)
+
+
+def _mxfp4(blocks: U8Array) -> Expanded:
+    """``e u8 | qs 16``: nibbles as in q4_0, indices into twice the numbers of e2m1; 2^(e - 128) * table[q].
+
+    The numbers of scales 2^125 and above can be infinite.
+
+    Source: OCP Microscaling Formats (MX) v1.0. In ggml, 255 is a power of two as well, not a NaN.
+    """
+    scale = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)
+    return Expanded(_E2M1_TABLE[_fields(blocks[:, 1:17], 4, 16)], scale, None)
+
+
+_E2M1_TABLE = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+
+
+def _q4_a(blocks: U8Array) -> Expanded:
+    """``d f32 | m f32 | qs 16 for each 32 weights``: nibbles as in q4_0; d * q + m."""
+    return _affine(blocks, _fields(blocks[:, 8:], 4, 16).view(np.int8))
+
+
+def _q8_a(blocks: U8Array) -> Expanded:
+    """``d f32 | m f32 | qs int8``: d * qs[j] + m."""
+    return _affine(blocks, blocks[:, 8:].view(np.int8))
+
+
+def _affine(blocks: U8Array, codes: I8Array) -> Expanded:
+    floats, repeat = blocks[:, :8].view(np.float32), codes.shape[1] // 32
+    return Expanded(codes, np.repeat(floats[:, :1], repeat, axis=1), np.repeat(floats[:, 1:], repeat, axis=1))
 
 
 def _q2_k(blocks: U8Array) -> Expanded:
@@ -318,6 +364,7 @@ _F = Field
 _D = _F("d", 0, 2, 1)
 _M = _F("m", 2, 2, 1)
 _D_DMIN = _F("d, dmin", 0, 2, 2)
+_FLOATS = (_F("d", 0, 4, 1, "float"), _F("m", 4, 4, 1, "float"))
 _SIX_BITS = _F("scales", 4, 1, 12)
 
 BLOCK_TYPES: dict[str, BlockType] = {
@@ -353,6 +400,16 @@ BLOCK_TYPES: dict[str, BlockType] = {
             share=16, zero=32, decode=_q6_k,
         ),
         BlockType("iq4_nl", 20, 32, 18, (_D, _F("qs", 2, 4, 4)), zero=128, decode=_iq4_nl),
+        BlockType(
+            "iq4_xs", 23, 256, 136, (_D, _F("scales_h, scales_l", 2, 1, 6), _F("qs", 8, 4, 32)),
+            zero=128, decode=_iq4_xs,
+        ),
+        BlockType("mxfp4", 39, 32, 17, (_F("e", 0, 1, 1), _F("qs", 1, 4, 4)), zero=16, decode=_mxfp4),
+        BlockType("q4_a32", 65, 32, 24, (*_FLOATS, _F("qs", 8, 4, 4)), minimum=True, decode=_q4_a),
+        BlockType("q4_a64", 66, 64, 40, (*_FLOATS, _F("qs", 8, 4, 8)), minimum=True, decode=_q4_a),
+        BlockType("q4_a128", 67, 128, 72, (*_FLOATS, _F("qs", 8, 4, 16)), minimum=True, decode=_q4_a),
+        BlockType("q8_a32", 68, 32, 40, (*_FLOATS, _F("qs", 8, 4, 8, "biased")), zero=128, minimum=True, decode=_q8_a),
+        BlockType("q8_a64", 69, 64, 72, (*_FLOATS, _F("qs", 8, 4, 16, "biased")), zero=128, minimum=True, decode=_q8_a),
     )
 }  # fmt: skip
 """Block types by name. ``csrc/block_types.def`` has the same list for C; a test compares the two."""

@@ -51,7 +51,7 @@ def dequantize(buffer: ByteSource, dtype: str, shape: Sequence[int]) -> F32Array
     blocks = data.reshape(-1, kind.type_size)
     out = np.empty((len(blocks), kind.block_size), np.float32)
     for part in _chunks(len(blocks), kind.block_size):
-        with np.errstate(invalid="ignore"):  # an infinite stored scale gives NaN, as in ggml
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite or huge stored scales, as in ggml
             codes, scale, minimum = _decoded(kind, blocks[part])
             weights = out[part].reshape(*scale.shape, -1)
             np.multiply(codes.reshape(weights.shape), scale[:, :, None], out=weights)

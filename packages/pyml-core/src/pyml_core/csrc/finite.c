@@ -1,4 +1,4 @@
-/* finite.c: checks that stored weights are finite. In quantised types only the float16 scales and minima are checked,
+/* finite.c: checks that stored weights are finite. In quantised types only the scales and minima of blocks are checked,
  * because codes and the scales of sub-blocks are integers.
  */
 #include "formats.h"
@@ -37,12 +37,35 @@ static bool scales_finite(const uint8_t *first, int64_t n, int64_t step) {
     return !odd;
 }
 
+/* Whether all numbers of mxfp4 blocks are finite: 12 * 2^(e - 128), which is twice the largest number times its scale.
+ */
+static bool powers_finite(const uint8_t *blocks, int64_t n, int64_t step) {
+    unsigned odd = 0;
+    for (int64_t i = 0; i < n; i++) odd |= blocks[step * i] > 252;
+    return !odd;
+}
+
+/* Whether the float32 numbers at `first` are below 2^113 in each of n blocks, so that all weights are finite. */
+static bool floats_finite(const uint8_t *first, int64_t n, int64_t step) {
+    unsigned odd = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t word;
+        memcpy(&word, first + step * i, 4);
+        odd |= (word & 0x7fffffffu) >= 0x78000000u;
+    }
+    return !odd;
+}
+
 bool pyml_all_finite(int type, const uint8_t *stored, int64_t nbytes) {
     if (type == TYPE_F32) return words_finite(stored, nbytes / 4);
     if (type == TYPE_F16) return halves_finite(stored, nbytes / 2, 0x7c00);
     if (type == TYPE_BF16) return halves_finite(stored, nbytes / 2, 0x7f80);
     pyml_block_scales scales = pyml_scales_of(type);
     int64_t blocks = nbytes / scales.block_bytes;
-    bool finite = scales_finite(stored + scales.offset, blocks, scales.block_bytes);
-    return scales.count < 2 ? finite : finite && scales_finite(stored + scales.offset + 2, blocks, scales.block_bytes);
+    if (type == TYPE_MXFP4) return powers_finite(stored, blocks, scales.block_bytes);
+    bool (*check)(const uint8_t *, int64_t, int64_t) = scales.bytes == 4 ? floats_finite : scales_finite;
+    bool finite = true;
+    for (int i = 0; i < scales.count; i++)
+        finite &= check(stored + scales.offset + i * scales.bytes, blocks, scales.block_bytes);
+    return finite;
 }

@@ -11,9 +11,10 @@ void pyml_pack_panels(int type, int64_t n, int64_t k, const uint8_t *stored, uin
                       int64_t begin, int64_t end);
 int pyml_chunk_bytes(int type, int64_t k); /* bytes of a chunk of k <= 256 columns; quantised types only */
 
-/* pack.c: the float16 scales and minima of a block of a quantised type: `count` consecutive ones from `offset` on. */
+/* pack.c: the scales and minima of a block of a quantised type, float16 or (if `bytes` is 4) float32: `count`
+ * consecutive ones from `offset` on. */
 typedef struct {
-    int block_bytes, offset, count;
+    int block_bytes, offset, count, bytes;
 } pyml_block_scales;
 pyml_block_scales pyml_scales_of(int type);
 

@@ -6,12 +6,13 @@
  * plane is padded to 64 bytes:
  *
  *   u16 fields (d, m, dmin)  [blocks][16 rows] u16
+ *   floats (d, m)            [blocks][16 rows] f32
  *   scale bytes              [bytes][16 rows] u8
  *   code words               [words][16 rows] u32, the stored 4-byte words transposed over the rows
  *
  * Nothing is recomputed: panels keep the stored bits. Two exceptions help the kernels and are undone by unpacking: the
- * codes of q8_0 are stored unsigned (code ^ 0x80), and the high bits of q5_0 and q5_1 are spread so that bit g of byte
- * i belongs to element 4g + i. Rows past the end of the matrix are zero.
+ * codes of 8 bits are stored unsigned (code ^ 0x80), and the high bits of q5_0 and q5_1 are spread so that bit g of
+ * byte i belongs to element 4g + i. Rows past the end of the matrix are zero.
  *
  * A split q8_0 has two planes of nibbles of its unsigned codes, both in the word order of q4_0: nibbles of words 0..3
  * of a block are elements 0..15 (low) and 16..31 (high). The low nibbles of all panels come after everything else, so
@@ -22,7 +23,7 @@
 
 #include <string.h>
 
-typedef enum { U16, BYTES, WORDS, WORDS_XOR_80, WORDS_SPREAD, HIGH_NIBBLES, LOW_NIBBLES } field_kind;
+typedef enum { U16, FLOATS, BYTES, WORDS, WORDS_XOR_80, WORDS_SPREAD, HIGH_NIBBLES, LOW_NIBBLES } field_kind;
 
 typedef struct {
     field_kind kind;
@@ -47,12 +48,13 @@ static const block_type *find(int type) {
     return known ? &table[type] : NULL;
 }
 
-/* The float16 fields of a block are adjacent. */
+/* The fields of a block that are scales and minima are adjacent. */
 pyml_block_scales pyml_scales_of(int type) {
     const block_type *t = find(type);
     pyml_block_scales scales = {.block_bytes = t->bytes, .offset = t->bytes};
     for (int i = 0; i < t->n_fields; i++) {
-        if (t->fields[i].kind != U16) continue;
+        if (t->fields[i].kind != U16 && t->fields[i].kind != FLOATS) continue;
+        scales.bytes = t->fields[i].kind == U16 ? 2 : 4;
         if (t->fields[i].offset < scales.offset) scales.offset = t->fields[i].offset;
         scales.count += t->fields[i].count;
     }

@@ -36,12 +36,13 @@ _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
 
 _UINT32 = 4  # a metadata type
 
-_DTYPES = {block.ggml_id: block for block in BLOCK_TYPES.values()}
+_OWN = 64  # block types of pyml that are not ggml's have this number or a higher one
+_DTYPES = {block.ggml_id: block for block in BLOCK_TYPES.values() if block.ggml_id < _OWN}
 _UNSUPPORTED = {
     4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4",
+    22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4",
     32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
-    39: "MXFP4", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0",
+    40: "NVFP4", 41: "Q1_0", 42: "Q2_0",
 }  # fmt: skip
 """Other types of ggml (``ggml.h``, ``enum ggml_type``), including removed ones."""
 
@@ -142,7 +143,7 @@ class GGUFPart(TensorFile):
         if ggml_id not in _DTYPES:
             raise self.error(
                 f"{label}: Unsupported GGML type: {_UNSUPPORTED.get(ggml_id, 'unknown')} ({ggml_id}), "
-                f"expected one of {', '.join(BLOCK_TYPES)}"
+                f"expected one of {', '.join(block.name for block in _DTYPES.values())}"
             )
         block = _DTYPES[ggml_id]
         if math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:

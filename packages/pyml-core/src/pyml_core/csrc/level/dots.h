@@ -76,7 +76,7 @@ INLINE void stream_block(const int nt, const int type, const uint8_t *planes, in
         const int at = b * halves + h;
         vi dot[STREAM_ROWS], pairs[STREAM_ROWS];
         UNROLL for (int t = 0; t < nt; t++) dot[t] =
-            i_set1(mins ? 0 : -BIAS_OF(params.bits, params.zero) * a->sums[t * a->sum_stride + at]);
+            i_set1(mins && params.bits != 8 ? 0 : -BIAS_OF(params.bits, params.zero) * a->sums[t * a->sum_stride + at]);
         UNROLL for (int j = 0; j < words; j++) {
             vb w = load_codes(type, planes, u->low, blocks, b, h * words + j);
             UNROLL for (int t = 0; t < nt; t++) {
@@ -177,7 +177,8 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
     /* Initial values of the dot products, which cancel the bias of the codes. */
     _Alignas(64) int32_t starts[TILE_TOKENS][DEPTH_BLOCKS];
     const int32_t *start = starts[0];
-    if (!mins)
+    const bool biased = !mins || bits == 8;
+    if (biased)
         UNROLL for (int t = 0; t < nt; t++) for (int64_t b = 0; b < k / block; b += PANEL)
             i_store(starts[t] + b, i_mul(i_load(a->sums + t * sum_stride + b), i_set1(bias)));
     vf sum[TILE_TOKENS][TILE_PANELS];
@@ -195,7 +196,7 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
             UNROLL for (int h = 0; h < halves; h++) {
                 vi dot[TILE_TOKENS][TILE_PANELS], pairs[TILE_TOKENS][TILE_PANELS];
                 UNROLL for (int t = 0; t < nt; t++) {
-                    vi from = mins ? i_set1(0) : i_load4(start + t * DEPTH_BLOCKS + h);
+                    vi from = !biased ? i_set1(0) : i_load4(start + t * DEPTH_BLOCKS + h);
                     UNROLL for (int p = 0; p < np; p++) dot[t][p] = from;
                 }
                 UNROLL for (int g = 0; g < words; g++) {
@@ -244,7 +245,8 @@ INLINE void dot_tile(const int nt, const int np, const int block, const int bits
 /* The variants of dot_tile: tokens 1..6, panels 1..2, and kinds of blocks. */
 #define DOT_FORM(nt, np, block, bits, mins) dot_tile(nt, np, block, bits, mins, -q->bias, w, k, a, sums, to)
 #define DOT_KIND(nt, np)                                                           \
-    if (q->bits == 8) DOT_FORM(nt, np, 32, 8, false);                              \
+    if (q->bits == 8 && q->mins) DOT_FORM(nt, np, 32, 8, true);                    \
+    else if (q->bits == 8) DOT_FORM(nt, np, 32, 8, false);                         \
     else if (q->block == 16 && q->mins) DOT_FORM(nt, np, 16, 4, true);             \
     else if (q->block == 16) DOT_FORM(nt, np, 16, 6, false);                       \
     else if (SUMS_PAIRS && q->bits == 4 && q->mins) DOT_FORM(nt, np, 32, 4, true); \

@@ -18,6 +18,9 @@ typedef struct {
 static const uint8_t iq4_nl_codes[16] = {1,   24,  45,  63,  79,  93,  106, 118, /* ggml's kvalues_iq4nl + 128 */
                                          129, 141, 153, 166, 181, 197, 217, 241};
 
+static const uint8_t mxfp4_codes[16] = {16, 17, 18, 19, 20, 22, 24, 28, /* twice the numbers of e2m1, + 16 */
+                                        16, 15, 14, 13, 12, 10, 8,  4};
+
 INLINE int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 INLINE vf scaled(vf d, vi n) { return f_mul(d, f_from_i(n)); }
 INLINE vf negated(vf x) { return f_mul(x, f_set1(-1.0f)); } /* also negates zero */
@@ -25,6 +28,18 @@ INLINE vf negated(vf x) { return f_mul(x, f_set1(-1.0f)); } /* also negates zero
 INLINE const uint8_t *halves_to_floats(const uint8_t *plane, int blocks, float (*out)[PANEL]) {
     for (int b = 0; b < blocks; b++) f_store(out[b], f_load_f16((const uint16_t *)plane + b * PANEL));
     return plane + padded(blocks * PANEL * 2);
+}
+
+/* The numbers of blocks of 32 * repeat, once for each block of 32. */
+INLINE const uint8_t *repeat_floats(const uint8_t *plane, int blocks, int repeat, float (*out)[PANEL]) {
+    for (int b = 0; b < blocks; b++) f_store(out[b], f_load((const float *)plane + b / repeat * PANEL));
+    return plane + blocks / repeat * PANEL * 4;
+}
+
+/* 2^(n - 128) for n of 0..255; the first two are subnormal. */
+INLINE vf power_of_two(vi n) {
+    vf small = f_from_bits(i_shl(i_add(n, i_set1(1)), 21)), normal = f_from_bits(i_shl(i_add(n, i_set1(-1)), 23));
+    return f_greater(f_set1(2.0f), f_from_i(n), small, normal);
 }
 
 /* The parameters of a block type, from block_types.def; constants if the type is one. */
@@ -45,8 +60,19 @@ INLINE type_params params_of(const int type) {
 /* Whether blocks have 256 weights, with scales for sub-blocks (K-quants). */
 INLINE bool is_super(const int type) { return params_of(type).block == CHUNK; }
 
+/* Whether blocks have a scale and a minimum in float32. */
+INLINE bool is_affine(const int type) { return type >= TYPE_Q4_A32 && type <= TYPE_Q8_A64; }
+
 /* Unpack scales and minima of a chunk. Returns the start of its planes of codes. */
 INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k, unpacked *u) {
+    if (type == TYPE_MXFP4) {
+        for (int b = 0; b < k / 32; b++) f_store(u->scales[b], power_of_two(i_load_u8(chunk + b * PANEL)));
+        return chunk + padded(k / 32 * PANEL);
+    }
+    if (is_affine(type)) {
+        const int repeat = params_of(type).block / BLOCK;
+        return repeat_floats(repeat_floats(chunk, k / BLOCK, repeat, u->scales), k / BLOCK, repeat, u->mins);
+    }
     if (!is_super(type)) {
         const uint8_t *plane = halves_to_floats(chunk, k / 32, u->scales);
         return params_of(type).minimum ? halves_to_floats(plane, k / 32, u->mins) : plane;
@@ -57,6 +83,15 @@ INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k,
     if (type == TYPE_Q6_K) {
         for (int j = 0; j < 16; j++) f_store(u->scales[j], scaled(d, i_load_s8(s + j * PANEL)));
         return s + 16 * PANEL;
+    }
+    if (type == TYPE_IQ4_XS) {
+        UNROLL for (int j = 0; j < 8; j++) { /* two bits from bytes 0..1, four from 2..5, minus 32 */
+            vi low = i_load_u8(s + (2 + j / 2) * PANEL), high = i_load_u8(s + j / 4 * PANEL);
+            low = j % 2 ? i_shr(low, 4) : i_and(low, four);
+            high = i_and(i_shr(high, 2 * (j % 4)), i_set1(3));
+            f_store(u->scales[j], scaled(d, i_add(i_or(low, i_shl(high, 4)), i_set1(-32))));
+        }
+        return s + padded(6 * PANEL);
     }
     if (type == TYPE_Q3_K) {
         UNROLL for (int j = 0; j < 16; j++) { /* four bits from bytes 0..7, two from 8..11, minus 32 */
@@ -91,11 +126,14 @@ INLINE const uint8_t *unpack_scales(const int type, const uint8_t *chunk, int k,
 #define MOVE_BITS(v, from, to) \
     ((from) > (to) ? b_shr((v), (from) - (to)) : (to) > (from) ? b_shl((v), (to) - (from)) : (v))
 
+/* Whether packed codes are the unpacked ones. */
+INLINE bool has_bytes(const int type) { return type == TYPE_Q8_0 || type == TYPE_Q8_A32 || type == TYPE_Q8_A64; }
+
 /* Word j (elements 4j..4j+3) of block b of a chunk, as bytes; the chunk has `blocks` blocks of 32. */
 INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_plane, int blocks, const int b,
                      const int j) {
     const vb nibble = b_set1(15);
-    if (type == TYPE_Q8_0) return b_load(planes + (b * WORDS + j) * 64);
+    if (has_bytes(type)) return b_load(planes + (b * WORDS + j) * 64);
     if (type == TYPE_Q8_0_SPLIT) {
         vb high = b_load(planes + (b * 4 + j % 4) * 64), low = b_load(low_plane + (b * 4 + j % 4) * 64);
         return j < 4 ? b_or(b_and(b_shl(high, 4), b_set1(0xf0)), b_and(low, nibble))
@@ -130,14 +168,15 @@ INLINE vb load_codes(const int type, const uint8_t *planes, const uint8_t *low_p
     vb v = b_load(low + (b * 4 + j % 4) * 64);
     v = b_and(j < 4 ? v : b_shr(v, 4), nibble);
     if (fifth) v = b_or(v, b_and(MOVE_BITS(b_load(planes + b * 64), j, 4), b_set1(16)));
-    return type == TYPE_IQ4_NL ? b_lookup(iq4_nl_codes, v) : v;
+    if (type == TYPE_MXFP4) return b_lookup(mxfp4_codes, v);
+    return type == TYPE_IQ4_NL || type == TYPE_IQ4_XS ? b_lookup(iq4_nl_codes, v) : v;
 }
 
 typedef const uint8_t *(*unpack_fn)(const uint8_t *chunk, int k, unpacked *u); /* returns the unpacked bytes */
 
 INLINE const uint8_t *unpack_chunk(const int type, const uint8_t *chunk, int k, unpacked *u) {
     const uint8_t *planes = unpack_scales(type, chunk, k, u);
-    if (type == TYPE_Q8_0) return planes;
+    if (has_bytes(type)) return planes;
     const int blocks = k / BLOCK;
 #define UNPACK_BLOCK(b)                    \
     UNROLL for (int j = 0; j < WORDS; j++) \
