@@ -244,7 +244,7 @@ class ProgressSource:
 
     def __init__(self, files: OriginalFiles, progress: Progress | None) -> None:
         self.names, self.shape, self.dtype = files.names, files.shape, files.dtype
-        self.place, self.read_ranges = files.place, files.read_ranges
+        self.place, self.read_ranges, self.is_stored = files.place, files.read_ranges, files.is_stored
         self.total = sum(info.nbytes for info in files.tensors.values())
         self._files = files
         self._progress = progress

@@ -78,7 +78,7 @@ def inspect(files: ModelFiles, dtype: str = "auto", context_len: int | None = No
     facts["tensors"] = []
     for name, info in files.tensors.items():
         tensor: dict[str, Any] = {
-            "name": name, "shape": list(info.shape), "type": info.dtype, "stored_bytes": info.nbytes,
+            "name": name, "shape": list(info.shape), "type": info.stored or info.dtype, "stored_bytes": info.nbytes,
         }  # fmt: skip
         if name in packed:
             tensor["packed_type"], tensor["packed_bytes"] = packed[name]
@@ -93,7 +93,9 @@ def _format(files: ModelFiles) -> str:
     if isinstance(files, PackedFile):
         original = "GGUF" if files.gguf else "safetensors"
         return f"packed model, from {original}, dtype {files.header['weights']['dtype']}"
-    return f"GGUF v{files.version}" if isinstance(files, GGUFFile) else "safetensors"
+    if isinstance(files, GGUFFile):
+        return f"GGUF v{files.version}"
+    return "safetensors" + (f", quantised with {files.quantisation}" if files.quantisation else "")
 
 
 def _architecture(files: ModelFiles, description: Description, dtype: str, context_len: int | None) -> dict[str, Any]:

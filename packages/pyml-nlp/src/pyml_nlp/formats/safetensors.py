@@ -19,11 +19,17 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pyml_core.errors import quoted
+from pyml_core.from_file import NOT_FINITE
+from pyml_core.tensor import Tensor
 
 from ..errors import ModelNotFoundError
 from .config import parse_json_object, read_config, read_optional
 from .folders import ADAPTER, CONFIG, INDEX, MAX_INDEXED, WeightFiles, listed, not_a_model, weight_files
+from .quantised import Quantised, quantised_weights
 from .tensor_files import MAX_DIMS, MAX_ELEMENTS, TensorFile, TensorFiles, TensorInfo
 
 _log = logging.getLogger("pyml.load")
@@ -56,6 +62,13 @@ _BITS = {
     "I64": 64,
     "U64": 64,
 }
+
+
+_ARRAYS = {
+    "u8": np.uint8, "f8_e4m3": np.uint8, "f8_e8m0": np.uint8, "i8": np.int8, "i32": np.int32, "u32": np.uint32,
+    "f16": np.float16, "bf16": np.uint16, "f32": np.float32,
+}  # fmt: skip
+"""Types of tensors that a quantised matrix consists of."""
 
 
 class SafetensorsFile(TensorFile):
@@ -162,6 +175,20 @@ class SafetensorsFile(TensorFile):
             raise self.error(f"tensor {quoted(name)}: expected at most {MAX_DIMS} dimensions, got shape {info.shape}")
         return info
 
+    def array(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Read rows of a tensor as an array of its type; bfloat16 as float32, float8 as bytes.
+
+        Raises:
+            ModelFileError: the tensor does not exist or has another type, or the file was truncated.
+            OutOfMemoryError: there is not enough memory.
+        """
+        info = super().info(name).rows(start, stop)
+        if info.dtype not in _ARRAYS:
+            raise self.error(f"tensor {quoted(name)}: expected {', '.join(_ARRAYS)}, got {info.dtype}")
+        data = self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}")
+        found: npt.NDArray[Any] = data.view(_ARRAYS[info.dtype]).reshape(info.shape)
+        return (found.astype(np.uint32) << 16).view(np.float32) if info.dtype == "bf16" else found
+
 
 class SafetensorsFolder(TensorFiles[SafetensorsFile]):
     """A folder in Hugging Face layout: ``config.json`` and ``model.safetensors``, or the shards in its index.
@@ -173,7 +200,10 @@ class SafetensorsFolder(TensorFiles[SafetensorsFile]):
         path: the folder.
         config: ``config.json``.
         generation_config: ``generation_config.json``, empty if it does not exist.
-        tensors: descriptions of all tensors.
+        tensors: descriptions of all tensors. A quantised matrix is one tensor, under the name of its weights.
+        quantisation: the scheme of the quantised matrices, for people; empty if there are none.
+
+    ``config`` lacks the section about a quantisation that has been undone here.
 
     Raises:
         ModelNotFoundError: the folder does not exist, or has no weights.
@@ -192,6 +222,7 @@ class SafetensorsFolder(TensorFiles[SafetensorsFile]):
         try:
             for name in files.names:
                 self._open(name, files.weight_map)
+            self._join(quantised_weights(self.config, self.tensors, self.error))
         except BaseException:
             self.close()
             raise
@@ -208,6 +239,33 @@ class SafetensorsFolder(TensorFiles[SafetensorsFile]):
                 f"expected at most {MAX_INDEXED} tensors in all shards, got {len(self.tensors)} up to here"
             )
 
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Read a tensor or rows of it, or of a quantised matrix; see :meth:`TensorFile.read`."""
+        matrix = self._matrices.get(name)
+        if matrix is None:
+            return super().read(name, start, stop)
+        tensor = matrix.read(self._array, start, matrix.shape[0] if stop is None else stop)
+        if not tensor.is_finite():
+            raise self.error(f"tensor {quoted(name)}: {NOT_FINITE}")
+        return tensor
+
+    def is_stored(self, name: str) -> bool:
+        """Whether the file has the tensor's own bytes: not those of a quantised matrix."""
+        return name not in self._matrices
+
+    def _array(self, name: str, start: int, stop: int | None) -> npt.NDArray[Any]:
+        return self._parts[name].array(name, start, stop)
+
+    def _join(self, quantised: Quantised | None) -> None:
+        """Put a tensor in the place of each quantised matrix."""
+        self.quantisation = quantised.description if quantised is not None else ""
+        self._matrices = dict(quantised.matrices) if quantised is not None else {}
+        self._parts = dict(self._owners)
+        if quantised is None:
+            return
+        self.config, self.tensors = quantised.config, dict(quantised.tensors)
+        self._owners = {name: self._parts.get(name, self.files[0]) for name in self.tensors}
+
     def _warn(self, files: WeightFiles) -> None:
         """Warn of unused weight files and adapters, and of an index that contradicts the shards."""
         if files.left_out:
@@ -217,11 +275,11 @@ class SafetensorsFolder(TensorFiles[SafetensorsFile]):
         if files.weight_map is None:
             return
         index = self.path / INDEX
-        for tensor, file in self._owners.items():
+        for tensor, file in self._parts.items():
             said, name = files.weight_map.get(tensor), file.path.name
             if said != name:
                 where = "is not in it, but" if said is None else f"should be in {said}, and"
                 _log.warning("%s: out of date: tensor %s %s is in %s", index, quoted(tensor), where, name)
                 return
-        if absent := next((tensor for tensor in files.weight_map if tensor not in self._owners), None):
+        if absent := next((tensor for tensor in files.weight_map if tensor not in self._parts), None):
             _log.warning("%s: out of date: tensor %s is in no shard", index, quoted(absent))

@@ -34,6 +34,7 @@ class TensorInfo:
         shape: row-major; the last axis is a row.
         offset: in bytes, from the start of the file.
         nbytes: size in the file.
+        stored: what the file has in place of such a tensor, for people (``"AWQ, 4 bits"``); empty: the tensor itself.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    stored: str = ""
 
     def rows(self, start: int, stop: int | None) -> TensorInfo:
         """Return the description of rows ``start`` to ``stop`` (None: the end) of the first axis.
@@ -165,7 +167,8 @@ class TensorFiles(OfOneProcess, Generic[File], instead="open it again from its p
         Raises:
             ModelFileError: the tensor does not exist.
         """
-        return self._owner(name).tensors[name].shape
+        self._owner(name)
+        return self.tensors[name].shape
 
     def dtype(self, name: str) -> str:
         """Return a tensor's block type, or a type that cannot be read as weights (``"i64"``).
@@ -173,11 +176,16 @@ class TensorFiles(OfOneProcess, Generic[File], instead="open it again from its p
         Raises:
             ModelFileError: the tensor does not exist.
         """
-        return self._owner(name).tensors[name].dtype
+        self._owner(name)
+        return self.tensors[name].dtype
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Read a tensor or rows of it; see :meth:`TensorFile.read`."""
         return self._owner(name).read(name, start, stop)
+
+    def is_stored(self, name: str) -> bool:
+        """Whether the file has the tensor's own bytes; else :meth:`read` makes them of others."""
+        return True
 
     def place(self, name: str) -> tuple[int, int]:
         """Return the descriptor of a tensor's file, and the offset of its bytes, for a tensor of weights.

@@ -53,7 +53,9 @@ class ReadQueue:
             return
         shapes = {name: (self._source.dtype(name), self._source.shape(name)) for name in names}
         sizes = {
-            name: BLOCK_TYPES[dtype].nbytes(shape) for name, (dtype, shape) in shapes.items() if dtype in BLOCK_TYPES
+            name: BLOCK_TYPES[dtype].nbytes(shape)
+            for name, (dtype, shape) in shapes.items()
+            if dtype in BLOCK_TYPES and self.file.is_stored(name)
         }
         small = [name for name, nbytes in sizes.items() if nbytes <= SMALL_BYTES]
         data = self.file.read_ranges([(*self.file.place(name), sizes[name]) for name in small])

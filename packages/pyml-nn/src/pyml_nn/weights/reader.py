@@ -88,7 +88,8 @@ class SourceWeights(Weights):
         head = "head.weight" if self.has("head.weight") else "embedding.weight"
         split = self._screen and name == head and is_screened(dtype, shape)
         file, stored = self._queue.file, self._source.dtype(self._file_names[name])
-        if file is not None and can_be_made(dtype, stored) and not self._transposed(name):
+        direct = file is not None and file.is_stored(self._file_names[name]) and not self._transposed(name)
+        if file is not None and direct and can_be_made(dtype, stored):
             return self._enqueue(file, name, empty_matrix(dtype, shape, split), rows)
         if rows is not None:
             return pack(self._converted(name, self._read(name).take_rows(rows), dtype))
@@ -238,7 +239,11 @@ class SourceWeights(Weights):
             raise WeightsError(f"{file_name}: {NOT_FINITE}")
         self._queue.add_to_digest(name, tensor)
         self.n_params += int(np.prod(tensor.shape, dtype=np.int64))
-        return transposed(tensor) if self._transposed(name) else tensor
+        if not self._transposed(name):
+            return tensor
+        if BLOCK_TYPES[tensor.dtype].quantized:
+            raise WeightsError(f"{file_name}: expected floats, which can be transposed, got {tensor.dtype}")
+        return transposed(tensor)
 
     def _converted(self, name: str, tensor: Tensor, dtype: str) -> Tensor:
         """Convert finite weights to another block type; WeightsError if a number is out of its range."""

@@ -74,6 +74,10 @@ class ArrayWeights:
 class FileSource(Protocol):
     """A source of weights in files, many of which can be read in one call."""
 
+    def is_stored(self, name: str) -> bool:
+        """Whether the file has the tensor's own bytes, at its :meth:`place`; else only ``read`` has them."""
+        ...
+
     def place(self, name: str) -> tuple[int, int]:
         """File descriptor of a tensor, and the offset of its bytes in that file."""
         ...

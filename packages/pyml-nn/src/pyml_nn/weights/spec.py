@@ -53,12 +53,14 @@ def matrix_type(stored: str, shape: tuple[int, ...], dtype: str, gguf: bool) -> 
     Args:
         stored: the block type in the file.
         shape: (N, K).
-        dtype: one of :data:`DTYPES`. ``"auto"`` keeps a GGUF file's types and makes a checkpoint's matrices q8_0.
+        dtype: one of :data:`DTYPES`. ``"auto"`` keeps quantised types and those of GGUF files, and makes a checkpoint's
+            other matrices q8_0.
         gguf: whether the file is a GGUF file.
 
     Rows that are not a multiple of a block stay in 16 bits: f16 if they are stored in f16, else bf16.
     """
-    packed = (stored if gguf else "q8_0") if dtype == "auto" else dtype
+    keeps = gguf or (stored in BLOCK_TYPES and BLOCK_TYPES[stored].quantized)
+    packed = (stored if keeps else "q8_0") if dtype == "auto" else dtype
     if shape[-1] % BLOCK_TYPES[packed].block_size:
         return "f16" if stored == "f16" else "bf16"
     return packed
