@@ -67,7 +67,7 @@ def write_gguf(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, gguf_architecture(model), **options)
-    _write_metadata(writer, model)
+    write_metadata(writer, model)
     if more is not None:
         more(writer)
     for name, array in _gguf_tensors(model):
@@ -127,7 +127,8 @@ def _llama3_factors(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> F3
     return np.asarray(1 / ((1 - smooth) / scaling["factor"] + smooth), np.float32)
 
 
-def _write_metadata(writer: Any, model: TinyModel) -> None:
+def write_metadata(writer: Any, model: TinyModel) -> None:
+    """Write the metadata of a model: its sizes and tokenizer."""
     writer.add_block_count(model.n_layers)
     model.family.metadata(writer, model)
     if model.family.pieces:
@@ -138,7 +139,9 @@ def _write_metadata(writer: Any, model: TinyModel) -> None:
 
 # Offsets of the 16-bit scales (d, and dmin or m) in a stored block; everything else in it may be any bits.
 _SCALES = {"q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "iq4_nl": (0,),
-           "iq4_xs": (0,)}  # fmt: skip
+           "iq4_xs": (0,), "iq3_s": (0,), "iq3_xxs": (0,), "iq2_xxs": (0,), "iq2_xs": (0,), "iq2_s": (0,),
+           "iq1_s": (0,), "tq1_0": (52,), "tq2_0": (64,)}  # fmt: skip
+_SMALL = {"iq4_nl": 4, "iq1_s": 30, "tq1_0": 500, "tq2_0": 500}  # factors of scales where codes are small
 
 
 def _random_blocks(dtype: str, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.uint8]:
@@ -151,7 +154,7 @@ def _random_blocks(dtype: str, shape: tuple[int, ...], seed: int) -> npt.NDArray
     blocks = random.randint(0, 256, (count, size)).astype(np.uint8)
     for offset in _SCALES[dtype.lower()]:
         # Codes times sub-scales reach a few hundred to two thousand: weights stay near 0.1.
-        scale = random.uniform(0.5e-4, 2e-4, count) * (4 if dtype.lower() == "iq4_nl" else 1)
+        scale = random.uniform(0.5e-4, 2e-4, count) * _SMALL.get(dtype.lower(), 1)
         blocks[:, offset : offset + 2] = scale.astype(np.float16).view(np.uint8).reshape(count, 2)
     return blocks.reshape(shape[0], -1)
 

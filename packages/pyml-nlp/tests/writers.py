@@ -100,7 +100,7 @@ def gguf_fields(
 
 def gguf(
     metadata: Mapping[str, tuple[str, Any]],
-    tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]],
+    tensors: Mapping[str, tuple[str | int, tuple[int, ...], bytes]],
     *,
     version: int = 3,
 ) -> list[Field]:
@@ -108,14 +108,15 @@ def gguf(
 
     Args:
         metadata: ``{key: (type, value)}``, types as for :func:`entry`; ``general.alignment`` is respected.
-        tensors: ``{name: (block type, row-major shape, bytes)}``.
+        tensors: ``{name: (block type or number, row-major shape, bytes)}``.
         version: 2 or 3.
     """
     alignment = metadata.get("general.alignment", ("u32", 32))[1]
     infos, data = [], b""
     for name, (dtype, shape, raw) in tensors.items():
         data += bytes(-len(data) % alignment)
-        infos.append(tensor_info(name, shape[::-1], BLOCK_TYPES[dtype].ggml_id, len(data)))
+        number = BLOCK_TYPES[dtype].ggml_id if isinstance(dtype, str) else dtype
+        infos.append(tensor_info(name, shape[::-1], number, len(data)))
         data += raw
     data += bytes(-len(data) % alignment)
     entries = [entry(key, kind, value) for key, (kind, value) in metadata.items()]

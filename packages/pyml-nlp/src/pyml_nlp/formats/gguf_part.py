@@ -16,12 +16,17 @@ Source: ``docs/gguf.md`` of the ggml repository; limits and refusals as in llama
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from pyml_core.block_types import BLOCK_TYPES
-from pyml_core.errors import quoted
+from pyml_core.errors import ShapeError, quoted
+from pyml_core.tensor import Tensor
 
 from .gguf_header import Header
+from .gguf_recoded import BLOCK, RECODED
 from .tensor_files import MAX_DIMS, MAX_ELEMENTS, TensorFile, TensorInfo
 
 MAGIC = b"GGUF"
@@ -38,11 +43,11 @@ _UINT32 = 4  # a metadata type
 
 _OWN = 64  # block types of pyml that are not ggml's have this number or a higher one
 _DTYPES = {block.ggml_id: block for block in BLOCK_TYPES.values() if block.ggml_id < _OWN}
+_BY_NAME = {kind.name: kind for kind in RECODED.values()}
 _UNSUPPORTED = {
-    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
-    22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4",
-    32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
-    40: "NVFP4", 41: "Q1_0", 42: "Q2_0",
+    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 31: "Q4_0_4_4",
+    32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8", 40: "NVFP4", 41: "Q1_0",
+    42: "Q2_0",
 }  # fmt: skip
 """Other types of ggml (``ggml.h``, ``enum ggml_type``), including removed ones."""
 
@@ -129,7 +134,7 @@ class GGUFPart(TensorFile):
                     f"Tensor {quoted(name)} data exceeds file bounds: expected bytes {first} to {first + info.nbytes}, "
                     f"the file has {self.size}"
                 )
-            self.tensors[name] = TensorInfo(name, info.dtype, info.shape, first, info.nbytes)
+            self.tensors[name] = replace(info, offset=first)
 
     def _read_tensor(self, header: Header, name: str) -> TensorInfo:
         """Read a tensor's description; its offset is relative to the start of the data."""
@@ -140,21 +145,35 @@ class GGUFPart(TensorFile):
         shape = tuple(header.number("Q", f"the dimensions of {label}") for _ in range(n_dims))[::-1]
         ggml_id = header.number("I", f"the type of {label}")
         offset = header.number("Q", f"the offset of {label}")
-        if ggml_id not in _DTYPES:
+        if ggml_id not in _DTYPES and ggml_id not in RECODED:
+            supported = [block.name for block in _DTYPES.values()] + [kind.name for kind in RECODED.values()]
             raise self.error(
                 f"{label}: Unsupported GGML type: {_UNSUPPORTED.get(ggml_id, 'unknown')} ({ggml_id}), "
-                f"expected one of {', '.join(block.name for block in _DTYPES.values())}"
+                f"expected one of {', '.join(supported)}"
             )
-        block = _DTYPES[ggml_id]
         if math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
             raise self.error(f"{label}: expected at most {MAX_ELEMENTS} elements, got shape {shape}")
-        row = shape[-1] if shape else 1
-        if row % block.block_size:
-            raise self.error(
-                f"{label}: expected rows of a multiple of {block.block_size} elements in {block.name}, "
-                f"got shape {shape}"
-            )
-        return TensorInfo(name, block.name, shape, offset, block.nbytes(shape))
+        recoded = RECODED.get(ggml_id)
+        size = _DTYPES[ggml_id].block_size if recoded is None else BLOCK
+        kind = _DTYPES[ggml_id].name if recoded is None else recoded.name
+        if (shape[-1] if shape else 1) % size:
+            raise self.error(f"{label}: expected rows of a multiple of {size} elements in {kind}, got shape {shape}")
+        if recoded is None:
+            return TensorInfo(name, kind, shape, offset, _DTYPES[ggml_id].nbytes(shape))
+        return TensorInfo(name, recoded.dtype, shape, offset, math.prod(shape) // BLOCK * recoded.nbytes, kind)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Read a tensor, or rows of it; some types are recoded, see :mod:`.gguf_recoded`."""
+        info = self.info(name).rows(start, stop)
+        if not info.stored:
+            return super().read(name, start, stop)
+        kind = _BY_NAME[info.stored]
+        blocks = self.read_array(info.offset, info.nbytes, f"tensor {quoted(name)}").reshape(-1, kind.nbytes)
+        try:
+            with np.errstate(all="ignore"):  # scales that are not finite are refused by the caller
+                return Tensor(kind.recode(blocks), info.dtype, info.shape)
+        except ShapeError as error:
+            raise self.error(f"tensor {quoted(name)}: {error}") from None
 
 
 def _padded(offset: int, alignment: int) -> int:

@@ -249,10 +249,6 @@ class SafetensorsFolder(TensorFiles[SafetensorsFile]):
             raise self.error(f"tensor {quoted(name)}: {NOT_FINITE}")
         return tensor
 
-    def is_stored(self, name: str) -> bool:
-        """Whether the file has the tensor's own bytes: not those of a quantised matrix."""
-        return name not in self._matrices
-
     def _array(self, name: str, start: int, stop: int | None) -> npt.NDArray[Any]:
         return self._parts[name].array(name, start, stop)
 

@@ -34,7 +34,8 @@ class TensorInfo:
         shape: row-major; the last axis is a row.
         offset: in bytes, from the start of the file.
         nbytes: size in the file.
-        stored: what the file has in place of such a tensor, for people (``"AWQ, 4 bits"``); empty: the tensor itself.
+        stored: what the file has in place of such a tensor, for people (``"AWQ, 4 bits"``, ``"IQ3_S"``); empty: the
+            tensor itself.
     """
 
     name: str
@@ -185,7 +186,8 @@ class TensorFiles(OfOneProcess, Generic[File], instead="open it again from its p
 
     def is_stored(self, name: str) -> bool:
         """Whether the file has the tensor's own bytes; else :meth:`read` makes them of others."""
-        return True
+        self._owner(name)
+        return not self.tensors[name].stored
 
     def place(self, name: str) -> tuple[int, int]:
         """Return the descriptor of a tensor's file, and the offset of its bytes, for a tensor of weights.
