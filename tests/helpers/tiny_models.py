@@ -17,6 +17,7 @@ from tests.helpers.tiny import (
     glm,
     gpt2,
     gpt_neox,
+    granite,
     helium,
     llama,
     mixtral,
@@ -55,6 +56,7 @@ MODELS = {
         cohere,
         exaone4,
         helium,
+        granite,
     )
     for model in family.MODELS
 }

@@ -54,7 +54,7 @@ def head(model: TinyModel, weights: Mapping[str, F32Array], x: npt.NDArray[Any])
     x = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * (weight + (1.0 if family.offset_norms else 0.0))
     x = x if bias is None else x + bias
     table = named[f"{family.embedding}.weight"]
-    out = np.asarray(x @ named.get("lm_head.weight", table).T, np.float64)
+    out = np.asarray(x @ named.get("lm_head.weight", table).T, np.float64) / config.get("logits_scaling", 1)
     cap = config.get("final_logit_softcapping")
     return out if cap is None else np.asarray(cap * np.tanh(out / cap), np.float64)
 

@@ -30,7 +30,8 @@ def test_hidden_states_and_attention_equal_transformers(name: str, chunk: int) -
     embedding = [found for found in trace.tensor_names if found.startswith("embedding")][-1]
     hidden = [trace.tensor(embedding), *(trace.tensor(f"layers.{n}") for n in range(model.n_layers))]
     for layer, (got, expected) in enumerate(zip(hidden, golden["hidden"], strict=True), -1):
-        np.testing.assert_allclose(got[rows], expected, rtol=HIDDEN, atol=HIDDEN, err_msg=f"layers.{layer}")
+        found = got[rows] * model.hidden_divisor
+        np.testing.assert_allclose(found, expected, rtol=HIDDEN, atol=HIDDEN, err_msg=f"layers.{layer}")
     for layer, expected in enumerate(golden["attention"]):
         got = trace.tensor(f"layers.{layer}.attention.probabilities")[:, rows]
         np.testing.assert_allclose(got, expected, rtol=0, atol=PROBABILITIES, err_msg=f"layers.{layer}")

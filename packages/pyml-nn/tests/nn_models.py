@@ -87,6 +87,10 @@ COHERE2: dict[str, Any] = {
     **COHERE, "model_type": "cohere2", "num_hidden_layers": 4, "sliding_window": 9, "attention_bias": True,
 }  # fmt: skip
 EXAONE4: dict[str, Any] = {**LLAMA, "model_type": "exaone4", "num_hidden_layers": 4, "sliding_window": 9}
+GRANITE: dict[str, Any] = {
+    **LLAMA, "model_type": "granite", "embedding_multiplier": 6.0, "residual_multiplier": 0.3,
+    "attention_multiplier": 0.2, "logits_scaling": 1.5, "mlp_bias": True,
+}  # fmt: skip
 HELIUM: dict[str, Any] = {**LLAMA, "model_type": "helium", "attention_bias": True}
 GLM: dict[str, Any] = {**LLAMA, "model_type": "glm", "head_dim": 10, "partial_rotary_factor": 0.4}
 GLM4: dict[str, Any] = {**GLM, "model_type": "glm4"}
@@ -96,7 +100,7 @@ CONFIGS = {
     "qwen2": QWEN2, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
     "mixtral": MIXTRAL, "smollm3": SMOLLM3, "ernie4_5": ERNIE, "starcoder2": STARCODER2, "gpt_neox": GPT_NEOX,
     "glm": GLM, "glm4": GLM4, "cohere": COHERE, "cohere2": COHERE2, "exaone4": EXAONE4,
-    "helium": HELIUM,
+    "helium": HELIUM, "granite": GRANITE,
     "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
 }  # fmt: skip
 
@@ -151,6 +155,12 @@ _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "cohere2": lambda config, values: {
         "attention.sliding_window": max(config.windows),
         "logit_scale": config.logit_scale,
+    },
+    "granite": lambda config, values: {
+        "embedding_scale": config.embedding_factor,
+        "residual_scale": config.branch_factor,
+        "attention.scale": config.score_factor,
+        "logit_scale": config.logit_divisor,
     },
     "exaone4": lambda config, values: {"attention.sliding_window": max(config.windows)},
     "glm": lambda config, values: {"rope.dimension_count": config.rope.dim},
@@ -225,7 +235,7 @@ def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[s
         if "gemma" in values["model_type"] and "norm" in name:
             weight = weight + np.float32(1)
         for part, heads in ((".attention.q.", config.n_heads), (".attention.k.", config.n_kv_heads)):
-            if values["model_type"] in ("llama", "mistral", "mixtral", "smollm3") and part in name:
+            if values["model_type"] in ("llama", "mistral", "mixtral", "smollm3", "granite") and part in name:
                 # llama.cpp's convert_hf_to_gguf.py, LlamaModel.permute
                 halves = weight.reshape(heads, 2, config.head_dim // 2, *weight.shape[1:])
                 weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)

@@ -91,6 +91,11 @@ class TinyModel:
         return bool(self.text.get("tie_word_embeddings", self.family.tied))
 
     @property
+    def hidden_divisor(self) -> float:
+        """Divisor of transformers' hidden states in pyml's; see ``pyml_nn.models.granite``."""
+        return float(self.text.get("residual_multiplier", 1))
+
+    @property
     def long_from(self) -> int:
         """Positions from this one on are rotated with LongRoPE's long factors."""
         long = "long_factor" in (self.text.get("rope_scaling") or {})
