@@ -164,6 +164,11 @@ def calls(lm: LanguageModel, root: Path) -> Calls:
         "pack": (pyml_nlp.pack, {"model": path, "path": root / "packed.pyml", "threads": 1, "progress": None}),
         "load_embedder": (_closed(pyml_nlp.load_embedder), {"model": root / "bert", "threads": 1, "progress": None}),
         "Embedder.embed": (embedder.embed, {"texts": ["a"], "prompt": None, "prompt_name": None}),
+        "Embedder.token_ids": (
+            embedder.token_ids,
+            {"texts": ["a"], "prompt": None, "prompt_name": None, "truncate": True},
+        ),
+        "Embedder.embed_ids": (embedder.embed_ids, {"ids": [[1, 2]]}),
         "Conversation": (Conversation, {"lm": lm}),
         "ChatOptions": (ChatOptions, {}),
         "ChatOptions.replace": (ChatOptions().replace, {}),

@@ -93,6 +93,11 @@ class Network(OfOneProcess, ABC, Generic[C], instead=_INSTEAD):
         return self._program
 
     @property
+    def closed(self) -> bool:
+        """Whether the model is closed."""
+        return self._program is None
+
+    @property
     def vocab_size(self) -> int:
         """Size of the vocabulary (V): the width of a row of logits."""
         return self.config.vocab_size

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .output import ProgressBar
 
 if TYPE_CHECKING:
+    from ..embedding.embedder import Embedder
     from ..language_model import LanguageModel
     from ..options import LoadOptions
 
@@ -38,6 +39,25 @@ def check_template(model: str | None) -> None:
         from ..chat.template import no_template
 
         raise no_template(source.name)
+
+
+def servable(source: str | None, options: LoadOptions, level: int) -> LanguageModel | Embedder:
+    """The model that a server serves: one that writes texts, or an embedding model.
+
+    Raises:
+        ArgumentError: an option that needs a model that writes texts.
+    """
+    from .. import load_embedder
+    from ..embedding.loading import is_embedding_model
+    from ..errors import ArgumentError
+    from ..loading import find
+
+    if source is None or not is_embedding_model(find(source).path):
+        return loaded(source, options, level)
+    if options.context_length is not None:
+        raise ArgumentError(f"is for models that write texts, {source} is an embedding model", "context_length")
+    with ProgressBar("Loading", level >= 0) as bar:
+        return load_embedder(source, dtype=options.dtype, threads=options.threads, progress=bar)
 
 
 def loaded(source: str | None, options: LoadOptions, level: int) -> LanguageModel:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .chat_options import chat_model
-from .loaded import loaded
+from .loaded import servable
 from .options import (
     SETTINGS,
     Command,
@@ -130,7 +130,7 @@ _ENVIRONMENT = {"auto_envvar_prefix": "PYML_SERVE"}  # an option --max-queue may
 @memory_options
 @log_options
 def command(**values: Unpack[ServeArguments]) -> int:
-    """Serve MODEL over HTTP, with the APIs of OpenAI.
+    """Serve MODEL over HTTP, with the APIs of OpenAI; an embedding model answers requests for embeddings.
 
     MODEL is a .gguf file, a folder in Hugging Face layout, or a hub id. Without it: the one that PYML_MODEL names, else
     the installed default, SmolLM2 135M Instruct.
@@ -165,15 +165,19 @@ def command(**values: Unpack[ServeArguments]) -> int:
         from .. import load as load_model
 
         options = options.replace(draft_model=load_model(values["draft_model"], threads=values["threads"]))
-    return run(lambda path: loaded(source if path is None else str(path), load, level), options)
+    return run(lambda path: servable(source if path is None else str(path), load, level), options)
 
 
 def _run_on_ray(
     values: ServeArguments, source: str | None, load: LoadOptions, options: ServeOptions, level: int
 ) -> int:
+    from ..embedding.loading import is_embedding_model
     from ..errors import ArgumentError
+    from ..loading import find
     from ..server.ray_serve import Plan, Replicas, run
 
+    if source is not None and is_embedding_model(find(source).path):
+        raise click.UsageError(f"--ray serves models that write texts, {source} is an embedding model")
     source, draft = _absolute(source), _absolute(values["draft_model"])
     if values["models"] is not None:
         raise click.UsageError("the argument '--models' cannot be used with '--ray'")

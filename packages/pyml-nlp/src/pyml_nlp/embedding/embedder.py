@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from pyml_core.errors import quoted
 from pyml_core.pickling import OfOneProcess
+from pyml_nn import ContextOverflowError
 
 from ..errors import ArgumentError
 from ..tokenizer.base import TextError
-from ..values import is_list
+from ..values import check_ids, flag, is_list, token_ids
 from .pooling import POOLING, normalized
 from .settings import EmbeddingSettings
 
@@ -73,10 +74,38 @@ class Embedder(OfOneProcess, instead="load it in each process"):
             TextError: a text is too long to be tokenized, or no valid Unicode.
             Cancelled: :meth:`cancel` was called.
         """
+        return self.embed_ids(self.token_ids(texts, prompt=prompt, prompt_name=prompt_name))
+
+    def token_ids(
+        self, texts: Sequence[str], *, prompt: str | None = None, prompt_name: str | None = None, truncate: bool = True
+    ) -> list[list[int]]:
+        """Return the token ids of each text, the prompt's and special ones included.
+
+        Args:
+            texts, prompt, prompt_name: as of :meth:`embed`.
+            truncate: whether texts with more than :attr:`max_tokens` tokens are cut.
+
+        Raises:
+            ArgumentError, TextError: as of :meth:`embed`.
+            ContextOverflowError: a text is too long, and ``truncate`` is false.
+        """
         if isinstance(texts, str) or not is_list(texts) or not all(isinstance(text, str) for text in texts):
             raise ArgumentError(f"must be a list of texts, got {quoted(texts)}", "texts")
-        before = self._prompt(prompt, prompt_name)
-        ids = [self._ids(f"texts[{number}]", before + text) for number, text in enumerate(texts)]
+        before, truncate = self._prompt(prompt, prompt_name), flag("truncate", truncate)
+        return [self._ids(f"texts[{number}]", before + text, truncate) for number, text in enumerate(texts)]
+
+    def embed_ids(self, ids: Sequence[Sequence[int]]) -> F32Array:
+        """Return the vector of each text by its token ids, special ones included: float32 (n, D).
+
+        Raises:
+            ArgumentError: ``ids`` are no lists of token ids, or a text has none, or one outside the vocabulary.
+            ContextOverflowError: a text has more ids than the model has positions.
+            Cancelled: :meth:`cancel` was called.
+        """
+        if not is_list(ids) or not all(is_list(one) and len(one) for one in ids):
+            raise ArgumentError(f"must be a list of lists of token ids, got {quoted(ids)}", "ids")
+        for number, one in enumerate(ids):
+            check_ids(f"ids[{number}]", token_ids(f"ids[{number}]", one), self.encoder.vocab_size)
         found = np.empty((len(ids), self.dimensions), np.float32)
         pool = POOLING[self.settings.pooling]
         order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
@@ -86,6 +115,11 @@ class Embedder(OfOneProcess, instead="load it in each process"):
                 vector = pool(hidden)
                 found[number] = normalized(vector) if self.settings.normalize else vector
         return found
+
+    @property
+    def closed(self) -> bool:
+        """Whether the weights have been freed."""
+        return self.encoder.closed
 
     def cancel(self) -> None:
         """Make all running calls of :meth:`embed` raise :class:`pyml_core.errors.Cancelled`; from any thread."""
@@ -118,12 +152,15 @@ class Embedder(OfOneProcess, instead="load it in each process"):
             raise ArgumentError(f"must be one of {names}, got {quoted(name)}", "prompt_name")
         return self.settings.prompts[name]
 
-    def _ids(self, where: str, text: str) -> list[int]:
+    def _ids(self, where: str, text: str, truncate: bool) -> list[int]:
         """The ids of a text, cut at :attr:`max_tokens`, between those that the tokenizer puts around a text."""
         metadata = self.tokenizer.metadata
         try:
             found = self.tokenizer.encode(text.lower() if self.settings.lower_case else text, add_special=False)
         except TextError as error:
             raise TextError(f"{where}: {error}") from None
-        room = max(0, self.max_tokens - len(metadata.prefix) - len(metadata.suffix))
+        around = len(metadata.prefix) + len(metadata.suffix)
+        room = max(0, self.max_tokens - around)
+        if len(found) > room and not truncate:
+            raise ContextOverflowError(f"{where}: expected at most {self.max_tokens} tokens, got {len(found) + around}")
         return [*metadata.prefix, *found[:room], *metadata.suffix]

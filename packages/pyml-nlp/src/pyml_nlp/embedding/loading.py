@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pyml_core.errors import quoted
+from pathlib import Path
+
+from pyml_core.errors import PymlError, quoted
 from pyml_nn import ConfigError, WeightsError
 from pyml_nn.models import ARCHITECTURES, ENCODERS
 
 from .. import logs
 from ..errors import ModelFileError
+from ..formats.config import read_json
 from ..formats.safetensors import SafetensorsFolder
 from ..loading import ModelPath, Progress, ProgressSource, find, naming, open_weights
 from ..options.load import LoadOptions
@@ -15,6 +18,14 @@ from ..tokenizer.load import load_tokenizer
 from ..values import progress_function
 from .embedder import Embedder
 from .settings import read_settings
+
+
+def is_embedding_model(path: Path) -> bool:
+    """Whether a path is the folder of an embedding model; False, too, if that cannot be read."""
+    try:
+        return read_json(path / "config.json").get("model_type") in ENCODERS
+    except (PymlError, OSError):
+        return False
 
 
 def load_embedder(

@@ -15,12 +15,14 @@ from starlette.routing import BaseRoute, Route
 from pyml_core.errors import PymlError, quoted
 
 from ..errors import ArgumentError
+from .embedding_service import EmbeddingService, service_of
 from .errors import RequestError, on_request_error, response_of
 from .guard import Guard
 from .guard_keys import Keys
 from .guard_origins import Hosts, Origins
 from .live_trace import LiveTrace
-from .metrics import registry
+from .metrics import Collector, registry
+from .metrics_embedding import EmbeddingCollector
 from .observed import Observed
 from .options import ServeOptions
 from .otel import Spans, provider_of_environment
@@ -31,10 +33,11 @@ from .service import Service
 from .sse import ClientGone
 
 if TYPE_CHECKING:
+    from ..embedding.embedder import Embedder
     from ..language_model import LanguageModel
 
 
-def app(lm: LanguageModel, options: ServeOptions | None = None, **changes: Any) -> Starlette:
+def app(lm: LanguageModel | Embedder, options: ServeOptions | None = None, **changes: Any) -> Starlette:
     """An ASGI application that serves a model, for any server.
 
     It checks API keys, origins and bodies itself. It does not know the names under which it is reached: unless
@@ -42,7 +45,7 @@ def app(lm: LanguageModel, options: ServeOptions | None = None, **changes: Any) 
     are the server's. Those of :func:`.http.run` protect it from both.
 
     Args:
-        lm: the model; the caller closes it.
+        lm: the model, which writes texts or embeds them; the caller closes it.
         options: how it is served; None: :class:`ServeOptions` without arguments.
         changes: options that differ, as keywords.
 
@@ -54,7 +57,7 @@ def app(lm: LanguageModel, options: ServeOptions | None = None, **changes: Any) 
     except TypeError:
         raise ArgumentError(f"is not an option of a server, got {quoted(sorted(changes))}", "changes") from None
     hosts = Hosts(names=options.allowed_hosts) if options.allowed_hosts else None
-    return application(Service(options, lm), Keys(options.api_keys, options.api_key_file), hosts)
+    return application(service_of(options, lm), Keys(options.api_keys, options.api_key_file), hosts)
 
 
 def application(service: Service, keys: Keys, hosts: Hosts | None) -> Starlette:
@@ -78,8 +81,10 @@ def application(service: Service, keys: Keys, hosts: Hosts | None) -> Starlette:
         finally:
             service.close()
 
+    collector = EmbeddingCollector(service) if isinstance(service, EmbeddingService) else Collector(service)
+    pages = page.routes() if options.ui and not isinstance(service, EmbeddingService) else []
     made = Starlette(
-        routes=[*_routes(), *(page.routes() if options.ui else [])],
+        routes=[*_routes(), *pages],
         lifespan=lifespan,
         exception_handlers={
             RequestError: on_request_error,
@@ -90,7 +95,7 @@ def application(service: Service, keys: Keys, hosts: Hosts | None) -> Starlette:
         },
     )
     made.state.service = service
-    made.state.metrics = registry(service)
+    made.state.metrics = registry(collector)
     made.state.live_trace = LiveTrace(service)
     origins = Origins(options.cors_origins)
     # The last one is the outermost.

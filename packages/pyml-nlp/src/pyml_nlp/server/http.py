@@ -16,6 +16,7 @@ from .options import ServeOptions
 if TYPE_CHECKING:
     import socket
 
+    from ..embedding.embedder import Embedder
     from ..language_model import LanguageModel
     from .guard_keys import Keys
     from .guard_origins import Hosts
@@ -68,7 +69,7 @@ def door_of(options: ServeOptions) -> Door:
     return Door(keys, hosts, sockets, bool(given))
 
 
-def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> int:
+def run(load: Callable[[Path | None], LanguageModel | Embedder], options: ServeOptions) -> int:
     """Listen, load a model, and serve it until the process is told to end.
 
     Args:
@@ -88,7 +89,7 @@ def run(load: Callable[[Path | None], LanguageModel], options: ServeOptions) -> 
     from .http_limits import Limits
     from .http_models import Models  # as above
 
-    def settled(path: Path | None) -> LanguageModel:
+    def settled(path: Path | None) -> LanguageModel | Embedder:
         """Load a model, and take what lives from now on out of garbage collections: each would stop all texts."""
         lm = load(path)
         gc.unfreeze()

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .application import application
+from .embedding_service import service_of
 from .http_front import Served
 from .http_life import Life
-from .service import Service
 
 if TYPE_CHECKING:
     import socket
 
+    from ..embedding.embedder import Embedder
     from ..language_model import LanguageModel
     from .guard_keys import Keys
     from .guard_origins import Hosts
@@ -25,8 +26,13 @@ WARM_UP = "The first run of a model is slower than the others: its weights are r
 """The prompt that is answered before the first request."""
 
 
-def warm_up(lm: LanguageModel) -> None:
+def warm_up(lm: LanguageModel | Embedder) -> None:
     """Let a model answer a first prompt."""
+    from ..embedding.embedder import Embedder  # with NumPy
+
+    if isinstance(lm, Embedder):
+        lm.embed([WARM_UP])
+        return
     ids = lm.tokenizer.encode_prompt(WARM_UP)[: min(64, lm.context_length // 2)]
     lm.submit(ids, max_tokens=4, temperature=0).result()
     lm.prefix_cache.clear()
@@ -50,7 +56,7 @@ class Models:
 
     def __init__(
         self,
-        load: Callable[[Path | None], LanguageModel],
+        load: Callable[[Path | None], LanguageModel | Embedder],
         options: ServeOptions,
         keys: Keys,
         hosts: Hosts | None,
@@ -76,7 +82,7 @@ class Models:
         except BaseException:
             lm.close()
             raise
-        service = Service(self._options, lm)
+        service = service_of(self._options, lm)
         service.reload = self._reload
 
         def close() -> None:

@@ -183,13 +183,13 @@ class Collector:
         reading = Reading(self._service.observation, lm, self._service.model_name)
         found = {family.name: (family, list(family.values(reading))) for family in FAMILIES}
         for family, values in found.values():
-            yield _metric(family.name, family, family.labels, values)
+            yield metric(family.name, family, family.labels, values)
         if self._service.options.metrics_names != "vllm":
             return
         for alias in ALIASES:
             family, values = found[alias.of]
             named = [((*labels, reading.model), value) for labels, value in values]
-            yield _metric(alias.name, family, (*alias.labels, "model_name"), named)
+            yield metric(alias.name, family, (*alias.labels, "model_name"), named)
         usage = GaugeMetricFamily(
             KV_USAGE, "Share of the memory of keys and values that is in use.", None, ["model_name"]
         )
@@ -197,10 +197,10 @@ class Collector:
         yield usage
 
 
-def registry(service: Service) -> CollectorRegistry:
-    """A registry of the metrics of a service alone."""
+def registry(collector: Any) -> CollectorRegistry:
+    """A registry of the metrics of one service alone, by their collector."""
     made = CollectorRegistry(auto_describe=False)
-    made.register(Collector(service))
+    made.register(collector)
     return made
 
 
@@ -210,7 +210,8 @@ def exposition(service_registry: CollectorRegistry, accept: str) -> tuple[bytes,
     return encode(service_registry), content_type
 
 
-def _metric(name: str, family: Family, labels: tuple[str, ...], values: Values) -> Metric:
+def metric(name: str, family: Family, labels: tuple[str, ...], values: Values) -> Metric:
+    """A metric of this name with its present values."""
     made: Any = _FAMILIES[family.kind](name, family.help, labels=labels)
     for found, value in values:
         if isinstance(value, Histogram):

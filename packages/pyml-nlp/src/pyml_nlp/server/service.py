@@ -26,8 +26,11 @@ from .options import ServeOptions
 from .request_record import RequestRecord, current
 
 if TYPE_CHECKING:
+    from pyml_nn.network import Network
+
     from ..language_model import LanguageModel
     from ..openai.requests import Common
+    from ..tokenizer import Tokenizer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,7 +84,7 @@ class Service:
         if options.chat_template is not None:
             lm.set_chat_template(options.chat_template)
         self._lm = lm
-        self._name = Path(lm.name).name.removesuffix(".gguf") if Path(lm.name).exists() else lm.name
+        self._name = name_of(lm.name)
         self.observation.attach(lm)
         self.state = READY
 
@@ -125,6 +128,21 @@ class Service:
         if self._lm is None or self.state == DEAD:
             raise self.refusal or RequestError(503, "there is no model", code="loading")
         return self._lm  # also while the server drains: running requests need it
+
+    @property
+    def network(self) -> Network[Any]:
+        """The model's layers; RequestError as of :attr:`lm`."""
+        return self.lm.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; RequestError as of :attr:`lm`."""
+        return self.lm.tokenizer
+
+    @property
+    def context_length(self) -> int:
+        """Maximum number of tokens of a text; RequestError as of :attr:`lm`."""
+        return self.lm.context_length
 
     @property
     def refusal(self) -> RequestError | None:
@@ -212,6 +230,11 @@ class Service:
         self._streams.update(streams)
         self.observation.submitted(streams, common.n, self.model_name)
         return streams
+
+
+def name_of(path: str) -> str:
+    """The name of a model in answers: that of its file or folder, or a hub id."""
+    return Path(path).name.removesuffix(".gguf") if Path(path).exists() else path
 
 
 def _queue_full(error: QueueFullError) -> RequestError:

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 from . import fields
-from .forms import COUNT, FLAG, NUMBER, OBJECT, TEXT, Schema, any_of, given, made, many, nullable, one_of, ref, whole
+from .forms import (
+    ANY,
+    COUNT,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Schema,
+    any_of,
+    given,
+    made,
+    many,
+    nullable,
+    one_of,
+    ref,
+    whole,
+)
 
 # ---- Anthropic
 
@@ -168,6 +184,20 @@ OLLAMA: dict[str, Schema] = {
             )
         }
     ),
+    "OllamaEmbedRequest": given(
+        {}, {"model": TEXT, "input": any_of(TEXT, many(ANY)), "truncate": FLAG, "dimensions": whole(1)}
+    ),
+    "OllamaEmbeddings": made(
+        {
+            "model": TEXT,
+            "embeddings": many(many(NUMBER)),
+            "total_duration": COUNT,
+            "load_duration": COUNT,
+            "prompt_eval_count": COUNT,
+        }
+    ),
+    "OllamaPromptRequest": given({}, {"model": TEXT, "prompt": TEXT}),
+    "OllamaEmbedding": made({"embedding": many(NUMBER)}),
     "OllamaName": given({}, {"model": TEXT, "name": TEXT}),
     "OllamaModel": made(
         {

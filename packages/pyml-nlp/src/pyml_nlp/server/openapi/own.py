@@ -38,7 +38,7 @@ SCHEMAS: dict[str, Schema] = {
             "owned_by": TEXT,
             "max_model_len": COUNT,
             "meta": made({"n_ctx": COUNT, "n_params": COUNT, "size": COUNT}),
-            "capabilities": many(one_of("completion", "tools", "thinking")),
+            "capabilities": many(one_of("completion", "tools", "thinking", "embedding")),
         }
     ),
     "Models": made(
@@ -91,7 +91,29 @@ SCHEMAS: dict[str, Schema] = {
             "total": NUMBER,
         }
     ),
-    "EmbeddingsRequest": given({}, {"input": any_of(TEXT, many(ANY)), **_MODEL}),
+    "EmbeddingsRequest": given(
+        {"input": any_of(TEXT, many(whole(0, LARGEST_ID), 1), many(any_of(TEXT, many(whole(0, LARGEST_ID), 1)), 1))},
+        {
+            **_MODEL,
+            "encoding_format": one_of("float", "base64"),
+            "dimensions": whole(1),
+            "prompt": TEXT,
+            "prompt_name": TEXT,
+            "truncate": FLAG,
+            "timeout": fields.POSITIVE,
+            **dict.fromkeys(("user", "metadata", "priority"), ANY),
+        },
+    ),
+    "Embeddings": made(
+        {
+            "object": one_of("list"),
+            "data": many(
+                made({"object": one_of("embedding"), "index": COUNT, "embedding": any_of(many(NUMBER), TEXT)}), 1
+            ),
+            "model": TEXT,
+            "usage": made({"prompt_tokens": COUNT, "total_tokens": COUNT}),
+        }
+    ),
     "ReloadRequest": given({}, _MODEL),
     "ReloadAnswer": made({"status": one_of("ok"), "model": TEXT, "seconds": NUMBER}),
     "Requests": made({"running": many(ref("Request")), "recent": many(ref("Request"))}),

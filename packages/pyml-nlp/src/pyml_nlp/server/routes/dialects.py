@@ -20,8 +20,8 @@ _OLLAMA_POST = {
     "/chat": ollama.chat,
     "/generate": ollama.generate,
     "/show": ollama.show,
-    "/embed": embeddings.embeddings,
-    "/embeddings": embeddings.embeddings,
+    "/embed": embeddings.embed,
+    "/embeddings": embeddings.prompt_embedding,
 }
 
 

@@ -14,6 +14,7 @@ from pyml_core import __version__
 from ...answer import answer_format
 from ...answer.formats import GENERIC
 from ...errors import ChatTemplateError
+from ..embedding_service import EmbeddingService
 from ..errors import response_of
 from ..service import DEAD, DRAINING, READY, Service
 
@@ -40,20 +41,22 @@ async def model(request: Request) -> Response:
 
 def model_item(service: Service) -> dict[str, Any]:
     """The model as an item of the list of models, with fields of vLLM and llama.cpp."""
-    lm = service.lm
+    network, length = service.network, service.context_length
     return {
         "id": service.model_name,
         "object": "model",
         "created": STARTED,
         "owned_by": "pyml",
-        "max_model_len": lm.context_length,
-        "meta": {"n_ctx": lm.context_length, "n_params": lm.model.n_params, "size": lm.model.weight_bytes},
+        "max_model_len": length,
+        "meta": {"n_ctx": length, "n_params": network.n_params, "size": network.weight_bytes},
         "capabilities": capabilities(service),
     }
 
 
 def capabilities(service: Service) -> list[str]:
     """What the model can do, in Ollama's words. This reads its chat template, which may take a while."""
+    if isinstance(service, EmbeddingService):
+        return ["embedding"]
     lm = service.lm
     try:
         form = answer_format(lm, [_PROBE])

@@ -20,6 +20,7 @@ from ...openai.chat_plan import ChatPlan
 from ...openai.renaming import renamed
 from ...openai.requests import completion_request
 from ..bodies import compact, json_body
+from ..embedding_service import EmbeddingService
 from ..errors import RequestError
 from ..service import Service
 from .chat import ignored_header, plan_of
@@ -105,7 +106,7 @@ async def tags(request: Request) -> Response:
 async def running(request: Request) -> Response:
     """GET /api/ps: the same, which stays in memory."""
     service: Service = request.app.state.service
-    more = {"expires_at": _NEVER, "size_vram": 0, "context_length": service.lm.context_length}
+    more = {"expires_at": _NEVER, "size_vram": 0, "context_length": service.context_length}
     return JSONResponse({"models": [{**_item(service), **more}]})
 
 
@@ -122,19 +123,19 @@ async def version(request: Request) -> Response:
 
 
 def _shown(service: Service) -> dict[str, Any]:
-    lm = service.lm
-    family = _family(service)
+    network, family = service.network, _family(service)
+    writes = not isinstance(service, EmbeddingService)
     return {
         "modelfile": "",
         "parameters": "",
-        "template": lm.chat_template.source() if has_template(service) else "",
+        "template": service.lm.chat_template.source() if writes and has_template(service) else "",
         "details": _details(service),
         "model_info": {
             "general.architecture": family,
-            "general.parameter_count": lm.model.n_params,
-            f"{family}.context_length": lm.context_length,
-            f"{family}.embedding_length": lm.config.hidden_size,
-            f"{family}.block_count": lm.config.n_layers,
+            "general.parameter_count": network.n_params,
+            f"{family}.context_length": service.context_length,
+            f"{family}.embedding_length": network.config.hidden_size,
+            f"{family}.block_count": network.config.n_layers,
         },
         "capabilities": capabilities(service),
         "modified_at": _started(),
@@ -142,7 +143,7 @@ def _shown(service: Service) -> dict[str, Any]:
 
 
 def _item(service: Service) -> dict[str, Any]:
-    name, model = service.model_name, service.lm.model
+    name, model = service.model_name, service.network
     return {
         "name": name,
         "model": name,
@@ -153,7 +154,7 @@ def _item(service: Service) -> dict[str, Any]:
 
 
 def _details(service: Service) -> dict[str, Any]:
-    model, family = service.lm.model, _family(service)
+    model, family = service.network, _family(service)
     return {
         "parent_model": "",
         "format": "pyml",
@@ -165,7 +166,7 @@ def _details(service: Service) -> dict[str, Any]:
 
 
 def _family(service: Service) -> str:
-    return type(service.lm.model).__module__.rpartition(".")[2]
+    return type(service.network).__module__.rpartition(".")[2]
 
 
 def _started() -> str:

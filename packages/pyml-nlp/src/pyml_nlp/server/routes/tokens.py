@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,6 +17,9 @@ from ...options.chat import ChatOptions
 from ...values import check_ids, text, token_ids
 from ..bodies import compact, discard, json_body
 from ..service import Service
+
+if TYPE_CHECKING:
+    from ...tokenizer import Tokenizer
 
 MAX_TOP = 20
 
@@ -43,23 +46,23 @@ async def tokenize(request: Request) -> Response:
 
 
 def _tokenize(service: Service, fields: Fields) -> dict[str, Any]:
-    lm = service.lm
+    tokenizer = service.tokenizer
     special = fields.flag("parse_special", False)
     if "content" in fields:
-        ids = lm.tokenizer.encode(fields.text("content") or "", fields.flag("add_special"), special)
+        ids = tokenizer.encode(fields.text("content") or "", fields.flag("add_special"), special)
         pieces = fields.flag("with_pieces")
-        return {"tokens": [_piece(lm, token) for token in ids] if pieces else list(ids)}
+        return {"tokens": [_piece(tokenizer, token) for token in ids] if pieces else list(ids)}
     if "messages" in fields:
         options = ChatOptions(add_generation_prompt=fields.flag("add_generation_prompt", True))
-        ids = lm.chat_ids(fields.any("messages"), options)
+        ids = service.lm.chat_ids(fields.any("messages"), options)
     else:
         prompt = text("prompt", fields.required("prompt"))
-        ids = lm.tokenizer.encode(prompt, fields.flag("add_special_tokens", True), special)
-    return {"tokens": list(ids), "count": len(ids), "max_model_len": lm.context_length}
+        ids = tokenizer.encode(prompt, fields.flag("add_special_tokens", True), special)
+    return {"tokens": list(ids), "count": len(ids), "max_model_len": service.context_length}
 
 
-def _piece(lm: Any, token: int) -> dict[str, Any]:
-    data = lm.tokenizer.token_bytes(token)
+def _piece(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
+    data = tokenizer.token_bytes(token)
     try:
         return {"id": token, "piece": data.decode()}
     except UnicodeDecodeError:
@@ -72,10 +75,10 @@ async def detokenize(request: Request) -> Response:
 
 
 def _detokenize(service: Service, fields: Fields) -> dict[str, Any]:
-    lm, ids = service.lm, fields.required("tokens")
+    ids = fields.required("tokens")
     if ids != []:
-        check_ids("tokens", token_ids("tokens", ids), lm.vocab_size)
-    found = lm.tokenizer.decode(ids, skip_special=False)
+        check_ids("tokens", token_ids("tokens", ids), service.network.vocab_size)
+    found = service.tokenizer.decode(ids, skip_special=False)
     return {"content": found, "prompt": found}
 
 
