@@ -42,7 +42,7 @@ def test_plan(commands: Any, rows: Path, tiny_dirs: dict[str, Path], tmp_path: P
     ("arguments", "code", "error"),
     [
         (["--prompt", "no column"], 2, "--prompt must name a column in braces, such as {text}, got 'no column'"),
-        (["--task", "embed"], 2, "--task embed is not supported yet: pyml runs no embedding models"),
+        (["--task", "embed"], 2, "--task embed needs an embedding model, got a model that writes texts"),
         (["--task", "sing"], 2, "invalid value 'sing' for '--task': expected one of generate, chat, score, embed"),
         (["--rows-per-shard", "0"], 2, "--rows-per-shard must be > 0, got 0"),
         (["--temperature", "-1"], 2, "--temperature must be a finite number >= 0.0, got -1"),

@@ -92,6 +92,7 @@ def test_a_model_elsewhere(job: jobs.Job, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(pyml_nlp.ModelNotFoundError):
         job.check_identity()
     with jobs.open(tmp_path / "job", model=tmp_path / "moved").load(threads=1) as lm:
+        assert isinstance(lm, pyml_nlp.LanguageModel)
         assert lm.context_length > 0
 
 

@@ -185,7 +185,7 @@ def test_refused_plans(source: Path, job_model: Path, tmp_path: Path) -> None:
             jobs.plan(options.pop("inputs", source), tmp_path / "no", **{"model": job_model, **options})
         assert not (tmp_path / "no").exists()
 
-    refuse("embed is not supported yet", task="embed")
+    refuse("task embed needs an embedding model, got a model that writes texts", task="embed")
     refuse(r"no-such\.jsonl: there is no such file", inputs=tmp_path / "no-such.jsonl")
     refuse("expected a file that ends in .jsonl", inputs=job_model / "config.json")
     refuse("there are no rows", inputs=write_rows(tmp_path / "empty.jsonl", []))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--output", metavar="JOB", required=True, help="Folder of the job: a path, or a URL.")
 @click.option("--model", metavar="MODEL", help="A .gguf file, a folder or a hub id. [default: as of pyml infer]")
 @choice("generate", "chat", "score", "embed")(
-    "--task", default="generate", metavar="TASK", help="generate, chat or score. [default: generate]"
+    "--task", default="generate", metavar="TASK", help="generate, chat, score or embed. [default: generate]"
 )
 @click.option("--prompt", metavar="TEMPLATE", help="A prompt over columns: 'Translate: {text}'.")
 @click.option("--prompt-column", metavar="NAME", help="The column with prompts. [default: prompt]")

@@ -7,6 +7,7 @@ has mean pooling and no normalisation, as in sentence-transformers.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ _log = logging.getLogger("pyml.load")
 MODULES = "modules.json"
 
 _LIMIT = 1 << 16  # bytes of modules.json
+_MODULE_FILES = (".json", ".safetensors")
 _FLAG = "pooling_mode_"
 _MODES = {
     "cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
@@ -73,6 +75,24 @@ def read_settings(folder: Path) -> EmbeddingSettings:
         raise ModelFileError(f"{path}: do_lower_case: expected true or false, got {quoted(lower)}")
     prompts, default = _prompts(folder)
     return EmbeddingSettings(pooling, normalize, length, lower, prompts, default)
+
+
+def module_files(folder: Path) -> list[str]:
+    """Names of the files of modules in folders of their own, below ``folder``; none without ``modules.json``.
+
+    Raises:
+        ModelFileError: a folder cannot be read.
+    """
+    if not (folder / MODULES).exists():
+        return []
+    names = []
+    try:
+        for one in sorted(folder.iterdir()):
+            if re.fullmatch(r"\d+_\w+", one.name) and one.is_dir():
+                names += [f"{one.name}/{file.name}" for file in sorted(one.iterdir()) if file.suffix in _MODULE_FILES]
+    except OSError as error:
+        raise ModelFileError(f"{folder}: cannot be read: {error.strerror}") from None
+    return names
 
 
 def _steps(folder: Path) -> tuple[str, bool]:

@@ -89,7 +89,8 @@ def plan(
         inputs: JSONL and Parquet files: paths, patterns, folders, or URLs of fsspec; one, or several.
         folder: where the job is to be: path or URL.
         model: see :func:`pyml_nlp.load`.
-        task: ``"generate"`` continues prompts, ``"chat"`` answers them, ``"score"`` gives their log probabilities.
+        task: ``"generate"`` continues prompts, ``"chat"`` answers them, ``"score"`` gives their log probabilities,
+            ``"embed"`` their vectors.
         prompt: a template over columns, such as ``"Translate: {text}"``.
         prompt_column: the column with prompts.
         messages_column: the column with lists of messages. Without any of these three, rows are as the lines of a batch

@@ -15,7 +15,7 @@ from .results import ShardResult
 from .shard import ShardRunner
 
 if TYPE_CHECKING:
-    from ..language_model import LanguageModel
+    from .folder import JobModel
 
 BACKENDS = {
     "here": "pyml_nlp.jobs.backends:Here",
@@ -48,9 +48,7 @@ class Here:
         lm: the job's model, if it is loaded already.
     """
 
-    def __init__(
-        self, threads: int | None = None, together: int | None = None, lm: LanguageModel | None = None
-    ) -> None:
+    def __init__(self, threads: int | None = None, together: int | None = None, lm: JobModel | None = None) -> None:
         self._threads = threads
         self._together = together
         self._lm = lm

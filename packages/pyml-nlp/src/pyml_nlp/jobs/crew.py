@@ -24,7 +24,7 @@ from .stopping import Control, Level
 from .worker_process import WorkerProcess
 
 if TYPE_CHECKING:
-    from ..language_model import LanguageModel
+    from .folder import JobModel
 
 TICK_SECONDS = 0.1
 CANCEL_SECONDS = 1.5
@@ -55,7 +55,7 @@ class Crew:
     def __init__(
         self,
         job: JobFolder,
-        lm: LanguageModel,
+        lm: JobModel,
         places: Sequence[Place],
         together: int | None,
         queue: ShardQueue,

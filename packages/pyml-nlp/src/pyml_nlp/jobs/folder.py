@@ -7,11 +7,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyml_core.errors import PymlError, quoted
 
+from ..embedding.embedder import Embedder
+from ..embedding.loading import load_embedder
 from ..generation.prefix_cache import PrefixCache
+from ..language_model import LanguageModel
 from ..loading import load
 from ..options.generation import GenerationOptions
 from ..options.load import LoadOptions
@@ -26,8 +29,8 @@ from .store import Store, open_store
 from .tasks.prompts import Prompts
 from .tasks.texts import with_grammar
 
-if TYPE_CHECKING:
-    from ..language_model import LanguageModel
+JobModel = LanguageModel | Embedder
+"""What a job has: a model that writes texts, or an embedding model."""
 
 SHARDS = "shards"
 SUCCESS = "_SUCCESS"
@@ -90,7 +93,7 @@ class JobFolder:
         except (PymlError, TypeError, KeyError) as error:
             raise ManifestError(f"{self.store.name(NAME)}: damaged: {quoted(str(error))}") from None
 
-    def load(self, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> LanguageModel:
+    def load(self, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> JobModel:
         """Load the model as the job wants it, after a check of all of its bytes.
 
         Args:
@@ -102,6 +105,9 @@ class JobFolder:
         """
         check_machine(self.manifest.build, self.manifest.cpu_level)
         check_model(self.model, self.manifest.model, whole=True)
+        if self.manifest.task.kind == "embed":
+            dtype = LoadOptions(**self.manifest.load).dtype
+            return load_embedder(self.model, dtype=dtype, threads=threads, progress=progress)
         lm = load(self.model, LoadOptions(**self.manifest.load), threads=threads, progress=progress)
         kept = max(
             LoadOptions.prefix_cache_bytes, _SHARED * lm.kv_layout.bytes_for(max(1, self.manifest.shared_tokens))

@@ -20,6 +20,7 @@ from pyml_core import _native, cpu
 from pyml_core.errors import one_line, quoted
 from pyml_core.hashing import hash_rows
 
+from ..embedding.settings import module_files
 from ..formats.folders import CONFIG, weight_files
 from ..formats.gguf import part_names
 from ..loading import find
@@ -153,6 +154,7 @@ def _paths(source: Source) -> Iterator[tuple[str, Path]]:
         names |= {path.name for path in source.path.iterdir() if path.suffix in _SMALL and path.is_file()}
     except OSError as error:
         raise JobError(f"{source.path}: cannot be read: {error.strerror}") from None
+    names |= set(module_files(source.path))
     if CONFIG not in names:
         raise JobError(f"{source.path}: expected a model folder with {CONFIG}, got {quoted(sorted(names))}")
     for name in sorted(names):

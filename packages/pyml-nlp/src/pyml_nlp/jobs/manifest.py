@@ -22,7 +22,7 @@ ORDER = "order.bin"
 GROUPED = -1
 """In place of the number of an input: a piece is a part of :data:`ORDER`."""
 
-TASKS = ("generate", "chat", "score")
+TASKS = ("generate", "chat", "score", "embed")
 OUTPUTS = ("jsonl", "parquet")
 
 

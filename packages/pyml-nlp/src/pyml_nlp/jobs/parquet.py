@@ -8,8 +8,11 @@ from importlib import import_module
 from itertools import islice
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from pyml_core.errors import one_line
 
+from ..embedding.numbers import plain_numbers
 from .errors import JobError
 
 BATCH_ROWS = 1024
@@ -20,6 +23,9 @@ RESULT_COLUMNS = (
     ("prompt_tokens", "int64"), ("tokens", "int64"), ("logprobs", "string"), ("error", "string"),
 )  # fmt: skip
 """Columns of results, in the order of the keys of a line; ``logprobs`` is JSON."""
+
+VECTORS = "embedding"
+"""The column of vectors, the last one, in tables that have them."""
 
 _LONGEST = 250
 
@@ -109,14 +115,16 @@ class ParquetInput:
         return JobError(f"{self._name}: cannot be read as Parquet: {one_line(str(error), _LONGEST)}")
 
 
-def write_table(file: BinaryIO, lines: Iterable[bytes], name: str) -> None:
-    """Write lines of results as a Parquet file.
+def write_table(file: BinaryIO, lines: Iterable[bytes], name: str, vectors: bool = False) -> None:
+    """Write lines of results as a Parquet file; ``vectors``: with a column of them, as lists of float32.
 
     Raises:
         OSError: the file cannot be written. JobError: pyarrow is not installed.
     """
     parquet, arrow = library(name), import_module("pyarrow")
     schema = arrow.schema([arrow.field(column, getattr(arrow, kind)()) for column, kind in RESULT_COLUMNS])
+    if vectors:
+        schema = schema.append(arrow.field(VECTORS, arrow.list_(arrow.float32())))
     lines = iter(lines)
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         while rows := [json.loads(line) for line in islice(lines, BATCH_ROWS)]:
@@ -133,4 +141,6 @@ def read_table(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
         result = {key: row[key] for key, _ in RESULT_COLUMNS if row.get(key) is not None}
         if "logprobs" in result:
             result["logprobs"] = json.loads(result["logprobs"])
+        if row.get(VECTORS) is not None:
+            result[VECTORS] = plain_numbers(np.asarray(row[VECTORS], np.float32))
         yield result

@@ -12,7 +12,9 @@ import numpy as np
 from pyml_core import cpu
 from pyml_core.errors import PymlError, quoted
 
+from ..embedding.loading import is_embedding_model
 from ..errors import ArgumentError
+from ..loading import find
 from ..options.load import LoadOptions
 from ..values import choice, flag, text, whole
 from .cutting import Cutter
@@ -30,6 +32,8 @@ from .tasks.texts import as_json
 
 _LEVELS = ("scalar", "avx2", "avx_vnni", "avx512", "avx512_vnni")
 _BITS = ("dtype", "context_length", "kv_dtype", "allow_unknown_keys")  # options of loading that change results
+
+_WITHOUT_TEXTS = {"score": "a score", "embed": "a vector"}
 
 Inputs = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -57,8 +61,6 @@ def plan_manifest(
     options: Mapping[str, Any],
 ) -> Store:
     """Write the manifest of a job; see :func:`pyml_nlp.jobs.plan`. The store of its folder is returned."""
-    if task == "embed":
-        raise ArgumentError("embed is not supported yet: pyml runs no embedding models", "task")
     level = cpu.level() if cpu_level is None else choice("cpu_level", cpu_level, _LEVELS)
     work = Task(
         kind=choice("task", task, TASKS),
@@ -84,15 +86,15 @@ def plan_manifest(
     paths = input_paths(inputs)
     if group and any(map(is_compressed, paths)):
         raise JobError(f"{next(filter(is_compressed, paths))}: rows of compressed files cannot be grouped")
+    _check_model(work.kind, model, load_options)
     identity = identify(model)
     changes = checked_options({name: value for name, value in options.items() if value is not None})
     prepared = Preparation(identity.name, chats=work.kind == "chat" or messages_column is not None)
     try:
         resolved = prepared.defaults.replace(**changes)
         names = input_names(paths)
-        estimate = calibrated(
-            sample(paths, names, id_column), prompts, prepared, 0 if work.kind == "score" else resolved.max_tokens
-        )
+        expected = 0 if work.kind in _WITHOUT_TEXTS else resolved.max_tokens
+        estimate = calibrated(sample(paths, names, id_column), prompts, prepared, expected)
     finally:
         prepared.close()
     found, shards, order = _shards(paths, names, prompts, estimate, cutter, work, group)
@@ -121,12 +123,32 @@ def plan_manifest(
 def _check_task(task: Task, options: Mapping[str, Any]) -> None:
     """Refuse options that the task does not have."""
     given = [name for name, value in options.items() if value is not None]
-    if task.kind == "score" and given:
-        raise ArgumentError("is an option of texts, which a score has not", given[0])
+    if task.kind in _WITHOUT_TEXTS and given:
+        raise ArgumentError(f"is an option of texts, which {_WITHOUT_TEXTS[task.kind]} has not", given[0])
+    if task.kind == "embed" and (task.messages_column is not None or task.row_options):
+        wrong = "messages_column" if task.messages_column is not None else "row_options"
+        raise ArgumentError("is of texts that are generated, and the task is embed", wrong)
     if task.kind != "score" and task.top is not None:
         raise ArgumentError("is an option of scores; of texts it is logprobs", "top")
     if task.system is not None and task.kind != "chat" and task.messages_column is None:
         raise ArgumentError("needs the task chat, or a column of messages", "system")
+
+
+def _check_model(task: str, model: str | os.PathLike[str] | None, load: LoadOptions | None) -> None:
+    """Check that the model is of the task's kind, and its options of loading as well.
+
+    Raises:
+        ArgumentError: they are not. PymlError: it cannot be found.
+    """
+    source = find(model)
+    if is_embedding_model(source.path) != (task == "embed"):
+        needed, given = "an embedding model", "a model that writes texts"
+        if task != "embed":
+            needed, given = given, needed
+        raise ArgumentError(f"{task} needs {needed}, got {given}", "task")
+    for name in ("context_length", "kv_dtype", "allow_unknown_keys"):
+        if task == "embed" and load is not None and getattr(load, name) != getattr(LoadOptions, name):
+            raise ArgumentError("is for models that write texts, and the task is embed", name)
 
 
 def _is_planned(store: Store, manifest: Manifest) -> bool:

@@ -14,25 +14,31 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyml_nn.files import NewFile
 
+from ..embedding.embedder import Embedder
 from . import digests
 from .errors import JobError, Stopped
 from .folder import DONE, JobFolder
 from .journal import ENDING, Journal
+from .manifest import Manifest
 from .parquet import write_table
 from .part import Part
 from .results import QUARANTINED, Progress, ShardResult
 from .rows import Reader, Row
 from .store import named, sync_folder
+from .tasks.embed import Vectors
 from .tasks.prompts import Prompts
 from .tasks.score import Scores
 from .tasks.texts import Texts
 from .tasks.work import Work
 
 if TYPE_CHECKING:
-    from ..language_model import LanguageModel
+    from .folder import JobModel
 
 TOGETHER = 16
 """Most rows at a time by default."""
+
+TOGETHER_EMBEDDED = 64
+"""The same, of texts that are embedded: each is computed once."""
 
 REPORT_SECONDS = 0.2
 """How often progress is reported at most."""
@@ -51,22 +57,19 @@ class ShardRunner:
     Args:
         job: the job.
         lm: its model, as :meth:`.JobFolder.load` returns it.
-        together: most rows at a time; None: :data:`TOGETHER`. Results do not depend on it.
+        together: most rows at a time; None: :data:`TOGETHER` or :data:`TOGETHER_EMBEDDED`. Results do not depend on it.
 
     Make it after a fork. One thread at a time may use it, but for :meth:`cancel`.
     """
 
-    def __init__(self, job: JobFolder, lm: LanguageModel, together: int | None = None) -> None:
+    def __init__(self, job: JobFolder, lm: JobModel, together: int | None = None) -> None:
         self._job = job
-        self._together = TOGETHER if together is None else together
         manifest = job.manifest
+        usual = TOGETHER_EMBEDDED if manifest.task.kind == "embed" else TOGETHER
+        self._together = usual if together is None else together
         prompts = Prompts(manifest.task)
         self._reader = Reader(manifest, job.store, prompts.columns)
-        self._work: Work = (
-            Scores(lm, prompts, manifest.task.top)
-            if manifest.task.kind == "score"
-            else Texts(lm, prompts, manifest.options, manifest.seed)
-        )
+        self._work = _work(manifest, lm, prompts)
         self._texts_of_ids = manifest.output == "parquet"
         self._cancelled = self._stopping = False
 
@@ -203,7 +206,7 @@ class ShardRunner:
         with named(str(path), "written"):
             new = NewFile(path)
             try:
-                digest = _write(new.file, part, output, name)
+                digest = _write(new.file, part, output, name, job.manifest.task.kind == "embed")
                 size = new.file.tell()
                 new.place()
             finally:
@@ -226,6 +229,15 @@ class ShardRunner:
         )
         job.store.write(job.shard_name(shard, DONE), result.as_json().encode())
         return result
+
+
+def _work(manifest: Manifest, lm: JobModel, prompts: Prompts) -> Work:
+    """What makes the results of a job's rows."""
+    if isinstance(lm, Embedder):
+        return Vectors(lm, prompts)
+    if manifest.task.kind == "score":
+        return Scores(lm, prompts, manifest.task.top)
+    return Texts(lm, prompts, manifest.options, manifest.seed)
 
 
 class _Reporter:
@@ -252,8 +264,8 @@ class _Reporter:
         self._on_progress(Progress(self._shard, part.rows, part.errors, part.prompt_tokens, part.tokens))
 
 
-def _write(file: BinaryIO, part: Part, output: str, name: str) -> str:
-    """Write the lines of a shard, and return their digest."""
+def _write(file: BinaryIO, part: Part, output: str, name: str, vectors: bool) -> str:
+    """Write the lines of a shard, with or without vectors, and return their digest."""
     total = 0
 
     def lines() -> Iterator[bytes]:
@@ -263,7 +275,7 @@ def _write(file: BinaryIO, part: Part, output: str, name: str) -> str:
             yield line
 
     if output == "parquet":
-        write_table(file, lines(), name)
+        write_table(file, lines(), name, vectors)
     else:
         for line in lines():
             file.write(line + b"\n")

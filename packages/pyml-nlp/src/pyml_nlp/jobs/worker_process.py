@@ -23,7 +23,7 @@ from .shard import ShardRunner
 from .stopping import Level
 
 if TYPE_CHECKING:
-    from ..language_model import LanguageModel
+    from .folder import JobModel
 
 FAULT = 70
 """Exit code of a worker after an error that is nobody's but pyml's."""
@@ -47,7 +47,7 @@ class WorkerProcess:
         self,
         number: int,
         job: JobFolder,
-        lm: LanguageModel,
+        lm: JobModel,
         together: int | None,
         board: Board,
         commands: int,

@@ -1,1 +1,1 @@
-"""What a job makes of a row: a text (:mod:`.texts`), or the log probability of one (:mod:`.score`)."""
+"""What a job makes of a row: a text (:mod:`.texts`), or the score (:mod:`.score`) or vector (:mod:`.embed`) of one."""
