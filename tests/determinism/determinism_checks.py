@@ -192,7 +192,10 @@ CHECKS = (check_threads, check_chunks, check_positions, check_batch, check_cache
 
 # ---- subjects
 
-TINY = ("gpt2_head20", "gemma3_head80", "llama3_scaled", "mistral_window", "phi3_long", "mixtral", "granite")
+TINY = (
+    "gpt2_head20", "gemma3_head80", "llama3_scaled", "mistral_window", "phi3_long", "mixtral", "granite", "phi",
+    "ministral3",
+)  # fmt: skip
 CASES = (
     *((name, "f32") for name in TINY),
     *((name, dtype) for name in ("gemma3_head80", "mistral_window") for dtype in ("bf16", "q8_0", "q4_0")),

@@ -20,7 +20,9 @@ from tests.helpers.tiny import (
     granite,
     helium,
     llama,
+    ministral3,
     mixtral,
+    phi,
     phi3,
     qwen,
     smollm3,
@@ -57,6 +59,8 @@ MODELS = {
         exaone4,
         helium,
         granite,
+        phi,
+        ministral3,
     )
     for model in family.MODELS
 }

@@ -48,6 +48,10 @@ GEMMA2: dict[str, Any] = {
     "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "rope_theta": 1e4, "query_pre_attn_scalar": 14,
     "sliding_window": 9, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
 }  # fmt: skip
+PHI: dict[str, Any] = {
+    **{key: value for key, value in LLAMA.items() if key not in ("rms_norm_eps", "hidden_act")},
+    "model_type": "phi", "layer_norm_eps": 1e-5, "hidden_act": "gelu_new", "partial_rotary_factor": 0.4,
+}  # fmt: skip
 PHI3: dict[str, Any] = {
     **LLAMA, "model_type": "phi3", "partial_rotary_factor": 0.8, "original_max_position_embeddings": 40,
     "sliding_window": 30,
@@ -87,6 +91,13 @@ COHERE2: dict[str, Any] = {
     **COHERE, "model_type": "cohere2", "num_hidden_layers": 4, "sliding_window": 9, "attention_bias": True,
 }  # fmt: skip
 EXAONE4: dict[str, Any] = {**LLAMA, "model_type": "exaone4", "num_hidden_layers": 4, "sliding_window": 9}
+MINISTRAL3: dict[str, Any] = {
+    **LLAMA, "model_type": "ministral3",
+    "rope_scaling": {
+        "rope_type": "yarn", "type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+        "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 200, "llama_4_scaling_beta": 0.1,
+    },
+}  # fmt: skip
 GRANITE: dict[str, Any] = {
     **LLAMA, "model_type": "granite", "embedding_multiplier": 6.0, "residual_multiplier": 0.3,
     "attention_multiplier": 0.2, "logits_scaling": 1.5, "mlp_bias": True,
@@ -100,7 +111,7 @@ CONFIGS = {
     "qwen2": QWEN2, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
     "mixtral": MIXTRAL, "smollm3": SMOLLM3, "ernie4_5": ERNIE, "starcoder2": STARCODER2, "gpt_neox": GPT_NEOX,
     "glm": GLM, "glm4": GLM4, "cohere": COHERE, "cohere2": COHERE2, "exaone4": EXAONE4,
-    "helium": HELIUM, "granite": GRANITE,
+    "helium": HELIUM, "granite": GRANITE, "phi": PHI, "ministral3": MINISTRAL3,
     "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
 }  # fmt: skip
 
@@ -130,7 +141,8 @@ def make(values: dict[str, Any], **arguments: Any) -> Any:
     return module.Model(module.Config.from_hf(values), weights, **arguments)
 
 
-_LAYER_NORMS = ("gpt2", "falcon", "stablelm", "starcoder2", "gptneox", "command-r", "cohere2")
+_LAYER_NORMS = ("gpt2", "falcon", "stablelm", "starcoder2", "gptneox", "command-r", "cohere2", "phi2")
+_INTERLEAVED = ("llama", "mistral", "mixtral", "smollm3", "granite", "ministral3")
 _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "mixtral": lambda config, values: {"expert_count": config.n_experts, "expert_used_count": config.n_chosen},
     "qwen3_moe": lambda config, values: {
@@ -143,6 +155,14 @@ _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
         "rope.scaling.original_context_length": config.original_context,
         "rope.scaling.attn_factor": config.rope.scaling.magnitude,
     },
+    "ministral3": lambda config, values: {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": config.rope.scaling.factor,
+        "rope.scaling.original_context_length": config.rope.scaling.original_context,
+        "rope.scaling.yarn_log_multiplier": 1.0,
+        "attention.temperature_scale": 0.1,
+    },
+    "phi": lambda config, values: {"rope.dimension_count": config.rope.dim},
     "stablelm": lambda config, values: {
         "rope.dimension_count": config.rope.dim,
         "use_parallel_residual": config.parallel,
@@ -213,7 +233,8 @@ def _gguf_architecture(values: dict[str, Any]) -> str:
     name = str(values["model_type"])
     other = {
         "gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe", "gpt_neox": "gptneox",
-        "glm": "chatglm", "cohere": "command-r", "helium": "llama",
+        "glm": "chatglm", "cohere": "command-r", "phi": "phi2", "ministral3": "mistral3",
+        "helium": "llama",
     }  # fmt: skip
     return other.get(name, name)
 
@@ -235,7 +256,7 @@ def gguf_weights(values: dict[str, Any], weights: dict[str, F32Array]) -> dict[s
         if "gemma" in values["model_type"] and "norm" in name:
             weight = weight + np.float32(1)
         for part, heads in ((".attention.q.", config.n_heads), (".attention.k.", config.n_kv_heads)):
-            if values["model_type"] in ("llama", "mistral", "mixtral", "smollm3", "granite") and part in name:
+            if values["model_type"] in _INTERLEAVED and part in name:
                 # llama.cpp's convert_hf_to_gguf.py, LlamaModel.permute
                 halves = weight.reshape(heads, 2, config.head_dim // 2, *weight.shape[1:])
                 weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)

@@ -156,7 +156,7 @@ def test_quantised_weights_are_refused_by_the_name_of_the_scheme(change: dict[st
 # ---- dynamic scaling
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("gpt2", "phi3")])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("gpt2", "phi3", "ministral3")])
 def test_dynamic_scaling_ends_the_context(name: str, caplog: pytest.LogCaptureFixture) -> None:
     values = {key: value for key, value in CONFIGS[name].items() if not key.startswith("rope_sc")}
     plain = config({**values, "max_position_embeddings": 200})

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import Dimensions, gguf
+from .errors import ConfigError
 from .layers import (
     Attention,
     Embedding,
@@ -50,6 +51,29 @@ class Config(Dimensions):
 
     rope: Rope
     activation: str = "silu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig(Config):
+    """Configuration of a decoder with mixtures of experts.
+
+    Attributes:
+        n_experts: experts of a layer.
+        n_chosen: number of experts that each token is sent to.
+    """
+
+    n_experts: int
+    n_chosen: int
+
+    @property
+    def experts_per_token(self) -> int:
+        """See :attr:`pyml_nn.config.Dimensions.experts_per_token`."""
+        return self.n_chosen
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_chosen > self.n_experts:
+            raise ConfigError(f"experts: {self.n_chosen} are chosen of {self.n_experts}")
 
 
 C = TypeVar("C", bound=Config)
@@ -106,7 +130,8 @@ class Decoder(Model[C]):
         for layer, named in enumerate(ropes):
             self.block(weights, layer).declare(scratch, layer, hidden, None if named is None else angles[named])
         head = weights.head("head.weight", table, config.tie_word_embeddings)
-        declare_head(scratch, hidden, self.final_norm(weights), head, self.logit_soft_cap)
+        bias = weights.array("head.bias") if weights.has("head.bias") else None
+        declare_head(scratch, hidden, self.final_norm(weights), head, self.logit_soft_cap, bias)
 
     def sandwich_block(
         self, weights: Weights, layer: int, attention: Attention, feed_forward: GatedFeedForward

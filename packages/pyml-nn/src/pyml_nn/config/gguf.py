@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyml_core.ops.experts import MAX_EXPERTS
+
 from ..errors import ConfigError, show
 from .fields import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Fields
 from .gguf_keys import close_fields
@@ -16,6 +18,7 @@ from .gguf_rope import checked_factors, rope, with_factors
 from .table import Key, Known, Reader, constant, pin, read
 
 __all__ = [
+    "EXPERTS",
     "IMAGES",
     "SIZES",
     "WINDOW",
@@ -161,6 +164,12 @@ SIZES: Mapping[str, Reader] = {
     "tie_word_embeddings": constant(True),  # a file without a head's matrix has a tied head
 }
 """The sizes; their names do not depend on the architecture."""
+
+EXPERTS: Mapping[str, Reader] = {
+    "n_experts": Key("expert_count", int, 1, MAX_EXPERTS),
+    "n_chosen": PerLayer("expert_used_count", MAX_EXPERTS),
+}
+"""The numbers of experts of a mixture."""
 
 WINDOW = Key("attention.sliding_window", int, 0, MAX_CONTEXT, 0)
 """The window that all layers share; 0: no window."""

@@ -16,12 +16,14 @@ from .table import Known, Reader
 F32Array = npt.NDArray[np.float32]
 
 
-def rope(default_theta: float = 10_000.0, *, partial: bool = False) -> Reader:
+def rope(default_theta: float = 10_000.0, *, partial: bool = False, log_multiplier: bool = False) -> Reader:
     """Read the rotation that all layers share: ``rope.freq_base``, ``rope.dimension_count``, ``rope.scaling.*``.
 
     Args:
         default_theta: base of a file without ``rope.freq_base``.
         partial: whether ``rope.dimension_count`` may be less than the whole head.
+        log_multiplier: whether YaRN's magnitude is divided by the one for ``rope.scaling.yarn_log_multiplier``, the
+            ``mscale_all_dim`` of a ``config.json`` whose ``mscale`` is 1.
     """
 
     def reader(fields: Fields, known: Known) -> Rope:
@@ -42,22 +44,27 @@ def rope(default_theta: float = 10_000.0, *, partial: bool = False) -> Reader:
         if factor < MIN_FACTOR:
             raise fields.error("rope.scaling.factor", f"expected 0 or at least {MIN_FACTOR:g}, found {factor:g}")
         if kind == "yarn":
-            return Rope(dim, theta, _yarn(fields, factor, known["context_length"]))
+            return Rope(dim, theta, _yarn(fields, factor, known["context_length"], log_multiplier))
         return Rope(dim, theta, LinearScaling(factor) if factor != 1 else None)
 
     return reader
 
 
-def _yarn(fields: Fields, factor: float, context_length: int) -> YarnScaling:
+def _yarn(fields: Fields, factor: float, context_length: int, log_multiplier: bool) -> YarnScaling:
     for key in ("yarn_ext_factor", "yarn_attn_factor"):
         fields.fixed(f"rope.scaling.{key}", 1)
-    fields.fixed("rope.scaling.yarn_log_multiplier", 0)
+    magnitude = yarn_magnitude(factor)
+    if log_multiplier:
+        coefficient = fields.number("rope.scaling.yarn_log_multiplier", 0, MAX_FACTOR, default=0)
+        magnitude /= yarn_magnitude(factor, coefficient)
+    else:
+        fields.fixed("rope.scaling.yarn_log_multiplier", 0)
     return YarnScaling(
         factor,
         fields.integer("rope.scaling.original_context_length", 1, MAX_CONTEXT, default=context_length),
         fields.number("rope.scaling.yarn_beta_fast", MIN_FACTOR, MAX_FACTOR, default=32),
         fields.number("rope.scaling.yarn_beta_slow", MIN_FACTOR, MAX_FACTOR, default=1),
-        magnitude=yarn_magnitude(factor) * fields.number("rope.scaling.attn_factor", 1e-6, MAX_FACTOR, default=1),
+        magnitude=magnitude * fields.number("rope.scaling.attn_factor", 1e-6, MAX_FACTOR, default=1),
     )
 
 

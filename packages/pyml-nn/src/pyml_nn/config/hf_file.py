@@ -13,7 +13,7 @@ from .hf_keys import is_harmless, may_matter, quantised_with
 
 _log = logging.getLogger("pyml.load")
 
-_OWN_CODE = {"phi3": "Phi3", "falcon": "Falcon"}
+_OWN_CODE = {"phi": "Phi", "phi3": "Phi3", "falcon": "Falcon"}
 """Model types whose folders name code of their own that is now part of transformers -> prefix of its classes."""
 
 _OTHER_REPOSITORY = re.compile(r"[\w.-]+/[\w-]+")  # the source of a tokenizer; not a class

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 from ..layers.rope import LinearScaling, Llama3Scaling, LongScaling, Rope, Scaling, YarnScaling
@@ -20,6 +20,7 @@ def rope(
     kinds: Mapping[str, str] = KINDS,
     partial: float | None = None,
     original_context: Reader | None = None,
+    more: Collection[str] = (),
 ) -> Reader:
     """Read the rotation that all layers share: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling``.
 
@@ -29,6 +30,7 @@ def rope(
         partial: ``partial_rotary_factor`` of a file without that key, which leaves the end of each head unrotated;
             None: the architecture rotates whole heads.
         original_context: reads the context length of the pretraining, if the architecture has a key of its own for it.
+        more: keys of the object that the architecture reads itself.
 
     The reader raises :class:`ConfigError` for an unknown scaling, an unknown key in it, a value out of range, and
     spellings that disagree.
@@ -40,7 +42,9 @@ def rope(
         theta = fields.number("rope_theta", 1, MAX_THETA, default=default_theta)
         share = _share(fields, partial)
         ropes = [
-            _section(section, head_dim, context_length, theta, kinds, None if partial is None else share, original)
+            _section(
+                section, head_dim, context_length, theta, kinds, None if partial is None else share, original, more
+            )
             for key in ("rope_parameters", "rope_scaling")
             if (section := fields.section(key)) is not None
         ]
@@ -64,6 +68,7 @@ def _section(
     kinds: Mapping[str, str],
     partial: float | None,
     original_context: int | None,
+    more: Collection[str] = (),
 ) -> Rope:
     dim = int(head_dim * _share(section, partial))
     theta = section.number("rope_theta", 1, MAX_THETA, default=default_theta)
@@ -84,7 +89,7 @@ def _section(
                 "original_max_position_embeddings", f"expected {original_context} as outside of it, found {original}"
             )
         scaling = _READERS[kind](section, dim, context_length, original)
-    section.close(("finetuned",))
+    section.close(("finetuned", *more))
     return Rope(dim, theta, scaling)
 
 

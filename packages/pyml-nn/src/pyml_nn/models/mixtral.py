@@ -11,18 +11,15 @@ from pyml_core.ops.experts import MAX_EXPERTS
 
 from .. import decoder, parts
 from ..config import Key, gguf, hf
-from ..errors import ConfigError
 from ..layers import PreNormBlock
 from ..weights import Spec, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(decoder.Config):
+class Config(decoder.MixtureConfig):
     """Configuration of a Mixtral model.
 
     Attributes:
-        n_experts: experts of every layer.
-        n_chosen: number of experts that each token is sent to.
         window: number of positions that a token sees, itself included; 0: all.
     """
 
@@ -44,26 +41,13 @@ class Config(decoder.Config):
         {
             **gguf.SIZES,
             "rope": gguf.rope(),
-            "n_experts": Key("expert_count", int, 1, MAX_EXPERTS),
-            "n_chosen": gguf.PerLayer("expert_used_count", MAX_EXPERTS),
+            **gguf.EXPERTS,
             "window": gguf.WINDOW,
         },
         experts=True,
     )
 
-    n_experts: int
-    n_chosen: int
     window: int = 0
-
-    @property
-    def experts_per_token(self) -> int:
-        """See :attr:`pyml_nn.config.Dimensions.experts_per_token`."""
-        return self.n_chosen
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_chosen > self.n_experts:
-            raise ConfigError(f"experts: {self.n_chosen} are chosen of {self.n_experts}")
 
 
 class Model(decoder.Decoder[Config]):

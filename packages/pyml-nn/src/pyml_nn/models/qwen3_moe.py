@@ -12,7 +12,6 @@ from pyml_core.ops.experts import MAX_EXPERTS
 
 from .. import decoder, parts
 from ..config import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Fields, Key, Known, constant, gguf, hf
-from ..errors import ConfigError
 from ..layers import PreNormBlock
 from ..weights import Spec, Weights
 
@@ -48,15 +47,13 @@ def _expert_size(fields: Fields, known: Known) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(decoder.Config):
+class Config(decoder.MixtureConfig):
     """Configuration of a Qwen 3 model with experts.
 
     Attributes:
         window: number of positions that a token sees, itself included; 0: all.
         attention_bias: whether the four attention matrices have biases; None: if the weights have them (GGUF files do
             not say).
-        n_experts: experts of a layer.
-        n_chosen: number of experts that each token is sent to.
         expert_size: see ``expert_width``; ``intermediate_size`` is that of layers without experts.
         sparse: for each layer, whether it has experts.
         normalize: whether the weights of the chosen experts are scaled to a sum of 1.
@@ -85,8 +82,7 @@ class Config(decoder.Config):
             "rope": gguf.rope(),
             "window": constant(0),
             "attention_bias": constant(None),
-            "n_experts": Key("expert_count", int, 1, MAX_EXPERTS),
-            "n_chosen": gguf.PerLayer("expert_used_count", MAX_EXPERTS),
+            **gguf.EXPERTS,
             "expert_size": _expert_size,
             "sparse": lambda fields, known: (True,) * known["n_layers"],
             "normalize": constant(True),  # llama.cpp's graph of this architecture always does
@@ -98,26 +94,14 @@ class Config(decoder.Config):
 
     window: int
     attention_bias: bool | None
-    n_experts: int
-    n_chosen: int
     expert_size: int
     sparse: tuple[bool, ...]
     normalize: bool
 
     @property
-    def experts_per_token(self) -> int:
-        """See :attr:`pyml_nn.config.Dimensions.experts_per_token`."""
-        return self.n_chosen
-
-    @property
     def expert_width(self) -> int:
         """See :attr:`pyml_nn.config.Dimensions.expert_width`."""
         return self.expert_size
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_chosen > self.n_experts:
-            raise ConfigError(f"experts: {self.n_chosen} are chosen of {self.n_experts}")
 
 
 class Model(decoder.Decoder[Config]):

@@ -25,8 +25,9 @@ WRAPPERS: Mapping[str, str] = MappingProxyType({
 """``model_type`` of the whole -> that of a text model that does not say its own."""
 
 _MODULES = {
-    "llama": "llama", "mistral": "mistral", "phi3": "phi3", "qwen2": "qwen2", "qwen2_vl_text": "qwen2",
-    "qwen2_5_vl_text": "qwen2", "qwen3": "qwen3", "qwen3_vl_text": "qwen3", "smollm3": "smollm3",
+    "llama": "llama", "ministral3": "ministral3", "mistral": "mistral", "phi3": "phi3", "qwen2": "qwen2",
+    "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3": "qwen3", "qwen3_vl_text": "qwen3",
+    "smollm3": "smollm3",
 }  # fmt: skip
 """``model_type`` of a text model -> its architecture."""
 
@@ -36,6 +37,10 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama": {
         "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
         "num_attention_heads": 32, "max_position_embeddings": 2048,
+    },
+    "ministral3": {
+        "vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 34,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262_144,
     },
     "mistral": {
         "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,

@@ -86,7 +86,7 @@ class SourceWeights(Weights):
         """
         shape, dtype = self._specs[name].shape, self._packed_type(name)
         head = "head.weight" if self.has("head.weight") else "embedding.weight"
-        split = self._screen and name == head and is_screened(dtype, shape)
+        split = self._screen and name == head and is_screened(dtype, shape) and not self.has("head.bias")
         file, stored = self._queue.file, self._source.dtype(self._file_names[name])
         direct = file is not None and file.is_stored(self._file_names[name]) and not self._transposed(name)
         if file is not None and direct and can_be_made(dtype, stored):
