@@ -194,7 +194,7 @@ CHECKS = (check_threads, check_chunks, check_positions, check_batch, check_cache
 
 TINY = (
     "gpt2_head20", "gemma3_head80", "llama3_scaled", "mistral_window", "phi3_long", "mixtral", "granite", "phi",
-    "ministral3",
+    "ministral3", "olmo2_grouped", "olmo3", "olmoe",
 )  # fmt: skip
 CASES = (
     *((name, "f32") for name in TINY),

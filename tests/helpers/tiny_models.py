@@ -22,6 +22,7 @@ from tests.helpers.tiny import (
     llama,
     ministral3,
     mixtral,
+    olmo,
     phi,
     phi3,
     qwen,
@@ -61,6 +62,7 @@ MODELS = {
         granite,
         phi,
         ministral3,
+        olmo,
     )
     for model in family.MODELS
 }

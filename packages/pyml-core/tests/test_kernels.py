@@ -366,7 +366,8 @@ def test_prepare_qkv(
     inv_freq = (1e4 ** (-np.arange(rotated // 2) / max(1, rotated // 2))).astype(np.float32) if rotated else None
     for tokens, start in ((1, 0), (67, 61), (17, 127)):
         qkv = normal(rng, tokens, (heads + 2 * kv_heads) * dim)
-        for norms in ((None, None), (normal(rng, dim), normal(rng, dim))):
+        together = normal(rng, heads * dim), normal(rng, kv_heads * dim)
+        for norms in ((None, None), (normal(rng, dim), normal(rng, dim)), together, (together[0], None)):
             done = Prepared(qkv, layout, heads, 1, start, inv_freq, norms)
             assert_near(done.q, done.q_expected)
             assert np.array_equal(done.v, done.v_expected)

@@ -68,7 +68,11 @@ BAD_DECLARATIONS: dict[str, tuple[Callable[[Program, Buffer, Buffer], Any], str]
     "layer below 0": (lambda p, x, y: p.prepare_qkv("a", y, -1, 2), "a: layer -1 is not"),
     "heads": (lambda p, x, y: p.prepare_qkv("a", y, 0, 3), "a: 3 heads do not divide into 2 key/value heads"),
     "RoPE": (lambda p, x, y: p.prepare_qkv("a", y, 0, 2, x), "a: RoPE rotates 32 elements, head_dim is 16"),
-    "QK-norm": (lambda p, x, y: p.prepare_qkv("a", y, 0, 2, None, ones(8)), "a QK-norm of 16 weights, got 8"),
+    "QK-norm": (lambda p, x, y: p.prepare_qkv("a", y, 0, 2, None, ones(8)), "16 weights, or of all heads' 32, got 8"),
+    "QK-norms of both kinds": (
+        lambda p, x, y: p.prepare_qkv("a", y, 0, 2, None, ones(16), ones(32)),
+        "a QK-norm of 16 weights, or of all heads' 32, got 16",
+    ),
     "attention's output": (lambda p, x, y: p.attention("a", y, 0, 2, y, 1.0), "expected y to be 32 wide, it is 96"),
     "window": (lambda p, x, y: p.attention("a", y, 0, 2, x, 1.0, window=-1), "a: expected a window of at least 0"),
     "window in both directions": (

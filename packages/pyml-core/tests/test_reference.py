@@ -317,6 +317,10 @@ def test_prepare_qkv(rng: np.random.Generator) -> None:
     assert np.array_equal(q, reference.rope(reference.rms_norm(heads[:, :4], q_norm, 1e-5), angles))
     assert np.array_equal(k, reference.rope(reference.rms_norm(heads[:, 4:6], k_norm, 1e-5), angles))
     assert np.array_equal(v, heads[:, 6:])
+    q_norm, k_norm = normal(rng, 32), normal(rng, 16)
+    q, k, v = reference.prepare_qkv(qkv, layout, 4, None, q_norm, k_norm, 1e-5)
+    assert np.array_equal(q, reference.rms_norm(qkv[:, :32], q_norm, 1e-5).reshape(3, 4, 8))
+    assert np.array_equal(k, reference.rms_norm(qkv[:, 32:48], k_norm, 1e-5).reshape(3, 2, 8))
     plain = reference.prepare_qkv(qkv, layout, 4)
     assert np.array_equal(np.concatenate(plain, axis=1), heads)
 

@@ -98,6 +98,12 @@ MINISTRAL3: dict[str, Any] = {
         "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 200, "llama_4_scaling_beta": 0.1,
     },
 }  # fmt: skip
+OLMO2: dict[str, Any] = {**LLAMA, "model_type": "olmo2"}
+OLMO3: dict[str, Any] = {
+    **LLAMA, "model_type": "olmo3", "num_hidden_layers": 4, "sliding_window": 9,
+    "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 50},
+}  # fmt: skip
+OLMOE: dict[str, Any] = {**LLAMA, "model_type": "olmoe", "num_experts": 5, "num_experts_per_tok": 2}
 GRANITE: dict[str, Any] = {
     **LLAMA, "model_type": "granite", "embedding_multiplier": 6.0, "residual_multiplier": 0.3,
     "attention_multiplier": 0.2, "logits_scaling": 1.5, "mlp_bias": True,
@@ -111,7 +117,8 @@ CONFIGS = {
     "qwen2": QWEN2, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE, "phi3": PHI3, "falcon": FALCON, "falcon_new": FALCON_NEW,
     "mixtral": MIXTRAL, "smollm3": SMOLLM3, "ernie4_5": ERNIE, "starcoder2": STARCODER2, "gpt_neox": GPT_NEOX,
     "glm": GLM, "glm4": GLM4, "cohere": COHERE, "cohere2": COHERE2, "exaone4": EXAONE4,
-    "helium": HELIUM, "granite": GRANITE, "phi": PHI, "ministral3": MINISTRAL3,
+    "helium": HELIUM, "granite": GRANITE, "phi": PHI, "ministral3": MINISTRAL3, "olmo2": OLMO2, "olmo3": OLMO3,
+    "olmoe": OLMOE,
     "stablelm": STABLELM, "stablelm_parallel": STABLELM_PARALLEL,
 }  # fmt: skip
 
@@ -162,6 +169,13 @@ _OWN_METADATA: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
         "rope.scaling.yarn_log_multiplier": 1.0,
         "attention.temperature_scale": 0.1,
     },
+    "olmo3": lambda config, values: {
+        "attention.sliding_window": max(config.windows),
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": config.rope.scaling.factor,
+        "rope.scaling.original_context_length": config.rope.scaling.original_context,
+    },
+    "olmoe": lambda config, values: {"expert_count": config.n_experts, "expert_used_count": config.n_chosen},
     "phi": lambda config, values: {"rope.dimension_count": config.rope.dim},
     "stablelm": lambda config, values: {
         "rope.dimension_count": config.rope.dim,
@@ -233,7 +247,7 @@ def _gguf_architecture(values: dict[str, Any]) -> str:
     name = str(values["model_type"])
     other = {
         "gemma3_text": "gemma3", "mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe", "gpt_neox": "gptneox",
-        "glm": "chatglm", "cohere": "command-r", "phi": "phi2", "ministral3": "mistral3",
+        "glm": "chatglm", "cohere": "command-r", "phi": "phi2", "ministral3": "mistral3", "olmo3": "olmo2",
         "helium": "llama",
     }  # fmt: skip
     return other.get(name, name)

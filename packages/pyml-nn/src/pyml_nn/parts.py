@@ -51,11 +51,12 @@ def attention(config: Dimensions, qkv_bias: bool | None = False, out_bias: bool 
     ]
 
 
-def qk_norms(config: Dimensions) -> list[Part]:
-    """The norms of query and key heads."""
+def qk_norms(config: Dimensions, together: bool = False) -> list[Part]:
+    """The norms of each query and key head, or of all query heads and of all key heads ``together``."""
+    q, k = (config.n_heads, config.n_kv_heads) if together else (1, 1)
     return [
-        Part("attention.q_norm", "self_attn.q_norm", "attn_q_norm", (config.head_dim,)),
-        Part("attention.k_norm", "self_attn.k_norm", "attn_k_norm", (config.head_dim,)),
+        Part("attention.q_norm", "self_attn.q_norm", "attn_q_norm", (q * config.head_dim,)),
+        Part("attention.k_norm", "self_attn.k_norm", "attn_k_norm", (k * config.head_dim,)),
     ]
 
 

@@ -31,16 +31,17 @@ def prepare_qkv(
     k_norm: F32Array | None = None,
     eps: float = 1e-6,
 ) -> tuple[F32Array, F32Array, F32Array]:
-    """Split [q heads | k heads | v heads] into q (T, n_heads, D), k and v (T, H, D); norm each head of q and k, rotate.
+    """Split [q heads | k heads | v heads] into q (T, n_heads, D), k and v (T, H, D); norm q and k, rotate.
 
-    Source of the norm per head: Henry et al. 2020, arXiv 2010.04245, with RMSNorm as in Gemma 3.
+    A norm of D weights is of each head (Henry et al. 2020, arXiv 2010.04245, with RMSNorm as in Gemma 3), one of as
+    many weights as all its heads have elements is of these together (OLMo 2, arXiv 2501.00656).
     """
     heads = qkv.reshape(len(qkv), -1, layout.head_dim)
     q, k, v = np.split(heads, [n_heads, n_heads + layout.n_kv_heads], axis=1)
     if q_norm is not None:
-        q = rms_norm(q, q_norm, eps)
+        q = rms_norm(q.reshape(len(q), -1, len(q_norm)), q_norm, eps).reshape(q.shape)
     if k_norm is not None:
-        k = rms_norm(k, k_norm, eps)
+        k = rms_norm(k.reshape(len(k), -1, len(k_norm)), k_norm, eps).reshape(k.shape)
     if angles is not None:
         q, k = rope(q, angles), rope(k, angles)
     return q, k, v
@@ -57,26 +58,29 @@ def declare_prepare_qkv(
     k_norm: F32Array | None = None,
     eps: float = 1e-6,
 ) -> Buffer:
-    """Norm each head of q and k (QK-norm), rotate them (half-split RoPE), and append k and v to the KV pages.
+    """Norm q and k (QK-norm), rotate them (half-split RoPE), and append k and v to the KV pages.
 
     ``qkv`` is [q heads | k heads | v heads], ``(n_heads + 2 H) * D`` wide; q is changed in place. RoPE rotates the
     first ``rope.width`` elements of a head: ``x1 cos - x2 sin | x2 cos + x1 sin`` (Su et al. 2021, arXiv 2104.09864, in
-    the half-split order of GPT-NeoX). k and v are rounded to the cache's type.
+    the half-split order of GPT-NeoX). k and v are rounded to the cache's type. The norms have D weights, for each head,
+    or both of them as many as all query heads or key heads have elements, for these together.
     """
     kv = graph.attention_layout(name, layer, n_heads, qkv)
     if rope is not None and rope.width > kv.head_dim:
         raise ShapeError(f"{name}: RoPE rotates {rope.width} elements, head_dim is {kv.head_dim}")
-    norms = []
-    for weight in (q_norm, k_norm):
-        if weight is not None:
-            weight = checked_weight(name, weight, 1)
-            if weight.shape[0] != kv.head_dim:
-                raise ShapeError(f"{name}: expected a QK-norm of {kv.head_dim} weights, got {weight.shape[0]}")
-        norms.append(weight)
+    norms = [None if weight is None else checked_weight(name, weight, 1) for weight in (q_norm, k_norm)]
+    together = any(weight is not None and weight.shape[0] != kv.head_dim for weight in norms)
+    for weight, heads in zip(norms, (n_heads, kv.n_kv_heads), strict=True):
+        if weight is not None and together and weight.shape[0] != heads * kv.head_dim:
+            raise ShapeError(
+                f"{name}: expected a QK-norm of {kv.head_dim} weights, or of all heads' {heads * kv.head_dim}, "
+                f"got {weight.shape[0]}"
+            )
     inputs = (qkv,) if rope is None else (qkv, rope)
     return graph.add(
         PREPARE_QKV, name, inputs, qkv,
         layer=layer, n_heads=n_heads, q_norm=norms[0], k_norm=norms[1], eps=float(eps),
+        normalize=together,
     )  # fmt: skip
 
 

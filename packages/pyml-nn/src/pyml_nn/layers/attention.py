@@ -30,8 +30,8 @@ class Attention:
         scale: factor of the scores, usually ``D ** -0.5``.
         window: number of positions that a token sees, itself included; 0: all.
         soft_cap: scores become ``cap * tanh(score / cap)``; 0: they are not capped.
-        q_norm: norm of every query head (QK-norm), or None.
-        k_norm: norm of every key head, or None.
+        q_norm: norm of every query head (QK-norm), or of all query heads together, or None.
+        k_norm: norm of every key head, or of all key heads together, or None.
         bidirectional: tokens attend to all positions of their text, not only to those up to their own.
     """
 

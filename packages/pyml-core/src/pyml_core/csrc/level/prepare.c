@@ -81,18 +81,35 @@ static void append_int8_value(const pyml_kv *kv, const float *x, uint8_t *values
 }
 
 int64_t FN(prepare_qkv_items)(const pyml_op *op, const pyml_run *run, int stage) {
-    return stage ? 0 : run->tokens * (op->n_heads + run->kv.n_kv_heads);
+    int64_t heads = run->tokens * (op->n_heads + run->kv.n_kv_heads);
+    if (op->normalize) return stage ? heads : 2 * run->tokens; /* norms of all heads together come first */
+    return stage ? 0 : heads;
+}
+
+/* The norms of all query heads of a row together, and of all key heads: items 2 row and 2 row + 1. */
+static void normalize_rows(const pyml_op *op, const pyml_kv *kv, pyml_thread *thread, int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; item++) {
+        bool keys = item % 2;
+        const float *norm = keys ? op->weight2 : op->weight;
+        float *x = op->in->f + item / 2 * op->in->width + (keys ? op->n_heads * kv->head_dim : 0);
+        uint64_t time = phase_start(thread);
+        if (norm) FN(normalize_head)(x, norm, op->eps, (keys ? kv->n_kv_heads : op->n_heads) * kv->head_dim);
+        charge_phase(thread, PHASE_NORM, time);
+    }
 }
 
 void FN(prepare_qkv)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin,
                      int64_t end) {
-    (void)stage;
     const pyml_kv *kv = &run->kv;
+    if (op->normalize && !stage) {
+        normalize_rows(op, kv, thread, begin, end);
+        return;
+    }
     int64_t units = op->n_heads + kv->n_kv_heads, d = kv->head_dim, element = kv->f16 ? 2 : 4;
     for (int64_t item = begin; item < end; item++) {
         int64_t row = item / units, unit = item % units;
         float *x = op->in->f + row * op->in->width + unit * d; /* q heads, then k heads */
-        const float *norm = unit < op->n_heads ? op->weight : op->weight2;
+        const float *norm = op->normalize ? NULL : unit < op->n_heads ? op->weight : op->weight2;
         uint64_t time = phase_start(thread);
         if (norm) {
             FN(normalize_head)(x, norm, op->eps, d);
