@@ -57,6 +57,7 @@ LATE = {
     "mistral": ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
     "functiongemma": ("<start_function_call>", "<end_function_call>", "<escape>"),
     "phi4_mini": ("<|tool_call|>", "<|/tool_call|>"),
+    "granite": ("<|tool_call|>",),  # the format of Phi without its end
     "pythonic": ("<|tool_call_start|>", "<|tool_call_end|>"),
 }
 

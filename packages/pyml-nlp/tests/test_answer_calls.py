@@ -128,6 +128,7 @@ CASES: dict[str, tuple[str, str, Answer]] = {
     "Phi": (
         "phi4_mini", '<|tool_call|>[{"name": "add", "arguments": {"a": 1}}]<|/tool_call|>', Answer("", [ADD])
     ),
+    "Granite": ("phi4_mini", '<|tool_call|>[{"name": "add", "arguments": {"a": 1}}]', Answer("", [ADD])),
     "functools": (
         "phi4_mini", ' functools[{"name": "add", "arguments": {"a": 1}}, {"name": "note", "arguments": {}}]',
         Answer("", [ADD, ("note", "{}")]),

@@ -1,7 +1,8 @@
-"""``functools[...]``, or a list between ``<|tool_call|>`` and ``<|/tool_call|>``: Phi 4 mini.
+"""``functools[...]``, or a list after ``<|tool_call|>``; ``<|/tool_call|>`` ends it in Phi 4 mini, not in Granite 3.
 
 Sources: the chat template of microsoft/Phi-4-mini-instruct, which has the tools in its system message, and the one that
-vLLM has for it (vllm-project/vllm: examples/tool_chat_template_phi4_mini.jinja).
+vLLM has for it (vllm-project/vllm: examples/tool_chat_template_phi4_mini.jinja); the chat template of
+ibm-granite/granite-3.3-2b-instruct.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ def read_phi(calls: Calls) -> Reading[None]:
 
 
 def phi_rules(rules: Rules, tools: Mapping[str, Any], parallel: bool) -> str:
-    """A list between the markers if they are tokens, otherwise after the word."""
+    """A list between the markers if they are tokens, after the first one if that alone is, otherwise after the word."""
     begin, end = rules.mark(BEGIN), rules.mark(END)
     if not begin.startswith("<["):
         begin, end = rules.text(WORD), ""
+    elif not end.startswith("<["):
+        end = ""
     return f"{begin} {rules.text('[')} {json_calls_rule(rules, tools, parallel)} {rules.text(']')} {end}"
 
 
