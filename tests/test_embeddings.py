@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from safetensors.numpy import save_file
 
 import pyml_nlp
 from pyml_nlp.cli.main import run
 from tests.helpers import fetch, tiny_files
 from tests.helpers.embedding_folder import WORDS, tokenizer_json, write, write_folder
 from tests.helpers.tiny_models import ENCODERS, MODELS
+
+F32Array = npt.NDArray[np.float32]
 
 
 @pytest.fixture
@@ -67,6 +72,59 @@ def test_poolings_without_normalisation(mode: str, folder: Path) -> None:
     assert np.allclose(embedder.embed(["a cat"])[0], expected, atol=1e-5)
 
 
+DENSE: dict[str, Any] = {
+    "in_features": 96,
+    "out_features": 20,
+    "bias": True,
+    "activation_function": "torch.nn.modules.activation.Tanh",
+}
+
+
+def with_dense(folder: Path, number: int = 2, **changes: Any) -> tuple[F32Array, F32Array]:
+    """Put a module Dense before the normalisation, and return its weight and bias."""
+    config = {**DENSE, **changes}
+    rng = np.random.default_rng(number)
+    weight = rng.normal(size=(config["out_features"], config["in_features"])).astype(np.float32)
+    bias = rng.normal(size=len(weight)).astype(np.float32)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.insert(number, {"path": f"{number}_Dense", "type": "sentence_transformers.models.Dense"})
+    write(folder, "modules.json", modules)
+    write(folder, f"{number}_Dense/config.json", config)
+    tensors = {"linear.weight": weight, **({"linear.bias": bias} if config["bias"] else {})}
+    save_file(tensors, folder / f"{number}_Dense" / "model.safetensors")
+    return weight, bias
+
+
+def test_dense_modules(folder: Path) -> None:
+    plain = load(folder)
+    hidden = plain.encoder.encode([plain.tokenizer.encode(text) for text in ("cat", "a b")])
+    first, bias = with_dense(folder)
+    identity = "torch.nn.modules.linear.Identity"
+    second, _ = with_dense(folder, 3, in_features=20, out_features=33, bias=False, activation_function=identity)
+    embedder = load(folder)
+    assert embedder.dimensions == 33
+    for vector, states in zip(embedder.embed(["cat", "a b"]), hidden, strict=True):
+        expected = second @ np.tanh(first @ states.mean(axis=0) + bias)
+        assert np.allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
+    assert np.array_equal(embedder.embed(["cat"])[0], embedder.embed(["a b", "cat"])[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation_function": "torch.nn.modules.activation.GELU"}, "activation_function: expected Tanh or Identity"),
+        ({"in_features": 95}, "Dense 0: expected 96 in_features, got 95"),
+        ({"in_features": "96"}, "expected in_features and out_features from 1"),
+        ({"out_features": 21}, r"linear\.weight: expected shape \(21, 96\), got \(20, 96\)"),
+    ],
+)
+def test_invalid_dense_modules(changes: dict[str, Any], message: str, folder: Path) -> None:
+    with_dense(folder, in_features=95 if changes.get("in_features") == 95 else 96)
+    write(folder, "2_Dense/config.json", {**DENSE, **changes})
+    with pytest.raises(pyml_nlp.PymlError, match=message):
+        load(folder)
+
+
 def test_long_texts_are_cut_and_prompts_come_before_texts(folder: Path) -> None:
     embedder = load(folder)
     assert embedder.max_tokens == 8
@@ -92,7 +150,11 @@ def test_a_closed_model(folder: Path) -> None:
 
 BAD = {
     "modules": ("modules.json", [{"type": "x.Transformer", "path": ""}], "expected the modules Transformer, Pooling"),
-    "dense": ("modules.json", [{"type": "x.Transformer"}, {"type": "x.Pooling"}, {"type": "x.Dense"}], "got 'Trans"),
+    "dense": (
+        "modules.json", [{"type": "x.Transformer"}, {"type": "x.Pooling", "path": "1_Pooling"}, {"type": "x.Dense"}],
+        "Dense: expected the name of a folder, got None",
+    ),
+    "CNN": ("modules.json", [{"type": "x.Transformer"}, {"type": "x.Pooling"}, {"type": "x.CNN"}], "got 'Trans"),
     "no list": ("modules.json", 5, "expected the modules"),
     "outside": ("modules.json", [{"type": "Transformer"}, {"type": "Pooling", "path": "../x"}], "the name of a folder"),
     "two poolings": (
@@ -122,7 +184,9 @@ def test_encoders_and_decoders_are_told_apart(folder: Path, tmp_path: Path) -> N
     with pytest.raises(pyml_nlp.ConfigError, match=r"'bert', an encoder: pyml_nlp\.load_embedder loads it"):
         pyml_nlp.load(folder)
     decoder = tiny_files.write_hf(MODELS["llama"], tmp_path / "llama")
-    with pytest.raises(pyml_nlp.ConfigError, match=r"encoder \(bert\), found 'llama', which writes texts"):
+    with pytest.raises(
+        pyml_nlp.ConfigError, match=r"encoder \(bert, roberta, xlm-roberta\), found 'llama', which writes texts"
+    ):
         pyml_nlp.load_embedder(decoder)
 
 

@@ -27,7 +27,8 @@ def _shapes(model: TinyModel) -> Shapes:
         yield f"{name}.bias", (width,)
 
 
-FAMILIES["bert"] = Family(shapes=_shapes, gguf_names={}, metadata=lambda writer, model: None)
+for _name in ("bert", "roberta", "xlm-roberta"):
+    FAMILIES[_name] = Family(shapes=_shapes, gguf_names={}, metadata=lambda writer, model: None)
 
 _BERT: dict[str, Any] = {
     "model_type": "bert", "architectures": ["BertModel"], "vocab_size": VOCAB, "type_vocab_size": 2,
@@ -42,4 +43,14 @@ MODELS = (
         **_BERT, "hidden_size": 140, "num_attention_heads": 7, "num_hidden_layers": 2, "intermediate_size": 203,
         "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "type_vocab_size": 1,
     }, prefix="bert."),
+    TinyModel("roberta", 83, {
+        **_BERT, "model_type": "roberta", "architectures": ["RobertaModel"], "pad_token_id": 1, "type_vocab_size": 1,
+        "max_position_embeddings": 152, "hidden_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2,
+        "intermediate_size": 160, "layer_norm_eps": 1e-5,
+    }, prefix="roberta."),
+    TinyModel("xlm_roberta", 84, {
+        **_BERT, "model_type": "xlm-roberta", "architectures": ["XLMRobertaModel"], "pad_token_id": 1,
+        "type_vocab_size": 1, "max_position_embeddings": 152, "hidden_size": 64, "num_attention_heads": 2,
+        "num_hidden_layers": 2, "intermediate_size": 128, "layer_norm_eps": 1e-5,
+    }),
 )  # fmt: skip

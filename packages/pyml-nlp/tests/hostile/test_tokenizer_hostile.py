@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,11 @@ TOKENIZER_JSON: list[tuple[str, Any, str]] = [
     ("pre_tokenizer", {"type": "Digits"}, "tokenizer.json: "),
     ("pre_tokenizer", "ByteLevel", "pre_tokenizer: expected an object"),
     ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split("a")] * 65}, "at most 64 parts"),
-    ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "normalizer: expected one of .*, got 'Precompiled'"),
+    ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "precompiled_charsmap: expected base64 of a trie"),
+    ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "no base64!"}, "precompiled_charsmap: expected base64 of"),
+    ("normalizer", {"type": "Precompiled"}, "normalizer: expected a precompiled_charsmap, got"),
+    ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAP8="}, "precompiled_charsmap: invalid start byte"),
+    ("normalizer", {"type": "Precompiled", "precompiled_charsmap": b64encode(bytes(4) + b"a" * 99).decode()}, "expected texts of at most 18 characters, got 99"),
     ("normalizer", nested(20), "normalizer: expected an object"),
     ("normalizer", {"type": "Sequence", "normalizers": [replace("a" * 10)] * 20}, "at most 60 times longer|at most 512 steps"),
     ("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFKD"}, replace("a" * 4)]}, "at most 60 times longer, got 72"),

@@ -36,6 +36,7 @@ from .weights import Weights
 
 if TYPE_CHECKING:
     from pyml_core.records import Buffer
+    from pyml_core.tensor import PackedMatrix
 
 Rows = Mapping[str, npt.NDArray[np.intp]]
 
@@ -121,6 +122,13 @@ class Decoder(Model[C]):
 
     def declare(self, weights: Weights, scratch: Scratch) -> None:
         """Read the weights and declare the program."""
+        hidden, table = self.declare_states(weights, scratch)
+        head = weights.head("head.weight", table, self.config.tie_word_embeddings)
+        bias = weights.array("head.bias") if weights.has("head.bias") else None
+        declare_head(scratch, hidden, self.final_norm(weights), head, self.logit_soft_cap, bias)
+
+    def declare_states(self, weights: Weights, scratch: Scratch) -> tuple[Buffer, PackedMatrix]:
+        """Declare all layers; returns the last one's hidden states (T, hidden size), and the table of embeddings."""
         config, program = self.config, scratch.program
         ropes = self.ropes(weights)
         table = weights.matrix("embedding.weight")
@@ -129,9 +137,7 @@ class Decoder(Model[C]):
         angles = {named: named[1].declare(program, named[0]) for named in dict.fromkeys(ropes) if named is not None}
         for layer, named in enumerate(ropes):
             self.block(weights, layer).declare(scratch, layer, hidden, None if named is None else angles[named])
-        head = weights.head("head.weight", table, config.tie_word_embeddings)
-        bias = weights.array("head.bias") if weights.has("head.bias") else None
-        declare_head(scratch, hidden, self.final_norm(weights), head, self.logit_soft_cap, bias)
+        return hidden, table
 
     def sandwich_block(
         self, weights: Weights, layer: int, attention: Attention, feed_forward: GatedFeedForward

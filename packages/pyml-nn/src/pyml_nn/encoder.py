@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,19 @@ F32Array = npt.NDArray[np.float32]
 
 MAX_TEXTS = 64
 """Maximum number of texts of one run: each has pages of its own, however short it is."""
+
+
+class Piece(NamedTuple):
+    """A part of a text in a run.
+
+    Attributes:
+        text: number of the text.
+        start, stop: its tokens; pieces of one text run one after the other, each alone.
+    """
+
+    text: int
+    start: int
+    stop: int
 
 
 class Encoder(Network[C]):
@@ -57,13 +70,18 @@ class Encoder(Network[C]):
         threads: int | None = None,
         max_tokens: int = 512,
     ) -> None:
-        super().__init__(config, weights, dtype, threads, max(max_tokens, config.context_length), False, "auto")
+        super().__init__(config, weights, dtype, threads, max(max_tokens, self._longest(config)), False, "auto")
         self._pages: list[npt.NDArray[np.uint8]] = []
         self._lock = Lock()  # runs share the pages
 
     @staticmethod
     def _layout(config: C, reader: Weights, kv_dtype: str) -> KVLayout:
         return replace(Network._layout(config, reader, kv_dtype), n_layers=1)
+
+    @staticmethod
+    def _longest(config: C) -> int:
+        """The number of tokens that a run must have room for: a whole text."""
+        return config.context_length
 
     def encode(self, texts: Sequence[Sequence[int]]) -> list[F32Array]:
         """Return the last hidden states of each text, float32 (T, W), in the order of the texts.
@@ -83,24 +101,30 @@ class Encoder(Network[C]):
                     f"got {len(ids)}"
                 )
         found: list[F32Array] = [np.empty((0, 0), np.float32)] * len(checked)
-        runs = cut(list(map(len, checked)), self._max_tokens)
+        runs = self._runs(list(map(len, checked)))
         with self._lock:
-            batches = [self._slices([checked[number] for number in run]) for run in runs]
+            batches = [self._slices(run, checked) for run in runs]
             for run, batch in zip(runs, self._uncancelled(batches), strict=True):
                 rows, start = self.program.run(batch), 0
-                for number, part in zip(run, batch, strict=True):
-                    found[number] = rows[start : start + len(part.ids)]
+                for piece, part in zip(run, batch, strict=True):
+                    part_rows = rows[start : start + len(part.ids)]
+                    found[piece.text] = np.concatenate([found[piece.text], part_rows]) if piece.start else part_rows
                     start += len(part.ids)
         return found
 
-    def _slices(self, texts: Sequence[Sequence[int]]) -> list[Slice]:
-        """One slice for each text, with pages that later runs overwrite."""
+    def _runs(self, lengths: Sequence[int]) -> list[list[Piece]]:
+        """The pieces of each run, for texts of these lengths."""
+        return [[Piece(text, 0, lengths[text]) for text in run] for run in cut(lengths, self._max_tokens)]
+
+    def _slices(self, pieces: Sequence[Piece], texts: Sequence[Sequence[int]]) -> list[Slice]:
+        """One slice for each piece, with pages that later runs overwrite."""
         slices, used = [], 0
-        for ids in texts:
-            count = -(-len(ids) // PAGE_TOKENS)
+        for piece in pieces:
+            count = -(-piece.stop // PAGE_TOKENS)
             while len(self._pages) < used + count:
                 self._pages.append(self.kv_layout.new_page())
-            slices.append(Slice(PageTable(self._pages[used : used + count]), 0, ids))
+            pages = PageTable(self._pages[used : used + count])
+            slices.append(Slice(pages, piece.start, texts[piece.text][piece.start : piece.stop]))
             used += count
         return slices
 

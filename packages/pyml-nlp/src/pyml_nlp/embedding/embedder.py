@@ -16,7 +16,7 @@ from pyml_core.errors import quoted
 from pyml_core.pickling import OfOneProcess
 from pyml_nn import ContextOverflowError
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ModelFileError
 from ..tokenizer.base import TextError
 from ..values import check_ids, flag, is_list, token_ids
 from .pooling import POOLING, normalized
@@ -55,6 +55,12 @@ class Embedder(OfOneProcess, instead="load it in each process"):
         positions: int = encoder.context_length
         self.max_tokens = positions if settings.max_tokens is None else min(settings.max_tokens, positions)
         self.dimensions: int = encoder.config.hidden_size
+        for number, dense in enumerate(settings.dense):
+            if dense.weight.shape[1] != self.dimensions:
+                raise ModelFileError(
+                    f"{name}: Dense {number}: expected {self.dimensions} in_features, got {dense.weight.shape[1]}"
+                )
+            self.dimensions = dense.weight.shape[0]
 
     def __repr__(self) -> str:
         return f"Embedder({self.name!r}, dimensions={self.dimensions}, max_tokens={self.max_tokens})"
@@ -113,6 +119,8 @@ class Embedder(OfOneProcess, instead="load it in each process"):
             group = order[start : start + GROUP]
             for number, hidden in zip(group, self.encoder.encode([ids[number] for number in group]), strict=True):
                 vector = pool(hidden)
+                for dense in self.settings.dense:
+                    vector = dense(vector)
                 found[number] = normalized(vector) if self.settings.normalize else vector
         return found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pyml_core.errors import PymlError, quoted
 from pyml_nn import ConfigError, WeightsError
+from pyml_nn.causal_encoder import causal_encoder
 from pyml_nn.models import ARCHITECTURES, ENCODERS
 
 from .. import logs
@@ -17,15 +18,16 @@ from ..options.load import LoadOptions
 from ..tokenizer.load import load_tokenizer
 from ..values import progress_function
 from .embedder import Embedder
-from .settings import read_settings
+from .settings import MODULES, read_settings
 
 
 def is_embedding_model(path: Path) -> bool:
     """Whether a path is the folder of an embedding model; False, too, if that cannot be read."""
     try:
-        return read_json(path / "config.json").get("model_type") in ENCODERS
+        kind = read_json(path / "config.json").get("model_type")
     except (PymlError, OSError):
         return False
+    return kind in ENCODERS or (kind in ARCHITECTURES and (path / MODULES).exists())
 
 
 def load_embedder(
@@ -54,17 +56,19 @@ def load_embedder(
         if not isinstance(files, SafetensorsFolder):
             raise ModelFileError(f"{source.path}: expected the folder of an embedding model in Hugging Face layout")
         where, kind = files.path / "config.json", files.config["model_type"]
-        if kind not in ENCODERS:
+        causal = kind in ARCHITECTURES and (files.path / MODULES).exists()
+        if kind not in ENCODERS and not causal:
             other = ", which writes texts: pyml_nlp.load loads it" if kind in ARCHITECTURES else ""
             raise ConfigError(
                 f"{where}: model_type: expected an encoder ({', '.join(ENCODERS)}), found {quoted(kind)}{other}"
             )
-        architecture = ENCODERS[kind]
+        architecture = ARCHITECTURES[kind] if causal else ENCODERS[kind]
         config = architecture.Config.from_hf(files.config, str(where))
+        network = causal_encoder(architecture) if causal else architecture.Model
         settings, tokenizer = read_settings(files.path), load_tokenizer(files.path)
         reported = ProgressSource(files, progress)
         try:
-            encoder = architecture.Model(config, reported, options.dtype, options.threads)
+            encoder = network(config, reported, options.dtype, options.threads)
         except (ConfigError, WeightsError) as error:
             raise naming(source.path, error) from None
         reported.report(reported.total)

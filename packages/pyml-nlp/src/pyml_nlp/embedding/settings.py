@@ -1,4 +1,4 @@
-"""The files of sentence-transformers in a model folder: pooling, normalisation, length of texts, prompts.
+"""The files of sentence-transformers in a model folder: pooling, Dense, normalisation, length of texts, prompts.
 
 ``modules.json`` names the steps, and ``1_Pooling/config.json`` describes the pooling. A folder without ``modules.json``
 has mean pooling and no normalisation, as in sentence-transformers.
@@ -18,12 +18,14 @@ from pyml_core.errors import quoted
 from ..errors import ModelFileError
 from ..formats.config import parse_json_object, read_json, read_optional
 from ..tokenizer.bounded import read_bytes
+from .dense import Dense, read_dense
 from .pooling import POOLING
 
 _log = logging.getLogger("pyml.load")
 
 MODULES = "modules.json"
 
+_MAX_DENSE = 8
 _LIMIT = 1 << 16  # bytes of modules.json
 _MODULE_FILES = (".json", ".safetensors")
 _FLAG = "pooling_mode_"
@@ -44,6 +46,7 @@ class EmbeddingSettings:
         lower_case: whether texts are made lower case before they are tokenized.
         prompts: texts that are put before others, by name.
         default_prompt: the name of the prompt that is used if none is given; None: no prompt.
+        dense: modules between the pooling and the normalisation.
     """
 
     pooling: str = "mean"
@@ -52,6 +55,7 @@ class EmbeddingSettings:
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    dense: tuple[Dense, ...] = ()
 
 
 def read_settings(folder: Path) -> EmbeddingSettings:
@@ -60,9 +64,9 @@ def read_settings(folder: Path) -> EmbeddingSettings:
     Raises:
         ModelFileError: a file is malformed, or asks for a step that pyml does not compute.
     """
-    pooling, normalize = "mean", False
+    pooling, normalize, dense = "mean", False, tuple[Dense, ...]()
     if (folder / MODULES).exists():
-        pooling, normalize = _steps(folder)
+        pooling, dense, normalize = _steps(folder)
     else:
         _log.warning("%s: there is no %s: mean pooling, not normalised", folder, MODULES)
     texts = read_optional(folder, "sentence_bert_config.json")
@@ -74,7 +78,7 @@ def read_settings(folder: Path) -> EmbeddingSettings:
     if not isinstance(lower, bool):
         raise ModelFileError(f"{path}: do_lower_case: expected true or false, got {quoted(lower)}")
     prompts, default = _prompts(folder)
-    return EmbeddingSettings(pooling, normalize, length, lower, prompts, default)
+    return EmbeddingSettings(pooling, normalize, length, lower, prompts, default, dense)
 
 
 def module_files(folder: Path) -> list[str]:
@@ -95,23 +99,30 @@ def module_files(folder: Path) -> list[str]:
     return names
 
 
-def _steps(folder: Path) -> tuple[str, bool]:
-    """The pooling in ``modules.json``, and whether vectors are normalised after it."""
+def _steps(folder: Path) -> tuple[str, tuple[Dense, ...], bool]:
+    """The pooling in ``modules.json``, the modules after it, and whether vectors are normalised after them."""
     path = folder / MODULES
     data = read_bytes(path, _LIMIT)
     modules = parse_json_object(b'{"modules":' + data + b"}", str(path))["modules"]
     entries = modules if isinstance(modules, list) else [modules]
     kinds = [str(entry.get("type", "")).rpartition(".")[2] if isinstance(entry, dict) else "" for entry in entries]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    normalize = kinds[-1:] == ["Normalize"]
+    between = kinds[2:-1] if normalize else kinds[2:]
+    if kinds[:2] != ["Transformer", "Pooling"] or between != ["Dense"] * len(between):
         raise ModelFileError(
-            f"{path}: expected the modules Transformer, Pooling and perhaps Normalize, got {quoted(', '.join(kinds))}"
+            f"{path}: expected the modules Transformer, Pooling and perhaps Dense and Normalize, "
+            f"got {quoted(', '.join(kinds))}"
         )
+    if len(between) > _MAX_DENSE:
+        raise ModelFileError(f"{path}: expected at most {_MAX_DENSE} modules Dense, got {len(between)}")
     if entries[0].get("path"):
         raise ModelFileError(f"{path}: expected the Transformer in this folder, got {quoted(entries[0]['path'])}")
-    name = entries[1].get("path")
-    if not isinstance(name, str) or Path(name).name != name:
-        raise ModelFileError(f"{path}: Pooling: expected the name of a folder, got {quoted(name)}")
-    return _pooling(folder / name / "config.json"), len(kinds) == 3
+    names = [entry.get("path") for entry in entries[1 : 2 + len(between)]]
+    for kind, name in zip(kinds[1:], names, strict=False):
+        if not isinstance(name, str) or Path(name).name != name or not name:
+            raise ModelFileError(f"{path}: {kind}: expected the name of a folder, got {quoted(name)}")
+    pooling = _pooling(folder / str(names[0]) / "config.json")
+    return pooling, tuple(read_dense(folder / str(name)) for name in names[1:]), normalize
 
 
 def _pooling(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -24,6 +25,7 @@ _GROWTH = {  # maximum number of characters that each type writes for one
     "NFKC": 18,
     "NFKD": 18,
     "Nmt": 1,
+    "Precompiled": 18,  # SentencePiece's map of characters, which is NFKC with few changes; longer texts are refused
     "Prepend": 1,  # plus its text
     "Replace": 1,
     "Strip": 1,
@@ -105,9 +107,36 @@ def _normalizer(part: dict[str, Any], label: str) -> tuple[int, float]:
                 )
             part["pattern"] = {"Regex": found.pattern}
             return found.steps, len(content)
+        case {"type": "Precompiled", "precompiled_charsmap": str(content)}:
+            _check_charsmap(content, label)
+        case {"type": "Precompiled"}:
+            raise ModelFileError(f"{label}: normalizer: expected a precompiled_charsmap, got {quoted(part)}")
         case {"type": "Prepend" | "Replace"}:
             raise ModelFileError(f"{label}: normalizer: expected a text, got {quoted(part)}")
     return 0, 0
+
+
+def _check_charsmap(charsmap: str, label: str) -> None:
+    """Check SentencePiece's map of characters: the size of a trie in four bytes, the trie, and zero-terminated texts.
+
+    Raises:
+        ModelFileError: it is malformed, or writes longer texts than NFKC does.
+    """
+    where = f"{label}: normalizer: precompiled_charsmap"
+    try:
+        data = base64.b64decode(charsmap, validate=True)
+    except ValueError:
+        data = b""
+    size = int.from_bytes(data[:4], "little")
+    if len(data) < 4 or size % 4 or size > len(data) - 4:
+        raise ModelFileError(f"{where}: expected base64 of a trie's size, the trie and texts")
+    try:
+        texts = data[4 + size :].decode()
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{where}: {error.reason}") from None
+    longest = max(map(len, texts.split("\0")))
+    if longest > _GROWTH["Precompiled"]:
+        raise ModelFileError(f"{where}: expected texts of at most {_GROWTH['Precompiled']} characters, got {longest}")
 
 
 def _pre_tokenizer_steps(part: dict[str, Any], label: str) -> int:

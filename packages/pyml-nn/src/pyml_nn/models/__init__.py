@@ -65,7 +65,7 @@ ARCHITECTURES = _Modules(
 )
 """``model_type`` -> module; each module has ``Config`` (``from_hf``, ``from_gguf``) and ``Model``."""
 
-ENCODERS = _Modules(bert="bert")
+ENCODERS = _Modules(bert="bert", roberta="roberta", **{"xlm-roberta": "roberta"})
 """``model_type`` -> module of an encoder; each module has ``Config`` (``from_hf``) and ``Model``."""
 
 GGUF_ARCHITECTURES = _Modules(

@@ -21,6 +21,7 @@ class Config(Dimensions):
     Attributes:
         activation: activation of the feed-forward.
         n_token_types: rows of the table of token types; a single text has type 0.
+        first_position: row of the table of positions that the first token has.
     """
 
     HF = hf.Table(
@@ -40,6 +41,7 @@ class Config(Dimensions):
 
     activation: str = "gelu_erf"
     n_token_types: int = 2
+    first_position: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,7 +61,7 @@ class Model(encoder.Encoder[Config]):
         hidden, inner = config.hidden_size, config.intermediate_size
         tables = {
             "embedding.weight": ("word_embeddings", "token_embd", config.vocab_size),
-            "positions": ("position_embeddings", "position_embd", config.context_length),
+            "positions": ("position_embeddings", "position_embd", config.context_length + config.first_position),
             "token_types": ("token_type_embeddings", "token_types", config.n_token_types),
         }
         found = {
@@ -88,7 +90,7 @@ class Model(encoder.Encoder[Config]):
         config, program = self.config, scratch.program
         embedded, hidden = (scratch.buffer(name, config.hidden_size) for name in ("middle", "hidden"))
         Embedding(weights.matrix("embedding.weight")).declare(program, "embedding", embedded)
-        positions = weights.array("positions") + weights.array("token_types")[0]
+        positions = weights.array("positions")[config.first_position :] + weights.array("token_types")[0]
         program.add_positions("embedding.positions", positions, embedded)
         self._norm(weights, "embedding.norm").declare(program, "embedding.norm", embedded, hidden)
         for layer in range(config.n_layers):
