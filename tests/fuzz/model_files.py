@@ -18,7 +18,7 @@ import pyml_nlp
 from pyml_core.errors import PymlError
 from pyml_nlp.formats.gguf import GGUFFile
 from tests.fuzz.changes import change, noisy, odd
-from tests.helpers import tiny_files, tiny_models
+from tests.helpers import quantised_folders, tiny_files, tiny_models
 
 BLOCKS = (
     *("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
@@ -216,6 +216,7 @@ def _number(rng: random.Random, kind: str, old: Any) -> Any:
 
 
 JSON_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json")
+QUANTISED = ("mlx-4-64", "mlx-mxfp4", "w4a16-zeros", "int8", "ct-nvfp4", "gptq-4", "gptq-order", "awq", "fp8-blocks")
 CONFIG_KEYS = (
     "rope_theta rope_scaling rope_parameters partial_rotary_factor sliding_window layer_types head_dim "
     "hidden_act attention_bias "
@@ -284,12 +285,15 @@ class Folders:
     name = "folders"
 
     def prepare(self, folder: Path) -> None:
-        """Write every tiny model once."""
+        """Write every tiny model once, and some that are quantised."""
         self._folder = folder / "case"
         self._seeds: dict[str, dict[str, bytes]] = {}
         for name, model in tiny_models.MODELS.items():
             written = tiny_files.write_hf(model, folder / name)
             self._seeds[name] = {path.name: path.read_bytes() for path in sorted(written.iterdir())}
+        for name in QUANTISED:
+            quantised_folders.write(name, folder / name)
+            self._seeds[name] = {path.name: path.read_bytes() for path in sorted((folder / name).iterdir())}
 
     def make(self, rng: random.Random) -> Any:
         """The name of a model and whole files that take the place of its own, as text."""

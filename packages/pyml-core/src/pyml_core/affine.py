@@ -30,19 +30,20 @@ def affine_blocks(dtype: str, codes: U8Array, scale: F32Array, minimum: F32Array
 
     Args:
         dtype: a type of :func:`affine_type`.
-        codes: (rows, K), from 0 on, and below 16 in a type of 4 bits. The types of 8 bits store ``code - 128``, and
-            ``minimum + 128 * scale``, which is rounded if minimum and scale differ by more than a factor of 2^16.
+        codes: in a type of 4 bits in the order of :func:`nibbles`, (rows, K / 2). In one of 8 bits (rows, K), from 0
+            on; it stores ``code - 128``, and ``minimum + 128 * scale``, which is rounded if minimum and scale differ by
+            more than a factor of 2^16.
         scale, minimum: (rows, groups); a group is one block or several.
     """
     kind = block_type(dtype)
-    rows, columns = codes.shape
-    count = columns // kind.block_size
+    rows, nbytes = codes.shape
+    count = nbytes // (kind.type_size - 8)
     blocks = np.empty((rows, count, kind.type_size), np.uint8)
     if kind.zero:
         minimum = minimum + np.float32(kind.zero) * scale
         blocks[..., 8:] = (codes ^ np.uint8(0x80)).reshape(rows, count, -1)
     else:
-        blocks[..., 8:] = nibbles(codes).reshape(rows, count, -1)
+        blocks[..., 8:] = codes.reshape(rows, count, -1)
     for offset, numbers in ((0, scale), (4, minimum)):
         each = np.repeat(numbers.astype(np.float32, copy=False), count // numbers.shape[1], axis=1)
         blocks[..., offset : offset + 4] = each.view(np.uint8).reshape(rows, count, 4)
@@ -50,11 +51,26 @@ def affine_blocks(dtype: str, codes: U8Array, scale: F32Array, minimum: F32Array
 
 
 def nibbles(codes: U8Array) -> U8Array:
-    """Pack codes (..., K) below 16 in q4_0's order: of 32 codes, byte i has codes i (low half) and 16 + i."""
-    pairs = codes.reshape(-1, 2, 16)
-    return pairs[:, 0] | pairs[:, 1] << np.uint8(4)
+    """Pack codes (rows, K) below 16 in q4_0's order, (rows, K / 2): of 32 codes, byte i has codes i and 16 + i."""
+    halves = codes.reshape(len(codes), -1, 2, 16)
+    return (halves[:, :, 0] | halves[:, :, 1] << np.uint8(4)).reshape(len(codes), -1)
+
+
+def nibbles_of_pairs(pairs: U8Array) -> U8Array:
+    """Return codes in the order of :func:`nibbles` from bytes (rows, K / 2) of codes 2 i (low half) and 2 i + 1."""
+    halves = pairs.reshape(len(pairs), -1, 2, 8)
+    first, second = halves[:, :, 0], halves[:, :, 1]
+    out = np.empty((len(pairs), halves.shape[1], 8, 2), np.uint8)
+    np.bitwise_or(first & np.uint8(15), second << np.uint8(4), out=out[..., 0])
+    np.bitwise_or(first >> np.uint8(4), second & np.uint8(0xF0), out=out[..., 1])
+    return out.reshape(pairs.shape)
 
 
 def mxfp4_blocks(codes: U8Array, exponents: npt.NDArray[np.uint8]) -> U8Array:
-    """Return blocks of mxfp4, flat uint8: codes (rows, K) of e2m1, and the exponents (rows, K / 32) of their scales."""
-    return np.concatenate([exponents.reshape(-1, 1), nibbles(codes)], axis=1).reshape(-1)
+    """Return blocks of mxfp4, flat uint8.
+
+    Args:
+        codes: of e2m1, in the order of :func:`nibbles`, (rows, K / 2).
+        exponents: of the scales, (rows, K / 32).
+    """
+    return np.concatenate([exponents.reshape(-1, 1), codes.reshape(-1, 16)], axis=1).reshape(-1)

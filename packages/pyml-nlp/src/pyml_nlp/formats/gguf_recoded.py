@@ -96,7 +96,7 @@ def _iq3_s(blocks: U8Array) -> U8Array:
     index = blocks[:, 2:66].astype(np.uint16) | _shifted(blocks[:, 66:74], range(8), 1).astype(np.uint16) << 8
     codes = _from_grid(IQ3_S_GRID, index) * _signs(blocks[:, 74:106])
     scale = _half(blocks, 0) * (1 + 2 * _shifted(blocks[:, 106:110], range(0, 8, 4), 15)).astype(np.float32)
-    return affine_blocks("q4_a32", (codes + np.int8(15) >> 1).view(np.uint8), 2 * scale, -15 * scale)
+    return affine_blocks("q4_a32", nibbles((codes + np.int8(15) >> 1).view(np.uint8)), 2 * scale, -15 * scale)
 
 
 def _iq3_xxs(blocks: U8Array) -> U8Array:
@@ -145,7 +145,7 @@ def _iq1_s(blocks: U8Array) -> U8Array:
     scale = _half(blocks, 0) * (2 * (high >> 12 & 7) + 1).astype(np.float32)
     delta = np.where(high & 0x8000, np.float32(-0.125), np.float32(0.125))
     codes = (_from_grid(IQ1_GRID, index) + np.int8(1)).view(np.uint8)
-    return affine_blocks("q4_a32", codes, scale, scale * (delta - 1))
+    return affine_blocks("q4_a32", nibbles(codes), scale, scale * (delta - 1))
 
 
 def _iq1_m(blocks: U8Array) -> U8Array:

@@ -6,15 +6,28 @@ GPTQModel's ``QuantLinear``; AutoAWQ's ``WQLinear_GEMM`` and its ``packing_utils
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pyml_core.affine import nibbles_of_pairs
 from pyml_core.errors import quoted
 
 from ..tensor_files import TensorInfo
-from .matrix import FLOATS, WORDS, AffineMatrix, Found, MXFP4Matrix, QuantisedMatrix, Read, ScaledFloats, to_floats
+from .matrix import (
+    FLOATS,
+    WORDS,
+    AffineMatrix,
+    Found,
+    MXFP4Matrix,
+    QuantisedMatrix,
+    Read,
+    ScaledFloats,
+    as_bytes,
+    to_floats,
+)
 from .unpacking import F32Array, U8Array, unpack_bits
 
 I32 = ("i32",)
@@ -25,7 +38,29 @@ def minima(scale: F32Array, zero: npt.NDArray[Any]) -> F32Array:
     return -scale * zero.astype(np.float32)
 
 
-class MLXMatrix(AffineMatrix):
+class WordsMatrix(AffineMatrix):
+    """Base of matrices whose rows are words of codes, the lowest bits first."""
+
+    def __init__(self, shape: tuple[int, int], bits: int, group: int) -> None:
+        super().__init__(shape, bits, group)
+        self._bits = bits
+
+    @abstractmethod
+    def words(self, read: Read, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return words (rows, K bits / 32)."""
+
+    def codes(self, read: Read, start: int, stop: int) -> U8Array:
+        """Return codes (rows, K)."""
+        return unpack_bits(self.words(read, start, stop), self._bits)
+
+    def nibbles(self, read: Read, start: int, stop: int) -> U8Array:
+        """Return codes of 4 bits in the order of a block: those in words of 4 bits without unpacking them first."""
+        if self._bits == 4:
+            return nibbles_of_pairs(as_bytes(self.words(read, start, stop)))
+        return super().nibbles(read, start, stop)
+
+
+class MLXMatrix(WordsMatrix):
     """``weight`` u32 (N, K bits / 32), ``scales`` and ``biases`` (N, K / group): weight = scale * code + bias."""
 
     def __init__(self, found: Found, bits: int, group: int) -> None:
@@ -34,12 +69,16 @@ class MLXMatrix(AffineMatrix):
         found.expect(scales, (weight.shape[0], columns // group))
         found.expect(found.get("biases", FLOATS), scales.shape)
         super().__init__((weight.shape[0], columns), bits, found.group(columns, scales.shape[1], scales))
-        self._bits, self._name = bits, found.name
+        self._name = found.name
 
-    def parts(self, read: Read, start: int, stop: int) -> tuple[U8Array, F32Array, F32Array]:
-        """Return codes, scales and biases."""
+    def words(self, read: Read, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return the stored words."""
+        return read(f"{self._name}.weight", start, stop)
+
+    def numbers(self, read: Read, start: int, stop: int) -> tuple[F32Array, F32Array]:
+        """Return scales and biases."""
         scale, bias = (to_floats(read(f"{self._name}.{end}", start, stop)) for end in ("scales", "biases"))
-        return unpack_bits(read(f"{self._name}.weight", start, stop), self._bits), scale, bias
+        return scale, bias
 
 
 def mlx_floats(found: Found, mode: str) -> QuantisedMatrix:
@@ -50,7 +89,7 @@ def mlx_floats(found: Found, mode: str) -> QuantisedMatrix:
     return ScaledFloats(found, weight, scales, (1, 16))
 
 
-class PackedMatrix(AffineMatrix):
+class PackedMatrix(WordsMatrix):
     """``weight_packed`` i32 (N, K bits / 32), ``weight_scale`` (N, groups), perhaps ``weight_zero_point``.
 
     weight = (code - zero) * scale; without a zero point, zero is 2^(bits - 1). Zero points are packed along N.
@@ -61,12 +100,16 @@ class PackedMatrix(AffineMatrix):
         n_rows, columns = weight.shape[0], weight.shape[1] * 32 // bits
         found.expect(scale, (n_rows, scale.shape[1]))
         super().__init__((n_rows, columns), bits, found.group(columns, scale.shape[1], scale))
-        self._bits, self._name, self._zeros = bits, found.name, "weight_zero_point" in found
+        self._name, self._zeros = found.name, "weight_zero_point" in found
         if self._zeros:
             found.expect(found.get("weight_zero_point", I32), (-(-n_rows * bits // 32), scale.shape[1]))
 
-    def parts(self, read: Read, start: int, stop: int) -> tuple[U8Array, F32Array, F32Array]:
-        """Return codes, scales, and minima of the zero points."""
+    def words(self, read: Read, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return the stored words."""
+        return read(f"{self._name}.weight_packed", start, stop)
+
+    def numbers(self, read: Read, start: int, stop: int) -> tuple[F32Array, F32Array]:
+        """Return scales, and minima of the zero points."""
         scale = to_floats(read(f"{self._name}.weight_scale", start, stop))
         zero: npt.NDArray[Any] = np.array(1 << (self._bits - 1))
         if self._zeros:
@@ -74,7 +117,7 @@ class PackedMatrix(AffineMatrix):
             first = start // each
             packed = read(f"{self._name}.weight_zero_point", first, -(-stop // each))
             zero = unpack_bits(packed.T, self._bits).T[start - first * each :][: stop - start]
-        return unpack_bits(read(f"{self._name}.weight_packed", start, stop), self._bits), scale, minima(scale, zero)
+        return scale, minima(scale, zero)
 
 
 class BytesMatrix(AffineMatrix):
@@ -92,12 +135,15 @@ class BytesMatrix(AffineMatrix):
         super().__init__((weight.shape[0], weight.shape[1]), 8, found.group(weight.shape[1], self._groups, scale))
         self._name = found.name
 
-    def parts(self, read: Read, start: int, stop: int) -> tuple[U8Array, F32Array, F32Array]:
-        """Return codes + 128, scales, and minima."""
+    def codes(self, read: Read, start: int, stop: int) -> U8Array:
+        """Return codes + 128."""
+        return read(f"{self._name}.weight", start, stop).view(np.uint8) ^ np.uint8(0x80)
+
+    def numbers(self, read: Read, start: int, stop: int) -> tuple[F32Array, F32Array]:
+        """Return scales and minima."""
         scale = to_floats(self._numbers(read, "weight_scale", start, stop))
         zero = self._numbers(read, "weight_zero_point", start, stop).astype(np.int16) if self._zeros else np.array(0)
-        codes = read(f"{self._name}.weight", start, stop).view(np.uint8) ^ np.uint8(0x80)
-        return codes, scale, minima(scale, zero + 128)
+        return scale, minima(scale, zero + 128)
 
     def _numbers(self, read: Read, end: str, start: int, stop: int) -> npt.NDArray[Any]:
         rows = (0, None) if self._rows == 1 else (start, stop)
@@ -140,26 +186,36 @@ class GPTQMatrix(ColumnMatrix):
         if not self._in_order:
             self.dtype = "f32"
 
-    def parts(self, read: Read, start: int, stop: int) -> tuple[U8Array, F32Array, F32Array]:
-        """Return codes, scales, and minima of the zero points."""
-        codes = unpack_bits(self._all(read, "qweight")[:, start:stop].T, self._bits)
+    def codes(self, read: Read, start: int, stop: int) -> U8Array:
+        """Return codes (rows, K)."""
+        return unpack_bits(self._all(read, "qweight")[:, start:stop].T, self._bits)
+
+    def nibbles(self, read: Read, start: int, stop: int) -> U8Array:
+        """Return codes of 4 bits in the order of a block: those in words of 4 bits without unpacking them first."""
+        if self._bits == 4:
+            return nibbles_of_pairs(as_bytes(self._all(read, "qweight")[:, start:stop].T))
+        return super().nibbles(read, start, stop)
+
+    def numbers(self, read: Read, start: int, stop: int) -> tuple[F32Array, F32Array]:
+        """Return scales, and minima of the zero points."""
         scale = to_floats(self._all(read, "scales")[:, start:stop].T)
         zero = unpack_bits(self._all(read, "qzeros"), self._bits)[:, start:stop].T.astype(np.int16) + self._less
-        return self._by_column(read, codes, scale, minima(scale, zero))
+        return self._by_column(read, scale, minima(scale, zero))
 
-    def _by_column(
-        self, read: Read, codes: U8Array, scale: F32Array, minimum: F32Array
-    ) -> tuple[U8Array, F32Array, F32Array]:
+    def _by_column(self, read: Read, scale: F32Array, minimum: F32Array) -> tuple[F32Array, F32Array]:
         if self._index is None:
-            return codes, scale, minimum
+            return scale, minimum
         index, groups = read(self._index.name, 0, None), scale.shape[1]
         if self._in_order:
             if not np.array_equal(index, np.arange(self.shape[1]) // self.group):
                 raise self._fail(f"tensor {quoted(self._index.name)}: expected groups in order without desc_act")
-            return codes, scale, minimum
+            return scale, minimum
         if index.min(initial=0) < 0 or index.max(initial=0) >= groups:
             raise self._fail(f"tensor {quoted(self._index.name)}: expected groups from 0 to {groups - 1}")
-        return codes, scale[:, index], minimum[:, index]
+        return scale[:, index], minimum[:, index]
+
+
+_AWQ_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]  # where column i of eight is in a word
 
 
 class AWQMatrix(ColumnMatrix):
@@ -169,15 +225,31 @@ class AWQMatrix(ColumnMatrix):
         weight = found.get("qweight", I32)
         super().__init__(found, 4, (8 * weight.shape[1], weight.shape[0]))
 
-    def parts(self, read: Read, start: int, stop: int) -> tuple[U8Array, F32Array, F32Array]:
-        """Return codes, scales, and minima of the zero points."""
+    def codes(self, read: Read, start: int, stop: int) -> U8Array:
+        """Return codes (rows, K)."""
+        return self._codes(read, "qweight", start, stop)
+
+    def numbers(self, read: Read, start: int, stop: int) -> tuple[F32Array, F32Array]:
+        """Return scales, and minima of the zero points."""
         scale = to_floats(self._all(read, "scales")[:, start:stop].T)
-        zero = self._codes(read, "qzeros", start, stop)
-        return self._codes(read, "qweight", start, stop), scale, minima(scale, zero)
+        return scale, minima(scale, self._codes(read, "qzeros", start, stop))
+
+    def nibbles(self, read: Read, start: int, stop: int) -> U8Array:
+        """Return codes in the order of a block: rows k and 16 + k of the stored matrix are joined, then transposed."""
+        first = start // 8
+        stored = as_bytes(self._all(read, "qweight")[:, first : -(-stop // 8)])
+        halves = stored.reshape(-1, 2, 16, stored.shape[1])
+        low, high = halves[:, 0], halves[:, 1]
+        even = low & np.uint8(15) | high << np.uint8(4)
+        odd = low >> np.uint8(4) | high & np.uint8(0xF0)
+        # Byte q of a word has columns 2 q (even) and 2 q + 1 in the order 0 2 4 6 1 3 5 7.
+        joined = np.stack([even, odd], axis=-1).reshape(-1, stored.shape[1] // 4, 8)[:, :, _AWQ_ORDER]
+        columns = joined.reshape(len(joined), -1)[:, start - 8 * first : stop - 8 * first]
+        return np.ascontiguousarray(columns.T)
 
     def _codes(self, read: Read, end: str, start: int, stop: int) -> U8Array:
         """Return the codes of columns start to stop, transposed."""
         first = start // 8
         codes = unpack_bits(self._all(read, end)[:, first : -(-stop // 8)], 4)
-        columns = codes.reshape(len(codes), -1, 8)[:, :, [0, 4, 1, 5, 2, 6, 3, 7]].reshape(len(codes), -1)
+        columns = codes.reshape(len(codes), -1, 8)[:, :, _AWQ_ORDER].reshape(len(codes), -1)
         return np.ascontiguousarray(columns[:, start - 8 * first : stop - 8 * first].T)

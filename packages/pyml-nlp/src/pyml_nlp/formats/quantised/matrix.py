@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.affine import affine_blocks, affine_type, mxfp4_blocks
+from pyml_core.affine import affine_blocks, affine_type, mxfp4_blocks, nibbles, nibbles_of_pairs
 from pyml_core.errors import quoted
 from pyml_core.tensor import Tensor
 
@@ -96,16 +96,26 @@ class AffineMatrix(QuantisedMatrix):
         self.dtype = affine_type(bits, group) or "f32"
 
     @abstractmethod
-    def parts(self, read: Read, start: int, stop: int) -> tuple[U8Array, F32Array, F32Array]:
-        """Return codes (rows, K) from 0 on, scales and minima (rows, K / group)."""
+    def codes(self, read: Read, start: int, stop: int) -> U8Array:
+        """Return codes (rows, K) from 0 on."""
+
+    def nibbles(self, read: Read, start: int, stop: int) -> U8Array:
+        """Return codes of 4 bits in the order of a block, (rows, K / 2)."""
+        return nibbles(self.codes(read, start, stop))
+
+    @abstractmethod
+    def numbers(self, read: Read, start: int, stop: int) -> tuple[F32Array, F32Array]:
+        """Return scales and minima, (rows, groups)."""
 
     def read(self, read: Read, start: int, stop: int) -> Tensor:
         """Return rows ``start`` to ``stop``: the same codes, scales and minima in pyml's order."""
         shape = (stop - start, self.shape[1])
         with np.errstate(all="ignore"):  # numbers that are not finite are for the caller to refuse
-            codes, scale, minimum = self.parts(read, start, stop)
+            scale, minimum = self.numbers(read, start, stop)
             if self.dtype != "f32":
-                return Tensor(affine_blocks(self.dtype, codes, scale, minimum), self.dtype, shape)
+                make = self.nibbles if self.dtype.startswith("q4") else self.codes
+                return Tensor(affine_blocks(self.dtype, make(read, start, stop), scale, minimum), self.dtype, shape)
+            codes = self.codes(read, start, stop)
             values = codes.reshape(*scale.shape, -1) * scale[:, :, None] + minimum[:, :, None]
         return Tensor.from_array(values.reshape(shape))
 
@@ -125,8 +135,8 @@ class MXFP4Matrix(QuantisedMatrix):
 
     def read(self, read: Read, start: int, stop: int) -> Tensor:
         """Return rows ``start`` to ``stop``: the same codes and exponents in ggml's order."""
-        packed = read(self._weight, start, stop)
-        blocks = mxfp4_blocks(nibble_pairs(packed), read(self._scale, start, stop).view(np.uint8))
+        packed = as_bytes(read(self._weight, start, stop))
+        blocks = mxfp4_blocks(nibbles_of_pairs(packed), read(self._scale, start, stop).view(np.uint8))
         return Tensor(blocks, self.dtype, (stop - start, self.shape[1]))
 
 
@@ -190,9 +200,14 @@ class ScaledFloats(QuantisedMatrix):
         return scale
 
 
+def as_bytes(words: npt.NDArray[Any]) -> U8Array:
+    """Return rows of words as rows of bytes."""
+    return np.ascontiguousarray(words).view(np.uint8)
+
+
 def nibble_pairs(packed: npt.NDArray[Any]) -> U8Array:
     """Unpack rows of 4-bit codes, the lower half of each byte first: uint8 (rows, K)."""
-    stored = np.ascontiguousarray(packed).view(np.uint8)
+    stored = as_bytes(packed)
     codes = np.empty((*stored.shape, 2), np.uint8)
     np.bitwise_and(stored, 15, out=codes[..., 0])
     np.right_shift(stored, 4, out=codes[..., 1])

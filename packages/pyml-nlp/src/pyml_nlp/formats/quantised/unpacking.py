@@ -21,9 +21,14 @@ def unpack_bits(words: npt.NDArray[np.generic], bits: int) -> U8Array:
     if 8 % bits == 0:
         shifts = np.arange(0, 8, bits, dtype=np.uint8)
         return (stored[..., None] >> shifts & np.uint8((1 << bits) - 1)).reshape(rows, -1)
-    single = np.unpackbits(stored.reshape(rows, -1), axis=1, bitorder="little")
-    single = single[:, : single.shape[1] // bits * bits].reshape(rows, -1, bits)
-    return np.packbits(single, axis=-1, bitorder="little").reshape(rows, -1)
+    parts = stored[:, : stored.shape[1] // bits * bits].reshape(rows, -1, bits)  # of eight integers each
+    joined = np.zeros(parts.shape[:2], np.uint64)
+    for i in range(bits):
+        joined |= parts[:, :, i].astype(np.uint64) << np.uint64(8 * i)
+    codes = np.empty((*joined.shape, 8), np.uint8)
+    for i in range(8):
+        codes[:, :, i] = joined >> np.uint64(bits * i) & np.uint64((1 << bits) - 1)
+    return codes.reshape(rows, -1)
 
 
 def _float8_values(exponent_bits: int, bias: int) -> F32Array:
