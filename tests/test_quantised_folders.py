@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import pyml_nlp
 from pyml_core.errors import PymlError
@@ -85,6 +86,44 @@ def test_mlx_bits_of_single_modules(tmp_path: Path) -> None:
         assert files.dtype(f"{one}.weight") == "q8_a32"
         assert np.array_equal(files.read(f"{one}.weight").to_f32(), weight)
         assert files.dtype(f"{plain}.weight") == "f16"
+
+
+def even(name: str) -> tiny_models.TinyModel:
+    """A tiny mixture whose widths are multiples of 32."""
+    model = tiny_models.MODELS[name]
+    sizes = {"hidden_size": 96, "intermediate_size": 64, "moe_intermediate_size": 64, "head_dim": 32}
+    return tiny_models.TinyModel(
+        name, model.seed, {**model.config, **{key: sizes[key] for key in sizes if key in model.config}}
+    )
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
+def test_experts_that_mlx_stacks(name: str, tmp_path: Path) -> None:
+    model = even(name)
+    weights = quantised_folders.mlx_experts(model, tmp_path)
+    plain = tiny_files.build(model, weights, dtype="f32", threads=1)
+    expected = plain.forward([(plain.new_cache(), model.prompt, range(len(model.prompt)))])[0]
+    with pyml_nlp.load(tmp_path, dtype="f32", threads=1) as lm:
+        assert np.array_equal(lm.logits(model.prompt), expected)
+    with SafetensorsFolder(tmp_path) as files:
+        assert sorted(files.names()) == sorted(weights)
+        assert "q4_a32" in {files.dtype(tensor) for tensor in weights if ".experts.1." in tensor}
+
+
+@pytest.mark.parametrize(
+    ("end", "change"),
+    [("scales", lambda x: x[1:]), ("biases", lambda x: x[0]), ("weight", lambda x: x[:0]),
+     ("weight", lambda x: np.repeat(x, 300, axis=0))],
+)  # fmt: skip
+def test_stacks_that_contradict_each_other(end: str, change: Any, tmp_path: Path) -> None:
+    quantised_folders.mlx_experts(even("qwen3_moe"), tmp_path)
+    name = "model.layers.1.mlp.switch_mlp.up_proj"
+    stored = load_file(tmp_path / "model.safetensors")
+    stored[f"{name}.{end}"] = np.ascontiguousarray(change(stored[f"{name}.{end}"]))
+    save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+    text = refusal(tmp_path)
+    assert "expected a stack of 1 to 1024 matrices" in text
+    assert name in text
 
 
 UP = "model.layers.1.mlp.up_proj"

@@ -7,6 +7,7 @@ code with the readers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.helpers.tiny_files import write_hf
-from tests.helpers.tiny_models import QUANTIZED
+from tests.helpers.tiny_models import QUANTIZED, TinyModel
 
 Arrays = dict[str, npt.NDArray[Any]]
 F32Array = npt.NDArray[Any]
@@ -282,3 +283,34 @@ def change_config(folder: Path, changes: Mapping[str, Any]) -> None:
     """Change keys of the configuration."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(changes)))
+
+
+def mlx_experts(model: TinyModel, folder: Path, group: int = 32) -> Arrays:
+    """Write a mixture of experts as mlx-lm does, its experts stacked and everything in 4 bits; return its weights."""
+    from safetensors.numpy import save_file
+
+    write_hf(model, folder)
+    rng, pack = np.random.default_rng(6), mlx(4, group)
+    stored: dict[str, list[npt.NDArray[Any]]] = {}
+    weights: Arrays = {}
+    for full, array in model.weights().items():
+        weights[full] = array
+        name = full
+        if array.ndim == 2:
+            arrays, weights[full] = pack(rng, (array.shape[0], array.shape[1]))
+            name = re.sub(r"experts\.\d+\.(\w+)\.weight$", lambda match: _switch(match[1]), full)
+            for end, part in arrays.items():
+                stored.setdefault(f"{name.removesuffix('.weight')}.{end}", []).append(part)
+        else:
+            stored[name] = [array]
+    save_file(
+        {name: np.stack(parts) if "switch_mlp" in name else parts[0] for name, parts in stored.items()},
+        folder / "model.safetensors",
+    )
+    change_config(folder, {"quantization": _mlx(4, group)})
+    return weights
+
+
+def _switch(name: str) -> str:
+    renamed = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}.get(name, name)
+    return f"switch_mlp.{renamed}.weight"

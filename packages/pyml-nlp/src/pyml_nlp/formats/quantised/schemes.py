@@ -17,6 +17,7 @@ from pyml_core.errors import quoted
 from pyml_nn.errors import show
 
 from ..tensor_files import TensorInfo
+from .experts import StackedMatrix, one_of_stack
 from .integers import AWQMatrix, BytesMatrix, GPTQMatrix, MLXMatrix, PackedMatrix, mlx_floats
 from .matrix import FLOATS, Fail, Found, MXFP4Matrix, QuantisedMatrix, ScaledFloats
 
@@ -71,22 +72,27 @@ def quantised_weights(config: Mapping[str, Any], tensors: Mapping[str, TensorInf
     if scheme is None:
         return None
     description, ends, make = scheme
-    matrices, joined, hidden = dict[str, QuantisedMatrix](), dict[str, TensorInfo](), set[str]()
-    for found in _modules(tensors, fail):
-        matrix = make(found) if any(end in found for end in ends) else None
+    matrices, joined, hidden = dict[str, QuantisedMatrix](), dict[str, list[TensorInfo]](), set[str]()
+    for stored in _modules(tensors, fail):
+        if not any(end in stored for end in ends):
+            continue
+        found, names = one_of_stack(stored)
+        matrix = make(found)
         if matrix is None:
             continue
-        weight, parts = f"{found.name}.weight", list(found.tensors.values())
-        matrices[weight] = matrix
-        info = TensorInfo(weight, matrix.dtype, matrix.shape, 0, sum(part.nbytes for part in parts), description)
-        joined[parts[0].name] = info
+        parts = list(found.tensors.values())
+        infos = joined.setdefault(parts[0].name, [])
+        for index, name in enumerate(names):
+            weight, nbytes = f"{name}.weight", sum(part.nbytes for part in parts)
+            matrices[weight] = matrix if found is stored else StackedMatrix(matrix, index)
+            infos.append(TensorInfo(weight, matrix.dtype, matrix.shape, 0, nbytes, description))
         hidden |= {part.name for part in parts}
-    rest = {
-        name: joined.get(name, info)
-        for name, info in tensors.items()
-        if name in joined or (name not in hidden and name.rpartition(".")[2] not in _UNUSED)
-    }
-    shown = {info.name: info for info in rest.values()}
+    shown: dict[str, TensorInfo] = {}
+    for name, info in tensors.items():
+        if name in joined:
+            shown |= {one.name: one for one in joined[name]}
+        elif name not in hidden and name.rpartition(".")[2] not in _UNUSED:
+            shown[name] = info
     plain = {other: value for other, value in config.items() if other not in KEYS}
     return Quantised(description, matrices, shown, plain)
 
