@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pyml_core import KVLayout, Program, Slice, Tensor, pack, quantize, reference
 from pyml_core.block_types import BLOCK_TYPES
 from pyml_core.kv_layout import PageTable
+from pyml_core.ops.low_rank import LowRank
 from pyml_core.records import Buffer
 from pyml_core.tensor import PackedMatrix, pack_parts
 from pyml_core.timing import Capture, Timings
@@ -238,6 +239,8 @@ class EveryOperation:
         p.prepare_qkv("prepare_qkv", qkv, 0, self.HEADS, rope, 1 + normal(rng, dim), 1 + normal(rng, dim))
         heads = p.attention("attention", qkv, 0, self.HEADS, p.buffer("heads", heads_width), 0.25, 40, 5.0)
         p.linear("out", heads, [matrix(width, heads_width)], x, accumulate=True)
+        parts = [LowRank(1, 32 * i, matrix(5, heads_width, "f16"), matrix(24, 5, "f32")) for i in range(2)]
+        p.low_rank("out.low_rank", heads, parts, p.buffer("low", 12), x)
         p.layer_norm("layer_norm", x, 1 + normal(rng, width), normal(rng, width), 1e-6, y)
         p.linear("up", y, [matrix(width, width)], hidden := p.buffer("hidden", width))
         p.activate("activate", hidden, "gelu_erf", hidden)
@@ -263,4 +266,4 @@ class EveryOperation:
     def batch(self, pages: PageTable, start: int, stop: int) -> list[Slice]:
         """Return tokens ``start`` to ``stop`` of a sequence, of which every third one is wanted."""
         ids = np.random.default_rng(3).integers(0, self.VOCABULARY, stop, dtype=np.int32)[start:]
-        return [Slice(pages, start, ids, [i for i in range(stop - start) if (start + i) % 3 == 0])]
+        return [Slice(pages, start, ids, [i for i in range(stop - start) if (start + i) % 3 == 0], adapter=1)]

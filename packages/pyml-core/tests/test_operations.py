@@ -43,7 +43,7 @@ def test_programs_declare_it_by_its_name(kind: str) -> None:
 
 
 AT_RUN_TIME = {"ids", "positions", "layout", "rows", "q", "keys", "values", "start", "angles"}
-OTHER_NAMES = {"linear": {"weight"}, "add_positions": {"x"}, "screen": {"x", "weight", "stats"}}
+OTHER_NAMES = {"linear": {"weight"}, "add_positions": {"x"}, "screen": {"x", "weight", "stats"}, "low_rank": {"a", "b"}}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rescore"])
@@ -68,8 +68,8 @@ def test_its_parameters_are_those_of_the_record(kind: str, model: EveryOperation
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_costs_more_with_more_rows(kind: str, model: EveryOperation) -> None:
-    small = RunSize(2, 1, [(0, 2)], model.kv, rescored=(3, 0, 0))
-    large = RunSize(60, 30, [(0, 60)], model.kv, rescored=(90, 0, 0))
+    small = RunSize(2, 1, [(0, 2)], model.kv, (3, 0, 0), [1])
+    large = RunSize(60, 30, [(0, 60)], model.kv, (90, 0, 0), [1])
     for op in (*model.program.operations, *model.program.screening):
         if op.kind == kind:
             costs = [OPERATIONS[kind].cost(op, size) for size in (small, large)]
@@ -78,12 +78,13 @@ def test_it_costs_more_with_more_rows(kind: str, model: EveryOperation) -> None:
 
 
 def test_traces_show_the_shapes_of_matrix_products(model: EveryOperation) -> None:
-    size = RunSize(7, 3, [(0, 7)], model.kv, rescored=(11, 0, 0))
+    size = RunSize(7, 3, [(0, 7)], model.kv, (11, 0, 0), [1])
     shapes = {
         op.name: OPERATIONS[op.kind].shape(op, size) for op in (*model.program.operations, *model.program.screening)
     }
     assert {name: shape for name, shape in shapes.items() if shape} == {
-        "qkv": "[7,64]x[256,64] q8_0", "out": "[7,128]x[64,128] q8_0", "up": "[7,64]x[64,64] q8_0",
+        "qkv": "[7,64]x[256,64] q8_0", "out": "[7,128]x[64,128] q8_0",
+        "out.low_rank": "[7,128] rank 5 f16", "up": "[7,64]x[64,64] q8_0",
         "down": "[7,64]x[64,64] q4_0", "router": "[7,64]x[32,64] f32", "experts": "[112,64]x[128,64] q8_0",
         "head": "[3,64]x[96,64] q8_0", "head.screen": "[3,64]x[96,64] q8_0", "head.rescore": "[1,64]x[11,64] q8_0",
     }  # fmt: skip
@@ -93,7 +94,7 @@ def test_a_timed_run_has_the_costs_of_its_operations(model: EveryOperation) -> N
     batch = model.batch(new_pages(model.kv, 30), 0, 30)
     found, timings = timed_run(model.program, batch, want=Top(2))
     rescored = sum(one.rescored for one in found)
-    size = RunSize(30, len(batch[0].outputs), [(0, 30)], model.kv, (rescored, 0, 0))
+    size = RunSize(30, len(batch[0].outputs), [(0, 30)], model.kv, (rescored, 0, 0), [1])
     assert timings.costs() == [(t.bytes, t.flops) for t in timings]
     assert [(t.bytes, t.flops) for t in timings] == [
         OPERATIONS[t.operation.kind].cost(t.operation, size) for t in timings
@@ -125,7 +126,9 @@ def test_a_quantised_matrix_can_read_its_output(kind: str, level: str) -> None:
         weight[:, model.HEADS * model.HEAD_DIM :] = 0
     matrix = pack(quantize(weight, "q8_0"), "q8_0", weight.shape)
     program.linear("read", rows, [matrix], program.buffer("read", 5, rows.rows, rows.copies))
-    batches = [model.batch(new_pages(model.kv, TOKENS), 0, TOKENS) for _ in range(2)]
+    adapter = int(any(op.kind == "low_rank" for op in program.operations))
+    parts = [model.batch(new_pages(model.kv, TOKENS), 0, TOKENS) for _ in range(2)]
+    batches = [[part._replace(adapter=adapter) for part in batch] for batch in parts]
     assert_near(program.run(batches[0]), reference.run(program, batches[1]), 1e-4)
 
 

@@ -66,6 +66,7 @@ class OperationRecord(NamedTuple):
         matrices: packed matrices; with experts, the matrices of all experts in order.
         n_matrices: number of matrices whose outputs are adjacent: all, or those of one expert.
         vectors: norm weights, bias, table or frequencies.
+        parts: for ``low_rank``: int64 (parts, 3), the adapter of each part and its first columns.
         screen: for operations of a screen: the operation that has the row statistics of the head.
     """
 
@@ -85,6 +86,7 @@ class OperationRecord(NamedTuple):
     accumulate: bool = False
     normalize: bool = False
     bidirectional: bool = False
+    parts: npt.NDArray[np.int64] | None = None
     screen: Operation | None = None
 
 
@@ -102,6 +104,7 @@ class Lowered(NamedTuple):
         vocabulary: upper bound (exclusive) of token ids.
         positions: upper bound (exclusive) of positions.
         rope_sets: upper bound (exclusive) of the RoPE set of a slice.
+        adapters: largest number of an adapter of a slice.
         needs_pages: whether slices need KV pages.
         tile_tokens: maximum number of tokens of an attention tile; 0 without a KV layout.
     """
@@ -116,6 +119,7 @@ class Lowered(NamedTuple):
     vocabulary: int
     positions: int
     rope_sets: int
+    adapters: int
     needs_pages: bool
     tile_tokens: int
 
@@ -155,6 +159,7 @@ def lower(program: Graph, max_tokens: int) -> Lowered:
         bounds.get("vocabulary", NO_LIMIT),
         bounds.get("positions", NO_LIMIT),
         bounds.get("rope_sets", NO_LIMIT),
+        max((part.adapter for op in program.operations for part in op.params.get("parts", ())), default=0),
         any(OPERATIONS[op.kind].needs_pages for op in program.operations),
         _tile_tokens(program),
     )
@@ -207,7 +212,7 @@ def _record(op: Operation) -> OperationRecord:
         matrices = (matrices,)
     return OperationRecord(
         op.kind,
-        tuple(buf.index for buf in op.inputs),
+        tuple(buf.index for buf in (*op.inputs, *q.get("scratch", ()))),
         op.output.index,
         matrices,
         len(matrices) // q.get("n_experts", 1),
@@ -222,6 +227,7 @@ def _record(op: Operation) -> OperationRecord:
         q.get("accumulate", False),
         q.get("normalize", False),
         q.get("bidirectional", False),
+        q.get("columns"),
         op if "z_score" in q else None,
     )
 

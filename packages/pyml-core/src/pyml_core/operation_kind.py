@@ -49,6 +49,7 @@ class RunSize(NamedTuple):
         outputs: P.
         spans: start and number of tokens of every slice.
         kv: geometry of the KV pages, or None.
+        adapters: number of the adapter of every slice, if any has one; see :mod:`pyml_core.ops.low_rank`.
         rescored: number of rows of a screened head that were computed in each round, summed over all wanted positions.
     """
 
@@ -57,6 +58,7 @@ class RunSize(NamedTuple):
     spans: Sequence[tuple[int, int]] = ()
     kv: KVLayout | None = None
     rescored: Sequence[int] = (0, 0, 0)
+    adapters: Sequence[int] = ()
 
     def rows(self, buf: Buffer) -> int:
         """Return the number of rows of a buffer that the run fills."""

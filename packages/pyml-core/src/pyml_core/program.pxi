@@ -26,7 +26,7 @@ cdef class _NativeTables:
     cdef pyml_buffer *buffers
     cdef pyml_matrix *matrices
     cdef pyml_buffer *result
-    cdef int64_t max_tokens, vocabulary, positions, rope_sets
+    cdef int64_t max_tokens, vocabulary, positions, rope_sets, adapters
     cdef bint needs_pages
     cdef int64_t kv_page_bytes
     cdef list alive
@@ -49,6 +49,7 @@ cdef class _NativeTables:
         self.span = lowered.spans
         self.max_tokens = lowered.max_tokens
         self.vocabulary, self.positions, self.rope_sets = lowered.vocabulary, lowered.positions, lowered.rope_sets
+        self.adapters = lowered.adapters
         self.needs_pages = lowered.needs_pages
         self.p.kernels = pyml_level_kernels(_level_index(level))
         self.p.threads = self.p.run.threads = threads
@@ -173,6 +174,8 @@ cdef class _NativeTables:
             _fill_matrix(&self.matrices[matrix], weight)
             self.alive.append(weight)
             matrix += 1
+        if record.parts is not None:
+            o.parts = <const pyml_low_rank *>self._keep(record.parts)
         if record.screen is not None:
             self._add_screen(o, record.screen.params["row_stats"])
         self.p.n_ops += 1

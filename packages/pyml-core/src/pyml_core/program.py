@@ -33,6 +33,7 @@ from .ops.embedding import declare_add_positions, declare_embed
 from .ops.experts import declare_combine, declare_dispatch, declare_expert_linear, declare_route
 from .ops.head import declare_select
 from .ops.linear import declare_linear
+from .ops.low_rank import declare_low_rank
 from .ops.norm import declare_layer_norm, declare_rms_norm
 from .ops.prepare_qkv import declare_prepare_qkv
 from .ops.rope import declare_rope_angles
@@ -75,6 +76,7 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
     rms_norm = declare_rms_norm
     layer_norm = declare_layer_norm
     linear = declare_linear
+    low_rank = declare_low_rank
     activate = declare_activate
     gated = declare_gated
     soft_cap = declare_soft_cap
@@ -270,4 +272,6 @@ class Program(Graph, OfOneProcess, instead="make one in each process"):
 def _later(part: Slice, tokens: Sequence[SampledToken], n_first: int, index: int) -> Slice:
     """The slice of a later run of a call, which had one of the tokens that were chosen before."""
     ran = n_first + index - 2
-    return Slice(part.pages, part.start + part.outputs[0] + 1 + ran, [tokens[ran].token], [0], part.rope_set)
+    return Slice(
+        part.pages, part.start + part.outputs[0] + 1 + ran, [tokens[ran].token], [0], part.rope_set, part.adapter
+    )

@@ -81,6 +81,7 @@ class Slice(NamedTuple):
         ids: token ids.
         outputs: indices into ``ids`` of the wanted positions, ascending.
         rope_set: index of the set of RoPE frequencies, see :meth:`Program.rope_angles`.
+        adapter: number of the adapter of its linear layers, see :meth:`Program.low_rank`; 0: none.
     """
 
     pages: PageTable | Sequence[npt.NDArray[np.uint8]]
@@ -88,3 +89,4 @@ class Slice(NamedTuple):
     ids: Sequence[int] | npt.NDArray[np.int32]
     outputs: Sequence[int] = ()
     rope_set: int = 0
+    adapter: int = 0

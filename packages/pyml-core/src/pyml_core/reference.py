@@ -33,6 +33,7 @@ from .ops.kv_cache import (
     round_to_cache,
 )
 from .ops.linear import ACTIVATION_BLOCK, QuantizedRows, Weight, linear, quantize_activations
+from .ops.low_rank import low_rank
 from .ops.norm import layer_norm, rms_norm
 from .ops.prepare_qkv import prepare_qkv
 from .ops.rope import rope, rope_angles
@@ -63,6 +64,7 @@ __all__ = [
     "int8_attention",
     "layer_norm",
     "linear",
+    "low_rank",
     "pack_panels",
     "prepare_qkv",
     "quantize_activations",

@@ -54,6 +54,9 @@ cdef class _NativeRuns(_NativeTables):
             self.slices[s].rope_set = PyNumber_Index(part.rope_set)
             if self.slices[s].rope_set < 0 or self.slices[s].rope_set >= self.rope_sets:
                 raise ShapeError(f"run: expected a rope_set from 0 to {self.rope_sets - 1}, got {part.rope_set}")
+            self.slices[s].adapter = PyNumber_Index(part.adapter)
+            if self.slices[s].adapter < 0 or self.slices[s].adapter > self.adapters:
+                raise ShapeError(f"run: expected an adapter from 0 to {self.adapters}, got {part.adapter}")
             for i in range(count):
                 token = PyNumber_Index(tokens[i])  # no fraction is cut off
                 if token < 0 or token >= self.vocabulary:

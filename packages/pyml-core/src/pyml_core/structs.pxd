@@ -129,6 +129,10 @@ cdef extern from "pyml.h":
         uint8_t *scratch
         int64_t scratch_bytes
 
+    ctypedef struct pyml_low_rank:
+        int64_t adapter
+        int64_t low, column
+
     ctypedef struct pyml_op:
         int32_t kind
         pyml_buffer *input "in"
@@ -142,6 +146,7 @@ cdef extern from "pyml.h":
         int32_t layer, n_heads, window, activation
         bint accumulate, normalize, bidirectional
         bint skip
+        const pyml_low_rank *parts
         const pyml_screen *screen
         const pyml_op *fused_next
         const pyml_op *fused_into
@@ -156,6 +161,7 @@ cdef extern from "pyml.h":
         int64_t count
         int64_t row
         int64_t rope_set
+        int64_t adapter
 
     ctypedef struct pyml_tile:
         int32_t slice, first, count

@@ -206,7 +206,7 @@ class Timings(Sequence[OpTiming]):
         self.tokens = sum(count for _, count in spans)
         self.outputs = sum(len(part.outputs) for part in slices)
         self.rescored: Sequence[int] = (rescored, 0, 0) if isinstance(rescored, int) else rescored
-        self._size = RunSize(self.tokens, self.outputs, spans, kv, self.rescored)
+        self._size = RunSize(self.tokens, self.outputs, spans, kv, self.rescored, [part.adapter for part in slices])
         self.start_ns, self.end_ns = measured[4]
         self._built: list[OpTiming] | None = None
 

@@ -130,10 +130,17 @@ typedef struct {
     int64_t scratch_bytes;
 } pyml_screen;
 
+/* One matrix of a linear layer that an adapter changes: B (A x) is added to its outputs. */
+typedef struct {
+    int64_t adapter;     /* the slices with this adapter have the term */
+    int64_t low, column; /* first column of A x in the scratch buffer, and of the outputs */
+} pyml_low_rank;
+
 typedef struct pyml_op {
     int32_t kind;
     pyml_buffer *in, *in2, *out;
-    const pyml_matrix *matrices;   /* linear: with adjacent outputs; embed: the table; expert_linear: of all experts */
+    const pyml_matrix *matrices;   /* linear: with adjacent outputs; embed: the table; expert_linear: of all experts;
+                                      low_rank: A and B of all parts */
     int32_t n_matrices;            /* expert_linear: of one expert */
     const float *weight, *weight2; /* norms: weight and bias; prepare_qkv: q_norm and k_norm; linear: bias; tables */
     float eps, scale, cap;
@@ -141,6 +148,7 @@ typedef struct pyml_op {
     bool accumulate, normalize;
     bool bidirectional;               /* attention: tokens attend to all positions of their sequence */
     bool skip;                        /* not part of this run */
+    const pyml_low_rank *parts;       /* low_rank: matrices 2 i and 2 i + 1 are A and B of part i */
     const pyml_screen *screen;        /* screen, rescore */
     const struct pyml_op *fused_next; /* linear: the activation that it applies to each tile's results, or NULL */
     const struct pyml_op *fused_into; /* activate, gated: the linear layer that applies it, or NULL */
@@ -155,6 +163,7 @@ typedef struct {
     int64_t count;         /* number of its tokens */
     int64_t row;           /* row of its first token in the token buffers */
     int64_t rope_set;      /* index of its set of RoPE frequencies */
+    int64_t adapter;       /* the adapter of its linear layers; 0: none */
 } pyml_slice;
 
 /* Some consecutive tokens of one slice. A unit of attention is a tile and one of the H heads. */

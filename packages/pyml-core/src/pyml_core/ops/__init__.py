@@ -12,6 +12,7 @@ from .embedding import ADD_POSITIONS, EMBED
 from .experts import COMBINE, DISPATCH, EXPERT_LINEAR, ROUTE
 from .head import SELECT
 from .linear import LINEAR
+from .low_rank import LOW_RANK
 from .norm import LAYER_NORM, RMS_NORM
 from .prepare_qkv import PREPARE_QKV
 from .rope import ROPE_ANGLES
@@ -20,8 +21,8 @@ from .screen import RESCORE, SCREEN
 OPERATIONS: dict[str, OperationKind] = {
     kind.name: kind
     for kind in (
-        EMBED, ADD_POSITIONS, RMS_NORM, LAYER_NORM, LINEAR, ACTIVATE, GATED, SOFT_CAP, SELECT, ROPE_ANGLES,
-        PREPARE_QKV, ATTENTION, ROUTE, DISPATCH, EXPERT_LINEAR, COMBINE, SCREEN, RESCORE,
+        EMBED, ADD_POSITIONS, RMS_NORM, LAYER_NORM, LINEAR, LOW_RANK, ACTIVATE, GATED, SOFT_CAP, SELECT,
+        ROPE_ANGLES, PREPARE_QKV, ATTENTION, ROUTE, DISPATCH, EXPERT_LINEAR, COMBINE, SCREEN, RESCORE,
     )
 }  # fmt: skip
 """Operation kinds by name, in the order of ``csrc/operations.def``."""

@@ -163,7 +163,7 @@ static void plain_tile(const pyml_matrix *m, int64_t panel, int np, const pyml_b
     for (int64_t k0 = 0; k0 < m->k; k0 += CHUNK) {
         int64_t k = min_i64(CHUNK, m->k - k0);
         const float *a = x->f + to->row * x->width + k0;
-        const void *b[TILE_PANELS];
+        const void *b[TILE_PANELS] = {NULL};
         for (int p = 0; p < np; p++) b[p] = m->data + (panel + p) * m->panel_bytes + k0 * PANEL * element;
         if (m->type == TYPE_F32) plain_rows(TYPE_F32, np, a, x->width, b, k, sums, rows, k0 == 0);
         else if (m->type == TYPE_F16) plain_rows(TYPE_F16, np, a, x->width, b, k, sums, rows, k0 == 0);
@@ -294,6 +294,56 @@ void FN(expert_linear)(const pyml_op *op, const pyml_run *run, pyml_thread *thre
         int64_t count = min_i64(TOKEN_BLOCK, routes->first[expert + 1] - row);
         linear_tile(op, op->matrices + expert * op->n_matrices, item % tiles, tiles, row, count, thread);
     }
+}
+
+/* ---- low_rank: out += B (A x), with the matrices of the adapter that a row's slice has. Consecutive slices of one
+ * adapter are multiplied together. Slices without an adapter, or whose adapter has no part here, make no items. */
+
+/* Tile number `tile` of A (stage 0) or B (stage 1) of a part, for `count` rows. A x is written, B (A x) is added. */
+static void low_rank_tile(const pyml_op *op, int64_t part, int stage, int64_t tile, int64_t row, int64_t count,
+                          float *sums) {
+    const pyml_matrix *m = &op->matrices[2 * part + stage];
+    const pyml_low_rank *at = &op->parts[part];
+    const pyml_op finished = {.accumulate = stage == 1};
+    const pyml_buffer *out = stage ? op->out : op->in2;
+    pyml_buffer x = stage ? *op->in2 : *op->in;
+    if (stage) x.f += at->low;
+    int64_t panel = tile * TILE_PANELS, from = panel * PANEL, column = from + (stage ? at->column : at->low);
+    int np = (int)min_i64(TILE_PANELS, (m->n + PANEL - 1) / PANEL - panel);
+    target to = {&finished, row, 0, min_i64(np * PANEL, m->n - from), out->f + row * out->width + column, out->width};
+    plain_tile(m, panel, np, &x, count, &to, sums);
+}
+
+/* Compute the items from `begin` to `end`, if `sums` is not NULL. Returns the number of items up to there. */
+static int64_t low_rank_walk(const pyml_op *op, const pyml_run *run, int stage, int64_t begin, int64_t end,
+                             float *sums) {
+    int64_t item = 0;
+    for (int64_t s = 0, next; s < run->n_slices && item < end; s = next) {
+        const pyml_slice *slice = &run->slices[s];
+        int64_t rows = slice->count;
+        for (next = s + 1; next < run->n_slices && slice->adapter == run->slices[next].adapter; next++)
+            rows += run->slices[next].count;
+        for (int64_t part = 0; slice->adapter && part < op->n_matrices / 2; part++) {
+            if (op->parts[part].adapter != slice->adapter) continue;
+            int64_t tiles = tiles_of(&op->matrices[2 * part + stage]);
+            int64_t items = tiles * ((rows + TOKEN_BLOCK - 1) / TOKEN_BLOCK);
+            int64_t last = sums ? min_i64(end - item, items) : 0;
+            for (int64_t i = begin > item ? begin - item : 0; i < last; i++) {
+                int64_t first = i / tiles * TOKEN_BLOCK;
+                low_rank_tile(op, part, stage, i % tiles, slice->row + first, min_i64(TOKEN_BLOCK, rows - first), sums);
+            }
+            item += items;
+        }
+    }
+    return item;
+}
+
+int64_t FN(low_rank_items)(const pyml_op *op, const pyml_run *run, int stage) {
+    return low_rank_walk(op, run, stage, 0, INT64_MAX, NULL);
+}
+
+void FN(low_rank)(const pyml_op *op, const pyml_run *run, pyml_thread *thread, int stage, int64_t begin, int64_t end) {
+    low_rank_walk(op, run, stage, begin, end, (float *)thread->scratch);
 }
 
 /* ---- rows of a packed matrix as float32: embedding look-up, and dequantisation. The order of operations is ggml's. */
