@@ -109,7 +109,7 @@ def test_an_unshared_page_is_written_in_place() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (KVCache(LAYOUT, 200, "other"), "of this model, found one of another model"),
+        (KVCache(LAYOUT, 200, "other"), "of this model, found one of another model or adapter"),
         (KVCache(KVLayout(2, 3, 10, "f32"), 200, "model"), "in f16, found one in f32"),
         (KVCache(LAYOUT, 200, "model", "neon"), f"of CPU level {level()}, found one of neon"),
     ],

@@ -72,7 +72,7 @@ class TestLayers:
     def test_linear_of_several_matrices_with_bias(self) -> None:
         x, layer = normal(5, HIDDEN), linear((7, HIDDEN), (3, HIDDEN), bias=True)
         bench = Bench(x)
-        layer.declare(bench.program, "linear", bench.hidden, bench.scratch.buffer("out", layer.width))
+        layer.declare(bench.scratch, "linear", bench.hidden, bench.scratch.buffer("out", layer.width))
         np.testing.assert_allclose(bench.run(), apply(layer, x), atol=2e-6)
 
     def test_norms(self) -> None:

@@ -17,7 +17,7 @@ from pyml_core.errors import ShapeError
 from pyml_core.records import Slice
 from pyml_core.want import Choice, SampledToken, TopLogits
 
-from .cache import KVCache, Origin
+from .cache import KVCache, Origins
 from .errors import show
 
 F32Array = npt.NDArray[np.float32]
@@ -52,6 +52,7 @@ class SequencePass(NamedTuple):
         rope_set: index of the set of RoPE frequencies.
         record_from: traces record tensors from this position on; tokens before it run again only for their keys and
             values.
+        adapter: number of the adapter of the sequence; 0: none.
     """
 
     sequence: int
@@ -60,6 +61,7 @@ class SequencePass(NamedTuple):
     positions: list[int]
     rope_set: int
     record_from: int
+    adapter: int = 0
 
 
 class _Planned(NamedTuple):
@@ -81,7 +83,7 @@ class BatchPlan:
 
     Args:
         batch: a :class:`SequenceInput` for every sequence.
-        origin: required origin of the caches.
+        origins: possible origins of the caches, each of which means an adapter.
         vocab_size: token ids must be below.
         max_tokens: maximum number of tokens of one run.
         long_from: longer sequences are rotated with LongRoPE's long factors; None: no LongRoPE.
@@ -100,19 +102,22 @@ class BatchPlan:
     __slots__ = ("_inputs", "_orders", "n_outputs", "passes", "runs")
 
     def __init__(
-        self, batch: Sequence[Input], origin: Origin, vocab_size: int, max_tokens: int, long_from: int | None
+        self, batch: Sequence[Input], origins: Origins, vocab_size: int, max_tokens: int, long_from: int | None
     ) -> None:
         self._inputs: list[_Planned] = []
         self._orders: list[list[int] | None] = []
         self.passes: list[SequencePass] = []
         self.n_outputs = 0
+        base = origins[0]
         for sequence, (cache, given_ids, given_positions) in enumerate(batch):
-            if cache.origin != origin:
-                origin.check(cache.origin, f"sequence {sequence}")
+            adapter = 0
+            if cache.origin != base:
+                adapter = origins.number(cache.origin, f"sequence {sequence}")
             ids = checked_ids(given_ids, vocab_size, sequence)
             positions, order = checked_positions(given_positions, len(ids), sequence)
             cache.check_room(len(ids))
-            self.passes += sequence_passes(sequence, cache, ids, positions, long_from)
+            passes = sequence_passes(sequence, cache, ids, positions, long_from)
+            self.passes += [each._replace(adapter=adapter) for each in passes] if adapter else passes
             self._inputs.append(_Planned(cache, ids, positions, len(self.passes) - 1))
             self._orders.append(order)
             self.n_outputs += len(positions)
@@ -250,7 +255,10 @@ def cut_runs(passes: Sequence[SequencePass], max_tokens: int) -> list[list[Slice
     """Divide the passes into runs of at most ``max_tokens`` tokens, in order."""
     if sum([len(each.ids) for each in passes]) <= max_tokens:
         return [
-            [Slice(each.cache.pages, each.cache.length, each.ids, each.positions, each.rope_set) for each in passes]
+            [
+                Slice(each.cache.pages, each.cache.length, each.ids, each.positions, each.rope_set, each.adapter)
+                for each in passes
+            ]
         ]
     runs: list[list[Slice]] = [[]]
     room = max_tokens
@@ -264,7 +272,14 @@ def cut_runs(passes: Sequence[SequencePass], max_tokens: int) -> list[list[Slice
             first, last = bisect_left(each.positions, start), bisect_left(each.positions, stop)
             outputs = [position - start for position in each.positions[first:last]]
             runs[-1].append(
-                Slice(each.cache.pages, each.cache.length + start, each.ids[start:stop], outputs, each.rope_set)
+                Slice(
+                    each.cache.pages,
+                    each.cache.length + start,
+                    each.ids[start:stop],
+                    outputs,
+                    each.rope_set,
+                    each.adapter,
+                )
             )
             room -= stop - start
             start = stop

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from pyml_core.errors import ShapeError
+from pyml_core.errors import ShapeError, quoted
 from pyml_core.want import ALL_LOGITS, AllLogits, Sample, SampledToken, Top, TopLogits, Want
 
+from .adapters import Adapter
 from .batching import BatchPlan, Input, SequencePass
-from .cache import KVCache, Origin
+from .cache import KVCache, Origin, Origins
 from .memory import activation_bytes
 from .network import C, Network
 from .trace import Recorder, Trace, traces_of
 from .weights import Weights, WeightSource
+from .weights.names import shown
 
 if TYPE_CHECKING:
     import os
@@ -46,6 +48,7 @@ class Model(Network[C]):
         screen: screen a large quantised head when few logits are requested; see
             :func:`pyml_nn.weights.spec.is_screened`.
         kv_dtype: type of keys and values; see :func:`pyml_nn.memory.kv_layout`.
+        adapters: the adapters that sequences may choose, each by the cache that :meth:`new_cache` makes for it.
 
     Attributes:
         config: as given.
@@ -53,7 +56,9 @@ class Model(Network[C]):
         n_params: number of parameters; a tied head counts once.
         weight_bytes: bytes of the packed weights.
         fingerprint: hash of configuration, weights and dtype; equal for equal models only.
-        cache_origin: required origin of the KV caches of this model.
+        cache_origin: required origin of the KV caches of this model, without an adapter.
+        origins: all origins of its caches: without an adapter, and with each.
+        adapters: names of the adapters, in order.
 
     Raises:
         WeightsError: a weight is missing, unknown or of another shape.
@@ -70,11 +75,15 @@ class Model(Network[C]):
         max_tokens: int = 512,
         screen: bool = True,
         kv_dtype: str = "auto",
+        adapters: Sequence[Adapter] = (),
     ) -> None:
-        super().__init__(config, weights, dtype, threads, max_tokens, screen, kv_dtype)
+        super().__init__(config, weights, dtype, threads, max_tokens, screen, kv_dtype, adapters)
         if not screen:  # a head that was packed for it
             self.program.screening = self.program.settling = ()
         self.cache_origin = Origin(self.fingerprint, self.program.level, self.kv_layout)
+        with_adapters = [self.cache_origin._replace(model=each.fingerprint(self.fingerprint)) for each in adapters]
+        self.origins = Origins([self.cache_origin, *with_adapters])
+        self.adapters = tuple(adapter.name for adapter in adapters)
 
     # ---- properties
 
@@ -90,22 +99,41 @@ class Model(Network[C]):
 
     # ---- sequences
 
-    def new_cache(self, max_length: int | None = None) -> KVCache:
+    def origin_of(self, adapter: str | None) -> Origin:
+        """The origin of caches of sequences with this adapter (None: without one).
+
+        Raises:
+            ShapeError: the model has no such adapter.
+        """
+        if adapter is None:
+            return self.cache_origin
+        if adapter not in self.adapters:
+            known = ", ".join(map(shown, self.adapters[:8])) or "none, because the model was loaded without adapters"
+            raise ShapeError(f"adapter: expected {known}, got {quoted(adapter)}")
+        return self.origins[self.adapters.index(adapter) + 1]
+
+    def new_cache(self, max_length: int | None = None, adapter: str | None = None) -> KVCache:
         """Return an empty KV cache of at most ``max_length`` positions (None: :attr:`context_length`).
 
-        Raises:
-            ShapeError: ``max_length`` exceeds :attr:`context_length`.
-        """
-        return KVCache(self.kv_layout, self._checked_length(max_length), self.fingerprint, self.program.level)
-
-    def load_cache(self, path: str | os.PathLike[str], max_length: int | None = None) -> KVCache:
-        """Load a KV cache that :meth:`KVCache.save` wrote for this model.
+        A sequence has the adapter that its cache was made for; None: no adapter.
 
         Raises:
-            CacheFileError: the file is damaged, or of another model.
+            ShapeError: ``max_length`` exceeds :attr:`context_length`, or there is no such adapter.
         """
-        length = self._checked_length(max_length)
-        return KVCache.load(path, self.kv_layout, length, self.fingerprint, self.program.level, self.vocab_size)
+        model = self.origin_of(adapter).model
+        return KVCache(self.kv_layout, self._checked_length(max_length), model, self.program.level)
+
+    def load_cache(
+        self, path: str | os.PathLike[str], max_length: int | None = None, adapter: str | None = None
+    ) -> KVCache:
+        """Load a KV cache that :meth:`KVCache.save` wrote for this model and adapter (None: no adapter).
+
+        Raises:
+            CacheFileError: the file is damaged, or of another model or adapter.
+            ShapeError: there is no such adapter.
+        """
+        length, model = self._checked_length(max_length), self.origin_of(adapter).model
+        return KVCache.load(path, self.kv_layout, length, model, self.program.level, self.vocab_size)
 
     @overload
     def forward(self, batch: Sequence[Input], want: AllLogits = ...) -> list[F32Array]: ...
@@ -148,7 +176,7 @@ class Model(Network[C]):
         if isinstance(want, Top) and want.k < 1:
             raise ShapeError(f"forward: expected k to be at least 1, got {want.k}")
         config = self.config
-        plan = BatchPlan(batch, self.cache_origin, config.vocab_size, self._max_tokens, config.long_from)
+        plan = BatchPlan(batch, self.origins, config.vocab_size, self._max_tokens, config.long_from)
         if not plan.passes:
             return []
         recorder = self._recorder(plan.passes, plan.runs)
@@ -204,7 +232,7 @@ class Model(Network[C]):
 
     def _forward_sample(self, batch: Sequence[Input], want: Sample) -> list[list[SampledToken]]:
         config = self.config
-        plan = BatchPlan(batch, self.cache_origin, config.vocab_size, self._max_tokens, config.long_from)
+        plan = BatchPlan(batch, self.origins, config.vocab_size, self._max_tokens, config.long_from)
         if not plan.passes:
             return []
         recorder = self._recorder(plan.passes, plan.runs)

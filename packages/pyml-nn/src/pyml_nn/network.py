@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -21,6 +21,7 @@ from pyml_core.pickling import OfOneProcess
 from pyml_core.program import Program
 from pyml_core.tensor import PackedMatrix
 
+from .adapters import Adapter, AdapterTerms
 from .config import Dimensions
 from .layers import Scratch
 from .memory import MemoryPlan, activation_bytes, kv_layout
@@ -53,10 +54,14 @@ class Network(OfOneProcess, ABC, Generic[C], instead=_INSTEAD):
         max_tokens: int,
         screen: bool,
         kv_dtype: str,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         reader = _reader(self, config, weights, dtype, screen)
         reader.warn()
+        terms = AdapterTerms(adapters, self.specs(config), self.rules, reader.gguf) if adapters else None
+        reader.adapters = terms
         own = 0 if reader.mapped else reader.packed_bytes()
+        own += sum(adapter.nbytes for adapter in adapters)
         MemoryPlan(own, 0, activation_bytes(config, max_tokens)).check()
         self.config = config
         self.kv_layout = self._layout(config, reader, kv_dtype)
@@ -65,6 +70,8 @@ class Network(OfOneProcess, ABC, Generic[C], instead=_INSTEAD):
         self._cancels = 0
         self.declare(reader, Scratch(self._program))
         reader.flush()
+        if terms is not None:
+            terms.check_used()
         self.n_params = reader.n_params
         self.weight_bytes = _weight_bytes(self._program)
         self.fingerprint = reader.fingerprint(f"{type(self).__module__} {json.dumps(asdict(config), sort_keys=True)}")

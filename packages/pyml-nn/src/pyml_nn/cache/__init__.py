@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .kv_cache import KVCache
-from .origin import Origin
+from .origin import Origin, Origins
 
-__all__ = ["KVCache", "Origin"]
+__all__ = ["KVCache", "Origin", "Origins"]

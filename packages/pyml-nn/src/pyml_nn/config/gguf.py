@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _TYPES = {
-    "adapter": "an adapter (LoRA), which needs its base model: merge it into that, as llama-export-lora does",
+    "adapter": "an adapter (LoRA), which needs its base model: give that, and the adapter as --lora (adapters=[...])",
     "imatrix": "statistics for quantising a model",
     "mmproj": "the part of a model that reads images or sound: give the file with the text model",
 }

@@ -62,7 +62,7 @@ class Attention:
         program = scratch.program
         head_dim = self.out.matrices[0].shape[1] // self.n_heads
         norm = self.q_norm or self.k_norm
-        qkv = self.qkv.declare(program, f"{name}.qkv", x, scratch.buffer("qkv", self.qkv.width))
+        qkv = self.qkv.declare(scratch, f"{name}.qkv", x, scratch.buffer("qkv", self.qkv.width))
         program.prepare_qkv(
             f"{name}.prepare", qkv, layer, self.n_heads, rope,
             None if self.q_norm is None else self.q_norm.weight,
@@ -74,4 +74,4 @@ class Attention:
             f"{name}.attend", qkv, layer, self.n_heads, attended,
             self.scale, self.window, self.soft_cap, self.bidirectional,
         )  # fmt: skip
-        return self.out.declare(program, f"{name}.out", attended, out, accumulate)
+        return self.out.declare(scratch, f"{name}.out", attended, out, accumulate)

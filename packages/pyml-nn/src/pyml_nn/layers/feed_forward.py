@@ -43,10 +43,10 @@ class FeedForward:
 
     def declare(self, scratch: Scratch, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
         """Declare the feed-forward of x (T, hidden): it writes to ``out``, or adds to it with ``accumulate``."""
-        up = self.up.declare(scratch.program, f"{name}.up", x, scratch.buffer("up", self.up.width))
+        up = self.up.declare(scratch, f"{name}.up", x, scratch.buffer("up", self.up.width))
         activated = scratch.buffer("activated", self.up.width)
         scratch.program.activate(f"{name}.activation", up, self.activation, activated)
-        return self.down.declare(scratch.program, f"{name}.down", activated, out, accumulate)
+        return self.down.declare(scratch, f"{name}.down", activated, out, accumulate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class GatedFeedForward:
     def declare(self, scratch: Scratch, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
         """Declare the feed-forward of x (T, hidden): it writes to ``out``, or adds to it with ``accumulate``."""
         width = self.gate_up.width
-        gate_up = self.gate_up.declare(scratch.program, f"{name}.gate_up", x, scratch.buffer("gate_up", width))
+        gate_up = self.gate_up.declare(scratch, f"{name}.gate_up", x, scratch.buffer("gate_up", width))
         gated = scratch.buffer("gated", width // 2)
         scratch.program.gated(f"{name}.activation", gate_up, self.activation, gated)
-        return self.down.declare(scratch.program, f"{name}.down", gated, out, accumulate)
+        return self.down.declare(scratch, f"{name}.down", gated, out, accumulate)

@@ -31,7 +31,7 @@ def declare_head(
     selected = program.select("select", hidden, scratch.buffer("selected", hidden.width, "outputs"))
     normed = norm.declare(program, "final_norm", selected, scratch.buffer("final_normed", hidden.width, "outputs"))
     out = scratch.buffer("logits", head.shape[0], "outputs")
-    logits = Linear((head,), bias).declare(program, "head", normed, out)
+    logits = Linear((head,), bias).declare(scratch, "head", normed, out)
     if soft_cap:
         return program.soft_cap("head.soft_cap", logits, soft_cap)
     if head.split and bias is None:

@@ -55,7 +55,7 @@ class MixtureOfExperts:
     def declare(self, scratch: Scratch, name: str, x: Buffer, out: Buffer, accumulate: bool) -> Buffer:
         """Declare the mixture for x (T, hidden): it writes to ``out``, or adds to it with ``accumulate``."""
         program, copies, inner = scratch.program, self.n_chosen, self.experts[0].gate.shape[0]
-        logits = self.router.declare(program, f"{name}.router", x, scratch.buffer("router", len(self.experts)))
+        logits = self.router.declare(scratch, f"{name}.router", x, scratch.buffer("router", len(self.experts)))
         routes = scratch.buffer("routes", 2 * copies)
         program.route(f"{name}.route", logits, copies, routes, self.normalize)
         rows = scratch.buffer("dispatched", x.width, copies=copies)

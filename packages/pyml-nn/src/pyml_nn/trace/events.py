@@ -108,11 +108,19 @@ def events_of(step: Step, index: int) -> Iterator[Event]:
     for number, run in enumerate(step.runs):
         for position, timing in enumerate(run):
             yield from _operation_events(timing, run, step.kind, index, number)
-            if timing.operation.name.endswith(".attention.out"):
+            if _ends_attention(run, position):
                 yield _attention_event(run, position, step.kind, index, number)
     tokens = sum(run.tokens for run in step.runs)
     ms = (step.end_ns - step.start_ns) / 1e6
     yield Event("forward", None, "", step.kind, index, tokens, step.start_ns, ms)
+
+
+def _ends_attention(run: Timings, position: int) -> bool:
+    """Whether an operation is the last one of a layer's attention: the output projection, or its adapters' term."""
+    name = run[position].operation.name
+    if not name.endswith(".attention.out"):
+        return name.endswith(".attention.out_lora")
+    return position + 1 == len(run) or run[position + 1].operation.name != f"{name}_lora"
 
 
 def _operation_events(timing: OpTiming, run: Timings, kind: str, step: int, number: int) -> Iterator[Event]:
@@ -146,7 +154,7 @@ def _phase_span(span: ThreadSpan, index: int) -> ThreadSpan:
 def _attention_event(run: Timings, last: int, kind: str, step: int, number: int) -> Event:
     """The wall time from the projection to q, k and v to the output projection, which has index ``last``."""
     end = run[last]
-    prefix = end.operation.name.removesuffix("out")
+    prefix = end.operation.name.removesuffix("_lora").removesuffix("out")
     first = last
     while first > 0 and run[first].operation.name != f"{prefix}qkv":
         first -= 1

@@ -57,7 +57,7 @@ def matcher(patterns: Sequence[str], kind: str, names: Iterable[str]) -> Matcher
     return lambda name: any(regex.fullmatch(name) is not None for regex in compiled)
 
 
-PHASE_OF_OPERATION = {"qkv": "QKV", "out": "out"}
+PHASE_OF_OPERATION = {"qkv": "QKV", "qkv_lora": "QKV", "out": "out", "out_lora": "out"}
 """Last part of an operation's name -> phase of attention, for operations that are one phase."""
 
 

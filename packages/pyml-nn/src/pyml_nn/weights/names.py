@@ -74,7 +74,7 @@ def find(names: Iterable[str], expected: Mapping[str, Sequence[str]], rules: Nam
     found: dict[str, str] = {}
     extra_layers: set[int] = set()
     for file_name in names:
-        name = file_name if gguf else _without_prefix(file_name, rules.hf_prefixes)
+        name = file_name if gguf else without_prefix(file_name, rules.hf_prefixes)
         known = expected.get(name)
         if known is not None:
             if known[0] in found:
@@ -126,7 +126,8 @@ def _origin(name: str) -> str:
     return f" (it is {origin})" if origin else ""
 
 
-def _without_prefix(name: str, prefixes: Sequence[str]) -> str:
+def without_prefix(name: str, prefixes: Sequence[str]) -> str:
+    """Return a checkpoint's name without the first of these prefixes that it has."""
     for prefix in prefixes:
         if name.startswith(prefix):
             return name.removeprefix(prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from pyml_core.tensor import PackedMatrix
 
 from ..errors import WeightsError
 from ..layers.linear import Linear
+
+if TYPE_CHECKING:
+    from ..adapters import AdapterTerms
 
 F32Array = npt.NDArray[np.float32]
 
@@ -24,12 +28,14 @@ class Weights(ABC):
         gguf: whether they follow GGUF's conventions (else Hugging Face's).
         mapped: whether the matrices are pages of a file, which take no memory of their own.
         n_params: number of parameters read so far; a shared matrix counts once.
+        adapters: the terms that adapters add to linear layers, or None.
     """
 
     dtype: str
     gguf: bool
     mapped = False
     n_params: int
+    adapters: AdapterTerms | None = None
 
     @abstractmethod
     def has(self, name: str) -> bool:
@@ -86,13 +92,14 @@ class Weights(ABC):
         """
         rows = rows or {}
         matrices = tuple(self.matrix(f"{name}.weight", rows.get(name)) for name in names)
+        terms = () if self.adapters is None else self.adapters.of(names, matrices, rows)
         if not any(self.has(f"{name}.bias") for name in names):
-            return Linear(matrices)
+            return Linear(matrices, None, terms)
         biases = []
         for name, matrix in zip(names, matrices, strict=True):
             bias = self.array(f"{name}.bias") if self.has(f"{name}.bias") else np.zeros(matrix.shape[0], np.float32)
             biases.append(bias[rows[name]] if name in rows else bias)
-        return Linear(matrices, np.concatenate(biases))
+        return Linear(matrices, np.concatenate(biases), terms)
 
     def head(self, name: str, embedding: PackedMatrix, tied: bool) -> PackedMatrix:
         """Return the head's matrix, or the embedding if there is no head and ``tied`` is true.
