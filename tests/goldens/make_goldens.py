@@ -1,7 +1,7 @@
 """Make the goldens: results of Hugging Face transformers, in f32 with its eager attention.
 
     python3 -m venv oracle
-    oracle/bin/pip install torch transformers accelerate gguf sentencepiece safetensors
+    oracle/bin/pip install torch transformers peft accelerate gguf sentencepiece safetensors
     oracle/bin/python -m tests.goldens.make_goldens [tiny] [real] [greedy] [NAME ...]
 
 With names of tiny models, those alone are made.
@@ -11,6 +11,7 @@ Nothing of pyml is imported. The files here were made with the versions in ``ver
 - ``tiny/NAME.npz``, for each model of tiny_models.py: ids, positions, logits there, and at hidden_positions the output
   of the embedding and of every layer (before the final norm), shape (layers + 1, positions, width), and the attention
   probabilities of every layer over all tokens, shape (layers, heads, positions, tokens).
+- ``tiny/lora_NAME.npz``, for each adapter of tiny_adapters.py: ids, positions, logits of its model with it there.
 - ``tiny/NAME.npz`` of an encoder: ids, positions, and the last hidden states there.
 - ``real/NAME_text.npz``: for a text of 300 tokens: ids, and at every position the argmax, the eight largest logits and
   their ids, the logits of 128 fixed sampled ids, and the log of the sum of exponentials.
@@ -32,7 +33,7 @@ import tokenizers
 import torch
 import transformers
 
-from tests.helpers import fetch, gpt2_random, tiny_files, tiny_models
+from tests.helpers import fetch, gpt2_random, tiny_adapters, tiny_files, tiny_models
 
 HERE = Path(__file__).parent
 
@@ -121,6 +122,29 @@ def make_tiny(root: Path, names: set[str]) -> None:
         print(f"smallest gap {(top[:, -1] - top[:, -2]).min():.4f}")
         if model.gguf:
             check_gguf(model, root, logits)
+
+
+def make_adapters(names: set[str]) -> None:
+    """Goldens of tiny models with these random adapters, by PEFT: ids, positions, and the logits there."""
+    import peft
+
+    for adapter in (adapter for name, adapter in tiny_adapters.ADAPTERS.items() if name in names):
+        with tempfile.TemporaryDirectory() as folder:
+            base = load(tiny_files.write_hf(adapter.base, Path(folder) / "base"))
+            path = tiny_adapters.write_peft(adapter, Path(folder) / "adapter")
+            model = peft.PeftModel.from_pretrained(base, path).eval()
+            ids = torch.tensor([adapter.base.prompt])
+            with torch.no_grad():
+                logits = model(ids).logits[0].numpy()
+                with model.disable_adapter():
+                    change = abs(model(ids).logits[0].numpy() - logits).max()
+        np.savez_compressed(
+            HERE / "tiny" / f"{adapter.name}.npz",
+            ids=np.array(adapter.base.prompt, np.int32),
+            positions=np.array(POSITIONS, np.int32),
+            logits=logits[list(POSITIONS)],
+        )
+        print(f"{adapter.name}: largest change of a logit {change:.2f}")
 
 
 def make_encoders(names: set[str]) -> None:
@@ -258,7 +282,9 @@ def main(wanted: set[str]) -> None:
     names = set(tiny_models.MODELS) if "tiny" in wanted else wanted & set(tiny_models.MODELS)
     encoders = set(tiny_models.ENCODERS) if "tiny" in wanted else wanted & set(tiny_models.ENCODERS)
     make_encoders(encoders)
-    if unknown := wanted - names - encoders - {"tiny", "real", "greedy"}:
+    adapters = set(tiny_adapters.ADAPTERS) if "tiny" in wanted else wanted & set(tiny_adapters.ADAPTERS)
+    make_adapters(adapters)
+    if unknown := wanted - names - encoders - adapters - {"tiny", "real", "greedy"}:
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}")
     if names:
         with tempfile.TemporaryDirectory() as folder:

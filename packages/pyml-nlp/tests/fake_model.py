@@ -18,7 +18,7 @@ from pyml_nlp.generation.request import Request
 from pyml_nlp.language_model import LanguageModel
 from pyml_nlp.options import GenerationOptions, SamplingOptions
 from pyml_nn import KVCache
-from pyml_nn.cache import Origin
+from pyml_nn.cache import Origin, Origins
 
 VOCAB = 300
 EOS = 299
@@ -62,6 +62,8 @@ class FakeModel:
 
     kv_layout = KVLayout(1, 1, 8)
     cache_origin = Origin("fake", "fake", kv_layout)
+    origins = Origins([cache_origin])
+    adapters = ()
     vocab_size = VOCAB
     n_params = 0
     screened = False
@@ -73,7 +75,7 @@ class FakeModel:
         self.before: Callable[[], None] = lambda: None
         self.cancelled = threading.Event()
 
-    def new_cache(self, max_length: int) -> KVCache:
+    def new_cache(self, max_length: int, adapter: str | None = None) -> KVCache:
         return KVCache(self.kv_layout, max_length, self.cache_origin.model, self.cache_origin.cpu_level)
 
     def forward(self, batch: Sequence[tuple[KVCache, Sequence[int], Any]], want: Want = ALL_LOGITS) -> list[Any]:

@@ -104,9 +104,9 @@ def test_more_tensors_in_all_shards_than_an_index_can_name(tmp_path: Path, monke
         ({"config.json": CONFIG}, r": there are no weights here, expected model\.safetensors or model\.safetensors\."),
         ({"adapter_config.json": b'{"base_model_name_or_path": "org/base"}', "adapter_model.safetensors": b"x",
           "training_args.bin": b"x"},
-         r": holds an adapter \(LoRA or the like\), not a model: merge it into its base model, and give the result "
-         r"\(its base model is 'org/base'\)$"),
-        ({"config.json": CONFIG, "adapter_config.json": b"[", "adapter_model.bin": b"x"}, ": holds an adapter .*result$"),
+         r": holds an adapter \(LoRA or the like\), not a model: give its base model, and the adapter as --lora "
+         r"\(adapters=\[\.\.\.\]\) \(its base model is 'org/base'\)$"),
+        ({"config.json": CONFIG, "adapter_config.json": b"[", "adapter_model.bin": b"x"}, ": holds an adapter .*adapters=.*$"),
         ({"config.json": CONFIG, "pytorch_model.bin": b"x", "training_args.bin": b"x"},
          r": holds only pickled weights \('pytorch_model\.bin'\), which could run any code and are never read"),
         ({"consolidated.00.pth": b"x", "params.json": b"{}"}, r": holds only pickled weights \('consolidated\.00\.pth'\)"),

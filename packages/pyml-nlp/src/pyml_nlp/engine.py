@@ -21,6 +21,7 @@ from .errors import ArgumentError
 from .generation.prefill_budget import PrefillCosts
 from .generation.prefix_cache import PrefixCache
 from .generation.speculation import Costs
+from .options.adapters import adapter_name
 from .options.checks import instance
 from .values import whole
 
@@ -99,7 +100,7 @@ class Engine(OfOneProcess, instead="pickle the LanguageModel that has it"):
 
     @prefix_cache.setter
     def prefix_cache(self, prefix_cache: PrefixCache) -> None:
-        instance("prefix_cache", prefix_cache, PrefixCache).bind(self.model.cache_origin)
+        instance("prefix_cache", prefix_cache, PrefixCache).bind(*self.model.origins)
         self._prefix_cache = prefix_cache
 
     @property
@@ -148,9 +149,32 @@ class Engine(OfOneProcess, instead="pickle the LanguageModel that has it"):
             )
         return length
 
-    def new_cache(self, max_length: int | None = None) -> KVCache:
-        """An empty KV cache of at most ``max_length`` positions (None: the context); it takes memory as it grows."""
-        return self.model.new_cache(self.cache_length(max_length))
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that texts may choose."""
+        return self.model.adapters
+
+    def check_adapter(self, adapter: str | None) -> None:
+        """Check the name of an adapter; None is no adapter.
+
+        Raises:
+            ArgumentError: the model was not loaded with it.
+        """
+        if adapter_name(adapter) is not None and adapter not in self.adapters:
+            known = ", ".join(self.adapters[:8]) + ", ..." * (len(self.adapters) > 8)
+            expected = f"one of {known}" if known else "None, because the model was loaded without adapters"
+            raise ArgumentError(f"must be {expected}, got {quoted(adapter)}", "adapter")
+
+    def new_cache(self, max_length: int | None = None, adapter: str | None = None) -> KVCache:
+        """An empty KV cache of at most ``max_length`` positions (None: the context); it takes memory as it grows.
+
+        Sequences in it are computed with the adapter (None: without one).
+
+        Raises:
+            ArgumentError: ``max_length`` is out of range, or there is no such adapter.
+        """
+        self.check_adapter(adapter)
+        return self.model.new_cache(self.cache_length(max_length), adapter)
 
     def cancel(self) -> None:
         """Make the model's runs in progress raise :class:`pyml_core.errors.Cancelled`; from any thread."""

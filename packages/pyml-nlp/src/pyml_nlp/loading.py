@@ -21,11 +21,13 @@ from pyml_nn.models import architecture_of
 from . import logs
 from .background import BackgroundCall
 from .errors import ArgumentError, changed_since_pickling
+from .formats.adapter import read_adapter
 from .formats.gguf import GGUFFile
 from .formats.packed import PackedFile
 from .formats.safetensors import SafetensorsFolder
 from .generation.prefix_cache import PrefixCache
 from .language_model import LanguageModel
+from .options.adapters import adapter_files
 from .options.checks import instance
 from .options.defaults import from_generation_config, from_gguf
 from .options.generation import GenerationOptions
@@ -40,6 +42,7 @@ from .values import progress_function
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from pyml_nn.adapters import Adapter
     from pyml_nn.model import Model
     from pyml_nn.weights import Spec, Weights
 
@@ -284,6 +287,7 @@ def _load_weights(
             f"context length: expected at most {config.context_length}, which the model was made for, "
             f"got {quoted(length)}"
         )
+    adapters = [read_adapter(file) for file in adapter_files(options.adapters)]
     dtype, kv_dtype, chunk = options.dtype, options.kv_dtype, min(options.prefill_chunk, config.context_length)
     try:
         weights = weight_source(files, model_class.specs(config), dtype)
@@ -296,16 +300,23 @@ def _load_weights(
     reported = None if isinstance(files, PackedFile) else ProgressSource(files, progress)
     try:
         model: Model[Any] = model_class(
-            config, reported or weights, dtype, options.threads, chunk, options.screen, kv_dtype
+            config, reported or weights, dtype, options.threads, chunk, options.screen, kv_dtype, adapters
         )
     except (ConfigError, WeightsError) as error:
-        raise naming(source.path, error) from None
+        raise _of_adapter(adapters, error) or naming(source.path, error) from None
     if reported is not None:
         reported.report(reported.total)
     logs.load.info("  %d tensors loaded", len(files.tensors))
     if isinstance(files, SafetensorsFolder):
         _log_quantized(model)
+    for adapter in adapters:
+        logs.load.info("  Adapter %s: %d matrices from %s", adapter.name, len(adapter.modules), adapter.source)
     return model
+
+
+def _of_adapter(adapters: Sequence[Adapter], error: PymlError) -> PymlError | None:
+    """The error as it is if it names the file of an adapter; else None."""
+    return error if any(str(error).startswith(f"{adapter.source}:") for adapter in adapters) else None
 
 
 def naming(path: Path, error: PymlError) -> PymlError:

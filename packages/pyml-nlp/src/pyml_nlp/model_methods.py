@@ -109,12 +109,13 @@ class ModelMethods:
         """Return the token ids of a text, with the model's special tokens around it; ids are returned unchanged."""
         return prompt_ids(self.engine, "text", text)
 
-    def logits(self, text: Prompt, positions: Sequence[int] | None = None) -> F32Array:
+    def logits(self, text: Prompt, positions: Sequence[int] | None = None, adapter: str | None = None) -> F32Array:
         """Logits after each position.
 
         Args:
             text: text or token ids.
             positions: indices into the ids, of which negative ones count from the end; None: all.
+            adapter: name of the adapter to compute with; None: none.
 
         Returns:
             float32 (len(positions), V).
@@ -128,7 +129,7 @@ class ModelMethods:
         wanted = indices("positions", positions, len(ids))
         needed = 4 * len(wanted) * self.vocab_size + self.kv_layout.bytes_for(len(ids))
         memory.require(needed, f"logits of {len(wanted)} positions")
-        return self.forward([(self.new_cache(), ids, wanted)])[0]
+        return self.forward([(self.new_cache(adapter=adapter), ids, wanted)])[0]
 
     def hidden_states(self, text: Prompt, layers: Sequence[int] | None = None) -> F32Array:
         """Outputs of the layers at every position, before the final norm; the head is not computed.
@@ -194,30 +195,47 @@ class ModelMethods:
 
     # ---- caches
 
-    def prefill(self, prompt: Prompt) -> KVCache:
+    def prefill(self, prompt: Prompt, adapter: str | None = None) -> KVCache:
         """The keys and values of a prompt, to be saved or continued; later prompts that begin alike reuse them too.
+
+        They are computed with the adapter of this name (None: without one).
 
         Raises:
             ContextOverflowError, OutOfMemoryError, PymlError: as of :meth:`generate`.
         """
         generator = Generator(self.engine)
         completion = generator.start(
-            Request(prompt_ids(self.engine, "prompt", prompt), GenerationOptions(max_tokens=0)), self.new_cache()
+            Request(prompt_ids(self.engine, "prompt", prompt), GenerationOptions(max_tokens=0, adapter=adapter)),
+            self.new_cache(adapter=adapter),
         )
         generator.prefill(completion)
         return completion.cache
 
-    def new_cache(self, max_length: int | None = None) -> KVCache:
-        """An empty KV cache of at most ``max_length`` positions (None: the context); it takes memory as it grows."""
-        return self.engine.new_cache(max_length)
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that the model was loaded with; ``generate(..., adapter=name)`` chooses one."""
+        return self.engine.adapters
 
-    def load_cache(self, path: str | os.PathLike[str], max_length: int | None = None) -> KVCache:
-        """A KV cache that ``cache.save(path)`` wrote with this model, loaded in the same way.
+    def new_cache(self, max_length: int | None = None, adapter: str | None = None) -> KVCache:
+        """An empty KV cache of at most ``max_length`` positions (None: the context); it takes memory as it grows.
+
+        :meth:`forward` computes its sequence with the adapter of this name (None: without one).
+
+        Raises:
+            ArgumentError: ``max_length`` is out of range, or there is no such adapter.
+        """
+        return self.engine.new_cache(max_length, adapter)
+
+    def load_cache(
+        self, path: str | os.PathLike[str], max_length: int | None = None, adapter: str | None = None
+    ) -> KVCache:
+        """A KV cache that ``cache.save(path)`` wrote with this model and adapter, loaded in the same way.
 
         Raises:
             CacheFileError: there is no such file, or it is damaged or of another model, type or CPU level.
         """
-        return self.model.load_cache(path, self.engine.cache_length(max_length))
+        self.engine.check_adapter(adapter)
+        return self.model.load_cache(path, self.engine.cache_length(max_length), adapter)
 
     # ---- watching, stopping
 

@@ -12,6 +12,7 @@ from pyml_core.pickling import OfOneProcess
 from ..errors import ArgumentError
 from ..generation.prefix_tree import common_length
 from ..generation.preparing import within_timeout
+from ..options.adapters import adapter_name
 from ..options.chat import ChatOptions, chat_options
 from ..values import text as plain_text
 from .messages import Message, checked_messages
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 class Chatter(Protocol):
     """The methods of a language model that a conversation uses."""
 
-    def new_cache(self) -> KVCache:
-        """An empty KV cache."""
+    def new_cache(self, max_length: int | None = None, adapter: str | None = None) -> KVCache:
+        """An empty KV cache of sequences with this adapter."""
         ...
 
     def chat_ids(self, messages: Sequence[Message], options: ChatOptions | None) -> list[int]:
@@ -88,6 +89,7 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
         self._messages: list[Message] = []
         self._answer: Generation | None = None
         self._cache = lm.new_cache()
+        self._adapter: str | None = None
         self.reset(system)
 
     def __repr__(self) -> str:
@@ -152,9 +154,12 @@ class Conversation(OfOneProcess, instead="send its messages, for lm.chat"):
         spoken: Message = {"role": "user", "content": message} if isinstance(message, str) else message
         messages = [*self.messages, spoken]
         ids, timeout = within_timeout(timeout, lambda: self.lm.chat_ids(messages, self.options))
-        cache = self._cache
+        adapter = adapter_name(changes.get("adapter")) or getattr(options, "adapter", None)
         if self._answer is not None and self._answer.finish_reason is None:
             self._answer.cancel()  # its generation must stop: the next answer uses the cache
+        if adapter != self._adapter:  # keys and values are of one adapter
+            self._cache, self._adapter = self.lm.new_cache(adapter=adapter), adapter
+        cache = self._cache
         kept = common_length(cache.ids, ids[:-1])
         if kept < cache.length:
             cache.trim(kept)

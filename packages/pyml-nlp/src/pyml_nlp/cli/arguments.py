@@ -20,6 +20,7 @@ class ModelArguments(TypedDict):
 class MemoryArguments(TypedDict):
     """The values of :func:`memory_options`."""
 
+    lora: tuple[str, ...]
     full_head: bool
     kv_dtype: str
     allow_unknown_keys: bool

@@ -12,6 +12,7 @@ from pyml_core.kv_layout import PAGE_TOKENS
 from pyml_core.ops.screen import coarse_nbytes
 from pyml_core.want import Top
 
+from .adapters import adapters_of
 from .bench_rows import About, Test, as_json, markdown, row_of, text_row
 from .options import (
     SETTINGS,
@@ -90,6 +91,7 @@ def command(**values: Unpack[BenchArguments]) -> None:
     changes = rule_changes(values)
     if changes is not None and not steps:
         raise click.UsageError("options of sampling are for decoding, but -n is 0")
+    adapters = adapters_of(values["lora"])
     configure_logs(level or -1)  # rows are the result: log nothing else unless -v asks for it
     output = Output()
 
@@ -106,6 +108,7 @@ def command(**values: Unpack[BenchArguments]) -> None:
             screen=screen,
             kv_dtype=values["kv_dtype"],
             allow_unknown_keys=values["allow_unknown_keys"],
+            adapters=adapters,
             progress=bar,
         )
     text_ids = None if values["text"] is None else _text_ids(lm, Path(values["text"]))
@@ -115,7 +118,7 @@ def command(**values: Unpack[BenchArguments]) -> None:
         if test.steps and changes is not None:
             from .bench_texts import measure_texts, options_of_texts, rules
 
-            options = options_of_texts(lm, changes)
+            options = options_of_texts(lm, changes).replace(adapter=next(iter(lm.adapters), None))
             texts = measure_texts(lm, test, options, repetitions, text_ids)
             rows.append(text_row(test, texts, rules(options), about))
         else:
@@ -137,7 +140,7 @@ def measure(
     if need > lm.context_length:
         raise PymlError(f"{test.name}: needs {need} positions, the context holds {lm.context_length}")
     sequences = _sequences(lm, test, text_ids)
-    caches = [lm.new_cache(need) for _ in range(test.batch)]
+    caches = [lm.new_cache(need, next(iter(lm.adapters), None)) for _ in range(test.batch)]
     if test.depth:
         for cache, ids in zip(caches, sequences, strict=True):
             lm.forward([(cache, ids[: test.depth], [])])
@@ -173,7 +176,7 @@ def cost(lm: LanguageModel, test: Test) -> tuple[int, int]:
     program = lm.model.program
     for operation in program.operations:
         params = operation.params
-        if operation.kind == "linear":
+        if operation.kind in ("linear", "low_rank"):
             of_outputs = operation.output is not None and operation.output.rows == "outputs"
             nbytes = sum(matrix.nbytes for matrix in params["matrices"])
             if program.screening and operation is program.operations[-1]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .adapters import adapters_of, chosen_adapter
 from .options import exclusive, positive, usage_error
 from .reuse import check_reuse
 from .sampling import chosen_grammar
@@ -76,6 +77,7 @@ def load_options(values: GenerationArguments) -> LoadOptions:
             screen=not values["full_head"],
             kv_dtype=values["kv_dtype"],
             allow_unknown_keys=values["allow_unknown_keys"],
+            adapters=adapters_of(values["lora"]),
         )
     except ArgumentError as error:
         raise usage_error(error) from None
@@ -111,6 +113,7 @@ def generation_changes(values: GenerationArguments, logprobs: int | None = None)
         "include_stop": values["include_stop"],
         "overflow": "shift" if values["overflow"] == SHIFT else "error",
         "n_keep": values["n_keep"],
+        "adapter": chosen_adapter(values["lora"]),
     }
     return _checked(changes)
 

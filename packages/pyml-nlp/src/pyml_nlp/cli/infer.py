@@ -171,7 +171,7 @@ def _generate_one(lm: LanguageModel, job: Job, task: Task, output: Output) -> in
 
     prompt = job.items[0].prompt
     if task.prompt_cache is not None:
-        use_prompt_cache(lm, task.prompt_cache)
+        use_prompt_cache(lm, task.prompt_cache, job.options.adapter)
     generation = job.start(lm, prompt)
     completion = generation.completion
     log_start(lm, job, completion.cache.max_length)

@@ -56,6 +56,8 @@ def servable(source: str | None, options: LoadOptions, level: int) -> LanguageMo
         return loaded(source, options, level)
     if options.context_length is not None:
         raise ArgumentError(f"is for models that write texts, {source} is an embedding model", "context_length")
+    if options.adapters:
+        raise ArgumentError(f"is for models that write texts, {source} is an embedding model", "adapters")
     with ProgressBar("Loading", level >= 0) as bar:
         return load_embedder(source, dtype=options.dtype, threads=options.threads, progress=bar)
 

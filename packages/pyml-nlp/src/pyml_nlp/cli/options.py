@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..errors import ArgumentError
 
-_FLAGS = {"order": "--sampler-order", "context_length": "--context-len", "stop_ids": "--stop-id"}
+_FLAGS = {"adapters": "--lora", "order": "--sampler-order", "context_length": "--context-len", "stop_ids": "--stop-id"}
 """Flags that are not called as the option in Python."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -194,8 +194,13 @@ def model_options(function: F) -> F:
 
 
 def memory_options(function: F) -> F:
-    """--full-head, --kv-dtype and --allow-unknown-keys."""
+    """--lora, --full-head, --kv-dtype and --allow-unknown-keys."""
     for decorator in reversed((
+        click.option(
+            "--lora", multiple=True, metavar="[NAME=]PATH[:SCALE]", cls=Option, heading="Advanced",
+            shell_complete=complete_files,
+            help="A LoRA adapter: a PEFT folder or a GGUF file. pyml serve takes several, each a model of its own.",
+        ),
         click.option(
             "--full-head", is_flag=True, cls=Option, heading="Advanced",
             help="Compute all logits of every step. [default: those that can win, where they alone decide]",

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from ..language_model import LanguageModel
 
 
-def use_prompt_cache(lm: LanguageModel, path: str) -> None:
-    """Load the file into the prefix cache, for the next prompt, if there is such a file.
+def use_prompt_cache(lm: LanguageModel, path: str, adapter: str | None = None) -> None:
+    """Load the file into the prefix cache, for the next prompt with this adapter, if there is such a file.
 
     Raises:
         CacheFileError: it is damaged, or another model's.
@@ -22,7 +22,7 @@ def use_prompt_cache(lm: LanguageModel, path: str) -> None:
 
     if Path(path).exists():
         try:
-            cache = lm.load_cache(path)
+            cache = lm.load_cache(path, adapter=adapter)
         except CacheFileError as error:
             raise CacheFileError(f"{error} (delete the file, or name another one)") from None
         logs.load.info("  Prompt cache: %d tokens from %s", cache.length, path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .adapters import adapters_of
 from .chat_options import chat_model
 from .loaded import servable
 from .options import (
@@ -149,7 +150,7 @@ def command(**values: Unpack[ServeArguments]) -> int:
         load = LoadOptions(
             dtype=values["dtype"], threads=values["threads"], context_length=values["context_len"],
             screen=not values["full_head"], kv_dtype=values["kv_dtype"], prefix_cache_bytes=kept,
-            allow_unknown_keys=values["allow_unknown_keys"],
+            allow_unknown_keys=values["allow_unknown_keys"], adapters=adapters_of(values["lora"], several=True),
         )  # fmt: skip
     except ArgumentError as error:
         raise invalid(kept, "--cache-bytes", "a whole number from 0") from error

@@ -166,7 +166,8 @@ def other_form(names: Collection[str]) -> str | None:
     """Describe an unsupported format that files with these names are in, with advice; None if it is not recognised."""
     bases = {_base(name) for name in names}
     if ADAPTER in bases or any(name.startswith("adapter_model.") for name in bases):
-        return "an adapter (LoRA or the like), not a model: merge it into its base model, and give the result"
+        advice = "give its base model, and the adapter as --lora (adapters=[...])"
+        return f"an adapter (LoRA or the like), not a model: {advice}"
     if "model_index.json" in bases:
         return "a pipeline of diffusers, not a language model"
     if openvino := [name for name in names if name.endswith(".xml") and name[:-4] + ".bin" in names]:

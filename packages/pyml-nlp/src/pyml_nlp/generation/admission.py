@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyml_core.cancel import CancelToken
-from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError, quoted
+from pyml_core.errors import Cancelled, OutOfMemoryError, PymlError, ShapeError, quoted
 from pyml_core.sampling import Sampler, SamplingRules
 from pyml_nn import ContextOverflowError, KVCache
 
@@ -35,8 +35,9 @@ def check_request(engine: Engine, request: Request, cache: Any) -> int:
     """
     if cache is not None and not isinstance(cache, KVCache):
         raise ArgumentError(f"must be a KVCache (lm.new_cache() makes one), got {quoted(cache)}", "cache")
+    engine.check_adapter(request.options.adapter)
     if cache is not None:
-        engine.model.cache_origin.check(cache.origin, "cache")
+        _check_origin(engine, cache, request.options.adapter)
     check_ids("prompt", request.prompt, engine.vocab_size)
     check_ids("stop_ids", request.options.stop_ids, engine.vocab_size)
     check_ids("logit_bias", request.options.sampling.logit_bias or (), engine.vocab_size)
@@ -49,6 +50,19 @@ def check_request(engine: Engine, request: Request, cache: Any) -> int:
     else:
         check_length(limit, len(prompt), held)
     return limit
+
+
+def _check_origin(engine: Engine, cache: KVCache, adapter: str | None) -> None:
+    """Check that a cache is of this model, and of the text's adapter.
+
+    Raises:
+        ShapeError: it is not.
+    """
+    number = engine.model.origins.number(cache.origin, "cache")
+    found = engine.adapters[number - 1] if number else None
+    if found != adapter:
+        both = [f"of adapter {quoted(name)}" if name is not None else "without an adapter" for name in (adapter, found)]
+        raise ShapeError(f"cache: expected a KV cache {both[0]}, found one {both[1]}")
 
 
 def check_length(limit: int, n_prompt: int, held: int = 0) -> None:
@@ -107,7 +121,7 @@ def prepared(
     given, held = cache is not None, 0 if cache is None else cache.length
     max_positions = min(limit, held + len(request.prompt) + request.options.max_tokens)
     if cache is None:
-        cache = engine.new_cache(max_positions)
+        cache = engine.new_cache(max_positions, request.options.adapter)
     request = request.seeded()
     logs.generator.debug("[sampling] %s", request.options.sampling)
     decoder: StreamDecoder = engine.tokenizer.stream_decoder()

@@ -55,6 +55,8 @@ class DraftModel:
         ids: all tokens before the text.
         vocab_size: rows of the larger model's logits; a token beyond them is not drafted.
 
+    It drafts with its own adapter of the name of the text's, if it was loaded with one; else without.
+
     Models of one vocabulary may have different numbers of rows, the last of which belong to no token.
     """
 
@@ -69,7 +71,8 @@ class DraftModel:
             replace(sampling, order=order, logit_bias=bias), options.sample_index, engine.vocab_size
         )
         self._ids = list(ids)
-        self._cache = engine.new_cache()
+        adapter = options.adapter if options.adapter in engine.adapters else None
+        self._cache = engine.new_cache(None, adapter)
         self._drafted: list[int] = []
         self._rate = 0.7  # how often its next token is right
         self.ms_per_token = 0.0

@@ -163,7 +163,7 @@ class Generator(OfOneProcess, instead="make one with the model of the other proc
         if self._engine.traced:  # a trace shows the whole prompt
             return
         cache, pending = completion.cache, completion.pending
-        kept = self._engine.prefix_cache.fork([*cache.ids, *pending], completion.salt)
+        kept = self._engine.prefix_cache.fork([*cache.ids, *pending], completion.salt, cache.origin)
         gained = 0 if kept is None else kept.length - cache.length
         if kept is not None and gained > 0:
             cache.replace(kept)

@@ -41,6 +41,7 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
     def __init__(self, max_bytes: int = LoadOptions.prefix_cache_bytes) -> None:
         self.max_bytes = whole("max_bytes", max_bytes, 0)
         self._origin: Origin | None = None
+        self._others: set[Origin] = set()
         self._tree = PrefixTree()
         self._max_length = 1  # of the caches that were added
         self._lock = Lock()
@@ -57,29 +58,43 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
         """Bytes of the pages that it keeps."""
         return 0 if self._origin is None else self._tree.n_pages * self._origin.layout.page_bytes
 
-    def bind(self, origin: Origin) -> None:
-        """Accept only caches of this origin from now on. Without a call, the first cache that is added sets it.
+    def bind(self, origin: Origin, *others: Origin) -> None:
+        """Accept only caches of these origins from now on. Without a call, the first cache that is added sets it.
+
+        Args:
+            origin: of the model's caches.
+            others: of its caches with adapters.
 
         Raises:
             ShapeError: there are caches of another origin.
         """
         with self._lock:
             self._bind(origin)
+            self._others.update(others)
 
-    def fork(self, ids: Sequence[int], salt: str = "") -> KVCache | None:
+    def fork(self, ids: Sequence[int], salt: str = "", origin: Origin | None = None) -> KVCache | None:
         """A cache of the longest beginning of ``ids`` that was added with this salt, or None.
 
         The last id is left out: it has to run, for its logits.
+
+        Args:
+            ids: token ids.
+            salt: as of :meth:`add`.
+            origin: of the caches that may be used, which tells their adapter; None: those without an adapter.
         """
+        if origin is not None:
+            instance("origin", origin, Origin)
         wanted, salt = list(token_ids("ids", ids)[:-1]), text("salt", salt)
         with self._lock:
+            origin = self._origin if origin is None else origin
+            model = "" if origin is None else origin.model
             tree = self._begin_change()
-            found = [(*tree.find((salt, rope_set), wanted), rope_set) for rope_set in _ROPE_SETS]
+            found = [(*tree.find((model, salt, rope_set), wanted), rope_set) for rope_set in _ROPE_SETS]
             self._changing = False
             pages, length, rope_set = max(found, key=lambda one: one[1])
-            if not length or self._origin is None:
+            if not length or origin is None:
                 return None
-            return KVCache.of_pages(self._origin, pages, wanted[:length], rope_set, self._max_length)
+            return KVCache.of_pages(origin, pages, wanted[:length], rope_set, self._max_length)
 
     def add(self, cache: KVCache, salt: str = "", whole_pages: bool = False) -> None:
         """Keep a cache's sequence; the least recently used pages go.
@@ -99,12 +114,13 @@ class PrefixCache(OfOneProcess, instead="each process has one of its own"):
         if whole_pages:
             length -= length % PAGE_TOKENS
         with self._lock:
-            self._bind(cache.origin)
+            if cache.origin not in self._others:
+                self._bind(cache.origin)
             if not length:
                 return
             self._max_length = max(self._max_length, cache.max_length)
             pages = cache.share(length)
-            self._begin_change().add((salt, cache.rope_set), cache.ids[:length], pages)
+            self._begin_change().add((cache.origin.model, salt, cache.rope_set), cache.ids[:length], pages)
             self._shrink(self.max_bytes)
 
     def shrink(self, max_bytes: int) -> None:

@@ -212,7 +212,9 @@ class Scheduler(OfOneProcess, instead="make one with the model of the other proc
         if not self._generator.keeps_prompts or completion.cache_given or completion.shifted:
             return None
         for other in others:
-            if other.salt != completion.salt or other.prompt[:MIN_SHARED] != completion.prompt[:MIN_SHARED]:
+            if other.salt != completion.salt or other.cache.origin != completion.cache.origin:
+                continue
+            if other.prompt[:MIN_SHARED] != completion.prompt[:MIN_SHARED]:
                 continue
             common = common_length(other.prompt, completion.prompt)
             if common - max(completion.cache.length, other.cache.length) >= MIN_SHARED and not other.shifted:

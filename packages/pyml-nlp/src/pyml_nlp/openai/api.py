@@ -25,6 +25,7 @@ from .responses_request import NAMES, responses_request
 if TYPE_CHECKING:
     from ..chat_methods import ChatMethods
     from ..generation.text_stream import TextStream
+    from ..options.generation import GenerationOptions
 
 MAX_OUTPUT = 4096
 """Most tokens of a chat answer whose request sets no limit; fewer where the context is shorter."""
@@ -82,9 +83,10 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
             ContextOverflowError, GrammarError, OutOfMemoryError: as of :meth:`.LanguageModel.generate`.
             Cancelled: the request's ``timeout`` has passed.
         """
-        parsed = chat_request(_body(request, stream, fields), self._lm.generation_options, self._max_output)
+        body = _body(request, stream, fields)
+        parsed = chat_request(body, self._defaults(body), self._max_output)
         plan = chat_plan(self._lm, parsed)
-        common, head = plan.common, self._head("chat.completion")
+        common, head = plan.common, self._head("chat.completion", plan.common.options.adapter)
         streams = self._submit([plan.ids], common)
         choices = [plan.choice(self._lm.tokenizer, index) for index in range(common.n)]
         if common.stream:
@@ -142,10 +144,11 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
         Raises:
             ArgumentError, ContextOverflowError, GrammarError, OutOfMemoryError, Cancelled: as of :meth:`chat`.
         """
-        parsed = completion_request(_body(request, stream, fields), self._lm.generation_options)
+        body = _body(request, stream, fields)
+        parsed = completion_request(body, self._defaults(body))
         common = without_ends(parsed.common, self._lm.engine.eos_ids)
         prompts = [self._lm.ids(prompt) for prompt in parsed.prompts]
-        head = self._head("text_completion")
+        head = self._head("text_completion", common.options.adapter)
         if common.stream:
             return self._completion_chunks(head, parsed, self._submit(prompts, common))
         streams = self._submit(prompts, common)
@@ -212,14 +215,15 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
             ArgumentError: as of :meth:`chat`; or a tool is not a function.
             ChatTemplateError, ContextOverflowError, GrammarError, OutOfMemoryError, Cancelled: as of :meth:`chat`.
         """
-        parsed = responses_request(_body(request, stream, fields))
+        body = _body(request, stream, fields)
+        parsed = responses_request(body)
         if parsed.dropped:
             name, _, kind = parsed.dropped[0].partition(".")
             raise ArgumentError(f"must be 'function', others are not supported, got {quoted(kind)}", f"{name}.type")
         with renamed(NAMES):
-            plan = chat_plan(self._lm, chat_request(parsed.chat, self._lm.generation_options, self._max_output))
+            plan = chat_plan(self._lm, chat_request(parsed.chat, self._defaults(body), self._max_output))
         (text,) = self._submit([plan.ids], plan.common)
-        answer = ResponseAnswer(parsed, plan.common, self._lm.name)
+        answer = ResponseAnswer(parsed, plan.common, plan.common.options.adapter or self._lm.name)
         events = self._response_events(text, plan, answer)
         if parsed.stream:
             return events
@@ -272,9 +276,15 @@ class OpenAI(OfOneProcess, instead="pickle the LanguageModel that has it"):
     def _max_output(self) -> int:
         return min(MAX_OUTPUT, self._lm.context_length)
 
-    def _head(self, kind: str) -> Head:
-        origin = self._lm.model.cache_origin
-        return Head(kind, self._lm.name, f"pyml-{__version__}-{origin.cpu_level}-{origin.model[:12]}")
+    def _defaults(self, body: Any) -> GenerationOptions:
+        """The options of a request that gives none; its ``model`` may name an adapter."""
+        name = body.get("model") if isinstance(body, dict) else None
+        adapter = name if isinstance(name, str) and name in self._lm.adapters else None
+        return self._lm.generation_options.replace(adapter=adapter)
+
+    def _head(self, kind: str, adapter: str | None) -> Head:
+        origin = self._lm.model.origin_of(adapter)
+        return Head(kind, adapter or self._lm.name, f"pyml-{__version__}-{origin.cpu_level}-{origin.model[:12]}")
 
     def _submit(self, prompts: Sequence[Sequence[int]], common: Common) -> list[TextStream]:
         """Submit the texts of all choices; if one is refused, none runs."""

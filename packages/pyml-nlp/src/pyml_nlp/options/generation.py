@@ -12,6 +12,7 @@ from pyml_core.errors import quoted
 from ..errors import ArgumentError
 from ..structured.grammar import Grammar, one_grammar
 from ..values import choice, flag, stop_ids, texts, whole, without_none
+from .adapters import adapter_name
 from .checks import given, instance
 from .sampling import SAMPLING, SamplingOptions
 
@@ -51,6 +52,7 @@ class GenerationOptions:
         logits_processor: ``f(ids, logits)``, called for each token with the ids so far, prompt included, and a copy of
             the model's logits, float32 (V,); it returns the logits to which the rules and the grammar are applied. Log
             probabilities are of these, too. An exception ends the text with an error.
+        adapter: name of the adapter that the model was loaded with and that the text is generated with; None: none.
 
     Values are converted once, here: NumPy's scalars to Python's, lists to tuples, None to the default.
 
@@ -69,6 +71,7 @@ class GenerationOptions:
     n_keep: int | None = None
     sample_index: int = 0
     logits_processor: LogitsProcessor | None = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         own = without_none(self)
@@ -84,6 +87,7 @@ class GenerationOptions:
             "overflow": choice("overflow", own["overflow"], POLICIES),
             "n_keep": None if self.n_keep is None else whole("n_keep", self.n_keep, 0),
             "sample_index": whole("sample_index", own["sample_index"], 0),
+            "adapter": adapter_name(own["adapter"]),
             "logits_processor": _processor(own["logits_processor"]),
         }
         for name, value in own.items():

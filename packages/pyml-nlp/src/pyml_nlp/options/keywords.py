@@ -17,6 +17,7 @@ from .sampling_keywords import SamplingKeywords as SamplingKeywords
 if TYPE_CHECKING:
     from ..chat.messages import Message
     from ..structured.grammar import Grammar
+    from .adapters import Adapters
     from .sampling import SamplingOptions
 
 Overflow = Literal["error", "shift"]
@@ -39,6 +40,7 @@ class GenerationKeywords(SamplingKeywords, total=False):
     n_keep: int | None
     sample_index: int | None
     logits_processor: LogitsProcessor | None
+    adapter: str | None
 
 
 class ChatKeywords(TypedDict, total=False):
@@ -67,3 +69,4 @@ class LoadKeywords(TypedDict, total=False):
     screen: bool | None
     kv_dtype: str | None
     allow_unknown_keys: bool | None
+    adapters: Adapters | None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..values import choice, flag, whole, without_none
+from .adapters import Adapters, adapter_files
 from .checks import given
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class LoadOptions:
             head is a multiple of 32 wide; f32 with f32 weights; else f16.
         allow_unknown_keys: ignore unknown keys of the configuration that may change the model's results, with a
             warning for each. False: they are an error.
+        adapters: LoRA adapters that texts may choose by name (``generate(..., adapter=name)``): paths of PEFT folders
+            or GGUF files, pairs of a path and a scale, or a dictionary of these by name.
 
     Values are converted once, here: NumPy's scalars to Python's, None to the default.
 
@@ -50,6 +53,7 @@ class LoadOptions:
     screen: bool = True
     kv_dtype: str = "auto"
     allow_unknown_keys: bool = False
+    adapters: Adapters = ()
 
     def __post_init__(self) -> None:
         own = without_none(self)
@@ -60,6 +64,7 @@ class LoadOptions:
         own["allow_unknown_keys"] = flag("allow_unknown_keys", own["allow_unknown_keys"])
         own["dtype"] = choice("dtype", own["dtype"], DTYPES)
         own["kv_dtype"] = choice("kv_dtype", own["kv_dtype"], KV_DTYPES)
+        own["adapters"] = adapter_files(own["adapters"])
         for name, value in own.items():
             object.__setattr__(self, name, value)
 

@@ -37,7 +37,11 @@ _OF_OPERATION = {
 
 def part_of(name: str) -> str:
     """The part that an operation belongs to."""
-    return "embedding" if name.partition(".")[0] == "rope" else _OF_OPERATION.get(name.rpartition(".")[2], "other")
+    return (
+        "embedding"
+        if name.partition(".")[0] == "rope"
+        else _OF_OPERATION.get(name.rpartition(".")[2].removesuffix("_lora"), "other")
+    )
 
 
 class Rates(NamedTuple):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..language_model import LanguageModel
     from ..openai.requests import Common
+    from ..options.generation import GenerationOptions
     from ..tokenizer import Tokenizer
 
 P = ParamSpec("P")
@@ -162,24 +163,46 @@ class Service:
         """Most tokens of an answer whose request sets no limit."""
         return min(self.options.max_output, self.lm.context_length)
 
-    def head(self, kind: str) -> Head:
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the model's adapters."""
+        return () if self._lm is None else self._lm.adapters
+
+    def name_of(self, adapter: str | None) -> str:
+        """The name in answers of the model with this adapter (None: without one): that of the adapter."""
+        return self.model_name if adapter is None else adapter
+
+    def defaults(self, adapter: str | None) -> GenerationOptions:
+        """The options of texts whose request gives none, with this adapter (None: without one)."""
+        return self.lm.generation_options.replace(adapter=adapter)
+
+    def head(self, kind: str, adapter: str | None = None) -> Head:
         """What an answer and its chunks have in common; see :class:`.Head`."""
-        origin = self.lm.model.cache_origin
-        head = Head(kind, self.model_name, f"pyml-{__version__}-{origin.cpu_level}-{origin.model[:12]}")
+        origin = self.lm.model.origin_of(adapter)
+        head = Head(kind, self.name_of(adapter), f"pyml-{__version__}-{origin.cpu_level}-{origin.model[:12]}")
         record = current()
         if record is not None:
             record.response_id = head.id
         return head
 
-    def check_model(self, name: Any) -> None:
+    def check_model(self, name: Any) -> str | None:
         """Check the ``model`` that a request names; none is the served one.
+
+        Returns:
+            The adapter that it names; None: the model without one.
 
         Raises:
             RequestError: it is another one.
         """
-        if name is None or name in (self.model_name, "default", "") or self.options.any_model:
-            return
-        message = f"the model {name!r:.80} is not served here, {self.model_name!r} is"
+        if name is None or name in (self.model_name, "default", ""):
+            return None
+        adapters = self.adapters
+        if isinstance(name, str) and name in adapters:
+            return name
+        if self.options.any_model:
+            return None
+        known = ", ".join(repr(one) for one in (self.model_name, *adapters[:8]))
+        message = f"the model {name!r:.80} is not served here, {known} {'are' if adapters else 'is'}"
         raise RequestError(404, message, param="model", code="model_not_found")
 
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -228,7 +251,7 @@ class Service:
                 raise _queue_full(error) from None
             raise
         self._streams.update(streams)
-        self.observation.submitted(streams, common.n, self.model_name)
+        self.observation.submitted(streams, common.n, self.name_of(common.options.adapter))
         return streams
 
 

@@ -39,7 +39,8 @@ SCHEMAS: dict[str, Schema] = {
             "max_model_len": COUNT,
             "meta": made({"n_ctx": COUNT, "n_params": COUNT, "size": COUNT}),
             "capabilities": many(one_of("completion", "tools", "thinking", "embedding")),
-        }
+        },
+        {"parent": TEXT},
     ),
     "Models": made(
         {

@@ -33,10 +33,10 @@ async def chat_completions(request: Request) -> Any:
     """POST /v1/chat/completions."""
     service: Service = request.app.state.service
     body = await json_body(request, service)
-    service.check_model(body.get("model"))
-    plan, ignored = await service.work(plan_of, service, body)
+    adapter = service.check_model(body.get("model"))
+    plan, ignored = await service.work(plan_of, service, body, adapter)
     streams = service.submit([plan.ids], plan.common, request.scope.get("pyml.client"))
-    head = service.head("chat.completion")
+    head = service.head("chat.completion", adapter)
     fields = service.options.reasoning_fields
     choices = [plan.choice(service.lm.tokenizer, index, fields) for index in range(plan.common.n)]
     headers = ignored_header(ignored)
@@ -46,14 +46,14 @@ async def chat_completions(request: Request) -> Any:
     return Response(compact(answer), media_type="application/json", headers=headers)
 
 
-def plan_of(service: Service, body: dict[str, Any]) -> tuple[ChatPlan, list[str]]:
+def plan_of(service: Service, body: dict[str, Any], adapter: str | None = None) -> tuple[ChatPlan, list[str]]:
     """How a chat request is answered, and its fields that are ignored; this renders and encodes its messages.
 
     Raises:
         PymlError: as of :func:`.chat_request` and :func:`.chat_plan`.
     """
     lm, ignored = service.lm, list[str]()
-    parsed = chat_request(body, lm.generation_options, service.max_output, ignored)
+    parsed = chat_request(body, service.defaults(adapter), service.max_output, ignored)
     return chat_plan(lm, parsed, tool_format=service.options.tool_format), ignored
 
 

@@ -33,14 +33,14 @@ async def completions(request: Request) -> Any:
     """POST /v1/completions."""
     service: Service = request.app.state.service
     body = await json_body(request, service)
-    service.check_model(body.get("model"))
+    adapter = service.check_model(body.get("model"))
     try:
-        parsed, prompts, ignored = await service.work(_plan, service, body)
+        parsed, prompts, ignored = await service.work(_plan, service, body, adapter)
     except PymlError:
         await service.work(discard, body)
         raise
     streams = service.submit(prompts, parsed.common, request.scope.get("pyml.client"))
-    head = service.head("text_completion")
+    head = service.head("text_completion", adapter)
     headers = ignored_header(ignored)
     if parsed.common.stream:
         return EventStream(_events(service, head, parsed, prompts, streams), headers=headers)
@@ -48,9 +48,11 @@ async def completions(request: Request) -> Any:
     return Response(compact(answer), media_type="application/json", headers=headers)
 
 
-def _plan(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, list[list[int]], list[str]]:
+def _plan(
+    service: Service, body: dict[str, Any], adapter: str | None
+) -> tuple[CompletionRequest, list[list[int]], list[str]]:
     lm, ignored = service.lm, list[str]()
-    parsed = completion_request(body, lm.generation_options, ignored, lm.context_length)
+    parsed = completion_request(body, service.defaults(adapter), ignored, lm.context_length)
     parsed = replace(parsed, common=without_ends(parsed.common, lm.engine.eos_ids))
     if parsed.common.options.grammar is not None:
         lm.engine.vocabulary.matcher(parsed.common.options.grammar)  # compiled here, which may take seconds

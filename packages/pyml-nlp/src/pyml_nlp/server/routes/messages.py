@@ -23,9 +23,9 @@ async def messages(request: Request) -> Any:
     """POST /v1/messages."""
     service: Service = request.app.state.service
     body = await json_body(request, service)
-    service.check_model(body.get("model"))
-    parsed, plan, ignored = await service.work(_plan, service, body)
-    answer = MessageAnswer(service.model_name)
+    adapter = service.check_model(body.get("model"))
+    parsed, plan, ignored = await service.work(_plan, service, body, adapter)
+    answer = MessageAnswer(service.name_of(adapter))
     return await answered(request, plan, answer, _FORM, stream=parsed.stream, headers=ignored_header(ignored))
 
 
@@ -39,9 +39,9 @@ async def count_tokens(request: Request) -> Response:
 
 
 def _plan(
-    service: Service, body: dict[str, Any], *, counting: bool = False
+    service: Service, body: dict[str, Any], adapter: str | None = None, *, counting: bool = False
 ) -> tuple[MessagesRequest, ChatPlan, list[str]]:
     parsed = messages_request(body, counting=counting)
     with renamed(NAMES):
-        plan, ignored = plan_of(service, parsed.chat)
+        plan, ignored = plan_of(service, parsed.chat, adapter)
     return parsed, plan, [*ignored, *parsed.dropped]

@@ -28,15 +28,22 @@ async def models(request: Request) -> Response:
     """GET /v1/models."""
     service: Service = request.app.state.service
     item = await service.work(model_item, service)
-    listed = {"name": item["id"], "model": item["id"], "capabilities": item["capabilities"]}  # as of llama.cpp
-    return JSONResponse({"object": "list", "data": [item], "models": [listed]})
+    items = [item, *(_with_adapter(item, name) for name in service.adapters)]
+    listed = [{"name": one["id"], "model": one["id"], "capabilities": one["capabilities"]} for one in items]
+    return JSONResponse({"object": "list", "data": items, "models": listed})  # "models" as of llama.cpp
 
 
 async def model(request: Request) -> Response:
     """GET /v1/models/{id}."""
     service: Service = request.app.state.service
-    service.check_model(request.path_params["name"])
-    return JSONResponse(await service.work(model_item, service))
+    adapter = service.check_model(request.path_params["name"])
+    item = await service.work(model_item, service)
+    return JSONResponse(item if adapter is None else _with_adapter(item, adapter))
+
+
+def _with_adapter(item: dict[str, Any], name: str) -> dict[str, Any]:
+    """The item of the model with an adapter: a model of its own, as in vLLM."""
+    return {**item, "id": name, "parent": item["id"]}
 
 
 def model_item(service: Service) -> dict[str, Any]:

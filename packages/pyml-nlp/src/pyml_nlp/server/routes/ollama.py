@@ -58,16 +58,19 @@ async def generate(request: Request) -> Any:
 async def _answer(request: Request, read: Callable[[Service, dict[str, Any]], OllamaRequest], *, chat: bool) -> Any:
     service: Service = request.app.state.service
     body = await json_body(request, service)
-    service.check_model(wanted_model(body))
-    parsed, plan, ignored = await service.work(_plan, service, body, read)
-    answer = OllamaAnswer(service.model_name, chat=chat)
+    adapter = service.check_model(wanted_model(body))
+    parsed, plan, ignored = await service.work(_plan, service, body, read, adapter)
+    answer = OllamaAnswer(service.name_of(adapter), chat=chat)
     if plan is None:
         return JSONResponse(answer.loaded())
     return await answered(request, plan, answer, _FORM, stream=parsed.stream, headers=ignored_header(ignored))
 
 
 def _plan(
-    service: Service, body: dict[str, Any], read: Callable[[Service, dict[str, Any]], OllamaRequest]
+    service: Service,
+    body: dict[str, Any],
+    read: Callable[[Service, dict[str, Any]], OllamaRequest],
+    adapter: str | None,
 ) -> tuple[OllamaRequest, ChatPlan | None, list[str]]:
     """How a request is answered; no plan: there is nothing to answer."""
     parsed = read(service, body)
@@ -75,12 +78,12 @@ def _plan(
         return parsed, None, []
     with renamed(NAMES):
         if not parsed.raw:
-            plan, ignored = plan_of(service, parsed.body)
+            plan, ignored = plan_of(service, parsed.body, adapter)
             return parsed, plan, [*ignored, *parsed.dropped]
         lm, ignored = service.lm, list[str]()
         limit = {"max_tokens": service.max_output}
         given = {key: value for key, value in parsed.body.items() if value is not None}
-        completion = completion_request({**limit, **given}, lm.generation_options, ignored)
+        completion = completion_request({**limit, **given}, service.defaults(adapter), ignored)
     ids = prompt_ids(lm.engine, "prompt", completion.prompts[0])
     return parsed, ChatPlan(ids, completion.common, None), [*ignored, *parsed.dropped]
 
@@ -100,14 +103,14 @@ def has_template(service: Service) -> bool:
 async def tags(request: Request) -> Response:
     """GET /api/tags: the served model."""
     service: Service = request.app.state.service
-    return JSONResponse({"models": [{**_item(service), "modified_at": _started()}]})
+    return JSONResponse({"models": [{**item, "modified_at": _started()} for item in _items(service)]})
 
 
 async def running(request: Request) -> Response:
     """GET /api/ps: the same, which stays in memory."""
     service: Service = request.app.state.service
     more = {"expires_at": _NEVER, "size_vram": 0, "context_length": service.context_length}
-    return JSONResponse({"models": [{**_item(service), **more}]})
+    return JSONResponse({"models": [{**item, **more} for item in _items(service)]})
 
 
 async def show(request: Request) -> Response:
@@ -142,14 +145,20 @@ def _shown(service: Service) -> dict[str, Any]:
     }
 
 
-def _item(service: Service) -> dict[str, Any]:
-    name, model = service.model_name, service.network
+def _items(service: Service) -> list[dict[str, Any]]:
+    """The model, and the model with each adapter."""
+    return [_item(service, adapter) for adapter in (None, *service.adapters)]
+
+
+def _item(service: Service, adapter: str | None) -> dict[str, Any]:
+    name, model = service.name_of(adapter), service.network
+    details = _details(service)
     return {
         "name": name,
         "model": name,
         "size": model.weight_bytes,
-        "digest": model.fingerprint,
-        "details": _details(service),
+        "digest": model.fingerprint if adapter is None else service.lm.model.origin_of(adapter).model,
+        "details": details if adapter is None else {**details, "parent_model": service.model_name},
     }
 
 

@@ -29,16 +29,18 @@ async def responses(request: Request) -> Any:
     """POST /v1/responses."""
     service: Service = request.app.state.service
     body = await json_body(request, service)
-    service.check_model(body.get("model"))
-    parsed, plan, ignored = await service.work(_plan, service, body)
-    answer = ResponseAnswer(parsed, plan.common, service.model_name)
+    adapter = service.check_model(body.get("model"))
+    parsed, plan, ignored = await service.work(_plan, service, body, adapter)
+    answer = ResponseAnswer(parsed, plan.common, service.name_of(adapter))
     return await answered(request, plan, answer, _FORM, stream=parsed.stream, headers=ignored_header(ignored))
 
 
-def _plan(service: Service, body: dict[str, Any]) -> tuple[ResponsesRequest, ChatPlan, list[str]]:
+def _plan(
+    service: Service, body: dict[str, Any], adapter: str | None = None
+) -> tuple[ResponsesRequest, ChatPlan, list[str]]:
     parsed = responses_request(body)
     with renamed(NAMES):
-        plan, ignored = plan_of(service, parsed.chat)
+        plan, ignored = plan_of(service, parsed.chat, adapter)
     return parsed, plan, [*ignored, *parsed.dropped]
 
 
