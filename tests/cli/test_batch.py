@@ -119,7 +119,7 @@ BAD = [
     ('{"prompt": " "}', "expected a prompt"),
     ('{"prompt": 5}', "prompt must be a text, got 5"),
     ('{"prompt": "a", "temprature": 1}', "unknown key 'temprature', did you mean temperature?"),
-    ('{"prompt": "a", "heat": 1}', "unknown key 'heat', expected frequency_penalty, "),
+    ('{"prompt": "a", "heat": 1}', "unknown key 'heat', expected adapter, frequency_penalty, "),
     ('{"prompt": "a", "messages": []}', "expected a prompt or messages, got both"),
     ('{"prompt": "a", "temperature": "hot"}', "temperature must be a number, got 'hot'"),
     ('{"prompt": "a", "temperature": -1}', "temperature must be a finite number >= 0.0, got -1"),
