@@ -28,7 +28,7 @@ from pyml_nlp.sampling import sample
         ({"frequency_penalty": float("inf")}, "frequency_penalty must be a finite number, got inf"),
         ({"presence_penalty": float("nan")}, "presence_penalty must be a finite number, got nan"),
         ({"logit_bias": {-1: 0.0}}, "logit_bias must be token ids, got -1"),
-        ({"logit_bias": {3: float("inf")}}, "logit_bias must be below infinity, got inf for token 3"),
+        ({"logit_bias": {3: float("inf")}}, "logit_bias must be a number below infinity, got inf for token 3"),
         ({"order": ["top_p", "best"]}, "order must be one of logit_bias, .*, got 'best'"),
         ({"order": ["top_p", "top_p"]}, "order must name each rule once, got 'top_p, top_p'"),
         ({"temperature": 0.5, "top_k": 3, "order": ["top_k"]}, "order must name all rules in use, temperature missing"),
